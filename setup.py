@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packages, versions and extras; tool settings live in pyproject.toml."""
+
+import pathlib
+
+import setuptools
+
+HERE = pathlib.Path(__file__).parent
+
+# These ranges resolve together on Python 3.11 and 3.12. The upper bounds are deliberate:
+# transformers 5 removed Flax, and jax, flax, orbax and grain change behaviour in minor releases.
+REQUIREMENTS = [
+    "absl-py>=2.1,<3",
+    "array_record>=0.8,<0.9",
+    "flax>=0.12.8,<0.13",
+    "grain>=0.2.18,<0.3",
+    "jax>=0.10.2,<0.11",
+    "jinja2>=3.1,<4",
+    "matplotlib>=3.9,<4",
+    "ml_collections>=1.1,<2",
+    "numpy>=2,<3",
+    "optax>=0.2.8,<0.3",
+    "orbax-checkpoint>=0.12.8,<0.13",
+    "pillow>=11",
+    "scipy>=1.13,<2",
+    "tensorboardX>=2.6,<3",
+    "tensorflow-datasets>=4.9.10,<4.10",
+    "tqdm>=4.66,<5",
+]
+
+EXTRAS = {
+    # Meshes, rendering and teachers: needed where data is prepared, not where models are trained.
+    "prep": [
+        "embreex>=4.4,<5",
+        "safetensors>=0.5,<1",
+        "transformers>=4.57,<5",
+        "trimesh>=5.2,<6",
+    ],
+    "tpu": ["jax[tpu]>=0.10.2,<0.11"],
+    # PyTorch checkpoints of the peers are read, never written.
+    "convert": ["safetensors>=0.5,<1", "torch>=2.6,<3"],
+    "demo": ["python-multipart>=0.0.18", "starlette>=0.40,<2", "uvicorn>=0.30,<1"],
+    "test": ["pytest>=8.3,<10", "ruff>=0.15,<1"],
+}
+
+setuptools.setup(
+    name="mrd_jax",
+    version="0.1.0",
+    description="Multi-modal relation distillation for 3D encoders, in JAX and Flax.",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.13",
+    packages=setuptools.find_packages(include=["mrd_jax*", "data_prep*"]),
+    package_data={"": ["*.tsv", "*.txt", "*.html", "*.css"]},
+    install_requires=REQUIREMENTS,
+    extras_require=EXTRAS,
+)

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One test machine for everybody: the CPU, seen as eight devices."""
+
+import os
+import pathlib
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture
+def shared_dir():
+    """Folder with the developers' reference figures; users of the project do not have it."""
+    folder = pathlib.Path(__file__).parents[2] / "shared"
+    if not (folder / "fixtures").is_dir():
+        pytest.skip("the developers' shared/ folder is not beside this checkout")
+    return folder
