@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loading textured meshes, and sampling coloured points from them."""
+
+import dataclasses
+import io
+import posixpath
+from collections.abc import Callable
+
+import numpy as np
+import trimesh
+
+from data_prep import archives, materials
+
+# A texel with less alpha is a hole (leaves, grilles), not a surface.
+HOLE_ALPHA = 128
+# A material this transparent is a helper volume, not a surface; glass is well above.
+INVISIBLE_OPACITY = 0.02
+# Sweet Home 3D, OBJ and glTF have y up. A quarter turn about x, so a proper rotation.
+Y_UP_TO_Z_UP = np.array([[1.0, 0, 0], [0, 0, -1.0], [0, 1.0, 0]])
+# What trimesh raises on malformed files, seen on truncated and garbled meshes.
+_LOADER_ERRORS = (ValueError, IndexError, KeyError, TypeError, AttributeError, OSError)
+
+
+class MeshError(ValueError):
+    """A mesh that cannot be used; the message is short and starts with a countable reason."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Surface:
+    """Triangles in which every part has a texture; a plain colour is a texture of one texel.
+
+    Attributes:
+      triangles: float32 [faces, 3, 3], corner positions, z up.
+      uv: float32 [faces, 3, 2], texture coordinates of the corners, origin at the lower left.
+      part: int32 [faces], index of the face's part.
+      texels: uint8 [texels, 4], RGBA of all textures, row by row from the top.
+      offset: int32 [parts], first texel of the part's texture.
+      width: int32 [parts]; height: int32 [parts], its size.
+      opacity: float32 [parts], 0 (invisible) to 1, apart from the texture's own alpha.
+    """
+
+    triangles: np.ndarray
+    uv: np.ndarray
+    part: np.ndarray
+    texels: np.ndarray
+    offset: np.ndarray
+    width: np.ndarray
+    height: np.ndarray
+    opacity: np.ndarray
+
+
+class AssetResolver(trimesh.resolvers.Resolver):
+    """Gives trimesh the files that a mesh refers to, and counts those it could not give.
+
+    trimesh drops unreadable materials and textures without a word; `faults` keeps the count.
+    """
+
+    def __init__(self, read: Callable[[str], bytes], *, folder: str):
+        """Wraps a reader.
+
+        Args:
+          read: path -> bytes; raises FileNotFoundError or archives.ArchiveError.
+          folder: folder of the mesh, which its references are relative to.
+        """
+        self._read = read
+        self._folder = folder
+        self.faults: list[str] = []
+
+    def get(self, name: str) -> bytes:
+        """Reads one referenced file: relative to the mesh, else by its bare name beside it."""
+        kind = "materials file" if name.lower().endswith(".mtl") else "texture"
+        # Paths of the author's disk sometimes end in a file that does lie beside the mesh.
+        bare = name.replace("\\", "/").rsplit("/", 1)[-1]
+        for candidate in dict.fromkeys((name.replace("\\", "/"), bare)):
+            try:
+                data = self._read(posixpath.join(self._folder, candidate))
+            except (FileNotFoundError, archives.ArchiveError):
+                continue
+            if kind == "texture" and not materials.is_image(data):
+                self.faults.append("unreadable texture")
+                raise FileNotFoundError(f"{name}: not an image")
+            return data
+        self.faults.append(f"missing {kind}")
+        raise FileNotFoundError(name)
+
+    def keys(self) -> list[str]:
+        """Nothing can be listed; trimesh asks only to guess a file's name."""
+        return []
+
+    def namespaced(self, namespace: str) -> "AssetResolver":
+        """A resolver for a folder below this one, with faults of its own."""
+        return AssetResolver(self._read, folder=posixpath.join(self._folder, namespace))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Refused: sources are read only."""
+        raise OSError(f"{name}: sources are read only")
+
+
+def load_surface(
+    data: bytes,
+    *,
+    file_type: str,
+    resolver: AssetResolver,
+    rotation: np.ndarray | None = None,
+) -> Surface:
+    """Reads a mesh file of any type that trimesh knows, with its colours.
+
+    Args:
+      data: the file's bytes.
+      file_type: its ending, without dot.
+      resolver: gives materials and textures; collects the faults.
+      rotation: [3, 3], applied to the file's column vectors; turns y up into z up by default.
+
+    Returns:
+      The surface, degenerate faces included (they have no area, so nothing is drawn from them).
+
+    Raises:
+      MeshError: the file is malformed, has no faces or a coordinate that is not finite.
+    """
+    try:
+        scene = trimesh.load_scene(
+            io.BytesIO(data), file_type=file_type, resolver=resolver, process=False
+        )
+    except _LOADER_ERRORS as error:
+        raise MeshError("unreadable mesh") from error
+    rotation = Y_UP_TO_Z_UP if rotation is None else rotation
+    parts = []
+    for node in scene.graph.nodes_geometry:
+        transform, geometry = scene.graph[node]
+        mesh = scene.geometry[geometry]
+        if isinstance(mesh, trimesh.Trimesh) and len(mesh.faces):
+            matrix = rotation @ transform[:3, :3]
+            vertices = mesh.vertices @ matrix.T + rotation @ transform[:3, 3]
+            parts.append((mesh, vertices))
+    if not parts:
+        raise MeshError("no faces")
+    surface = _assemble(parts, resolver.faults)
+    if not np.isfinite(surface.triangles).all():
+        raise MeshError("non-finite coordinates")
+    return surface
+
+
+def _assemble(parts: list[tuple[trimesh.Trimesh, np.ndarray]], faults: list[str]) -> Surface:
+    """Joins parts with their textures into one surface."""
+    triangles, uvs, textures, opacities = [], [], [], []
+    for mesh, vertices in parts:
+        faces = np.asarray(mesh.faces)
+        texture, uv, opacity = materials.appearance(mesh, faults=faults)
+        with np.errstate(over="ignore"):  # becomes infinite, which the caller refuses
+            triangles.append(vertices[faces].astype(np.float32))
+        uvs.append(uv.astype(np.float32))
+        textures.append(texture)
+        opacities.append(opacity)
+    sizes = [texture.shape[0] * texture.shape[1] for texture in textures]
+    return Surface(
+        triangles=np.concatenate(triangles),
+        uv=np.concatenate(uvs),
+        part=np.repeat(np.arange(len(parts), dtype=np.int32), [len(t) for t in triangles]),
+        texels=np.concatenate([texture.reshape(-1, 4) for texture in textures]),
+        offset=np.cumsum([0, *sizes[:-1]], dtype=np.int32),
+        width=np.array([texture.shape[1] for texture in textures], np.int32),
+        height=np.array([texture.shape[0] for texture in textures], np.int32),
+        opacity=np.array(opacities, np.float32),
+    )
+
+
+def colours_at(surface: Surface, faces: np.ndarray, *, weights: np.ndarray) -> np.ndarray:
+    """Texture colours at points of the surface, nearest texel, textures repeated.
+
+    Args:
+      surface: the surface.
+      faces: int [points], face of each point.
+      weights: [points, 3], its barycentric coordinates.
+
+    Returns:
+      uint8 [points, 4] RGBA; the parts' opacity is not in the alpha.
+    """
+    part = surface.part[faces]
+    uv = np.matmul(weights[:, None].astype(np.float32), surface.uv[faces])[:, 0]
+    uv -= np.floor(uv)
+    width, height = surface.width[part], surface.height[part]
+    # A coordinate just under a whole number can round up to 1.
+    column = np.minimum((uv[:, 0] * width).astype(np.int32), width - 1)
+    row = np.minimum(((1 - uv[:, 1]) * height).astype(np.int32), height - 1)
+    return surface.texels[surface.offset[part] + row * width + column]
+
+
+def sample_points(
+    surface: Surface, *, points: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws coloured points uniformly by area from the visible surface.
+
+    Points that fall in holes of a texture or on invisible parts are drawn again, so leaves keep
+    their outline.
+
+    Args:
+      surface: the surface.
+      points: how many.
+      rng: the only source of randomness.
+
+    Returns:
+      xyz float32 [points, 3] and rgb uint8 [points, 3], in random order.
+
+    Raises:
+      MeshError: the surface has no area, or hardly any visible part.
+    """
+    edges = surface.triangles[:, 1:].astype(np.float64) - surface.triangles[:, :1]
+    areas = np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=1)
+    areas[surface.opacity[surface.part] < INVISIBLE_OPACITY] = 0
+    ends = np.cumsum(areas)
+    if ends[-1] <= 0:
+        raise MeshError("no visible area")
+    kept_xyz, kept_rgb, missing = [], [], points
+    for _ in range(32):  # a surface under 3% visible is given up
+        faces = np.searchsorted(ends, rng.random(points) * ends[-1], side="right")
+        faces = np.minimum(faces, len(areas) - 1)
+        root, other = np.sqrt(rng.random(points)), rng.random(points)
+        weights = np.stack([1 - root, root * (1 - other), root * other], axis=-1)
+        rgba = colours_at(surface, faces, weights=weights)
+        visible = np.flatnonzero(rgba[:, 3] >= HOLE_ALPHA)[:missing]
+        corners = surface.triangles[faces[visible]]
+        kept_xyz.append(np.einsum("pcd,pc->pd", corners, weights[visible]).astype(np.float32))
+        kept_rgb.append(rgba[visible, :3])
+        missing -= len(visible)
+        if not missing:
+            return np.concatenate(kept_xyz), np.concatenate(kept_rgb)
+    raise MeshError("no visible area")

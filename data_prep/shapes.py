@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A prepared shape, before any teacher has seen it, and its file format."""
+
+import dataclasses
+import io
+import json
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+_TEXT_FIELDS = ("id", "source", "name", "catalogue", "category", "creator", "licence", "label")
+
+
+class SkipShape(Exception):  # noqa: N818 - a decision, not an error
+    """Raised by a source when an item cannot become a shape; the message is the counted reason."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """One prepared shape.
+
+    Points are in random order: any prefix or window of them is a uniform sample of the surface.
+
+    Attributes:
+      id: unique within its source family.
+      source: source family that the shape came from.
+      name: its name, as the source gives it.
+      catalogue: part of the source it comes from; splits are made by catalogue.
+      category: coarse category of the source, or "".
+      creator: author to be credited, or "".
+      licence: licence text or name, as the source states it.
+      xyz: float32 [points, 3], z up, mean at the origin, largest norm 1.
+      rgb: uint8 [points, 3].
+      images: encoded RGB pictures on white: renders first, the source's own picture last.
+      image_kinds: "render" or "picture" for each of images.
+      captions: (kind, text) pairs; the first is ("name", name).
+      label: class name, or "" where unknown.
+      faults: what was repaired or left out on the way, one entry an occurrence.
+    """
+
+    id: str
+    source: str
+    name: str
+    catalogue: str
+    category: str
+    creator: str
+    licence: str
+    xyz: np.ndarray
+    rgb: np.ndarray
+    images: tuple[bytes, ...]
+    image_kinds: tuple[str, ...]
+    captions: tuple[tuple[str, str], ...]
+    label: str
+    faults: tuple[str, ...] = ()
+
+
+def normalise(xyz: np.ndarray) -> np.ndarray:
+    """Moves the mean to the origin and scales the farthest point to norm 1.
+
+    Args:
+      xyz: [points, 3].
+
+    Returns:
+      float32 [points, 3].
+
+    Raises:
+      SkipShape: there is no point, a coordinate is not finite or all points coincide.
+    """
+    if not len(xyz):
+        raise SkipShape("no points")
+    if not np.isfinite(xyz).all():
+        raise SkipShape("non-finite coordinates")
+    centred = xyz.astype(np.float64) - xyz.mean(axis=0, dtype=np.float64)
+    radius = np.linalg.norm(centred, axis=1).max()
+    if radius <= 0:
+        raise SkipShape("all points coincide")
+    return (centred / radius).astype(np.float32)
+
+
+def save_shard(
+    path: Path,
+    shapes: Sequence[Shape],
+    *,
+    header: Mapping[str, object] | None = None,
+) -> None:
+    """Writes shapes to one npz file, complete or not at all.
+
+    Args:
+      path: target file; replaced atomically.
+      shapes: all with the same number of points.
+      header: JSON-able facts about how the shard was made, for `load_header`.
+    """
+    blobs = [image for shape in shapes for image in shape.images]
+    records = []
+    for shape in shapes:
+        record = {field: getattr(shape, field) for field in _TEXT_FIELDS}
+        records.append(
+            record
+            | {
+                "image_kinds": shape.image_kinds,
+                "captions": shape.captions,
+                "faults": shape.faults,
+            }
+        )
+    meta = json.dumps({"header": dict(header or {}), "shapes": records}).encode()
+    empty = np.zeros((0, 0, 3))
+    arrays = {
+        "meta": np.frombuffer(meta, np.uint8),
+        "xyz": np.stack([s.xyz for s in shapes]).astype(np.float32) if shapes else empty,
+        "rgb": np.stack([s.rgb for s in shapes]).astype(np.uint8) if shapes else empty,
+        "image_bytes": np.frombuffer(b"".join(blobs), np.uint8),
+        "image_sizes": np.array([len(blob) for blob in blobs], np.int64),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(buffer.getbuffer())
+    os.replace(temporary, path)
+
+
+def load_header(path: Path) -> dict:
+    """The header that `save_shard` was given."""
+    return _read(path, ("meta",))[0]["header"]
+
+
+def load_shard(path: Path) -> list[Shape]:
+    """Reads what `save_shard` wrote.
+
+    Raises:
+      ValueError: the file is damaged; it names the file and says to delete it.
+    """
+    meta, arrays = _read(path, ("meta", "xyz", "rgb", "image_bytes", "image_sizes"))
+    ends = np.cumsum(arrays["image_sizes"])
+    data = arrays["image_bytes"].tobytes()
+    blobs = iter(
+        [data[end - size : end] for end, size in zip(ends, arrays["image_sizes"], strict=True)]
+    )
+    shapes = []
+    for row, record in enumerate(meta["shapes"]):
+        kinds = tuple(record["image_kinds"])
+        shapes.append(
+            Shape(
+                **{field: record[field] for field in _TEXT_FIELDS},
+                xyz=arrays["xyz"][row],
+                rgb=arrays["rgb"][row],
+                images=tuple(next(blobs) for _ in kinds),
+                image_kinds=kinds,
+                captions=tuple((kind, text) for kind, text in record["captions"]),
+                faults=tuple(record["faults"]),
+            )
+        )
+    return shapes
+
+
+def _read(path: Path, names: Sequence[str]) -> tuple[dict, dict[str, np.ndarray]]:
+    """Returns (meta, arrays) of a shard file."""
+    try:
+        # Opened here, because numpy leaves a file that it cannot read open.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in names}
+        return json.loads(arrays["meta"].tobytes()), arrays
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
+        raise ValueError(f"{path}: not a whole shard ({error}); delete it and run again") from error

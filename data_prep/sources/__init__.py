@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of data sources, and what a source must be able to do."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from data_prep import shapes
+from data_prep.sources import furniture
+
+
+class Item(Protocol):
+    """Something that a source can turn into one shape; picklable and cheap to list."""
+
+    id: str
+
+
+class Source(Protocol):
+    """Turns a folder of raw data into shapes, and says how they are split.
+
+    Attributes:
+      family: name of the shape cache; sources of one family prepare the same shapes.
+    """
+
+    family: str
+
+    def items(self, input_dir: Path) -> list[Item]:
+        """Lists what the folder holds, in a fixed order. ValueError where it holds nothing."""
+
+    def prepare(
+        self, item: Item, *, points: int, views: int, image_size: int, seed: int
+    ) -> shapes.Shape:
+        """Prepares one item; may raise shapes.SkipShape(reason)."""
+
+    def splits(self, prepared: Sequence[shapes.Shape]) -> dict[str, list[str]]:
+        """Split name -> ids, in the order of `prepared`. A shape may be in no split."""
+
+    def classes(self, prepared: Sequence[shapes.Shape]) -> list[str]:
+        """Class names of the zero-shot evaluation, sorted."""
+
+
+SOURCES: dict[str, Source] = {
+    "furniture": furniture.Furniture(test="BlendSwap-CC-0"),
+    "furniture_ccby": furniture.Furniture(test="BlendSwap-CC-BY"),
+    # For choosing settings: neither test catalogue is in it.
+    "furniture_kator": furniture.Furniture(test="KatorLegaz", train=("Reallusion", "Scopia")),
+}

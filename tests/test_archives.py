@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Archives from strangers."""
+
+import zipfile
+
+import pytest
+
+from data_prep import archives
+
+
+def zipped(path, **files):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil", "a/../../evil", "..\\evil", "C:\\evil", "//host/evil", "..", "", "/"]
+)
+def test_a_path_that_leaves_the_archive_is_refused_by_name(name):
+    with pytest.raises(archives.ArchiveError) as caught:
+        archives.safe_path(name)
+    assert repr(name) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "want"),
+    [("/a/b.obj", "a/b.obj"), ("a\\b.obj", "a/b.obj"), ("a/../b", "b"), ("./a//b", "a/b")],
+)
+def test_other_paths_take_their_normal_form(name, want):
+    assert archives.safe_path(name) == want
+
+
+def test_a_member_stored_outside_the_root_cannot_be_read_by_any_name(tmp_path):
+    path = zipped(tmp_path / "a.zip", **{"../evil.obj": b"x", "good.obj": b"y"})
+    archive = archives.Archive(path)
+    assert archive.read("/good.obj") == b"y"
+    with pytest.raises(archives.ArchiveError, match="leaves its archive"):
+        archive.read("../evil.obj")
+    with pytest.raises(FileNotFoundError):
+        archive.read("evil.obj")
+
+
+def test_letter_case_is_ignored_unless_it_tells_members_apart(tmp_path):
+    archive = archives.Archive(zipped(tmp_path / "a.zip", **{"T/Wood.JPG": b"1"}))
+    assert archive.read("t/wood.jpg") == b"1"
+    both = archives.Archive(zipped(tmp_path / "b.zip", **{"A": b"upper", "a": b"lower"}))
+    assert (both.read("A"), both.read("a")) == (b"upper", b"lower")
+
+
+def test_a_member_larger_than_the_limit_is_refused(tmp_path):
+    path = zipped(tmp_path / "bomb.zip", big=b"\0" * 1001, fits=b"\0" * 1000)
+    archive = archives.Archive(path, max_member_bytes=1000)
+    assert len(archive.read("fits")) == 1000
+    with pytest.raises(archives.ArchiveError, match="'big' unpacks to over 1000 bytes"):
+        archive.read("big")
+
+
+def test_a_damaged_member_is_named(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.txt", b"some content")
+    path.write_bytes(path.read_bytes().replace(b"some content", b"same content"))
+    with pytest.raises(archives.ArchiveError, match=r"a\.zip: member 'a\.txt' is unreadable"):
+        archives.Archive(path).read("a.txt")
+
+
+def test_a_file_that_is_no_archive_is_named(tmp_path):
+    path = tmp_path / "page.sh3f"
+    path.write_text("<html>")
+    with pytest.raises(archives.ArchiveError, match=r"page\.sh3f: not a zip archive"):
+        archives.Archive(path)

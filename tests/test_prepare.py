@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Preparation as a whole: parallel, resumable, counted."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tiny_catalogue
+
+from data_prep import prepare, shapes, sources, timing
+
+SETTINGS = {"points": 200, "views": 1, "image_size": 16, "seed": 0}
+
+
+@pytest.fixture(autouse=True)
+def two_items_a_shard(monkeypatch):
+    monkeypatch.setattr(prepare, "ITEMS_PER_SHARD", 2)
+
+
+def run(raw, cache, *, workers=1, **settings):
+    return prepare.prepare_shapes("furniture", raw, cache, workers=workers, **SETTINGS | settings)
+
+
+def load(cache):
+    return [shape for path in prepare.shard_paths(cache) for shape in shapes.load_shard(path)]
+
+
+def with_faults(folder):
+    """A catalogue of one good model, one without its texture and two that must be skipped."""
+    files = {
+        "good.obj": tiny_catalogue.boxes(((1, 1, 1), (0, 0, 0), "red")),
+        "box.mtl": "newmtl red\nKd 1 0 0\nmap_Kd gone.png\n",
+        "empty.obj": "",
+        "icon.png": tiny_catalogue.png([[(0, 0, 0)]]),
+    }
+    models = ["good.obj", "empty.obj", "gone.obj"]
+    entries = [tiny_catalogue.entry(model, model) for model in models]
+    return tiny_catalogue.write_catalogue(folder / "Faulty.sh3f", entries, files)
+
+
+def test_every_item_becomes_a_shape_in_order(tmp_path):
+    tiny_catalogue.chairs(tmp_path, count=5)
+    summary = run(tmp_path, tmp_path / "cache")
+    assert (summary.read, summary.written, summary.reused) == (5, 5, 0)
+    assert [shape.name for shape in load(tmp_path / "cache")] == [f"Train {i}" for i in range(5)]
+    assert len(prepare.shard_paths(tmp_path / "cache")) == 3
+
+
+def test_the_number_of_processes_does_not_change_a_byte(tmp_path):
+    tiny_catalogue.chairs(tmp_path, count=5)
+    run(tmp_path, tmp_path / "one")
+    run(tmp_path, tmp_path / "two", workers=2)
+    one, two = (prepare.shard_paths(tmp_path / name) for name in ("one", "two"))
+    assert [path.name for path in one] == [path.name for path in two]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(one, two, strict=True))
+
+
+def test_a_second_run_does_nothing(tmp_path):
+    tiny_catalogue.chairs(tmp_path)
+    run(tmp_path, tmp_path / "cache")
+    before = {path: path.stat().st_mtime_ns for path in prepare.shard_paths(tmp_path / "cache")}
+    summary = run(tmp_path, tmp_path / "cache")
+    assert (summary.written, summary.reused) == (3, 3)
+    assert before == {p: p.stat().st_mtime_ns for p in prepare.shard_paths(tmp_path / "cache")}
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    tiny_catalogue.chairs(tmp_path, count=5)
+    run(tmp_path, tmp_path / "whole")
+    calls = []
+    original = sources.SOURCES["furniture"].prepare
+
+    class Interrupted:
+        family = "furniture"
+        items = sources.SOURCES["furniture"].items
+
+        def prepare(self, item, **settings):
+            calls.append(item.id)
+            if len(calls) == 4:
+                raise KeyboardInterrupt
+            return original(item, **settings)
+
+    monkeypatch.setitem(sources.SOURCES, "furniture", Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, tmp_path / "cache")
+    summary = run(tmp_path, tmp_path / "cache")
+    assert (summary.reused, summary.written) == (2, 5)
+    assert len(calls) == 4 + 3
+    for path in prepare.shard_paths(tmp_path / "whole"):
+        assert path.read_bytes() == (tmp_path / "cache" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize("change", [{"points": 100}, {"seed": 1}, {"views": 2}, {"image_size": 8}])
+def test_shards_of_other_settings_are_prepared_again(tmp_path, change):
+    tiny_catalogue.chairs(tmp_path)
+    run(tmp_path, tmp_path / "cache")
+    assert run(tmp_path, tmp_path / "cache", **change).reused == 0
+    assert run(tmp_path, tmp_path / "cache", **change).reused == 3
+
+
+def test_shards_of_other_items_are_prepared_again_and_surplus_ones_removed(tmp_path):
+    tiny_catalogue.chairs(tmp_path, count=5)
+    run(tmp_path, tmp_path / "cache")
+    tiny_catalogue.chairs(tmp_path, count=3)
+    summary = run(tmp_path, tmp_path / "cache")
+    assert (summary.reused, summary.written) == (2, 3)
+    assert [shape.name for shape in load(tmp_path / "cache")] == ["Train 0", "Train 1", "Train 2"]
+
+
+def test_the_summary_counts_skipped_items_and_faults_also_when_resumed(tmp_path):
+    with_faults(tmp_path)
+    for _ in range(2):
+        summary = run(tmp_path, tmp_path / "cache")
+        assert (summary.read, summary.written) == (3, 1)
+        assert summary.skipped == {"no faces": 1, "missing mesh": 1}
+        assert summary.faults == {"missing texture": 1}
+    text = str(summary)
+    assert "3 items read, 1 shapes in the cache (3 items found prepared), 2 skipped" in text
+    assert "skipped, no faces: 1" in text
+    assert "kept, missing texture: 1" in text
+
+
+def test_the_summary_tells_the_seconds_of_every_stage(tmp_path):
+    tiny_catalogue.chairs(tmp_path)
+    summary = run(tmp_path, tmp_path / "cache", workers=2)
+    assert set(summary.cpu_seconds) == {"load", "sample", "render", "encode"}
+    assert all(seconds > 0 for seconds in summary.cpu_seconds.values())
+    assert summary.seconds > 0
+
+
+def test_stages_are_summed_until_they_are_taken():
+    timing.take()
+    with timing.stage("a"):
+        sum(range(10_000))
+    with pytest.raises(ZeroDivisionError), timing.stage("b"):
+        raise ZeroDivisionError
+    assert set(timing.take()) == {"a", "b"}
+    assert timing.take() == {}
+
+
+def test_a_failure_in_a_process_names_the_item(tmp_path):
+    tiny_catalogue.chairs(tmp_path, count=1)
+    with pytest.raises(RuntimeError, match=r"preparing 'Train#0' failed: views is 13"):
+        run(tmp_path, tmp_path / "cache", workers=2, views=13)
+
+
+def test_an_unknown_source_is_refused_with_the_known_ones(tmp_path):
+    with pytest.raises(ValueError, match=r"unknown source 'x', expected one of \['furniture'"):
+        prepare.prepare_shapes("x", tmp_path, tmp_path)
+
+
+def test_workers_never_import_jax():
+    code = "import sys, data_prep.prepare; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_shard_gives_back_what_was_saved(tmp_path):
+    tiny_catalogue.chairs(tmp_path, count=2)
+    run(tmp_path, tmp_path / "cache")
+    saved = load(tmp_path / "cache")
+    shapes.save_shard(tmp_path / "copy.npz", saved, header={"a": 1})
+    for one, other in zip(saved, shapes.load_shard(tmp_path / "copy.npz"), strict=True):
+        for name, value in vars(one).items():
+            np.testing.assert_array_equal(value, getattr(other, name), err_msg=name)
+        assert (other.xyz.dtype, other.rgb.dtype) == (np.float32, np.uint8)
+    assert shapes.load_header(tmp_path / "copy.npz") == {"a": 1}
+    assert [path.name for path in tmp_path.glob(".*.tmp")] == []
+
+
+def test_a_damaged_shard_is_named(tmp_path):
+    tiny_catalogue.chairs(tmp_path)
+    run(tmp_path, tmp_path / "cache")
+    path = prepare.shard_paths(tmp_path / "cache")[0]
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"shard-00000\.npz: not a whole shard.*delete it"):
+        run(tmp_path, tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("xyz", "reason"),
+    [
+        (np.zeros((0, 3)), "no points"),
+        (np.ones((4, 3)), "all points coincide"),
+        (np.array([[0, 0, 0], [0, np.inf, 0]]), "non-finite coordinates"),
+    ],
+)
+def test_points_that_cannot_be_normalised_are_a_reason_to_skip(xyz, reason):
+    with pytest.raises(shapes.SkipShape, match=f"^{reason}$"):
+        shapes.normalise(xyz)
+
+
+def test_the_mean_goes_to_the_origin_and_the_farthest_point_to_the_sphere():
+    got = shapes.normalise(np.array([[1.0, 1, 1], [3, 1, 1], [2, 4, 1]]))
+    centred = np.array([[-1, -1, 0], [1, -1, 0], [0, 2, 0]]) / 2
+    np.testing.assert_allclose(got, centred, atol=1e-6)
