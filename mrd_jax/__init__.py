@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Multi-modal relation distillation for 3D encoders, in JAX and Flax."""

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Relation matrices, and how far a student relation is from its target.
+
+Row i of a relation R^XY says how alike sample i of modality X is to every sample of modality Y in
+the global batch. In every relation matrix an entry that is left out is -inf.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from mrd_jax.losses import batch_axis
+
+# Each family of relations and the divergences that have a meaning for it.
+FAMILIES = {
+    "similarity": ("kl", "jeffrey", "js"),
+    "cosine": ("l2", "smooth_l1"),
+    "euclidean": ("l2", "smooth_l1"),
+}
+
+# Float32 leaves about 4e-7 of a squared distance between unit vectors undetermined: closer pairs
+# count as duplicates, at distance 0 with gradient 0, where the gradient of a root has no bound.
+_DUPLICATE_SQUARE = 1e-6
+
+
+def unit_rows(values: jax.Array) -> jax.Array:
+    """[batch, dim] rows scaled to norm 1 in float32 or better; a row of zeros stays zero."""
+    values = _at_least_float32(values)
+    square = jnp.sum(values * values, axis=-1, keepdims=True)
+    return values * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+
+
+def inner_products(rows: jax.Array, columns: jax.Array, *, axis_name: str | None) -> jax.Array:
+    """[local_batch, global_batch] products x_i . y_j of all rows with the gathered columns."""
+    columns = batch_axis.gather(_at_least_float32(columns), axis_name)
+    return jnp.matmul(_at_least_float32(rows), columns.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def valid_pairs(
+    local_batch: int,
+    *,
+    exclude_self: bool = False,
+    mask: jax.Array | None = None,
+    axis_name: str | None = None,
+) -> jax.Array:
+    """Which entries of a relation matrix count.
+
+    Args:
+      local_batch: number of rows on this device.
+      exclude_self: leave out the diagonal, each sample's relation to itself.
+      mask: [local_batch] bool; a False sample is left out as a row and as a column.
+      axis_name: mesh axis that the batch is split over; None for one device.
+
+    Returns:
+      [local_batch, global_batch] bool.
+    """
+    global_batch = local_batch * batch_axis.size(axis_name)
+    valid = jnp.ones((local_batch, global_batch), dtype=bool)
+    if mask is not None:
+        mask = mask.astype(bool)
+        valid = mask[:, None] & batch_axis.gather(mask, axis_name)[None, :]
+    if exclude_self:
+        own = batch_axis.own_columns(local_batch, axis_name)
+        valid &= own[:, None] != jnp.arange(global_batch)[None, :]
+    return valid
+
+
+def log_relation(
+    rows: jax.Array,
+    columns: jax.Array,
+    *,
+    temperature: jax.typing.ArrayLike,
+    exclude_self: bool = False,
+    mask: jax.Array | None = None,
+    axis_name: str | None = None,
+) -> jax.Array:
+    """Normalised similarity, log R^XY_ij = log softmax_j(x_i . y_j / tau).
+
+    The paper's preferred relation: a distribution over the batch for each sample, so that only
+    the order and the contrast of similarities matter and modalities need not share a range.
+
+    Args:
+      rows: [local_batch, dim], the x_i, unit norm.
+      columns: [local_batch, dim], this device's y_j, unit norm; gathered over `axis_name`.
+      temperature: tau > 0; a small one looks only at the nearest samples.
+      exclude_self: leave out the diagonal.
+      mask: [local_batch] bool; a False sample is left out as a row and as a column.
+      axis_name: mesh axis that the batch is split over; None for one device.
+
+    Returns:
+      [local_batch, global_batch] log-probabilities, -inf where left out (whole rows included).
+    """
+    valid = valid_pairs(rows.shape[0], exclude_self=exclude_self, mask=mask, axis_name=axis_name)
+    logits = jnp.where(
+        valid, inner_products(rows, columns, axis_name=axis_name) / temperature, -jnp.inf
+    )
+    # A row with no entry has no softmax: a stand-in, so that `jax_debug_nans` stays usable.
+    logits = jnp.where(valid.any(axis=-1, keepdims=True), logits, 0)
+    return jnp.where(valid, jax.nn.log_softmax(logits, axis=-1), -jnp.inf)
+
+
+def distance_relation(
+    rows: jax.Array,
+    columns: jax.Array,
+    *,
+    metric: str,
+    exclude_self: bool = False,
+    mask: jax.Array | None = None,
+    axis_name: str | None = None,
+) -> jax.Array:
+    """Pairwise distances or cosines in units of their mean, R^XY_ij = d(x_i, y_j) / mean |d|.
+
+    The mean is over the valid pairs of different samples in the global batch. Cosines of either
+    sign can cancel to a mean near 0, therefore the magnitudes; distances have no sign.
+    Follows relational knowledge distillation (Park et al. 2019).
+
+    Args:
+      rows: [local_batch, dim], the x_i, unit norm.
+      columns: [local_batch, dim], this device's y_j, unit norm; gathered over `axis_name`.
+      metric: "euclidean", |x_i - y_j|, or "cosine", x_i . y_j.
+      exclude_self: leave out the diagonal.
+      mask: [local_batch] bool; a False sample is left out as a row and as a column.
+      axis_name: mesh axis that the batch is split over; None for one device.
+
+    Returns:
+      [local_batch, global_batch], -inf where left out; 0 where there is no pair to take a mean of.
+
+    Raises:
+      ValueError: unknown metric.
+    """
+    if metric == "cosine":
+        values = inner_products(rows, columns, axis_name=axis_name)
+    elif metric == "euclidean":
+        values = _euclidean(rows, columns, axis_name)
+    else:
+        raise ValueError(f"metric is {metric!r}; expected 'euclidean' or 'cosine'")
+    pairs = valid_pairs(rows.shape[0], exclude_self=True, mask=mask, axis_name=axis_name)
+    amount = batch_axis.total(jnp.sum(jnp.where(pairs, jnp.abs(values), 0)), axis_name)
+    count = batch_axis.total(jnp.sum(pairs, dtype=values.dtype), axis_name)
+    mean = amount / jnp.maximum(count, 1)
+    scaled = jnp.where(mean > 0, values / jnp.where(mean > 0, mean, 1), 0)
+    valid = valid_pairs(rows.shape[0], exclude_self=exclude_self, mask=mask, axis_name=axis_name)
+    return jnp.where(valid, scaled, -jnp.inf)
+
+
+def divergence(log_target: jax.Array, log_student: jax.Array, *, kind: str) -> jax.Array:
+    """How far each row of the student relation R is from the target relation Q.
+
+      kl         KL(Q||R) = sum_j Q_ij (log Q_ij - log R_ij)
+      jeffrey    KL(Q||R) + KL(R||Q), the paper's preferred form
+      js         KL(Q||M) / 2 + KL(R||M) / 2 with M = (Q + R) / 2; at most log 2
+      l2         mean_j (R_ij - Q_ij)^2
+      smooth_l1  mean_j of e^2 / 2 where |e| < 1 and |e| - 1/2 elsewhere, e = R_ij - Q_ij
+
+    Args:
+      log_target: [local_batch, global_batch], Q of `log_relation` for kl, jeffrey and js, of
+        `distance_relation` (no logarithm) for l2 and smooth_l1; -inf where left out.
+      log_student: [local_batch, global_batch], R in the same form, with the same entries.
+      kind: one of the names above.
+
+    Returns:
+      [local_batch]; 0 for a row with no entry.
+
+    Raises:
+      ValueError: unknown kind.
+    """
+    if kind not in _DIVERGENCES:
+        raise ValueError(f"divergence kind is {kind!r}; expected one of {sorted(_DIVERGENCES)}")
+    return _DIVERGENCES[kind](log_target, log_student)
+
+
+def mix(targets: jax.Array, log_weights: jax.Array, *, family: str) -> jax.Array:
+    """The convex mixture sum_k w_k Q_k of target relations.
+
+    Args:
+      targets: [candidates, local_batch, global_batch], all of one family with the same entries.
+      log_weights: [candidates], log w_k.
+      family: a key of `FAMILIES`; similarities are mixed as probabilities, not as logarithms.
+
+    Returns:
+      [local_batch, global_batch] in the form of one target, -inf where left out.
+    """
+    valid = jnp.isfinite(targets[0])
+    targets = jnp.where(valid[None], targets, 0)
+    log_weights = log_weights[:, None, None]
+    if family == "similarity":
+        mixture = jax.nn.logsumexp(log_weights + targets, axis=0)
+    else:
+        mixture = jnp.sum(jnp.exp(log_weights) * targets, axis=0)
+    return jnp.where(valid, mixture, -jnp.inf)
+
+
+def _at_least_float32(values: jax.Array) -> jax.Array:
+    # bfloat16 loses the tail of a softmax over thousands of columns.
+    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+
+
+def _euclidean(rows: jax.Array, columns: jax.Array, axis_name: str | None) -> jax.Array:
+    """[local_batch, global_batch] distances |x_i - y_j|."""
+    row_square, column_square = (
+        jnp.sum(jnp.square(_at_least_float32(values)), axis=-1) for values in (rows, columns)
+    )
+    column_square = batch_axis.gather(column_square, axis_name)
+    square = (
+        row_square[:, None]
+        + column_square[None, :]
+        - 2 * inner_products(rows, columns, axis_name=axis_name)
+    )
+    apart = square > _DUPLICATE_SQUARE
+    return jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1)), 0)
+
+
+def _kl(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
+    # 0 log 0 = 0. The inner selects keep inf - inf, and with it nan, out of the gradient.
+    support = log_p > -jnp.inf
+    log_p, log_q = (jnp.where(support, values, 0) for values in (log_p, log_q))
+    return jnp.sum(jnp.where(support, jnp.exp(log_p) * (log_p - log_q), 0), axis=-1)
+
+
+def _jeffrey(log_q: jax.Array, log_r: jax.Array) -> jax.Array:
+    return _kl(log_q, log_r) + _kl(log_r, log_q)
+
+
+def _js(log_q: jax.Array, log_r: jax.Array) -> jax.Array:
+    support = (log_q > -jnp.inf) | (log_r > -jnp.inf)
+    log_q_or_0, log_r_or_0 = (jnp.where(support, values, 0) for values in (log_q, log_r))
+    log_m = jnp.logaddexp(log_q_or_0, log_r_or_0) - math.log(2)
+    return (_kl(log_q, log_m) + _kl(log_r, log_m)) / 2
+
+
+def _mean_error(penalty: Callable[[jax.Array], jax.Array]) -> Callable[..., jax.Array]:
+    def distance(target: jax.Array, student: jax.Array) -> jax.Array:
+        valid = (target > -jnp.inf) & (student > -jnp.inf)
+        error = jnp.where(valid, student, 0) - jnp.where(valid, target, 0)
+        return jnp.sum(penalty(error), axis=-1) / jnp.maximum(jnp.sum(valid, axis=-1), 1)
+
+    return distance
+
+
+def _smooth_absolute(error: jax.Array) -> jax.Array:
+    size = jnp.abs(error)
+    return jnp.where(size < 1, 0.5 * jnp.square(error), size - 0.5)
+
+
+_DIVERGENCES = {
+    "kl": _kl,
+    "jeffrey": _jeffrey,
+    "js": _js,
+    "l2": _mean_error(jnp.square),
+    "smooth_l1": _mean_error(_smooth_absolute),
+}

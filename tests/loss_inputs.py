@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configs, embeddings and weights that the tests of the objective share."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from mrd_jax import losses
+
+
+def loss_config(**overrides):
+    """A config with every term on, weights that tell the terms apart, and temperatures of use to
+    a batch of random vectors."""
+    config = ml_collections.ConfigDict(
+        {
+            "image_weight": 0.5,
+            "text_weight": 0.4,
+            "lambda_intra": 1.0,
+            "lambda_image": 0.7,
+            "lambda_text": 1.3,
+            "relation": "similarity",
+            "divergence": "jeffrey",
+            "weights": "dynamic",
+            "mix": "divergences",
+            "entropy_weight": 0.1,
+            "teacher_temperature": 0.25,
+            "student_temperature": 0.5,
+            "learn_student_temperature": False,
+            "exclude_self_intra": True,
+            "exclude_self_cross": False,
+            "candidates": {"intra": ("VV", "TT"), "image": ("VV", "TV"), "text": ("TT", "VT")},
+            "log_scale_init": math.log(1 / 0.07),
+            "log_scale_max": math.log(100),
+        }
+    )
+    with config.unlocked():
+        config.update(overrides)
+    return config
+
+
+SMOOTH = {"relation": "euclidean", "divergence": "smooth_l1"}
+VARIANTS = {
+    "default": {},
+    "kl": {"divergence": "kl"},
+    "js": {"divergence": "js"},
+    "mixed targets": {"mix": "targets"},
+    "mixed targets, kl": {"mix": "targets", "divergence": "kl"},
+    "static": {"weights": "static"},
+    "euclidean, l2": {"relation": "euclidean", "divergence": "l2"},
+    "euclidean, smooth l1": SMOOTH,
+    "euclidean, mixed targets": SMOOTH | {"mix": "targets"},
+    "cosine, l2": {"relation": "cosine", "divergence": "l2"},
+    "cosine, smooth l1": {"relation": "cosine", "divergence": "smooth_l1"},
+    "intra diagonal kept": {"exclude_self_intra": False},
+    "cross diagonal left out": {"exclude_self_cross": True},
+    "distances, cross diagonal left out": SMOOTH | {"exclude_self_cross": True},
+    "learnt student temperature": {"learn_student_temperature": True},
+    "student temperature": {"student_temperature": 0.4},
+    "teacher temperature": {"teacher_temperature": 0.3},
+    "no regulariser": {"entropy_weight": 0.0},
+    "one candidate": {"candidates": {"intra": ("VV", "TT"), "image": ("VV",), "text": ("VT",)}},
+    "three candidates": {
+        "candidates": {"intra": ("VV", "TT", "VT"), "image": ("VV", "TV"), "text": ("TT", "VT")}
+    },
+    "no intra": {"lambda_intra": 0.0},
+    "no image term": {"lambda_image": 0.0},
+    "no text term": {"lambda_text": 0.0},
+    "contrastive alone": {"lambda_intra": 0.0, "lambda_image": 0.0, "lambda_text": 0.0},
+    "distillation alone": {"image_weight": 0.0, "text_weight": 0.0},
+    "no contrast with texts": {"text_weight": 0.0},
+    "clipped scale": {"log_scale_max": 1.5},
+}
+
+
+def embeddings_of(batch=6, dim=4, seed=0):
+    """Alike enough across modalities that every part is of order one; not normalised."""
+    draw = np.random.default_rng(seed).normal
+    common = draw(size=(batch, dim))
+    return {
+        "points": 2 * common + draw(size=(batch, dim)),
+        "image": common + 0.5 * draw(size=(batch, dim)),
+        "text": 3 * common + draw(size=(batch, dim)),
+        "has_image": np.arange(batch) % 4 != 1,
+        "has_text": np.arange(batch) % 5 != 3,
+        "log_scale": 2.0,
+    }
+
+
+def weights_of(config):
+    """Away from the symmetric start, so that an exchange of two weights shows."""
+    start = [0.3, -0.4, 0.6]
+    return {
+        "mixing": {
+            term: np.roll(start, shift)[: len(config.candidates[term])]
+            for shift, term in enumerate(("intra", "image", "text"))
+        },
+        "student_log_temperature": math.log(0.6),
+    }
+
+
+def float32(tree):
+    def cast(leaf):
+        leaf = jnp.asarray(leaf)
+        return leaf if leaf.dtype == bool else leaf.astype(jnp.float32)
+
+    return jax.tree.map(cast, tree)
+
+
+def objective(learnt, embeddings, config, axis_name=None):
+    """`mrd_loss` as a function of all that receives a gradient."""
+    embeddings = embeddings | {name: learnt[name] for name in ("points", "log_scale")}
+    return losses.mrd_loss(embeddings, learnt["weights"], config, axis_name=axis_name)
+
+
+def evaluate(config, embeddings):
+    """Parts and gradients on one device; eager, so that the variants share their compiled parts."""
+    embeddings = float32(embeddings)
+    learnt = {name: embeddings[name] for name in ("points", "log_scale")}
+    learnt["weights"] = float32(weights_of(config))
+    run = jax.value_and_grad(functools.partial(objective, config=config), has_aux=True)
+    (value, parts), gradients = run(learnt, embeddings)
+    assert float(value) == float(parts["total"])
+    return parts, gradients

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The objective written a second time, in numpy float64 with a loop per sample and per pair."""
+
+import math
+
+import numpy as np
+
+STUDENT = {"intra": "PP", "image": "PV", "text": "PT"}
+
+
+def unit_rows(values):
+    return np.stack([row / np.linalg.norm(row) for row in np.asarray(values, np.float64)])
+
+
+def pairs(batch, *, exclude_self, mask):
+    """Yields row i with the list of columns that count for it; rows that do not count have none."""
+    mask = [True] * batch if mask is None else mask
+    for i in range(batch):
+        yield i, [j for j in range(batch) if mask[i] and mask[j] and not (exclude_self and i == j)]
+
+
+def log_relation(rows, columns, *, temperature, exclude_self=False, mask=None):
+    result = np.full((len(rows), len(rows)), -np.inf)
+    for i, valid in pairs(len(rows), exclude_self=exclude_self, mask=mask):
+        weights = {j: math.exp(np.dot(rows[i], columns[j]) / temperature) for j in valid}
+        for j in valid:
+            result[i, j] = math.log(weights[j] / sum(weights.values()))
+    return result
+
+
+def distance_relation(rows, columns, *, metric, exclude_self=False, mask=None):
+    def distance(x, y):
+        return np.dot(x, y) if metric == "cosine" else math.sqrt(np.dot(x - y, x - y))
+
+    between = [
+        abs(distance(rows[i], columns[j]))
+        for i, valid in pairs(len(rows), exclude_self=True, mask=mask)
+        for j in valid
+    ]
+    result = np.full((len(rows), len(rows)), -np.inf)
+    for i, valid in pairs(len(rows), exclude_self=exclude_self, mask=mask):
+        for j in valid:
+            result[i, j] = distance(rows[i], columns[j]) / np.mean(between) if between else 0
+    return result
+
+
+def row_divergence(target, student, kind):
+    """Between two rows given as their entries that count."""
+    if not len(target):
+        return 0.0
+    error = student - target
+    if kind == "l2":
+        return np.mean(error**2)
+    if kind == "smooth_l1":
+        return np.mean([0.5 * e * e if abs(e) < 1 else abs(e) - 0.5 for e in error])
+    q, r = np.exp(target), np.exp(student)
+    m = (q + r) / 2
+
+    def kl(a, b):
+        return sum(x * math.log(x / y) for x, y in zip(a, b, strict=True))
+
+    if kind == "js":
+        return 0.5 * kl(q, m) + 0.5 * kl(r, m)
+    return kl(q, r) + (kl(r, q) if kind == "jeffrey" else 0)
+
+
+def divergence(target, student, *, kind):
+    return np.array(
+        [
+            row_divergence(q[np.isfinite(q)], r[np.isfinite(r)], kind)
+            for q, r in zip(target, student, strict=True)
+        ]
+    )
+
+
+def contrastive_loss(points, teacher, *, scale, mask=None):
+    result = np.zeros(len(points))
+    for i, valid in pairs(len(points), exclude_self=False, mask=mask):
+        for rows, columns in ((points, teacher), (teacher, points)):
+            logits = {j: scale * np.dot(rows[i], columns[j]) for j in valid}
+            if valid:
+                total = sum(math.exp(logit) for logit in logits.values())
+                result[i] += 0.5 * (math.log(total) - logits[i])
+    return result
+
+
+def mean_of_valid(rows, mask):
+    return sum(rows[np.asarray(mask)]) / max(sum(mask), 1)
+
+
+def mrd_loss(embeddings, weights, config):
+    """All parts of the objective as floats."""
+    batch = {"P": unit_rows(embeddings["points"])}
+    masks = {"P": np.ones(len(batch["P"]), bool)}
+    for letter, name in (("V", "image"), ("T", "text")):
+        batch[letter] = unit_rows(embeddings[name])
+        masks[letter] = np.asarray(embeddings[f"has_{name}"])
+
+    def relate(name, temperature, exclude_self, mask):
+        rows, columns = batch[name[0]], batch[name[1]]
+        keywords = {"exclude_self": exclude_self, "mask": mask}
+        if config.relation == "similarity":
+            return log_relation(rows, columns, temperature=temperature, **keywords)
+        return distance_relation(rows, columns, metric=config.relation, **keywords)
+
+    def present(*names):
+        return np.all([masks[modality] for modality in "".join(names)], axis=0)
+
+    parts = dict.fromkeys(("contrastive_image", "contrastive_text", "intra", "image", "text"), 0.0)
+    scale = math.exp(min(embeddings["log_scale"], config.log_scale_max))
+    for letter, name in (("V", "image"), ("T", "text")):
+        if config[f"{name}_weight"]:
+            rows = contrastive_loss(batch["P"], batch[letter], scale=scale, mask=masks[letter])
+            parts[f"contrastive_{name}"] = mean_of_valid(rows, masks[letter])
+            nearest = [
+                max(
+                    (j for j in range(len(rows)) if masks[letter][j]),
+                    key=lambda j, i=i: np.dot(batch["P"][i], batch[letter][j]),
+                    default=-1,
+                )
+                for i in range(len(rows))
+            ]
+            correct = np.array(nearest) == np.arange(len(rows))
+            parts[f"accuracy_{name}"] = mean_of_valid(correct, masks[letter])
+    parts["contrastive"] = (
+        config.image_weight * parts["contrastive_image"]
+        + config.text_weight * parts["contrastive_text"]
+    )
+
+    student_temperature = config.student_temperature
+    if config.learn_student_temperature:
+        student_temperature = math.exp(weights["student_log_temperature"])
+    parts["entropy"] = 0.0
+    for term, student in STUDENT.items():
+        if not config[f"lambda_{term}"]:
+            continue
+        names = config.candidates[term]
+        logits = np.zeros(len(names))
+        if config.weights == "dynamic":
+            logits = np.asarray(weights["mixing"][term], np.float64)
+        w = np.exp(logits) / np.sum(np.exp(logits))
+        parts["entropy"] += config.entropy_weight * (math.log(len(w)) + np.sum(w * np.log(w)))
+        exclude_self = config.exclude_self_intra if term == "intra" else config.exclude_self_cross
+        if config.mix == "divergences":
+            for name in names:
+                mask = present(student, name)
+                rows = divergence(
+                    relate(name, config.teacher_temperature, exclude_self, mask),
+                    relate(student, student_temperature, exclude_self, mask),
+                    kind=config.divergence,
+                )
+                parts[f"{term}/{name}"] = mean_of_valid(rows, mask)
+            parts[term] = sum(x * parts[f"{term}/{name}"] for x, name in zip(w, names, strict=True))
+        else:
+            mask = present(student, *names)
+            targets = [relate(n, config.teacher_temperature, exclude_self, mask) for n in names]
+            if config.relation == "similarity":
+                targets = [np.exp(target) for target in targets]
+            mixture = sum(x * target for x, target in zip(w, targets, strict=True))
+            if config.relation == "similarity":
+                with np.errstate(divide="ignore"):
+                    mixture = np.log(mixture)
+            student_relation = relate(student, student_temperature, exclude_self, mask)
+            rows = divergence(mixture, student_relation, kind=config.divergence)
+            parts[term] = mean_of_valid(rows, mask)
+    parts["total"] = (
+        parts["contrastive"]
+        + sum(config[f"lambda_{term}"] * parts[term] for term in STUDENT)
+        + parts["entropy"]
+    )
+    return parts
+
+
+def numeric_gradient(function, values, *, step=1e-5):
+    """Central differences of a scalar function of one float64 array."""
+    values = np.array(values, np.float64)
+    gradient = np.zeros_like(values)
+    for index in np.ndindex(values.shape):
+        centre = values[index]
+        values[index] = centre + step
+        above = function(values)
+        values[index] = centre - step
+        below = function(values)
+        values[index] = centre
+        gradient[index] = (above - below) / (2 * step)
+    return gradient
+
+
+def assert_close(actual, expected, *, tolerance=1e-5):
+    """Within the tolerance of the largest expected magnitude, or of 1 where that is smaller."""
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    np.testing.assert_array_equal(np.isneginf(actual), np.isneginf(expected))
+    finite = np.isfinite(expected)
+    largest = max(1.0, np.max(np.abs(expected), initial=0.0, where=finite))
+    np.testing.assert_allclose(actual[finite], expected[finite], rtol=0, atol=tolerance * largest)

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loss parameters, mixing weights, and options that are refused."""
+
+import math
+
+import numpy as np
+import pytest
+
+from mrd_jax import losses
+from tests import loss_inputs
+from tests import reference_losses as reference
+
+
+def test_loss_parameters_start_symmetric():
+    config = loss_inputs.loss_config(learn_student_temperature=True)
+    params = losses.init_loss_params(config)
+    assert float(params["log_scale"]) == pytest.approx(math.log(1 / 0.07))
+    assert float(params["student_log_temperature"]) == pytest.approx(math.log(0.5))
+    weights = losses.mixing_weights(params, config)
+    assert list(weights) == [
+        f"weight/{name}"
+        for name in ("intra/VV", "intra/TT", "image/VV", "image/TV", "text/TT", "text/VT")
+    ]
+    assert all(float(weight) == 0.5 for weight in weights.values())
+    assert "student_log_temperature" not in losses.init_loss_params(loss_inputs.loss_config())
+
+
+def test_mixing_weights_are_the_softmax_of_the_active_terms():
+    config = loss_inputs.loss_config(lambda_image=0.0)
+    weights = {
+        "mixing": loss_inputs.float32({"intra": np.array([math.log(3), 0.0]), "text": np.zeros(2)})
+    }
+    shown = losses.mixing_weights(weights, config)
+    assert list(shown) == ["weight/intra/VV", "weight/intra/TT", "weight/text/TT", "weight/text/VT"]
+    reference.assert_close(list(shown.values()), [0.75, 0.25, 0.5, 0.5])
+    static = losses.mixing_weights(weights, loss_inputs.loss_config(weights="static"))
+    reference.assert_close(static["weight/intra/VV"], 0.5)
+
+
+REFUSED = {
+    "unknown relation": ({"relation": "angle"}, "relation is 'angle'.*'similarity'"),
+    "unknown divergence": ({"divergence": "hellinger"}, "'hellinger'.*'kl', 'jeffrey', 'js'"),
+    "distance divergence of distributions": ({"divergence": "l2"}, "'l2'.*'kl', 'jeffrey', 'js'"),
+    "distribution divergence of distances": (
+        {"relation": "euclidean"},
+        "'jeffrey'.*'l2', 'smooth_l1'",
+    ),
+    "temperature of distances": (
+        loss_inputs.SMOOTH | {"learn_student_temperature": True},
+        "learn_student_temperature",
+    ),
+    "unknown weights": ({"weights": "fixed"}, "weights is 'fixed'.*'dynamic', 'static'"),
+    "unknown mix": ({"mix": "both"}, "mix is 'both'.*'divergences', 'targets'"),
+    "negative lambda": ({"lambda_image": -1.0}, "lambda_image is -1.0"),
+    "negative weight": ({"text_weight": -0.5}, "text_weight is -0.5"),
+    "negative regulariser": ({"entropy_weight": -0.1}, "entropy_weight is -0.1"),
+    "zero temperature": ({"teacher_temperature": 0.0}, "teacher_temperature is 0.0"),
+    "nothing to do": (
+        dict.fromkeys(
+            ("image_weight", "text_weight", "lambda_intra", "lambda_image", "lambda_text"), 0.0
+        ),
+        "no active term.*lambda_intra",
+    ),
+    "student as a target": (
+        {"candidates": {"intra": ("PP",), "image": ("VV",), "text": ("TT",)}},
+        r"candidates.intra is \('PP',\).*'VV', 'TT', 'VT', 'TV'",
+    ),
+    "no candidate": (
+        {"candidates": {"intra": ("VV",), "image": (), "text": ("TT",)}},
+        r"candidates.image is \(\)",
+    ),
+    "the same candidate twice": (
+        {"candidates": {"intra": ("VV",), "image": ("VV",), "text": ("TT", "TT")}},
+        "candidates.text.*at most once",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_options_without_a_meaning_are_refused_with_what_is_allowed(name):
+    overrides, message = REFUSED[name]
+    config = loss_inputs.loss_config(**overrides)
+    with pytest.raises(ValueError, match=message):
+        losses.init_loss_params(config)
+    with pytest.raises(ValueError, match=message):
+        losses.mrd_loss(
+            loss_inputs.float32(loss_inputs.embeddings_of()),
+            loss_inputs.weights_of(loss_inputs.loss_config()),
+            config,
+        )
+
+
+def test_weights_of_another_candidate_list_are_refused():
+    config = loss_inputs.loss_config(**loss_inputs.VARIANTS["three candidates"])
+    with pytest.raises(ValueError, match=r"'intra'.*\(2,\).*needs \(3,\)"):
+        losses.mrd_loss(
+            loss_inputs.float32(loss_inputs.embeddings_of()),
+            loss_inputs.float32(loss_inputs.weights_of(loss_inputs.loss_config())),
+            config,
+        )
+
+
+def test_modalities_of_different_shape_are_refused():
+    embeddings = loss_inputs.float32(loss_inputs.embeddings_of())
+    embeddings["text"] = embeddings["text"][:, :3]
+    with pytest.raises(ValueError, match=r"'text'.*\(6, 3\).*\(6, 4\)"):
+        losses.mrd_loss(
+            embeddings,
+            loss_inputs.float32(loss_inputs.weights_of(loss_inputs.loss_config())),
+            loss_inputs.loss_config(),
+        )

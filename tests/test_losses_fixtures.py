@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Without relations the objective is that of OpenShape and Uni3D, wherever these two agree.
+
+`fixtures/peer_losses.npz` holds what their public code returns for random embeddings, in float64.
+"""
+
+import functools
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from mrd_jax import losses
+from tests import reference_losses as reference
+
+PEERS = np.load(pathlib.Path(__file__).parent / "fixtures" / "peer_losses.npz")
+CASES = [str(name) for name in PEERS["names"]]
+
+# Their sum of an image and a text term; the relation terms are off.
+CONFIG = ml_collections.ConfigDict(
+    {
+        "image_weight": 1.0,
+        "text_weight": 1.0,
+        "lambda_intra": 0.0,
+        "lambda_image": 0.0,
+        "lambda_text": 0.0,
+        "relation": "similarity",
+        "divergence": "jeffrey",
+        "weights": "static",
+        "mix": "divergences",
+        "entropy_weight": 0.0,
+        "teacher_temperature": 0.1,
+        "student_temperature": 0.1,
+        "learn_student_temperature": False,
+        "exclude_self_intra": True,
+        "exclude_self_cross": False,
+        "candidates": {"intra": ("VV",), "image": ("VV",), "text": ("TT",)},
+        "log_scale_init": math.log(1 / 0.07),
+        "log_scale_max": math.log(100),
+    }
+)
+
+
+@functools.cache
+def ours(case, *, has_image=None):
+    """Parts, gradient of the points and gradient of log_scale on one of the peers' inputs."""
+    points, image, text = (jnp.asarray(PEERS[f"{case}/{name}"]) for name in ("pc", "image", "text"))
+    embeddings = {
+        "image": image,
+        "text": text,
+        "has_image": jnp.ones(len(points), bool) if has_image is None else PEERS[has_image],
+        "has_text": PEERS[f"{case}/has_text"],
+    }
+
+    def value(points, log_scale):
+        changed = embeddings | {"points": points, "log_scale": log_scale}
+        return losses.mrd_loss(changed, {}, CONFIG)
+
+    run = jax.value_and_grad(value, (0, 1), has_aux=True)
+    (_, parts), gradients = run(points, jnp.asarray(PEERS[f"{case}/log_logit_scale"]))
+    return parts, *gradients
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_values_are_those_of_openshape(case):
+    parts = ours(case)[0]
+    for part, name in (
+        ("contrastive_image", "image_loss"),
+        ("contrastive_text", "text_loss"),
+        ("total", "loss"),
+    ):
+        reference.assert_close(parts[part], PEERS[f"{case}/openshape/{name}_f64"])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_are_those_of_openshape(case):
+    _, points, log_scale = ours(case)
+    reference.assert_close(points, PEERS[f"{case}/openshape/grad_pc_f64"])
+    reference.assert_close(log_scale, PEERS[f"{case}/openshape/grad_log_logit_scale_f64"])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_accuracies_are_those_of_openshape(case):
+    parts = ours(case)[0]
+    reference.assert_close(parts["accuracy_image"], PEERS[f"{case}/openshape/image_acc"])
+    # OpenShape reports -1 where no sample has a text; here what is not there counts as 0.
+    expected = max(0, PEERS[f"{case}/openshape/text_acc"])
+    reference.assert_close(parts["accuracy_text"], expected)
+
+
+def test_uni3d_agrees_where_no_modality_is_missing():
+    parts, points, log_scale = ours("case0_full")
+    reference.assert_close(parts["total"], PEERS["case0_full/uni3d/loss_f64"])
+    reference.assert_close(points, PEERS["case0_full/uni3d/grad_pc_f64"])
+    reference.assert_close(log_scale, PEERS["case0_full/uni3d/grad_log_logit_scale_f64"])
+
+
+def test_uni3d_differs_by_design_where_a_modality_is_missing():
+    # It keeps the features of masked samples as negatives, and has no mask for texts.
+    parts = ours("case1_partial", has_image="case1_partial/use_image")[0]
+    assert abs(float(parts["total"]) - PEERS["case1_partial/uni3d/loss_f64"]) > 0.1

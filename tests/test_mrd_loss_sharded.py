@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The objective does not depend on how many devices hold the batch, nor on what runs them."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from tests import loss_inputs
+from tests import reference_losses as reference
+
+SHARDED = [
+    ("pmap", 8, "learnt student temperature"),
+    ("pmap", 8, "mixed targets"),
+    ("pmap", 8, "euclidean, smooth l1"),
+    ("shard_map", 8, "learnt student temperature"),
+    ("shard_map", 8, "mixed targets"),
+    ("shard_map", 8, "euclidean, smooth l1"),
+    ("shard_map", 2, "learnt student temperature"),
+]
+
+
+def sharded_step(config, axis_name):
+    """What a training step does: differentiate the share, sum over devices.
+
+    The student is a matrix that all devices hold, so its gradient needs every device's rows.
+    """
+
+    def step(learnt, embeddings):
+        def share(learnt):
+            points = embeddings["points"] @ learnt["student"]
+            return loss_inputs.objective(learnt | {"points": points}, embeddings, config, axis_name)
+
+        (value, parts), gradients = jax.value_and_grad(share, has_aux=True)(learnt)
+        result = value, parts, gradients
+        return result if axis_name is None else jax.lax.psum(result, axis_name)
+
+    return step
+
+
+def run_sharded(runner, devices, config, learnt, embeddings):
+    step = sharded_step(config, "data")
+    if runner == "pmap":
+        split = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), embeddings)
+        mapped = jax.pmap(
+            step,
+            axis_name="data",
+            in_axes=(None, 0),
+            out_axes=None,
+            devices=jax.devices()[:devices],
+        )
+        return mapped(learnt, split)
+    mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
+    specs = {"mesh": mesh, "in_specs": (P(), P("data")), "out_specs": P(), "check_vma": False}
+    return jax.jit(jax.shard_map(step, **specs))(learnt, embeddings)
+
+
+@pytest.mark.parametrize("runner, devices, name", SHARDED)
+def test_shares_and_gradients_sum_to_those_of_one_device(runner, devices, name):
+    config = loss_inputs.loss_config(**loss_inputs.VARIANTS[name])
+    embeddings = loss_inputs.float32(loss_inputs.embeddings_of(batch=16, seed=1))
+    # The first of eight devices has no text and the second no image at all.
+    embeddings["has_text"] = embeddings["has_text"].at[:2].set(False)
+    embeddings["has_image"] = embeddings["has_image"].at[2:4].set(False)
+    student = np.eye(4) + 0.3 * np.random.default_rng(2).normal(size=(4, 4))
+    learnt = loss_inputs.float32(
+        {
+            "student": student,
+            "log_scale": embeddings.pop("log_scale"),
+            "weights": loss_inputs.weights_of(config),
+        }
+    )
+    expected = sharded_step(config, None)(learnt, embeddings)
+    actual = run_sharded(runner, devices, config, learnt, embeddings)
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected[2])) > 0.1
+    jax.tree.map(reference.assert_close, actual, expected)
