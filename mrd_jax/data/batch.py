@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The batch contract: what every step receives, a fake one, and the keys of its randomness."""
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+# Conventions of every record; data_prep writes them, training refuses anything else.
+UP_AXIS = "z"
+NORMALISATION = "unit_sphere"
+
+
+def batch_spec(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of one global batch.
+
+    Half floats and bytes cross to the device; the step widens them. The same description serves
+    ahead-of-time compilation, the fake batch and the tests of the loader.
+
+    Args:
+      config: the run's config; reads batch_size, data.points and teacher.dim.
+
+    Returns:
+      xyz [global_batch, points, 3], rgb [global_batch, points, 3], image and text
+      [global_batch, dim], and has_image, has_text, label, index, epoch [global_batch].
+    """
+    batch, points, dim = config.batch_size, config.data.points, config.teacher.dim
+    shapes = {
+        "xyz": ((batch, points, 3), np.float16),
+        "rgb": ((batch, points, 3), np.uint8),
+        "image": ((batch, dim), np.float16),
+        "text": ((batch, dim), np.float16),
+        "has_image": ((batch,), np.bool_),
+        "has_text": ((batch,), np.bool_),
+        "label": ((batch,), np.int32),
+        "index": ((batch,), np.int32),
+        "epoch": ((batch,), np.int32),
+    }
+    return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
+
+
+def fake_batch(config: ConfigDict, *, seed: int = 0) -> dict[str, np.ndarray]:
+    """A random batch that satisfies `batch_spec`, for benchmarks and tests without data.
+
+    Clouds fill the unit ball and some samples lack an image or a text, as real ones do.
+
+    Args:
+      config: as in `batch_spec`.
+      seed: of the random numbers.
+
+    Returns:
+      arrays as `batch_spec` describes them; features of a missing modality are zeros.
+    """
+    rng = np.random.default_rng(seed)
+    spec = batch_spec(config)
+    xyz = rng.normal(size=spec["xyz"].shape)
+    xyz /= np.maximum(np.linalg.norm(xyz, axis=-1, keepdims=True), 1.0)
+    has = {name: rng.random(config.batch_size) < 0.9 for name in ("image", "text")}
+    values = {
+        "xyz": xyz,
+        "rgb": rng.integers(0, 256, spec["rgb"].shape),
+        "image": rng.normal(size=spec["image"].shape) * has["image"][:, None],
+        "text": rng.normal(size=spec["text"].shape) * has["text"][:, None],
+        "has_image": has["image"],
+        "has_text": has["text"],
+        "label": rng.integers(-1, 10, config.batch_size),
+        "index": np.arange(config.batch_size),
+        "epoch": np.zeros(config.batch_size),
+    }
+    return {name: values[name].astype(spec[name].dtype) for name in spec}
+
+
+def sample_keys(seed: int, index: jax.Array, epoch: jax.Array) -> jax.Array:
+    """One random key per sample, the same wherever and beside whatever the sample is processed.
+
+    Args:
+      seed: of the run.
+      index: [batch], positions of the records in their split.
+      epoch: [batch], how often each record had been seen before.
+
+    Returns:
+      [batch] typed keys.
+    """
+    root = jax.random.key(seed)
+
+    def key(index: jax.Array, epoch: jax.Array) -> jax.Array:
+        return jax.random.fold_in(jax.random.fold_in(root, index), epoch)
+
+    return jax.vmap(key)(index, epoch)
+
+
+def check_batch_size(batch_size: int, *, process_count: int, device_count: int) -> int:
+    """How many samples of the global batch each process loads.
+
+    Args:
+      batch_size: of the global batch.
+      process_count: hosts that load a part of it.
+      device_count: devices over all hosts.
+
+    Returns:
+      samples per process.
+
+    Raises:
+      ValueError: the batch does not divide over the processes or the devices.
+    """
+    for count, what in ((process_count, "processes"), (device_count, "devices")):
+        if batch_size <= 0 or batch_size % count:
+            raise ValueError(
+                f"config.batch_size is {batch_size}, which does not divide over {count} {what}; "
+                f"expected a positive multiple of {count}."
+            )
+    return batch_size // process_count

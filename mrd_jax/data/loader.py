@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stream of training batches, a pure function of (seed, step), and whole evaluation splits."""
+
+import dataclasses
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import grain
+import numpy as np
+from ml_collections import ConfigDict
+
+from mrd_jax.data import batch as batch_lib
+from mrd_jax.data import source as source_lib
+
+# One thread keeps two batches ready; decoding and stacking outrun any step on one core.
+READ_OPTIONS = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+
+# Longer than any run. Grain repeats up to sys.maxsize, which its float arithmetic cannot divide.
+MAX_SAMPLES = 2**48
+
+
+def train_stream(
+    source: source_lib.RecordSource,
+    config: ConfigDict,
+    *,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    device_count: int = 1,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Endless batches of one process, from start_step on.
+
+    Step s holds the same samples with the same drawn views and captions wherever the run started
+    and however many processes load it: the processes' batches, put after one another in order,
+    are the one-process batch. Epochs follow one another without a gap, so a batch may span two.
+
+    Args:
+      source: the training split.
+      config: the run's config; reads seed, batch_size, data.caption_kinds,
+        data.picture_probability and teacher.dim.
+      start_step: the first step, the only state that a checkpoint has to keep.
+      process_index: of this process.
+      process_count: processes that load a part of every batch.
+      device_count: devices of all processes.
+
+    Returns:
+      iterator of dicts as `batch.batch_spec` says, with batch_size / process_count rows.
+
+    Raises:
+      ValueError: no records, or a batch that does not divide over the processes or the devices.
+    """
+    local_batch = batch_lib.check_batch_size(
+        config.batch_size, process_count=process_count, device_count=device_count
+    )
+    count = len(source)
+    if not count:
+        raise ValueError(f"split {source.split!r} of {source.directory} has no records.")
+
+    def sample(record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        return draw_sample(record, config, rng=rng)
+
+    def number(position: int, sample: dict[str, Any]) -> dict[str, Any]:
+        return sample | {"epoch": np.int32(position // count)}
+
+    dataset = (
+        grain.MapDataset.source(_Indexed(source))
+        .seed(config.seed)
+        .shuffle()
+        .repeat()
+        .random_map(sample)
+        .map_with_index(number)[:MAX_SAMPLES]
+        .batch(local_batch)[process_index::process_count]
+    )
+    return iter(dataset[start_step:].to_iter_dataset(READ_OPTIONS))
+
+
+def draw_sample(
+    record: dict[str, Any], config: ConfigDict, *, rng: np.random.Generator
+) -> dict[str, Any]:
+    """One row of a training batch: the record with one view and one caption.
+
+    Args:
+      record: from a source, with its `index`.
+      config: reads data.caption_kinds, data.picture_probability and teacher.dim.
+      rng: of this sample and epoch.
+
+    Returns:
+      the fields of `batch.batch_spec` except epoch, without the batch axis.
+    """
+    # Both are always drawn, so a record without one modality leaves the other's draw alone.
+    view = draw_view(
+        record["image_kinds"], rng=rng, picture_probability=config.data.picture_probability
+    )
+    caption = draw_caption(record["caption_kinds"], rng=rng, allowed=config.data.caption_kinds)
+    return _row(record, config.teacher.dim, view=view, caption=caption)
+
+
+def draw_view(
+    kinds: Collection[str], *, rng: np.random.Generator, picture_probability: float
+) -> int | None:
+    """Which image of a record a step uses.
+
+    Args:
+      kinds: of the record's images, "render" or "picture".
+      rng: of this sample and epoch.
+      picture_probability: chance of a picture where a record has both kinds; negative: all images
+        are equally likely.
+
+    Returns:
+      position of the image, or None where there is none.
+    """
+    chance, place = rng.random(2)
+    positions = list(range(len(kinds)))
+    if picture_probability >= 0:
+        wanted = "picture" if chance < picture_probability else "render"
+        positions = [i for i, kind in enumerate(kinds) if kind == wanted] or positions
+    return positions[int(place * len(positions))] if positions else None
+
+
+def draw_caption(
+    kinds: Collection[str], *, rng: np.random.Generator, allowed: Collection[str]
+) -> int | None:
+    """Which caption of a record a step uses.
+
+    First a kind, then one of its captions, each with equal chances: a record with twenty
+    translations still shows its name as often as one with two.
+
+    Args:
+      kinds: of the record's captions.
+      rng: of this sample and epoch.
+      allowed: kinds that may be drawn; empty allows all.
+
+    Returns:
+      position of the caption, or None where there is none.
+    """
+    chance, place = rng.random(2)
+    present = sorted({kind for kind in kinds if not allowed or kind in allowed})
+    if not present:
+        return None
+    wanted = present[int(chance * len(present))]
+    positions = [i for i, kind in enumerate(kinds) if kind == wanted]
+    return positions[int(place * len(positions))]
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSet:
+    """A whole split in memory, in the order of its records.
+
+    Attributes:
+      arrays: as `batch.batch_spec` with one row per record; image is the record's last image
+        (its picture where it has one) and text its first caption (its name).
+      ids: of the records.
+      names: of the records.
+      pictures: file names in the data set's `evaluation/pictures`.
+    """
+
+    arrays: dict[str, np.ndarray]
+    ids: tuple[str, ...]
+    names: tuple[str, ...]
+    pictures: tuple[str, ...]
+
+
+def evaluation_set(source: source_lib.RecordSource) -> EvaluationSet:
+    """Reads a whole split, with nothing drawn at random.
+
+    Args:
+      source: the split to evaluate.
+
+    Returns:
+      arrays, ids, names and pictures of all records.
+
+    Raises:
+      ValueError: the split has no records.
+    """
+    records = [_Indexed(source)[index] for index in range(len(source))]
+    if not records:
+        raise ValueError(f"split {source.split!r} of {source.directory} has no records.")
+    rows = []
+    for record in records:
+        views, captions = len(record["image_kinds"]), len(record["caption_kinds"])
+        row = _row(
+            record,
+            record["image_features"].shape[1],
+            view=views - 1 if views else None,
+            caption=0 if captions else None,
+        )
+        rows.append(row | {"epoch": np.int32(0)})
+    return EvaluationSet(
+        arrays={name: np.stack([row[name] for row in rows]) for name in rows[0]},
+        ids=tuple(record["id"] for record in records),
+        names=tuple(record["name"] for record in records),
+        pictures=tuple(record["picture"] for record in records),
+    )
+
+
+class _Indexed:
+    """A source whose records know their position, which is the global sample index."""
+
+    def __init__(self, source: source_lib.RecordSource):
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._source[index] | {"index": index}
+
+
+def _row(
+    record: dict[str, Any], dim: int, *, view: int | None, caption: int | None
+) -> dict[str, Any]:
+    # A missing modality is zeros; the mask takes it out of every term of the loss.
+    missing = np.zeros(dim, np.float16)
+    return {
+        "xyz": record["xyz"],
+        "rgb": record["rgb"],
+        "image": missing if view is None else record["image_features"][view],
+        "text": missing if caption is None else record["text_features"][caption],
+        "has_image": np.bool_(view is not None),
+        "has_text": np.bool_(caption is not None),
+        "label": np.int32(record["label"]),
+        "index": np.int32(record["index"]),
+    }

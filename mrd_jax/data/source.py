@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random access to prepared records, and the check that they fit a config."""
+
+import bisect
+import hashlib
+import itertools
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow_datasets as tfds
+from ml_collections import ConfigDict
+
+from mrd_jax.data import batch
+
+TEXTS = ("id", "source", "name", "creator", "licence", "picture")
+TEXT_LISTS = ("captions", "caption_kinds", "image_kinds")
+
+
+class RecordSource:
+    """One split as a sequence of decoded records.
+
+    Strings come back as `str`; everything else as data_prep.records describes it. A source is safe
+    to read from several threads.
+
+    Args:
+      records: `as_data_source` of TFDS.
+      shards: (file name, records in it) in the order of the split.
+      directory: folder of the data set; the evaluation files lie in `evaluation/` below it.
+      split: name of the split, for messages.
+      cache: keep every record that was read.
+    """
+
+    def __init__(
+        self,
+        records: Any,
+        *,
+        shards: list[tuple[str, int]],
+        directory: str | pathlib.Path,
+        split: str,
+        cache: bool,
+    ):
+        self.directory = pathlib.Path(directory)
+        self.split = split
+        self._records = records
+        self._files = [name for name, _ in shards]
+        self._ends = list(itertools.accumulate(count for _, count in shards))
+        self._cached: dict[int, dict[str, Any]] | None = {} if cache else None
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __repr__(self) -> str:
+        return f"RecordSource({str(self.directory)!r}, split={self.split!r}, records={len(self)})"
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Record number index of the split.
+
+        Raises:
+          IndexError: the split has no such record.
+          RuntimeError: the record cannot be read; names its shard and place.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of split {self.split!r}, which has {len(self)}.")
+        if self._cached is None:
+            return self._read(index)
+        if index not in self._cached:
+            self._cached[index] = self._read(index)
+        return self._cached[index]
+
+    def _read(self, index: int) -> dict[str, Any]:
+        try:
+            record = dict(self._records[index])
+        except (RuntimeError, ValueError) as error:
+            shard = bisect.bisect_right(self._ends, index)
+            place = index - (self._ends[shard - 1] if shard else 0)
+            raise RuntimeError(
+                f"cannot read record {place} of {self._files[shard]} (record {index} of split "
+                f"{self.split!r}): {error}. The shard is damaged or missing: copy it again or "
+                f"rebuild the data set with data_prep.build --overwrite."
+            ) from error
+        record.update({name: record[name].decode("utf-8") for name in TEXTS})
+        for name in TEXT_LISTS:
+            record[name] = [text.decode("utf-8") for text in record[name]]
+        return record
+
+
+def open_split(directory: str | pathlib.Path, split: str, *, cache: bool = False) -> RecordSource:
+    """Opens one split of a prepared data set.
+
+    Args:
+      directory: folder of the data set, version included, such as OUTPUT/furniture/1.0.0.
+      split: "train", "test", or a TFDS slice such as "train[:10%]".
+      cache: keep decoded records in memory (90 KB each with 10,000 points, and the features).
+
+    Returns:
+      the split; nothing is read yet.
+
+    Raises:
+      FileNotFoundError: there is no data set in directory.
+      ValueError: the data set has no such split.
+    """
+    builder = _builder(directory)
+    try:
+        instructions = builder.info.splits[split].file_instructions
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"{directory} has no split {split!r}; expected one of {sorted(builder.info.splits)}."
+        ) from error
+    return RecordSource(
+        builder.as_data_source(split),
+        # A slice of a split may leave out records at the start and end of a shard.
+        shards=[(pathlib.Path(shard.filename).name, shard.take) for shard in instructions],
+        directory=directory,
+        split=split,
+        cache=cache,
+    )
+
+
+def read_metadata(directory: str | pathlib.Path) -> dict[str, Any]:
+    """What data_prep wrote about a data set.
+
+    Args:
+      directory: as in `open_split`.
+
+    Returns:
+      teacher (name, revision, dim, preprocessing), up_axis, normalisation, points, source, counts.
+
+    Raises:
+      FileNotFoundError: there is no data set in directory.
+    """
+    return dict(_builder(directory).info.metadata)
+
+
+def fingerprint(metadata: Mapping[str, Any]) -> str:
+    """Tells data sets apart: a short hash of everything that `read_metadata` returns."""
+    text = json.dumps(metadata, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
+def check_metadata(metadata: Mapping[str, Any], config: ConfigDict) -> None:
+    """Refuses a data set that the config was not written for.
+
+    Args:
+      metadata: from `read_metadata`.
+      config: the run's config; reads teacher.name ("" accepts any), teacher.dim and data.points.
+
+    Raises:
+      ValueError: names the first field that differs and both values.
+    """
+    teacher = metadata["teacher"]
+    expected = [
+        ("teacher.dim", teacher["dim"], config.teacher.dim, "config.teacher.dim"),
+        ("points", metadata["points"], config.data.points, "config.data.points"),
+        ("up_axis", metadata["up_axis"], batch.UP_AXIS, "mrd_jax"),
+        ("normalisation", metadata["normalisation"], batch.NORMALISATION, "mrd_jax"),
+    ]
+    if config.teacher.name:
+        name = ("teacher.name", teacher["name"], config.teacher.name, "config.teacher.name")
+        expected.insert(0, name)
+    for field, found, want, where in expected:
+        if found != want:
+            raise ValueError(
+                f"the data set was prepared with {field} = {found!r}, but {where} expects "
+                f"{want!r}; change the config or prepare the data again."
+            )
+
+
+def _builder(directory: str | pathlib.Path) -> tfds.core.DatasetBuilder:
+    try:
+        return tfds.builder_from_directory(str(directory))
+    except OSError as error:
+        raise FileNotFoundError(
+            f"no data set in {str(directory)!r}: expected dataset_info.json there; give the folder "
+            f"that ends in a version, such as data/furniture/1.0.0, or run data_prep.build."
+        ) from error

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The batch contract."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from mrd_jax.data import batch
+
+CONFIG = ConfigDict({"batch_size": 16, "data": {"points": 20}, "teacher": {"dim": 5}})
+
+
+def test_the_spec_is_the_contract():
+    spec = {name: (leaf.shape, leaf.dtype.name) for name, leaf in batch.batch_spec(CONFIG).items()}
+
+    assert spec == {
+        "xyz": ((16, 20, 3), "float16"),
+        "rgb": ((16, 20, 3), "uint8"),
+        "image": ((16, 5), "float16"),
+        "text": ((16, 5), "float16"),
+        "has_image": ((16,), "bool"),
+        "has_text": ((16,), "bool"),
+        "label": ((16,), "int32"),
+        "index": ((16,), "int32"),
+        "epoch": ((16,), "int32"),
+    }
+
+
+def test_a_fake_batch_keeps_the_contract_and_its_seed():
+    fake, again, other = (batch.fake_batch(CONFIG, seed=seed) for seed in (1, 1, 2))
+
+    for name, leaf in batch.batch_spec(CONFIG).items():
+        assert fake[name].shape == leaf.shape and fake[name].dtype == leaf.dtype
+        np.testing.assert_array_equal(fake[name], again[name])
+    assert not np.array_equal(fake["xyz"], other["xyz"])
+    assert np.linalg.norm(fake["xyz"].astype(np.float32), axis=-1).max() < 1.001
+
+
+def test_missing_modalities_of_a_fake_batch_are_zeros():
+    fake = batch.fake_batch(ConfigDict(CONFIG.to_dict() | {"batch_size": 64}))
+
+    for name in ("image", "text"):
+        assert 0 < fake[f"has_{name}"].sum() < 64
+        np.testing.assert_array_equal(fake[name].any(axis=1), fake[f"has_{name}"])
+
+
+def test_a_key_depends_on_seed_sample_and_epoch_and_on_nothing_else():
+    index, epoch = jnp.array([0, 1, 0, 1, 5]), jnp.array([0, 0, 1, 1, 0])
+
+    def draws(seed, index, epoch):
+        return np.asarray(jax.vmap(jax.random.bits)(batch.sample_keys(seed, index, epoch)))
+
+    all_five = draws(7, index, epoch)
+    assert len(set(all_five.tolist())) == 5
+    np.testing.assert_array_equal(draws(7, index[3:4], epoch[3:4]), all_five[3:4])
+    np.testing.assert_array_equal(draws(7, index[::-1], epoch[::-1]), all_five[::-1])
+    assert not np.isin(draws(8, index, epoch), all_five).any()
+
+
+def test_a_process_loads_its_share():
+    assert batch.check_batch_size(48, process_count=4, device_count=16) == 12
+
+
+@pytest.mark.parametrize(
+    ("size", "processes", "devices", "message"),
+    [
+        (10, 4, 4, "batch_size is 10, which does not divide over 4 processes"),
+        (12, 4, 8, "batch_size is 12, which does not divide over 8 devices"),
+        (0, 1, 1, "batch_size is 0"),
+    ],
+)
+def test_a_batch_that_does_not_divide_is_refused_with_numbers(size, processes, devices, message):
+    with pytest.raises(ValueError, match=message):
+        batch.check_batch_size(size, process_count=processes, device_count=devices)

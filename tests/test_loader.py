@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stream of batches is a pure function of (seed, step)."""
+
+import collections
+import itertools
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from mrd_jax.data import batch, loader, source
+
+# Grain's shuffle is slow below a hundred records: it walks a 2**16 permutation until it hits one.
+RECORDS, POINTS, DIM = 40, 7, 4
+
+
+def raw_record(index: int) -> dict:
+    """A record as TFDS decodes it; features say which record, view and caption they are."""
+    views, captions = (0 if index == 3 else 3), (0 if index == 5 else 4)
+    feature = np.array([index, 0, 0, 1])
+    return {
+        "id": f"shape {index}".encode(),
+        "source": b"made up",
+        "name": f"n\u00e4me {index}".encode(),
+        "creator": b"",
+        "licence": b"CC0",
+        "picture": f"{index}.jpg".encode(),
+        "xyz": np.full((POINTS, 3), index / RECORDS, np.float16),
+        "rgb": np.full((POINTS, 3), index, np.uint8),
+        "image_features": features([feature + [0, view, 0, 0] for view in range(views)]),
+        "image_kinds": [b"render", b"render", b"picture"][:views],
+        "text_features": features([feature + [0, 0, word, 0] for word in range(captions)]),
+        "captions": [b"a", b"b", b"c", b"d"][:captions],
+        "caption_kinds": [b"name", b"tag", b"tag", b"tag"][:captions],
+        "label": index - 1,
+    }
+
+
+def features(rows: list) -> np.ndarray:
+    return np.array(rows, np.float16).reshape(len(rows), DIM)
+
+
+def records(count: int = RECORDS, *, cache: bool = False) -> source.RecordSource:
+    return source.RecordSource(
+        [raw_record(index) for index in range(count)],
+        shards=[("a-0-of-1", count)],
+        directory="made/up",
+        split="train",
+        cache=cache,
+    )
+
+
+def config_of(*, batch_size: int = 4, seed: int = 0, **data) -> ConfigDict:
+    data = {"points": POINTS, "caption_kinds": (), "picture_probability": -1.0} | data
+    return ConfigDict(
+        {"seed": seed, "batch_size": batch_size, "data": data, "teacher": {"dim": DIM}}
+    )
+
+
+def batches(config: ConfigDict, count: int, **kwargs) -> list[dict[str, np.ndarray]]:
+    return list(itertools.islice(loader.train_stream(records(), config, **kwargs), count))
+
+
+def assert_same(got, want):
+    assert len(got) == len(want)
+    for one, other in zip(got, want, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+def test_batches_keep_the_contract():
+    config = config_of()
+    for got in batches(config, 3):
+        spec = batch.batch_spec(config)
+        assert {name: (a.shape, a.dtype) for name, a in got.items()} == {
+            name: (leaf.shape, leaf.dtype) for name, leaf in spec.items()
+        }
+
+
+def test_every_row_belongs_to_one_record():
+    for got in batches(config_of(), 12):
+        np.testing.assert_array_equal(got["rgb"][:, 0, 0], got["index"])
+        np.testing.assert_array_equal(got["label"], got["index"] - 1)
+        np.testing.assert_array_equal(got["has_image"], got["index"] != 3)
+        np.testing.assert_array_equal(got["has_text"], got["index"] != 5)
+        for name in ("image", "text"):
+            want = np.where(got[f"has_{name}"], got["index"], 0)
+            np.testing.assert_array_equal(got[name][:, 0], want)
+            np.testing.assert_array_equal(got[name].any(axis=1), got[f"has_{name}"])
+
+
+def test_every_epoch_shows_every_record_once_in_a_new_order():
+    stream = batches(config_of(batch_size=16), 10)  # four epochs; batches span two of them
+    index = np.concatenate([got["index"] for got in stream]).reshape(4, RECORDS)
+    epoch = np.concatenate([got["epoch"] for got in stream]).reshape(4, RECORDS)
+
+    np.testing.assert_array_equal(np.sort(index), np.tile(np.arange(RECORDS), (4, 1)))
+    np.testing.assert_array_equal(epoch, np.repeat(np.arange(4), RECORDS).reshape(4, RECORDS))
+    assert len({tuple(order) for order in index}) == 4
+
+
+def test_starting_late_continues_the_same_stream():
+    config = config_of()
+    assert_same(batches(config, 5, start_step=6), batches(config, 11)[6:])
+
+
+@pytest.mark.parametrize("processes", [2, 4])  # with 4, one row each
+def test_processes_together_load_the_batches_of_one(processes):
+    config = config_of()
+    parts = [
+        batches(config, 7, start_step=2, process_index=index, process_count=processes)
+        for index in range(processes)
+    ]
+
+    joined = [
+        {name: np.concatenate([part[name] for part in step]) for name in step[0]}
+        for step in zip(*parts, strict=True)
+    ]
+
+    assert_same(joined, batches(config, 9)[2:])
+
+
+def test_another_seed_gives_another_order_and_a_cache_gives_the_same():
+    config = config_of()
+    cached = itertools.islice(loader.train_stream(records(cache=True), config), 8)
+    assert_same(list(cached), batches(config, 8))
+
+    orders = [[got["index"].tolist() for got in batches(config_of(seed=s), 8)] for s in (0, 1)]
+    assert orders[0] != orders[1]
+
+
+def drawn(config: ConfigDict, name: str, column: int) -> collections.Counter:
+    """How often each view or caption was drawn in 12 epochs of the records that have any."""
+    config.batch_size = 2 * RECORDS
+    stream = batches(config, 6)
+    rows = np.concatenate([got[name][got[f"has_{name}"]] for got in stream])
+    return collections.Counter(rows[:, column].astype(int).tolist())
+
+
+def test_views_are_drawn_evenly_or_with_the_chance_of_the_picture():
+    even = drawn(config_of(), "image", 1)
+    assert set(even) == {0, 1, 2} and min(even.values()) > 120
+
+    half = drawn(config_of(picture_probability=0.5), "image", 1)
+    assert 190 < half[2] < 280 and min(half[0], half[1]) > 80
+    assert set(drawn(config_of(picture_probability=1.0), "image", 1)) == {2}
+    assert set(drawn(config_of(picture_probability=0.0), "image", 1)) == {0, 1}
+
+
+def test_kinds_of_captions_are_drawn_evenly_and_can_be_chosen():
+    every = drawn(config_of(), "text", 2)
+    assert 190 < every[0] < 280 and min(every[word] for word in (1, 2, 3)) > 50
+
+    assert set(drawn(config_of(caption_kinds=("name",)), "text", 2)) == {0}
+    assert set(drawn(config_of(caption_kinds=("tag", "unheard of")), "text", 2)) == {1, 2, 3}
+
+
+def test_a_record_without_an_allowed_caption_has_no_text():
+    for got in batches(config_of(caption_kinds=("description",)), 3):
+        assert not got["has_text"].any() and not got["text"].any()
+
+
+def test_only_a_picture_or_only_renders_leave_nothing_to_choose():
+    rng = np.random.default_rng(0)
+    for chance in (0.0, 1.0):
+        assert loader.draw_view(["picture"], rng=rng, picture_probability=chance) == 0
+        assert loader.draw_view(["render"], rng=rng, picture_probability=chance) == 0
+        assert loader.draw_view([], rng=rng, picture_probability=chance) is None
+
+
+def test_views_change_from_epoch_to_epoch():
+    stream = batches(config_of(batch_size=RECORDS), 10)
+    rows = [row for got in stream for row in got["image"][got["index"] == 0]]
+    assert len({int(row[1]) for row in rows}) == 3
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"process_count": 3}, "batch_size is 4, which does not divide over 3 processes"),
+        ({"device_count": 8}, "batch_size is 4, which does not divide over 8 devices"),
+    ],
+)
+def test_a_batch_that_does_not_divide_is_refused(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        loader.train_stream(records(), config_of(), **kwargs)
+
+
+def test_an_empty_split_is_refused():
+    with pytest.raises(ValueError, match="split 'train' of made/up has no records"):
+        loader.train_stream(records(0), config_of())
+    with pytest.raises(ValueError, match="has no records"):
+        loader.evaluation_set(records(0))
+
+
+def test_an_evaluation_set_holds_every_record_in_order_with_picture_and_name():
+    got = loader.evaluation_set(records())
+
+    np.testing.assert_array_equal(got.arrays["index"], np.arange(RECORDS))
+    np.testing.assert_array_equal(got.arrays["image"][:, 1], 2 * (np.arange(RECORDS) != 3))
+    np.testing.assert_array_equal(got.arrays["text"][:, 2], np.zeros(RECORDS))
+    np.testing.assert_array_equal(got.arrays["has_image"], np.arange(RECORDS) != 3)
+    np.testing.assert_array_equal(got.arrays["has_text"], np.arange(RECORDS) != 5)
+    assert got.arrays.keys() == batch.batch_spec(config_of()).keys()
+    assert got.ids[2] == "shape 2" and got.names[2] == "n\u00e4me 2" and got.pictures[2] == "2.jpg"

@@ -1,0 +1,456 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From raw items to records on disk and back, with a made-up source and teacher."""
+
+import dataclasses
+import io
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+from ml_collections import ConfigDict
+
+from data_prep import build, evaluation, features, prepare, records, shapes, sources, teachers
+from data_prep.teachers import lit, prompts
+from mrd_jax.data import batch, loader, source
+
+ITEMS, POINTS, DIM = 40, 24, 6  # two shards
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    id: str
+
+
+class MadeUp:
+    """Item i is named after i // 2, so names repeat; every fourth is a test shape."""
+
+    family = "made_up"
+
+    def items(self, input_dir):
+        return [Item(f"Thing #{index}/\u00fc") for index in range(ITEMS)]
+
+    def prepare(self, item, *, points, views, image_size, seed):
+        index = int(item.id.split("#")[1].split("/")[0])
+        rng = np.random.default_rng([seed, index])
+        colours = np.random.default_rng([seed, index, 1])
+        if index == 7:
+            raise shapes.SkipShape("no surface")
+        kinds = ("render",) * views + ("picture",) * (index % 3 > 0)
+        captions = (("name", f"thing {index // 2}"), ("tags", f"t{index}"), ("tags", "all"))
+        return shapes.Shape(
+            id=item.id,
+            source="made_up",
+            name=f"thing {index // 2}",
+            catalogue="train" if index % 4 else "test",
+            category="",
+            creator=f"author {index}",
+            licence="CC0",
+            xyz=shapes.normalise(rng.normal(size=(points, 3))),
+            rgb=rng.integers(0, 256, (points, 3)).astype(np.uint8),
+            images=() if index == 9 else tuple(picture(colours, size=image_size) for _ in kinds),
+            image_kinds=() if index == 9 else kinds,
+            captions=() if index == 10 else captions,
+            label=["", "round", "flat", "only in training"][index % 4 if index % 8 else 1],
+        )
+
+    def splits(self, prepared):
+        names = ("train", "test")
+        return {name: [s.id for s in prepared if s.catalogue == name] for name in names}
+
+    def classes(self, prepared):
+        return ["flat", "round"]
+
+
+def picture(rng, *, size: int) -> bytes:
+    colour = tuple(int(value) for value in rng.integers(0, 256, 3))
+    buffer = io.BytesIO()
+    PIL.Image.new("RGB", (size, size), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+class FakeTeacher:
+    """Image feature: mean colour and size. Text feature: lengths, so that prompts differ."""
+
+    def __init__(self, revision: str = "1", factor: float = 1.0):
+        self.info = teachers.TeacherInfo("fake/teacher", revision, DIM, "clip", "none")
+        self.factor = factor
+        self.pictures = self.texts = 0
+
+    def encode_images(self, images, *, progress=False):
+        self.pictures += len(images)
+        rows = []
+        for data in images:
+            pixels = np.asarray(PIL.Image.open(io.BytesIO(data)), np.float32)
+            rows.append([*pixels.mean((0, 1)), *pixels.shape])
+        return self.factor * np.array(rows, np.float32)
+
+    def encode_texts(self, texts):
+        self.texts += len(texts)
+        return np.array(
+            [[len(t), t.count("t"), t.count("1"), t.count("a"), 1, -1] for t in texts], np.float32
+        )
+
+
+def run_build(output, monkeypatch, *, teacher=None, kind="fake/teacher", **changes):
+    """Runs the real build with the made-up source; returns (folder, teacher)."""
+    teacher = teacher or FakeTeacher()
+    monkeypatch.setitem(sources.SOURCES, "made_up", MadeUp())
+    monkeypatch.setattr(teachers, "load_teacher", lambda *args, **kwargs: teacher)
+    options = {"points": POINTS, "views": 2, "image_size": 8, "workers": 1} | changes
+    options = build.Options(source="made_up", input=output, output=output, teacher=kind, **options)
+    return build.build(options), teacher
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folder of a data set, built once; read only."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        return run_build(tmp_path_factory.mktemp("made"), monkeypatch)[0]
+
+
+@pytest.fixture
+def copied(made, tmp_path):
+    """A copy of everything that the build left, to change."""
+    return shutil.copytree(made.parents[1], tmp_path / "copy")
+
+
+def prepared() -> dict[str, shapes.Shape]:
+    """What the source gives, made again."""
+    options = {"points": POINTS, "views": 2, "image_size": 8, "seed": 0}
+    items = [item for item in MadeUp().items(None) if "#7/" not in item.id]
+    return {item.id: MadeUp().prepare(item, **options) for item in items}
+
+
+def test_records_hold_exactly_what_was_prepared_and_encoded(made):
+    shapes_by_id, seen = prepared(), []
+    encoded = features.encode_shapes(list(shapes_by_id.values()), FakeTeacher())
+
+    for split in ("train", "test"):
+        opened = source.open_split(made, split)
+        for record in (opened[index] for index in range(len(opened))):
+            shape = shapes_by_id[record["id"]]
+            seen.append(shape.id)
+            assert shape.catalogue == split
+            for name in ("source", "name", "creator", "licence"):
+                assert record[name] == getattr(shape, name)
+            assert record["xyz"].dtype == np.float16 and record["rgb"].dtype == np.uint8
+            np.testing.assert_array_equal(record["xyz"], shape.xyz.astype(np.float16))
+            np.testing.assert_array_equal(record["rgb"], shape.rgb)
+            assert record["image_kinds"] == list(shape.image_kinds)
+            assert record["caption_kinds"] == [kind for kind, _ in shape.captions]
+            assert record["captions"] == [text for _, text in shape.captions]
+            for name, rows in zip(("image", "text"), encoded[shape.id], strict=True):
+                got = record[f"{name}_features"]
+                assert got.dtype == np.float16 and got.shape[1] == DIM
+                np.testing.assert_array_equal(got, rows)
+            assert record["label"] == {"flat": 0, "round": 1}.get(shape.label, -1)
+    assert sorted(seen) == sorted(shapes_by_id)
+
+
+def test_names_are_averaged_over_prompts_and_other_captions_are_not():
+    shape = prepared()["Thing #1/\u00fc"]
+    _, text = features.encode_shapes([shape], FakeTeacher())[shape.id]
+
+    prompted = [template.format("thing 0") for template in prompts.TEMPLATES]
+    rows = FakeTeacher().encode_texts(prompted)
+    mean = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).mean(axis=0)
+    np.testing.assert_allclose(text[0], mean / np.linalg.norm(mean), atol=1e-3)
+    np.testing.assert_array_equal(text[1:], FakeTeacher().encode_texts(["t1", "all"]))
+
+
+@pytest.mark.parametrize("factor", [1e5, np.nan])
+def test_a_feature_that_half_precision_cannot_hold_is_refused(factor):
+    shape = prepared()["Thing #1/\u00fc"]
+    with pytest.raises(ValueError, match="Thing #1.* not finite in float16"):
+        features.encode_shapes([shape], FakeTeacher(factor=factor))
+
+
+def test_the_metadata_say_how_the_data_were_made(made):
+    metadata = source.read_metadata(made)
+
+    assert metadata["teacher"] == {
+        "name": "fake/teacher",
+        "revision": "1",
+        "dim": DIM,
+        "kind": "clip",
+        "preprocessing": "none",
+    }
+    assert metadata["up_axis"] == "z" and metadata["normalisation"] == "unit_sphere"
+    assert metadata["points"] == POINTS and metadata["source"] == "made_up"
+    assert metadata["counts"] == {"train": 29, "test": 10, "classes": 2}
+
+
+def test_the_evaluation_files_fit_the_records(made):
+    folder = made / "evaluation"
+    train, test = (loader.evaluation_set(source.open_split(made, s)) for s in ("train", "test"))
+
+    assert json.loads((folder / "classes.json").read_text()) == ["flat", "round"]
+    class_features = np.load(folder / "class_features.npy")
+    assert class_features.dtype == np.float32
+    np.testing.assert_array_equal(
+        class_features, prompts.prompt_average(FakeTeacher(), ["flat", "round"])
+    )
+    # Test shapes are 0, 4, 8, ...; each shares its name with the training shape after it.
+    assert json.loads((folder / "unseen_names.json").read_text()) == []
+    for name in (*train.pictures, *test.pictures):
+        if name:
+            with PIL.Image.open(folder / "pictures" / name) as image:
+                assert image.format == "JPEG" and image.size == (8, 8)
+    assert [name == "" for name in train.pictures] == ["#9/" in shape_id for shape_id in train.ids]
+    assert len({*train.pictures, *test.pictures}) == ITEMS - 1
+
+
+def test_unseen_names_are_compared_exactly():
+    known = list(prepared().values())
+    splits = {"train": [known[1].id], "test": [known[0].id, known[2].id, known[3].id]}
+
+    assert evaluation.unseen_names(known, splits) == [known[2].id, known[3].id]
+
+
+def test_pictures_of_similar_ids_do_not_collide():
+    names = {evaluation.picture_name(text).lower() for text in ("a/b", "a b", "a#b", "A/b")}
+    assert len(names) == 4
+    assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789._-") for name in names)
+
+
+def test_pictures_are_made_small():
+    buffer = io.BytesIO()
+    PIL.Image.new("RGB", (400, 200), (200, 30, 30)).save(buffer, "PNG")
+
+    with PIL.Image.open(io.BytesIO(evaluation.thumbnail(buffer.getvalue()))) as image:
+        assert image.size == (128, 64)
+        np.testing.assert_allclose(np.asarray(image)[5, 5], (200, 30, 30), atol=6)
+
+
+def test_reading_needs_no_tensorflow(made):
+    script = (
+        "import sys; from mrd_jax.data import source; "
+        "record = source.open_split(sys.argv[1], 'test')[3]; assert record['xyz'].any(); "
+        "print([name for name in sys.modules if name.split('.')[0] == 'tensorflow'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(made)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+    assert "tensorflow" not in sys.modules  # nor did writing, in this process
+
+
+def test_batches_come_from_disk_with_missing_modalities_masked(made):
+    config = ConfigDict(
+        {
+            "seed": 0,
+            "batch_size": 29,
+            "data": {"points": POINTS, "caption_kinds": (), "picture_probability": -1.0},
+            "teacher": {"dim": DIM, "name": "fake/teacher"},
+        }
+    )
+    source.check_metadata(source.read_metadata(made), config)
+    opened = source.open_split(made, "train", cache=True)
+    (got,) = itertools.islice(loader.train_stream(opened, config), 1)
+
+    for name, leaf in batch.batch_spec(config).items():
+        assert (got[name].shape, got[name].dtype) == (leaf.shape, leaf.dtype)
+    ids = [opened[index]["id"] for index in got["index"]]
+    np.testing.assert_array_equal(got["has_image"], ["#9/" not in shape_id for shape_id in ids])
+    np.testing.assert_array_equal(got["has_text"], ["#10/" not in shape_id for shape_id in ids])
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value", "message"),
+    [
+        ("teacher", "name", "another", "teacher.name = 'fake/teacher'.*expects 'another'"),
+        ("teacher", "dim", 512, "teacher.dim = 6.*expects 512"),
+        ("data", "points", 100, "points = 24.*expects 100"),
+    ],
+)
+def test_data_that_do_not_fit_the_config_are_refused(made, section, field, value, message):
+    config = ConfigDict({"teacher": {"name": "", "dim": DIM}, "data": {"points": POINTS}})
+    source.check_metadata(source.read_metadata(made), config)
+
+    config[section][field] = value
+    with pytest.raises(ValueError, match=message):
+        source.check_metadata(source.read_metadata(made), config)
+
+
+@pytest.mark.parametrize("field", ["up_axis", "normalisation"])
+def test_other_conventions_are_refused(made, field):
+    config = ConfigDict({"teacher": {"name": "", "dim": DIM}, "data": {"points": POINTS}})
+    with pytest.raises(ValueError, match=f"{field} = 'other'"):
+        source.check_metadata(source.read_metadata(made) | {field: "other"}, config)
+
+
+def test_a_missing_data_set_or_split_is_named(made, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no data set in .*nowhere.*data_prep.build"):
+        source.open_split(tmp_path / "nowhere", "train")
+    with pytest.raises(ValueError, match=r"no split 'val'; expected one of \['test', 'train'\]"):
+        source.open_split(made, "val")
+    with pytest.raises(IndexError, match="record 10 of split 'test', which has 10"):
+        source.open_split(made, "test")[10]
+
+
+def test_a_slice_of_a_split_is_a_split(made):
+    whole, part = source.open_split(made, "train"), source.open_split(made, "train[10:13]")
+    assert [part[i]["id"] for i in range(len(part))] == [whole[i]["id"] for i in (10, 11, 12)]
+
+
+def test_a_damaged_record_is_named_with_its_shard(made, tmp_path):
+    folder = shutil.copytree(made, tmp_path / "1.0.0")
+    (shard,) = folder.glob("*-test.array_record*")
+    data = bytearray(shard.read_bytes())
+    opened = source.open_split(made, "test")
+    position = data.find(opened[4]["xyz"].tobytes())
+    assert position > 0
+    data[position] ^= 255
+    shard.write_bytes(data)
+
+    damaged = source.open_split(folder, "test")
+    assert damaged[3]["id"] == opened[3]["id"]
+    with pytest.raises(RuntimeError, match=f"record 4 of {shard.name} .record 4 of split 'test'"):
+        damaged[4]
+    shard.unlink()
+    with pytest.raises(RuntimeError, match=f"cannot read record 0 of {shard.name}"):
+        source.open_split(folder, "test")[0]
+
+
+def test_a_second_run_does_nothing_and_says_so(copied, monkeypatch, capsys):
+    before = {path: path.stat().st_mtime_ns for path in copied.rglob("*") if path.is_file()}
+
+    _, teacher = run_build(copied, monkeypatch)
+
+    printed = capsys.readouterr().out
+    assert "nothing to do" in printed and "0 written, 2 current" in printed
+    assert "skipped, no surface: 1" in printed
+    for stage in ("shapes", "teacher", "features", "records"):
+        assert f"== {stage}: " in printed
+    assert teacher.pictures == teacher.texts == 0
+    assert before == {p: p.stat().st_mtime_ns for p in copied.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("change", [{"points": 12}, {"views": 3}, {"image_size": 9}, {"seed": 1}])
+def test_a_changed_option_is_refused_before_any_work(copied, monkeypatch, change):
+    monkeypatch.setattr(prepare, "prepare_shapes", None)  # calling it would fail
+    (name, value), old = *change.items(), {"points": 24, "views": 2, "image_size": 8, "seed": 0}
+    with pytest.raises(ValueError, match=f"--{name} {old[name]}, but --{name} {value}"):
+        run_build(copied, monkeypatch, **change)
+
+
+def test_overwrite_replaces_the_data_set_and_encodes_only_what_changed(copied, monkeypatch):
+    folder, teacher = run_build(copied, monkeypatch, points=12, overwrite=True)
+
+    assert source.open_split(folder, "train")[0]["xyz"].shape == (12, 3)
+    assert source.read_metadata(folder)["points"] == 12
+    assert teacher.pictures == 0  # pictures do not depend on the number of points
+    assert not list(copied.glob(".made_up*"))
+
+    folder, teacher = run_build(copied, monkeypatch, views=3, points=12, overwrite=True)
+    assert teacher.pictures > 100
+    assert source.open_split(folder, "train")[0]["image_features"].shape[0] >= 3
+
+
+def test_a_new_revision_of_the_teacher_never_meets_old_features(copied, monkeypatch, capsys):
+    other = FakeTeacher(revision="2", factor=2.0)
+    with pytest.raises(ValueError, match="another revision of the teacher.*--overwrite"):
+        run_build(copied, monkeypatch, teacher=other)
+    assert "2 written, 0 current, 2 stale" in capsys.readouterr().out
+
+    old = source.open_split(copied / "made_up" / "1.0.0", "train")[0]["image_features"]
+    folder, _ = run_build(copied, monkeypatch, teacher=other, overwrite=True)
+    new = source.open_split(folder, "train")[0]["image_features"]
+    np.testing.assert_array_equal(new, 2 * old)
+
+
+def test_missing_and_damaged_feature_files_are_encoded_again(copied, monkeypatch, capsys):
+    first, second = sorted((copied / "features").rglob("shard-*.npz"))
+    want = [features.load_features(path) for path in (first, second)]
+    first.unlink()
+    second.write_bytes(second.read_bytes()[:100])
+
+    run_build(copied, monkeypatch)
+
+    assert "2 written, 0 current, 1 stale" in capsys.readouterr().out
+    for path, old in zip((first, second), want, strict=True):
+        got = features.load_features(path)
+        assert got.keys() == old.keys()
+        for shape_id in old:
+            for a, b in zip(got[shape_id], old[shape_id], strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+def test_an_interrupted_run_leaves_no_data_set_and_the_next_one_finishes(tmp_path, monkeypatch):
+    def fail(folder, sidecar):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(evaluation, "write_sidecar", fail)
+        with pytest.raises(OSError, match="disk full"):
+            run_build(tmp_path, broken)
+    assert not (tmp_path / "made_up").exists()
+
+    folder, teacher = run_build(tmp_path, monkeypatch)
+    assert teacher.pictures == 0 and len(source.open_split(folder, "test")) == 10
+
+
+def test_the_offline_teacher_is_trained_once_for_each_training_split(tmp_path, monkeypatch, capsys):
+    trained = []
+
+    def train(chosen, folder, *, seed, cache_dir, **kwargs):
+        folder.mkdir(parents=True)
+        trained.append((folder.name, [shape.id for shape in chosen], seed))
+        return FakeTeacher(revision=str(seed))
+
+    def load(folder, *, cache_dir, **kwargs):
+        return FakeTeacher(revision=str(trained[-1][2]))
+
+    monkeypatch.setattr(lit, "train_lit", train)
+    monkeypatch.setattr(lit.LitTeacher, "load", load)
+
+    folder, _ = run_build(tmp_path, monkeypatch, kind="lit")
+    train_ids = [s.id for s in prepared().values() if s.catalogue == "train"]
+    assert trained == [("lit_made_up", train_ids, 0)]
+
+    run_build(tmp_path, monkeypatch, kind="lit")
+    assert len(trained) == 1 and "trained on these shapes already" in capsys.readouterr().out
+
+    run_build(tmp_path, monkeypatch, kind="lit", seed=1, overwrite=True)
+    assert [seed for _, _, seed in trained] == [0, 1]
+    assert source.read_metadata(folder)["teacher"]["revision"] == "1"
+
+    (tmp_path / "teachers" / "lit_made_up" / build.TRAINED_ON).unlink()  # as if interrupted
+    run_build(tmp_path, monkeypatch, kind="lit", seed=1)
+    assert len(trained) == 3 and "it is trained again" in capsys.readouterr().out
+
+
+def test_a_shape_without_features_stops_the_writing(copied, monkeypatch):
+    path = sorted((copied / "features").rglob("shard-*.npz"))[1]
+    monkeypatch.setattr(features, "load_features", lambda path: {})
+    with pytest.raises(ValueError, match="shard-0000[01].npz: no features of shape 'Thing #"):
+        run_build(copied, monkeypatch, views=3, overwrite=True)
+    assert path.exists() and (copied / "made_up" / "1.0.0").exists()
+
+
+def test_an_empty_split_is_refused(tmp_path):
+    plan = records.Plan("x", [], {"train": ["a"], "test": []}, [], POINTS, DIM, {})
+    with pytest.raises(ValueError, match="split 'test' of x has no shapes"):
+        records.write_records(plan, tmp_path, sidecar=None)
+
+
+def test_record_files_are_cut_and_keep_their_order(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "SHARDS_PER_FILE", 1)
+    folder, _ = run_build(tmp_path, monkeypatch)
+
+    assert len(list(folder.glob("*-train.array_record*"))) == 2
+    one, two = source.open_split(made, "train"), source.open_split(folder, "train")
+    assert [one[i]["id"] for i in range(29)] == [two[i]["id"] for i in range(29)]
+
+
+def test_flags_become_options():
+    words = "--source furniture --input a --output b --teacher lit --points 9 --overwrite"
+    options = build.parse_options(words.split())
+    assert (options.points, options.views, options.overwrite) == (9, 12, True)
+    assert str(options.target) == "b/furniture/1.0.0"
