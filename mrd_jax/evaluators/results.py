@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A line of the results table: one method on one held-out split, comparable shape by shape."""
+
+import dataclasses
+
+import numpy as np
+
+from mrd_jax.evaluators import held_out as held_out_lib
+from mrd_jax.evaluators import metrics, retrieval, statistics, zero_shot
+
+STUDENT = "student"
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What one method reached on the held-out shapes.
+
+    Attributes:
+      name: short, such as `STUDENT`.
+      summary: one sentence for the reader of the table.
+      metrics: as `zero_shot.zero_shot` returns.
+      correct: bool [labelled], which labelled shapes were right; None for an expected value.
+      retrieval: as `retrieval.retrieval` returns; empty for a method without embeddings.
+    """
+
+    name: str
+    summary: str
+    metrics: dict[str, float]
+    correct: np.ndarray | None = None
+    retrieval: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+def from_embeddings(
+    embeddings: np.ndarray, *, name: str, held_out: held_out_lib.HeldOut, summary: str = ""
+) -> Result:
+    """Measures embeddings of the held-out shapes.
+
+    Args:
+      embeddings: [count, dim], one per shape of held_out and in its order.
+      name: short, such as `STUDENT`.
+      held_out: the shapes.
+      summary: one sentence for the reader of the table.
+
+    Returns:
+      The `Result`.
+    """
+    scores = zero_shot.class_scores(embeddings, held_out)
+    line = from_scores(scores, name=name, held_out=held_out, summary=summary)
+    return dataclasses.replace(line, retrieval=retrieval.retrieval(embeddings, held_out))
+
+
+def from_scores(
+    scores: np.ndarray, *, name: str, held_out: held_out_lib.HeldOut, summary: str = ""
+) -> Result:
+    """Measures a method that scores the classes without an embedding.
+
+    Args:
+      scores: [count, classes], larger is better.
+      name: short, such as "majority".
+      held_out: the shapes.
+      summary: one sentence for the reader of the table.
+
+    Returns:
+      The `Result`, without retrieval.
+    """
+    measured = zero_shot.from_scores(scores, held_out)
+    ranks = metrics.label_ranks(scores[held_out.labelled], labels=held_out.labelled_classes)
+    return Result(name, summary, measured, ranks == 1)
+
+
+def compare_with_student(results: list[Result]) -> dict[str, statistics.Comparison]:
+    """Paired test of the student against every other method of one split.
+
+    Args:
+      results: lines of one held-out split, `STUDENT` among them or not.
+
+    Returns:
+      By the name of the other method, the comparison whose first model is the student.
+    """
+    students = [line for line in results if line.name == STUDENT]
+    others = [line for line in results if line.name != STUDENT and line.correct is not None]
+    return {
+        other.name: statistics.mcnemar([student.correct], [other.correct])
+        for student in students
+        for other in others
+    }

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A made-up source and teacher, and the real build run on them."""
+
+import dataclasses
+import io
+
+import numpy as np
+import PIL.Image
+
+from data_prep import build, shapes, sources, teachers
+
+ITEMS, POINTS, DIM = 40, 24, 6  # two shards
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    id: str
+
+
+class MadeUp:
+    """Item i is named after i // 2, so names repeat; every fourth is a test shape."""
+
+    family = "made_up"
+
+    def items(self, input_dir):
+        return [Item(f"Thing #{index}/\u00fc") for index in range(ITEMS)]
+
+    def prepare(self, item, *, points, views, image_size, seed):
+        index = int(item.id.split("#")[1].split("/")[0])
+        rng = np.random.default_rng([seed, index])
+        colours = np.random.default_rng([seed, index, 1])
+        if index == 7:
+            raise shapes.SkipShape("no surface")
+        kinds = ("render",) * views + ("picture",) * (index % 3 > 0)
+        captions = (("name", f"thing {index // 2}"), ("tags", f"t{index}"), ("tags", "all"))
+        return shapes.Shape(
+            id=item.id,
+            source="made_up",
+            name=f"thing {index // 2}",
+            catalogue="train" if index % 4 else "test",
+            category="",
+            creator=f"author {index}",
+            licence="CC0",
+            xyz=shapes.normalise(rng.normal(size=(points, 3))),
+            rgb=rng.integers(0, 256, (points, 3)).astype(np.uint8),
+            images=() if index == 9 else tuple(picture(colours, size=image_size) for _ in kinds),
+            image_kinds=() if index == 9 else kinds,
+            captions=() if index == 10 else captions,
+            label=["", "round", "flat", "only in training"][index % 4 if index % 8 else 1],
+        )
+
+    def splits(self, prepared):
+        names = ("train", "test")
+        return {name: [s.id for s in prepared if s.catalogue == name] for name in names}
+
+    def classes(self, prepared):
+        return ["flat", "round"]
+
+
+def picture(rng, *, size: int) -> bytes:
+    colour = tuple(int(value) for value in rng.integers(0, 256, 3))
+    buffer = io.BytesIO()
+    PIL.Image.new("RGB", (size, size), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+class FakeTeacher:
+    """Image feature: mean colour and size. Text feature: lengths, so that prompts differ."""
+
+    def __init__(self, revision: str = "1", factor: float = 1.0):
+        self.info = teachers.TeacherInfo("fake/teacher", revision, DIM, "clip", "none")
+        self.factor = factor
+        self.pictures = self.texts = 0
+
+    def encode_images(self, images, *, progress=False):
+        self.pictures += len(images)
+        rows = []
+        for data in images:
+            pixels = np.asarray(PIL.Image.open(io.BytesIO(data)), np.float32)
+            rows.append([*pixels.mean((0, 1)), *pixels.shape])
+        return self.factor * np.array(rows, np.float32)
+
+    def encode_texts(self, texts):
+        self.texts += len(texts)
+        return np.array(
+            [[len(t), t.count("t"), t.count("1"), t.count("a"), 1, -1] for t in texts], np.float32
+        )
+
+
+def run_build(output, monkeypatch, *, teacher=None, kind="fake/teacher", **changes):
+    """Runs the real build with the made-up source; returns (folder, teacher)."""
+    teacher = teacher or FakeTeacher()
+    monkeypatch.setitem(sources.SOURCES, "made_up", MadeUp())
+    monkeypatch.setattr(teachers, "load_teacher", lambda *args, **kwargs: teacher)
+    options = {"points": POINTS, "views": 2, "image_size": 8, "workers": 1} | changes
+    options = build.Options(source="made_up", input=output, output=output, teacher=kind, **options)
+    return build.build(options), teacher

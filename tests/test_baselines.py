@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Chance, majority, the histogram floor and the ceiling."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from held_out_example import CHAIR, LAMP, TABLE, held_out, record, records
+
+from mrd_jax import evaluators
+from mrd_jax.data import source
+from mrd_jax.evaluators import baselines, floor
+
+GREY = (102, 102, 102)
+
+
+def test_chance_is_the_share_of_classes_that_may_be_named():
+    got = baselines.chance(held_out())
+    assert got.metrics["top1"] == got.metrics["mean_per_class"] == 1 / 3
+    assert got.metrics["top3"] == got.metrics["top5"] == 1.0
+    assert (got.metrics["count"], got.metrics["classes"]) == (4, 3)
+    assert got.correct is None
+
+
+@pytest.mark.parametrize(
+    ("train_labels", "top1"),
+    [
+        # Chairs are 2 of the 4 labelled test shapes, tables and lamps 1 each.
+        ([0, 0, 1, 2, -1, -1, -1], 2 / 4),
+        ([2, 2, 0], 1 / 4),
+        # A draw goes to the first class, so that the figure is not 0 by the rule of ties.
+        ([1, 2], 1 / 4),
+    ],
+)
+def test_majority_names_the_most_frequent_training_class(train_labels, top1):
+    got = baselines.majority(held_out(), train_labels=np.array(train_labels))
+    assert got.metrics["top1"] == top1
+
+
+def test_majority_goes_on_with_the_next_frequent_classes():
+    split = dataclasses.replace(held_out(), labels=np.array([2, 2, 2, 2, 2]))
+    got = baselines.majority(split, train_labels=np.array([0, 0, 0, 2, 2, 1]))
+    np.testing.assert_array_equal(got.correct, np.zeros(5))
+    assert got.metrics["top3"] == 1.0
+
+
+def test_the_ceiling_is_the_teacher_on_the_pictures():
+    got = baselines.ceiling(held_out())
+    # The desk's views are half chair, half table: a tie is wrong. The others are right.
+    np.testing.assert_array_equal(got.correct, [True, True, False, True])
+    assert "points_to_text/recall@1" in got.retrieval
+    assert not [key for key in got.retrieval if "image" in key]
+
+
+def test_histograms_count_points_where_they_are():
+    # Half of the points at one corner of the box, half at the opposite one, in turns.
+    xyz = np.array([[-0.5, -0.5, -0.5], [0.5, 0.5, 0.5]] * 10)
+    shape, colour = floor.describe(xyz, np.tile(GREY, (20, 1)))
+    half = np.sqrt(0.5)
+    occupancy, stretched = shape[:512].reshape(8, 8, 8), shape[512:637].reshape(5, 5, 5)
+    for grid in (occupancy, stretched):
+        want = np.zeros(grid.shape)
+        want[0, 0, 0] = want[-1, -1, -1] = half
+        np.testing.assert_allclose(grid, want, rtol=1e-6)
+    profile = shape[637:653]
+    np.testing.assert_allclose(profile[[0, -1]], np.sqrt(0.5 / 3), rtol=1e-6)
+    rings = shape[685:973].reshape(12, 24)
+    # Both at radius 0.707, heights -0.5 and 0.5 of -1..1.
+    np.testing.assert_allclose(rings[8, [6, 18]], half, rtol=1e-6)
+    assert np.count_nonzero(rings) == 2
+    # Point i is paired with point i + 10, which is at the same corner: distance 0.
+    np.testing.assert_array_equal(shape[973:1005], np.eye(32)[0])
+    np.testing.assert_allclose(shape[1005:], np.full(3, 1 / np.sqrt(3)), rtol=1e-6)
+    # Grey 0.4 lies in the second of four bins and the second of three.
+    assert colour[:64].reshape(4, 4, 4)[1, 1, 1] == 1.0
+    by_height = colour[64:].reshape(4, 3, 3, 3)
+    np.testing.assert_allclose(by_height[[0, 3], 1, 1, 1], half, rtol=1e-6)
+
+
+def test_proportions_are_kept_in_the_cube_and_lost_in_the_stretched_box():
+    rng = np.random.default_rng(0)
+    rgb = np.tile(GREY, (4_000, 1))
+    cube = rng.uniform(-0.5, 0.5, size=(4_000, 3))
+    plate = cube * [1, 1, 0.1]
+    first, second = floor.describe(cube, rgb)[0], floor.describe(plate, rgb)[0]
+    assert np.sum((first[:512] - second[:512]) ** 2) > 0.5
+    np.testing.assert_allclose(first[512:637], second[512:637], atol=1e-6)
+
+
+def test_a_flat_cloud_has_histograms():
+    flat = np.zeros((16, 3))
+    flat[:, 0] = np.linspace(-1, 1, 16)
+    shape, colour = floor.describe(flat, np.zeros((16, 3), np.uint8))
+    assert np.all(np.isfinite(shape)) and np.all(np.isfinite(colour))
+
+
+def test_kernel_ridge_solves_the_regularised_equations():
+    rng = np.random.default_rng(1)
+    kernel, queries = np.cov(rng.normal(size=(6, 20))), rng.normal(size=(2, 6))
+    targets = rng.normal(size=(6, 3))
+    got = floor._ridge(kernel, targets, queries, ridge=0.3)
+    weights = np.linalg.inv(kernel + 0.3 * np.eye(6)) @ (targets - targets.mean(axis=0))
+    np.testing.assert_allclose(got, queries @ weights + targets.mean(axis=0), rtol=1e-9)
+
+
+def cloud(kind, rng):
+    """A plate, a pole or a ball of 256 points: what tables, lamps and chairs are here."""
+    points = rng.normal(size=(256, 3)) * {"plate": (1, 1, 0.1), "pole": (0.1, 0.1, 1)}.get(kind, 1)
+    return points / np.linalg.norm(points, axis=1).max(), np.tile(GREY, (256, 1))
+
+
+def histograms(kinds, *, seed):
+    rng = np.random.default_rng(seed)
+    shape, colour = zip(*(floor.describe(*cloud(kind, rng)) for kind in kinds), strict=True)
+    return floor.Histograms(np.stack(shape), np.stack(colour))
+
+
+KINDS = ("ball", "plate", "pole")
+
+
+def test_the_floor_learns_names_from_shapes_alone():
+    labels = np.tile(np.arange(3), 8)
+    fit = floor.fit(
+        histograms([KINDS[label] for label in labels], seed=2),
+        targets=np.eye(3)[labels],
+        labels=labels,
+        class_features=np.eye(3),
+        queries=histograms(KINDS, seed=3),
+    )
+    np.testing.assert_array_equal(np.argmax(fit.embeddings, axis=1), [0, 1, 2])
+    assert fit.reciprocal_rank == 1.0
+
+
+def test_the_floor_chooses_the_settings_that_predict_left_out_shapes(monkeypatch):
+    # The class is told by colour only, so a colour weight of 0 cannot win.
+    monkeypatch.setattr(floor, "WIDTHS", (1.0,))
+    monkeypatch.setattr(floor, "RIDGES", (0.1,))
+    labels = np.tile([0, 1], 10)
+    balls = histograms(["ball"] * 20, seed=4)
+    red_or_blue = np.eye(2, dtype=np.float32)[labels]
+    train = floor.Histograms(balls.shape, red_or_blue)
+    fit = floor.fit(
+        train, targets=np.eye(2)[labels], labels=labels, class_features=np.eye(2), queries=train
+    )
+    assert fit.settings.colour_weight > 0
+
+
+def test_the_queries_take_no_part_in_the_choice():
+    labels = np.tile(np.arange(3), 4)
+    arguments = {
+        "targets": np.eye(3)[labels],
+        "labels": labels,
+        "class_features": np.eye(3),
+    }
+    train = histograms([KINDS[label] for label in labels], seed=5)
+    first = floor.fit(train, queries=histograms(KINDS, seed=6), **arguments)
+    second = floor.fit(train, queries=histograms(["ball"], seed=7), **arguments)
+    assert first.settings == second.settings
+    assert first.reciprocal_rank == second.reciprocal_rank
+
+
+def test_the_floor_needs_a_labelled_training_shape():
+    train = histograms(["ball"] * 5, seed=8)
+    with pytest.raises(ValueError, match="5 training shapes, 0 with a class"):
+        floor.fit(
+            train,
+            targets=np.ones((5, 3)),
+            labels=np.full(5, -1),
+            class_features=np.eye(3),
+            queries=train,
+        )
+
+
+@pytest.fixture
+def dataset(tmp_path, monkeypatch):
+    """A dataset folder in which chairs are balls, tables plates and lamps poles."""
+    folder = tmp_path / "evaluation"
+    folder.mkdir()
+    (folder / "classes.json").write_text(json.dumps(["chair", "table", "lamp"]))
+    np.save(folder / "class_features.npy", np.eye(3, dtype=np.float32))
+    (folder / "unseen_names.json").write_text("[]")
+    rng = np.random.default_rng(9)
+
+    def with_points(row):
+        xyz, rgb = cloud(KINDS[row["label"]], rng)
+        return row | {"xyz": xyz, "rgb": rgb}
+
+    train = [
+        record(name, label=label, feature=feature)
+        for name, label, feature in (("Stool", 0, CHAIR), ("Desk", 1, TABLE), ("Torch", 2, LAMP))
+        for _ in range(6)
+    ]
+    splits = {
+        "train": [with_points(row) for row in train],
+        "test": [with_points(row) for row in records()],
+    }
+    monkeypatch.setattr(source, "open_split", lambda directory, split: splits[split])
+    return tmp_path
+
+
+def test_every_baseline_is_measured_on_a_dataset(dataset):
+    lines = baselines.measure(dataset, held_out=evaluators.load_held_out(dataset))
+    assert [line.name for line in lines] == ["chance", "majority", "floor", "ceiling"]
+    _, majority, fitted, _ = lines
+    assert majority.metrics["top1"] == 2 / 4
+    assert fitted.metrics["top1"] == 1.0
+    assert "5-fold cross-validation on the training split: width" in fitted.summary
+
+
+def test_the_floor_fits_large_training_splits_on_a_part(dataset, monkeypatch):
+    monkeypatch.setattr(baselines, "MAX_FLOOR_SHAPES", 12)
+    seen = []
+    whole = floor.fit
+    monkeypatch.setattr(
+        floor, "fit", lambda train, **rest: seen.append(len(train.shape)) or whole(train, **rest)
+    )
+    baselines.measure(dataset, held_out=evaluators.load_held_out(dataset))
+    assert seen == [12]
+
+
+def test_the_command_prints_a_table(dataset, capsys):
+    baselines.main(["--data", str(dataset)])
+    printed = capsys.readouterr().out
+    assert "zero-shot, % of 4 shapes in 3 classes" in printed
+    assert "majority   50.0" in printed
+
+
+def test_the_command_prints_json(dataset, capsys):
+    baselines.main(["--data", str(dataset), "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["floor"]["top1"] == 1.0
+    assert printed["ceiling"]["retrieval"]["points_to_text/queries"] == 5

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Accuracy, retrieval and paired tests on matrices that can be checked by eye."""
+
+import math
+
+import numpy as np
+import pytest
+
+from mrd_jax.evaluators import metrics, statistics
+
+# Rows are shapes; the true classes are 0, 1, 2, 1.
+SCORES = np.array(
+    [
+        [0.9, 0.1, 0.5, 0.2],  # true class first
+        [0.9, 0.1, 0.5, 0.2],  # true class last
+        [0.9, 0.1, 0.5, 0.2],  # true class second
+        [0.3, 0.7, 0.1, 0.7],  # true class shares the first place
+    ]
+)
+LABELS = np.array([0, 1, 2, 1])
+
+
+def test_the_rank_of_a_label_counts_tied_classes_before_it():
+    np.testing.assert_array_equal(metrics.label_ranks(SCORES, labels=LABELS), [1, 4, 2, 2])
+
+
+@pytest.mark.parametrize(("k", "share"), [(1, 0.25), (2, 0.75), (3, 0.75), (4, 1.0)])
+def test_topk_accuracy_is_the_share_within_k_places(k, share):
+    assert metrics.topk_accuracy(SCORES, labels=LABELS, k=k) == share
+
+
+def test_a_model_with_equal_scores_gets_nothing():
+    assert metrics.topk_accuracy(np.ones((5, 6)), labels=np.arange(5), k=5) == 0.0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_score_that_is_not_finite_is_an_error_that_names_the_row(bad):
+    scores = SCORES.copy()
+    scores[2, 1] = bad
+    with pytest.raises(ValueError, match="first is row 2"):
+        metrics.label_ranks(scores, labels=LABELS)
+
+
+def test_an_unknown_class_is_an_error():
+    with pytest.raises(ValueError, match="labels run from -1 to 2"):
+        metrics.label_ranks(SCORES, labels=np.array([0, -1, 2, 1]))
+
+
+def test_mean_per_class_weighs_a_rare_class_like_a_frequent_one():
+    correct = np.array([True, True, True, False, True])
+    labels = np.array([0, 0, 0, 0, 7])
+    # Class 0: 3 of 4; class 7: 1 of 1.
+    assert metrics.mean_per_class(correct, labels=labels) == (0.75 + 1.0) / 2
+
+
+def test_confusion_has_true_classes_in_rows():
+    table = metrics.confusion(np.array([1, 1, 0, 2]), labels=np.array([0, 0, 0, 2]), classes=3)
+    np.testing.assert_array_equal(table, [[1, 2, 0], [0, 0, 0], [0, 0, 1]])
+
+
+def test_confusion_refuses_a_class_out_of_range():
+    with pytest.raises(ValueError, match="predicted has values from 0 to 3"):
+        metrics.confusion(np.array([0, 3]), labels=np.array([0, 1]), classes=3)
+
+
+def test_normalise_leaves_a_row_of_zeros():
+    got = metrics.normalise(np.array([[3, 4], [0, 0]], dtype=np.float16))
+    np.testing.assert_allclose(got, [[0.6, 0.8], [0, 0]], rtol=1e-6)
+    assert got.dtype == np.float32
+
+
+def at_angles(*degrees):
+    """Unit vectors in the plane: their order by cosine to angle 0 is their order by angle."""
+    radians = np.deg2rad(degrees)
+    return np.stack([np.cos(radians), np.sin(radians)], axis=1)
+
+
+def test_the_first_of_several_right_answers_counts():
+    # From angle 0, the gallery is met in the order 10, 20, 30, 40 degrees.
+    gallery = at_angles(40, 20, 10, 30)
+    groups = np.array([5, 5, 1, 2])
+    ranks = metrics.retrieval_ranks(
+        at_angles(0, 0, 0), gallery, query_groups=np.array([5, 1, 2]), gallery_groups=groups
+    )
+    np.testing.assert_array_equal(ranks, [2, 1, 3])
+
+
+def test_wrong_answers_that_tie_come_first_and_right_ones_do_not():
+    gallery = at_angles(25, 25, 25, 25)
+    groups = np.array([0, 0, 1, 2])
+    ranks = metrics.retrieval_ranks(
+        at_angles(0, 0), gallery, query_groups=np.array([0, 1]), gallery_groups=groups
+    )
+    # Two strangers tie with group 0, three with group 1.
+    np.testing.assert_array_equal(ranks, [3, 4])
+
+
+def test_a_collapsed_model_gets_the_last_place_and_not_the_luck_of_rounding():
+    rng = np.random.default_rng(0)
+    same = np.tile(rng.normal(size=384), (40, 1)) * (1 + 1e-7 * rng.normal(size=(40, 1)))
+    images = rng.normal(size=(40, 384))
+    own = np.arange(40)
+    ranks = metrics.retrieval_ranks(images, same, query_groups=own, gallery_groups=own)
+    np.testing.assert_array_equal(ranks, np.full(40, 40))
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64])
+def test_retrieval_in_chunks_equals_a_slow_loop(chunk):
+    rng = np.random.default_rng(1)
+    queries, gallery = rng.normal(size=(20, 3)), rng.normal(size=(33, 3))
+    query_groups, gallery_groups = rng.integers(5, size=20), rng.integers(5, size=33)
+    want = []
+    for query, group in zip(queries, query_groups, strict=True):
+        cosines = [
+            (query @ item / math.hypot(*query) / math.hypot(*item), other == group)
+            for item, other in zip(gallery, gallery_groups, strict=True)
+        ]
+        order = sorted(cosines, reverse=True)
+        want.append(1 + next(place for place, (_, right) in enumerate(order) if right))
+    got = metrics.retrieval_ranks(
+        queries,
+        gallery,
+        query_groups=query_groups,
+        gallery_groups=gallery_groups,
+        chunk=chunk,
+    )
+    np.testing.assert_array_equal(got, want)
+
+
+def test_a_query_without_a_right_answer_is_an_error():
+    with pytest.raises(ValueError, match="first is row 1 of group 9"):
+        metrics.retrieval_ranks(
+            at_angles(0, 1),
+            at_angles(2),
+            query_groups=np.array([3, 9]),
+            gallery_groups=np.array([3]),
+        )
+
+
+def test_recall_needs_a_query():
+    with pytest.raises(ValueError, match="at least one query"):
+        metrics.recall_at(np.array([]), k=1)
+
+
+def test_mcnemar_is_the_sign_test_of_the_disagreements():
+    # First alone right 5 times, second alone once, both or neither 4 times.
+    first = np.array([1, 1, 1, 1, 1, 0, 1, 1, 0, 0], dtype=bool)
+    second = np.array([0, 0, 0, 0, 0, 1, 1, 1, 0, 0], dtype=bool)
+    got = statistics.mcnemar([first], [second])
+    # Two-sided: twice the chance of at most one head in six throws, (1 + 6) / 64.
+    assert got == statistics.Comparison(10, 5, 1, pytest.approx(2 * 7 / 64))
+
+
+def test_mcnemar_pools_folds_by_adding_disagreements():
+    whole = statistics.mcnemar([np.array([1, 1, 1, 0])], [np.array([0, 0, 0, 1])])
+    folds = statistics.mcnemar(
+        [np.array([1, 1]), np.array([1, 0])], [np.array([0, 0]), np.array([0, 1])]
+    )
+    assert folds == whole
+
+
+def test_models_that_never_disagree_are_not_told_apart():
+    same = np.array([True, False])
+    assert statistics.mcnemar([same], [same]).p_value == 1.0
+
+
+def test_mcnemar_refuses_folds_of_different_length():
+    with pytest.raises(ValueError, match="the same shapes"):
+        statistics.mcnemar([np.ones(3)], [np.ones(4)])
+
+
+@pytest.mark.parametrize(("successes", "count"), [(0, 10), (36, 134), (10, 10)])
+def test_the_wilson_interval_solves_its_equation(successes, count):
+    # Both ends p satisfy (share - p)^2 = z^2 p (1 - p) / count, with z of the normal distribution.
+    z = 1.959963984540054
+    share = successes / count
+    low, high = statistics.wilson_interval(successes, count=count)
+    for p in (low, high):
+        assert (share - p) ** 2 == pytest.approx(z**2 * p * (1 - p) / count, abs=1e-12)
+    assert 0 <= low <= share <= high <= 1
+    assert high - low > 0.05
+
+
+def test_the_wilson_interval_refuses_more_successes_than_trials():
+    with pytest.raises(ValueError, match="5 successes of 4"):
+        statistics.wilson_interval(5, count=4)

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Zero-shot accuracy and the held-out split it is measured on."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from held_out_example import CHAIR, LAMP, TABLE, held_out, record, records
+
+from mrd_jax import evaluators
+from mrd_jax.data import source
+from mrd_jax.evaluators import results, zero_shot
+
+# One embedding per shape: right, second best, right, third best, and the unlabelled one.
+EMBEDDINGS = np.stack(
+    [
+        3 * CHAIR + 0.1 * TABLE,
+        1 * CHAIR + 2 * TABLE,
+        TABLE + 0.5 * LAMP,
+        3 * CHAIR + 2 * TABLE + LAMP,
+        LAMP,
+    ]
+)
+
+
+def test_accuracy_counts_labelled_shapes_only():
+    assert zero_shot.zero_shot(EMBEDDINGS, held_out()) == {
+        "top1": 2 / 4,
+        "top3": 1.0,
+        "top5": 1.0,
+        # chair 1 of 2, table 1 of 1, lamp 0 of 1.
+        "mean_per_class": pytest.approx((0.5 + 1 + 0) / 3),
+        "count": 4,
+        "classes": 3,
+    }
+
+
+def test_the_length_of_an_embedding_does_not_matter():
+    lengths = np.array([[0.1], [10], [3], [1000], [1]])
+    assert zero_shot.zero_shot(lengths * EMBEDDINGS, held_out()) == zero_shot.zero_shot(
+        EMBEDDINGS, held_out()
+    )
+
+
+def test_embeddings_of_another_size_are_refused():
+    with pytest.raises(ValueError, match=r"\(4, 3\): expected \(5, 3\)"):
+        zero_shot.zero_shot(EMBEDDINGS[:4], held_out())
+
+
+def test_a_split_without_classes_is_refused():
+    unlabelled = dataclasses.replace(held_out(), labels=np.full(5, -1))
+    with pytest.raises(ValueError, match="no held-out shape has a known class"):
+        zero_shot.zero_shot(EMBEDDINGS, unlabelled)
+
+
+def test_predictions_come_best_first_with_their_scores():
+    best = zero_shot.predictions(np.array([[0.1, 0.9, 0.5], [0.2, 0.2, 0.1]]), top=2)
+    np.testing.assert_array_equal(best.classes, [[1, 2], [0, 1]])
+    np.testing.assert_array_equal(best.scores, [[0.9, 0.5], [0.2, 0.2]])
+
+
+def test_a_result_says_which_shapes_were_right():
+    line = results.from_embeddings(EMBEDDINGS, name=results.STUDENT, held_out=held_out())
+    np.testing.assert_array_equal(line.correct, [True, False, True, False])
+    assert line.metrics["top1"] == line.correct.mean()
+    assert line.retrieval["points_to_text/queries"] == 5
+
+
+def test_the_student_is_compared_with_every_method_that_answers_shape_by_shape():
+    student = results.from_embeddings(EMBEDDINGS, name=results.STUDENT, held_out=held_out())
+    ceiling = results.from_embeddings(
+        held_out().image_features, name="ceiling", held_out=held_out()
+    )
+    chance = results.Result("chance", "", {"top1": 1 / 3})
+    compared = results.compare_with_student([chance, student, ceiling])
+    assert list(compared) == ["ceiling"]
+    # Right: student 0 and 2; pictures 0, 1 and 3. The desk's views are half chair, half table: a
+    # tie, and a tie is wrong.
+    assert (compared["ceiling"].only_first, compared["ceiling"].only_second) == (1, 2)
+
+
+def test_the_image_feature_is_the_mean_of_unit_views():
+    # Views of length 2 and 5 count the same.
+    np.testing.assert_allclose(held_out().image_features[2], [0.5, 0.5, 0])
+
+
+def test_a_name_that_occurs_twice_is_one_text():
+    split = held_out()
+    assert split.text_names == ("Stool", "Desk", "Torch", "Thing")
+    np.testing.assert_array_equal(split.name_index, [0, 0, 1, 2, 3])
+    np.testing.assert_array_equal(split.text_features[:3], [CHAIR, TABLE, LAMP])
+
+
+def test_unseen_marks_the_listed_shapes():
+    np.testing.assert_array_equal(held_out().unseen, [False, False, True, True, False])
+
+
+def test_a_shape_may_lack_views_and_a_name():
+    split = held_out(rows=[record("", label=0, feature=CHAIR, views=[]), *records()])
+    np.testing.assert_array_equal(split.image_features[0], np.zeros(3))
+    assert split.name_index[0] == -1
+
+
+def test_an_unknown_label_is_refused():
+    with pytest.raises(ValueError, match="labels run from 0 to 3: expected -1 to 2"):
+        held_out(rows=[*records()[:1], record("Odd", label=3, feature=LAMP)])
+
+
+@pytest.fixture
+def dataset(tmp_path, monkeypatch):
+    """A folder with the evaluation files, whose splits are the example's records."""
+    folder = tmp_path / "evaluation"
+    folder.mkdir()
+    (folder / "classes.json").write_text(json.dumps(["chair", "table", "lamp"]))
+    np.save(folder / "class_features.npy", 2 * np.stack([CHAIR, TABLE, LAMP]))
+    (folder / "unseen_names.json").write_text(json.dumps(["d", "t"]))
+    splits = {"test": records(), "train": [record("Stool", label=0, feature=CHAIR)]}
+    monkeypatch.setattr(source, "open_split", lambda directory, split: splits[split])
+    return tmp_path
+
+
+def test_a_split_is_loaded_with_its_evaluation_files(dataset):
+    got, want = evaluators.load_held_out(dataset), held_out()
+    for field in dataclasses.fields(evaluators.HeldOut):
+        if field.name != "pictures":
+            np.testing.assert_array_equal(getattr(got, field.name), getattr(want, field.name))
+    assert got.pictures[0] == dataset / "evaluation" / "pictures" / "Stool.jpg"
+
+
+def test_the_training_split_can_be_loaded_for_neighbours(dataset):
+    assert evaluators.load_held_out(dataset, "train").ids == ("shop#Stool",)
+
+
+def test_a_missing_file_says_where_it_comes_from(dataset):
+    (dataset / "evaluation" / "class_features.npy").unlink()
+    with pytest.raises(FileNotFoundError, match="class_features.npy is missing.*data_prep.build"):
+        evaluators.load_held_out(dataset)
+
+
+def test_an_unseen_id_that_is_not_in_the_split_is_an_error(dataset):
+    (dataset / "evaluation" / "unseen_names.json").write_text(json.dumps(["d", "gone"]))
+    with pytest.raises(ValueError, match="1 ids are not in the split, such as 'gone'"):
+        evaluators.load_held_out(dataset)
+
+
+def test_classes_and_their_features_must_agree(dataset):
+    np.save(dataset / "evaluation" / "class_features.npy", np.eye(3)[:2])
+    with pytest.raises(ValueError, match=r"shape \(2, 3\), classes.json 3 names"):
+        evaluators.load_held_out(dataset)
