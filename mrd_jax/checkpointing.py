@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A workdir belongs to one run: its config, its data, its checkpoints, and how it resumes."""
+
+import json
+from typing import Any
+
+import orbax.checkpoint as ocp
+from etils import epath
+from ml_collections import ConfigDict
+
+# Fields that may differ between the start of a run and its continuation, because the result does
+# not depend on them (`spmd` up to float rounding). Everything else may not.
+NEUTRAL_FIELDS = frozenset(
+    {
+        "checkpoint_every",
+        "checkpoints_kept",
+        "data.cache",
+        "data.directory",
+        "eval_every",
+        "log_every",
+        "model.remat",
+        "spmd",
+    }
+)
+
+
+class WorkdirMismatchError(ValueError):
+    """The workdir holds a run of another config or other data."""
+
+
+def flatten(config: ConfigDict | dict, prefix: str = "") -> dict[str, Any]:
+    """Nested fields as {"loss.relation": "similarity", ...}, values as JSON gives them back."""
+    if isinstance(config, ConfigDict):
+        config = json.loads(config.to_json())
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+class Checkpoints:
+    """The checkpoints of one run and the identity they must keep.
+
+    A checkpoint holds the state (whose step is also the position in the data stream), the config
+    and the data set's fingerprint. Saving is asynchronous and atomic: a folder of a step appears
+    only when it is whole.
+    """
+
+    def __init__(self, workdir: str, *, config: ConfigDict, fingerprint: str):
+        """Opens or creates the workdir.
+
+        Args:
+          workdir: folder of the run; created where absent.
+          config: of the run.
+          fingerprint: of the data set, see `mrd_jax.data.source.fingerprint`.
+
+        Raises:
+          WorkdirMismatchError: the workdir was started with other settings or other data.
+        """
+        self._workdir = epath.Path(workdir)
+        self._identity = {"config": json.loads(config.to_json()), "data": fingerprint}
+        self._claim()
+        self._manager = ocp.CheckpointManager(
+            (self._workdir / "checkpoints").absolute(),
+            options=ocp.CheckpointManagerOptions(max_to_keep=config.checkpoints_kept),
+        )
+
+    def _claim(self) -> None:
+        """Writes the run's identity into a new workdir, or compares it with the one there."""
+        path = self._workdir / "run.json"
+        if not path.exists():
+            self._workdir.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(self._identity, indent=1))
+            return
+        there = json.loads(path.read_text())
+        found, wanted = flatten(there["config"]), flatten(self._identity["config"])
+        lines = [
+            f"  config.{name}: {found.get(name, 'absent')!r} there, "
+            f"{wanted.get(name, 'absent')!r} now"
+            for name in sorted(found.keys() | wanted.keys())
+            if name not in NEUTRAL_FIELDS and found.get(name) != wanted.get(name)
+        ]
+        if there["data"] != self._identity["data"]:
+            lines.append(f"  data set: {there['data']} there, {self._identity['data']} now")
+        if lines:
+            raise WorkdirMismatchError(
+                f"{self._workdir} holds a run that differs:\n" + "\n".join(lines) + "\n"
+                "Choose another --workdir, or restore these settings to continue that run."
+            )
+
+    def latest_step(self) -> int | None:
+        """Newest complete checkpoint; None in a new workdir."""
+        return self._manager.latest_step()
+
+    def save(self, state: Any, *, step: int) -> None:
+        """Starts saving; returns once the device arrays may be donated again."""
+        if step == self.latest_step():
+            return
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(self._identity)
+            ),
+        )
+
+    def restore(self, target: Any) -> Any:
+        """Reads the newest checkpoint into the shapes, types and shardings of `target`.
+
+        Raises:
+          FileNotFoundError: no checkpoint in the workdir.
+        """
+        step = self.latest_step()
+        if step is None:
+            raise FileNotFoundError(
+                f"no checkpoint in {self._workdir / 'checkpoints'}; train with --mode train first"
+            )
+        restored = self._manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        )
+        return restored["state"]
+
+    def close(self) -> None:
+        """Waits for unfinished saves."""
+        self._manager.wait_until_finished()
+        self._manager.close()

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a student's variables to its figures on the held-out split."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from absl import logging
+from ml_collections import FrozenConfigDict
+
+from mrd_jax import report, step
+from mrd_jax.data import source
+from mrd_jax.evaluators import baselines, held_out, results, retrieval, zero_shot
+
+if TYPE_CHECKING:
+    from mrd_jax import train
+
+
+class Evaluator:
+    """Embeds the held-out split with whatever variables it is given, and measures.
+
+    The teacher's side of the split is read once; points are read at every evaluation, since a
+    split may be larger than memory.
+    """
+
+    def __init__(self, run: "train.Run"):
+        """Opens the split that `config.data` names.
+
+        Args:
+          run: what the config built.
+        """
+        self._run = run
+        self.config = run.config
+        self.held_out = held_out.load_held_out(
+            run.config.data.directory, run.config.data.test_split
+        )
+        self._body = run.runner.embed(
+            functools.partial(step.embed_step, model=run.model, config=run.config)
+        )
+
+    def embed(self, variables: dict[str, Any], *, split: str) -> np.ndarray:
+        """Embeds every record of a split, over all devices of all processes.
+
+        Args:
+          variables: of the student, on the devices.
+          split: of the data set.
+
+        Returns:
+          [records, dim] float32, unit norm, in the order of the split.
+        """
+        records = source.open_split(self.config.data.directory, split)
+        rows = [
+            self._run.runner.gather(self._body(variables, self._run.runner.place_batch(batch)))
+            for batch in self._batches(records)
+        ]
+        return np.concatenate(rows)[: len(records)]
+
+    def run(self, variables: dict[str, Any]) -> dict[str, float]:
+        """Zero-shot and retrieval figures of the held-out split, as `test/...` metrics."""
+        embeddings = self.embed(variables, split=self.config.data.test_split)
+        values = zero_shot.zero_shot(embeddings, self.held_out)
+        found = retrieval.retrieval(embeddings, self.held_out)
+        return {f"test/{name}": value for name, value in values.items()} | {
+            f"test/retrieval/{name}": value for name, value in found.items()
+        }
+
+    def _batches(self, records: source.RecordSource) -> Iterator[dict[str, np.ndarray]]:
+        """This process's rows of each global batch; the last one repeats its last record."""
+        size = self.config.batch_size
+        local = size // jax.process_count()
+        for start in range(jax.process_index() * local, len(records) + size - 1, size):
+            if start - jax.process_index() * local >= len(records):
+                return
+            rows = [records[min(i, len(records) - 1)] for i in range(start, start + local)]
+            yield {name: np.stack([row[name] for row in rows]) for name in ("xyz", "rgb")}
+
+
+def write_results(evaluator: Evaluator, variables: dict[str, Any], *, workdir: str) -> None:
+    """Evaluates once more and writes the table, `results.json` and `report.html`.
+
+    Every process embeds; process 0 writes.
+
+    Args:
+      evaluator: of the run.
+      variables: of the student, on the devices.
+      workdir: of the run.
+    """
+    data = evaluator.config.data
+    embeddings = {
+        split: evaluator.embed(variables, split=split)
+        for split in (data.test_split, data.train_split)
+    }
+    if jax.process_index() != 0:
+        return
+    folder = pathlib.Path(workdir)
+    lines = baselines.measure(
+        data.directory,
+        held_out=evaluator.held_out,
+        train_split=data.train_split,
+        test_split=data.test_split,
+    )
+    student = results.from_embeddings(
+        embeddings[data.test_split],
+        name=results.STUDENT,
+        held_out=evaluator.held_out,
+        summary="the trained 3D encoder, from points alone",
+    )
+    # Above the ceiling, which the baselines end with.
+    lines.insert(-1, student)
+    (folder / "results.json").write_text(json.dumps(as_json(lines, evaluator.config), indent=1))
+    page = report.write_report(
+        folder,
+        held_out=evaluator.held_out,
+        embeddings=embeddings[data.test_split],
+        results=lines,
+        gallery=held_out.load_held_out(data.directory, data.train_split),
+        gallery_embeddings=embeddings[data.train_split],
+    )
+    print(report.format_table(lines))
+    logging.info("wrote %s and %s", folder / "results.json", page)
+
+
+def as_json(lines: Sequence[results.Result], config: FrozenConfigDict) -> dict[str, Any]:
+    """The results file: what every method reached, shape by shape, and the config it belongs to.
+
+    Args:
+      lines: of the table.
+      config: of the run.
+
+    Returns:
+      {"config": ..., "results": [{"name", "summary", "metrics", "correct", "retrieval"}, ...]}.
+    """
+    return {
+        "config": json.loads(config.to_json()),
+        "results": [
+            dataclasses.asdict(line)
+            | {"correct": None if line.correct is None else line.correct.tolist()}
+            for line in lines
+        ],
+    }

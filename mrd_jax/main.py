@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Command line: flags -> config -> train or evaluate.
+
+Kept short on purpose; what it calls can be imported and tested.
+"""
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from mrd_jax import train
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/x.py.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; an unfinished one continues.")
+_MODE = flags.DEFINE_enum(
+    "mode",
+    "train",
+    ["train", "eval"],
+    "Train, then evaluate; or evaluate the newest checkpoint.",
+)
+_MULTIHOST = flags.DEFINE_bool(
+    "multihost", False, "Join the other hosts of a pod before the first computation."
+)
+
+
+def main(argv: list[str]) -> None:
+    """Runs one experiment."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}; every option starts with --")
+    if _MULTIHOST.value:
+        jax.distributed.initialize()
+    logging.set_verbosity(logging.INFO)
+    logging.info(
+        "process %d of %d, %d local devices: %s",
+        jax.process_index(),
+        jax.process_count(),
+        jax.local_device_count(),
+        jax.devices()[0].device_kind,
+    )
+    run = {"train": train.train_and_evaluate, "eval": train.evaluate}[_MODE.value]
+    run(_CONFIG.value, _WORKDIR.value)
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(main)

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which points form a group: sampling of centres and neighbour search, as pure functions.
+
+Every function takes one cloud `[points, 3]` or any number of leading batch axes, computes in
+float32, and returns int32 indices. Indices carry no gradient.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+# Hits of a ball query are kept as bits of unsigned words of this many.
+WORD = 32
+
+
+def farthest_point_sample(
+    xyz: jax.Array, count: int, *, skip_squared_norm: float | None = None
+) -> jax.Array:
+    """Choose points one by one, each the farthest from those already chosen.
+
+    Starts at index 0 and resolves ties to the lowest index, so the result is a function of the
+    cloud alone. Distances live on a `[batch, points]` plane; nothing of size
+    `[batch, count, points]` exists.
+
+    Args:
+      xyz: [batch, points, 3] or [points, 3].
+      count: number of points to choose; at most `points`.
+      skip_squared_norm: points whose squared norm is at most this are never chosen, save index 0
+        (Uni3D's CUDA sampler: 1e-3). None skips nothing (OpenShape).
+
+    Returns:
+      [batch, count] or [count] indices in the order of choice.
+
+    Raises:
+      ValueError: if `count` is not between 1 and the number of points.
+    """
+    points = _number_of_points(xyz)
+    if not 1 <= count <= points:
+        raise ValueError(f"cannot choose {count} of {points} points; use 1 to {points}")
+    xyz = jax.lax.stop_gradient(xyz.astype(jnp.float32))
+    planes = [xyz[..., axis] for axis in range(3)]
+    lane = jax.lax.broadcasted_iota(jnp.int32, planes[0].shape, planes[0].ndim - 1)
+    distance = jnp.full(planes[0].shape, jnp.inf)
+    if skip_squared_norm is not None:
+        squared_norm = sum(plane * plane for plane in planes)
+        distance = jnp.where(squared_norm <= skip_squared_norm, -1.0, distance)
+
+    def choose(carry, _):
+        distance, chosen = carry
+        gap = [
+            plane - jnp.take_along_axis(plane, chosen[..., None], axis=-1, mode="clip")
+            for plane in planes
+        ]
+        distance = jnp.minimum(distance, sum(axis * axis for axis in gap))
+        # A maximum and a minimum vectorise on CPU and TPU; argmax carries pairs and does not.
+        farthest = jnp.max(distance, axis=-1, keepdims=True)
+        following = jnp.min(jnp.where(distance == farthest, lane, points), axis=-1)
+        return (distance, following), chosen
+
+    first = jnp.zeros(planes[0].shape[:-1], jnp.int32)
+    _, chosen = jax.lax.scan(choose, (distance, first), length=count)
+    return jnp.moveaxis(chosen, 0, -1)
+
+
+def ball_query(xyz: jax.Array, centres: jax.Array, *, radius: float, count: int) -> jax.Array:
+    """Return the first `count` points, by ascending index, within `radius` of each centre.
+
+    The boundary belongs to the ball (float32). A ball with fewer points is filled up with its
+    first one, an empty ball with index 0 (as PointNet++ and OpenShape do). Instead of sorting,
+    hits become bits of words; the k-th hit is found from running counts of words, then inside its
+    word. Exact, whatever the number of hits.
+
+    Args:
+      xyz: [batch, points, 3] or [points, 3].
+      centres: [batch, groups, 3] or [groups, 3].
+      radius: in the units of `xyz`.
+      count: points per group.
+
+    Returns:
+      [batch, groups, count] or [groups, count] indices.
+    """
+    words = _hit_words(xyz, centres, radius=radius)  # [batch, groups, words]
+    hits = jax.lax.population_count(words).astype(jnp.int32)
+    running = jnp.cumsum(hits, axis=-1)
+    wanted = jnp.arange(count, dtype=jnp.int32)
+    wanted = jnp.where(wanted < running[..., -1:], wanted, 0)  # [batch, groups, count]
+    # The first word whose running count exceeds `wanted` holds that hit.
+    search = functools.partial(jnp.searchsorted, side="right", method="scan_unrolled")
+    for _ in range(running.ndim - 1):
+        search = jax.vmap(search)
+    word = search(running, wanted).astype(jnp.int32)
+    rank = wanted - jnp.take_along_axis(running - hits, word, axis=-1, mode="clip")
+    bits = jnp.take_along_axis(words, word, axis=-1, mode="clip")
+    index = word * WORD + _position_of_set_bit(bits, rank)
+    return jnp.where(running[..., -1:] > 0, index, 0)
+
+
+def knn(xyz: jax.Array, centres: jax.Array, *, count: int) -> jax.Array:
+    """Return the `count` nearest points of each centre, nearest first; ties to the lowest index.
+
+    Args:
+      xyz: [batch, points, 3] or [points, 3].
+      centres: [batch, groups, 3] or [groups, 3].
+      count: neighbours per centre; at most `points`.
+
+    Returns:
+      [batch, groups, count] or [groups, count] indices.
+
+    Raises:
+      ValueError: if `count` is not between 1 and the number of points.
+    """
+    points = _number_of_points(xyz)
+    if not 1 <= count <= points:
+        raise ValueError(f"cannot take {count} neighbours of {points} points; use 1 to {points}")
+    _, index = jax.lax.top_k(-_squared_distances(xyz, centres), count)
+    return index.astype(jnp.int32)
+
+
+def gather(values: jax.Array, index: jax.Array) -> jax.Array:
+    """Pick rows of every cloud.
+
+    Args:
+      values: [batch, points, channels] or [points, channels].
+      index: [batch, ...] or [...], indices into `points`.
+
+    Returns:
+      [batch, ..., channels] or [..., channels].
+    """
+
+    def pick(rows, positions):
+        return rows.at[positions].get(mode="clip")
+
+    for _ in range(values.ndim - 2):
+        pick = jax.vmap(pick)
+    return pick(jnp.asarray(values), index)
+
+
+def _number_of_points(xyz: jax.Array) -> int:
+    if xyz.ndim < 2 or xyz.shape[-1] != 3:
+        raise ValueError(f"points must be [batch, points, 3] or [points, 3], not {xyz.shape}")
+    return xyz.shape[-2]
+
+
+def _squared_distances(xyz: jax.Array, centres: jax.Array) -> jax.Array:
+    """Squared distances [batch, groups, points], from differences: exact zeros stay zero."""
+    _number_of_points(xyz)
+    xyz = jax.lax.stop_gradient(xyz.astype(jnp.float32))
+    centres = jax.lax.stop_gradient(centres.astype(jnp.float32))
+    gap = [xyz[..., None, :, axis] - centres[..., :, None, axis] for axis in range(3)]
+    return sum(axis * axis for axis in gap)
+
+
+def _hit_words(xyz: jax.Array, centres: jax.Array, *, radius: float) -> jax.Array:
+    """Bit masks [batch, groups, words] of the points inside each ball, lowest index lowest bit."""
+    padding = -_number_of_points(xyz) % WORD
+    widths = [(0, 0)] * (xyz.ndim - 2) + [(0, padding), (0, 0)]
+    padded = jnp.pad(xyz.astype(jnp.float32), widths, constant_values=jnp.inf)  # never inside
+    inside = _squared_distances(padded, centres) <= jnp.float32(radius * radius)
+    inside = inside.reshape(*inside.shape[:-1], -1, WORD)
+    bit = jnp.uint32(1) << jax.lax.broadcasted_iota(jnp.uint32, (WORD,), 0)
+    return jnp.sum(jnp.where(inside, bit, jnp.uint32(0)), axis=-1, dtype=jnp.uint32)
+
+
+def _position_of_set_bit(bits: jax.Array, rank: jax.Array) -> jax.Array:
+    """Position of the set bit number `rank` (from 0) of each word, by halving."""
+    position = jnp.zeros_like(rank)
+    for half in (16, 8, 4, 2, 1):
+        below = jax.lax.population_count(bits & jnp.uint32((1 << half) - 1)).astype(jnp.int32)
+        upper = rank >= below
+        rank = jnp.where(upper, rank - below, rank)
+        bits = jnp.where(upper, bits >> half, bits)
+        position = jnp.where(upper, position + half, position)
+    return position

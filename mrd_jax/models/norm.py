@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Linear map with batch norm folded into it, statistics shared by all devices."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+# PyTorch's defaults, which the released checkpoints were trained with.
+EPSILON = 1e-5
+MOMENTUM = 0.9
+# Uniform in +-1/sqrt(fan_in): the peers' starting point (torch.nn.Linear and torch.nn.Conv).
+KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class NormedDense(nn.Module):
+    """`relu(batch_norm(x @ kernel + bias))` without ever forming the normalised product.
+
+    The statistics of `x @ kernel` follow from the first two moments of `x`:
+    mean = E[x] kernel and variance = kernel^T Cov[x] kernel. So the norm becomes a factor and an
+    offset of the kernel's columns, known before the product is taken. A maximum over consecutive
+    rows commutes with norm and ReLU once columns of negative scale are negated, so with `pool`
+    both act on the pooled rows only.
+
+    Attributes:
+      features: columns of the result.
+      dtype: of the product; moments and statistics are float32.
+      pool: maximum over this many consecutive rows; None keeps every row.
+    """
+
+    features: int
+    dtype: jax.typing.DTypeLike = jnp.float32
+    pool: int | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, axis_name: str | None = None) -> jax.Array:
+        """Apply the layer.
+
+        Args:
+          x: [rows, channels].
+          train: normalise by the batch and update `batch_stats`, else use the running statistics.
+          axis_name: device axis that the rows are split over (equally); None for one device.
+
+        Returns:
+          [rows, features], or [rows / pool, features].
+        """
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", KERNEL_INIT, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape[1:])
+        scale = self.param("scale", nn.initializers.ones, shape[1:])
+        shift = self.param("shift", nn.initializers.zeros, shape[1:])
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape[1:])
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape[1:])
+
+        x = x.astype(self.dtype)
+        mean, var = running_mean.value - bias, running_var.value
+        if train:
+            mean, var, count = product_statistics(x, kernel, axis_name=axis_name)
+            if not self.is_initializing():
+                unbiased = var * (count / max(count - 1, 1))
+                running_mean.value = MOMENTUM * running_mean.value + (1 - MOMENTUM) * (mean + bias)
+                running_var.value = MOMENTUM * running_var.value + (1 - MOMENTUM) * unbiased
+        # The bias cancels against the mean of the batch; only the running mean contains it.
+        factor = scale * jax.lax.rsqrt(var + EPSILON)
+        offset = shift - mean * factor
+        if self.pool is None:
+            product = x @ (kernel * factor).astype(self.dtype)
+            return nn.relu(product + offset.astype(self.dtype))
+        sign = jnp.where(scale < 0, -1.0, 1.0)
+        product = x @ (kernel * sign).astype(self.dtype)
+        pooled = jnp.max(product.reshape(-1, self.pool, self.features), axis=1)
+        pooled = pooled.astype(jnp.float32) * jnp.abs(factor) + offset
+        return nn.relu(pooled).astype(self.dtype)
+
+
+def product_statistics(
+    x: jax.Array, kernel: jax.Array, *, axis_name: str | None = None
+) -> tuple[jax.Array, jax.Array, int]:
+    """Mean and biased variance of the columns of `x @ kernel`, from the moments of `x`.
+
+    Args:
+      x: [rows, channels].
+      kernel: [channels, features].
+      axis_name: device axis that the rows are split over (equally); None for one device.
+
+    Returns:
+      Mean [features], variance [features], and the number of rows on all devices.
+    """
+    rows = x.shape[0]
+    moments = jnp.sum(x, axis=0, dtype=jnp.float32) / rows, _second_moment(x) / rows
+    if axis_name is not None:
+        moments = jax.lax.pmean(moments, axis_name)
+        rows *= jax.lax.axis_size(axis_name)
+    first, second = moments
+    covariance = second - jnp.outer(first, first)
+    highest = jax.lax.Precision.HIGHEST
+    mean = jnp.matmul(first, kernel, precision=highest)
+    var = jnp.sum(kernel * jnp.matmul(covariance, kernel, precision=highest), axis=0)
+    return mean, jnp.maximum(var, 0.0), rows
+
+
+@jax.custom_vjp
+def _second_moment(x: jax.Array) -> jax.Array:
+    """Gram matrix `x^T x` in float32; its own gradient, since autodiff takes two products."""
+    return jax.lax.dot_general(
+        x,
+        x,
+        (((0,), (0,)), ((), ())),
+        precision=jax.lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
+    )
+
+
+def _second_moment_fwd(x):
+    return _second_moment(x), x
+
+
+def _second_moment_bwd(x, gradient):
+    return (x @ (gradient + gradient.T).astype(x.dtype),)
+
+
+_second_moment.defvjp(_second_moment_fwd, _second_moment_bwd)

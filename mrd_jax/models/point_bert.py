@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OpenShape's point patch transformer ("PointBERT"): coloured points to one embedding."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mrd_jax.models import grouping, norm, tokenizer, transformer
+
+_FIELDS = ("dim", "depth", "heads", "mlp_dim", "sa_dim", "groups", "radius", "group_size")
+# Sizes of the released models (github.com/Colin97/OpenShape_code).
+SCALINGS = {
+    number: dict(zip(_FIELDS, sizes, strict=True))
+    for number, sizes in {
+        1: (256, 6, 4, 1024, 96, 64, 0.4, 256),
+        2: (512, 6, 8, 1024, 128, 64, 0.4, 256),
+        3: (512, 12, 8, 1024, 128, 128, 0.35, 128),
+        4: (512, 12, 8, 1536, 256, 384, 0.2, 64),
+        5: (768, 12, 12, 2304, 256, 512, 0.2, 64),
+        6: (768, 24, 12, 3072, 256, 512, 0.2, 64),
+    }.items()
+}
+
+
+class PointBert(nn.Module):
+    """Tokens of local groups and a learned first token, through a transformer.
+
+    There is no position embedding (positions enter with the points) and no norm at the end: the
+    projection acts on the first token as it leaves the last block.
+
+    Attributes:
+      dim: width of the tokens.
+      depth: number of transformer blocks.
+      heads: attention heads, each of width dim / heads.
+      mlp_dim: hidden width of the MLPs.
+      sa_dim: width of a group before it is lifted to `dim`.
+      groups: number of groups.
+      radius: of a group, in the units of the points.
+      group_size: points per group.
+      out_dim: length of the embedding.
+      dtype: of the activations; parameters, norms and softmax are float32.
+      remat: recompute blocks and tokenizer in the backward pass.
+      patch_dropout: share of groups left out in training.
+      scan: loop over the blocks rather than unroll them.
+    """
+
+    dim: int
+    depth: int
+    heads: int
+    mlp_dim: int
+    sa_dim: int
+    groups: int
+    radius: float
+    group_size: int
+    out_dim: int
+    dtype: jax.typing.DTypeLike = jnp.float32
+    remat: bool = False
+    patch_dropout: float = 0.0
+    scan: bool = True
+
+    @nn.compact
+    def __call__(
+        self,
+        xyz: jax.Array,
+        rgb: jax.Array,
+        train: bool = False,
+        axis_name: str | None = None,
+        keys: jax.Array | None = None,
+    ) -> jax.Array:
+        """Embed clouds.
+
+        Args:
+          xyz: [local_batch, points, 3], in the unit sphere, z up.
+          rgb: [local_batch, points, 3], from 0 to 1.
+          train: batch norm by the batch (apply with mutable=["batch_stats"]) and patch dropout.
+          axis_name: device axis over which batch norm's statistics are shared; None for one device.
+          keys: [local_batch] random keys, one per sample; needed for patch dropout only.
+
+        Returns:
+          [local_batch, out_dim] float32, before normalisation.
+
+        Raises:
+          ValueError: if the clouds have fewer points than there are groups, or keys are missing.
+        """
+        xyz = xyz.astype(jnp.float32)
+        index = grouping.farthest_point_sample(xyz, self.groups)
+        if train and self.patch_dropout > 0:
+            if keys is None:
+                raise ValueError(
+                    f"patch_dropout={self.patch_dropout} needs keys=[local_batch] in training"
+                )
+            # Before the tokenizer, so that nothing is computed for a group that is dropped.
+            index = keep_groups(index, share=1 - self.patch_dropout, keys=keys)
+        centres = grouping.gather(xyz, index)
+
+        groups = tokenizer.group_points(
+            xyz, rgb, centres, radius=self.radius, group_size=self.group_size
+        )
+        encode = tokenizer.SetAbstraction
+        if self.remat:
+            encode = nn.remat(encode, static_argnums=(2, 3))  # train, axis_name
+        features = encode(self.sa_dim, self.dtype, name="tokenizer")(groups, train, axis_name)
+
+        x = jnp.concatenate([centres.astype(self.dtype), features], axis=-1)
+        x = nn.Dense(self.dim, dtype=self.dtype, kernel_init=norm.KERNEL_INIT, name="lift")(x)
+        x = transformer.layer_normalisation(dtype=self.dtype, name="lift_norm")(x)
+        first = self.param("cls_token", nn.initializers.normal(1.0), (self.dim,))
+        first = jnp.broadcast_to(first.astype(self.dtype), (x.shape[0], 1, self.dim))
+        x = transformer.Transformer(
+            self.depth,
+            self.heads,
+            self.mlp_dim,
+            dtype=self.dtype,
+            remat=self.remat,
+            scan=self.scan,
+            name="transformer",
+        )(jnp.concatenate([first, x], axis=1))
+        projection = nn.Dense(
+            self.out_dim, dtype=self.dtype, kernel_init=norm.KERNEL_INIT, name="projection"
+        )
+        return projection(x).astype(jnp.float32)
+
+
+def keep_groups(index: jax.Array, *, share: float, keys: jax.Array) -> jax.Array:
+    """Keep a random subset of every sample's groups, of a size fixed by shapes alone.
+
+    Args:
+      index: [local_batch, groups].
+      share: of the groups to keep; at least one group stays.
+      keys: [local_batch] random keys: a sample's subset depends on its own key only.
+
+    Returns:
+      [local_batch, round(share * groups)], in the order of `index`.
+    """
+    groups = index.shape[-1]
+    kept = max(1, round(share * groups))
+
+    def keep(sample, key):
+        return sample[jnp.sort(jax.random.permutation(key, groups)[:kept])]
+
+    return jax.vmap(keep)(index, keys)

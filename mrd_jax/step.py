@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bodies that run on every device: one optimizer step, and embedding.
+
+Both are pure functions of their arguments. `axis_name` names the axis that the batch is split
+over; None means that this device holds all of it, which is the reference for every other count.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from mrd_jax import losses
+from mrd_jax.data import augment
+from mrd_jax.data import batch as batches
+from mrd_jax.state import TrainState
+
+Metrics = dict[str, jax.Array]
+
+
+def psum(tree: Any, axis_name: str | None) -> Any:
+    """Sums over devices; the identity where there is only one."""
+    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+
+def loss_and_gradients(
+    state: TrainState,
+    batch: dict[str, jax.Array],
+    *,
+    model: nn.Module,
+    config: ConfigDict,
+    axis_name: str | None = None,
+) -> tuple[Any, Metrics, Any]:
+    """Gradients of the global loss, its parts, and the new batch-norm statistics.
+
+    Each device differentiates its own share of the loss; `all_gather` and the synchronised batch
+    norm carry gradients across devices, and the sum over devices comes last, here.
+
+    Args:
+      state: replicated.
+      batch: this device's rows, see `mrd_jax.data.batch`.
+      model: the student.
+      config: of the whole run.
+      axis_name: axis that the batch is split over; None for one device.
+
+    Returns:
+      Gradients like `state.params`, scalar parts of the loss, statistics like `state.batch_stats`;
+      the same on every device.
+    """
+    keys = batches.sample_keys(config.seed, batch["index"], batch["epoch"])
+    augment_keys, model_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
+    xyz, rgb = augment.augment(
+        batch, config.augment, keys=augment_keys, num_points=config.model.points
+    )
+
+    def share_of_loss(params: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
+        points, updates = model.apply(
+            {"params": params["student"], "batch_stats": state.batch_stats},
+            xyz,
+            rgb,
+            train=True,
+            axis_name=axis_name,
+            keys=model_keys,
+            mutable=["batch_stats"],
+        )
+        embeddings = {
+            "points": points,
+            "log_scale": params["loss"]["log_scale"],
+            **{name: batch[name] for name in ("image", "text", "has_image", "has_text")},
+        }
+        loss, parts = losses.mrd_loss(embeddings, params["loss"], config.loss, axis_name=axis_name)
+        return loss, (parts, updates["batch_stats"])
+
+    gradients, (parts, batch_stats) = jax.grad(share_of_loss, has_aux=True)(state.params)
+    gradients, parts = psum((gradients, parts), axis_name)
+    return gradients, parts, batch_stats
+
+
+def train_step(
+    state: TrainState,
+    batch: dict[str, jax.Array],
+    *,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    config: ConfigDict,
+    axis_name: str | None = None,
+) -> tuple[TrainState, Metrics]:
+    """One update from one global batch; arguments as for `loss_and_gradients`.
+
+    Returns:
+      The next state and scalar metrics, the same on every device.
+    """
+    gradients, parts, batch_stats = loss_and_gradients(
+        state, batch, model=model, config=config, axis_name=axis_name
+    )
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    # CLIP bounds the parameter itself: a bound inside the loss alone would leave it stuck outside.
+    params["loss"]["log_scale"] = jnp.minimum(
+        params["loss"]["log_scale"], config.loss.log_scale_max
+    )
+    metrics = {
+        **parts,
+        **losses.mixing_weights(state.params["loss"], config.loss),
+        "scale": jnp.exp(state.params["loss"]["log_scale"]),
+        "grad_norm": optax.tree.norm(gradients),
+    }
+    if "student_log_temperature" in state.params["loss"]:
+        metrics["student_temperature"] = jnp.exp(state.params["loss"]["student_log_temperature"])
+    return state.replace(
+        step=state.step + 1,
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        ema=moving_average(state.ema, params["student"], config.optimizer.ema_decay, state.step),
+    ), metrics
+
+
+def moving_average(ema: Any, params: Any, decay: float, step: jax.Array) -> Any:
+    """Exponential moving average that starts as a plain mean, so early steps do not linger.
+
+    The weight of the past is min(decay, (1 + step) / (10 + step)), as in TensorFlow's
+    `ExponentialMovingAverage` with a step count.
+    """
+    if ema is None:
+        return None
+    step = step.astype(jnp.float32)
+    decay = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, params)
+
+
+def embed_step(
+    variables: dict[str, Any],
+    batch: dict[str, jax.Array],
+    *,
+    model: nn.Module,
+    config: ConfigDict,
+) -> jax.Array:
+    """Unit embeddings of this device's rows, without augmentation.
+
+    Returns:
+      [local_batch, dim] float32.
+    """
+    xyz, rgb = augment.plain(batch, num_points=config.model.points)
+    points = model.apply(variables, xyz, rgb).astype(jnp.float32)
+    return points / jnp.linalg.norm(points, axis=-1, keepdims=True)

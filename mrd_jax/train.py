@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds a run from its config, and the training loop, whose order is a law."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import optax
+from absl import logging
+from flax import linen as nn
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from mrd_jax import checkpointing, evaluation, metrics, models, sharding, step
+from mrd_jax import optimizer as optimizers
+from mrd_jax import state as states
+from mrd_jax.data import loader, source
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a config builds: everything but the state and the data."""
+
+    config: FrozenConfigDict
+    model: nn.Module
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    runner: sharding.Runner
+
+    def initial_state(self) -> states.TrainState:
+        """A new state, on every device."""
+        state = states.create_state(self.config, model=self.model, optimizer=self.optimizer)
+        return self.runner.place_state(state)
+
+    def train_step(self) -> Any:
+        """The compiled step: (state, placed batch) -> (state, metrics)."""
+        return self.runner.train(
+            functools.partial(
+                step.train_step,
+                model=self.model,
+                optimizer=self.optimizer,
+                config=self.config,
+                axis_name=sharding.AXIS,
+            )
+        )
+
+
+def build_run(config: ConfigDict, *, devices: Sequence[jax.Device] | None = None) -> Run:
+    """Checks the config and builds what does not depend on data.
+
+    Args:
+      config: of the run.
+      devices: of the run; every device by default.
+
+    Raises:
+      ValueError: naming the field and the values that do not fit.
+    """
+    if config.model.out_dim != config.teacher.dim:
+        raise ValueError(
+            f"config.model.out_dim is {config.model.out_dim} and config.teacher.dim is "
+            f"{config.teacher.dim}; the student's embedding must be as long as the teacher's"
+        )
+    if config.model.points > config.data.points:
+        raise ValueError(
+            f"config.model.points is {config.model.points}, but config.data.points gives only "
+            f"{config.data.points} per record; lower the first or prepare more points"
+        )
+    return Run(
+        config=FrozenConfigDict(config),
+        model=models.build_model(config.model),
+        optimizer=optimizers.build_optimizer(config.optimizer, total_steps=config.total_steps),
+        schedule=optimizers.learning_rate_schedule(
+            config.optimizer, total_steps=config.total_steps
+        ),
+        runner=sharding.make_runner(config.spmd, batch_size=config.batch_size, devices=devices),
+    )
+
+
+def train_and_evaluate(
+    config: ConfigDict, workdir: str, *, devices: Sequence[jax.Device] | None = None
+) -> None:
+    """Trains to the end, continuing what the workdir holds, then evaluates and reports.
+
+    Args:
+      config: of the run.
+      workdir: its folder.
+      devices: of the run; every device by default.
+
+    Raises:
+      ValueError: config, data set and workdir do not fit together.
+    """
+    run = build_run(config, devices=devices)
+    records, checkpoints = open_run(config, workdir)
+    evaluator = evaluation.Evaluator(run)
+    state = run.initial_state()
+    if checkpoints.latest_step() is not None:
+        state = checkpoints.restore(state)
+        logging.info("continuing %s at step %d", workdir, int(state.step))
+    writer = None
+    if jax.process_index() == 0:
+        writer = metrics.MetricWriter(workdir, start_step=int(state.step))
+    try:
+        state = _loop(run, state, records, checkpoints, evaluator, writer)
+    finally:
+        checkpoints.close()
+        if writer:
+            writer.close()
+    if jax.process_index() == 0:
+        evaluation.write_results(evaluator, state.variables(), workdir=workdir)
+
+
+def evaluate(
+    config: ConfigDict, workdir: str, *, devices: Sequence[jax.Device] | None = None
+) -> None:
+    """Evaluates the newest checkpoint of a workdir and writes its table and report.
+
+    Args:
+      config: of the run.
+      workdir: its folder.
+      devices: to evaluate on; every device by default.
+
+    Raises:
+      FileNotFoundError: the workdir has no checkpoint.
+      ValueError: config, data set and workdir do not fit together.
+    """
+    run = build_run(config, devices=devices)
+    _, checkpoints = open_run(config, workdir)
+    try:
+        state = checkpoints.restore(run.initial_state())
+    finally:
+        checkpoints.close()
+    evaluator = evaluation.Evaluator(run)
+    evaluation.write_results(evaluator, state.variables(), workdir=workdir)
+
+
+def open_run(
+    config: ConfigDict, workdir: str
+) -> tuple[source.RecordSource, checkpointing.Checkpoints]:
+    """The training records and the workdir, both checked against the config."""
+    metadata = source.read_metadata(config.data.directory)
+    source.check_metadata(metadata, config)
+    records = source.open_split(
+        config.data.directory, config.data.train_split, cache=config.data.cache
+    )
+    checkpoints = checkpointing.Checkpoints(
+        workdir, config=config, fingerprint=source.fingerprint(metadata)
+    )
+    return records, checkpoints
+
+
+def _loop(
+    run: Run,
+    state: states.TrainState,
+    records: source.RecordSource,
+    checkpoints: checkpointing.Checkpoints,
+    evaluator: evaluation.Evaluator,
+    writer: metrics.MetricWriter | None,
+) -> states.TrainState:
+    """Runs the steps that are left.
+
+    The order is a law: evaluate, save, only then take the next batch. What is saved at step s is
+    then exactly what a run stopped at s would hold, and batch s is the first one to come after it.
+    """
+    config, start = run.config, int(state.step)
+    stream = loader.train_stream(
+        records,
+        config,
+        start_step=start,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        device_count=jax.device_count(),
+    )
+    train_step = run.train_step()
+    stopwatch = metrics.Stopwatch()
+    in_flight = None
+    for s in range(start, config.total_steps):
+        # Evaluated and saved already if the run has just been restored at s.
+        if s > start:
+            if _evaluate_and_save(s, config, state, checkpoints, evaluator, writer):
+                stopwatch.restart()
+
+        asked = time.perf_counter()
+        batch = next(stream)
+        stopwatch.step(waited=time.perf_counter() - asked)
+        state, values = train_step(state, run.runner.place_batch(batch))
+
+        # The host stays one step ahead of the devices, not more: batches in flight take memory.
+        jax.block_until_ready(values if in_flight is None else in_flight)
+        if in_flight is None:
+            logging.info("compiled the step in %.0f s", time.perf_counter() - asked)
+            stopwatch.restart()
+        in_flight = values
+        if (s + 1) % config.log_every == 0 or s + 1 == config.total_steps:
+            # The only transfer from the devices in this loop.
+            line = {f"train/{name}": float(x) for name, x in jax.device_get(values).items()}
+            line["train/learning_rate"] = float(run.schedule(s))
+            line |= stopwatch.lap(batch_size=config.batch_size)
+            if writer:
+                writer.write(s + 1, line)
+                logging.info("%s", metrics.progress_line(s + 1, config.total_steps, line))
+    if start < config.total_steps:
+        _evaluate_and_save(config.total_steps, config, state, checkpoints, evaluator, writer)
+    return state
+
+
+def _evaluate_and_save(
+    s: int,
+    config: FrozenConfigDict,
+    state: states.TrainState,
+    checkpoints: checkpointing.Checkpoints,
+    evaluator: evaluation.Evaluator,
+    writer: metrics.MetricWriter | None,
+) -> bool:
+    """Does what is due at step s, and says whether anything was; the last step owes everything."""
+    last = s == config.total_steps
+    evaluates = last or s % config.eval_every == 0
+    saves = last or s % config.checkpoint_every == 0
+    if evaluates:
+        values = evaluator.run(state.variables())
+        if writer:
+            writer.write(s, values)
+            logging.info("step %d: test top-1 %.1f%%", s, 100 * values["test/top1"])
+    if saves:
+        checkpoints.save(state, step=s)
+    return evaluates or saves

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A workdir belongs to one run, and gives back what was saved."""
+
+import json
+
+import jax.numpy as jnp
+import pytest
+from tiny import assert_trees_equal, tiny_config
+
+from mrd_jax import checkpointing
+
+
+def open_workdir(folder, config, fingerprint="data-1"):
+    return checkpointing.Checkpoints(str(folder), config=config, fingerprint=fingerprint)
+
+
+def test_the_newest_checkpoint_comes_back_bit_for_bit(tmp_path):
+    checkpoints = open_workdir(tmp_path, tiny_config())
+    states = {s: {"w": jnp.arange(5.0) * s, "n": jnp.int32(s)} for s in (1, 2, 3)}
+    for s, tree in states.items():
+        checkpoints.save(tree, step=s)
+    checkpoints.close()
+    again = open_workdir(tmp_path, tiny_config())
+    assert again.latest_step() == 3
+    assert_trees_equal(again.restore(states[1]), states[3])
+    again.close()
+
+
+def test_a_new_workdir_has_nothing_to_restore(tmp_path):
+    checkpoints = open_workdir(tmp_path, tiny_config())
+    assert checkpoints.latest_step() is None
+    with pytest.raises(FileNotFoundError, match="--mode train"):
+        checkpoints.restore({})
+    checkpoints.close()
+
+
+def test_another_config_is_refused_naming_every_field_and_both_values(tmp_path):
+    open_workdir(tmp_path, tiny_config()).close()
+    other = tiny_config(loss__lambda_intra=0.25, seed=7)
+    with pytest.raises(checkpointing.WorkdirMismatchError) as error:
+        open_workdir(tmp_path, other)
+    assert "config.loss.lambda_intra: 1.0 there, 0.25 now" in str(error.value)
+    assert "config.seed: 0 there, 7 now" in str(error.value)
+    assert "batch_size" not in str(error.value)
+
+
+def test_other_data_is_refused(tmp_path):
+    open_workdir(tmp_path, tiny_config()).close()
+    with pytest.raises(checkpointing.WorkdirMismatchError, match="data-1 there, data-2 now"):
+        open_workdir(tmp_path, tiny_config(), fingerprint="data-2")
+
+
+@pytest.mark.parametrize("field", sorted(checkpointing.NEUTRAL_FIELDS))
+def test_a_field_that_cannot_change_the_result_may_change(tmp_path, field):
+    open_workdir(tmp_path, tiny_config()).close()
+    value = checkpointing.flatten(tiny_config())[field]
+    changed = {bool: True, int: 77, str: "shard_map"}[type(value)]
+    other = tiny_config()
+    other.update_from_flattened_dict({field: changed})
+    assert checkpointing.flatten(other)[field] != value
+    open_workdir(tmp_path, other).close()
+
+
+def test_a_field_added_since_is_named(tmp_path):
+    open_workdir(tmp_path, tiny_config()).close()
+    path = tmp_path / "run.json"
+    there = json.loads(path.read_text())
+    del there["config"]["loss"]["mix"]
+    path.write_text(json.dumps(there))
+    with pytest.raises(checkpointing.WorkdirMismatchError, match="config.loss.mix: 'absent' there"):
+        open_workdir(tmp_path, tiny_config())

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sampling and neighbour search equal brute-force loops, ties and duplicates included."""
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from mrd_jax.models import grouping
+
+FIXTURE = pathlib.Path(__file__).parent / "fixtures" / "geometry_edge.npz"
+
+
+@pytest.fixture(scope="module")
+def edge():
+    with np.load(FIXTURE) as archive:
+        return dict(archive)
+
+
+def squared_distance(cloud, point):
+    gap = cloud - point
+    return gap[:, 0] ** 2 + gap[:, 1] ** 2 + gap[:, 2] ** 2
+
+
+def slow_farthest_points(cloud, count):
+    chosen, distance = [0], np.full(len(cloud), np.inf)
+    while len(chosen) < count:
+        distance = np.minimum(distance, squared_distance(cloud, cloud[chosen[-1]]))
+        chosen.append(int(np.argmax(distance)))  # numpy's argmax is the lowest index
+    return chosen
+
+
+def slow_ball_query(cloud, centres, radius, count):
+    groups = []
+    for centre in centres:
+        hits = np.flatnonzero(squared_distance(cloud, centre) <= np.float32(radius * radius))
+        hits = hits if len(hits) else np.array([0])
+        groups.append([hits[k] if k < len(hits) else hits[0] for k in range(count)])
+    return groups
+
+
+def slow_knn(cloud, centres, count):
+    return [np.argsort(squared_distance(cloud, c), kind="stable")[:count] for c in centres]
+
+
+def lattice(seed, shape, steps=16):
+    """Points on a binary lattice: float32 distances are exact and ties are common."""
+    return np.random.default_rng(seed).integers(-steps, steps + 1, shape).astype(np.float32) / steps
+
+
+@pytest.mark.parametrize("points", [33, 64, 200])
+def test_farthest_points_equal_the_loop(points):
+    clouds = lattice(0, (3, points, 3))
+    got = grouping.farthest_point_sample(clouds, 20)
+    want = [slow_farthest_points(cloud, 20) for cloud in clouds]
+    np.testing.assert_array_equal(got, want)
+    assert got.dtype == np.int32
+
+
+def test_farthest_points_of_a_cloud_of_duplicates_repeat_the_first():
+    cloud = np.ones((40, 3), np.float32)
+    np.testing.assert_array_equal(grouping.farthest_point_sample(cloud, 5), np.zeros(5))
+
+
+def test_ties_of_the_farthest_point_go_to_the_lowest_index():
+    cloud = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 1]], np.float32)
+    np.testing.assert_array_equal(grouping.farthest_point_sample(cloud, 4), [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["grid_ties", "few_unique", "all_near_origin", "first_near_origin", "skip_matters", "n_1000",
+     "npoint_eq_n"],
+)  # fmt: skip
+def test_farthest_points_match_the_peers(edge, case):
+    cloud = edge[f"fps/{case}/xyz"]
+    plain, skipping = edge[f"fps/{case}/dgl_start0"], edge[f"fps/{case}/pointnet2_lowest_ties"]
+    got = grouping.farthest_point_sample(cloud, len(plain))
+    np.testing.assert_array_equal(got, plain)
+    got = grouping.farthest_point_sample(cloud, len(plain), skip_squared_norm=1e-3)
+    np.testing.assert_array_equal(got, skipping)
+
+
+@pytest.mark.parametrize("count", [0, 9])
+def test_an_impossible_number_of_farthest_points_is_refused(count):
+    with pytest.raises(ValueError, match=f"{count} of 8 points"):
+        grouping.farthest_point_sample(np.zeros((8, 3), np.float32), count)
+
+
+def test_a_cloud_without_three_coordinates_is_refused():
+    with pytest.raises(ValueError, match=r"\(8, 6\)"):
+        grouping.farthest_point_sample(np.zeros((8, 6), np.float32), 2)
+
+
+# One short word, exactly one word, several words with and without a remainder.
+@pytest.mark.parametrize("points", [20, 32, 128, 333])
+@pytest.mark.parametrize("count", [1, 7, 40])
+def test_ball_query_equals_the_loop(points, count):
+    clouds, centres = lattice(1, (2, points, 3), steps=4), lattice(2, (2, 9, 3), steps=4)
+    got = grouping.ball_query(clouds, centres, radius=0.5, count=count)
+    want = [
+        slow_ball_query(cloud, some, 0.5, count)
+        for cloud, some in zip(clouds, centres, strict=True)
+    ]
+    np.testing.assert_array_equal(got, want)
+
+
+def test_a_ball_takes_the_first_points_by_index_not_the_nearest():
+    cloud = np.array([[0.9, 0, 0], [0.1, 0, 0], [5, 0, 0], [0, 0, 0]], np.float32)
+    centre = np.zeros((1, 3), np.float32)
+    got = grouping.ball_query(cloud, centre, radius=1.0, count=2)
+    np.testing.assert_array_equal(got, [[0, 1]])
+
+
+def test_the_boundary_belongs_to_the_ball_and_short_balls_repeat_their_first_point():
+    cloud = np.array([[2, 0, 0], [0.5, 0, 0], [0, 0.5, 0]], np.float32)
+    centre = np.zeros((1, 3), np.float32)
+    got = grouping.ball_query(cloud, centre, radius=0.5, count=4)
+    np.testing.assert_array_equal(got, [[1, 2, 1, 1]])
+
+
+def test_an_empty_ball_is_filled_with_index_zero():
+    cloud = np.full((50, 3), 9, np.float32)
+    got = grouping.ball_query(cloud, np.zeros((2, 3), np.float32), radius=1.0, count=3)
+    np.testing.assert_array_equal(got, np.zeros((2, 3)))
+
+
+@pytest.mark.parametrize("case", ["boundary_r0.5", "boundary_r0.25_short", "cut_r0.5"])
+def test_ball_query_matches_the_peer(edge, case):
+    want = edge[f"ball/{case}/idx"]
+    radius = float(edge[f"ball/{case}/radius"])
+    got = grouping.ball_query(
+        edge["ball/xyz"], edge["ball/centres"], radius=radius, count=want.shape[1]
+    )
+    np.testing.assert_array_equal(got, want)
+
+
+def test_neighbours_equal_the_loop_nearest_first():
+    clouds, centres = lattice(3, (2, 150, 3), steps=4), lattice(4, (2, 9, 3), steps=4)
+    got = grouping.knn(clouds, centres, count=12)
+    want = [slow_knn(cloud, some, 12) for cloud, some in zip(clouds, centres, strict=True)]
+    np.testing.assert_array_equal(got, want)
+
+
+def test_neighbours_match_the_peer(edge):
+    got = grouping.knn(edge["knn/xyz"], edge["knn/centres"], count=int(edge["knn/k"]))
+    np.testing.assert_array_equal(np.sort(got), edge["knn/idx_sorted_by_index"])
+
+
+def test_more_neighbours_than_points_are_refused():
+    with pytest.raises(ValueError, match="9 neighbours of 8 points"):
+        grouping.knn(np.zeros((8, 3), np.float32), np.zeros((1, 3), np.float32), count=9)
+
+
+@pytest.mark.parametrize("leading", [(), (2,), (2, 3)])
+def test_gather_picks_rows_of_each_cloud(leading):
+    rng = np.random.default_rng(5)
+    values = rng.normal(size=(*leading, 10, 6)).astype(np.float32)
+    index = rng.integers(0, 10, (*leading, 4, 5))
+    got = np.asarray(grouping.gather(values, index)).reshape(-1, 4, 5, 6)
+    clouds, picks = values.reshape(-1, 10, 6), index.reshape(-1, 4, 5)
+    for cloud, pick, result in zip(clouds, picks, got, strict=True):
+        np.testing.assert_array_equal(result, cloud[pick])
+
+
+def test_one_cloud_and_a_batch_of_it_agree():
+    cloud = lattice(6, (100, 3))
+    chosen = grouping.farthest_point_sample(cloud, 8)
+    np.testing.assert_array_equal(grouping.farthest_point_sample(cloud[None], 8)[0], chosen)
+    centres = grouping.gather(cloud, chosen)
+    for search in (
+        lambda xyz, some: grouping.ball_query(xyz, some, radius=0.7, count=5),
+        lambda xyz, some: grouping.knn(xyz, some, count=5),
+    ):
+        np.testing.assert_array_equal(search(cloud[None], centres[None])[0], search(cloud, centres))
+
+
+def test_coordinates_keep_their_gradient_and_indices_have_none():
+    cloud = lattice(7, (60, 3))
+
+    def spread(xyz):
+        centres = grouping.gather(xyz, grouping.farthest_point_sample(xyz, 4))
+        index = grouping.ball_query(xyz, centres, radius=0.8, count=6)
+        return jax.numpy.sum(grouping.gather(xyz, index) ** 2)
+
+    centres = cloud[slow_farthest_points(cloud, 4)]
+    uses = np.bincount(np.ravel(slow_ball_query(cloud, centres, 0.8, 6)), minlength=60)
+    np.testing.assert_allclose(jax.grad(spread)(cloud), 2 * cloud * uses[:, None], rtol=1e-6)

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dependencies run one way."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# Package or module -> what it must not import.
+FORBIDDEN = {
+    "mrd_jax": ("data_prep", "configs", "benchmarks", "tests", "transformers", "torch", "trimesh"),
+    "data_prep": ("configs", "benchmarks", "tests"),
+    "mrd_jax/losses": ("mrd_jax.models", "mrd_jax.data", "mrd_jax.train", "mrd_jax.step"),
+    "mrd_jax/models": ("mrd_jax.losses", "mrd_jax.data", "mrd_jax.train", "mrd_jax.step"),
+    "mrd_jax/data": ("mrd_jax.losses", "mrd_jax.models", "mrd_jax.train", "mrd_jax.step"),
+    "mrd_jax/step.py": ("mrd_jax.train", "mrd_jax.sharding", "mrd_jax.evaluation"),
+    "mrd_jax/evaluators": ("mrd_jax.losses", "mrd_jax.models", "mrd_jax.train", "jax", "flax"),
+    "configs": ("mrd_jax", "data_prep"),
+}
+# The only packages outside mrd_jax.data that data_prep may use.
+DATA_PREP_MAY_USE = ("mrd_jax.data",)
+
+
+def imports(path):
+    """Names that a file imports, whether or not it needs them at run time."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def files(place):
+    path = ROOT / place
+    return [path] if path.suffix == ".py" else sorted(path.rglob("*.py"))
+
+
+@pytest.mark.parametrize("place", FORBIDDEN)
+def test_nothing_imports_against_the_stream(place):
+    found = files(place)
+    assert found, f"{place} has no Python files"
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in found
+        for name in imports(path)
+        for forbidden in FORBIDDEN[place]
+        if f"{name}.".startswith(f"{forbidden}.")
+    ]
+    assert not wrong
+
+
+def test_data_prep_shares_only_the_data_contract():
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in files("data_prep")
+        for name in imports(path)
+        if name.startswith("mrd_jax") and not name.startswith(DATA_PREP_MAY_USE)
+    ]
+    assert not wrong
+
+
+def test_only_the_teachers_import_transformers():
+    wrong = [
+        str(path.relative_to(ROOT))
+        for path in files("data_prep")
+        if any(name.split(".")[0] == "transformers" for name in imports(path))
+        and "teachers" not in path.parts
+    ]
+    assert not wrong

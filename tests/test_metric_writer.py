@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics reach the JSON lines and TensorBoard, and a resumed run leaves no line twice."""
+
+import json
+import struct
+
+import pytest
+from tensorboardX.proto import event_pb2
+
+from mrd_jax import metrics
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def write(folder, values, *, start_step=0):
+    writer = metrics.MetricWriter(str(folder), start_step=start_step)
+    for step, value in values.items():
+        writer.write(step, {"train/total": value})
+    writer.close()
+
+
+def scalars(folder):
+    """(step, tag, value) of every scalar in the event files, read by their record framing."""
+    found = []
+    for path in sorted((folder / "tensorboard").iterdir()):
+        data, at = path.read_bytes(), 0
+        while at < len(data):
+            (length,) = struct.unpack_from("<Q", data, at)
+            event = event_pb2.Event.FromString(data[at + 12 : at + 12 + length])
+            at += length + 16  # length, its checksum, the record, its checksum
+            found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+    return found
+
+
+def test_a_line_holds_its_step_and_values(tmp_path):
+    write(tmp_path, {1: 0.5, 2: 0.25})
+    assert lines(tmp_path) == [
+        {"step": 1, "train/total": 0.5},
+        {"step": 2, "train/total": 0.25},
+    ]
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path):
+    write(tmp_path, {1: 0.5, 2: 0.25})
+    assert scalars(tmp_path) == [(1, "train/total", 0.5), (2, "train/total", 0.25)]
+
+
+def test_lines_beyond_the_checkpoint_are_computed_again_not_kept(tmp_path):
+    write(tmp_path, {1: 1.0, 2: 2.0, 3: 3.0})
+    write(tmp_path, {3: 4.0}, start_step=2)
+    assert [(line["step"], line["train/total"]) for line in lines(tmp_path)] == [
+        (1, 1.0), (2, 2.0), (3, 4.0),
+    ]  # fmt: skip
+
+
+def test_a_line_cut_by_a_crash_is_dropped(tmp_path):
+    write(tmp_path, {1: 1.0})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "train/to')
+    write(tmp_path, {2: 2.0}, start_step=1)
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+
+
+def test_a_number_that_is_not_finite_stays_readable_json(tmp_path):
+    write(tmp_path, {1: float("nan")})
+    assert lines(tmp_path) == [{"step": 1, "train/total": "nan"}]
+
+
+def test_the_stopwatch_counts_steps_and_waiting(monkeypatch):
+    now = iter([0.0, 4.0, 4.0]).__next__
+    monkeypatch.setattr(metrics.time, "perf_counter", now)
+    stopwatch = metrics.Stopwatch()
+    for _ in range(2):
+        stopwatch.step(waited=0.5)
+    assert stopwatch.lap(batch_size=10) == pytest.approx(
+        {"train/samples_per_second": 5.0, "train/waiting_for_data": 0.25}
+    )
+
+
+def test_the_progress_line_shows_what_there_is():
+    line = metrics.progress_line(20, 600, {"train/total": 5.125, "train/learning_rate": 1e-3})
+    assert line == "step 20/600  loss 5.12  lr 0.001"

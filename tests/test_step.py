@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The step means the same on any number of devices, under either runner."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny import assert_trees_close, tiny_config
+
+from mrd_jax import models, sharding, state, step
+from mrd_jax.data import batch as batches
+
+CONFIG = tiny_config()
+MODEL = models.build_model(CONFIG.model)
+# Plain SGD whose state is the gradient it was given, so that one step shows both.
+SGD = optax.GradientTransformation(
+    init=lambda params: jax.tree.map(jnp.zeros_like, params),
+    update=lambda gradients, _, params=None: (
+        jax.tree.map(lambda g: -0.1 * g, gradients),
+        gradients,
+    ),
+)
+BODY = functools.partial(step.train_step, model=MODEL, optimizer=SGD, config=CONFIG)
+
+# Float32 sums in another order; the planted error below is 5 orders of magnitude larger.
+RTOL = 1e-5
+
+
+@pytest.fixture(scope="module")
+def start():
+    return jax.device_get(state.create_state(CONFIG, model=MODEL, optimizer=SGD))
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return batches.fake_batch(CONFIG, seed=1)
+
+
+one_device = jax.jit(functools.partial(BODY, axis_name=None))
+
+
+@pytest.fixture(scope="module")
+def reference(start, batch):
+    """One device, no axis."""
+    return jax.device_get(one_device(start, batch))
+
+
+def run(start, batch, *, spmd, devices):
+    runner = sharding.make_runner(
+        spmd, batch_size=CONFIG.batch_size, devices=jax.devices()[:devices]
+    )
+    compiled = runner.train(functools.partial(BODY, axis_name=sharding.AXIS))
+    return compiled(runner.place_state(start), runner.place_batch(batch))
+
+
+@pytest.mark.parametrize("spmd", ["pmap", "shard_map"])
+@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+def test_loss_parts_gradients_and_an_sgd_step_do_not_depend_on_devices(
+    start, batch, reference, spmd, devices
+):
+    found = run(start, batch, spmd=spmd, devices=devices)
+    assert_trees_close(found, reference, rtol=RTOL, atol=1e-7)
+
+
+def test_a_planted_factor_of_eight_is_noticed(start, batch, reference, monkeypatch):
+    """Summing gradients that are sums already is this factor, on eight devices."""
+    psum = step.psum
+    monkeypatch.setattr(
+        step, "psum", lambda tree, axis: jax.tree.map(lambda x: 8 * x, psum(tree, axis))
+    )
+    found = run(start, batch, spmd="shard_map", devices=8)
+    with pytest.raises(AssertionError):
+        assert_trees_close(found[0].opt_state, reference[0].opt_state, rtol=RTOL, atol=1e-7)
+
+
+def test_gradients_counted_once_per_device_are_noticed(start, batch, reference, monkeypatch):
+    """The silent trap: with check_vma on, shard_map sums the gradients and the step does again."""
+    checked = functools.partial(jax.shard_map)
+    monkeypatch.setattr(jax, "shard_map", lambda *a, **k: checked(*a, **{**k, "check_vma": True}))
+    try:
+        found = run(start, batch, spmd="shard_map", devices=8)
+    except ValueError:
+        return  # Refused at trace time is as good.
+    with pytest.raises(AssertionError):
+        assert_trees_close(found, reference, rtol=RTOL, atol=1e-7)
+
+
+def test_the_loss_is_that_of_the_whole_batch(start, batch, reference):
+    """Half of the batch gives another loss: no device works on its own rows alone."""
+    half = {name: x[: CONFIG.batch_size // 2] for name, x in batch.items()}
+    found = one_device(start, half)
+    assert abs(float(found[1]["total"]) - float(reference[1]["total"])) > 1e-2
+
+
+def test_the_order_of_the_batch_does_not_matter(start, batch, reference):
+    order = np.random.default_rng(0).permutation(CONFIG.batch_size)
+    shuffled = {name: x[order] for name, x in batch.items()}
+    found = one_device(start, shuffled)
+    assert_trees_close(found, reference, rtol=RTOL, atol=1e-6)
+
+
+def test_randomness_follows_seed_sample_and_epoch(start, batch, reference):
+    again = one_device(start, batch)
+    assert float(again[1]["total"]) == float(reference[1]["total"])
+    for field in ("index", "epoch"):
+        other = dict(batch, **{field: batch[field] + 1})
+        found = one_device(start, other)
+        assert float(found[1]["total"]) != float(reference[1]["total"])
+
+
+def test_the_contrastive_scale_is_clipped_after_the_update(start, batch):
+    config = tiny_config(loss__log_scale_init=9.0)
+    high = state.create_state(config, model=MODEL, optimizer=SGD)
+    new, metrics = step.train_step(high, batch, model=MODEL, optimizer=SGD, config=config)
+    assert float(new.params["loss"]["log_scale"]) == pytest.approx(config.loss.log_scale_max)
+    assert float(metrics["scale"]) > 100
+
+
+def test_the_moving_average_starts_as_a_mean_and_ends_at_its_decay():
+    ema, value = {"w": np.float32(1.0)}, {"w": np.float32(3.0)}
+    early = step.moving_average(ema, value, 0.9, np.int32(0))
+    late = step.moving_average(ema, value, 0.9, np.int32(10_000))
+    assert float(early["w"]) == pytest.approx(0.1 * 1 + 0.9 * 3)
+    assert float(late["w"]) == pytest.approx(0.9 * 1 + 0.1 * 3)
+    assert step.moving_average(None, value, 0.9, np.int32(0)) is None
+
+
+def test_embeddings_do_not_depend_on_devices_and_come_in_order(start, batch):
+    variables = start.variables()
+    wanted = step.embed_step(variables, batch, model=MODEL, config=CONFIG)
+    np.testing.assert_allclose(np.linalg.norm(wanted, axis=1), 1, rtol=1e-5)
+    for spmd in ("pmap", "shard_map"):
+        runner = sharding.make_runner(spmd, batch_size=16, devices=jax.devices())
+        compiled = runner.embed(functools.partial(step.embed_step, model=MODEL, config=CONFIG))
+        found = runner.gather(compiled(runner.place_state(variables), runner.place_batch(batch)))
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_a_batch_that_does_not_divide_is_refused_with_numbers():
+    with pytest.raises(ValueError, match="batch_size is 12.*8 devices"):
+        sharding.make_runner("pmap", batch_size=12, devices=jax.devices())
+
+
+def test_an_unknown_runner_is_refused():
+    with pytest.raises(ValueError, match="pmap.*shard_map"):
+        sharding.make_runner("pjit", batch_size=16)

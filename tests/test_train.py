@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole loop on real records of a made-up source: curves, interruption, refusals."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from made_up import DIM, run_build
+from tiny import assert_trees_equal, tiny_config
+
+from mrd_jax import checkpointing, train
+from mrd_jax.data import loader, source
+
+TIMINGS = ("train/samples_per_second", "train/waiting_for_data")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """40 shapes of 96 points, built by data_prep."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder, _ = run_build(tmp_path_factory.mktemp("built"), patch, points=96)
+    return folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def fast_compile():
+    """Compiling dominates these runs; what is compared does not depend on it."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def config_for(dataset, **fields):
+    fields = {"teacher__dim": DIM, "model__out_dim": DIM} | fields
+    return tiny_config(data__directory=str(dataset), **fields)
+
+
+def lines(workdir, *, prefix):
+    """Logged numbers by step, timings left out."""
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return {
+        row["step"]: {k: v for k, v in row.items() if k.startswith(prefix) and k not in TIMINGS}
+        for row in rows
+        if any(name.startswith(prefix) for name in row)
+    }
+
+
+def final_state(config, workdir):
+    run = train.build_run(config, devices=jax.devices()[:1])
+    fingerprint = source.fingerprint(source.read_metadata(config.data.directory))
+    checkpoints = checkpointing.Checkpoints(str(workdir), config=config, fingerprint=fingerprint)
+    state = jax.device_get(checkpoints.restore(run.initial_state()))
+    checkpoints.close()
+    return state
+
+
+@pytest.fixture(scope="module")
+def straight(dataset, tmp_path_factory):
+    """Six steps without interruption, on one device."""
+    workdir = tmp_path_factory.mktemp("straight")
+    train.train_and_evaluate(config_for(dataset), str(workdir), devices=jax.devices()[:1])
+    return workdir
+
+
+def test_an_interrupted_run_continues_bit_for_bit(dataset, straight, tmp_path, monkeypatch):
+    config = config_for(dataset)
+    stream = loader.train_stream
+
+    def interrupted_stream(*args, **kwargs):
+        batches = stream(*args, **kwargs)
+        # Step 4 is computed but not saved: the newest checkpoint is that of step 3.
+        for _ in range(4):
+            yield next(batches)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loader, "train_stream", interrupted_stream)
+        with pytest.raises(KeyboardInterrupt):
+            train.train_and_evaluate(config, str(tmp_path), devices=jax.devices()[:1])
+    assert set(lines(tmp_path, prefix="train/")) == {1, 2, 3, 4}
+
+    train.train_and_evaluate(config, str(tmp_path), devices=jax.devices()[:1])
+    assert lines(tmp_path, prefix="train/") == lines(straight, prefix="train/")
+    assert lines(tmp_path, prefix="test/") == lines(straight, prefix="test/")
+    state = final_state(config, tmp_path)
+    assert int(state.step) == 6
+    assert_trees_equal(state, final_state(config, straight))
+
+
+def test_every_part_of_the_run_is_logged(straight):
+    (last,) = [row for step, row in lines(straight, prefix="train/").items() if step == 6]
+    for name in ("total", "contrastive", "intra", "image", "text", "grad_norm", "learning_rate"):
+        assert np.isfinite(last[f"train/{name}"])
+    assert last["train/weight/intra/VV"] + last["train/weight/intra/TT"] == pytest.approx(1)
+    assert last["train/scale"] > 1 and last["train/student_temperature"] > 0
+    assert 0 <= last["train/accuracy_image"] <= 1
+    assert set(lines(straight, prefix="test/")) == {3, 6}
+    assert list((straight / "tensorboard").iterdir())
+
+
+def test_a_finished_run_ends_with_results_and_a_report(straight):
+    results = json.loads((straight / "results.json").read_text())
+    names = [line["name"] for line in results["results"]]
+    assert names == ["chance", "majority", "floor", "student", "ceiling"]
+    assert results["config"]["total_steps"] == 6
+    assert "<img" in (straight / "report.html").read_text()
+
+
+def test_evaluation_of_the_checkpoint_repeats_the_results(dataset, straight, capsys):
+    before = json.loads((straight / "results.json").read_text())
+    (straight / "results.json").unlink()
+    train.evaluate(config_for(dataset), str(straight), devices=jax.devices()[:1])
+    assert json.loads((straight / "results.json").read_text()) == before
+    assert "student" in capsys.readouterr().out
+
+
+def test_one_and_eight_devices_give_one_loss_curve(dataset, tmp_path):
+    """Augmentation and patch dropout are on; 20 steps, 1e-4 relative."""
+    config = config_for(dataset, total_steps=20, eval_every=20, checkpoint_every=20)
+    curves = []
+    for count in (1, 8):
+        workdir = tmp_path / str(count)
+        train.train_and_evaluate(config, str(workdir), devices=jax.devices()[:count])
+        logged = lines(workdir, prefix="train/")
+        curves.append([logged[step]["train/total"] for step in range(1, 21)])
+    assert len(set(curves[0])) == 20
+    np.testing.assert_allclose(curves[1], curves[0], rtol=1e-4)
+
+
+def test_a_workdir_of_another_run_is_refused(dataset, straight):
+    with pytest.raises(checkpointing.WorkdirMismatchError, match="loss.lambda_intra: 1.0 there"):
+        train.train_and_evaluate(config_for(dataset, loss__lambda_intra=0.5), str(straight))
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"model__out_dim": 12}, "model.out_dim is 12 and config.teacher.dim is 6"),
+        ({"teacher__dim": 12, "model__out_dim": 12}, "teacher.dim.*6.*12"),
+        ({"teacher__name": "openai/clip"}, "fake/teacher.*openai/clip"),
+        ({"model__points": 97}, "model.points is 97.*data.points gives only 96"),
+        ({"batch_size": 12}, "batch_size is 12.*8 devices"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_written(
+    dataset, tmp_path, fields, message
+):
+    workdir = tmp_path / "run"
+    with pytest.raises(ValueError, match=message):
+        train.train_and_evaluate(config_for(dataset, **fields), str(workdir))
+    assert not workdir.exists()
+
+
+def test_a_missing_data_set_names_the_command_that_makes_one(tmp_path):
+    with pytest.raises(FileNotFoundError, match="data_prep.build"):
+        train.train_and_evaluate(config_for(tmp_path / "nothing"), str(tmp_path / "run"))
+
+
+def test_evaluating_an_empty_workdir_says_to_train_first(dataset, tmp_path):
+    with pytest.raises(FileNotFoundError, match="--mode train"):
+        train.evaluate(config_for(dataset), str(tmp_path))
