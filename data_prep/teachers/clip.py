@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flax CLIP as a teacher: any checkpoint of transformers, from a folder or the model hub."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import transformers
+
+from data_prep import teachers
+from data_prep.teachers import batching, clip_weights
+
+# What decides the pixels; the rest of a processor's settings are bookkeeping.
+PREPROCESSING_FIELDS = (
+    "do_resize",
+    "size",
+    "resample",
+    "do_center_crop",
+    "crop_size",
+    "do_rescale",
+    "rescale_factor",
+    "do_normalize",
+    "image_mean",
+    "image_std",
+)
+
+
+class ClipTeacher:
+    """A CLIP checkpoint behind the interface of `teachers.Teacher`.
+
+    Args:
+      model: Flax model without weights of its own.
+      params: its weights.
+      image_processor: of the checkpoint.
+      tokenizer: of the checkpoint.
+      name: hub name or folder name.
+      revision: of the weights.
+      batch_size: pictures or texts a call.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: transformers.FlaxCLIPModel,
+        params: dict,
+        image_processor: transformers.CLIPImageProcessor,
+        tokenizer: transformers.PreTrainedTokenizerBase,
+        name: str,
+        revision: str,
+        batch_size: int,
+    ):
+        settings = image_processor.to_dict()
+        self.info = teachers.TeacherInfo(
+            name=name,
+            revision=revision,
+            dim=model.config.projection_dim,
+            kind="clip",
+            preprocessing=json.dumps({k: settings[k] for k in PREPROCESSING_FIELDS}),
+        )
+        self._image_processor = image_processor
+        self._tokenizer = tokenizer
+        self._max_tokens = model.config.text_config.max_position_embeddings
+
+        def embed_images(params, batch):
+            return model.get_image_features(batch["pixels"], params=params)
+
+        def embed_texts(params, batch):
+            return model.get_text_features(**batch, params=params)
+
+        image_names = ("vision_model", "visual_projection", "logit_scale")
+        text_names = ("text_model", "text_projection", "logit_scale")
+        self._images, self._texts = (
+            batching.BatchedFunction(
+                function, {name: params[name] for name in names}, batch_size=batch_size
+            )
+            for function, names in ((embed_images, image_names), (embed_texts, text_names))
+        )
+
+    def encode_images(
+        self, images: Sequence[batching.Picture], *, progress: bool = False
+    ) -> np.ndarray:
+        """Embed pictures, float32 [len(images), dim]; see `teachers.Teacher`."""
+        prepared = batching.prepare_pictures(images, prepare=self._to_pixels, progress=progress)
+        batches = (
+            {"pixels": pixels}
+            for pixels in batching.stack_batches(prepared, batch_size=self._images.batch_size)
+        )
+        return self._collect(self._images(batches))
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed texts, float32 [len(texts), dim]; see `teachers.Teacher`."""
+        if not texts:
+            return self._collect(())
+        # Always the full length: one compilation, and CLIP reads only what stands before the
+        # end of the text.
+        tokens = self._tokenizer(
+            list(texts),
+            padding="max_length",
+            truncation=True,
+            max_length=self._max_tokens,
+            return_tensors="np",
+        )
+        names = ("input_ids", "attention_mask")
+        batches = batching.row_batches(
+            {name: tokens[name].astype(np.int32) for name in names},
+            batch_size=self._texts.batch_size,
+        )
+        return self._collect(self._texts(batches))
+
+    def _to_pixels(self, image) -> np.ndarray:
+        return self._image_processor(images=image, return_tensors="np")["pixel_values"][0]
+
+    def _collect(self, batches) -> np.ndarray:
+        return np.concatenate([np.zeros((0, self.info.dim), np.float32), *batches])
+
+    @classmethod
+    def load(
+        cls, name_or_dir: str | pathlib.Path, *, batch_size: int = 32, dtype: str = "float32"
+    ) -> ClipTeacher:
+        """Load a checkpoint; arguments and errors are those of `teachers.load_teacher`."""
+        if dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype is {dtype!r}, expected 'float32' or 'bfloat16'")
+        folder, revision = clip_weights.resolve(str(name_or_dir))
+        config = _read_config(folder)
+        image_processor, tokenizer = _read_processor(folder)
+        model = transformers.FlaxCLIPModel(config, dtype=jnp.dtype(dtype), _do_init=False)
+        params, weights_hash = clip_weights.load(folder, expected=model.params_shape_tree)
+        params = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), params)
+        return cls(
+            model=model,
+            params=params,
+            image_processor=image_processor,
+            tokenizer=tokenizer,
+            name=str(name_or_dir) if revision else folder.resolve().name,
+            revision=revision or weights_hash(),
+            batch_size=batch_size,
+        )
+
+
+def _read_config(folder: pathlib.Path) -> transformers.CLIPConfig:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: not found; expected the folder of a CLIP checkpoint (save_pretrained) or "
+            "of a trained LiT teacher"
+        )
+    kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+    if kind != "clip":
+        raise ValueError(
+            f"{path}: model_type is {kind!r}, expected 'clip'; other models have no Flax version"
+        )
+    return transformers.CLIPConfig.from_pretrained(folder)
+
+
+def _read_processor(folder: pathlib.Path):
+    """Both halves of the checkpoint's processor; another checkpoint's would fit silently."""
+    remedy = (
+        "save it there with `CLIPProcessor.from_pretrained(NAME).save_pretrained(FOLDER)`, NAME "
+        "being the checkpoint that the weights come from"
+    )
+    path = folder / "preprocessor_config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: the image processor is missing; {remedy}")
+    tokenizer_files = [folder / "tokenizer.json", folder / "vocab.json"]
+    if not any(path.is_file() for path in tokenizer_files):
+        names = " or ".join(str(path) for path in tokenizer_files)
+        raise FileNotFoundError(f"{names}: the tokenizer is missing; {remedy}")
+    return (
+        transformers.CLIPImageProcessor.from_pretrained(folder),
+        transformers.AutoTokenizer.from_pretrained(folder),
+    )

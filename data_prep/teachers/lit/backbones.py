@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The frozen halves of a LiT teacher: pictures and texts to the features that training joins."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+
+from data_prep.teachers import batching
+from data_prep.teachers.lit import feature_cache
+from data_prep.teachers.lit.frozen import efficientnet, minilm, packages
+
+# Pixels a side. Lite0 was trained at 224; 160 halves the cost of the pictures, which is the
+# largest part of a first build.
+IMAGE_SIZE = 160
+PREPROCESSING = (
+    f"white square, {IMAGE_SIZE} px bicubic, "
+    f"(x - {efficientnet.PIXEL_MEAN:g}) / {efficientnet.PIXEL_SCALE:g}"
+)
+
+
+class Backbones:
+    """The two frozen models, loaded from the installed weight packages.
+
+    Args:
+      batch_size: pictures or texts a call.
+      dtype: of the activations, "float32" or "bfloat16".
+      cache: finished backbone features; None computes every picture.
+    """
+
+    def __init__(
+        self, *, batch_size: int, dtype: str, cache: feature_cache.FeatureCache | None = None
+    ):
+        if dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype is {dtype!r}, expected 'float32' or 'bfloat16'")
+        folder = packages.locate(packages.EFFICIENTNET)
+        model = efficientnet.EfficientNetLite0(dtype=jnp.dtype(dtype))
+        self._images = batching.BatchedFunction(
+            lambda variables, batch: model.apply(variables, batch["pixels"]),
+            efficientnet.load_variables(folder / packages.EFFICIENTNET.files[0][0]),
+            batch_size=batch_size,
+        )
+        self.encode_texts = minilm.MiniLM(
+            packages.locate(packages.MINILM), batch_size=batch_size, dtype=jnp.dtype(dtype)
+        )
+        self._context = f"{packages.EFFICIENTNET.weights_sha256} {dtype}"
+        self._cache = cache
+
+    def backbone_features(
+        self, images: Sequence[batching.Picture], *, progress: bool = False
+    ) -> np.ndarray:
+        """Run the image model over the pictures that the cache does not know.
+
+        Args:
+          images: opened pictures or encoded bytes.
+          progress: show a bar.
+
+        Returns:
+          float32 [len(images), 1280].
+        """
+        if not images:
+            return np.zeros((0, efficientnet.FEATURES), np.float32)
+        cache = feature_cache.FeatureCache() if self._cache is None else self._cache
+        keys: list[bytes] = []
+        new: list[bytes] = []
+
+        def unknown():
+            pixels = {}
+            prepared = batching.prepare_pictures(images, prepare=to_pixels, progress=progress)
+            for image in prepared:
+                key = feature_cache.picture_key(image, context=self._context)
+                keys.append(key)
+                if key not in cache and key not in pixels:
+                    pixels[key] = image
+                if len(pixels) == self._images.batch_size:
+                    new.extend(pixels)
+                    yield {"pixels": np.stack(list(pixels.values()))}
+                    pixels = {}
+            if pixels:
+                new.extend(pixels)
+                yield {"pixels": np.stack(list(pixels.values()))}
+
+        for rows in self._images(unknown()):
+            cache.add(new[: len(rows)], rows)
+            del new[: len(rows)]
+        cache.save()
+        return cache.rows(keys)
+
+
+def to_pixels(image: PIL.Image.Image) -> np.ndarray:
+    """RGB picture -> uint8 [160, 160, 3]; white bars make it square, so nothing is cut off."""
+    size = (IMAGE_SIZE, IMAGE_SIZE)
+    padded = PIL.ImageOps.pad(image, size, PIL.Image.Resampling.BICUBIC, color="white")
+    return np.asarray(padded, np.uint8)

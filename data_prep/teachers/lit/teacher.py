@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A LiT teacher: EfficientNet-Lite0, one linear map, MiniLM space (after Zhai et al. 2022)."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from data_prep import teachers
+from data_prep.teachers import batching
+from data_prep.teachers.lit import backbones as backbones_lib
+from data_prep.teachers.lit import feature_cache
+from data_prep.teachers.lit.frozen import minilm, packages
+
+FORMAT = 1
+CONFIG_FILE = "lit_teacher.json"
+PROJECTION_FILE = "projection.safetensors"
+IDS_FILE = "training_ids.txt"
+CACHE_FOLDER = "backbone_features"
+
+
+@dataclasses.dataclass(frozen=True)
+class Projection:
+    """The trained part: features @ kernel + bias.
+
+    Args:
+      kernel: float32 [1280, 384].
+      bias: float32 [384].
+    """
+
+    kernel: np.ndarray
+    bias: np.ndarray
+
+    @property
+    def revision(self) -> str:
+        """Hash of everything that decides an embedding."""
+        digest = hashlib.sha256()
+        for package in (packages.EFFICIENTNET, packages.MINILM):
+            digest.update(package.weights_sha256.encode())
+        digest.update(backbones_lib.PREPROCESSING.encode())
+        for array in (self.kernel, self.bias):
+            digest.update(np.ascontiguousarray(array, "<f4"))
+        return digest.hexdigest()[:16]
+
+
+class LitTeacher:
+    """The teacher that needs no model hub; see the docs for what it may be compared with.
+
+    Args:
+      name: of the folder it is saved to.
+      projection: the trained map.
+      backbones: the frozen models.
+    """
+
+    def __init__(self, *, name: str, projection: Projection, backbones: backbones_lib.Backbones):
+        self.projection = projection
+        self.backbones = backbones
+        self.info = teachers.TeacherInfo(
+            name=name,
+            revision=projection.revision,
+            dim=minilm.DIM,
+            kind=teachers.LIT,
+            preprocessing=backbones_lib.PREPROCESSING,
+        )
+
+    def backbone_features(
+        self, images: Sequence[batching.Picture], *, progress: bool = False
+    ) -> np.ndarray:
+        """Embed pictures before the linear map, float32 [len(images), 1280]."""
+        return self.backbones.backbone_features(images, progress=progress)
+
+    def encode_images(
+        self, images: Sequence[batching.Picture], *, progress: bool = False
+    ) -> np.ndarray:
+        """Embed pictures, float32 [len(images), 384]; see `teachers.Teacher`."""
+        features = self.backbone_features(images, progress=progress)
+        return features @ self.projection.kernel + self.projection.bias
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed texts, float32 [len(texts), 384]; see `teachers.Teacher`."""
+        return self.backbones.encode_texts(texts)
+
+    def save(self, directory: pathlib.Path, *, training: dict, ids: Sequence[str]) -> None:
+        """Write the folder that `load` reads; the frozen models stay in their packages.
+
+        Args:
+          directory: made where absent. The config is written last: a folder without it is
+            not a teacher.
+          training: how it was trained, as JSON.
+          ids: of the shapes it was trained on, so that an evaluation can check its split.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        tensors = {"kernel": self.projection.kernel, "bias": self.projection.bias}
+        safetensors.numpy.save_file(tensors, directory / PROJECTION_FILE)
+        (directory / IDS_FILE).write_text("".join(f"{name}\n" for name in ids), encoding="utf-8")
+        config = {
+            "format": FORMAT,
+            "name": self.info.name,
+            "revision": self.info.revision,
+            "preprocessing": backbones_lib.PREPROCESSING,
+            "weights": {
+                package.name: {"version": package.version, "sha256": package.weights_sha256}
+                for package in (packages.EFFICIENTNET, packages.MINILM)
+            },
+            "training": training,
+        }
+        partial = directory / f"{CONFIG_FILE}.partial"
+        partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, directory / CONFIG_FILE)
+
+    @classmethod
+    def load(
+        cls,
+        directory: pathlib.Path,
+        *,
+        batch_size: int = 32,
+        dtype: str = "float32",
+        cache_dir: pathlib.Path | None = None,
+    ) -> LitTeacher:
+        """Read a folder of `save`.
+
+        Args:
+          directory: of one trained teacher.
+          batch_size: pictures or texts a call.
+          dtype: of the activations, "float32" or "bfloat16".
+          cache_dir: folder of backbone features to use and to add to; None reads the one that
+            training left in the folder, and adds nothing.
+
+        Returns:
+          A teacher whose embeddings equal those of the one that was saved.
+
+        Raises:
+          FileNotFoundError: a file of the folder or a weight package is missing.
+          ValueError: the folder was changed, or belongs to other weights or another version.
+        """
+        config, projection = _read(directory)
+        cache = (
+            feature_cache.FeatureCache(directory / CACHE_FOLDER, write=False)
+            if cache_dir is None
+            else feature_cache.FeatureCache(cache_dir)
+        )
+        backbones = backbones_lib.Backbones(batch_size=batch_size, dtype=dtype, cache=cache)
+        return cls(name=config["name"], projection=projection, backbones=backbones)
+
+
+def _read(directory: pathlib.Path) -> tuple[dict, Projection]:
+    for name in (CONFIG_FILE, PROJECTION_FILE):
+        if not (directory / name).is_file():
+            raise FileNotFoundError(f"{directory / name}: not found; train the teacher again")
+    config = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
+    if config.get("format") != FORMAT:
+        raise ValueError(
+            f"{directory / CONFIG_FILE}: format is {config.get('format')!r}, expected {FORMAT}; "
+            "train the teacher again"
+        )
+    path = directory / PROJECTION_FILE
+    try:
+        projection = Projection(**safetensors.numpy.load_file(path))
+    except (safetensors.SafetensorError, TypeError) as error:
+        raise ValueError(f"{path}: expected kernel and bias, found: {error}") from error
+    if projection.revision != config["revision"]:
+        raise ValueError(
+            f"{path}: with the weights of this version the revision is {projection.revision}, "
+            f"but {CONFIG_FILE} says {config['revision']}; the folder was changed or belongs to "
+            "other weights or preprocessing: train the teacher again"
+        )
+    return config, projection
