@@ -19,3 +19,11 @@ def shared_dir():
     if not (folder / "fixtures").is_dir():
         pytest.skip("the developers' shared/ folder is not beside this checkout")
     return folder
+
+
+@pytest.fixture(scope="module")
+def fast_compile():
+    """For tests of whole steps: compiling dominates them, and they compare equals with equals."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

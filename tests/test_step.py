@@ -13,6 +13,8 @@ from tiny import assert_trees_close, tiny_config
 from mrd_jax import models, sharding, state, step
 from mrd_jax.data import batch as batches
 
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
 CONFIG = tiny_config()
 MODEL = models.build_model(CONFIG.model)
 # Plain SGD whose state is the gradient it was given, so that one step shows both.

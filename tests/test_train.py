@@ -12,6 +12,8 @@ from tiny import assert_trees_equal, tiny_config
 from mrd_jax import checkpointing, train
 from mrd_jax.data import loader, source
 
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
 TIMINGS = ("train/samples_per_second", "train/waiting_for_data")
 
 
@@ -21,14 +23,6 @@ def dataset(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         folder, _ = run_build(tmp_path_factory.mktemp("built"), patch, points=96)
     return folder
-
-
-@pytest.fixture(autouse=True, scope="module")
-def fast_compile():
-    """Compiling dominates these runs; what is compared does not depend on it."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def config_for(dataset, **fields):

@@ -8,6 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import base
+from mrd_jax import checkpointing
 
 
 def tiny_config(**fields: Any) -> ConfigDict:
@@ -28,7 +29,9 @@ def tiny_config(**fields: Any) -> ConfigDict:
     config.optimizer.ema_decay = 0.9
     config.loss.learn_student_temperature = True
     for name, value in fields.items():
-        config.update_from_flattened_dict({name.replace("__", "."): value})
+        path = name.replace("__", ".")
+        assert path in checkpointing.flatten(config), f"no field {path}"
+        config.update_from_flattened_dict({path: value})
     return config
 
 
