@@ -10,7 +10,7 @@ from configs import base
 
 
 def get_config() -> ConfigDict:
-    """A quarter of a scaling-1 student; compared on the KatorLegaz catalogue, never on a test one."""
+    """A small student; settings were compared on the KatorLegaz catalogue, never on a test one."""
     config = base.get_config()
     config.batch_size = 64
     config.total_steps = 300

@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 
 from data_prep import catalogue as catalogue_lib
-from data_prep import evaluation, features, prepare, records, sources, teachers
+from data_prep import evaluation, features, lock, prepare, records, sources, teachers
 from data_prep.teachers import prompts
 from mrd_jax.data import batch
 
 # Written into a teacher's folder once it is trained: on what, so that other data retrain it.
 TRAINED_ON = "trained_on.json"
+
 
 Splits = Mapping[str, Sequence[str]]
 
@@ -69,7 +70,14 @@ def build(options: Options) -> Path:
     Raises:
       ValueError: the folder holds a data set made with other options and overwrite is not set, or
         the input does not fit; names what differs.
+      lock.BusyError: another build is writing into the output folder.
     """
+    with lock.alone_in(options.output):
+        return _build(options)
+
+
+def _build(options: Options) -> Path:
+    """The stages, one after another."""
     started = time.monotonic()
     _refuse_other_options(options)
     origin = sources.SOURCES[options.source]

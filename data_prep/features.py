@@ -91,7 +91,8 @@ def encode_shapes(
     captions = [caption for shape in shapes for caption in shape.captions]
     new = sorted({text for kind, text in captions if kind == NAME_KIND} - names.keys())
     if new:
-        names.update(zip(new, prompts.prompt_average(teacher, new), strict=True))
+        averages = prompts.prompt_average(teacher, new, templates=prompts.NAME_TEMPLATES)
+        names.update(zip(new, averages, strict=True))
     plain = sorted({text for kind, text in captions if kind != NAME_KIND})
     texts = dict(zip(plain, teacher.encode_texts(plain), strict=True)) if plain else {}
 
@@ -134,7 +135,7 @@ def fingerprint(shapes: Sequence[shapes_lib.Shape], info: teachers.TeacherInfo) 
       info: of the teacher, with its revision.
     """
     digest = hashlib.sha256()
-    digest.update(json.dumps([str(info), prompts.TEMPLATES]).encode())
+    digest.update(json.dumps([str(info), prompts.NAME_TEMPLATES]).encode())
     for shape in shapes:
         digest.update(json.dumps([shape.id, shape.captions, len(shape.images)]).encode())
         for data in shape.images:

@@ -31,6 +31,13 @@ def test_every_name_goes_through_every_template():
     assert sum("floor lamp" in text for text in teacher.texts) == 64
 
 
+def test_names_of_shapes_go_through_a_few_of_the_same_templates():
+    teacher = CountingTeacher()
+    prompts.prompt_average(teacher, ["sofa"], templates=prompts.NAME_TEMPLATES)
+    assert len(teacher.texts) == 8
+    assert set(prompts.NAME_TEMPLATES) < set(prompts.TEMPLATES)
+
+
 def test_prompts_are_normalised_before_the_mean_and_the_mean_after_it():
     want = []
     for name in ("sofa", "floor lamp"):

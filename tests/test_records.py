@@ -14,8 +14,8 @@ import pytest
 from made_up import DIM, ITEMS, POINTS, FakeTeacher, MadeUp, run_build
 from ml_collections import ConfigDict
 
-from data_prep import build, evaluation, features, prepare, records, shapes
-from data_prep.teachers import lit, prompts
+from data_prep import evaluation, features, records, shapes
+from data_prep.teachers import prompts
 from mrd_jax.data import batch, loader, source
 
 
@@ -69,7 +69,7 @@ def test_names_are_averaged_over_prompts_and_other_captions_are_not():
     shape = prepared()["Thing #1/\u00fc"]
     _, text = features.encode_shapes([shape], FakeTeacher())[shape.id]
 
-    prompted = [template.format("thing 0") for template in prompts.TEMPLATES]
+    prompted = [template.format("thing 0") for template in prompts.NAME_TEMPLATES]
     rows = FakeTeacher().encode_texts(prompted)
     mean = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).mean(axis=0)
     np.testing.assert_allclose(text[0], mean / np.linalg.norm(mean), atol=1e-3)
@@ -231,114 +231,6 @@ def test_a_damaged_record_is_named_with_its_shard(made, tmp_path):
         source.open_split(folder, "test")[0]
 
 
-def test_a_second_run_does_nothing_and_says_so(copied, monkeypatch, capsys):
-    before = {path: path.stat().st_mtime_ns for path in copied.rglob("*") if path.is_file()}
-
-    _, teacher = run_build(copied, monkeypatch)
-
-    printed = capsys.readouterr().out
-    assert "nothing to do" in printed and "0 written, 2 current" in printed
-    assert "skipped, no surface: 1" in printed
-    for stage in ("shapes", "teacher", "features", "records"):
-        assert f"== {stage}: " in printed
-    assert teacher.pictures == teacher.texts == 0
-    assert before == {p: p.stat().st_mtime_ns for p in copied.rglob("*") if p.is_file()}
-
-
-@pytest.mark.parametrize("change", [{"points": 12}, {"views": 3}, {"image_size": 9}, {"seed": 1}])
-def test_a_changed_option_is_refused_before_any_work(copied, monkeypatch, change):
-    monkeypatch.setattr(prepare, "prepare_shapes", None)  # calling it would fail
-    (name, value), old = *change.items(), {"points": 24, "views": 2, "image_size": 8, "seed": 0}
-    with pytest.raises(ValueError, match=f"--{name} {old[name]}, but --{name} {value}"):
-        run_build(copied, monkeypatch, **change)
-
-
-def test_overwrite_replaces_the_data_set_and_encodes_only_what_changed(copied, monkeypatch):
-    folder, teacher = run_build(copied, monkeypatch, points=12, overwrite=True)
-
-    assert source.open_split(folder, "train")[0]["xyz"].shape == (12, 3)
-    assert source.read_metadata(folder)["points"] == 12
-    assert teacher.pictures == 0  # pictures do not depend on the number of points
-    assert not list(copied.glob(".made_up*"))
-
-    folder, teacher = run_build(copied, monkeypatch, views=3, points=12, overwrite=True)
-    assert teacher.pictures > 100
-    assert source.open_split(folder, "train")[0]["image_features"].shape[0] >= 3
-
-
-def test_a_new_revision_of_the_teacher_never_meets_old_features(copied, monkeypatch, capsys):
-    other = FakeTeacher(revision="2", factor=2.0)
-    with pytest.raises(ValueError, match="another revision of the teacher.*--overwrite"):
-        run_build(copied, monkeypatch, teacher=other)
-    assert "2 written, 0 current, 2 stale" in capsys.readouterr().out
-
-    old = source.open_split(copied / "made_up" / "1.0.0", "train")[0]["image_features"]
-    folder, _ = run_build(copied, monkeypatch, teacher=other, overwrite=True)
-    new = source.open_split(folder, "train")[0]["image_features"]
-    np.testing.assert_array_equal(new, 2 * old)
-
-
-def test_missing_and_damaged_feature_files_are_encoded_again(copied, monkeypatch, capsys):
-    first, second = sorted((copied / "features").rglob("shard-*.npz"))
-    want = [features.load_features(path) for path in (first, second)]
-    first.unlink()
-    second.write_bytes(second.read_bytes()[:100])
-
-    run_build(copied, monkeypatch)
-
-    assert "2 written, 0 current, 1 stale" in capsys.readouterr().out
-    for path, old in zip((first, second), want, strict=True):
-        got = features.load_features(path)
-        assert got.keys() == old.keys()
-        for shape_id in old:
-            for a, b in zip(got[shape_id], old[shape_id], strict=True):
-                np.testing.assert_array_equal(a, b)
-
-
-def test_an_interrupted_run_leaves_no_data_set_and_the_next_one_finishes(tmp_path, monkeypatch):
-    def fail(folder, sidecar):
-        raise OSError("disk full")
-
-    with monkeypatch.context() as broken:
-        broken.setattr(evaluation, "write_sidecar", fail)
-        with pytest.raises(OSError, match="disk full"):
-            run_build(tmp_path, broken)
-    assert not (tmp_path / "made_up").exists()
-
-    folder, teacher = run_build(tmp_path, monkeypatch)
-    assert teacher.pictures == 0 and len(source.open_split(folder, "test")) == 10
-
-
-def test_the_offline_teacher_is_trained_once_for_each_training_split(tmp_path, monkeypatch, capsys):
-    trained = []
-
-    def train(chosen, folder, *, seed, cache_dir, **kwargs):
-        folder.mkdir(parents=True)
-        trained.append((folder.name, [shape.id for shape in chosen], seed))
-        return FakeTeacher(revision=str(seed))
-
-    def load(folder, *, cache_dir, **kwargs):
-        return FakeTeacher(revision=str(trained[-1][2]))
-
-    monkeypatch.setattr(lit, "train_lit", train)
-    monkeypatch.setattr(lit.LitTeacher, "load", load)
-
-    folder, _ = run_build(tmp_path, monkeypatch, kind="lit")
-    train_ids = [s.id for s in prepared().values() if s.catalogue == "train"]
-    assert trained == [("lit_made_up", train_ids, 0)]
-
-    run_build(tmp_path, monkeypatch, kind="lit")
-    assert len(trained) == 1 and "trained on these shapes already" in capsys.readouterr().out
-
-    run_build(tmp_path, monkeypatch, kind="lit", seed=1, overwrite=True)
-    assert [seed for _, _, seed in trained] == [0, 1]
-    assert source.read_metadata(folder)["teacher"]["revision"] == "1"
-
-    (tmp_path / "teachers" / "lit_made_up" / build.TRAINED_ON).unlink()  # as if interrupted
-    run_build(tmp_path, monkeypatch, kind="lit", seed=1)
-    assert len(trained) == 3 and "it is trained again" in capsys.readouterr().out
-
-
 def test_a_shape_without_features_stops_the_writing(copied, monkeypatch):
     path = sorted((copied / "features").rglob("shard-*.npz"))[1]
     monkeypatch.setattr(features, "load_features", lambda path: {})
@@ -360,10 +252,3 @@ def test_record_files_are_cut_and_keep_their_order(made, tmp_path, monkeypatch):
     assert len(list(folder.glob("*-train.array_record*"))) == 2
     one, two = source.open_split(made, "train"), source.open_split(folder, "train")
     assert [one[i]["id"] for i in range(29)] == [two[i]["id"] for i in range(29)]
-
-
-def test_flags_become_options():
-    words = "--source furniture --input a --output b --teacher lit --points 9 --overwrite"
-    options = build.parse_options(words.split())
-    assert (options.points, options.views, options.overwrite) == (9, 12, True)
-    assert str(options.target) == "b/furniture/1.0.0"

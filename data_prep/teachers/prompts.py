@@ -84,20 +84,27 @@ TEMPLATES = (
 )
 
 
-def prompt_average(teacher: teachers.Teacher, names: Sequence[str]) -> np.ndarray:
-    """Embed names as the mean direction of all templates.
+# For the names of single shapes. There are many, and each would cost 64 texts; classes are few.
+NAME_TEMPLATES = TEMPLATES[::8]
+
+
+def prompt_average(
+    teacher: teachers.Teacher, names: Sequence[str], *, templates: Sequence[str] = TEMPLATES
+) -> np.ndarray:
+    """Embed names as their mean direction over templates.
 
     Args:
       teacher: whose text encoder is used.
       names: class or shape names, in any case.
+      templates: each with one {} for the name.
 
     Returns:
       float32 [len(names), dim], unit norm: every prompt is normalised before the mean, so that
       no template weighs more than another.
     """
-    texts = [template.format(name) for name in names for template in TEMPLATES]
+    texts = [template.format(name) for name in names for template in templates]
     features = _normalise(np.asarray(teacher.encode_texts(texts), np.float32))
-    grouped = features.reshape(len(names), len(TEMPLATES), features.shape[-1])
+    grouped = features.reshape(len(names), len(templates), features.shape[-1])
     return _normalise(grouped.mean(axis=1))
 
 
