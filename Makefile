@@ -14,7 +14,7 @@ BUILD := $(RUN) -m data_prep.build --input $(DATA)/sweethome3d --output $(DATA) 
 # On Linux: large buffers stay in the heap instead of being mapped and cleared anew at every step.
 export GLIBC_TUNABLES := glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456:glibc.malloc.hugetlb=1
 
-.PHONY: quickstart furniture ablation test test-slow lint clean
+.PHONY: data quickstart furniture ablation test test-slow lint clean
 
 $(VENV)/installed: setup.py $(WEIGHTS)
 	$(PYTHON) -m venv $(VENV)
@@ -33,6 +33,29 @@ furniture: $(VENV)/installed
 ablation: $(VENV)/installed
 	$(RUN) -m data_prep.fetch --output $(DATA)/sweethome3d
 	$(BUILD) --source furniture
+	$(RUN) -m benchmarks.ablation --data $(DATA) --runs $(RUNS)/ablation --parallel $(WORKERS) \
+		--output docs/ablation.md
+
+test: $(VENV)/installed
+	$(VENV)/bin/pip install --quiet --editable ".[prep,test]"
+	touch $@
+
+# Meshes, pictures and names -> records with teacher features.
+data: $(VENV)/installed
+	$(RUN) -m data_prep.fetch --output $(DATA)/sweethome3d
+	$(BUILD) --source furniture
+
+# The main job: real meshes, pictures and names -> a trained encoder -> table and report.
+quickstart: data
+	$(RUN) -m mrd_jax.main --config configs/quickstart.py --workdir $(RUNS)/quickstart
+
+# The longer run on both folds, pooled and tested against the floor; at most two hours on two cores.
+furniture: data
+	$(BUILD) --source furniture_ccby
+	$(RUN) -m benchmarks.furniture --data $(DATA) --runs $(RUNS)/furniture --parallel $(WORKERS)
+
+# What each term of the objective is worth: five variants, three seeds each.
+ablation: data
 	$(RUN) -m benchmarks.ablation --data $(DATA) --runs $(RUNS)/ablation --parallel $(WORKERS) \
 		--output docs/ablation.md
 

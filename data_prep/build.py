@@ -21,7 +21,7 @@ import numpy as np
 from data_prep import catalogue as catalogue_lib
 from data_prep import evaluation, features, lock, prepare, records, sources, teachers
 from data_prep.teachers import prompts
-from mrd_jax.data import batch
+from mrd_jax.data import batch, source
 
 # Written into a teacher's folder once it is trained: on what, so that other data retrain it.
 TRAINED_ON = "trained_on.json"
@@ -116,7 +116,7 @@ def _refuse_other_options(options: Options) -> None:
     """Before hours of work: the data set that is there must have been made with these options."""
     if options.overwrite or not options.target.exists():
         return
-    found = records.read_metadata(options.target)["build"]
+    found = source.read_metadata(options.target)["build"]
     for name, want in options.content().items():
         if found[name] != want:
             raise ValueError(
@@ -217,7 +217,7 @@ def _write(
 ) -> bool:
     """Writes the data set unless the one that is there was made from the same; True if written."""
     if options.target.exists():
-        found = records.read_metadata(options.target)["build"]["fingerprint"]
+        found = source.read_metadata(options.target)["build"]["fingerprint"]
         if found == plan.metadata["build"]["fingerprint"]:
             print("made from the same shapes and features; left alone")
             return False

@@ -193,15 +193,6 @@ def write_records(plan: Plan, output_dir: Path, *, sidecar: evaluation.Sidecar) 
     return target
 
 
-def read_metadata(directory: Path) -> dict[str, Any]:
-    """The metadata of a data set that `write_records` wrote.
-
-    Args:
-      directory: OUTPUT/NAME/VERSION.
-    """
-    return dict(tfds.builder_from_directory(str(directory)).info.metadata)
-
-
 def make_record(
     shape: shapes.Shape,
     image_features: np.ndarray,

@@ -3,11 +3,13 @@
 
 import os
 import pathlib
+import shutil
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
 import pytest
+from made_up import run_build
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -27,3 +29,16 @@ def fast_compile():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """The folder of a data set, built once; read only."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        return run_build(tmp_path_factory.mktemp("made"), monkeypatch)[0]
+
+
+@pytest.fixture
+def copied(made, tmp_path):
+    """A copy of everything that the build left, to change."""
+    return shutil.copytree(made.parents[1], tmp_path / "copy")

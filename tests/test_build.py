@@ -1,35 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The build resumes, refuses what does not fit, and never mixes old files with new options."""
 
-import shutil
-
 import numpy as np
 import pytest
-from made_up import POINTS, FakeTeacher, MadeUp, run_build
+from made_up import FakeTeacher, prepared, run_build
 
-from data_prep import build, evaluation, features, lock, prepare, shapes
+from data_prep import build, evaluation, features, lock, prepare
 from data_prep.teachers import lit
 from mrd_jax.data import source
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """The folder of a data set, built once; read only."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        return run_build(tmp_path_factory.mktemp("made"), monkeypatch)[0]
-
-
-@pytest.fixture
-def copied(made, tmp_path):
-    """A copy of everything that the build left, to change."""
-    return shutil.copytree(made.parents[1], tmp_path / "copy")
-
-
-def prepared() -> dict[str, shapes.Shape]:
-    """What the source gives, made again."""
-    options = {"points": POINTS, "views": 2, "image_size": 8, "seed": 0}
-    items = [item for item in MadeUp().items(None) if "#7/" not in item.id]
-    return {item.id: MadeUp().prepare(item, **options) for item in items}
 
 
 def test_a_second_run_does_nothing_and_says_so(copied, monkeypatch, capsys):

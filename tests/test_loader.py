@@ -190,17 +190,3 @@ def test_a_batch_that_does_not_divide_is_refused(kwargs, message):
 def test_an_empty_split_is_refused():
     with pytest.raises(ValueError, match="split 'train' of made/up has no records"):
         loader.train_stream(records(0), config_of())
-    with pytest.raises(ValueError, match="has no records"):
-        loader.evaluation_set(records(0))
-
-
-def test_an_evaluation_set_holds_every_record_in_order_with_picture_and_name():
-    got = loader.evaluation_set(records())
-
-    np.testing.assert_array_equal(got.arrays["index"], np.arange(RECORDS))
-    np.testing.assert_array_equal(got.arrays["image"][:, 1], 2 * (np.arange(RECORDS) != 3))
-    np.testing.assert_array_equal(got.arrays["text"][:, 2], np.zeros(RECORDS))
-    np.testing.assert_array_equal(got.arrays["has_image"], np.arange(RECORDS) != 3)
-    np.testing.assert_array_equal(got.arrays["has_text"], np.arange(RECORDS) != 5)
-    assert got.arrays.keys() == batch.batch_spec(config_of()).keys()
-    assert got.ids[2] == "shape 2" and got.names[2] == "n\u00e4me 2" and got.pictures[2] == "2.jpg"

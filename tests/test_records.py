@@ -11,32 +11,12 @@ import sys
 import numpy as np
 import PIL.Image
 import pytest
-from made_up import DIM, ITEMS, POINTS, FakeTeacher, MadeUp, run_build
+from made_up import DIM, ITEMS, POINTS, FakeTeacher, prepared, run_build
 from ml_collections import ConfigDict
 
-from data_prep import evaluation, features, records, shapes
+from data_prep import evaluation, features, records
 from data_prep.teachers import prompts
 from mrd_jax.data import batch, loader, source
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """The folder of a data set, built once; read only."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        return run_build(tmp_path_factory.mktemp("made"), monkeypatch)[0]
-
-
-@pytest.fixture
-def copied(made, tmp_path):
-    """A copy of everything that the build left, to change."""
-    return shutil.copytree(made.parents[1], tmp_path / "copy")
-
-
-def prepared() -> dict[str, shapes.Shape]:
-    """What the source gives, made again."""
-    options = {"points": POINTS, "views": 2, "image_size": 8, "seed": 0}
-    items = [item for item in MadeUp().items(None) if "#7/" not in item.id]
-    return {item.id: MadeUp().prepare(item, **options) for item in items}
 
 
 def test_records_hold_exactly_what_was_prepared_and_encoded(made):
@@ -100,7 +80,7 @@ def test_the_metadata_say_how_the_data_were_made(made):
 
 def test_the_evaluation_files_fit_the_records(made):
     folder = made / "evaluation"
-    train, test = (loader.evaluation_set(source.open_split(made, s)) for s in ("train", "test"))
+    read = [record for split in ("train", "test") for record in source.open_split(made, split)]
 
     assert json.loads((folder / "classes.json").read_text()) == ["flat", "round"]
     class_features = np.load(folder / "class_features.npy")
@@ -110,12 +90,13 @@ def test_the_evaluation_files_fit_the_records(made):
     )
     # Test shapes are 0, 4, 8, ...; each shares its name with the training shape after it.
     assert json.loads((folder / "unseen_names.json").read_text()) == []
-    for name in (*train.pictures, *test.pictures):
-        if name:
-            with PIL.Image.open(folder / "pictures" / name) as image:
+    for record in read:
+        # Shape 9 has no images, so no picture either.
+        assert (record["picture"] == "") == ("#9/" in record["id"])
+        if record["picture"]:
+            with PIL.Image.open(folder / "pictures" / record["picture"]) as image:
                 assert image.format == "JPEG" and image.size == (8, 8)
-    assert [name == "" for name in train.pictures] == ["#9/" in shape_id for shape_id in train.ids]
-    assert len({*train.pictures, *test.pictures}) == ITEMS - 1
+    assert len({record["picture"] for record in read}) == ITEMS - 1
 
 
 def test_unseen_names_are_compared_exactly():

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stream of training batches, a pure function of (seed, step), and whole evaluation splits."""
+"""The stream of training batches, a pure function of (seed, step)."""
 
-import dataclasses
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -140,57 +139,6 @@ def draw_caption(
     wanted = present[int(chance * len(present))]
     positions = [i for i, kind in enumerate(kinds) if kind == wanted]
     return positions[int(place * len(positions))]
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationSet:
-    """A whole split in memory, in the order of its records.
-
-    Attributes:
-      arrays: as `batch.batch_spec` with one row per record; image is the record's last image
-        (its picture where it has one) and text its first caption (its name).
-      ids: of the records.
-      names: of the records.
-      pictures: file names in the data set's `evaluation/pictures`.
-    """
-
-    arrays: dict[str, np.ndarray]
-    ids: tuple[str, ...]
-    names: tuple[str, ...]
-    pictures: tuple[str, ...]
-
-
-def evaluation_set(source: source_lib.RecordSource) -> EvaluationSet:
-    """Reads a whole split, with nothing drawn at random.
-
-    Args:
-      source: the split to evaluate.
-
-    Returns:
-      arrays, ids, names and pictures of all records.
-
-    Raises:
-      ValueError: the split has no records.
-    """
-    records = [_Indexed(source)[index] for index in range(len(source))]
-    if not records:
-        raise ValueError(f"split {source.split!r} of {source.directory} has no records.")
-    rows = []
-    for record in records:
-        views, captions = len(record["image_kinds"]), len(record["caption_kinds"])
-        row = _row(
-            record,
-            record["image_features"].shape[1],
-            view=views - 1 if views else None,
-            caption=0 if captions else None,
-        )
-        rows.append(row | {"epoch": np.int32(0)})
-    return EvaluationSet(
-        arrays={name: np.stack([row[name] for row in rows]) for name in rows[0]},
-        ids=tuple(record["id"] for record in records),
-        names=tuple(record["name"] for record in records),
-        pictures=tuple(record["picture"] for record in records),
-    )
 
 
 class _Indexed:
