@@ -48,7 +48,7 @@ def fetch(output: Path) -> bool:
     output.mkdir(parents=True, exist_ok=True)
     # Inside the output folder, so that the last step is a rename on one file system.
     with tempfile.TemporaryDirectory(dir=output, prefix=".fetch-") as folder:
-        _run(["apt-get", "download", PACKAGE], folder=folder, output=output)
+        _download(folder, output=output)
         packages = sorted(Path(folder).glob("*.deb"))
         if not packages:
             raise FetchError(f"apt-get download left no .deb file. {_by_hand(output)}")
@@ -63,6 +63,20 @@ def fetch(output: Path) -> bool:
         for name in CATALOGUES:
             os.replace(found[name], output / name)
     return True
+
+
+def _download(folder: str, *, output: Path) -> None:
+    """Downloads the package; where the system knows no package lists, with lists of its own."""
+    try:
+        _run(["apt-get", "download", PACKAGE], folder=folder, output=output)
+    except FetchError:
+        # A fresh machine has no lists, and refreshing the system's would need root.
+        for name in ("lists/partial", "cache/archives/partial"):
+            Path(folder, name).mkdir(parents=True)
+        here = Path(folder).resolve()
+        own = ["-o", f"Dir::State::Lists={here}/lists", "-o", f"Dir::Cache={here}/cache"]
+        _run(["apt-get", *own, "update"], folder=folder, output=output)
+        _run(["apt-get", *own, "download", PACKAGE], folder=folder, output=output)
 
 
 def _run(command: list[str], *, folder: str, output: Path) -> None:

@@ -59,9 +59,28 @@ def test_without_apt_the_message_says_where_the_files_are_and_where_they_go(tool
 def test_a_failed_download_repeats_the_tools_complaint_and_leaves_nothing(tools, tmp_path):
     working(tools)
     tools("apt-get", "echo E: no network >&2; exit 100")
-    with pytest.raises(fetch.FetchError, match=r"apt-get download.*failed: E: no network"):
+    with pytest.raises(fetch.FetchError, match=r"apt-get .*update.*failed: E: no network"):
         fetch.fetch(tmp_path / "raw")
     assert list((tmp_path / "raw").iterdir()) == []
+
+
+def test_a_system_without_package_lists_gets_its_own(tools, tmp_path):
+    working(tools)
+    log = tmp_path / "calls"
+    tools(
+        "apt-get",
+        f"""echo "$*" >> {log}
+        case "$*" in
+        "download {fetch.PACKAGE}") echo E: no such package >&2; exit 100 ;;
+        *update) test -d lists/partial ;;
+        *) echo deb > furniture.deb ;;
+        esac""",
+    )
+    assert fetch.fetch(tmp_path / "raw") is True
+    first, update, download = log.read_text().splitlines()
+    assert update.endswith(" update") and download.endswith(f" download {fetch.PACKAGE}")
+    assert "Dir::State::Lists=/" in update and "Dir::State::Lists=/" in download
+    assert sorted(path.name for path in (tmp_path / "raw").iterdir()) == sorted(fetch.CATALOGUES)
 
 
 def test_a_package_that_lacks_a_catalogue_is_refused(tools, tmp_path):
