@@ -42,11 +42,11 @@ def gradient_step(config, params, gradients):
 
 
 def test_the_first_adamw_step_is_lr_times_sign_plus_decay():
-    config = optimizer_config(learning_rate=0.1, warmup_steps=0, weight_decay=0.5, clip_norm=0.0)
+    config = optimizer_config(learning_rate=0.1, warmup_steps=0, weight_decay=0.25, clip_norm=0.0)
     params = {"student": {"dense": {"kernel": jnp.full((2, 2), 2.0), "bias": jnp.ones(2)}}}
     gradients = jax.tree.map(lambda p: jnp.full_like(p, -3.0), params)
     updates = gradient_step(config, params, gradients)["student"]["dense"]
-    np.testing.assert_allclose(updates["kernel"], 0.1 * (1 - 0.5 * 2.0), rtol=1e-5)
+    np.testing.assert_allclose(updates["kernel"], 0.1 * (1 - 0.25 * 2.0), rtol=1e-5)
     np.testing.assert_allclose(updates["bias"], 0.1, rtol=1e-5)
 
 
