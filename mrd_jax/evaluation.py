@@ -4,13 +4,14 @@
 import dataclasses
 import functools
 import json
+import logging
 import pathlib
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from absl import logging
 from ml_collections import FrozenConfigDict
 
 from mrd_jax import report, step
@@ -19,6 +20,8 @@ from mrd_jax.evaluators import baselines, held_out, results, retrieval, zero_sho
 
 if TYPE_CHECKING:
     from mrd_jax import train
+
+LOGGER = logging.getLogger(__name__)
 
 
 class Evaluator:
@@ -90,6 +93,7 @@ def write_results(evaluator: Evaluator, variables: dict[str, Any], *, workdir: s
       variables: of the student, on the devices.
       workdir: of the run.
     """
+    started = time.perf_counter()
     data = evaluator.config.data
     embeddings = {
         split: evaluator.embed(variables, split=split)
@@ -122,7 +126,8 @@ def write_results(evaluator: Evaluator, variables: dict[str, Any], *, workdir: s
         gallery_embeddings=embeddings[data.train_split],
     )
     print(report.format_table(lines))
-    logging.info("wrote %s and %s", folder / "results.json", page)
+    LOGGER.info("evaluation: %.0f s", time.perf_counter() - started)
+    LOGGER.info("wrote %s and %s", folder / "results.json", page)
 
 
 def as_json(lines: Sequence[results.Result], config: FrozenConfigDict) -> dict[str, Any]:

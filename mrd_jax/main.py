@@ -4,8 +4,12 @@
 Kept short on purpose; what it calls can be imported and tested.
 """
 
+import logging
+import sys
+
 import jax
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from mrd_jax import train
@@ -23,14 +27,25 @@ _MULTIHOST = flags.DEFINE_bool(
 )
 
 
+def show_progress() -> None:
+    """Sends this package's messages to the terminal, and only the warnings of the libraries."""
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    logger = logging.getLogger("mrd_jax")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
 def main(argv: list[str]) -> None:
     """Runs one experiment."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; every option starts with --")
     if _MULTIHOST.value:
         jax.distributed.initialize()
-    logging.set_verbosity(logging.INFO)
-    logging.info(
+    show_progress()
+    logging.getLogger("mrd_jax").info(
         "process %d of %d, %d local devices: %s",
         jax.process_index(),
         jax.process_count(),

@@ -3,13 +3,13 @@
 
 import dataclasses
 import functools
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import optax
-from absl import logging
 from flax import linen as nn
 from ml_collections import ConfigDict, FrozenConfigDict
 
@@ -17,6 +17,8 @@ from mrd_jax import checkpointing, evaluation, metrics, models, sharding, step
 from mrd_jax import optimizer as optimizers
 from mrd_jax import state as states
 from mrd_jax.data import loader, source
+
+LOGGER = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,18 +99,19 @@ def train_and_evaluate(
     state = run.initial_state()
     if checkpoints.latest_step() is not None:
         state = checkpoints.restore(state)
-        logging.info("continuing %s at step %d", workdir, int(state.step))
+        LOGGER.info("continuing %s at step %d", workdir, int(state.step))
     writer = None
     if jax.process_index() == 0:
         writer = metrics.MetricWriter(workdir, start_step=int(state.step))
+    started = time.perf_counter()
     try:
         state = _loop(run, state, records, checkpoints, evaluator, writer)
     finally:
         checkpoints.close()
         if writer:
             writer.close()
-    if jax.process_index() == 0:
-        evaluation.write_results(evaluator, state.variables(), workdir=workdir)
+    LOGGER.info("training: %.0f s", time.perf_counter() - started)
+    evaluation.write_results(evaluator, state.variables(), workdir=workdir)
 
 
 def evaluate(
@@ -189,7 +192,7 @@ def _loop(
         # The host stays one step ahead of the devices, not more: batches in flight take memory.
         jax.block_until_ready(values if in_flight is None else in_flight)
         if in_flight is None:
-            logging.info("compiled the step in %.0f s", time.perf_counter() - asked)
+            LOGGER.info("compiled the step in %.0f s", time.perf_counter() - asked)
             stopwatch.restart()
         in_flight = values
         if (s + 1) % config.log_every == 0 or s + 1 == config.total_steps:
@@ -199,7 +202,7 @@ def _loop(
             line |= stopwatch.lap(batch_size=config.batch_size)
             if writer:
                 writer.write(s + 1, line)
-                logging.info("%s", metrics.progress_line(s + 1, config.total_steps, line))
+                LOGGER.info("%s", metrics.progress_line(s + 1, config.total_steps, line))
     if start < config.total_steps:
         _evaluate_and_save(config.total_steps, config, state, checkpoints, evaluator, writer)
     return state
@@ -221,7 +224,7 @@ def _evaluate_and_save(
         values = evaluator.run(state.variables())
         if writer:
             writer.write(s, values)
-            logging.info("step %d: test top-1 %.1f%%", s, 100 * values["test/top1"])
+            LOGGER.info("step %d: test top-1 %.1f%%", s, 100 * values["test/top1"])
     if saves:
         checkpoints.save(state, step=s)
     return evaluates or saves
