@@ -74,12 +74,13 @@ def _run(job: Job, *, cores: Sequence[int]) -> dict[str, Any]:
     if not results.exists():
         job.workdir.mkdir(parents=True, exist_ok=True)
         log = job.workdir / "log.txt"
-        pin = (lambda: os.sched_setaffinity(0, cores)) if cores else None
         since = time.perf_counter()
         with log.open("a") as file:
-            status = subprocess.run(
-                job.command(), stdout=file, stderr=subprocess.STDOUT, preexec_fn=pin
-            ).returncode
+            process = subprocess.Popen(job.command(), stdout=file, stderr=subprocess.STDOUT)
+            if cores:
+                # From outside, and before it starts threads: they inherit it.
+                os.sched_setaffinity(process.pid, cores)
+            status = process.wait()
         if status:
             raise RuntimeError(f"{' '.join(job.command())} failed with status {status}; see {log}")
         seconds = time.perf_counter() - since
