@@ -110,11 +110,10 @@ def test_randomness_follows_seed_sample_and_epoch(start, batch, reference):
 
 
 def test_the_contrastive_scale_is_clipped_after_the_update(start, batch):
-    config = tiny_config(loss__log_scale_init=9.0)
-    high = state.create_state(config, model=MODEL, optimizer=SGD)
-    new, metrics = step.train_step(high, batch, model=MODEL, optimizer=SGD, config=config)
-    assert float(new.params["loss"]["log_scale"]) == pytest.approx(config.loss.log_scale_max)
-    assert float(metrics["scale"]) > 100
+    loss = start.params["loss"] | {"log_scale": np.float32(9)}
+    new, metrics = one_device(start.replace(params=start.params | {"loss": loss}), batch)
+    assert float(new.params["loss"]["log_scale"]) == pytest.approx(CONFIG.loss.log_scale_max)
+    assert float(metrics["scale"]) == pytest.approx(np.exp(9), rel=1e-5)
 
 
 def test_the_moving_average_starts_as_a_mean_and_ends_at_its_decay():

@@ -161,7 +161,7 @@ def encode_examples(
     ids, images, image_rows, text_rows = [], [], [], []
     pictures: list[bytes] = []
     first = 0
-    for shape in tqdm.tqdm(shapes, desc="backbone features", disable=not progress):
+    for shape in tqdm.tqdm(shapes, desc="backbone features", unit="shape", disable=not progress):
         captions = [text for kind, text in shape.captions if kind in kinds]
         if not captions or not shape.images:
             continue
