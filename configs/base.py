@@ -20,6 +20,8 @@ def get_config() -> ConfigDict:
     config.log_every = 20
     config.eval_every = 200
     config.checkpoint_every = 200
+    # Disjoint samples of a cloud whose embeddings are averaged in evaluation.
+    config.eval_windows = 1
     # Newest checkpoints kept in the workdir.
     config.checkpoints_kept = 2
 

@@ -17,6 +17,8 @@ def get_config() -> ConfigDict:
     config.log_every = 20
     config.eval_every = 100
     config.checkpoint_every = 100
+    # Compared on KatorLegaz, 1, 2, 4 and 9 windows: top-1 50.0, 51.7, 51.7, 51.7.
+    config.eval_windows = 4
 
     config.data.directory = "data/furniture/1.0.0"
     # 640 shapes of 10,000 points: 60 MB.

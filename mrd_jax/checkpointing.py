@@ -17,6 +17,7 @@ NEUTRAL_FIELDS = frozenset(
         "data.cache",
         "data.directory",
         "eval_every",
+        "eval_windows",
         "log_every",
         "model.remat",
         "spmd",

@@ -141,9 +141,20 @@ def embed_step(
 ) -> jax.Array:
     """Unit embeddings of this device's rows, without augmentation.
 
+    A student that sees fewer points than the records hold may look at several disjoint samples of
+    the surface, `config.eval_windows`; their unit embeddings are averaged.
+
     Returns:
       [local_batch, dim] float32.
     """
-    xyz, rgb = augment.plain(batch, num_points=config.model.points)
-    points = model.apply(variables, xyz, rgb).astype(jnp.float32)
-    return points / jnp.linalg.norm(points, axis=-1, keepdims=True)
+
+    def embed(window: jax.Array) -> jax.Array:
+        xyz, rgb = augment.plain(batch, num_points=config.model.points, window=window)
+        return unit(model.apply(variables, xyz, rgb).astype(jnp.float32))
+
+    return unit(jnp.mean(jax.lax.map(embed, jnp.arange(config.eval_windows)), axis=0))
+
+
+def unit(rows: jax.Array) -> jax.Array:
+    """Rows [..., dim] divided by their lengths."""
+    return rows / jnp.linalg.norm(rows, axis=-1, keepdims=True)

@@ -69,6 +69,12 @@ def build_run(config: ConfigDict, *, devices: Sequence[jax.Device] | None = None
             f"config.model.points is {config.model.points}, but config.data.points gives only "
             f"{config.data.points} per record; lower the first or prepare more points"
         )
+    if not 1 <= config.eval_windows <= config.data.points // config.model.points:
+        raise ValueError(
+            f"config.eval_windows is {config.eval_windows}; with data.points {config.data.points} "
+            f"and model.points {config.model.points} it must be 1 to "
+            f"{config.data.points // config.model.points}"
+        )
     return Run(
         config=FrozenConfigDict(config),
         model=models.build_model(config.model),

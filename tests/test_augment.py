@@ -203,3 +203,14 @@ def test_a_window_larger_than_the_cloud_is_refused(count):
         augment.plain(clouds(), num_points=count)
     with pytest.raises(ValueError, match="config.model.points"):
         augment.augment(clouds(), config_of(), keys=keys_of(), num_points=count)
+
+
+def test_evaluation_windows_follow_one_another_and_the_last_ends_with_the_cloud():
+    data = clouds()
+    points = data["xyz"].shape[1]
+    second, _ = augment.plain(data, num_points=WINDOW, window=1)
+    start = min(WINDOW, points - WINDOW)
+    np.testing.assert_array_equal(second, data["xyz"][:, start : start + WINDOW])
+    last, rgb = augment.plain(data, num_points=WINDOW, window=points)
+    np.testing.assert_array_equal(last, data["xyz"][:, -WINDOW:])
+    np.testing.assert_allclose(rgb, data["rgb"][:, -WINDOW:] / 255.0, rtol=1e-6)

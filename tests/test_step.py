@@ -136,6 +136,25 @@ def test_embeddings_do_not_depend_on_devices_and_come_in_order(start, batch):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
+def test_evaluation_windows_are_averaged(start, batch):
+    """Two windows of 48 points: the mean of the unit embeddings of each, made unit again."""
+    config = tiny_config(model__points=48, eval_windows=2)
+    variables = start.variables()
+    halves = [
+        MODEL.apply(
+            variables,
+            batch["xyz"][:, part].astype(np.float32),
+            batch["rgb"][:, part].astype(np.float32) / 255,
+        )
+        for part in (slice(0, 48), slice(48, 96))
+    ]
+    mean = sum(half / np.linalg.norm(half, axis=1, keepdims=True) for half in halves)
+    wanted = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    found = step.embed_step(variables, batch, model=MODEL, config=config)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert np.abs(found - halves[0] / np.linalg.norm(halves[0], axis=1, keepdims=True)).max() > 1e-3
+
+
 def test_a_batch_that_does_not_divide_is_refused_with_numbers():
     with pytest.raises(ValueError, match="batch_size is 12.*8 devices"):
         sharding.make_runner("pmap", batch_size=12, devices=jax.devices())

@@ -134,6 +134,7 @@ def test_a_workdir_of_another_run_is_refused(dataset, straight):
         ({"teacher__dim": 12, "model__out_dim": 12}, "teacher.dim.*6.*12"),
         ({"teacher__name": "openai/clip"}, "fake/teacher.*openai/clip"),
         ({"model__points": 97}, "model.points is 97.*data.points gives only 96"),
+        ({"eval_windows": 2}, "eval_windows is 2.*must be 1 to 1"),
         ({"batch_size": 12}, "batch_size is 12.*8 devices"),
     ],
 )

@@ -59,12 +59,16 @@ def augment(
     return jax.vmap(one)(batch["xyz"], batch["rgb"], keys)
 
 
-def plain(batch: Mapping[str, jax.Array], *, num_points: int) -> tuple[jax.Array, jax.Array]:
-    """Evaluation clouds: the first points of each record, unchanged.
+def plain(
+    batch: Mapping[str, jax.Array], *, num_points: int, window: jax.typing.ArrayLike = 0
+) -> tuple[jax.Array, jax.Array]:
+    """Evaluation clouds: points of each record in their order, unchanged.
 
     Args:
       batch: has xyz [batch, points, 3] and rgb [batch, points, 3] in 0..255.
       num_points: points of the returned clouds.
+      window: which run of num_points; 0 starts at the first point. One that would pass the end
+        is moved back to end there.
 
     Returns:
       xyz float32 [batch, num_points, 3] and rgb float32 [batch, num_points, 3] in 0..1.
@@ -73,9 +77,12 @@ def plain(batch: Mapping[str, jax.Array], *, num_points: int) -> tuple[jax.Array
       ValueError: the records have fewer than num_points points.
     """
     _check_points(batch["xyz"].shape[1], num_points)
-    xyz = jnp.asarray(batch["xyz"][:, :num_points], jnp.float32)
-    rgb = jnp.asarray(batch["rgb"][:, :num_points], jnp.float32) / 255.0
-    return xyz, rgb
+
+    def cut(values: jax.Array) -> jax.Array:
+        start = window * num_points
+        return jax.lax.dynamic_slice_in_dim(values, start, num_points, axis=1).astype(jnp.float32)
+
+    return cut(batch["xyz"]), cut(batch["rgb"]) / 255.0
 
 
 def _check_points(points: int, num_points: int) -> None:
