@@ -25,6 +25,10 @@ NEUTRAL_FIELDS = frozenset(
 )
 
 
+# What a workdir was started with: config and data set.
+RUN_FILE = "run.json"
+
+
 class WorkdirMismatchError(ValueError):
     """The workdir holds a run of another config or other data."""
 
@@ -40,6 +44,19 @@ def flatten(config: ConfigDict | dict, prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value
     return flat
+
+
+def require_run(workdir: str) -> None:
+    """Refuses a folder that no training has claimed, so that a mistyped one is not created.
+
+    Raises:
+      FileNotFoundError: says what to do.
+    """
+    if not (epath.Path(workdir) / RUN_FILE).exists():
+        raise FileNotFoundError(
+            f"{workdir} is not the workdir of a run ({RUN_FILE} is missing); check the path, or "
+            "train with --mode train first"
+        )
 
 
 class Checkpoints:
@@ -71,7 +88,7 @@ class Checkpoints:
 
     def _claim(self) -> None:
         """Writes the run's identity into a new workdir, or compares it with the one there."""
-        path = self._workdir / "run.json"
+        path = self._workdir / RUN_FILE
         if not path.exists():
             self._workdir.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(self._identity, indent=1))

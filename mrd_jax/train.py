@@ -135,6 +135,7 @@ def evaluate(
       ValueError: config, data set and workdir do not fit together.
     """
     run = build_run(config, devices=devices)
+    checkpointing.require_run(workdir)
     _, checkpoints = open_run(config, workdir)
     try:
         state = checkpoints.restore(run.initial_state())
@@ -179,7 +180,6 @@ def _loop(
         start_step=start,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        device_count=jax.device_count(),
     )
     train_step = run.train_step()
     stopwatch = metrics.Stopwatch()

@@ -153,5 +153,20 @@ def test_a_missing_data_set_names_the_command_that_makes_one(tmp_path):
 
 
 def test_evaluating_an_empty_workdir_says_to_train_first(dataset, tmp_path):
-    with pytest.raises(FileNotFoundError, match="--mode train"):
+    with pytest.raises(FileNotFoundError, match="not the workdir of a run.*--mode train"):
+        train.evaluate(config_for(dataset), str(tmp_path / "mistyped"))
+    assert not (tmp_path / "mistyped").exists()
+
+
+def test_evaluating_before_the_first_checkpoint_says_so(dataset, tmp_path):
+    _, checkpoints = train.open_run(config_for(dataset), str(tmp_path))
+    checkpoints.close()
+    with pytest.raises(FileNotFoundError, match="no checkpoint.*--mode train"):
         train.evaluate(config_for(dataset), str(tmp_path))
+
+
+def test_a_run_on_some_of_the_devices_need_not_fit_all_of_them(dataset, tmp_path):
+    """A batch of 12 on 4 of the 8 devices."""
+    config = config_for(dataset, batch_size=12, total_steps=3)
+    train.train_and_evaluate(config, str(tmp_path), devices=jax.devices()[:4])
+    assert set(lines(tmp_path, prefix="train/")) == {1, 2, 3}
