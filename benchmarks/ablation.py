@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/ablation"))
     parser.add_argument("--output", type=pathlib.Path, help="Markdown file to write")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=120, help="of every run")
+    parser.add_argument("--steps", type=int, default=300, help="of every run: the quickstart's")
     parser.add_argument("--fold", default="furniture", help="data set below --data")
     parser.add_argument("--parallel", type=int, default=2, help="runs side by side")
     options = parser.parse_args()
