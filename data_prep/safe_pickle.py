@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading `.npy` files from strangers, also those that hold a pickle, without running their code.
+
+A pickle is a program: it names functions and calls them. Published `.npy` files that hold a dict
+are pickles. Here every name that a pickle may use stands for an object of this file, which takes
+down what it is given; numpy itself is called at the end, and only with a plain number type and
+bytes of the right length. (numpy's own `dtype.__setstate__` and `ndarray.__setstate__` trust their
+arguments: a dtype that lies about holding objects makes numpy follow addresses from the file.)
+
+Refused, with the name of the file: any function or class but the seven names that arrays, numbers
+and old bytes are written with; types of objects, dates and structures; arrays of objects with two
+or more axes; containers that hold themselves.
+"""
+
+import pickle
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+# Booleans, integers, floats, text and bytes; "O" only as the type of a wrapper.
+_DTYPE = re.compile(r"b1|[iu][1248]|f[248]|[US]\d{1,6}|O8?")
+_CONTAINERS = (list, tuple, set, frozenset)
+_PLAIN = (str, int, float, bool, bytes, type(None))
+
+
+class UnsafePickleError(ValueError):
+    """A file that asks for more than arrays and plain containers, or that is damaged."""
+
+
+def load(path: Path) -> Any:
+    """Reads a `.npy` file.
+
+    Args:
+      path: written by `numpy.save`, of numbers, a dict, or a list of plain values.
+
+    Returns:
+      An array of numbers, or what the file wraps: the value of a 0-d array of objects, the list of
+      a 1-d one. Arrays inside are read-only; numpy scalars become Python's.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      UnsafePickleError: the file is refused or damaged; it names the file and what was found.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        try:
+            if _holds_pickle(file):
+                return _finish(_Unpickler(file).load(), {})
+            file.seek(0)
+            return np.load(file, allow_pickle=False)
+        except UnsafePickleError as error:
+            raise UnsafePickleError(f"{path}: {error}") from error
+        except RecursionError as error:
+            raise UnsafePickleError(f"{path}: refused, it is nested too deep") from error
+        # What the unpickler raises on a pickle that is cut, garbled or of wrong arguments.
+        except (
+            pickle.UnpicklingError,
+            AttributeError,
+            EOFError,
+            IndexError,
+            KeyError,
+            MemoryError,
+            OverflowError,
+            TypeError,
+            ValueError,
+        ) as error:
+            raise UnsafePickleError(
+                f"{path}: not a whole .npy file ({type(error).__name__}: {error}); get it again"
+            ) from error
+
+
+def _holds_pickle(file: BinaryIO) -> bool:
+    """Reads the header; True where a pickle follows it."""
+    version = np.lib.format.read_magic(file)
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version not in readers:
+        raise UnsafePickleError(f"format {version} of .npy, expected one of {sorted(readers)}")
+    return readers[version](file)[2].hasobject
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows seven names; everything else is refused before it is looked up."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        known = _NAMES.get((module, name))
+        if known is None:
+            raise UnsafePickleError(
+                f"refused: the pickle asks for {module}.{name}; expected only numpy arrays and "
+                f"plain containers. Nothing of it was run"
+            )
+        return known
+
+
+class _Name:
+    """A name that is only ever an argument. Without attributes, so a pickle cannot change it."""
+
+    __slots__ = ()
+
+
+class _Dtype:
+    """Takes down a number type."""
+
+    __slots__ = ("_name", "order")
+
+    def __init__(self, name: str):
+        self._name, self.order = name, "|"
+
+    def __setstate__(self, state: tuple) -> None:
+        _, self.order, *structure = state[:5]
+        if self.order not in ("<", ">", "=", "|") or any(part is not None for part in structure):
+            raise UnsafePickleError(f"refused: a structured type {state!r}; expected plain numbers")
+
+    @property
+    def is_object(self) -> bool:
+        return self._name.startswith("O")
+
+    def resolve(self) -> np.dtype:
+        """The type, made anew from its name."""
+        if self.is_object:
+            raise UnsafePickleError("refused: numbers of object type")
+        return np.dtype(self.order.strip("|") + self._name)
+
+
+class _Array:
+    """Takes down an array."""
+
+    __slots__ = ("_state",)
+
+    def __init__(self) -> None:
+        self._state = None
+
+    def __setstate__(self, state: tuple) -> None:
+        self._state = state
+
+    def resolve(self) -> np.ndarray | Sequence[Any] | Any:
+        """The array of numbers, or the value or list that an array of objects wraps."""
+        if self._state is None:
+            raise UnsafePickleError("refused: an array without content")
+        _, shape, dtype, fortran, data = self._state
+        if not isinstance(dtype, _Dtype) or not all(isinstance(n, int) and n >= 0 for n in shape):
+            raise UnsafePickleError(f"refused: an array of shape {shape!r}")
+        if not dtype.is_object:
+            values = np.frombuffer(data, dtype.resolve()) if data else np.zeros(0, dtype.resolve())
+            return values.reshape(shape, order="F" if fortran else "C")
+        if len(shape) > 1 or not isinstance(data, list) or len(data) != int(np.prod(shape)):
+            raise UnsafePickleError(
+                f"refused: an array of objects of shape {shape}; expected one value or a list"
+            )
+        return data if shape else data[0]
+
+
+class _MakeDtype:
+    """Stands for `numpy.dtype`."""
+
+    __slots__ = ()
+
+    def __call__(self, name: Any, align: Any = False, copy: Any = True) -> _Dtype:
+        if not isinstance(name, str) or not _DTYPE.fullmatch(name):
+            raise UnsafePickleError(
+                f"refused: numbers of type {name!r}; expected booleans, integers, floats or text"
+            )
+        return _Dtype(name)
+
+
+class _MakeArray:
+    """Stands for numpy's `_reconstruct`, which makes the empty array that a state then fills."""
+
+    __slots__ = ()
+
+    def __call__(self, kind: Any, shape: Any, code: Any) -> _Array:
+        if kind is not _NDARRAY:
+            raise UnsafePickleError(f"refused: an array of kind {kind!r}; expected numpy.ndarray")
+        return _Array()
+
+
+class _MakeScalar:
+    """Stands for numpy's `scalar`; gives a number, text or bytes of Python."""
+
+    __slots__ = ()
+
+    def __call__(self, dtype: Any, data: Any = b"") -> Any:
+        if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
+            raise UnsafePickleError("refused: a number that is not made of a type and bytes")
+        resolved = dtype.resolve()
+        if len(data) != resolved.itemsize or not data:
+            raise UnsafePickleError(f"refused: a number of {len(data)} bytes as {resolved}")
+        return np.frombuffer(data, resolved)[0].item()
+
+
+class _MakeBytes:
+    """Stands for `_codecs.encode`, which protocols below 3 write bytes with, as Latin-1 text."""
+
+    __slots__ = ()
+
+    def __call__(self, text: Any, encoding: Any) -> bytes:
+        if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+            raise UnsafePickleError(f"refused: bytes in the encoding {encoding!r}; expected latin1")
+        return text.encode("latin-1")
+
+
+_UNFINISHED = _Name()
+_NDARRAY = _Name()
+_NAMES = {
+    ("numpy", "dtype"): _MakeDtype(),
+    ("numpy", "ndarray"): _NDARRAY,
+    ("numpy.core.multiarray", "_reconstruct"): _MakeArray(),  # numpy 1
+    ("numpy._core.multiarray", "_reconstruct"): _MakeArray(),  # numpy 2
+    ("numpy.core.multiarray", "scalar"): _MakeScalar(),
+    ("numpy._core.multiarray", "scalar"): _MakeScalar(),
+    ("_codecs", "encode"): _MakeBytes(),
+}
+
+
+def _finish(value: Any, done: dict[int, Any]) -> Any:
+    """Puts arrays where they were taken down, and lets only plain values through.
+
+    Args:
+      value: from the unpickler.
+      done: id -> result of what was met before, so that a pickle that repeats one list cannot grow.
+    """
+    if type(value) in _PLAIN:
+        return value
+    if id(value) not in done:
+        done[id(value)] = _UNFINISHED
+        done[id(value)] = _finish_container(value, done)
+    if done[id(value)] is _UNFINISHED:
+        raise UnsafePickleError("refused: a container that holds itself")
+    return done[id(value)]
+
+
+def _finish_container(value: Any, done: dict[int, Any]) -> Any:
+    if type(value) is _Array:
+        found = value.resolve()
+        return found if isinstance(found, np.ndarray) else _finish(found, done)
+    if type(value) is dict:
+        return {_finish(key, done): _finish(item, done) for key, item in value.items()}
+    if type(value) in _CONTAINERS:
+        return type(value)([_finish(item, done) for item in value])
+    raise UnsafePickleError(
+        f"refused: a value of type {type(value).__name__}; expected arrays and plain containers"
+    )
