@@ -105,6 +105,8 @@ def model() -> ConfigDict:
     config.out_dim = 384
     # Share of groups left out in training; 0 is off.
     config.patch_dropout = 0.0
+    # Which: "fewer" samples fewer centres (OpenShape), "random" drops some of all (Uni3D).
+    config.patch_choice = "fewer"
     # Activations; parameters, norms and softmax stay float32.
     config.dtype = "float32"
     # Recompute each block in the backward pass: less memory, about a third more time.

@@ -19,8 +19,8 @@ FORBIDDEN = {
     "mrd_jax/evaluators": ("mrd_jax.losses", "mrd_jax.models", "mrd_jax.train", "jax", "flax"),
     "configs": ("mrd_jax", "data_prep"),
 }
-# The only packages outside mrd_jax.data that data_prep may use.
-DATA_PREP_MAY_USE = ("mrd_jax.data",)
+# What data_prep may use of mrd_jax: the batch contract, and the application of weight tables.
+DATA_PREP_MAY_USE = ("mrd_jax.data", "mrd_jax.convert.rules")
 
 
 def imports(path):

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from data_prep import teachers
-from data_prep.teachers import weight_map
 from data_prep.teachers.lit.frozen import packages, torch_file
 
 
@@ -83,29 +82,6 @@ def test_a_file_cut_short_is_refused(tmp_path, cut):
     path.write_bytes(path.read_bytes()[:-cut])
     with pytest.raises(ValueError, match="expected a state dict of plain tensors"):
         torch_file.load(path)
-
-
-def convert(state):
-    return weight_map.convert(
-        state,
-        rules=(weight_map.Rule(r"(\w+)\.weight", r"\1.kernel", weight_map.DENSE),),
-        ignored=(r"count",),
-        expected={"a": {"kernel": np.zeros((2, 3))}},
-        source="file",
-    )
-
-
-def test_a_rule_renames_and_transposes():
-    weight = np.arange(6.0).reshape(3, 2)
-    got = convert({"a.weight": weight, "count": np.zeros(())})
-    np.testing.assert_array_equal(got["a"]["kernel"], weight.T)
-
-
-def test_every_fault_of_a_file_is_named_at_once():
-    with pytest.raises(ValueError) as error:
-        convert({"b.weight": np.zeros((3, 2)), "c.bias": np.zeros(3)})
-    for part in ("the model has no b/kernel", "c.bias: 0 rules", "a/kernel: nothing"):
-        assert part in str(error.value)
 
 
 def test_an_absent_weight_package_is_an_error_with_the_command():

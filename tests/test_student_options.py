@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of the student change only what they should; devices share batch statistics."""
+"""Options of the students change only what they should; devices share batch statistics."""
 
 import functools
 
@@ -7,17 +7,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import assert_trees_close
 
 from mrd_jax import models
-from mrd_jax.models import grouping, norm, point_bert
+from mrd_jax.models import grouping, transformer
+
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
+STUDENTS = {
+    "point_bert": dict(
+        dim=16, depth=3, heads=2, mlp_dim=24, sa_dim=12, groups=8, radius=0.5, group_size=4,
+        out_dim=10,
+    ),
+    "uni3d": dict(
+        dim=16, depth=3, heads=2, mlp_dim=24, mlp="swiglu_norm", encoder_dim=12, groups=8,
+        group_size=4, out_dim=10,
+    ),
+}  # fmt: skip
+both = pytest.mark.parametrize("name", STUDENTS)
 
 
-def tiny(**changes):
-    fields = dict(
-        name="point_bert", dim=16, depth=3, heads=2, mlp_dim=24, sa_dim=12, groups=8,
-        radius=0.5, group_size=4, out_dim=10,
-    )  # fmt: skip
-    return models.build_model(fields | changes)
+def tiny(name="point_bert", **changes):
+    return models.build_model({"name": name, **STUDENTS[name]} | changes)
 
 
 @functools.cache
@@ -28,25 +39,26 @@ def tiny_clouds(batch=8, points=48):
 
 
 @functools.cache
-def tiny_variables():
-    variables = jax.jit(tiny().init)(jax.random.key(1), *tiny_clouds())
+def tiny_variables(name="point_bert"):
+    variables = jax.jit(tiny(name).init)(jax.random.key(1), *tiny_clouds())
     # Scales of both signs and offsets off zero, so that no term of the norm is invisible.
     keys = iter(jax.random.split(jax.random.key(2), 100))
     variables["params"] = jax.tree.map(
         lambda leaf: leaf + 0.3 * jax.random.normal(next(keys), leaf.shape), variables["params"]
     )
-    layer = variables["params"]["tokenizer"]["layer_2"]
-    layer["scale"] = layer["scale"] * jnp.where(jnp.arange(12) % 3 == 0, -1.0, 1.0)
+    layer = variables["params"]["tokenizer"][{"point_bert": "layer_2", "uni3d": "layer_1"}[name]]
+    columns = jnp.arange(layer["scale"].shape[0])
+    layer["scale"] = layer["scale"] * jnp.where(columns % 3 == 0, -1.0, 1.0)
     return variables
 
 
 @functools.cache
-def jitted_apply(**changes):
-    return jax.jit(tiny(**changes).apply, static_argnames=("train", "mutable"))
+def jitted_apply(name="point_bert", **changes):
+    return jax.jit(tiny(name, **changes).apply, static_argnames=("train", "mutable"))
 
 
-def embed_tiny(xyz, rgb):
-    return jitted_apply()(tiny_variables(), xyz, rgb)
+def embed_tiny(name, xyz, rgb):
+    return jitted_apply(name)(tiny_variables(name), xyz, rgb)
 
 
 @functools.cache
@@ -55,17 +67,22 @@ def tiny_weights():
     return np.random.default_rng(3).normal(size=(8, 10)).astype(np.float32)
 
 
+def sample_keys(seed=8):
+    return jax.random.split(jax.random.key(seed), 8)
+
+
 @functools.cache
-def value_and_gradient(**changes):
+def value_and_gradient(name="point_bert", **changes):
     """Output, running statistics and gradient of one training pass of the tiny model."""
-    model, variables = tiny(**changes), tiny_variables()
+    model, variables = tiny(name, **changes), tiny_variables(name)
 
     @jax.jit
     def run(params):
         def loss(params):
             output, state = model.apply(
-                variables | {"params": params}, *tiny_clouds(), train=True, mutable=["batch_stats"]
-            )
+                variables | {"params": params}, *tiny_clouds(), train=True, keys=sample_keys(),
+                mutable=["batch_stats"],
+            )  # fmt: skip
             return jnp.sum(output * tiny_weights()), (output, state)
 
         return jax.grad(loss, has_aux=True)(params)
@@ -74,53 +91,9 @@ def value_and_gradient(**changes):
     return output, state, gradient
 
 
-def assert_trees_close(got, want, tolerance):
-    def close(path, a, b):
-        bound = tolerance * max(1.0, float(np.max(np.abs(b))))
-        np.testing.assert_allclose(a, b, rtol=0, atol=bound, err_msg=jax.tree_util.keystr(path))
-
-    jax.tree_util.tree_map_with_path(close, got, want)
-
-
-def plain_normed_dense(x, params, mean, var):
-    product = x @ params["kernel"] + params["bias"]
-    normed = (product - mean) / jnp.sqrt(var + 1e-5) * params["scale"] + params["shift"]
-    return jnp.maximum(normed, 0)
-
-
-@pytest.mark.parametrize("pool", [None, 4])
-def test_folded_norm_equals_batch_norm_in_value_gradient_and_statistics(pool):
-    rng = np.random.default_rng(4)
-    x = jnp.asarray(rng.normal(0.5, 1.0, (48, 5)).astype(np.float32))
-    layer = norm.NormedDense(6, pool=pool)
-    shapes = {"kernel": (5, 6), "bias": (6,), "scale": (6,), "shift": (6,)}
-    params = {k: jnp.asarray(rng.normal(size=s).astype(np.float32)) for k, s in shapes.items()}
-    running = {"mean": jnp.full(6, 0.2), "var": jnp.full(6, 0.7)}
-
-    def folded(params, x, train):
-        variables = {"params": params, "batch_stats": running}
-        output, state = layer.apply(variables, x, train=train, mutable=["batch_stats"])
-        return jnp.sum(jnp.sin(output)), (output, state["batch_stats"])
-
-    def plain(params, x, train):
-        product = x @ params["kernel"] + params["bias"]
-        stats = (jnp.mean(product, 0), jnp.var(product, 0)) if train else running.values()
-        output = plain_normed_dense(x, params, *stats)
-        output = output if pool is None else jnp.max(output.reshape(-1, pool, 6), 1)
-        new = {
-            "mean": 0.9 * 0.2 + 0.1 * jnp.mean(product, 0),
-            "var": 0.9 * 0.7 + 0.1 * jnp.var(product, 0, ddof=1),
-        }
-        return jnp.sum(jnp.sin(output)), (output, new if train else running)
-
-    for train in (True, False):
-        got = jax.grad(folded, argnums=(0, 1), has_aux=True)(params, x, train)
-        want = jax.grad(plain, argnums=(0, 1), has_aux=True)(params, x, train)
-        assert_trees_close(got, want, 1e-5)
-
-
-def test_eight_devices_share_batch_statistics():
-    model, variables = tiny(), tiny_variables()
+@both
+def test_eight_devices_share_batch_statistics(name):
+    model, variables = tiny(name), tiny_variables(name)
 
     def share(params, xyz, rgb, weights):
         output, state = model.apply(
@@ -142,85 +115,147 @@ def test_eight_devices_share_batch_statistics():
         check_vma=False,
     )
     got = jax.jit(sharded)(variables["params"], *tiny_clouds(), tiny_weights())
-    assert_trees_close(got, value_and_gradient(), 1e-5)
+    assert_trees_close(got, value_and_gradient(name), rtol=1e-5, atol=1e-5)
 
 
+@both
 @pytest.mark.parametrize("changes", [{"remat": True}, {"scan": False}], ids=str)
-def test_memory_and_loop_options_change_neither_value_nor_gradient(changes):
-    assert_trees_close(value_and_gradient(**changes), value_and_gradient(), 1e-5)
+def test_memory_and_loop_options_change_neither_value_nor_gradient(name, changes):
+    got, want = value_and_gradient(name, **changes), value_and_gradient(name)
+    assert_trees_close(got, want, rtol=1e-5, atol=1e-5)
 
 
-def test_bfloat16_stays_close_and_returns_float32():
-    want, _, _ = value_and_gradient()
-    got, state, gradient = value_and_gradient(dtype="bfloat16")
+@both
+def test_bfloat16_stays_close_and_returns_float32(name):
+    want, _, _ = value_and_gradient(name)
+    got, state, gradient = value_and_gradient(name, dtype="bfloat16")
     assert not np.array_equal(got, want)
     assert np.linalg.norm(got - want) < 0.03 * np.linalg.norm(want)
     assert {leaf.dtype for leaf in jax.tree.leaves((got, state, gradient))} == {np.dtype("float32")}
 
 
-def test_an_embedding_does_not_depend_on_the_rest_of_the_batch():
+@both
+def test_an_embedding_does_not_depend_on_the_rest_of_the_batch(name):
     xyz, rgb = tiny_clouds()
     order = np.array([5, 2, 7, 2, 1, 0, 3, 3])
     np.testing.assert_allclose(
-        embed_tiny(xyz[order], rgb[order]), embed_tiny(xyz, rgb)[order], rtol=1e-5, atol=1e-5
+        embed_tiny(name, xyz[order], rgb[order]),
+        embed_tiny(name, xyz, rgb)[order],
+        rtol=1e-5,
+        atol=1e-5,
     )
 
 
-def test_colour_and_position_reach_the_embedding():
+@both
+def test_colour_and_position_reach_the_embedding(name):
     xyz, rgb = tiny_clouds()
-    whole = embed_tiny(xyz, rgb)
-    assert np.abs(embed_tiny(xyz, 1 - rgb) - whole).max() > 1e-2
-    assert np.abs(embed_tiny(xyz + 0.1, rgb) - whole).max() > 1e-2
+    whole = embed_tiny(name, xyz, rgb)
+    assert np.abs(embed_tiny(name, xyz, 1 - rgb) - whole).max() > 1e-2
+    assert np.abs(embed_tiny(name, xyz + 0.1, rgb) - whole).max() > 1e-2
 
 
 def test_dropped_groups_are_a_fixed_share_and_a_function_of_the_samples_own_key():
     index = jnp.arange(40).reshape(2, 20) * 3
     keys = jax.random.split(jax.random.key(6), 2)
-    kept = np.asarray(point_bert.keep_groups(index, share=0.7, keys=keys))
+    kept = np.asarray(grouping.random_subset(index, 14, keys=keys))
     assert kept.shape == (2, 14)
     for row, source in zip(kept, np.asarray(index), strict=True):
         assert len(set(row)) == 14 and set(row) <= set(source)
     assert not np.array_equal(kept[0] - index[0, 0], kept[1] - index[1, 0])
-    alone = point_bert.keep_groups(index[1:], share=0.7, keys=keys[1:])
+    alone = grouping.random_subset(index[1:], 14, keys=keys[1:])
     np.testing.assert_array_equal(alone[0], kept[1])
 
 
 def test_every_group_is_dropped_equally_often():
     keys = jax.random.split(jax.random.key(7), 2000)
     index = jnp.broadcast_to(jnp.arange(8), (2000, 8))
-    kept = point_bert.keep_groups(index, share=0.5, keys=keys)
+    kept = grouping.random_subset(index, 4, keys=keys)
     share = np.bincount(np.ravel(kept), minlength=8) / 2000
     np.testing.assert_allclose(share, 0.5, atol=0.05)  # 4.5 standard deviations
 
 
-def test_patch_dropout_acts_in_training_only_and_saves_compute():
-    options = dict(train=True, keys=jax.random.split(jax.random.key(8), 8), mutable="batch_stats")
+@both
+@pytest.mark.parametrize("choice", grouping.CENTRE_CHOICES)
+def test_patch_dropout_acts_in_training_only_and_saves_compute(name, choice):
+    options = dict(train=True, keys=sample_keys(), mutable="batch_stats")
     whole, dropped = (
-        jitted_apply(**changes).lower(tiny_variables(), *tiny_clouds(), **options).compile()
-        for changes in ({}, {"patch_dropout": 0.5})
+        jitted_apply(name, **changes)
+        .lower(tiny_variables(name), *tiny_clouds(), **options)
+        .compile()
+        # Large groups, so that what is paid once per model is little.
+        for changes in (
+            {"group_size": 32},
+            {"group_size": 32, "patch_dropout": 0.5, "patch_choice": choice},
+        )
     )
     assert dropped.cost_analysis()["flops"] < 0.65 * whole.cost_analysis()["flops"]
-    embedding = jitted_apply(patch_dropout=0.5)(tiny_variables(), *tiny_clouds())
-    np.testing.assert_array_equal(embedding, embed_tiny(*tiny_clouds()))
+    dropping = jitted_apply(name, patch_dropout=0.5, patch_choice=choice)
+    embedding = dropping(tiny_variables(name), *tiny_clouds())
+    np.testing.assert_array_equal(embedding, embed_tiny(name, *tiny_clouds()))
 
 
-def test_patch_dropout_equals_the_model_that_sees_only_the_kept_groups(monkeypatch):
-    keys = jax.random.split(jax.random.key(8), 8)
-    options = dict(train=True, keys=keys, mutable="batch_stats")
-    got = jitted_apply(patch_dropout=0.5)(tiny_variables(), *tiny_clouds(), **options)
-
-    chosen = grouping.farthest_point_sample(tiny_clouds()[0], 8)
-    kept = point_bert.keep_groups(chosen, share=0.5, keys=keys)
-    monkeypatch.setattr(grouping, "farthest_point_sample", lambda xyz, count: kept)
-    want = jitted_apply(groups=4)(tiny_variables(), *tiny_clouds(), **options)
-    assert_trees_close(got, want, 1e-5)
+@both
+def test_fewer_groups_are_those_of_the_smaller_model(name):
+    options = dict(train=True, mutable="batch_stats")
+    dropping = jitted_apply(name, patch_dropout=0.5, patch_choice="fewer")
+    got = dropping(tiny_variables(name), *tiny_clouds(), **options)
+    want = jitted_apply(name, groups=4)(tiny_variables(name), *tiny_clouds(), **options)
+    assert_trees_close(got, want, rtol=1e-6, atol=1e-6)
 
 
-def test_patch_dropout_without_keys_is_refused():
-    with pytest.raises(ValueError, match="needs keys"):
-        tiny(patch_dropout=0.5).apply(
-            tiny_variables(), *tiny_clouds(), train=True, mutable=["batch_stats"]
-        )
+@both
+def test_random_groups_are_a_subset_and_only_they_are_seen(name, monkeypatch):
+    options = dict(train=True, keys=sample_keys(), mutable="batch_stats")
+    dropping = jitted_apply(name, patch_dropout=0.5, patch_choice="random")
+    got = dropping(tiny_variables(name), *tiny_clouds(), **options)
+
+    skip = 1e-3 if name == "uni3d" else None
+    chosen = grouping.farthest_point_sample(tiny_clouds()[0], 8, skip_squared_norm=skip)
+    kept = grouping.random_subset(chosen, 4, keys=sample_keys())
+    monkeypatch.setattr(grouping, "farthest_point_sample", lambda xyz, count, **_: kept)
+    few = jitted_apply(name, groups=4, remat=True)  # a new name in the cache of compiled ones
+    want = few(tiny_variables(name), *tiny_clouds(), **options)
+    assert_trees_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+@both
+def test_random_choices_without_keys_are_refused(name):
+    for changes in ({"patch_dropout": 0.5, "patch_choice": "random"}, {"drop_path": 0.1}):
+        if name == "point_bert" and "drop_path" in changes:
+            continue
+        with pytest.raises(ValueError, match="needs keys"):
+            tiny(name, **changes).apply(
+                tiny_variables(name), *tiny_clouds(), train=True, mutable=["batch_stats"]
+            )
+
+
+def test_drop_path_acts_in_training_only_and_by_the_samples_own_key():
+    variables, clouds = tiny_variables("uni3d"), tiny_clouds()
+    apply = jitted_apply("uni3d", drop_path=0.9)
+    np.testing.assert_array_equal(apply(variables, *clouds), embed_tiny("uni3d", *clouds))
+    embed = functools.partial(apply, variables, *clouds, train=True, mutable="batch_stats")
+    got = embed(keys=sample_keys())[0]
+    changed = sample_keys().at[3].set(jax.random.key(99))
+    other = embed(keys=changed)[0]
+    assert np.abs(got - value_and_gradient("uni3d")[0]).max() > 1e-2
+    assert np.abs(got[3] - other[3]).max() > 1e-2
+    keep = np.arange(8) != 3
+    np.testing.assert_allclose(got[keep], other[keep], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{"remat": True}, {"scan": False}], ids=str)
+def test_drop_path_is_the_same_under_memory_and_loop_options(changes):
+    got = value_and_gradient("uni3d", drop_path=0.5, **changes)
+    assert_trees_close(got, value_and_gradient("uni3d", drop_path=0.5), rtol=1e-5, atol=1e-5)
+
+
+def test_a_dropped_branch_leaves_its_mean():
+    change = jnp.ones((4000 * 2, 3))
+    keys = jax.random.split(jax.random.key(0), 4000)
+    got = transformer.drop_path(change, rate=jnp.float32(0.3), keys=keys).reshape(4000, 6)
+    assert set(np.unique(got)) == {0, np.float32(1 / np.float32(0.7))}
+    assert np.all(got == got[:, :1])  # all tokens of a sample share its fate
+    np.testing.assert_allclose(np.mean(got), 1, atol=0.05)  # 4.8 standard deviations
 
 
 @pytest.mark.parametrize(
@@ -233,12 +268,17 @@ def test_patch_dropout_without_keys_is_refused():
         ({"radius": 0.0}, "model.radius is 0.0"),
         ({"patch_dropout": 1.0}, "model.patch_dropout is 1.0"),
         ({"dtype": "float16"}, "model.dtype is 'float16'"),
+        ({"patch_choice": "best"}, "model.patch_choice is 'best'"),
+        ({"name": "uni3d", "mlp": "relu"}, "model.mlp is 'relu'"),
+        ({"name": "uni3d", "drop_path": -0.1}, "model.drop_path is -0.1"),
+        ({"name": "uni3d", "radius": 0.2}, r"unknown fields \['radius'\]"),
         ({"points": 4}, "model.groups 8 exceeds model.points 4"),
     ],
 )
 def test_a_bad_config_is_refused_by_field_and_value(changes, message):
+    student = STUDENTS[changes.get("name") if changes.get("name") in STUDENTS else "point_bert"]
     with pytest.raises(ValueError, match=message):
-        tiny(**changes)
+        models.build_model({"name": "point_bert", **student} | changes)
 
 
 def test_a_missing_field_is_named():

@@ -24,6 +24,7 @@ def tiny_config(**fields: Any) -> ConfigDict:
     config.model.update(
         points=64, dim=64, depth=2, heads=1, mlp_dim=96, sa_dim=16, groups=8, group_size=8,
         radius=0.4, out_dim=24, patch_dropout=0.25,
+        patch_choice="random",
     )  # fmt: skip
     config.optimizer.warmup_steps = 2
     config.optimizer.ema_decay = 0.9

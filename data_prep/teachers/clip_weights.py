@@ -18,7 +18,7 @@ import huggingface_hub.errors
 import numpy as np
 import safetensors
 
-from data_prep.teachers import weight_map
+from mrd_jax.convert import rules
 
 CONFIG_FILES = ("*.json", "*.txt")
 SAFETENSORS_FILES = ("model.safetensors", "model-*-of-*.safetensors")
@@ -26,20 +26,16 @@ SAFETENSORS_INDEX = "model.safetensors.index.json"
 FLAX_FILE = "flax_model.msgpack"
 
 RULES = (
-    weight_map.Rule(
-        r"(.*\.(?:[qkv]_proj|out_proj|fc[12]))\.weight", r"\1/kernel", weight_map.DENSE
-    ),
-    weight_map.Rule(r"((?:visual|text)_projection)\.weight", r"\1/kernel", weight_map.DENSE),
-    weight_map.Rule(
-        r"(vision_model\.embeddings\.patch_embedding)\.weight", r"\1/kernel", weight_map.CONV
-    ),
-    weight_map.Rule(r"(.*\.(?:token|position)_embedding)\.weight", r"\1/embedding"),
-    weight_map.Rule(
+    rules.Rule(r"(.*\.(?:[qkv]_proj|out_proj|fc[12]))\.weight", r"\1/kernel", rules.DENSE),
+    rules.Rule(r"((?:visual|text)_projection)\.weight", r"\1/kernel", rules.DENSE),
+    rules.Rule(r"(vision_model\.embeddings\.patch_embedding)\.weight", r"\1/kernel", rules.CONV),
+    rules.Rule(r"(.*\.(?:token|position)_embedding)\.weight", r"\1/embedding"),
+    rules.Rule(
         r"(.*\.(?:layer_norm\d|pre_layrnorm|post_layernorm|final_layer_norm))\.weight",
         r"\1/scale",
     ),
-    weight_map.Rule(r"(.*)\.bias", r"\1/bias"),
-    weight_map.Rule(r"(logit_scale|vision_model\.embeddings\.class_embedding)", r"\1"),
+    rules.Rule(r"(.*)\.bias", r"\1/bias"),
+    rules.Rule(r"(logit_scale|vision_model\.embeddings\.class_embedding)", r"\1"),
 )
 # Older versions of transformers stored the positions 0, 1, 2, ... as a tensor.
 IGNORED = (r".*\.position_ids",)
@@ -146,15 +142,15 @@ def _from_safetensors(files: list[pathlib.Path], *, expected: Mapping) -> dict:
     if layouts == {"flax"}:
         return _from_flax(state, expected=expected, source=files[0])
     if layouts == {"pt"}:
-        return weight_map.convert(
+        return rules.apply(
             state, rules=RULES, ignored=IGNORED, expected=expected, source=str(files[0])
-        )
+        ).tree
     raise ValueError(f"{files[0]}: layout is {sorted(layouts)}, expected 'pt' or 'flax'")
 
 
 def _from_flax(state: Mapping, *, expected: Mapping, source: pathlib.Path) -> dict:
-    rules = (weight_map.Rule(r"(.*)", r"\1"),)
-    return weight_map.convert(state, rules=rules, ignored=(), expected=expected, source=str(source))
+    table = (rules.Rule(r"(.*)", r"\1"),)
+    return rules.apply(state, rules=table, ignored=(), expected=expected, source=str(source)).tree
 
 
 def _no_weights(folder: pathlib.Path) -> str:

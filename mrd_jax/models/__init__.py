@@ -1,21 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """Student encoders by name: `build_model(config.model)`."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from mrd_jax.models import point_bert
+from mrd_jax.models import grouping, point_bert, transformer, uni3d
 
-MODELS = {"point_bert": point_bert.PointBert}
+MODELS = {"point_bert": point_bert.PointBert, "uni3d": uni3d.Uni3D}
+
+# Fields of the published students, all but `out_dim`.
+RELEASED = {
+    f"openshape-{number}": {"name": "point_bert", **fields}
+    for number, fields in point_bert.SCALINGS.items()
+} | {f"uni3d-{name}": {"name": "uni3d", **fields} for name, fields in uni3d.SIZES.items()}
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
+CHOICES = {
+    "dtype": tuple(DTYPES),
+    "mlp": transformer.MLPS,
+    "patch_choice": grouping.CENTRE_CHOICES,
+}
+_SHARES = ("patch_dropout", "drop_path")
 # Fields of config.model that size the batch rather than the model.
 _NOT_OF_THE_MODEL = ("name", "points")
-_COUNTS = ("dim", "depth", "heads", "mlp_dim", "sa_dim", "groups", "group_size", "out_dim")
 
 
 def build_model(config: Mapping[str, Any]) -> nn.Module:
@@ -37,39 +49,39 @@ def build_model(config: Mapping[str, Any]) -> nn.Module:
         raise ValueError(f"model.name is {fields.get('name')!r}; choose from {sorted(MODELS)}")
     model = MODELS[fields["name"]]
     _check_names(fields, model)
-    _check_values(fields)
+    _check_values(fields, model)
     fields["dtype"] = DTYPES[fields.get("dtype", "float32")]
     return model(**{key: fields[key] for key in fields if key not in _NOT_OF_THE_MODEL})
 
 
 def _check_names(fields: dict[str, Any], model: type[nn.Module]) -> None:
-    known = {name for name in model.__dataclass_fields__ if name not in ("parent", "name")}
+    own = [field for field in dataclasses.fields(model) if field.name not in ("parent", "name")]
+    known = {field.name for field in own}
     unknown = sorted(set(fields) - known - set(_NOT_OF_THE_MODEL))
     if unknown:
         raise ValueError(f"unknown fields {unknown} in model; {fields['name']} has {sorted(known)}")
-    optional = {"dtype", "remat", "patch_dropout", "scan"}
-    missing = sorted(known - optional - set(fields))
+    needed = {field.name for field in own if field.default is dataclasses.MISSING}
+    missing = sorted(needed - set(fields))
     if missing:
         raise ValueError(f"model lacks the fields {missing} that {fields['name']} needs")
 
 
-def _check_values(fields: dict[str, Any]) -> None:
-    for name in _COUNTS:
-        if not isinstance(fields[name], int) or fields[name] < 1:
-            raise ValueError(f"model.{name} is {fields[name]!r}; it must be a positive integer")
+def _check_values(fields: dict[str, Any], model: type[nn.Module]) -> None:
+    for field in dataclasses.fields(model):
+        name, value = field.name, fields.get(field.name, field.default)
+        if field.type is int and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"model.{name} is {value!r}; it must be a positive integer")
+        if name in _SHARES and not 0 <= value < 1:
+            raise ValueError(f"model.{name} is {value!r}; it must be in [0, 1)")
+        if name in CHOICES and name in fields and value not in CHOICES[name]:
+            raise ValueError(f"model.{name} is {value!r}; choose from {sorted(CHOICES[name])}")
+        if name == "radius" and not value > 0:
+            raise ValueError(f"model.radius is {value!r}; it must be positive")
     if fields["dim"] % fields["heads"]:
         raise ValueError(
             f"model.dim {fields['dim']} does not divide over {fields['heads']} heads;"
             " change model.dim or model.heads"
         )
-    if not fields["radius"] > 0:
-        raise ValueError(f"model.radius is {fields['radius']!r}; it must be positive")
-    if not 0 <= fields.get("patch_dropout", 0.0) < 1:
-        raise ValueError(
-            f"model.patch_dropout is {fields['patch_dropout']!r}; it must be in [0, 1)"
-        )
-    if fields.get("dtype", "float32") not in DTYPES:
-        raise ValueError(f"model.dtype is {fields['dtype']!r}; choose from {sorted(DTYPES)}")
     if fields["groups"] > fields.get("points", fields["groups"]):
         raise ValueError(
             f"model.groups {fields['groups']} exceeds model.points {fields['points']};"

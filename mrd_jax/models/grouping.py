@@ -10,6 +10,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+# How patch dropout chooses among the centres, see `choose_centres`.
+CENTRE_CHOICES = ("fewer", "random")
 # Hits of a ball query are kept as bits of unsigned words of this many.
 WORD = 32
 
@@ -61,6 +63,62 @@ def farthest_point_sample(
     first = jnp.zeros(planes[0].shape[:-1], jnp.int32)
     _, chosen = jax.lax.scan(choose, (distance, first), length=count)
     return jnp.moveaxis(chosen, 0, -1)
+
+
+def choose_centres(
+    xyz: jax.Array,
+    groups: int,
+    *,
+    dropout: float = 0.0,
+    choice: str = "fewer",
+    keys: jax.Array | None = None,
+    skip_squared_norm: float | None = None,
+) -> jax.Array:
+    """Choose the centres of a cloud's groups, in training fewer of them (patch dropout).
+
+    Groups are left out here, before anything is computed for them.
+
+    Args:
+      xyz: [batch, points, 3].
+      groups: number of groups without dropout.
+      dropout: share of the groups to leave out; at least one stays.
+      choice: "fewer" samples fewer farthest points, which then lie further apart (OpenShape);
+        "random" samples all and keeps a random subset of each cloud's (Uni3D).
+      keys: [batch] random keys, one per cloud; needed for "random".
+      skip_squared_norm: as in `farthest_point_sample`.
+
+    Returns:
+      [batch, kept, 3] coordinates, in the order of choice.
+
+    Raises:
+      ValueError: the cloud has too few points, or keys are missing.
+    """
+    kept = max(1, round((1 - dropout) * groups))
+    wanted = kept if choice == "fewer" else groups
+    index = farthest_point_sample(xyz, wanted, skip_squared_norm=skip_squared_norm)
+    if kept < wanted:
+        if keys is None:
+            raise ValueError(f"random patch dropout of {dropout} needs keys=[batch] in training")
+        index = random_subset(index, kept, keys=keys)
+    return gather(xyz, index)
+
+
+def random_subset(index: jax.Array, count: int, *, keys: jax.Array) -> jax.Array:
+    """Keep `count` random entries of every row, in their order.
+
+    Args:
+      index: [batch, entries].
+      count: entries to keep.
+      keys: [batch] random keys: a row's subset depends on its own key only.
+
+    Returns:
+      [batch, count].
+    """
+
+    def keep(row, key):
+        return row[jnp.sort(jax.random.permutation(key, row.shape[0])[:count])]
+
+    return jax.vmap(keep)(index, keys)
 
 
 def ball_query(xyz: jax.Array, centres: jax.Array, *, radius: float, count: int) -> jax.Array:

@@ -12,7 +12,47 @@ MOMENTUM = 0.9
 KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-class NormedDense(nn.Module):
+class _Normed(nn.Module):
+    """A linear map whose batch norm is a factor and an offset of its columns.
+
+    Attributes:
+      features: columns of the result.
+      dtype: of the product; moments and statistics are float32.
+    """
+
+    features: int
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    def fold(
+        self, statistics: tuple[jax.Array, jax.Array, int] | None, *, bias: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Give the norm's factor and offset, and keep the running statistics.
+
+        Args:
+          statistics: mean [features] and variance [features] of the batch's products without
+            bias, and their number on all devices; None takes the running statistics.
+          bias: [features] of the map.
+
+        Returns:
+          [features], [features]: relu(product * factor + offset) is the layer.
+        """
+        scale = self.param("scale", nn.initializers.ones, (self.features,))
+        shift = self.param("shift", nn.initializers.zeros, (self.features,))
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (self.features,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (self.features,))
+        mean, var = running_mean.value - bias, running_var.value
+        if statistics is not None:
+            mean, var, count = statistics
+            if not self.is_initializing():
+                unbiased = var * (count / max(count - 1, 1))
+                running_mean.value = MOMENTUM * running_mean.value + (1 - MOMENTUM) * (mean + bias)
+                running_var.value = MOMENTUM * running_var.value + (1 - MOMENTUM) * unbiased
+        # The bias cancels against the mean of the batch; only the running mean contains it.
+        factor = scale * jax.lax.rsqrt(var + EPSILON)
+        return factor, shift - mean * factor
+
+
+class NormedDense(_Normed):
     """`relu(batch_norm(x @ kernel + bias))` without ever forming the normalised product.
 
     The statistics of `x @ kernel` follow from the first two moments of `x`:
@@ -27,8 +67,6 @@ class NormedDense(nn.Module):
       pool: maximum over this many consecutive rows; None keeps every row.
     """
 
-    features: int
-    dtype: jax.typing.DTypeLike = jnp.float32
     pool: int | None = None
 
     @nn.compact
@@ -43,33 +81,72 @@ class NormedDense(nn.Module):
         Returns:
           [rows, features], or [rows / pool, features].
         """
-        shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", KERNEL_INIT, shape)
-        bias = self.param("bias", nn.initializers.zeros, shape[1:])
-        scale = self.param("scale", nn.initializers.ones, shape[1:])
-        shift = self.param("shift", nn.initializers.zeros, shape[1:])
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape[1:])
-        running_var = self.variable("batch_stats", "var", jnp.ones, shape[1:])
-
+        kernel = self.param("kernel", KERNEL_INIT, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x = x.astype(self.dtype)
-        mean, var = running_mean.value - bias, running_var.value
-        if train:
-            mean, var, count = product_statistics(x, kernel, axis_name=axis_name)
-            if not self.is_initializing():
-                unbiased = var * (count / max(count - 1, 1))
-                running_mean.value = MOMENTUM * running_mean.value + (1 - MOMENTUM) * (mean + bias)
-                running_var.value = MOMENTUM * running_var.value + (1 - MOMENTUM) * unbiased
-        # The bias cancels against the mean of the batch; only the running mean contains it.
-        factor = scale * jax.lax.rsqrt(var + EPSILON)
-        offset = shift - mean * factor
+        statistics = product_statistics(x, kernel, axis_name=axis_name) if train else None
+        factor, offset = self.fold(statistics, bias=bias)
         if self.pool is None:
             product = x @ (kernel * factor).astype(self.dtype)
             return nn.relu(product + offset.astype(self.dtype))
-        sign = jnp.where(scale < 0, -1.0, 1.0)
+        sign = jnp.where(factor < 0, -1.0, 1.0)
         product = x @ (kernel * sign).astype(self.dtype)
         pooled = jnp.max(product.reshape(-1, self.pool, self.features), axis=1)
         pooled = pooled.astype(jnp.float32) * jnp.abs(factor) + offset
         return nn.relu(pooled).astype(self.dtype)
+
+
+class NormedGroupDense(_Normed):
+    """`relu(batch_norm(x @ kernel + c))`, where all rows of a group share one row of `c`.
+
+    What a group's rows have in common need not be multiplied once per row. The statistics split in
+    the same way: with u the mean product of a group,
+    variance = kernel^T Cov[x] kernel + Var[c] + 2 Cov[u, c], the last two over groups.
+
+    Attributes: as in `_Normed`.
+    """
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        kernel: jax.Array,
+        common: jax.Array,
+        *,
+        bias: jax.Array,
+        train: bool,
+        axis_name: str | None = None,
+    ) -> jax.Array:
+        """Apply the layer.
+
+        Args:
+          x: [groups * rows, channels], every group's rows together.
+          kernel: [channels, features].
+          common: [groups, features] float32, c without its bias.
+          bias: [features].
+          train: normalise by the batch and update `batch_stats`, else use the running statistics.
+          axis_name: device axis that the groups are split over (equally); None for one device.
+
+        Returns:
+          [groups * rows, features].
+        """
+        x = x.astype(self.dtype)
+        rows = x.shape[0] // common.shape[0]
+        statistics = None
+        if train:
+            mean, var, count = product_statistics(x, kernel, axis_name=axis_name)
+            means = jnp.mean(x.reshape(-1, rows, x.shape[-1]), axis=1, dtype=jnp.float32)
+            products = jnp.matmul(means, kernel, precision=jax.lax.Precision.HIGHEST) - mean
+            shared = _mean(common, axis_name)
+            centred = common - shared
+            var += _mean(centred * centred + 2 * products * centred, axis_name)
+            statistics = mean + shared, jnp.maximum(var, 0.0), count
+        factor, offset = self.fold(statistics, bias=bias)
+        product = x @ (kernel * factor).astype(self.dtype)
+        common = (common * factor + offset).astype(self.dtype)
+        return nn.relu(product.reshape(-1, rows, self.features) + common[:, None]).reshape(
+            product.shape
+        )
 
 
 def product_statistics(
@@ -96,6 +173,12 @@ def product_statistics(
     mean = jnp.matmul(first, kernel, precision=highest)
     var = jnp.sum(kernel * jnp.matmul(covariance, kernel, precision=highest), axis=0)
     return mean, jnp.maximum(var, 0.0), rows
+
+
+def _mean(rows: jax.Array, axis_name: str | None) -> jax.Array:
+    """Mean over rows of all devices."""
+    mean = jnp.mean(rows, axis=0)
+    return mean if axis_name is None else jax.lax.pmean(mean, axis_name)
 
 
 @jax.custom_vjp

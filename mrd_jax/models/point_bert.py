@@ -41,6 +41,7 @@ class PointBert(nn.Module):
       dtype: of the activations; parameters, norms and softmax are float32.
       remat: recompute blocks and tokenizer in the backward pass.
       patch_dropout: share of groups left out in training.
+      patch_choice: which groups those are, see `grouping.choose_centres`.
       scan: loop over the blocks rather than unroll them.
     """
 
@@ -56,6 +57,7 @@ class PointBert(nn.Module):
     dtype: jax.typing.DTypeLike = jnp.float32
     remat: bool = False
     patch_dropout: float = 0.0
+    patch_choice: str = "fewer"
     scan: bool = True
 
     @nn.compact
@@ -74,7 +76,7 @@ class PointBert(nn.Module):
           rgb: [local_batch, points, 3], from 0 to 1.
           train: batch norm by the batch (apply with mutable=["batch_stats"]) and patch dropout.
           axis_name: device axis over which batch norm's statistics are shared; None for one device.
-          keys: [local_batch] random keys, one per sample; needed for patch dropout only.
+          keys: [local_batch] random keys, one per sample; needed for random patch dropout.
 
         Returns:
           [local_batch, out_dim] float32, before normalisation.
@@ -83,19 +85,15 @@ class PointBert(nn.Module):
           ValueError: if the clouds have fewer points than there are groups, or keys are missing.
         """
         xyz = xyz.astype(jnp.float32)
-        index = grouping.farthest_point_sample(xyz, self.groups)
-        if train and self.patch_dropout > 0:
-            if keys is None:
-                raise ValueError(
-                    f"patch_dropout={self.patch_dropout} needs keys=[local_batch] in training"
-                )
-            # Before the tokenizer, so that nothing is computed for a group that is dropped.
-            index = keep_groups(index, share=1 - self.patch_dropout, keys=keys)
-        centres = grouping.gather(xyz, index)
-
-        groups = tokenizer.group_points(
-            xyz, rgb, centres, radius=self.radius, group_size=self.group_size
+        centres = grouping.choose_centres(
+            xyz,
+            self.groups,
+            dropout=self.patch_dropout if train else 0.0,
+            choice=self.patch_choice,
+            keys=keys,
         )
+        index = grouping.ball_query(xyz, centres, radius=self.radius, count=self.group_size)
+        groups = tokenizer.group_points(xyz, rgb, centres, index, absolute=True)
         encode = tokenizer.SetAbstraction
         if self.remat:
             encode = nn.remat(encode, static_argnums=(2, 3))  # train, axis_name
@@ -103,39 +101,14 @@ class PointBert(nn.Module):
 
         x = jnp.concatenate([centres.astype(self.dtype), features], axis=-1)
         x = nn.Dense(self.dim, dtype=self.dtype, kernel_init=norm.KERNEL_INIT, name="lift")(x)
-        x = transformer.layer_normalisation(dtype=self.dtype, name="lift_norm")(x)
+        options = transformer.BlockOptions(self.heads, self.mlp_dim, dtype=self.dtype)
+        x = transformer.layer_normalisation(options, name="lift_norm")(x)
         first = self.param("cls_token", nn.initializers.normal(1.0), (self.dim,))
         first = jnp.broadcast_to(first.astype(self.dtype), (x.shape[0], 1, self.dim))
         x = transformer.Transformer(
-            self.depth,
-            self.heads,
-            self.mlp_dim,
-            dtype=self.dtype,
-            remat=self.remat,
-            scan=self.scan,
-            name="transformer",
+            options, self.depth, remat=self.remat, scan=self.scan, name="transformer"
         )(jnp.concatenate([first, x], axis=1))
         projection = nn.Dense(
             self.out_dim, dtype=self.dtype, kernel_init=norm.KERNEL_INIT, name="projection"
         )
         return projection(x).astype(jnp.float32)
-
-
-def keep_groups(index: jax.Array, *, share: float, keys: jax.Array) -> jax.Array:
-    """Keep a random subset of every sample's groups, of a size fixed by shapes alone.
-
-    Args:
-      index: [local_batch, groups].
-      share: of the groups to keep; at least one group stays.
-      keys: [local_batch] random keys: a sample's subset depends on its own key only.
-
-    Returns:
-      [local_batch, round(share * groups)], in the order of `index`.
-    """
-    groups = index.shape[-1]
-    kept = max(1, round(share * groups))
-
-    def keep(sample, key):
-        return sample[jnp.sort(jax.random.permutation(key, groups)[:kept])]
-
-    return jax.vmap(keep)(index, keys)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From points to one token per group: PointNet++'s set abstraction, as OpenShape uses it."""
+"""From points to one token per group: OpenShape's set abstraction, Uni3D's small PointNet."""
+
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -9,30 +11,32 @@ from mrd_jax.models import grouping, norm
 
 # Widths of the shared MLP before its last layer, the same in every size OpenShape released.
 HIDDEN = (64, 64)
+# Widths of Uni3D's layers before the last, the same in every released size.
+POINT_WIDTH, LOCAL_WIDTH, JOINED_WIDTH = 128, 256, 512
 
 
 def group_points(
-    xyz: jax.Array, rgb: jax.Array, centres: jax.Array, *, radius: float, group_size: int
+    xyz: jax.Array, rgb: jax.Array, centres: jax.Array, index: jax.Array, *, absolute: bool
 ) -> jax.Array:
-    """Describe the points of every ball by offset from the centre, position and colour.
+    """Describe the points of every group by offset from the centre, position and colour.
 
     Args:
       xyz: [batch, points, 3].
       rgb: [batch, points, 3].
       centres: [batch, groups, 3].
-      radius: of the balls, in the units of the points.
-      group_size: points per ball.
+      index: [batch, groups, group_size], which points belong to each group.
+      absolute: whether the position itself is a part (OpenShape) or not (Uni3D).
 
     Returns:
-      [batch, groups, group_size, 9].
+      [batch, groups, group_size, 9], or 6 channels without positions.
     """
-    index = grouping.ball_query(xyz, centres, radius=radius, count=group_size)
     points = grouping.gather(jnp.concatenate([xyz, rgb.astype(xyz.dtype)], axis=-1), index)
-    return jnp.concatenate([points[..., :3] - centres[..., None, :], points], axis=-1)
+    offsets = points[..., :3] - centres[..., None, :]
+    return jnp.concatenate([offsets, points if absolute else points[..., 3:]], axis=-1)
 
 
 class SetAbstraction(nn.Module):
-    """Shared MLP over the points of each ball, then the maximum over the ball.
+    """Shared MLP over the points of each ball, then the maximum over the ball (PointNet++).
 
     Attributes:
       features: width of a group's token.
@@ -63,3 +67,66 @@ class SetAbstraction(nn.Module):
         last = f"layer_{len(HIDDEN)}"
         layer = norm.NormedDense(self.features, self.dtype, pool=group_size, name=last)
         return layer(x, train=train, axis_name=axis_name).reshape(batch, count, -1)
+
+
+class MiniPointNet(nn.Module):
+    """Two shared MLPs; the second one also sees the maximum that its group reached in the first.
+
+    With h the first layer's output, the published order is l = W1 h, g = max l, y = W2 [g; l].
+    Nothing stands between the maps, so y = (W2l W1) h + W2g g: the product with g is taken once
+    per group, and l is needed for its maximum only (a third of the multiplications less).
+
+    Attributes:
+      features: width of a group's token.
+      dtype: of the activations.
+    """
+
+    features: int
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, groups: jax.Array, train: bool, axis_name: str | None = None) -> jax.Array:
+        """Encode every group; as `SetAbstraction`."""
+        batch, count, group_size, channels = groups.shape
+        options = dict(train=train, axis_name=axis_name)
+        x = norm.NormedDense(POINT_WIDTH, self.dtype, name="layer_0")(
+            groups.reshape(-1, channels), **options
+        )
+        local = _Affine(LOCAL_WIDTH, POINT_WIDTH, name="local")()
+        joined = _Affine(JOINED_WIDTH, 2 * LOCAL_WIDTH, name="joined")()
+        output = _Affine(self.features, JOINED_WIDTH, name="output")()
+        highest = jax.lax.Precision.HIGHEST
+
+        peak = _group_maximum(x, local.kernel, group_size).astype(jnp.float32) + local.bias
+        from_peak, from_local = jnp.split(joined.kernel, 2)
+        common = jnp.matmul(peak, from_peak, precision=highest) + local.bias @ from_local
+        kernel = jnp.matmul(local.kernel, from_local, precision=highest)
+        layer = norm.NormedGroupDense(JOINED_WIDTH, self.dtype, name="layer_1")
+        x = layer(x, kernel, common, bias=joined.bias, **options)
+        tokens = _group_maximum(x, output.kernel, group_size) + output.bias.astype(self.dtype)
+        return tokens.reshape(batch, count, -1)
+
+
+class _Weights(NamedTuple):
+    """Of one linear map: kernel [inputs, features] and bias [features]."""
+
+    kernel: jax.Array
+    bias: jax.Array
+
+
+class _Affine(nn.Module):
+    """The parameters of a linear map that is applied in parts."""
+
+    features: int
+    inputs: int
+
+    @nn.compact
+    def __call__(self) -> _Weights:
+        kernel = self.param("kernel", norm.KERNEL_INIT, (self.inputs, self.features))
+        return _Weights(kernel, self.param("bias", nn.initializers.zeros, (self.features,)))
+
+
+def _group_maximum(x: jax.Array, kernel: jax.Array, rows: int) -> jax.Array:
+    """Maximum of `x @ kernel` over every `rows` consecutive rows: [groups, features]."""
+    product = x @ kernel.astype(x.dtype)
+    return jnp.max(product.reshape(-1, rows, kernel.shape[-1]), axis=1)

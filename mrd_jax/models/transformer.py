@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pre-norm transformer that returns its first token; one compiled block, whatever the depth."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -9,65 +10,95 @@ import jax.numpy as jnp
 
 from mrd_jax.models import norm
 
-# What OpenShape's LayerNorms add to the variance.
-EPSILON = 1e-5
+# Kinds of MLP. "swiglu" multiplies the second half of its hidden layer by SiLU of the first;
+# "swiglu_norm" adds a LayerNorm before the second map.
+MLPS = ("gelu", "swiglu", "swiglu_norm")
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention; the query, key and value maps are one product without bias.
+@dataclasses.dataclass(frozen=True)
+class BlockOptions:
+    """What the blocks of a transformer have in common; the defaults are OpenShape's.
 
     Attributes:
-      heads: each of width dim / heads.
-      tokens: per sample.
-      queries: how many of the first tokens to answer; None for all.
-      dtype: of the activations; the softmax is float32.
+      heads: attention heads, each of width dim / heads.
+      mlp_dim: hidden width of the MLP.
+      mlp: one of `MLPS`.
+      qkv_bias: whether queries and values have a bias (keys never do: softmax would not see it).
+      epsilon: what LayerNorm adds to the variance.
+      dtype: of the activations; norms and softmax are float32.
     """
 
     heads: int
+    mlp_dim: int
+    mlp: str = "gelu"
+    qkv_bias: bool = False
+    epsilon: float = 1e-5
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; the query, key and value maps are one product.
+
+    Attributes:
+      options: of the block.
+      tokens: per sample.
+      queries: how many of the first tokens to answer; None for all.
+    """
+
+    options: BlockOptions
     tokens: int
     queries: int | None = None
-    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map [batch * tokens, dim] to [batch * queries, dim]."""
-        dim = x.shape[-1]
-        kernel = self.param("qkv", norm.KERNEL_INIT, (dim, 3 * dim)).astype(self.dtype)
+        dim, dtype = x.shape[-1], self.options.dtype
+        kernel = self.param("qkv", norm.KERNEL_INIT, (dim, 3 * dim)).astype(dtype)
 
         def heads_of(rows, tokens):
-            return rows.reshape(-1, tokens, self.heads, dim // self.heads)
+            return rows.reshape(-1, tokens, self.options.heads, dim // self.options.heads)
 
         if self.queries is None:
             answered = self.tokens
             query, key, value = jnp.split(x @ kernel, 3, axis=-1)
         else:
             answered = self.queries
-            first = x.reshape(-1, self.tokens, dim)[:, :answered].reshape(-1, dim)
-            query = first @ kernel[:, :dim]
+            query = first_tokens(x, self.tokens, answered) @ kernel[:, :dim]
             key, value = jnp.split(x @ kernel[:, dim:], 2, axis=-1)
+        if self.options.qkv_bias:
+            query = query + self.param("query_bias", nn.initializers.zeros, (dim,)).astype(dtype)
+            value = value + self.param("value_bias", nn.initializers.zeros, (dim,)).astype(dtype)
         mixed = jax.nn.dot_product_attention(
             heads_of(query, answered), heads_of(key, self.tokens), heads_of(value, self.tokens)
         )
-        output = nn.Dense(dim, dtype=self.dtype, kernel_init=norm.KERNEL_INIT, name="output")
+        output = nn.Dense(dim, dtype=dtype, kernel_init=norm.KERNEL_INIT, name="output")
         return output(mixed.reshape(-1, dim))
 
 
 class Mlp(nn.Module):
-    """Two linear maps around a GELU.
+    """Two linear maps around a GELU or a gate.
 
     Attributes:
-      hidden: width between the maps.
-      dtype: of the activations.
+      options: of the block.
     """
 
-    hidden: int
-    dtype: jax.typing.DTypeLike = jnp.float32
+    options: BlockOptions
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map [rows, dim] to [rows, dim]."""
-        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=norm.KERNEL_INIT)
-        return dense(x.shape[-1], name="contract")(gelu(dense(self.hidden, name="expand")(x)))
+        options = self.options
+        dense = functools.partial(nn.Dense, dtype=options.dtype, kernel_init=norm.KERNEL_INIT)
+        gated = options.mlp != "gelu"
+        hidden = dense(options.mlp_dim * (2 if gated else 1), name="expand")(x)
+        if gated:
+            gate, value = jnp.split(hidden, 2, axis=-1)
+            hidden = nn.silu(gate) * value
+        else:
+            hidden = gelu(hidden)
+        if options.mlp == "swiglu_norm":
+            hidden = layer_normalisation(options, name="norm")(hidden)
+        return dense(x.shape[-1], name="contract")(hidden)
 
 
 class Block(nn.Module):
@@ -76,29 +107,34 @@ class Block(nn.Module):
     Activations are two-dimensional, so that the gradient of every kernel is one plain matrix
     product (on CPU that is the difference between 11 and 5 s a step at scaling 4).
 
-    Attributes: as in `Transformer` and `Attention`.
+    Attributes: as in `Attention`.
     """
 
-    heads: int
-    mlp_dim: int
+    options: BlockOptions
     tokens: int
     queries: int | None = None
-    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, _: None = None) -> tuple[jax.Array, None]:
-        """Map [batch * tokens, dim] to [batch * queries, dim], and None as `nn.scan` wants it."""
-        layer_norm = functools.partial(layer_normalisation, dtype=self.dtype)
-        attention = Attention(
-            self.heads, self.tokens, self.queries, dtype=self.dtype, name="attention"
-        )
-        change = attention(layer_norm(name="attention_norm")(x))
+    def __call__(
+        self, x: jax.Array, rate: jax.Array | None = None, keys: jax.Array | None = None
+    ) -> tuple[jax.Array, None]:
+        """Map [batch * tokens, dim] to [batch * queries, dim], and None as `nn.scan` wants it.
+
+        Args:
+          x: the tokens.
+          rate: [] chance of leaving out each of the two branches, per sample; None for none.
+          keys: [batch] random keys of this block, where `rate` is given.
+        """
+        branch_keys = (None, None) if rate is None else jnp.moveaxis(_split_each(keys), 1, 0)
+        attention = Attention(self.options, self.tokens, self.queries, name="attention")
+        change = attention(layer_normalisation(self.options, name="attention_norm")(x))
         if self.queries is not None:
-            dim = x.shape[-1]
-            x = x.reshape(-1, self.tokens, dim)[:, : self.queries].reshape(-1, dim)
-        x = x + change
-        mlp = Mlp(self.mlp_dim, dtype=self.dtype, name="mlp")
-        return x + mlp(layer_norm(name="mlp_norm")(x)), None
+            x = first_tokens(x, self.tokens, self.queries)
+        x = x + drop_path(change, rate=rate, keys=branch_keys[0])
+        change = Mlp(self.options, name="mlp")(
+            layer_normalisation(self.options, name="mlp_norm")(x)
+        )
+        return x + drop_path(change, rate=rate, keys=branch_keys[1]), None
 
 
 class Transformer(nn.Module):
@@ -109,33 +145,44 @@ class Transformer(nn.Module):
     leading axis.
 
     Attributes:
+      options: of every block.
       depth: number of blocks, at least 1.
-      heads: attention heads.
-      mlp_dim: hidden width of the MLPs.
-      dtype: of the activations; norms and softmax are float32.
+      drop_path: chance of leaving out a branch of the last block for a sample in training; from
+        zero at the first block, linear in between (stochastic depth, Huang et al. 2016).
       remat: keep only the input of each block for the backward pass. Otherwise the products with
         kernels are kept too; attention weights and what is elementwise are always recomputed,
         which costs no more than reading them back.
       scan: loop over the blocks; False unrolls the loop, for the same values and parameters.
     """
 
+    options: BlockOptions
     depth: int
-    heads: int
-    mlp_dim: int
-    dtype: jax.typing.DTypeLike = jnp.float32
+    drop_path: float = 0.0
     remat: bool = False
     scan: bool = True
 
     @nn.compact
-    def __call__(self, tokens: jax.Array) -> jax.Array:
-        """Map [batch, tokens, dim] to [batch, dim]."""
+    def __call__(self, tokens: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+        """Map [batch, tokens, dim] to [batch, dim].
+
+        Args:
+          tokens: of every sample.
+          keys: [batch] random keys: drops branches; None drops none (evaluation).
+        """
         batch, count, dim = tokens.shape
         policies = jax.checkpoint_policies
         saveable = None if self.remat else policies.dots_with_no_batch_dims_saveable
         # Inside a loop nothing can be merged with the forward pass, so no barrier is needed.
         block = nn.remat(Block, policy=saveable, prevent_cse=not self.scan)
         last_block = nn.remat(Block, policy=saveable)
-        sizes = dict(heads=self.heads, mlp_dim=self.mlp_dim, tokens=count, dtype=self.dtype)
+        rates, block_keys = None, None
+        if keys is not None and self.drop_path > 0:
+            rates = jnp.linspace(0, self.drop_path, self.depth)
+            block_keys = jnp.moveaxis(_split_each(keys, self.depth), 1, 0)  # [depth, batch]
+
+        def of(values, index):
+            return None if values is None else values[index]
+
         x = tokens.reshape(batch * count, dim)
         if self.depth > 1:
             blocks = nn.scan(
@@ -144,17 +191,49 @@ class Transformer(nn.Module):
                 split_rngs={"params": True},
                 length=self.depth - 1,
                 unroll=1 if self.scan else self.depth - 1,
-            )
-            x, _ = blocks(**sizes, name="blocks")(x, None)
-        x, _ = last_block(**sizes, queries=1, name="last_block")(x)
-        return x
+            )(self.options, count, name="blocks")
+            x, _ = blocks(x, of(rates, slice(-1)), of(block_keys, slice(-1)))
+        last = last_block(self.options, count, queries=1, name="last_block")
+        return last(x, of(rates, -1), of(block_keys, -1))[0]
 
 
-def layer_normalisation(*, dtype: jax.typing.DTypeLike, name: str) -> nn.LayerNorm:
+def first_tokens(x: jax.Array, tokens: int, count: int) -> jax.Array:
+    """Take the first `count` tokens of every sample, from [batch * tokens, dim]."""
+    dim = x.shape[-1]
+    return x.reshape(-1, tokens, dim)[:, :count].reshape(-1, dim)
+
+
+def drop_path(change: jax.Array, *, rate: jax.Array | None, keys: jax.Array | None) -> jax.Array:
+    """Leave out a branch for some samples and scale it up for the others: the mean stays.
+
+    Args:
+      change: [batch * tokens, dim], what the branch adds.
+      rate: [] chance of leaving it out; None returns `change`.
+      keys: [batch] random keys: a sample's fate depends on its own key only.
+
+    Returns:
+      As `change`.
+    """
+    if rate is None:
+        return change
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate))(keys)
+    factor = jnp.where(kept, 1 / (1 - rate), 0).astype(change.dtype)
+    by_sample = change.reshape(len(factor), -1, change.shape[-1]) * factor[:, None, None]
+    return by_sample.reshape(change.shape)
+
+
+def layer_normalisation(options: BlockOptions, *, name: str) -> nn.LayerNorm:
     """LayerNorm as PyTorch computes it: two passes, statistics in float32."""
-    return nn.LayerNorm(epsilon=EPSILON, dtype=dtype, use_fast_variance=False, name=name)
+    return nn.LayerNorm(
+        epsilon=options.epsilon, dtype=options.dtype, use_fast_variance=False, name=name
+    )
 
 
 def gelu(x: jax.Array) -> jax.Array:
     """Exact GELU through erf, which is one rational function where erfc is two."""
     return 0.5 * x * (1.0 + jax.lax.erf(x * 0.5**0.5))
+
+
+def _split_each(keys: jax.Array, count: int = 2) -> jax.Array:
+    """Split every key of [batch] into `count` new ones: [batch, count]."""
+    return jax.vmap(lambda key: jax.random.split(key, count))(keys)

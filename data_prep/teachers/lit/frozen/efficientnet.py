@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_prep.teachers import weight_map
 from data_prep.teachers.lit.frozen import torch_file
+from mrd_jax.convert import rules
 
 # The TensorFlow release trains with this instead of Flax's 1e-5; channels with little variance
 # would otherwise come out several times too large.
@@ -34,24 +34,22 @@ STAGES = (
 )
 
 RULES = (
-    weight_map.Rule(r"_conv_stem\.weight", "params/stem/kernel", weight_map.CONV),
-    weight_map.Rule(r"_conv_head\.weight", "params/head/kernel", weight_map.CONV),
-    weight_map.Rule(
+    rules.Rule(r"_conv_stem\.weight", "params/stem/kernel", rules.CONV),
+    rules.Rule(r"_conv_head\.weight", "params/head/kernel", rules.CONV),
+    rules.Rule(
         r"_blocks\.(\d+)\._(expand|depthwise|project)_conv\.weight",
         r"params/block_\1/\2/kernel",
-        weight_map.CONV,
+        rules.CONV,
     ),
-    weight_map.Rule(r"_bn0\.weight", "params/stem_norm/scale"),
-    weight_map.Rule(r"_bn0\.bias", "params/stem_norm/bias"),
-    weight_map.Rule(r"_bn0\.running_(mean|var)", r"batch_stats/stem_norm/\1"),
-    weight_map.Rule(r"_bn1\.weight", "params/head_norm/scale"),
-    weight_map.Rule(r"_bn1\.bias", "params/head_norm/bias"),
-    weight_map.Rule(r"_bn1\.running_(mean|var)", r"batch_stats/head_norm/\1"),
-    weight_map.Rule(r"_blocks\.(\d+)\._bn(\d)\.weight", r"params/block_\1/norm\2/scale"),
-    weight_map.Rule(r"_blocks\.(\d+)\._bn(\d)\.bias", r"params/block_\1/norm\2/bias"),
-    weight_map.Rule(
-        r"_blocks\.(\d+)\._bn(\d)\.running_(mean|var)", r"batch_stats/block_\1/norm\2/\3"
-    ),
+    rules.Rule(r"_bn0\.weight", "params/stem_norm/scale"),
+    rules.Rule(r"_bn0\.bias", "params/stem_norm/bias"),
+    rules.Rule(r"_bn0\.running_(mean|var)", r"batch_stats/stem_norm/\1"),
+    rules.Rule(r"_bn1\.weight", "params/head_norm/scale"),
+    rules.Rule(r"_bn1\.bias", "params/head_norm/bias"),
+    rules.Rule(r"_bn1\.running_(mean|var)", r"batch_stats/head_norm/\1"),
+    rules.Rule(r"_blocks\.(\d+)\._bn(\d)\.weight", r"params/block_\1/norm\2/scale"),
+    rules.Rule(r"_blocks\.(\d+)\._bn(\d)\.bias", r"params/block_\1/norm\2/bias"),
+    rules.Rule(r"_blocks\.(\d+)\._bn(\d)\.running_(mean|var)", r"batch_stats/block_\1/norm\2/\3"),
 )
 # The counter has no meaning here, and the features end before the ImageNet classifier.
 IGNORED = (r".*\.num_batches_tracked", r"_fc\.(weight|bias)")
@@ -186,6 +184,6 @@ def load_variables(path: pathlib.Path) -> dict:
     pixels = jax.ShapeDtypeStruct((1, 32, 32, 3), np.uint8)
     expected = jax.eval_shape(EfficientNetLite0().init, jax.random.key(0), pixels)
     state = torch_file.load(path)
-    return weight_map.convert(
+    return rules.apply(
         state, rules=RULES, ignored=IGNORED, expected=expected, source=str(path)
-    )
+    ).tree

@@ -10,7 +10,8 @@ import numpy as np
 import safetensors.numpy
 import transformers
 
-from data_prep.teachers import batching, weight_map
+from data_prep.teachers import batching
+from mrd_jax.convert import rules
 
 DIM = 384
 # What the sentence model was trained with; longer texts are cut.
@@ -19,12 +20,10 @@ MAX_TOKENS = 256
 LENGTH_STEP = 4
 
 RULES = (
-    weight_map.Rule(
-        r"(embeddings\.(?:word|position|token_type)_embeddings)\.weight", r"\1/embedding"
-    ),
-    weight_map.Rule(r"(.*LayerNorm)\.weight", r"\1/scale"),
-    weight_map.Rule(r"(.*(?:query|key|value|dense))\.weight", r"\1/kernel", weight_map.DENSE),
-    weight_map.Rule(r"(.*)\.bias", r"\1/bias"),
+    rules.Rule(r"(embeddings\.(?:word|position|token_type)_embeddings)\.weight", r"\1/embedding"),
+    rules.Rule(r"(.*LayerNorm)\.weight", r"\1/scale"),
+    rules.Rule(r"(.*(?:query|key|value|dense))\.weight", r"\1/kernel", rules.DENSE),
+    rules.Rule(r"(.*)\.bias", r"\1/bias"),
 )
 # Positions are counted, and a mean replaces BERT's pooler.
 IGNORED = (r"embeddings\.position_ids", r"pooler\..*")
@@ -45,13 +44,13 @@ class MiniLM:
             config, dtype=dtype, _do_init=False, add_pooling_layer=False
         )
         path = folder / "model.safetensors"
-        variables = weight_map.convert(
+        variables = rules.apply(
             safetensors.numpy.load_file(path),
             rules=RULES,
             ignored=IGNORED,
             expected=model.params_shape_tree,
             source=str(path),
-        )
+        ).tree
         self._tokenizer = transformers.BertTokenizerFast.from_pretrained(folder)
 
         def embed(variables, batch):

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The transformer's layers one by one, as checkpoints name them, and stacked, as the model does.
+
+`transformer/blocks` stacks all blocks but the last along a first axis, `transformer/last_block` is
+the last. Between them and `transformer/layers/N` nothing but the arrangement changes.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.traverse_util
+import jax
+import numpy as np
+
+STACKED, LAST, SINGLE = "transformer/blocks/", "transformer/last_block/", "transformer/layers/"
+
+
+def unstack_shapes(expected: Mapping) -> dict[str, Any]:
+    """Shapes of the layers one by one.
+
+    Args:
+      expected: nested tree of the model whose leaves have a `.shape`.
+
+    Returns:
+      The same with `.../transformer/layers/N/...` for N from 0 to depth - 1.
+    """
+    flat = {}
+    leaves = flax.traverse_util.flatten_dict(expected, sep="/")
+    depth = 1 + max((v.shape[0] for k, v in leaves.items() if STACKED in k), default=0)
+    for path, leaf in leaves.items():
+        if STACKED in path:
+            for layer in range(depth - 1):
+                name = path.replace(STACKED, f"{SINGLE}{layer}/")
+                flat[name] = jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+        else:
+            flat[path.replace(LAST, f"{SINGLE}{depth - 1}/")] = leaf
+    return flax.traverse_util.unflatten_dict(flat, sep="/")
+
+
+def stack(tree: Mapping) -> dict[str, Any]:
+    """Undo `unstack_shapes` for arrays.
+
+    Args:
+      tree: nested dict of numpy arrays with `.../transformer/layers/N/...`.
+
+    Returns:
+      Nested dict as the model has it.
+    """
+    flat, layers = {}, {}
+    for path, leaf in flax.traverse_util.flatten_dict(tree, sep="/").items():
+        head, found, tail = path.partition(SINGLE)
+        if not found:
+            flat[path] = leaf
+            continue
+        number, _, name = tail.partition("/")
+        layers.setdefault((head, name), {})[int(number)] = leaf
+    for (head, name), by_number in layers.items():
+        ordered = [by_number[number] for number in sorted(by_number)]
+        flat[f"{head}{LAST}{name}"] = ordered[-1]
+        if len(ordered) > 1:
+            flat[f"{head}{STACKED}{name}"] = np.stack(ordered[:-1])
+    return flax.traverse_util.unflatten_dict(flat, sep="/")

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Uni3D's released keys (github.com/baaivision/Uni3D), and those of EVA's image weights in timm."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from mrd_jax.convert.rules import DENSE, Rule
+
+_BLOCK = r"blocks\.(\d+)\."
+_TO = r"params/transformer/layers/\1/"
+
+# Keys of the transformer, the same in Uni3D (below `point_encoder.visual.`) and in EVA.
+BLOCK_RULES = (
+    Rule(_BLOCK + r"norm1\.weight", _TO + "attention_norm/scale"),
+    Rule(_BLOCK + r"norm1\.bias", _TO + "attention_norm/bias"),
+    Rule(_BLOCK + r"attn\.qkv\.weight", _TO + "attention/qkv", DENSE),
+    Rule(_BLOCK + r"attn\.q_proj\.weight", _TO + "attention/qkv", DENSE, part=(0, 3)),
+    Rule(_BLOCK + r"attn\.k_proj\.weight", _TO + "attention/qkv", DENSE, part=(1, 3)),
+    Rule(_BLOCK + r"attn\.v_proj\.weight", _TO + "attention/qkv", DENSE, part=(2, 3)),
+    Rule(_BLOCK + r"attn\.(?:q_bias|q_proj\.bias)", _TO + "attention/query_bias"),
+    Rule(_BLOCK + r"attn\.(?:v_bias|v_proj\.bias)", _TO + "attention/value_bias"),
+    Rule(_BLOCK + r"attn\.proj\.weight", _TO + "attention/output/kernel", DENSE),
+    Rule(_BLOCK + r"attn\.proj\.bias", _TO + "attention/output/bias"),
+    Rule(_BLOCK + r"norm2\.weight", _TO + "mlp_norm/scale"),
+    Rule(_BLOCK + r"norm2\.bias", _TO + "mlp_norm/bias"),
+    Rule(_BLOCK + r"mlp\.fc1\.weight", _TO + "mlp/expand/kernel", DENSE),
+    Rule(_BLOCK + r"mlp\.fc1\.bias", _TO + "mlp/expand/bias"),
+    Rule(_BLOCK + r"mlp\.fc1_g\.weight", _TO + "mlp/expand/kernel", DENSE, part=(0, 2)),
+    Rule(_BLOCK + r"mlp\.fc1_x\.weight", _TO + "mlp/expand/kernel", DENSE, part=(1, 2)),
+    Rule(_BLOCK + r"mlp\.fc1_g\.bias", _TO + "mlp/expand/bias", part=(0, 2)),
+    Rule(_BLOCK + r"mlp\.fc1_x\.bias", _TO + "mlp/expand/bias", part=(1, 2)),
+    Rule(_BLOCK + r"mlp\.norm\.weight", _TO + "mlp/norm/scale"),
+    Rule(_BLOCK + r"mlp\.norm\.bias", _TO + "mlp/norm/bias"),
+    Rule(_BLOCK + r"mlp\.fc2\.weight", _TO + "mlp/contract/kernel", DENSE),
+    Rule(_BLOCK + r"mlp\.fc2\.bias", _TO + "mlp/contract/bias"),
+    Rule(r"fc_norm\.weight", "params/norm/scale"),
+    Rule(r"fc_norm\.bias", "params/norm/bias"),
+)
+# What the image model has beside its blocks: stored with a Uni3D checkpoint, never used by it.
+IMAGE_ONLY = (r"cls_token", r"pos_embed", r"patch_embed\..*", r"head\..*")
+
+_VISUAL = r"point_encoder\.visual\."
+_ENCODER = r"point_encoder\.encoder\."
+_POINT_RULES = (
+    Rule(r"point_encoder\.cls_token", "params/cls_token", squeeze=(0, 1)),
+    Rule(r"point_encoder\.cls_pos", "params/cls_position", squeeze=(0, 1)),
+    Rule(_ENCODER + r"first_conv\.0\.weight", "params/tokenizer/layer_0/kernel", DENSE, (2,)),
+    Rule(_ENCODER + r"first_conv\.0\.bias", "params/tokenizer/layer_0/bias"),
+    Rule(_ENCODER + r"first_conv\.1\.weight", "params/tokenizer/layer_0/scale"),
+    Rule(_ENCODER + r"first_conv\.1\.bias", "params/tokenizer/layer_0/shift"),
+    Rule(_ENCODER + r"first_conv\.1\.running_(\w+)", r"batch_stats/tokenizer/layer_0/\1"),
+    Rule(_ENCODER + r"first_conv\.3\.weight", "params/tokenizer/local/kernel", DENSE, (2,)),
+    Rule(_ENCODER + r"first_conv\.3\.bias", "params/tokenizer/local/bias"),
+    Rule(_ENCODER + r"second_conv\.0\.weight", "params/tokenizer/joined/kernel", DENSE, (2,)),
+    Rule(_ENCODER + r"second_conv\.0\.bias", "params/tokenizer/joined/bias"),
+    Rule(_ENCODER + r"second_conv\.1\.weight", "params/tokenizer/layer_1/scale"),
+    Rule(_ENCODER + r"second_conv\.1\.bias", "params/tokenizer/layer_1/shift"),
+    Rule(_ENCODER + r"second_conv\.1\.running_(\w+)", r"batch_stats/tokenizer/layer_1/\1"),
+    Rule(_ENCODER + r"second_conv\.3\.weight", "params/tokenizer/output/kernel", DENSE, (2,)),
+    Rule(_ENCODER + r"second_conv\.3\.bias", "params/tokenizer/output/bias"),
+    Rule(r"point_encoder\.encoder2trans\.weight", "params/lift/kernel", DENSE),
+    Rule(r"point_encoder\.encoder2trans\.bias", "params/lift/bias"),
+    Rule(r"point_encoder\.pos_embed\.0\.weight", "params/position_hidden/kernel", DENSE),
+    Rule(r"point_encoder\.pos_embed\.0\.bias", "params/position_hidden/bias"),
+    Rule(r"point_encoder\.pos_embed\.2\.weight", "params/position/kernel", DENSE),
+    Rule(r"point_encoder\.pos_embed\.2\.bias", "params/position/bias"),
+    Rule(r"point_encoder\.trans2embed\.weight", "params/projection/kernel", DENSE),
+    Rule(r"point_encoder\.trans2embed\.bias", "params/projection/bias"),
+)
+RULES = _POINT_RULES + tuple(
+    dataclasses.replace(rule, pattern=_VISUAL + rule.pattern) for rule in BLOCK_RULES
+)
+IGNORED = (
+    r".*\.num_batches_tracked",
+    r"logit_scale",
+    *(_VISUAL + pattern for pattern in IMAGE_ONLY),
+)
+
+
+def sizes(state: Mapping[str, np.ndarray]) -> dict[str, object]:
+    """Fields of the student that the shapes of a state dict tell.
+
+    Raises:
+      KeyError: a key that every Uni3D checkpoint has is missing.
+    """
+    encoder = "point_encoder.encoder."
+    return block_sizes(state, prefix="point_encoder.visual.") | {
+        "name": "uni3d",
+        "encoder_dim": state[f"{encoder}second_conv.3.weight"].shape[0],
+        "out_dim": state["point_encoder.trans2embed.weight"].shape[0],
+    }
+
+
+def block_sizes(state: Mapping[str, np.ndarray], *, prefix: str = "") -> dict[str, object]:
+    """Fields of the transformer, in a Uni3D checkpoint or (prefix "") in EVA's image weights."""
+    numbers = [re.match(re.escape(prefix) + r"blocks\.(\d+)\.", key) for key in state]
+    block = f"{prefix}blocks.0."
+    dim = state[f"{block}norm1.weight"].shape[0]
+    mlp_dim = state[f"{block}mlp.fc2.weight"].shape[1]
+    if f"{block}mlp.norm.weight" in state:
+        mlp = "swiglu_norm"
+    else:
+        # A packed gate doubles the first map only.
+        packed = state[f"{block}mlp.fc1.weight"].shape[0] == 2 * mlp_dim
+        mlp = "swiglu" if packed else "gelu"
+    return {
+        "dim": dim,
+        "depth": 1 + max((int(found[1]) for found in numbers if found), default=0),
+        # The head sizes of the released models.
+        "heads": dim // (88 if mlp == "gelu" else 64),
+        "mlp_dim": mlp_dim,
+        "mlp": mlp,
+    }

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Uni3D (Zhou et al., ICLR 2024): an image transformer over tokens of local groups of points."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mrd_jax.models import grouping, norm, tokenizer, transformer
+
+# What the released models' LayerNorms add to the variance.
+EPSILON = 1e-6
+# Points this close to the origin are never chosen as centres (squared norm).
+NEAR_ORIGIN = 1e-3
+# Hidden width of the map from a centre to its position embedding.
+POSITION_WIDTH = 128
+
+_FIELDS = ("dim", "depth", "heads", "mlp_dim", "mlp")
+# Sizes of the released models (github.com/baaivision/Uni3D); groups of 64, 512 wide.
+SIZES = {
+    name: dict(zip(_FIELDS, sizes, strict=True), encoder_dim=512, groups=512, group_size=64)
+    for name, sizes in {
+        "ti": (192, 12, 3, 512, "swiglu"),
+        "s": (384, 12, 6, 1024, "swiglu"),
+        "b": (768, 12, 12, 2048, "swiglu_norm"),
+        "l": (1024, 24, 16, 2730, "swiglu_norm"),
+        "g": (1408, 40, 16, 6144, "gelu"),
+    }.items()
+}
+
+
+class Uni3D(nn.Module):
+    """Tokens of nearest neighbours with a position embedding, through EVA-02's blocks.
+
+    The blocks are called without rotary embedding; the first token passes a LayerNorm and a
+    projection.
+
+    Attributes:
+      dim: width of the tokens.
+      depth: number of transformer blocks.
+      heads: attention heads, each of width dim / heads.
+      mlp_dim: hidden width of the MLPs.
+      mlp: kind of the MLPs, see `transformer.MLPS`.
+      encoder_dim: width of a group before it is lifted to `dim`.
+      groups: number of groups.
+      group_size: points per group.
+      out_dim: length of the embedding.
+      dtype: of the activations; parameters, norms and softmax are float32.
+      remat: recompute blocks and tokenizer in the backward pass.
+      patch_dropout: share of groups left out in training.
+      patch_choice: which groups those are, see `grouping.choose_centres`. Unlike the published
+        code, dropped groups do not pass the tokenizer either, so batch norm does not see them.
+      drop_path: chance of leaving out a branch of the last block, see `transformer.Transformer`.
+      scan: loop over the blocks rather than unroll them.
+    """
+
+    dim: int
+    depth: int
+    heads: int
+    mlp_dim: int
+    mlp: str
+    encoder_dim: int
+    groups: int
+    group_size: int
+    out_dim: int
+    dtype: jax.typing.DTypeLike = jnp.float32
+    remat: bool = False
+    patch_dropout: float = 0.0
+    patch_choice: str = "random"
+    drop_path: float = 0.0
+    scan: bool = True
+
+    @nn.compact
+    def __call__(
+        self,
+        xyz: jax.Array,
+        rgb: jax.Array,
+        train: bool = False,
+        axis_name: str | None = None,
+        keys: jax.Array | None = None,
+    ) -> jax.Array:
+        """Embed clouds.
+
+        Args:
+          xyz: [local_batch, points, 3], in the unit sphere, z up.
+          rgb: [local_batch, points, 3], from 0 to 1.
+          train: batch norm by the batch (apply with mutable=["batch_stats"]), patch dropout and
+            drop path.
+          axis_name: device axis over which batch norm's statistics are shared; None for one device.
+          keys: [local_batch] random keys, one per sample; needed for random patch dropout and for
+            drop path.
+
+        Returns:
+          [local_batch, out_dim] float32, before normalisation.
+
+        Raises:
+          ValueError: if the clouds have fewer points than there are groups, or keys are missing.
+        """
+        if train and self.drop_path > 0 and keys is None:
+            raise ValueError(f"drop_path={self.drop_path} needs keys=[local_batch] in training")
+        xyz = xyz.astype(jnp.float32)
+        centres = grouping.choose_centres(
+            xyz,
+            self.groups,
+            dropout=self.patch_dropout if train else 0.0,
+            choice=self.patch_choice,
+            keys=keys,
+            skip_squared_norm=NEAR_ORIGIN,
+        )
+        index = grouping.knn(xyz, centres, count=self.group_size)
+        groups = tokenizer.group_points(xyz, rgb, centres, index, absolute=False)
+        encode = tokenizer.MiniPointNet
+        if self.remat:
+            encode = nn.remat(encode, static_argnums=(2, 3))  # train, axis_name
+        x = encode(self.encoder_dim, self.dtype, name="tokenizer")(groups, train, axis_name)
+
+        x = self._dense(self.dim, "lift")(x)
+        hidden = transformer.gelu(self._dense(POSITION_WIDTH, "position_hidden")(centres))
+        x = x + self._dense(self.dim, "position")(hidden)
+        token = self.param("cls_token", nn.initializers.zeros, (self.dim,))
+        position = self.param("cls_position", nn.initializers.normal(1.0), (self.dim,))
+        # Not in place: parameters may be numpy arrays of the caller's.
+        first = jnp.broadcast_to((token + position).astype(self.dtype), (x.shape[0], 1, self.dim))
+        options = transformer.BlockOptions(
+            self.heads,
+            self.mlp_dim,
+            mlp=self.mlp,
+            qkv_bias=True,
+            epsilon=EPSILON,
+            dtype=self.dtype,
+        )
+        x = transformer.Transformer(
+            options,
+            self.depth,
+            drop_path=self.drop_path,
+            remat=self.remat,
+            scan=self.scan,
+            name="transformer",
+        )(jnp.concatenate([first, x], axis=1), keys if train else None)
+        x = transformer.layer_normalisation(options, name="norm")(x)
+        return self._dense(self.out_dim, "projection")(x).astype(jnp.float32)
+
+    def _dense(self, features: int, name: str) -> nn.Dense:
+        return nn.Dense(features, dtype=self.dtype, kernel_init=norm.KERNEL_INIT, name=name)

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures of the peers' PyTorch code: inputs, weights, activations and keys of real checkpoints."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import re
+import zlib
+from typing import Any
+
+import numpy as np
+
+from mrd_jax import convert
+
+FIXTURES = pathlib.Path(__file__).parent / "fixtures"
+# What the fixtures' notes allow for an embedding: PyTorch's own rounding is below 5e-6, and every
+# wrong convention moves it by at least 6e-5.
+PARITY = 3e-5
+
+SMALL = ("openshape_small", "uni3d_small_glu", "uni3d_small_swiglu", "uni3d_small_gelu")
+REAL = {"openshape-4": "full_openshape_s4", "uni3d-ti": "full_uni3d_ti", "uni3d-b": "full_uni3d_b"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Peer:
+    """One fixture: its arrays by name, and the student with its weights."""
+
+    arrays: dict[str, np.ndarray]
+    model: Any
+    variables: dict[str, Any]
+
+    def apply(self, **options):
+        return self.model.apply(self.variables, self["in/xyz"], self["in/rgb"], **options)
+
+    def __getitem__(self, name):
+        return self.arrays[name]
+
+
+@functools.cache
+def small(name):
+    """A small model whose weights are stored."""
+    arrays, config = read(name)
+    state = {key[3:]: array for key, array in arrays.items() if key.startswith("sd/")}
+    if name.startswith("openshape"):
+        fields = dict(
+            source="openshape", groups=config["patches"], group_size=config["nsamp"],
+            radius=config["prad"], heads=config["heads"],
+        )  # fmt: skip
+    else:
+        fields = dict(
+            source="uni3d", groups=config["pc"]["num_group"], heads=config["eva"]["num_heads"],
+            group_size=config["pc"]["group_size"],
+        )  # fmt: skip
+    return Peer(arrays, *convert.from_state_dict(state, **fields))
+
+
+def real(name):
+    """A published size whose weights are made anew, each from the seed and its key."""
+    arrays, config = read(REAL[name])
+    state = seeded_state(config["keys"], config["param_seed"])
+    for key, sums in ((key[7:], sums) for key, sums in arrays.items() if key[:7] == "checks/"):
+        found = state[key].astype(np.float64)
+        np.testing.assert_allclose([found.sum(), (found**2).sum()], sums, rtol=1e-6, atol=1e-6)
+    done = convert.convert(state, source=name.partition("-")[0], name=name)
+    assert done.size == name
+    return Peer(arrays, done.model, done.variables)
+
+
+@functools.cache
+def released_keys():
+    """{model: ({key: shape} of its checkpoint, number of parameters)}."""
+    models, rows = {}, []
+    for line in (FIXTURES / "released_keys.tsv").read_text("utf-8").splitlines():
+        if line.startswith("#"):
+            continue
+        if not line.startswith("\t"):
+            name, depth, parameters = line.split("\t")
+            rows = {}
+            models[name] = (rows, int(parameters))
+            continue
+        _, key, shape, _ = line.split("\t")
+        for layer in range(int(depth) if "*" in key else 1):
+            rows[key.replace("*", str(layer))] = tuple(json.loads(shape))
+    return models
+
+
+def seeded_state(keys, seed):
+    """Weights as the fixtures' makers drew them; every array depends on (seed, key) alone."""
+    state = {}
+    for key, shape, _ in keys:
+        sequence = np.random.SeedSequence([seed, zlib.crc32(key.encode())])
+        draw = np.random.Generator(np.random.PCG64(sequence)).standard_normal
+        state[key] = _shaped(key, draw(tuple(shape), dtype=np.float32))
+    return state
+
+
+def _shaped(key, noise):
+    leaf = key.split(".")[-1]
+    if leaf == "num_batches_tracked":
+        return np.array(17, np.int64)
+    if key == "logit_scale":
+        return np.array(np.log(1 / 0.07), np.float32)
+    if leaf == "running_var":
+        return (0.6 + 0.4 * np.tanh(noise)).astype(np.float32)
+    if noise.ndim == 1 and leaf == "weight":  # scales of norms
+        return (1 + 0.2 * noise).astype(np.float32)
+    for pattern, scale in (
+        (r"running_mean", 0.2),
+        (r"(q_|v_)?bias", 0.05),
+        (r"cls_.*|pos_embed", 0.3),
+    ):
+        if re.fullmatch(pattern, leaf):
+            return (scale * noise).astype(np.float32)
+    return (noise / np.sqrt(np.prod(noise.shape[1:], dtype=np.float64))).astype(np.float32)
+
+
+def read(name):
+    """Arrays of a fixture by name, and its config."""
+    with np.load(FIXTURES / f"{name}.npz") as archive:
+        arrays = dict(archive)
+    return arrays, json.loads(str(arrays.pop("config")))

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every released size converts, with every key accounted for; anything else is refused by name."""
+
+import flax
+import jax
+import numpy as np
+import peers
+import pytest
+
+from mrd_jax import convert, models
+
+# Rotary tables and the like aside, what a Uni3D file holds for its image model alone.
+UNUSED = (
+    "visual.cls_token",
+    "visual.pos_embed",
+    "visual.patch_embed",
+    "visual.head",
+    "logit_scale",
+)
+
+
+def released_state(name):
+    """Arrays of the released shapes that take no memory."""
+    keys, _ = peers.released_keys()[name]
+    return {key: np.broadcast_to(np.float32(0), shape) for key, shape in keys.items()}
+
+
+def source_of(name):
+    return name.partition("-")[0]
+
+
+def test_the_released_sizes_are_the_eleven_of_the_tables():
+    assert sorted(peers.released_keys()) == sorted(models.RELEASED)
+
+
+@pytest.mark.parametrize("name", models.RELEASED)
+def test_every_released_size_converts_and_has_the_published_parameters(name):
+    state = released_state(name)
+    done = convert.convert(state, source=source_of(name), name="x.pt")
+    assert done.size == name
+    assert set(done.destinations) == set(state)
+    used = sum(leaf.size for leaf in jax.tree.leaves(done.variables["params"]))
+    unused = sum(v.size for key, v in state.items() if any(part in key for part in UNUSED))
+    assert used + unused == peers.released_keys()[name][1]
+    ignored = {key for key, path in done.destinations.items() if not path}
+    assert all(
+        key.endswith("num_batches_tracked") or any(p in key for p in UNUSED) for key in ignored
+    )
+
+
+def small_state(name):
+    arrays, config = peers.read(name)
+    return {key[3:]: array for key, array in arrays.items() if key.startswith("sd/")}
+
+
+def small_options(name):
+    options = dict(groups=48, group_size=24)
+    return options | (dict(radius=0.3, heads=2) if name.startswith("openshape") else dict(heads=3))
+
+
+@pytest.mark.parametrize("name", ["openshape_small", "uni3d_small_glu", "uni3d_small_swiglu"])
+def test_every_key_matters(name):
+    """A file that lacks any one key the student uses is refused, and the leaf is named."""
+    state, options = small_state(name), small_options(name)
+    source = name.partition("_")[0]
+    done = convert.convert(state, source=source, name="x.pt", **options)
+    used = [key for key, path in done.destinations.items() if path]
+    for key in used[:: max(1, len(used) // 12)]:
+        without = {k: v for k, v in state.items() if k != key}
+        with pytest.raises(ValueError, match="nothing in the file fills it|has no key"):
+            convert.convert(without, source=source, name="x.pt", **options)
+
+
+def test_an_unknown_key_is_refused():
+    state = small_state("uni3d_small_glu") | {"point_encoder.extra.weight": np.zeros(3)}
+    with pytest.raises(ValueError, match=r"point_encoder\.extra\.weight: 0 rules match"):
+        convert.from_state_dict(state, source="uni3d", **small_options("uni3d_small_glu"))
+
+
+def test_another_models_file_is_named_as_such():
+    with pytest.raises(ValueError, match="has no key 'ppat.cls_token', which every openshape"):
+        convert.from_state_dict(
+            small_state("uni3d_small_glu"), source="openshape", groups=8, group_size=4
+        )
+    with pytest.raises(ValueError, match="source is 'ulip'; choose from"):
+        convert.from_state_dict({}, source="ulip", groups=8, group_size=4)
+
+
+def test_a_size_that_nobody_published_needs_what_shapes_do_not_tell():
+    state = small_state("openshape_small")
+    with pytest.raises(ValueError, match="give group_size, groups, radius"):
+        convert.convert(state, source="openshape", name="x.pt")
+    with pytest.raises(ValueError, match="radius is a matter of OpenShape's balls"):
+        convert.convert(
+            small_state("uni3d_small_glu"), source="uni3d", name="x", radius=0.2, groups=8,
+            group_size=4, heads=3,
+        )  # fmt: skip
+
+
+def image_state(name):
+    """EVA's weights as timm names them, a different number in every array."""
+    prefix, values = "point_encoder.visual.", iter(range(1, 10_000))
+    return {
+        key.removeprefix(prefix): value + np.float32(next(values))
+        for key, value in released_state(f"uni3d-{name}").items()
+        if key.startswith(prefix)
+    }
+
+
+@pytest.mark.parametrize("name", ["ti", "b"])
+def test_image_weights_fill_the_transformer_and_nothing_else(name):
+    state = image_state(name)
+    part = convert.transformer_from_eva(state, size=name, name="eva.safetensors")
+    assert set(part["params"]) == {"transformer", "norm"}
+    visual = {"point_encoder.visual." + key: value for key, value in state.items()}
+    whole = convert.convert(
+        released_state(f"uni3d-{name}") | visual, source="uni3d", name="model.pt"
+    )
+    want = {key: whole.variables["params"][key] for key in part["params"]}
+    jax.tree.map(np.testing.assert_array_equal, part["params"], want)
+    flat = flax.traverse_util.flatten_dict(part["params"], sep="/")
+    assert len({float(leaf.ravel()[0]) for leaf in flat.values()}) == len(flat)
+
+
+def test_image_weights_of_another_depth_are_refused():
+    state = {key: value for key, value in image_state("ti").items() if "blocks.11." not in key}
+    with pytest.raises(ValueError, match="layers/11/.*nothing in the file fills it"):
+        convert.transformer_from_eva(state, size="ti", name="eva.safetensors")
