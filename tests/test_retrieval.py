@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Retrieval in four directions on the five example shapes."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from held_out_example import CHAIR, LAMP, TABLE, held_out, record, records
 
-from mrd_jax.evaluators import retrieval
+from mrd_jax.evaluators import ranking, retrieval
 
 # Shapes: two Stools, Desk, Torch, Thing. Names have the features chair, table, lamp, all three.
 EMBEDDINGS = np.stack(
@@ -164,3 +166,25 @@ def test_without_classes_there_is_no_precision_by_class():
 def test_in_chunks_every_figure_is_the_same(chunk):
     want = retrieval.retrieval(EMBEDDINGS, held_out())
     assert retrieval.retrieval(EMBEDDINGS, held_out(), chunk=chunk) == pytest.approx(want)
+
+
+def test_no_search_holds_the_whole_matrix_of_cosines():
+    count, chunk = 3000, 50
+    shapes = np.random.default_rng(0).normal(size=(count, 4)).astype(np.float32)
+    groups = np.arange(count) % 100
+    sides = {"query_groups": groups, "gallery_groups": groups, "chunk": chunk}
+    searches = [
+        lambda: ranking.retrieval_ranks(shapes, shapes, **sides),
+        lambda: ranking.average_precisions(shapes, shapes, own=np.arange(count), **sides),
+        lambda: retrieval.nearest_neighbours(shapes, shapes, count=3, chunk=chunk),
+    ]
+    tracemalloc.start()
+    try:
+        for search in searches:
+            tracemalloc.reset_peak()
+            search()
+            _, peak = tracemalloc.get_traced_memory()
+            # Indices of a chunk in int64, its cosines twice, and the shapes: a tenth of the matrix.
+            assert peak < count * count * 4 / 10
+    finally:
+        tracemalloc.stop()
