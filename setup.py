@@ -32,6 +32,7 @@ EXTRAS = {
     # Meshes, rendering and teachers: needed where data is prepared, not where models are trained.
     "prep": [
         "embreex>=4.4,<5",
+        "h5py>=3.11,<4",
         "safetensors>=0.5,<1",
         "transformers>=4.57,<5",
         "trimesh>=5.2,<6",

@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Protocol
 
 from data_prep import shapes
-from data_prep.sources import furniture, objaverse_lvis, openshape, published
+from data_prep.sources import (
+    furniture,
+    modelnet40,
+    objaverse_lvis,
+    openshape,
+    published,
+    scanobjectnn,
+)
 
 
 class Item(Protocol):
@@ -55,4 +62,9 @@ SOURCES: dict[str, Source | published.Published] = {
         "openshape_shapenet", "split/ablation/train_shapenet_only.json"
     ),
     "objaverse_lvis": objaverse_lvis.ObjaverseLvis("objaverse_lvis"),
+    "modelnet40": modelnet40.ModelNet40("modelnet40"),
+    "scanobjectnn": scanobjectnn.ScanObjectNN("scanobjectnn"),
+} | {
+    f"scanobjectnn_{variant}": scanobjectnn.ScanObjectNN(f"scanobjectnn_{variant}", variant)
+    for variant in scanobjectnn.VARIANTS
 }
