@@ -140,9 +140,9 @@ def spoil(features, kind):
     ("kind", "complaint"),
     [
         ("rows", "3 features, expected one for each of 4 classes"),
-        ("dim", "class 'Bible' has 512 numbers"),
-        ("nan", "class 'ambulance' has 1280 numbers, expected 1280, all finite"),
-        ("zero", "class 'ambulance' has 1280 numbers, expected 1280, all finite and not all zero"),
+        ("dim", r"class 'Bible' is float32 \[512\], expected 1280 floats"),
+        ("nan", r"class 'ambulance' is float32 \[1280\], expected 1280 floats, all finite"),
+        ("zero", r"class 'ambulance' is float32 \[1280\], .* all finite and not all zero"),
     ],
 )
 def test_class_features_that_do_not_fit_are_refused_by_name(tmp_path, kind, complaint):
