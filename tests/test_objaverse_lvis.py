@@ -152,6 +152,16 @@ def test_class_features_that_do_not_fit_are_refused_by_name(tmp_path, kind, comp
         run(tmp_path)
 
 
+def test_other_class_features_are_not_taken_for_the_old_ones(tmp_path):
+    _, features = write(tmp_path)
+    run(tmp_path)
+    np.save(tmp_path / "meta_data/lvis_cat_name_pt_feat.npy", -features)
+    with pytest.raises(ValueError, match="--overwrite"):
+        run(tmp_path)
+    got = np.load(run(tmp_path, overwrite=True) / "evaluation" / "class_features.npy")
+    assert (np.sum(got * features, axis=1) < 0).all()
+
+
 def test_a_shape_listed_twice_is_counted_once(tmp_path, capsys):
     write(tmp_path)
     path = tmp_path / "meta_data/split/lvis.json"
