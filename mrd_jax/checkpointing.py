@@ -2,11 +2,14 @@
 """A workdir belongs to one run: its config, its data, its checkpoints, and how it resumes."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import orbax.checkpoint as ocp
 from etils import epath
 from ml_collections import ConfigDict
+
+from mrd_jax import card as cards
 
 # Fields that may differ between the start of a run and its continuation, because the result does
 # not depend on them (`spmd` up to float rounding). Everything else may not.
@@ -27,6 +30,10 @@ NEUTRAL_FIELDS = frozenset(
 
 # What a workdir was started with: config and data set.
 RUN_FILE = "run.json"
+# Its folder of one folder per saved step.
+FOLDER = "checkpoints"
+# The parts of a checkpoint: what training changes, the run's identity, the student's card.
+STATE, RUN, CARD = "state", "run", "card"
 
 
 class WorkdirMismatchError(ValueError):
@@ -59,30 +66,82 @@ def require_run(workdir: str) -> None:
         )
 
 
+def newest(workdir: str | epath.Path) -> epath.Path:
+    """Folder of the newest complete checkpoint of a run.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    folder = epath.Path(workdir) / FOLDER
+    steps = ocp.utils.checkpoint_steps(folder) if folder.exists() else []
+    if not steps:
+        raise FileNotFoundError(f"no checkpoint in {folder}; train with --mode train first")
+    return folder / str(max(steps))
+
+
+def read_card(checkpoint: epath.Path) -> cards.ModelCard:
+    """The card of the student in a checkpoint.
+
+    Args:
+      checkpoint: from `newest`.
+
+    Raises:
+      mrd_jax.card.CardError: there is none, or it cannot be used.
+    """
+    if not (checkpoint / CARD).exists():
+        raise cards.CardError(
+            f"{checkpoint} has no model card: an earlier version of mrd_jax saved it; train again"
+        )
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+        return cards.from_dict(reader.restore(checkpoint / CARD))
+
+
+def student_places(state: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Where a stored state keeps the student as evaluated, as `TrainState.variables` picks it.
+
+    Args:
+      state: the tree of a stored state; what its leaves are does not matter.
+
+    Returns:
+      keys that lead to the student's `params` and `batch_stats`.
+    """
+    params = ("params", "student") if state["ema"] is None else ("ema",)
+    return {"params": params, "batch_stats": ("batch_stats",)}
+
+
 class Checkpoints:
     """The checkpoints of one run and the identity they must keep.
 
     A checkpoint holds the state (whose step is also the position in the data stream), the config
-    and the data set's fingerprint. Saving is asynchronous and atomic: a folder of a step appears
-    only when it is whole.
+    and the data set's fingerprint, and the card of the student, so that `mrd_jax.encoder` can load
+    it. Saving is asynchronous and atomic: a folder of a step appears only when it is whole.
     """
 
-    def __init__(self, workdir: str, *, config: ConfigDict, fingerprint: str):
+    def __init__(
+        self,
+        workdir: str,
+        *,
+        config: ConfigDict,
+        fingerprint: str,
+        card: cards.ModelCard | None = None,
+    ):
         """Opens or creates the workdir.
 
         Args:
           workdir: folder of the run; created where absent.
           config: of the run.
           fingerprint: of the data set, see `mrd_jax.data.source.fingerprint`.
+          card: of the student; without one, what is saved can be continued but not embed.
 
         Raises:
           WorkdirMismatchError: the workdir was started with other settings or other data.
         """
         self._workdir = epath.Path(workdir)
+        self._card = card
         self._identity = {"config": json.loads(config.to_json()), "data": fingerprint}
         self._claim()
         self._manager = ocp.CheckpointManager(
-            (self._workdir / "checkpoints").absolute(),
+            (self._workdir / FOLDER).absolute(),
             options=ocp.CheckpointManagerOptions(max_to_keep=config.checkpoints_kept),
         )
 
@@ -117,12 +176,13 @@ class Checkpoints:
         """Starts saving; returns once the device arrays may be donated again."""
         if step == self.latest_step():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(self._identity)
-            ),
-        )
+        items = {
+            STATE: ocp.args.StandardSave(state),
+            RUN: ocp.args.JsonSave(self._identity),
+        }
+        if self._card:
+            items[CARD] = ocp.args.JsonSave(self._card.as_dict())
+        self._manager.save(step, args=ocp.args.Composite(**items))
 
     def restore(self, target: Any) -> Any:
         """Reads the newest checkpoint into the shapes, types and shardings of `target`.
@@ -133,12 +193,12 @@ class Checkpoints:
         step = self.latest_step()
         if step is None:
             raise FileNotFoundError(
-                f"no checkpoint in {self._workdir / 'checkpoints'}; train with --mode train first"
+                f"no checkpoint in {self._workdir / FOLDER}; train with --mode train first"
             )
         restored = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
+            step, args=ocp.args.Composite(**{STATE: ocp.args.StandardRestore(target)})
         )
-        return restored["state"]
+        return restored[STATE]
 
     def close(self) -> None:
         """Waits for unfinished saves."""

@@ -13,6 +13,7 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from mrd_jax import card as cards
 from mrd_jax import checkpointing, evaluation, metrics, models, sharding, step
 from mrd_jax import optimizer as optimizers
 from mrd_jax import state as states
@@ -155,7 +156,10 @@ def open_run(
         config.data.directory, config.data.train_split, cache=config.data.cache
     )
     checkpoints = checkpointing.Checkpoints(
-        workdir, config=config, fingerprint=source.fingerprint(metadata)
+        workdir,
+        config=config,
+        fingerprint=source.fingerprint(metadata),
+        card=cards.from_run(config, metadata=metadata),
     )
     return records, checkpoints
 

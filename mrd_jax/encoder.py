@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Saving a student for its users, loading it from wherever it was saved, and embedding clouds."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from flax import linen as nn
+
+from mrd_jax import card as cards
+from mrd_jax import checkpointing, models, sharding, step
+
+# What `save` leaves in its folder.
+CARD_FILE = "card.json"
+VARIABLES = "variables"
+
+# Records keep half floats, so a norm of 1 may read as 1.0005.
+_LARGEST_NORM = 1.001
+
+# xyz [points, 3] and rgb [points, 3] of one cloud.
+Cloud = tuple[np.ndarray, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """A student with its variables and its card.
+
+    Attributes:
+      model: the student.
+      variables: `params` and `batch_stats`, on every one of `devices`.
+      card: what it is, and what clouds it expects.
+      devices: that batches are split over; local ones.
+    """
+
+    model: nn.Module
+    variables: dict[str, Any]
+    card: cards.ModelCard
+    devices: tuple[jax.Device, ...]
+
+    def embed(self, clouds: Iterable[Cloud], *, batch_size: int = 32) -> np.ndarray:
+        """Embeds clouds that obey the card, in their order.
+
+        A row depends on its own cloud alone, up to float rounding: not on the batch size, the
+        neighbours or the number of devices.
+
+        Args:
+          clouds: (xyz [points, 3], rgb [points, 3] in 0..1) each; read batch by batch, the next
+            while the devices work on the last.
+          batch_size: clouds a call over all devices, rounded up to a multiple of their number.
+
+        Returns:
+          float32 [clouds, dim], unit norm.
+
+        Raises:
+          ValueError: a cloud does not obey the card; names its position and what is wrong. Or
+            batch_size is not positive, or an embedding is not finite.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; expected a positive number")
+        rows = [np.zeros((0, self.card.teacher_dim), np.float32)]
+        in_flight = None
+        for batch, count in self._batches(clouds, _round_up(batch_size, len(self.devices))):
+            computing = self._body(self.variables, self._runner.place_batch(batch)), count
+            if in_flight:
+                rows.append(_fetch(*in_flight))
+            in_flight = computing
+        if in_flight:
+            rows.append(_fetch(*in_flight))
+        embeddings = np.concatenate(rows)
+        finite = np.isfinite(embeddings).all(axis=1)
+        if not finite.all():
+            raise ValueError(
+                f"the embedding of cloud {int(np.argmin(finite))} is not finite: the checkpoint's "
+                "weights are damaged or overflow in this dtype"
+            )
+        return embeddings
+
+    @functools.cached_property
+    def _runner(self) -> sharding.ShardMapRunner:
+        return sharding.ShardMapRunner(self.devices)
+
+    @functools.cached_property
+    def _body(self) -> Any:
+        def body(variables: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
+            return step.unit(self.model.apply(variables, batch["xyz"], batch["rgb"]))
+
+        return self._runner.embed(body)
+
+    def _batches(
+        self, clouds: Iterable[Cloud], size: int
+    ) -> Iterator[tuple[dict[str, np.ndarray], int]]:
+        """Batches of one size, and how many clouds each holds; the last repeats its last cloud."""
+        kept: list[Cloud] = []
+        full = False
+        for position, cloud in enumerate(clouds):
+            kept.append(self._checked(cloud, position))
+            if len(kept) == size:
+                yield _stack(kept, size), size
+                kept, full = [], True
+        if kept:
+            # Fewer clouds than one batch need not pay for a whole one.
+            size = size if full else _round_up(len(kept), len(self.devices))
+            yield _stack(kept, size), len(kept)
+
+    def _checked(self, cloud: Cloud, position: int) -> Cloud:
+        """The cloud as float32, if it obeys the card."""
+        xyz, rgb = (np.asarray(part, np.float32) for part in cloud)
+        fault = None
+        shape = (self.card.points, 3)
+        if xyz.shape != shape or rgb.shape != shape:
+            fault = f"xyz is {list(xyz.shape)} and rgb {list(rgb.shape)}; expected {list(shape)}"
+        elif not (np.isfinite(xyz).all() and np.isfinite(rgb).all()):
+            fault = "not every number is finite"
+        elif rgb.min() < 0 or rgb.max() > 1:
+            fault = f"rgb spans {rgb.min():g} to {rgb.max():g}; expected 0 to 1"
+        elif (largest := np.linalg.norm(xyz, axis=1).max()) > _LARGEST_NORM:
+            fault = f"its largest norm is {largest:g}; expected at most 1 (unit_sphere)"
+        if fault:
+            raise ValueError(
+                f"cloud {position} does not obey the card: {fault}. data_prep.clouds.read_cloud "
+                "and prepare_cloud make clouds that do."
+            )
+        return xyz, rgb
+
+
+def save(directory: str | os.PathLike, *, variables: Mapping[str, Any], card: cards.ModelCard):
+    """Writes an encoder, complete or not at all.
+
+    Args:
+      directory: a new or empty folder.
+      variables: `params` and `batch_stats` of the student.
+      card: of the student.
+
+    Raises:
+      FileExistsError: the folder holds something.
+      ValueError: the variables are not those of the student on the card; lists every difference.
+    """
+    target = epath.Path(directory).absolute()
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise FileExistsError(f"{target} exists already; choose another folder or remove it first")
+    variables = {"batch_stats": {}} | dict(variables)
+    fault = _difference(_leaves(variables), _leaves(_abstract(card)))
+    parameters = cards.count_parameters(variables)
+    if not fault and parameters != card.parameters:
+        fault = f"  params hold {parameters} numbers, the card says {card.parameters}"
+    if fault:
+        raise ValueError(f"the variables are not those of the student on the card:\n{fault}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = target.parent / f".{target.name}.{os.getpid()}.tmp"
+    try:
+        with ocp.StandardCheckpointer() as writer:
+            writer.save(staging / VARIABLES, variables)
+        (staging / CARD_FILE).write_text(card.to_json() + "\n")
+        if target.exists():
+            target.rmdir()  # refuses a folder that has been filled since
+        staging.rename(target)
+    finally:
+        if staging.exists():
+            staging.rmtree()
+
+
+def load(
+    path: str | os.PathLike,
+    *,
+    teacher: str | None = None,
+    teacher_dim: int | None = None,
+    up_axis: str | None = None,
+    from_y_up: str | None = None,
+    normalisation: str | None = None,
+    colour_fill: float | None = None,
+    points: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> Encoder:
+    """Loads an encoder that `save` wrote, or the newest checkpoint of a training run.
+
+    Of a run that keeps a moving average of its parameters, that is what is loaded, as in its
+    evaluation.
+
+    Args:
+      path: folder of `save`, or the workdir of a run.
+      teacher: name that the card must hold; None accepts any, as for all the following.
+      teacher_dim: length of the embeddings.
+      up_axis: of the clouds.
+      from_y_up: how y up becomes z up.
+      normalisation: of the clouds.
+      colour_fill: of clouds without colours.
+      points: of a cloud.
+      devices: to embed on; every local one by default.
+
+    Raises:
+      FileNotFoundError: there is no encoder.
+      mrd_jax.card.CardMismatchError: the card says otherwise; names every field and both values.
+      mrd_jax.card.CardError: the card is missing, damaged or of another version.
+      ValueError: the stored variables are not those of the student on the card.
+    """
+    expected = {
+        "teacher": teacher,
+        "teacher_dim": teacher_dim,
+        "up_axis": up_axis,
+        "from_y_up": from_y_up,
+        "normalisation": normalisation,
+        "colour_fill": colour_fill,
+        "points": points,
+    }
+    folder = epath.Path(path).absolute()
+    of_a_run = (folder / checkpointing.RUN_FILE).exists()
+    if of_a_run:
+        saved = checkpointing.newest(folder)
+        card, stored = checkpointing.read_card(saved), saved / checkpointing.STATE
+    elif (folder / CARD_FILE).exists():
+        card = cards.from_json((folder / CARD_FILE).read_text())
+        stored = folder / VARIABLES
+    else:
+        raise FileNotFoundError(
+            f"{folder} holds no encoder: there is neither {CARD_FILE} (mrd_jax.encoder.save, "
+            f"mrd_jax.tools.convert) nor {checkpointing.RUN_FILE} (the workdir of a run)"
+        )
+    card.expect(**{name: value for name, value in expected.items() if value is not None})
+    devices = tuple(jax.local_devices() if devices is None else devices)
+    variables = sharding.ShardMapRunner(devices).place_state(_read(stored, card, of_a_run=of_a_run))
+    return Encoder(_build(card), variables, card, devices)
+
+
+def _build(card: cards.ModelCard) -> nn.Module:
+    return models.build_model({**card.student, "points": card.points})
+
+
+def _abstract(card: cards.ModelCard) -> dict[str, Any]:
+    return cards.abstract_variables(_build(card), points=card.points)
+
+
+def _read(folder: epath.Path, card: cards.ModelCard, *, of_a_run: bool) -> dict[str, Any]:
+    """The variables of the student on the card, on the host.
+
+    Args:
+      folder: what Orbax wrote: the variables alone, or the state of a run.
+      card: of the student.
+      of_a_run: which of them.
+    """
+    wanted = _abstract(card)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        stored = dict(reader.metadata(folder).item_metadata)
+        places = {name: (name,) for name in wanted}
+        if of_a_run:
+            places = checkpointing.student_places(stored)
+        found = {name: _at(stored, place) for name, place in places.items()}
+        fault = _difference(_leaves(found), _leaves(wanted))
+        if fault:
+            raise ValueError(f"{folder} does not hold the student on its card:\n{fault}")
+        # Nothing else is read: the optimizer's moments are twice the size of the student.
+        part: dict[str, Any] = {}
+        for name, place in places.items():
+            _at(part, place[:-1])[place[-1]] = wanted[name]
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), part)
+        arguments = ocp.args.PyTreeRestore(item=part, restore_args=as_numpy, partial_restore=True)
+        restored = reader.restore(folder, args=arguments)
+    return {name: _at(restored, place) for name, place in places.items()}
+
+
+def _at(tree: dict[str, Any], place: Sequence[str]) -> Any:
+    """The subtree at the end of these keys, made where it is absent."""
+    for key in place:
+        tree = tree.setdefault(key, {})
+    return tree
+
+
+def _leaves(tree: Any) -> dict[str, str]:
+    """Path of every leaf -> its type and shape, such as "float32 [3, 64]"."""
+    return {
+        jax.tree_util.keystr(path): f"{np.dtype(leaf.dtype).name} {list(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _difference(found: dict[str, str], wanted: dict[str, str]) -> str:
+    """One line per leaf that is missing, too much or of another shape."""
+    return "\n".join(
+        f"  {name}: {found.get(name, 'absent')} there, {wanted.get(name, 'absent')} on the card"
+        for name in sorted(found.keys() | wanted.keys())
+        if found.get(name) != wanted.get(name)
+    )
+
+
+def _stack(clouds: Sequence[Cloud], size: int) -> dict[str, np.ndarray]:
+    padded = [*clouds, *[clouds[-1]] * (size - len(clouds))]
+    xyz, rgb = (np.stack(parts) for parts in zip(*padded, strict=True))
+    return {"xyz": xyz, "rgb": rgb}
+
+
+def _round_up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
+
+
+def _fetch(rows: jax.Array, count: int) -> np.ndarray:
+    """The rows that are not padding, on the host; waits for them."""
+    return np.asarray(rows)[:count]
