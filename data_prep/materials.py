@@ -14,12 +14,15 @@ GREY = (102, 102, 102, 255)
 MAX_TEXTURE_SIDE = 512
 
 
-def appearance(mesh: trimesh.Trimesh, *, faults: list[str]) -> tuple[np.ndarray, np.ndarray, float]:
-    """Colours of one part: texture, else vertex or face colours, else diffuse colour, else grey.
+def appearance(
+    mesh: trimesh.Trimesh, *, faults: list[str], plain: tuple[int, int, int, int] = GREY
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Colours of one part: texture, else vertex or face colours, else diffuse colour, else `plain`.
 
     Args:
       mesh: the part.
       faults: "unreadable texture" is added where its texture is damaged or has no coordinates.
+      plain: RGBA of a part that names no colour.
 
     Returns:
       RGBA texture uint8 [height, width, 4], uv of the corners [faces, 3, 2], and opacity 0 to 1.
@@ -34,7 +37,7 @@ def appearance(mesh: trimesh.Trimesh, *, faults: list[str]) -> tuple[np.ndarray,
     # Where a part has texture coordinates and no material, trimesh invents one; its image comes
     # from no file, so it has no format.
     if material is None or (image is not None and image.format is None):
-        return np.array([[GREY]], np.uint8), flat, 1.0
+        return np.array([[plain]], np.uint8), flat, 1.0
     uv = visual.uv
     if image is not None and uv is not None and len(uv) == len(mesh.vertices):
         texture = _decode(image)
@@ -43,7 +46,7 @@ def appearance(mesh: trimesh.Trimesh, *, faults: list[str]) -> tuple[np.ndarray,
         faults.append("unreadable texture")
     colour = getattr(material, "diffuse", getattr(material, "baseColorFactor", None))
     if colour is None:
-        colour = GREY
+        colour = plain
     rgba = np.array([[[*np.asarray(colour)[:3], 255]]], np.uint8)
     return rgba, flat, _opacity(material)
 

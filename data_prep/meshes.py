@@ -4,6 +4,7 @@
 import dataclasses
 import io
 import posixpath
+import urllib.parse
 from collections.abc import Callable
 
 import numpy as np
@@ -19,10 +20,16 @@ INVISIBLE_OPACITY = 0.02
 Y_UP_TO_Z_UP = np.array([[1.0, 0, 0], [0, 0, -1.0], [0, 1.0, 0]])
 # What trimesh raises on malformed files, seen on truncated and garbled meshes.
 _LOADER_ERRORS = (ValueError, IndexError, KeyError, TypeError, AttributeError, OSError)
+# What a mesh refers to, by ending; anything else is a texture.
+_KINDS = {".mtl": "materials file", ".bin": "buffer"}
 
 
 class MeshError(ValueError):
     """A mesh that cannot be used; the message is short and starts with a countable reason."""
+
+
+class NoFacesError(MeshError):
+    """A file that holds no triangles; perhaps it is a cloud, see `load_points`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +75,11 @@ class AssetResolver(trimesh.resolvers.Resolver):
 
     def get(self, name: str) -> bytes:
         """Reads one referenced file: relative to the mesh, else by its bare name beside it."""
-        kind = "materials file" if name.lower().endswith(".mtl") else "texture"
-        # Paths of the author's disk sometimes end in a file that does lie beside the mesh.
-        bare = name.replace("\\", "/").rsplit("/", 1)[-1]
-        for candidate in dict.fromkeys((name.replace("\\", "/"), bare)):
+        kind = _KINDS.get(posixpath.splitext(name)[1].lower(), "texture")
+        path = name.replace("\\", "/")
+        # glTF writes spaces as %20. Paths of the author's disk sometimes end in a file that does
+        # lie beside the mesh.
+        for candidate in dict.fromkeys((path, urllib.parse.unquote(path), path.rsplit("/", 1)[-1])):
             try:
                 data = self._read(posixpath.join(self._folder, candidate))
             except (FileNotFoundError, archives.ArchiveError):
@@ -102,6 +110,7 @@ def load_surface(
     file_type: str,
     resolver: AssetResolver,
     rotation: np.ndarray | None = None,
+    plain_colour: tuple[int, int, int, int] = materials.GREY,
 ) -> Surface:
     """Reads a mesh file of any type that trimesh knows, with its colours.
 
@@ -110,19 +119,16 @@ def load_surface(
       file_type: its ending, without dot.
       resolver: gives materials and textures; collects the faults.
       rotation: [3, 3], applied to the file's column vectors; turns y up into z up by default.
+      plain_colour: RGBA of the parts that name no colour.
 
     Returns:
       The surface, degenerate faces included (they have no area, so nothing is drawn from them).
 
     Raises:
-      MeshError: the file is malformed, has no faces or a coordinate that is not finite.
+      NoFacesError: the file has no faces.
+      MeshError: the file is malformed or has a coordinate that is not finite.
     """
-    try:
-        scene = trimesh.load_scene(
-            io.BytesIO(data), file_type=file_type, resolver=resolver, process=False
-        )
-    except _LOADER_ERRORS as error:
-        raise MeshError("unreadable mesh") from error
+    scene = _load_scene(data, file_type=file_type, resolver=resolver)
     rotation = Y_UP_TO_Z_UP if rotation is None else rotation
     parts = []
     for node in scene.graph.nodes_geometry:
@@ -133,19 +139,66 @@ def load_surface(
             vertices = mesh.vertices @ matrix.T + rotation @ transform[:3, 3]
             parts.append((mesh, vertices))
     if not parts:
-        raise MeshError("no faces")
-    surface = _assemble(parts, resolver.faults)
+        raise NoFacesError("no faces")
+    surface = _assemble(parts, resolver.faults, plain_colour)
     if not np.isfinite(surface.triangles).all():
         raise MeshError("non-finite coordinates")
     return surface
 
 
-def _assemble(parts: list[tuple[trimesh.Trimesh, np.ndarray]], faults: list[str]) -> Surface:
+def load_points(
+    data: bytes, *, file_type: str, resolver: AssetResolver
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Reads the points of a file without faces, as the file has them.
+
+    Args:
+      data: the file's bytes.
+      file_type: its ending, without dot.
+      resolver: as in `load_surface`.
+
+    Returns:
+      xyz float64 [points, 3] and rgb uint8 [points, 3]; None instead of colours that not every
+      point has.
+
+    Raises:
+      MeshError: the file is malformed or has no points.
+    """
+    scene = _load_scene(data, file_type=file_type, resolver=resolver)
+    xyz, rgb = [], []
+    for node in scene.graph.nodes_geometry:
+        transform, geometry = scene.graph[node]
+        part = scene.geometry[geometry]
+        if isinstance(part, (trimesh.PointCloud, trimesh.Trimesh)) and len(part.vertices):
+            if part.vertices.shape[1] != 3:  # an OBJ that ends within its first point
+                raise MeshError("unreadable mesh")
+            xyz.append(part.vertices @ transform[:3, :3].T + transform[:3, 3])
+            colours = np.asarray(getattr(part, "colors", ()))
+            rgb.append(colours[:, :3] if len(colours) == len(xyz[-1]) else None)
+    if not xyz:
+        raise MeshError("no faces and no points")
+    coloured = all(colours is not None for colours in rgb)
+    return np.concatenate(xyz), np.concatenate(rgb) if coloured else None
+
+
+def _load_scene(data: bytes, *, file_type: str, resolver: AssetResolver) -> trimesh.Scene:
+    try:
+        return trimesh.load_scene(
+            io.BytesIO(data), file_type=file_type, resolver=resolver, process=False
+        )
+    except _LOADER_ERRORS as error:
+        raise MeshError("unreadable mesh") from error
+
+
+def _assemble(
+    parts: list[tuple[trimesh.Trimesh, np.ndarray]],
+    faults: list[str],
+    plain_colour: tuple[int, int, int, int],
+) -> Surface:
     """Joins parts with their textures into one surface."""
     triangles, uvs, textures, opacities = [], [], [], []
     for mesh, vertices in parts:
         faces = np.asarray(mesh.faces)
-        texture, uv, opacity = materials.appearance(mesh, faults=faults)
+        texture, uv, opacity = materials.appearance(mesh, faults=faults, plain=plain_colour)
         with np.errstate(over="ignore"):  # becomes infinite, which the caller refuses
             triangles.append(vertices[faces].astype(np.float32))
         uvs.append(uv.astype(np.float32))

@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From files to clouds: types, axes, colours, counts, and files that are broken or hostile."""
+
+import dataclasses
+import pickle
+import sys
+
+import numpy as np
+import pytest
+import tiny_catalogue
+import trimesh
+
+from data_prep import clouds, meshes, shapes
+
+RULES = clouds.Conventions(
+    points=64, up_axis="z", from_y_up="rotate", normalisation="unit_sphere", colour_fill=0.25
+)
+SWAP = dataclasses.replace(RULES, from_y_up="swap")
+
+
+def points(count, seed=0):
+    """An uneven cloud: no axis or side like another."""
+    rng = np.random.default_rng(seed)
+    xyz = rng.gamma(2.0, [1.0, 2.0, 3.0], (count, 3)) + [5, -7, 11]
+    return xyz, rng.integers(0, 256, (count, 3), dtype=np.uint8)
+
+
+def read(path, conventions=RULES, **options):
+    return clouds.read_cloud(path, conventions=conventions, **options)
+
+
+def assert_same(one, other):
+    np.testing.assert_array_equal(one.xyz, other.xyz)
+    np.testing.assert_array_equal(one.rgb, other.rgb)
+
+
+def box(**colours):
+    """A box with one colour a face, corners not shared, so that every type can hold it."""
+    mesh = trimesh.creation.box(extents=(1, 2, 4))
+    flat = np.asarray(mesh.vertices[mesh.faces]).reshape(-1, 3)
+    mesh = trimesh.Trimesh(flat, np.arange(36).reshape(12, 3), process=False)
+    if colours.get("coloured", True):
+        rgba = np.random.default_rng(0).integers(0, 256, (12, 4), dtype=np.uint8)
+        rgba[:, 3] = 255
+        mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=np.repeat(rgba, 3, axis=0))
+    return mesh
+
+
+def export(mesh, folder, kind):
+    """Writes a mesh; glTF's buffers lie beside it."""
+    path = folder / f"mesh.{kind}"
+    data = mesh.export(file_type=kind)
+    if kind == "gltf":
+        for name, content in data.items():
+            (folder / name.replace("model.gltf", path.name)).write_bytes(content)
+    else:
+        path.write_bytes(data.encode() if isinstance(data, str) else data)
+    return path
+
+
+def test_one_cloud_in_every_array_file_is_one_cloud(tmp_path):
+    xyz, rgb = points(200)
+    unit = rgb / 255
+    np.save(tmp_path / "a.npy", np.hstack([xyz, unit]))
+    np.save(tmp_path / "f.npy", np.asfortranarray(np.hstack([xyz, unit])))
+    np.savez(tmp_path / "b.npz", xyz=xyz, rgb=rgb)
+    np.savez_compressed(tmp_path / "c.npz", points=xyz, colors=unit, label=np.array([{}], object))
+    np.savez(tmp_path / "d.npz", np.hstack([xyz, unit]))
+    want = read(tmp_path / "a.npy")
+    for name in ("f.npy", "b.npz", "c.npz", "d.npz"):
+        assert_same(read(tmp_path / name), want)
+
+
+def test_a_large_cloud_loses_points_and_keeps_each_point_at_most_once():
+    xyz, rgb = points(200)
+    cloud = clouds.prepare_cloud(xyz, rgb, conventions=RULES)
+    assert cloud.xyz.dtype == cloud.rgb.dtype == np.float32
+    # Colours tell which points were kept: the four-million-fold choice makes repeats unlikely.
+    table = {tuple(row): number for number, row in enumerate((rgb / 255).astype(np.float32))}
+    kept = [table[tuple(row)] for row in cloud.rgb]
+    assert len(set(kept)) == 64 and kept != sorted(kept)
+    want = shapes.normalise(xyz[kept])
+    np.testing.assert_array_equal(cloud.xyz, want)
+    np.testing.assert_allclose(cloud.xyz.mean(axis=0), 0, atol=1e-6)
+    assert np.linalg.norm(cloud.xyz, axis=1).max() == pytest.approx(1)
+    other = clouds.prepare_cloud(xyz, rgb, conventions=RULES, seed=1)
+    assert not np.array_equal(other.rgb, cloud.rgb)
+
+
+def test_a_small_cloud_repeats_every_point_equally_often_up_to_one():
+    xyz, rgb = points(27)
+    cloud = clouds.prepare_cloud(xyz, rgb, conventions=RULES)
+    _, counts = np.unique(cloud.rgb, axis=0, return_counts=True)
+    assert sorted(counts) == [2] * 17 + [3] * 10
+
+
+def test_a_cloud_of_the_right_size_keeps_its_order():
+    xyz, rgb = points(64)
+    cloud = clouds.prepare_cloud(xyz, rgb, conventions=RULES)
+    np.testing.assert_array_equal(cloud.rgb, (rgb / 255).astype(np.float32))
+    np.testing.assert_array_equal(cloud.xyz, shapes.normalise(xyz))
+
+
+def test_missing_colours_take_the_fill():
+    cloud = clouds.prepare_cloud(points(70)[0], conventions=RULES)
+    assert set(np.unique(cloud.rgb)) == {np.float32(0.25)}
+
+
+@pytest.mark.parametrize("kind", ["npy", "ply"])
+@pytest.mark.parametrize("conventions", [RULES, SWAP], ids=["rotate", "swap"])
+def test_copies_with_y_up_and_z_up_agree_when_told_so(tmp_path, conventions, kind):
+    xyz, rgb = points(200)
+    # Written out: the copy whose z is where y belongs.
+    down = {"rotate": xyz[:, [0, 2, 1]] * [1, 1, -1], "swap": xyz[:, [0, 2, 1]]}
+    for name, copy in {"z": xyz, "y": down[conventions.from_y_up]}.items():
+        if kind == "npy":
+            np.save(tmp_path / f"{name}.npy", np.hstack([copy, rgb / 255]))
+        else:
+            trimesh.PointCloud(copy.astype(np.float32), rgb).export(tmp_path / f"{name}.ply")
+    upright = read(tmp_path / f"z.{kind}", conventions)
+    assert_same(read(tmp_path / f"y.{kind}", conventions, up="y"), upright)
+    untold = read(tmp_path / f"y.{kind}", conventions)
+    assert np.abs(untold.xyz - upright.xyz).max() > 0.1
+
+
+def test_the_quarter_turn_is_that_of_the_data_and_the_swap_is_a_reflection():
+    xyz, _ = points(64)
+    turned = clouds.prepare_cloud(xyz, conventions=RULES, up="y").xyz
+    np.testing.assert_array_equal(turned, shapes.normalise(xyz @ meshes.Y_UP_TO_Z_UP.T))
+    swapped = clouds.prepare_cloud(xyz, conventions=SWAP, up="y").xyz
+    np.testing.assert_allclose(swapped, turned * [1, -1, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["glb", "gltf", "obj", "ply"])
+def test_meshes_are_sampled_on_their_surface_with_their_colours(tmp_path, kind):
+    mesh = box()
+    cloud = read(export(mesh, tmp_path, kind), up="z", seed=3)
+    files = {"box.ply": mesh.export(file_type="ply")}
+    surface, _ = tiny_catalogue.surface(files, "box.ply", rotation=np.eye(3))
+    xyz, rgb = meshes.sample_points(surface, points=64, rng=np.random.default_rng(3))
+    np.testing.assert_allclose(cloud.xyz, shapes.normalise(xyz), atol=1e-6)
+    np.testing.assert_array_equal(cloud.rgb, (rgb / 255).astype(np.float32))
+    assert cloud.faults == ()
+
+
+@pytest.mark.parametrize("kind", ["stl", "off", "obj", "ply", "glb"])
+def test_meshes_without_colours_take_the_fill(tmp_path, kind):
+    cloud = read(export(box(coloured=False), tmp_path, kind))
+    assert set(np.unique(cloud.rgb)) == {np.float32(np.float64(64) / 255)}  # the nearest byte
+
+
+@pytest.mark.parametrize("kind", ["glb", "gltf"])
+def test_gltf_has_y_up_unless_told_otherwise(tmp_path, kind):
+    path = export(box(), tmp_path, kind)
+    # The box is 1 x 2 x 4; the longest side is the file's z.
+    longest = {up: np.ptp(read(path, up=up).xyz, axis=0).argmax() for up in (None, "y", "z")}
+    assert longest == {None: 1, "y": 1, "z": 2}
+
+
+def test_other_types_have_z_up_unless_told_otherwise(tmp_path):
+    path = export(box(), tmp_path, "ply")
+    longest = {up: np.ptp(read(path, up=up).xyz, axis=0).argmax() for up in (None, "y", "z")}
+    assert longest == {None: 2, "y": 1, "z": 2}
+
+
+@pytest.mark.parametrize("coloured", [True, False])
+@pytest.mark.parametrize("kind", ["ply", "obj"])
+def test_mesh_files_without_faces_are_clouds(tmp_path, kind, coloured):
+    xyz, rgb = points(64)
+    path = tmp_path / f"cloud.{kind}"
+    if kind == "ply":
+        trimesh.PointCloud(xyz.astype(np.float32), rgb if coloured else None).export(path)
+    else:
+        unit = [" {} {} {}".format(*row) if coloured else "" for row in rgb / 255]
+        lines = ["v {} {} {}".format(*row) for row in xyz]
+        path.write_text("".join(a + b + "\n" for a, b in zip(lines, unit, strict=True)))
+    want = clouds.prepare_cloud(
+        xyz.astype(np.float32), rgb if coloured else None, conventions=RULES
+    )
+    cloud = read(path)
+    np.testing.assert_allclose(cloud.xyz, want.xyz, atol=1e-6)
+    np.testing.assert_allclose(cloud.rgb, want.rgb, atol=1e-6)
+
+
+def textured(folder, *, picture="../paint.png"):
+    """A folder with a mesh that refers to a picture."""
+    folder.mkdir(parents=True)
+    (folder / "square.obj").write_text(tiny_catalogue.SQUARE)
+    (folder / "square.mtl").write_text(f"newmtl paint\nKd 0 0 1\nmap_Kd {picture}\n")
+    return folder / "square.obj"
+
+
+RED = tiny_catalogue.png([[(255, 0, 0)]])
+
+
+def test_a_texture_below_the_meshs_folder_is_read(tmp_path):
+    path = textured(tmp_path / "mesh", picture="wood/paint.png")
+    (tmp_path / "mesh" / "wood").mkdir()
+    (tmp_path / "mesh" / "wood" / "paint.png").write_bytes(RED)
+    cloud = read(path)
+    assert cloud.faults == ()
+    assert (cloud.rgb == [1, 0, 0]).all()
+
+
+def test_nothing_outside_the_meshs_folder_is_read(tmp_path):
+    (tmp_path / "paint.png").write_bytes(RED)
+    climbing = textured(tmp_path / "climbing")
+    absolute = textured(tmp_path / "absolute", picture=str(tmp_path / "paint.png"))
+    linked = textured(tmp_path / "linked", picture="paint.png")
+    (tmp_path / "linked" / "paint.png").symlink_to(tmp_path / "paint.png")
+    for path in (climbing, absolute, linked):
+        cloud = read(path)
+        assert cloud.faults == ("missing texture",)
+        assert (cloud.rgb == [0, 0, 1]).all()
+
+
+def test_a_missing_buffer_is_named(tmp_path):
+    path = export(box(), tmp_path, "gltf")
+    for buffer in tmp_path.glob("*.bin"):
+        buffer.unlink()
+    with pytest.raises(clouds.CloudError, match="unreadable mesh; missing buffer"):
+        read(path)
+
+
+class Trap:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('the pickle ran')",))
+
+
+def test_a_pickle_is_never_run_and_the_way_out_is_named(tmp_path):
+    np.save(tmp_path / "object.npy", np.array([Trap()], object), allow_pickle=True)
+    (tmp_path / "plain.npy").write_bytes(pickle.dumps(Trap()))
+    np.savez(tmp_path / "object.npz", xyz=np.array([Trap()], object))
+    for name in ("object.npy", "plain.npy", "object.npz"):
+        with pytest.raises(clouds.CloudError, match="pickled objects.*numpy.savez"):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "arrays, message",
+    [
+        ({"xyz": np.zeros((0, 3))}, "no points"),
+        ({"xyz": np.ones((9, 3))}, "all points coincide"),
+        ({"xyz": np.full((9, 3), np.inf)}, "non-finite coordinates"),
+        ({"xyz": np.zeros((9, 4))}, r"float64 \[9, 4\]; expected numbers \[n, 3\]"),
+        ({"xyz": np.zeros((9, 3), "U1")}, "<U1"),
+        ({"xyz": np.eye(3), "points": np.eye(3)}, "expected xyz, and perhaps rgb"),
+        ({"a": np.eye(3), "b": np.eye(3)}, r"\['a', 'b'\]; expected xyz"),
+        ({"xyz": np.eye(3), "rgb": np.eye(3), "colors": np.eye(3)}, "expected xyz, and perhaps"),
+        ({"xyz": np.eye(3), "rgb": np.ones((2, 3))}, r"colours are float64 \[2, 3\]"),
+        ({"xyz": np.eye(3), "rgb": 255 * np.eye(3)}, "span 0.0 to 255.0; expected floats 0 to 1"),
+        ({"xyz": np.eye(3), "rgb": np.full((3, 3), np.nan)}, "span nan"),
+        ({"xyz": np.eye(3), "rgb": np.full((3, 3), -1)}, "span -1 to -1"),
+    ],
+)
+def test_arrays_that_are_no_cloud_are_refused(tmp_path, arrays, message):
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(clouds.CloudError, match=message):
+        read(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz", "glb", "obj", "ply", "stl", "off"])
+@pytest.mark.parametrize("keep", [0, 40])
+def test_a_file_cut_short_is_an_error_with_a_reason(tmp_path, kind, keep):
+    path = tmp_path / f"mesh.{kind}"
+    if kind in clouds.ARRAY_TYPES:
+        {"npy": np.save, "npz": np.savez}[kind](path, points(20)[0])
+    else:
+        export(box(), tmp_path, kind)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(clouds.CloudError, match=r"\w"):
+        read(path)
+
+
+def test_files_that_are_not_there_or_of_no_known_type_say_so(tmp_path):
+    with pytest.raises(clouds.CloudError, match="cannot be read: No such file"):
+        read(tmp_path / "absent.npy")
+    with pytest.raises(clouds.CloudError, match="unknown type 'step'; expected one of glb"):
+        read(tmp_path / "part.STEP")
+
+
+def test_folders_are_searched_sorted_and_files_stay_where_they_stand(tmp_path):
+    for name in ("b/two.PLY", "b/one.obj", "b/one.mtl", "b/c/deep.npz", "a.npy", "b/out.npz"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    named = [tmp_path / "z.txt", tmp_path / "b", tmp_path / "a.npy"]
+    found = clouds.find_files(named, leave_out=tmp_path / "b" / "out.npz")
+    names = [str(path.relative_to(tmp_path)) for path in found]
+    assert names == ["z.txt", "b/c/deep.npz", "b/one.obj", "b/two.PLY", "a.npy"]
+
+
+def test_a_folder_without_meshes_or_clouds_is_an_error(tmp_path):
+    (tmp_path / "readme.txt").touch()
+    with pytest.raises(FileNotFoundError, match="holds no file of a known type: glb"):
+        list(clouds.find_files([tmp_path]))
+
+
+def test_without_trimesh_arrays_work_and_meshes_name_the_extra(tmp_path, monkeypatch):
+    np.save(tmp_path / "x.npy", points(64)[0])
+    monkeypatch.setitem(sys.modules, "trimesh", None)
+    monkeypatch.delitem(sys.modules, "data_prep.meshes")
+    monkeypatch.delattr("data_prep.meshes")
+    assert read(tmp_path / "x.npy").xyz.shape == (64, 3)
+    clouds.check_readable([tmp_path / "x.npy"])
+    with pytest.raises(clouds.MeshesUnsupportedError, match=r'pip install "mrd_jax\[prep\]"'):
+        clouds.check_readable([tmp_path / "x.npy", tmp_path / "x.glb"])
+
+
+@pytest.mark.parametrize(
+    "field, value", [("up_axis", "y"), ("from_y_up", "flip"), ("normalisation", "cube")]
+)
+def test_conventions_that_cannot_be_met_are_refused(field, value):
+    with pytest.raises(ValueError, match=f"{field} is '{value}'"):
+        dataclasses.replace(RULES, **{field: value})
