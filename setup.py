@@ -32,6 +32,7 @@ EXTRAS = {
     # Meshes, rendering and teachers: needed where data is prepared, not where models are trained.
     "prep": [
         "embreex>=4.4,<5",
+        "h5py>=3.11,<4",
         "safetensors>=0.5,<1",
         "transformers>=4.57,<5",
         "trimesh>=5.2,<6",
@@ -40,7 +41,7 @@ EXTRAS = {
     # PyTorch checkpoints of the peers are read, never written.
     "convert": ["safetensors>=0.5,<1", "torch>=2.6,<3"],
     "demo": ["python-multipart>=0.0.18", "starlette>=0.40,<2", "uvicorn>=0.30,<1"],
-    "test": ["pytest>=8.3,<10", "ruff>=0.15,<1"],
+    "test": ["pytest>=8.3,<10", "ruff>=0.15,<1", "scikit-learn>=1.6,<2"],
 }
 
 setuptools.setup(

@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import re
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,13 +18,19 @@ from typing import Any
 import numpy as np
 
 from data_prep import catalogue as catalogue_lib
-from data_prep import evaluation, features, lock, prepare, records, sources, teachers
+from data_prep import (
+    evaluation,
+    features,
+    lock,
+    offline_teacher,
+    prepare,
+    records,
+    sources,
+    teachers,
+)
+from data_prep.sources import published
 from data_prep.teachers import prompts
 from mrd_jax.data import batch, source
-
-# Written into a teacher's folder once it is trained: on what, so that other data retrain it.
-TRAINED_ON = "trained_on.json"
-
 
 Splits = Mapping[str, Sequence[str]]
 
@@ -81,6 +86,9 @@ def _build(options: Options) -> Path:
     started = time.monotonic()
     _refuse_other_options(options)
     origin = sources.SOURCES[options.source]
+    class_set = published.find_class_set(
+        origin, source=options.source, input_dir=options.input, teacher=options.teacher
+    )
     cache = options.output / "shapes" / origin.family
     with _stage("shapes"):
         summary = prepare.prepare_shapes(
@@ -96,17 +104,17 @@ def _build(options: Options) -> Path:
         print(summary)
         catalogue = catalogue_lib.read_catalogue(prepare.shard_paths(cache))
         splits = origin.splits(catalogue.entries())
+        classes = class_set.names if class_set else origin.classes(catalogue.entries())
     with _stage("teacher"):
-        teacher = _teacher(options, catalogue, splits["train"])
-        print(f"{teacher.info.name}, revision {teacher.info.revision}, dim {teacher.info.dim}")
-    feature_dir = options.output / "features" / options.source / _file_name(teacher.info.name)
+        teacher = _teacher(options, catalogue, splits)
+        info = teacher.info if teacher else origin.teacher
+        print(f"{info.name}, revision {info.revision}, dim {info.dim}")
     with _stage("features"):
         ids = frozenset(shape_id for split in splits.values() for shape_id in split)
-        counts = features.encode_shards(list(catalogue.shards), feature_dir, teacher, ids=ids)
-        print(", ".join(f"{count} {name}" for name, count in counts.items()))
+        feature_dir = _encode(options, catalogue, teacher, ids)
     with _stage("records"):
-        plan = _plan(options, catalogue, splits, teacher.info, feature_dir)
-        written = _write(options, plan, catalogue, teacher)
+        plan = _plan(options, catalogue, splits, classes, info, feature_dir)
+        written = _write(options, plan, catalogue, teacher, class_set)
     print(f"total: {time.monotonic() - started:.1f} s")
     print(f"{options.target} {'is written' if written else 'is up to date: nothing to do'}.")
     return options.target
@@ -126,57 +134,54 @@ def _refuse_other_options(options: Options) -> None:
 
 
 def _teacher(
-    options: Options, catalogue: catalogue_lib.Catalogue, train: Sequence[str]
-) -> teachers.Teacher:
-    """The teacher that was asked for; the LiT teacher is trained where that was not done."""
+    options: Options, catalogue: catalogue_lib.Catalogue, splits: Splits
+) -> teachers.Teacher | None:
+    """The teacher that was asked for; None where the features are there already."""
+    if options.teacher == teachers.RELEASED:
+        return None
     if options.teacher != teachers.LIT:
         return teachers.load_teacher(
             options.teacher, batch_size=options.batch_size, dtype=options.dtype
         )
-    from data_prep.teachers import lit  # takes seconds to import, and needs transformers
-    from data_prep.teachers.lit import training
-
-    folder = options.output / "teachers" / f"{teachers.LIT}_{options.source}"
-    # Shared by the teachers of all sources: their frozen image model is the same.
-    cache_dir = options.output / "teachers" / "backbone_features"
-    wanted = {
-        "shapes": {shape_id: catalogue.digests[shape_id] for shape_id in train},
-        "seed": options.seed,
-        "dtype": options.dtype,
-        "settings": json.loads(json.dumps(dataclasses.asdict(training.Settings()))),
-    }
-    mark = folder / TRAINED_ON
-    if mark.exists() and json.loads(mark.read_text()) == wanted:
-        print(f"{folder} is trained on these shapes already")
-        return lit.LitTeacher.load(
-            folder, batch_size=options.batch_size, dtype=options.dtype, cache_dir=cache_dir
-        )
-    if folder.exists():
-        print(f"{folder} was trained on other shapes or not to its end; it is trained again")
-        shutil.rmtree(folder)
-    teacher = lit.train_lit(
-        catalogue.load(train),
-        folder,
+    folder = options.output / "teachers"
+    return offline_teacher.load_or_train(
+        folder / f"{teachers.LIT}_{options.source}",
+        catalogue,
+        splits["train"],
+        # Shared by the teachers of all sources: their frozen image model is the same.
+        cache_dir=folder / "backbone_features",
         seed=options.seed,
-        cache_dir=cache_dir,
-        encode_batch_size=options.batch_size,
+        batch_size=options.batch_size,
         dtype=options.dtype,
-        progress=True,
     )
-    mark.write_text(json.dumps(wanted) + "\n")
-    return teacher
+
+
+def _encode(
+    options: Options,
+    catalogue: catalogue_lib.Catalogue,
+    teacher: teachers.Teacher | None,
+    ids: frozenset[str],
+) -> Path | None:
+    """Folder of the teacher's features; None where the shapes hold their own."""
+    if teacher is None:
+        print("as released; they were checked as the shapes were read")
+        return None
+    folder = options.output / "features" / options.source / _file_name(teacher.info.name)
+    counts = features.encode_shards(list(catalogue.shards), folder, teacher, ids=ids)
+    print(", ".join(f"{count} {name}" for name, count in counts.items()))
+    return folder
 
 
 def _plan(
     options: Options,
     catalogue: catalogue_lib.Catalogue,
     splits: Splits,
+    classes: Sequence[str],
     info: teachers.TeacherInfo,
-    feature_dir: Path,
+    feature_dir: Path | None,
 ) -> records.Plan:
     """What the data set is to contain, with a fingerprint of it among the metadata."""
     ids = frozenset(shape_id for split in splits.values() for shape_id in split)
-    classes = sources.SOURCES[options.source].classes(catalogue.entries())
     counts = {split: len(members) for split, members in splits.items()}
     metadata = {
         "teacher": dataclasses.asdict(info),
@@ -188,7 +193,7 @@ def _plan(
         "build": options.content(),
     }
     digests = {shape_id: catalogue.digests[shape_id] for shape_id in sorted(ids)}
-    content = [metadata, records.FORMAT, prompts.TEMPLATES, splits, classes, digests]
+    content = [metadata, records.FORMAT, prompts.TEMPLATES, splits, list(classes), digests]
     mark = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     metadata["build"]["fingerprint"] = mark
     return records.Plan(
@@ -196,7 +201,7 @@ def _plan(
         shards=[
             records.Shard(
                 shapes=path,
-                features=feature_dir / path.name,
+                features=feature_dir and feature_dir / path.name,
                 ids=frozenset(shape.id for shape in shard) & ids,
             )
             for path, shard in catalogue.shards.items()
@@ -213,7 +218,8 @@ def _write(
     options: Options,
     plan: records.Plan,
     catalogue: catalogue_lib.Catalogue,
-    teacher: teachers.Teacher,
+    teacher: teachers.Teacher | None,
+    class_set: published.ClassSet | None,
 ) -> bool:
     """Writes the data set unless the one that is there was made from the same; True if written."""
     if options.target.exists():
@@ -226,23 +232,31 @@ def _write(
                 f"{options.target} was made from other shapes or another revision of the teacher; "
                 f"pass --overwrite to replace it, or choose another --output."
             )
-    class_features = np.zeros((0, teacher.info.dim), np.float32)
-    if plan.classes:
-        class_features = prompts.prompt_average(teacher, plan.classes)
+    class_features = np.zeros((0, plan.dim), np.float32)
+    if plan.classes and teacher is None:
+        class_features = class_set.features
+    elif plan.classes:
+        spoken = class_set.spoken_names() if class_set else plan.classes
+        class_features = prompts.prompt_average(teacher, spoken)
     known = catalogue.entries()
     ids = frozenset(shape_id for split in plan.splits.values() for shape_id in split)
     sidecar = evaluation.Sidecar(
         classes=plan.classes,
         class_features=class_features,
         unseen_names=evaluation.unseen_names(known, plan.splits),
-        shapes=catalogue.load(ids),
+        shapes=catalogue.load(shape.id for shape in known if shape.image_kinds and shape.id in ids),
     )
     records.write_records(plan, options.output, sidecar=sidecar)
     written = ", ".join(f"{len(members)} {split}" for split, members in plan.splits.items())
     print(
         f"records written: {written}; shapes in no split: {len(known) - len(ids)}; "
-        f"classes: {len(plan.classes)}"
+        f"classes: {len(plan.classes)}; "
+        f"{sum(file.stat().st_size for file in options.target.glob('*array_record*'))} bytes"
     )
+    empty = sorted(set(plan.classes) - {shape.label for shape in known if shape.id in ids})
+    if empty:
+        few = ", ".join(empty[:10]) + (", ..." if len(empty) > 10 else "")
+        print(f"{len(empty)} classes have no shape and stay among the names: {few}")
     return True
 
 
@@ -273,7 +287,11 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
     add("--source", required=True, choices=sorted(sources.SOURCES), help="what the data are")
     add("--input", required=True, type=Path, help="folder of the raw data")
     add("--output", required=True, type=Path, help="folder of caches, teachers and data sets")
-    add("--teacher", required=True, help="lit (trained here), a folder, or a CLIP's hub name")
+    add(
+        "--teacher",
+        required=True,
+        help="lit (trained here), a folder, a CLIP's hub name, or released",
+    )
     add("--points", type=int, default=Options.points, help="points per shape")
     add("--views", type=int, default=Options.views, help="rendered views per shape")
     add("--image_size", type=int, default=Options.image_size, help="side of a view in pixels")

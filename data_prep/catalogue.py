@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of all prepared shapes without holding their points and images."""
+"""What is known of all prepared shapes without holding their points, images and captions."""
 
 import dataclasses
 import hashlib
@@ -11,7 +11,8 @@ import numpy as np
 
 from data_prep import shapes
 
-ARRAYS = ("xyz", "rgb", "images")
+# Hashed as bytes, and not kept.
+ARRAYS = ("xyz", "rgb", "images", "released")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +20,8 @@ class Catalogue:
     """Names, texts and hashes of the shapes in a cache.
 
     Attributes:
-      shards: files of prepared shapes -> their shapes, without points and images.
+      shards: files of prepared shapes -> their shapes, without points, images, captions (a
+        released set has millions) and features.
       digests: shape id -> hash of everything that was prepared for it.
     """
 
@@ -27,7 +29,7 @@ class Catalogue:
     digests: Mapping[str, str]
 
     def entries(self) -> list[shapes.Shape]:
-        """The shapes of all shards, without points and images."""
+        """The shapes of all shards, as `shards` holds them."""
         return [shape for shard in self.shards.values() for shape in shard]
 
     def load(self, ids: Collection[str]) -> Iterator[shapes.Shape]:
@@ -57,7 +59,8 @@ def read_catalogue(paths: Sequence[Path]) -> Catalogue:
         digests.update({shape.id: digest(shape) for shape in shard})
         # Copies of nothing: a slice would keep the whole array alive.
         empty = {"xyz": np.zeros((0, 3), np.float32), "rgb": np.zeros((0, 3), np.uint8)}
-        shards[path] = [dataclasses.replace(shape, images=(), **empty) for shape in shard]
+        empty |= {"images": (), "captions": (), "released": None}
+        shards[path] = [dataclasses.replace(shape, **empty) for shape in shard]
     return Catalogue(shards=shards, digests=digests)
 
 
@@ -73,4 +76,8 @@ def digest(shape: shapes.Shape) -> str:
         total.update(np.ascontiguousarray(array))
     for image in shape.images:
         total.update(hashlib.sha256(image).digest())
+    if shape.released is not None:
+        total.update(json.dumps(shape.released.image_kinds).encode())
+        for array in (shape.released.image, shape.released.text):
+            total.update(np.ascontiguousarray(array))
     return total.hexdigest()

@@ -23,10 +23,11 @@ class Sidecar:
     """What evaluation needs besides the records.
 
     Attributes:
-      classes: class names that have a training and a test shape.
+      classes: class names that the zero-shot evaluation chooses among.
       class_features: float32 [classes, dim], averaged over prompts, unit norm.
       unseen_names: ids of test shapes whose exact name no training shape has.
-      shapes: whole shapes, whose last images become pictures; read once.
+      shapes: whole shapes, whose last images become pictures; read once. Those without images
+        may be left out.
     """
 
     classes: Sequence[str]
@@ -55,15 +56,19 @@ def write_sidecar(folder: Path, sidecar: Sidecar) -> None:
 def unseen_names(
     catalogue: Iterable[shapes.Shape], splits: Mapping[str, Sequence[str]]
 ) -> list[str]:
-    """Test shapes whose exact name never occurs in training.
+    """Test shapes whose exact name never occurs in training; none where there is no training split.
+
+    A set that is only for testing cannot say what its students were trained on.
 
     Args:
       catalogue: shapes of all splits; arrays and images may be left out.
-      splits: has "train" and "test" with the ids of their shapes.
+      splits: "train" and "test", or one of them, with the ids of their shapes.
 
     Returns:
       ids, in the order of the test split.
     """
+    if not {"train", "test"} <= splits.keys():
+        return []
     names = {shape.id: shape.name for shape in catalogue}
     seen = {names[shape_id] for shape_id in splits["train"]}
     return [shape_id for shape_id in splits["test"] if names[shape_id] not in seen]

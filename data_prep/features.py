@@ -18,7 +18,9 @@ from data_prep.teachers import prompts
 # The kind of caption that is averaged over prompts; the others are sentences already.
 NAME_KIND = "name"
 
-Features = dict[str, tuple[np.ndarray, np.ndarray]]
+# Image features [views, dim] and text features [captions, dim] of one shape.
+Pair = tuple[np.ndarray, np.ndarray]
+Features = dict[str, Pair]
 
 
 def encode_shards(

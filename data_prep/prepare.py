@@ -32,6 +32,7 @@ class Summary:
       reused: items whose shard was there already.
       skipped: reason -> items that became no shape.
       faults: kind -> how often shapes were kept with something repaired or left out.
+      bytes: of the shards in the cache.
       cpu_seconds: stage -> CPU seconds over all processes, without reused shards.
       seconds: wall time.
     """
@@ -41,6 +42,7 @@ class Summary:
     reused: int = 0
     skipped: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     faults: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    bytes: int = 0
     cpu_seconds: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     seconds: float = 0.0
 
@@ -49,7 +51,7 @@ class Summary:
         lines = [
             f"{self.read} items read, {self.written} shapes in the cache "
             f"({self.reused} items found prepared), {self.skipped.total()} skipped, "
-            f"{self.seconds:.1f} s"
+            f"{self.bytes} bytes, {self.seconds:.1f} s"
         ]
         lines += [f"  skipped, {reason}: {count}" for reason, count in sorted(self.skipped.items())]
         lines += [f"  kept, {kind}: {count}" for kind, count in sorted(self.faults.items())]
@@ -105,13 +107,13 @@ def prepare_shapes(
             pending.append((path, batch))
         else:
             summary.reused += len(batch)
-            _count(summary, header, written=len(batch) - len(header["skipped"]))
+            _count(summary, path, header, written=len(batch) - len(header["skipped"]))
     _remove_surplus(Path(cache_dir), shards=-(-len(items) // ITEMS_PER_SHARD))
     workers = workers or os.cpu_count() or 1
     with tqdm.tqdm(total=len(items), initial=summary.reused, unit="shape", desc="prepare") as bar:
         for (path, batch), outcomes in _outcomes(source, pending, settings, workers):
             done: list[shapes.Shape] = []
-            header = {"format": FORMAT, **settings, "items": [item.id for item in batch]}
+            header = {"format": FORMAT, **settings, **_listed(batch)}
             header |= {"skipped": {}, "faults": {}}
             for item, (outcome, seconds) in zip(batch, outcomes, strict=True):
                 summary.cpu_seconds.update(seconds)
@@ -122,7 +124,7 @@ def prepare_shapes(
                 bar.update()
             header["faults"] = collections.Counter(f for shape in done for f in shape.faults)
             shapes.save_shard(path, done, header=header)
-            _count(summary, header, written=len(done))
+            _count(summary, path, header, written=len(done))
     summary.seconds = time.monotonic() - start
     return summary
 
@@ -146,8 +148,14 @@ def _matching_header(path: Path, *, batch: Sequence, settings: dict) -> dict | N
     if not path.exists():
         return None
     header = shapes.load_header(path)
-    wanted = {"format": FORMAT, **settings, "items": [item.id for item in batch]}
+    wanted = {"format": FORMAT, "marks": None, **settings, **_listed(batch)}
     return header if all(header.get(key) == value for key, value in wanted.items()) else None
+
+
+def _listed(batch: Sequence) -> dict[str, list[str]]:
+    """What a header remembers of its items: their ids, and their marks where they have any."""
+    marks = [getattr(item, "mark", "") for item in batch]
+    return {"items": [item.id for item in batch]} | ({"marks": marks} if any(marks) else {})
 
 
 def _remove_surplus(cache_dir: Path, *, shards: int) -> None:
@@ -157,9 +165,10 @@ def _remove_surplus(cache_dir: Path, *, shards: int) -> None:
             path.unlink()
 
 
-def _count(summary: Summary, header: dict, *, written: int) -> None:
+def _count(summary: Summary, path: Path, header: dict, *, written: int) -> None:
     """Adds one shard to the summary."""
     summary.written += written
+    summary.bytes += path.stat().st_size
     summary.skipped.update(header["skipped"].values())
     summary.faults.update(header["faults"])
 

@@ -30,10 +30,13 @@ SHARDS_PER_FILE = 32
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One file of prepared shapes, the file with their features, and the ids in both."""
+    """One file of prepared shapes, the file with their features, and the ids in both.
+
+    Without a file of features (None) the shapes bring their own, as released.
+    """
 
     shapes: Path
-    features: Path
+    features: Path | None
     ids: frozenset[str]
 
 
@@ -141,16 +144,17 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         """(key, record) of every wanted shape of a few shards."""
         labels = {name: position for position, name in enumerate(self._plan.classes)}
         for shard in shards:
-            encoded = features.load_features(shard.features)
+            encoded = None if shard.features is None else features.load_features(shard.features)
             for shape in shapes.load_shard(shard.shapes):
                 if shape.id not in ids:
                     continue
-                if shape.id not in encoded:
+                given = shape.released if encoded is None else encoded.get(shape.id)
+                if given is None:
                     raise ValueError(
-                        f"{shard.features}: no features of shape {shape.id!r}; delete the file "
-                        f"and run again"
+                        f"{shard.features or shard.shapes}: no features of shape {shape.id!r}; "
+                        f"delete the file and run again"
                     )
-                yield shape.id, make_record(shape, *encoded[shape.id], labels=labels)
+                yield shape.id, make_record(shape, given, labels=labels)
                 self._on_record()
 
 
@@ -194,20 +198,20 @@ def write_records(plan: Plan, output_dir: Path, *, sidecar: evaluation.Sidecar) 
 
 
 def make_record(
-    shape: shapes.Shape,
-    image_features: np.ndarray,
-    text_features: np.ndarray,
-    *,
-    labels: Mapping[str, int],
+    shape: shapes.Shape, given: shapes.Released | features.Pair, *, labels: Mapping[str, int]
 ) -> dict[str, Any]:
     """One record, as `schema` describes it.
 
     Args:
       shape: prepared shape.
-      image_features: [views, dim], one row per image of the shape.
-      text_features: [captions, dim], one row per caption of the shape.
+      given: its features as released, or from a teacher: [views, dim], one row per image of the
+        shape, and [captions, dim], one row per caption.
       labels: class name -> label.
     """
+    if isinstance(given, shapes.Released):
+        image_features, image_kinds, text_features = given.image, given.image_kinds, given.text
+    else:
+        (image_features, text_features), image_kinds = given, shape.image_kinds
     return {
         "id": shape.id,
         "source": shape.source,
@@ -218,7 +222,7 @@ def make_record(
         "xyz": shape.xyz.astype(np.float16),
         "rgb": shape.rgb,
         "image_features": image_features,
-        "image_kinds": list(shape.image_kinds),
+        "image_kinds": list(image_kinds),
         "text_features": text_features,
         "captions": [text for _, text in shape.captions],
         "caption_kinds": [kind for kind, _ in shape.captions],

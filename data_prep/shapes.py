@@ -2,6 +2,7 @@
 """A prepared shape, before any teacher has seen it, and its file format."""
 
 import dataclasses
+import hashlib
 import io
 import json
 import os
@@ -11,11 +12,29 @@ from pathlib import Path
 
 import numpy as np
 
+# Arrays that only shards of published features have.
+OPTIONAL = ("released_image", "released_text")
+
 _TEXT_FIELDS = ("id", "source", "name", "catalogue", "category", "creator", "licence", "label")
 
 
 class SkipShape(Exception):  # noqa: N818 - a decision, not an error
     """Raised by a source when an item cannot become a shape; the message is the counted reason."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Released:
+    """Features of a shape that its publisher computed, as published.
+
+    Attributes:
+      image: float16 [views, dim].
+      image_kinds: "render" or "picture" for each row of image.
+      text: float16 [captions, dim], one row for each caption of the shape.
+    """
+
+    image: np.ndarray
+    image_kinds: tuple[str, ...]
+    text: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +55,10 @@ class Shape:
       rgb: uint8 [points, 3].
       images: encoded RGB pictures on white: renders first, the source's own picture last.
       image_kinds: "render" or "picture" for each of images.
-      captions: (kind, text) pairs; the first is ("name", name).
+      captions: (kind, text) pairs; ("name", name) comes first where the shape has a name.
       label: class name, or "" where unknown.
       faults: what was repaired or left out on the way, one entry an occurrence.
+      released: features that came with the raw data, or None where a teacher is yet to look.
     """
 
     id: str
@@ -55,6 +75,7 @@ class Shape:
     captions: tuple[tuple[str, str], ...]
     label: str
     faults: tuple[str, ...] = ()
+    released: Released | None = None
 
 
 def normalise(xyz: np.ndarray) -> np.ndarray:
@@ -80,6 +101,17 @@ def normalise(xyz: np.ndarray) -> np.ndarray:
     return (centred / radius).astype(np.float32)
 
 
+def generator(seed: int, identifier: str) -> np.random.Generator:
+    """Randomness that depends on the seed and the shape alone, not on order or process.
+
+    Args:
+      seed: of the data set.
+      identifier: of the shape.
+    """
+    digest = hashlib.blake2b(identifier.encode(), digest_size=8).digest()
+    return np.random.default_rng([seed, int.from_bytes(digest, "little")])
+
+
 def save_shard(
     path: Path,
     shapes: Sequence[Shape],
@@ -103,6 +135,7 @@ def save_shard(
                 "image_kinds": shape.image_kinds,
                 "captions": shape.captions,
                 "faults": shape.faults,
+                "released_kinds": shape.released and shape.released.image_kinds,
             }
         )
     meta = json.dumps({"header": dict(header or {}), "shapes": records}).encode()
@@ -114,6 +147,10 @@ def save_shard(
         "image_bytes": np.frombuffer(b"".join(blobs), np.uint8),
         "image_sizes": np.array([len(blob) for blob in blobs], np.int64),
     }
+    released = [shape.released for shape in shapes if shape.released is not None]
+    if released:
+        arrays["released_image"] = np.concatenate([one.image for one in released])
+        arrays["released_text"] = np.concatenate([one.text for one in released])
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
@@ -133,12 +170,13 @@ def load_shard(path: Path) -> list[Shape]:
     Raises:
       ValueError: the file is damaged; it names the file and says to delete it.
     """
-    meta, arrays = _read(path, ("meta", "xyz", "rgb", "image_bytes", "image_sizes"))
+    meta, arrays = _read(path, ("meta", "xyz", "rgb", "image_bytes", "image_sizes", *OPTIONAL))
     ends = np.cumsum(arrays["image_sizes"])
     data = arrays["image_bytes"].tobytes()
     blobs = iter(
         [data[end - size : end] for end, size in zip(ends, arrays["image_sizes"], strict=True)]
     )
+    released = _split_released(meta["shapes"], arrays)
     shapes = []
     for row, record in enumerate(meta["shapes"]):
         kinds = tuple(record["image_kinds"])
@@ -151,17 +189,39 @@ def load_shard(path: Path) -> list[Shape]:
                 image_kinds=kinds,
                 captions=tuple((kind, text) for kind, text in record["captions"]),
                 faults=tuple(record["faults"]),
+                released=released[row],
             )
         )
     return shapes
 
 
+def _split_released(
+    records: Sequence[Mapping], arrays: Mapping[str, np.ndarray]
+) -> list[Released | None]:
+    """The released features of each shape of a shard, where it has some."""
+    found, image, text = [], 0, 0
+    for record in records:
+        kinds, captions = record.get("released_kinds"), len(record["captions"])
+        if kinds is None:
+            found.append(None)
+            continue
+        found.append(
+            Released(
+                image=arrays["released_image"][image : image + len(kinds)],
+                image_kinds=tuple(kinds),
+                text=arrays["released_text"][text : text + captions],
+            )
+        )
+        image, text = image + len(kinds), text + captions
+    return found
+
+
 def _read(path: Path, names: Sequence[str]) -> tuple[dict, dict[str, np.ndarray]]:
-    """Returns (meta, arrays) of a shard file."""
+    """Returns (meta, arrays) of a shard file; the released features only where it has some."""
     try:
         # Opened here, because numpy leaves a file that it cannot read open.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in names}
+            arrays = {name: file[name] for name in names if name in file or name not in OPTIONAL}
         return json.loads(arrays["meta"].tobytes()), arrays
     except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
         raise ValueError(f"{path}: not a whole shard ({error}); delete it and run again") from error

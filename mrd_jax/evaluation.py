@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a student's variables to its figures on the held-out split."""
+"""From a student's variables to its embeddings and its figures on the held-out split."""
 
 import dataclasses
 import functools
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from mrd_jax import train
 
 LOGGER = logging.getLogger(__name__)
+
+# What the student makes of both splits, for whatever else is to be measured on frozen features.
+EMBEDDINGS_FILE = "embeddings.npz"
 
 
 class Evaluator:
@@ -84,7 +87,7 @@ class Evaluator:
 
 
 def write_results(evaluator: Evaluator, variables: dict[str, Any], *, workdir: str) -> None:
-    """Evaluates once more and writes the table, `results.json` and `report.html`.
+    """Evaluates once more and writes `embeddings.npz`, `results.json`, `report.html` and the table.
 
     Every process embeds; process 0 writes.
 
@@ -102,6 +105,14 @@ def write_results(evaluator: Evaluator, variables: dict[str, Any], *, workdir: s
     if jax.process_index() != 0:
         return
     folder = pathlib.Path(workdir)
+    gallery = held_out.load_held_out(data.directory, data.train_split)
+    np.savez(
+        folder / EMBEDDINGS_FILE,
+        test=embeddings[data.test_split],
+        test_ids=evaluator.held_out.ids,
+        train=embeddings[data.train_split],
+        train_ids=gallery.ids,
+    )
     lines = baselines.measure(
         data.directory,
         held_out=evaluator.held_out,
@@ -122,12 +133,35 @@ def write_results(evaluator: Evaluator, variables: dict[str, Any], *, workdir: s
         held_out=evaluator.held_out,
         embeddings=embeddings[data.test_split],
         results=lines,
-        gallery=held_out.load_held_out(data.directory, data.train_split),
+        gallery=gallery,
         gallery_embeddings=embeddings[data.train_split],
     )
     print(report.format_table(lines))
     LOGGER.info("evaluation: %.0f s", time.perf_counter() - started)
     LOGGER.info("wrote %s and %s", folder / "results.json", page)
+
+
+def load_embeddings(workdir: str | pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads what `write_results` saved of a run.
+
+    Args:
+      workdir: of the run.
+
+    Returns:
+      test float32 [test, dim] and train float32 [train, dim], unit norm, and the shapes' ids in
+      their order, test_ids [test] and train_ids [train].
+
+    Raises:
+      FileNotFoundError: the run has not been evaluated.
+    """
+    path = pathlib.Path(workdir) / EMBEDDINGS_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing: run `python -m mrd_jax.main --mode eval` with the run's config "
+            "and this workdir"
+        )
+    with np.load(path) as file:
+        return dict(file)
 
 
 def as_json(lines: Sequence[results.Result], config: FrozenConfigDict) -> dict[str, Any]:

@@ -3,10 +3,16 @@
 
 import json
 import sys
+import types
 
+import numpy as np
 import pytest
+from made_up import DIM
+from tiny import tiny_config
 
-from benchmarks import ablation, furniture, sweep
+from benchmarks import ablation, furniture, sweep, transfer
+from mrd_jax import evaluation
+from mrd_jax.evaluators import few_shot, held_out, linear_probe, zero_shot
 
 
 class Command(sweep.Job):
@@ -82,3 +88,73 @@ def test_the_ablation_reports_mean_and_spread_over_seeds():
 def test_every_variant_of_the_ablation_is_another_objective():
     settings = [tuple(sorted(fields.items())) for fields in ablation.VARIANTS.values()]
     assert len(set(settings)) == len(settings)
+
+
+def evaluated(workdir, made, *, seed):
+    """The folder of a run whose student is noise: what its evaluation writes."""
+    config = tiny_config(data__directory=str(made), seed=seed)
+
+    def embed(variables, *, split):
+        rows = np.random.default_rng(seed).normal(
+            size=(len(held_out.load_held_out(made, split).ids), DIM)
+        )
+        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+    evaluator = types.SimpleNamespace(
+        config=config, held_out=held_out.load_held_out(made), embed=embed
+    )
+    workdir.mkdir()
+    evaluation.write_results(evaluator, {}, workdir=str(workdir))
+    return workdir
+
+
+def test_transfer_measures_what_the_evaluation_of_a_run_saved(made, tmp_path):
+    run = evaluated(tmp_path / "run", made, seed=3)
+    saved = evaluation.load_embeddings(run)
+    train, test = (held_out.load_held_out(made, split) for split in ("train", "test"))
+    assert (tuple(saved["train_ids"]), tuple(saved["test_ids"])) == (train.ids, test.ids)
+    got = transfer.measure(run)
+    given = {
+        "labels": train.labels, "test_features": saved["test"], "test_labels": test.labels,
+    }  # fmt: skip
+    assert got["linear_probe"] == linear_probe.linear_probe(saved["train"], **given)
+    assert got["few_shot"] == few_shot.few_shot(saved["train"], **given)
+    assert got["zero_shot"] == zero_shot.zero_shot(saved["test"], test)
+    student = sweep.line_of(json.loads((run / "results.json").read_text()), "student")
+    assert got["retrieval"] == student["retrieval"]
+    assert (got["steps"], got["seed"]) == (6, 3)
+
+
+def test_transfer_puts_runs_side_by_side(made, tmp_path, monkeypatch, capsys):
+    runs = [str(evaluated(tmp_path / name, made, seed=seed)) for seed, name in enumerate("ab")]
+    page = tmp_path / "page.md"
+    arguments = ["transfer", "--runs", *runs, "--names", "one", "two", "--output", str(page)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    transfer.main()
+    printed = capsys.readouterr().out
+    line = json.loads(printed.splitlines()[-1])
+    one, two = (100 * line["runs"][name]["linear_probe"]["top1"] for name in ("one", "two"))
+    assert f"| linear probe top-1 | {one:.1f} | {two:.1f} |" in page.read_text()
+    mean, spread = (100 * line["runs"]["two"]["few_shot"][f"1/top1{end}"] for end in ("", "_std"))
+    assert f"| {mean:.1f} ± {spread:.1f} |" in page.read_text()
+    rows = [row for row in page.read_text().splitlines() if row.startswith("| ")]
+    assert {row.count("|") for row in rows} == {4}
+    assert page.read_text() in printed
+
+
+def test_transfer_says_how_to_evaluate_a_run_that_was_not(tmp_path):
+    with pytest.raises(FileNotFoundError, match="embeddings.npz is missing.*--mode eval"):
+        transfer.measure(tmp_path)
+
+
+def test_transfer_refuses_embeddings_of_other_shapes(made, tmp_path):
+    run = evaluated(tmp_path / "run", made, seed=0)
+    saved = evaluation.load_embeddings(run)
+    np.savez(run / "embeddings.npz", **(saved | {"train_ids": saved["train_ids"][::-1]}))
+    with pytest.raises(ValueError, match="train shapes that are not the .* --data"):
+        transfer.measure(run)
+
+
+def test_transfer_does_not_set_runs_on_different_data_side_by_side():
+    with pytest.raises(ValueError, match="different data sets.*compare runs of one"):
+        transfer.markdown({"one": {"data": "a"}, "two": {"data": "b"}})

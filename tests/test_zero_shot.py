@@ -10,7 +10,7 @@ from held_out_example import CHAIR, LAMP, TABLE, held_out, record, records
 
 from mrd_jax import evaluators
 from mrd_jax.data import source
-from mrd_jax.evaluators import results, zero_shot
+from mrd_jax.evaluators import metrics, results, zero_shot
 
 # One embedding per shape: right, second best, right, third best, and the unlabelled one.
 EMBEDDINGS = np.stack(
@@ -34,6 +34,24 @@ def test_accuracy_counts_labelled_shapes_only():
         "count": 4,
         "classes": 3,
     }
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_in_chunks_the_accuracy_is_the_same(chunk):
+    whole = metrics.label_ranks(
+        zero_shot.class_scores(EMBEDDINGS, held_out())[:4], labels=np.array([0, 0, 1, 2])
+    )
+    np.testing.assert_array_equal(whole, [1, 2, 1, 3])
+    np.testing.assert_array_equal(zero_shot.class_ranks(EMBEDDINGS, held_out(), chunk=chunk), whole)
+    want = zero_shot.zero_shot(EMBEDDINGS, held_out())
+    assert zero_shot.zero_shot(EMBEDDINGS, held_out(), chunk=chunk) == want
+
+
+def test_an_embedding_that_is_not_finite_is_an_error_even_without_a_class():
+    broken = EMBEDDINGS.copy()
+    broken[4, 0] = np.nan
+    with pytest.raises(ValueError, match="first is row 4"):
+        zero_shot.zero_shot(broken, held_out())
 
 
 def test_the_length_of_an_embedding_does_not_matter():

@@ -6,11 +6,22 @@ from pathlib import Path
 from typing import Protocol
 
 from data_prep import shapes
-from data_prep.sources import furniture
+from data_prep.sources import (
+    furniture,
+    modelnet40,
+    objaverse_lvis,
+    openshape,
+    published,
+    scanobjectnn,
+)
 
 
 class Item(Protocol):
-    """Something that a source can turn into one shape; picklable and cheap to list."""
+    """Something that a source can turn into one shape; picklable and cheap to list.
+
+    An item may also have a `mark`, text that says what besides its id decides the shape, such as
+    which of several files it comes from. Shapes prepared under another mark are prepared again.
+    """
 
     id: str
 
@@ -39,9 +50,21 @@ class Source(Protocol):
         """Class names of the zero-shot evaluation, sorted."""
 
 
-SOURCES: dict[str, Source] = {
+SOURCES: dict[str, Source | published.Published] = {
     "furniture": furniture.Furniture(test="BlendSwap-CC-0"),
     "furniture_ccby": furniture.Furniture(test="BlendSwap-CC-BY"),
     # For choosing settings: neither test catalogue is in it.
     "furniture_kator": furniture.Furniture(test="KatorLegaz", train=("Reallusion", "Scopia")),
+    # The training lists of OpenShape's paper. Each has a cache of its own: the lists differ.
+    "openshape": openshape.OpenShape("openshape"),
+    "openshape_no_lvis": openshape.OpenShape("openshape_no_lvis", "split/train_no_lvis.json"),
+    "openshape_shapenet": openshape.OpenShape(
+        "openshape_shapenet", "split/ablation/train_shapenet_only.json"
+    ),
+    "objaverse_lvis": objaverse_lvis.ObjaverseLvis("objaverse_lvis"),
+    "modelnet40": modelnet40.ModelNet40("modelnet40"),
+    "scanobjectnn": scanobjectnn.ScanObjectNN("scanobjectnn"),
+} | {
+    f"scanobjectnn_{variant}": scanobjectnn.ScanObjectNN(f"scanobjectnn_{variant}", variant)
+    for variant in scanobjectnn.VARIANTS
 }

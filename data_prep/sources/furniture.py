@@ -4,7 +4,6 @@
 import csv
 import dataclasses
 import functools
-import hashlib
 import os
 import posixpath
 from collections.abc import Sequence
@@ -89,7 +88,7 @@ class Furniture:
         with timing.stage("sample"):
             try:
                 xyz, rgb = meshes.sample_points(
-                    surface, points=points, rng=_generator(seed, item.id)
+                    surface, points=points, rng=shapes.generator(seed, item.id)
                 )
             except meshes.MeshError as error:
                 raise shapes.SkipShape(str(error)) from error
@@ -267,9 +266,3 @@ def _captions(item: Item) -> tuple[tuple[str, str], ...]:
     if item.category and item.category.lower() != "miscellaneous":
         captions.append(("category", f"{item.name} ({item.category.lower()})"))
     return tuple(captions)
-
-
-def _generator(seed: int, identifier: str) -> np.random.Generator:
-    """Randomness that depends on the seed and the model alone, not on order or process."""
-    digest = hashlib.blake2b(identifier.encode(), digest_size=8).digest()
-    return np.random.default_rng([seed, int.from_bytes(digest, "little")])

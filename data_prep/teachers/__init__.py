@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # What `data_prep.build` makes of this name; `load_teacher` needs the trained folder.
 LIT = "lit"
+# In the place of a teacher: the features that a published data set brings.
+RELEASED = "released"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,7 +28,7 @@ class HeldOut:
       class_names: [classes].
       class_features: float32 [classes, dim], averaged over prompts, unit length.
       unseen: bool [count], whether no training shape bears exactly this name.
-      pictures: [count] picture files, for the report.
+      pictures: [count] picture files, for the report; no file where a shape has no picture.
       creators: [count] who made each shape.
       licences: [count] under which licence.
     """

@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accuracy and retrieval measures on plain arrays: numpy only, no model, no files.
+"""Accuracy measures on plain arrays: numpy only, no model, no files; `ranking` has those of search.
 
 Two rules hold everywhere. A tie counts against the model, so a model whose scores are all equal
 gets nothing instead of luck. A score that is not finite is an error, not a rank.
 """
 
-import numpy as np
+from collections.abc import Iterator
 
-# Cosines closer than this count as equal. Float32 rounding moves a cosine of unit rows by about
-# 1e-7, and by different amounts in different BLAS kernels; without the margin, a model that gives
-# every shape the same embedding would be ranked by rounding noise.
-COSINE_TIE = 1e-6
+import numpy as np
 
 
 def normalise(features: np.ndarray) -> np.ndarray:
@@ -81,7 +78,7 @@ def mean_per_class(correct: np.ndarray, *, labels: np.ndarray) -> float:
     """Mean over classes of the share that is correct, so that frequent classes weigh no more.
 
     Args:
-      correct: bool [count].
+      correct: [count], bool or a figure per shape.
       labels: int [count]; classes that do not occur are left out.
 
     Raises:
@@ -124,46 +121,23 @@ def confusion(predicted: np.ndarray, *, labels: np.ndarray, classes: int) -> np.
     return table
 
 
-def retrieval_ranks(
-    queries: np.ndarray,
-    gallery: np.ndarray,
-    *,
-    query_groups: np.ndarray,
-    gallery_groups: np.ndarray,
-    chunk: int = 512,
-) -> np.ndarray:
-    """Place at which each query first meets an item of its own group, by cosine.
-
-    An item is relevant when its group is the query's, so a query may have several right answers;
-    the first one found counts. Other items that tie with it (`COSINE_TIE`) are placed before it.
+def chunks(count: int, *, size: int) -> Iterator[slice]:
+    """Slices that cut rows into pieces of a size; the last one may be shorter.
 
     Args:
-      queries: [count, dim], any length.
-      gallery: [items, dim], any length.
-      query_groups: int [count].
-      gallery_groups: int [items].
-      chunk: queries scored at a time; memory is chunk * items floats, 96 MB at 46,832 items.
+      count: of rows.
+      size: rows in a piece, at least 1.
 
-    Returns:
-      int64 [count], 1 is the best.
+    Yields:
+      Slices of 0..count, with both ends inside it.
 
     Raises:
-      ValueError: where shapes disagree, chunk is below 1, or a query has no relevant item.
+      ValueError: where size is below 1.
     """
-    queries, gallery = normalise(queries), normalise(gallery)
-    query_groups, gallery_groups = np.asarray(query_groups), np.asarray(gallery_groups)
-    _check_retrieval(queries, gallery, query_groups=query_groups, gallery_groups=gallery_groups)
-    if chunk < 1:
-        raise ValueError(f"chunk is {chunk}: expected at least 1 query at a time")
-    ranks = np.empty(len(queries), dtype=np.int64)
-    for start in range(0, len(queries), chunk):
-        rows = slice(start, start + chunk)
-        cosines = queries[rows] @ gallery.T
-        relevant = query_groups[rows, None] == gallery_groups[None, :]
-        best = np.max(cosines, axis=1, initial=-np.inf, where=relevant)
-        ahead = ~relevant & (cosines >= best[:, None] - COSINE_TIE)
-        ranks[rows] = 1 + np.sum(ahead, axis=1)
-    return ranks
+    if size < 1:
+        raise ValueError(f"chunk is {size}: expected at least 1 row at a time")
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
 
 
 def _check_labels(scores: np.ndarray, *, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -180,31 +154,6 @@ def _check_labels(scores: np.ndarray, *, labels: np.ndarray) -> tuple[np.ndarray
             f"{scores.shape[1] - 1}; leave out shapes of unknown class first"
         )
     return scores, labels
-
-
-def _check_retrieval(
-    queries: np.ndarray,
-    gallery: np.ndarray,
-    *,
-    query_groups: np.ndarray,
-    gallery_groups: np.ndarray,
-) -> None:
-    """Raises where the sizes disagree or a query has no right answer in the gallery."""
-    if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:
-        raise ValueError(
-            f"queries {queries.shape} and gallery {gallery.shape}: expected one common dim"
-        )
-    if query_groups.shape != queries.shape[:1] or gallery_groups.shape != gallery.shape[:1]:
-        raise ValueError(
-            f"groups {query_groups.shape} and {gallery_groups.shape} for {len(queries)} queries "
-            f"and {len(gallery)} items: expected one group each"
-        )
-    lonely = np.flatnonzero(~np.isin(query_groups, gallery_groups))
-    if len(lonely):
-        raise ValueError(
-            f"{len(lonely)} queries have no relevant item in the gallery, first is row {lonely[0]} "
-            f"of group {query_groups[lonely[0]]}: leave them out or add their items"
-        )
 
 
 def _require_finite(values: np.ndarray, *, name: str) -> None:

@@ -44,9 +44,14 @@ def from_embeddings(
     Returns:
       The `Result`.
     """
-    scores = zero_shot.class_scores(embeddings, held_out)
-    line = from_scores(scores, name=name, held_out=held_out, summary=summary)
-    return dataclasses.replace(line, retrieval=retrieval.retrieval(embeddings, held_out))
+    ranks = zero_shot.class_ranks(embeddings, held_out)
+    return Result(
+        name,
+        summary,
+        zero_shot.from_ranks(ranks, held_out),
+        ranks == 1,
+        retrieval.retrieval(embeddings, held_out),
+    )
 
 
 def from_scores(
@@ -63,9 +68,8 @@ def from_scores(
     Returns:
       The `Result`, without retrieval.
     """
-    measured = zero_shot.from_scores(scores, held_out)
     ranks = metrics.label_ranks(scores[held_out.labelled], labels=held_out.labelled_classes)
-    return Result(name, summary, measured, ranks == 1)
+    return Result(name, summary, zero_shot.from_ranks(ranks, held_out), ranks == 1)
 
 
 def compare_with_student(results: list[Result]) -> dict[str, statistics.Comparison]:

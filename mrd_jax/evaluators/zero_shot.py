@@ -28,7 +28,9 @@ class Predictions:
     scores: np.ndarray
 
 
-def zero_shot(embeddings: np.ndarray, held_out: held_out_lib.HeldOut) -> dict[str, float]:
+def zero_shot(
+    embeddings: np.ndarray, held_out: held_out_lib.HeldOut, *, chunk: int = 4096
+) -> dict[str, float]:
     """Accuracy of naming the class of held-out shapes from their embeddings.
 
     Shapes whose class is unknown are left out. A shape whose true class ties with another counts
@@ -37,6 +39,7 @@ def zero_shot(embeddings: np.ndarray, held_out: held_out_lib.HeldOut) -> dict[st
     Args:
       embeddings: [count, dim], one per shape of held_out and in its order, any length.
       held_out: the shapes.
+      chunk: shapes scored at a time, see `class_ranks`.
 
     Returns:
       top1, top3, top5 and mean_per_class as shares between 0 and 1, and count and classes.
@@ -44,14 +47,14 @@ def zero_shot(embeddings: np.ndarray, held_out: held_out_lib.HeldOut) -> dict[st
     Raises:
       ValueError: where the embeddings do not fit, or no shape has a class.
     """
-    return from_scores(class_scores(embeddings, held_out), held_out)
+    return from_ranks(class_ranks(embeddings, held_out, chunk=chunk), held_out)
 
 
-def from_scores(scores: np.ndarray, held_out: held_out_lib.HeldOut) -> dict[str, float]:
-    """The measures of `zero_shot` for scores that were made in another way.
+def from_ranks(ranks: np.ndarray, held_out: held_out_lib.HeldOut) -> dict[str, float]:
+    """The measures of `zero_shot` for places of the true classes that were found in another way.
 
     Args:
-      scores: [count, classes], larger is better.
+      ranks: int [labelled], 1 is the best; see `class_ranks`.
       held_out: the shapes.
 
     Returns:
@@ -63,7 +66,6 @@ def from_scores(scores: np.ndarray, held_out: held_out_lib.HeldOut) -> dict[str,
     if not len(held_out.labelled):
         raise ValueError("no held-out shape has a known class: expected labels of 0 or more")
     labels = held_out.labelled_classes
-    ranks = metrics.label_ranks(scores[held_out.labelled], labels=labels)
     return {
         "top1": metrics.recall_at(ranks, k=1),
         "top3": metrics.recall_at(ranks, k=3),
@@ -72,6 +74,33 @@ def from_scores(scores: np.ndarray, held_out: held_out_lib.HeldOut) -> dict[str,
         "count": len(labels),
         "classes": len(held_out.class_names),
     }
+
+
+def class_ranks(
+    embeddings: np.ndarray, held_out: held_out_lib.HeldOut, *, chunk: int = 4096
+) -> np.ndarray:
+    """Place of the true class of every labelled shape, without the scores of all of them at once.
+
+    Args:
+      embeddings: [count, dim], one per shape of held_out and in its order, any length.
+      held_out: the shapes.
+      chunk: shapes scored at a time; memory is a few times chunk * classes floats, each of them
+        19 MB at 1,156 classes.
+
+    Returns:
+      int64 [labelled], 1 is the best, ties against the model.
+
+    Raises:
+      ValueError: where the embeddings are not [count, dim] of the held-out shapes.
+    """
+    _check(embeddings, held_out)
+    queries = metrics.normalise(embeddings)[held_out.labelled]
+    labels = held_out.labelled_classes
+    ranks = np.empty(len(labels), dtype=np.int64)
+    for rows in metrics.chunks(len(labels), size=chunk):
+        scores = queries[rows] @ held_out.class_features.T
+        ranks[rows] = metrics.label_ranks(scores, labels=labels[rows])
+    return ranks
 
 
 def class_scores(embeddings: np.ndarray, held_out: held_out_lib.HeldOut) -> np.ndarray:
@@ -87,12 +116,7 @@ def class_scores(embeddings: np.ndarray, held_out: held_out_lib.HeldOut) -> np.n
     Raises:
       ValueError: where the embeddings are not [count, dim] of the held-out shapes.
     """
-    expected = (len(held_out.ids), held_out.class_features.shape[1])
-    if np.shape(embeddings) != expected:
-        raise ValueError(
-            f"embeddings have shape {np.shape(embeddings)}: expected {expected}, one row per "
-            "held-out shape in the teacher's space"
-        )
+    _check(embeddings, held_out)
     return metrics.normalise(embeddings) @ held_out.class_features.T
 
 
@@ -108,3 +132,13 @@ def predictions(scores: np.ndarray, *, top: int = 3) -> Predictions:
     """
     best = np.argsort(-scores, axis=1, kind="stable")[:, :top]
     return Predictions(best, np.take_along_axis(scores, best, axis=1))
+
+
+def _check(embeddings: np.ndarray, held_out: held_out_lib.HeldOut) -> None:
+    """Raises where the embeddings are not those of the held-out shapes."""
+    expected = (len(held_out.ids), held_out.class_features.shape[1])
+    if np.shape(embeddings) != expected:
+        raise ValueError(
+            f"embeddings have shape {np.shape(embeddings)}: expected {expected}, one row per "
+            "held-out shape in the teacher's space"
+        )

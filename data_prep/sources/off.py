@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Meshes in the Object File Format, as Princeton's ModelNet has them.
+
+Many files of ModelNet40 run the word OFF together with the counts ("OFF6586 5534 0").
+"""
+
+import numpy as np
+
+from data_prep import meshes, shapes
+
+
+def parse(data: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Reads the vertices and faces of a file; polygons become fans of triangles.
+
+    Args:
+      data: the file's bytes.
+
+    Returns:
+      vertices float64 [vertices, 3] and faces int64 [triangles, 3].
+
+    Raises:
+      shapes.SkipShape: the file is malformed; the message starts with "malformed OFF".
+    """
+    lines = [line for line in (raw.split(b"#")[0].split() for raw in data.splitlines()) if line]
+    if not lines or not lines[0][0].startswith(b"OFF"):
+        raise shapes.SkipShape("malformed OFF: it does not start with OFF")
+    first = [lines[0][0].removeprefix(b"OFF"), *lines[0][1:]]
+    lines[0] = [word for word in first if word]
+    if not lines[0]:
+        lines.pop(0)
+    try:
+        vertex_count, face_count = (int(word) for word in lines[0][:2])
+    except (IndexError, ValueError) as error:
+        raise shapes.SkipShape("malformed OFF: no counts") from error
+    body = lines[1:]
+    if min(vertex_count, face_count) < 0 or len(body) < vertex_count + face_count:
+        raise shapes.SkipShape("malformed OFF: fewer lines than it counts")
+    if not vertex_count or not face_count:
+        raise shapes.SkipShape("no faces")
+    try:
+        vertices = np.array([line[:3] for line in body[:vertex_count]], np.float64)
+        faces = _triangles(body[vertex_count : vertex_count + face_count])
+    except (IndexError, ValueError) as error:
+        raise shapes.SkipShape("malformed OFF: not numbers") from error
+    if vertices.shape != (vertex_count, 3):
+        raise shapes.SkipShape("malformed OFF: not numbers")
+    if not np.isfinite(vertices).all():
+        raise shapes.SkipShape("non-finite coordinates")
+    if not len(faces) or faces.min() < 0 or faces.max() >= vertex_count:
+        raise shapes.SkipShape("malformed OFF: a face names no vertex")
+    return vertices, faces
+
+
+def surface(vertices: np.ndarray, faces: np.ndarray) -> meshes.Surface:
+    """A plain surface, for `meshes.sample_points`.
+
+    Args:
+      vertices: [vertices, 3], z up.
+      faces: int [triangles, 3].
+    """
+    one = np.ones(1, np.int32)
+    return meshes.Surface(
+        triangles=vertices[faces].astype(np.float32),
+        uv=np.zeros((len(faces), 3, 2), np.float32),
+        part=np.zeros(len(faces), np.int32),
+        texels=np.full((1, 4), 255, np.uint8),
+        offset=np.zeros(1, np.int32),
+        width=one,
+        height=one,
+        opacity=np.ones(1, np.float32),
+    )
+
+
+def _triangles(lines: list[list[bytes]]) -> np.ndarray:
+    """Fans around the first corner; what follows the corners is a colour."""
+    found = []
+    for line in lines:
+        corners = [int(word) for word in line[1 : int(line[0]) + 1]]
+        if len(corners) != int(line[0]):
+            raise ValueError("a face has fewer corners than it counts")
+        found += [(corners[0], *pair) for pair in zip(corners[1:-1], corners[2:], strict=True)]
+    return np.array(found, np.int64).reshape(-1, 3)

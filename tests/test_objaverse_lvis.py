@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Objaverse-LVIS, in the layout of its release, becomes a test split that evaluation can read."""
+
+import json
+
+import numpy as np
+import openshape_release as release
+import pytest
+from made_up import DIM, FakeTeacher
+
+from data_prep import build, teachers
+from mrd_jax.data import source
+from mrd_jax.evaluators import held_out, retrieval, zero_shot
+
+POINTS = 16
+# In the order of the list; sorted they are Bible, ambulance, bat_(animal), zebra.
+CATEGORIES = ["zebra", "Bible", "bat_(animal)", "Bible", "ambulance"]
+CLASSES = ["Bible", "ambulance", "bat_(animal)", "zebra"]
+
+
+def write(root, *, categories=CATEGORIES):
+    """The list, the files and the class features; returns (shapes, class features)."""
+    data = [release.shape(f"u{n}") for n in range(len(categories))]
+    for one in data:
+        release.write_shape(root, one)
+    entries = [
+        {"uid": one["id"], "category": category, "group": "000-001"}
+        | {"data_path": release.path_of(one)}
+        for one, category in zip(data, categories, strict=True)
+    ]
+    release.write_json(root / "meta_data/split/lvis.json", entries)
+    features = release.features(np.random.default_rng(1), len(set(categories)))
+    np.save(root / "meta_data/lvis_cat_name_pt_feat.npy", features)
+    return data, features
+
+
+def run(root, *, teacher="released", **changes):
+    options = {"points": POINTS, "workers": 1} | changes
+    return build.build(
+        build.Options(
+            source="objaverse_lvis", input=root, output=root / "out", teacher=teacher, **options
+        )
+    )
+
+
+def records(folder):
+    opened = source.open_split(folder, "test")
+    return [opened[i] for i in range(len(opened))]
+
+
+def test_records_hold_points_features_and_the_class_of_the_list(tmp_path):
+    data, _ = write(tmp_path)
+    got = records(run(tmp_path))
+    assert [record["id"] for record in got] == ["u0", "u1", "u2", "u3", "u4"]
+    assert [CLASSES[record["label"]] for record in got] == CATEGORIES
+    for one, record in zip(data, got, strict=True):
+        kept = release.chosen(one["id"], count=release.CLOUD, points=POINTS)
+        want = release.expected_cloud(one["xyz"][kept], y_up=True)
+        np.testing.assert_allclose(record["xyz"], want, atol=5e-4)
+        np.testing.assert_array_equal(record["rgb"], np.rint(one["rgb"][kept] * 255))
+        images = np.vstack([one["image_feat"], one["thumbnail_feat"]]).astype(np.float16)
+        np.testing.assert_array_equal(record["image_features"], images)
+        assert record["caption_kinds"] == ["name", "blip", "msft", "retrieved", "retrieved"]
+
+
+def test_classes_are_sorted_and_have_the_released_features_at_unit_length(tmp_path):
+    _, features = write(tmp_path)
+    folder = run(tmp_path) / "evaluation"
+    assert json.loads((folder / "classes.json").read_text()) == CLASSES
+    want = features / np.sqrt((features.astype(np.float64) ** 2).sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(np.load(folder / "class_features.npy"), want, atol=1e-6)
+
+
+def test_evaluation_reads_a_set_without_pictures_and_without_a_training_split(tmp_path):
+    data, features = write(tmp_path)
+    loaded = held_out.load_held_out(run(tmp_path))
+    assert loaded.names == tuple(one["text"][0] for one in data)
+    assert not loaded.unseen.any() and not any(path.is_file() for path in loaded.pictures)
+
+    # A student that answers with the feature of the class is always right.
+    embeddings = features[loaded.labels]
+    assert zero_shot.zero_shot(embeddings, loaded)["top1"] == 1
+    found = retrieval.retrieval(loaded.image_features, loaded)
+    assert found["points_to_image/recall@1"] == 1
+    assert not any(key.startswith("unseen/") for key in found)
+
+
+def test_another_teacher_embeds_the_class_names_as_they_are_spoken(tmp_path, monkeypatch):
+    write(tmp_path)
+    (tmp_path / "meta_data/lvis_cat_name_pt_feat.npy").unlink()
+    teacher, said = FakeTeacher(), []
+    encode = teacher.encode_texts
+    monkeypatch.setattr(teacher, "encode_texts", lambda texts: said.extend(texts) or encode(texts))
+    monkeypatch.setattr(teachers, "load_teacher", lambda *args, **kwargs: teacher)
+
+    folder = run(tmp_path, teacher="fake/teacher")
+
+    assert {"Bible", "ambulance", "bat (animal)", "zebra"} <= set(said)
+    assert np.load(folder / "evaluation" / "class_features.npy").shape == (4, DIM)
+    for record in records(folder):
+        assert record["image_features"].shape == (0, DIM) and record["image_kinds"] == []
+        assert record["text_features"].shape == (5, DIM)
+    loaded = held_out.load_held_out(folder)
+    assert not loaded.image_features.any()
+    found = retrieval.retrieval(np.ones((5, DIM)), loaded)
+    assert found and not any("image" in key for key in found)
+
+
+def test_released_features_are_asked_for_only_where_they_are(tmp_path):
+    write(tmp_path)
+    (tmp_path / "meta_data/lvis_cat_name_pt_feat.npy").unlink()
+    with pytest.raises(ValueError, match="no features of the class names of objaverse_lvis"):
+        run(tmp_path)
+    with pytest.raises(ValueError, match="no pictures to train a teacher on"):
+        run(tmp_path, teacher="lit")
+
+
+def test_a_class_without_shapes_stays_among_the_names_and_is_listed(tmp_path, capsys):
+    write(tmp_path)
+    (tmp_path / "Objaverse/000-001/u0.npy").unlink()
+    folder = run(tmp_path)
+    printed = capsys.readouterr().out
+    assert "skipped, file missing: 1" in printed
+    assert "1 classes have no shape and stay among the names: zebra" in printed
+    assert json.loads((folder / "evaluation" / "classes.json").read_text()) == CLASSES
+    assert source.read_metadata(folder)["counts"] == {"test": 4, "classes": 4}
+
+
+def spoil(features, kind):
+    if kind == "rows":
+        return features[:3]
+    if kind == "dim":
+        return features[:, :512]
+    spoiled = features.copy()
+    spoiled[1] = np.nan if kind == "nan" else 0
+    return spoiled
+
+
+@pytest.mark.parametrize(
+    ("kind", "complaint"),
+    [
+        ("rows", "3 features, expected one for each of 4 classes"),
+        ("dim", "class 'Bible' has 512 numbers"),
+        ("nan", "class 'ambulance' has 1280 numbers, expected 1280, all finite"),
+        ("zero", "class 'ambulance' has 1280 numbers, expected 1280, all finite and not all zero"),
+    ],
+)
+def test_class_features_that_do_not_fit_are_refused_by_name(tmp_path, kind, complaint):
+    _, features = write(tmp_path)
+    np.save(tmp_path / "meta_data/lvis_cat_name_pt_feat.npy", spoil(features, kind))
+    with pytest.raises(ValueError, match=f"lvis_cat_name_pt_feat.npy: .*{complaint}"):
+        run(tmp_path)
+
+
+def test_a_shape_listed_twice_is_counted_once(tmp_path, capsys):
+    write(tmp_path)
+    path = tmp_path / "meta_data/split/lvis.json"
+    entries = json.loads(path.read_text())
+    release.write_json(path, [*entries, entries[1] | {"category": "zebra"}])
+    got = records(run(tmp_path))
+    assert "skipped, id listed before: 1" in capsys.readouterr().out
+    assert [CLASSES[record["label"]] for record in got] == CATEGORIES
