@@ -7,7 +7,9 @@ python -m benchmarks.ablation --data data --runs runs/ablation --output docs/abl
 import argparse
 import itertools
 import json
+import os
 import pathlib
+import platform
 from typing import Any
 
 import numpy as np
@@ -93,7 +95,8 @@ def markdown(summary: dict, *, seeds: int, fold: str, steps: int) -> str:
     spread = np.median([100 * f["top-1"][1] for f in summary.values()])
     return (
         "# Ablation on the furniture data\n\n"
-        f"Written by `make ablation`: `{CONFIG}` with {steps} steps, on the held-out catalogue of "
+        f"Written by `make ablation` on {os.cpu_count()} CPU cores ({platform.machine()}): "
+        f"`{CONFIG}` with {steps} steps, on the held-out catalogue of "
         f"`{fold}`, mean ± standard deviation over {seeds} seeds, in %. The runs differ in the "
         "seed and the named terms only; no setting was chosen on this table.\n\n"
         + "\n".join(rows)

@@ -5,13 +5,12 @@ python -m data_prep.build --source furniture --input DIR --output DIR --teacher 
 """
 
 import argparse
-import contextlib
 import dataclasses
 import hashlib
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from data_prep import (
     records,
     sources,
     teachers,
+    timing,
 )
 from data_prep.sources import published
 from data_prep.teachers import prompts
@@ -90,7 +90,7 @@ def _build(options: Options) -> Path:
         origin, source=options.source, input_dir=options.input, teacher=options.teacher
     )
     cache = options.output / "shapes" / origin.family
-    with _stage("shapes"):
+    with timing.announced("shapes"):
         summary = prepare.prepare_shapes(
             options.source,
             options.input,
@@ -105,15 +105,15 @@ def _build(options: Options) -> Path:
         catalogue = catalogue_lib.read_catalogue(prepare.shard_paths(cache))
         splits = origin.splits(catalogue.entries())
         classes = class_set.names if class_set else origin.classes(catalogue.entries())
-    with _stage("teacher"):
+    with timing.announced("teacher"):
         teacher = _teacher(options, catalogue, splits)
         info = teacher.info if teacher else origin.teacher
         print(f"{info.name}, revision {info.revision}, dim {info.dim}")
-    with _stage("features"):
+    with timing.announced("features"):
         ids = frozenset(shape_id for split in splits.values() for shape_id in split)
         feature_dir = _encode(options, catalogue, teacher, ids)
-    with _stage("records"):
-        plan = _plan(options, catalogue, splits, classes, info, feature_dir)
+    with timing.announced("records"):
+        plan = _plan(options, catalogue, splits, classes, info, feature_dir, class_set)
         written = _write(options, plan, catalogue, teacher, class_set)
     print(f"total: {time.monotonic() - started:.1f} s")
     print(f"{options.target} {'is written' if written else 'is up to date: nothing to do'}.")
@@ -179,6 +179,7 @@ def _plan(
     classes: Sequence[str],
     info: teachers.TeacherInfo,
     feature_dir: Path | None,
+    class_set: published.ClassSet | None,
 ) -> records.Plan:
     """What the data set is to contain, with a fingerprint of it among the metadata."""
     ids = frozenset(shape_id for split in splits.values() for shape_id in split)
@@ -194,6 +195,8 @@ def _plan(
     }
     digests = {shape_id: catalogue.digests[shape_id] for shape_id in sorted(ids)}
     content = [metadata, records.FORMAT, prompts.TEMPLATES, splits, list(classes), digests]
+    if class_set and class_set.features is not None:
+        content.append(hashlib.sha256(np.ascontiguousarray(class_set.features)).hexdigest())
     mark = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     metadata["build"]["fingerprint"] = mark
     return records.Plan(
@@ -244,7 +247,7 @@ def _write(
         classes=plan.classes,
         class_features=class_features,
         unseen_names=evaluation.unseen_names(known, plan.splits),
-        shapes=catalogue.load(shape.id for shape in known if shape.image_kinds and shape.id in ids),
+        shapes=catalogue.load([s.id for s in known if s.image_kinds and s.id in ids]),
     )
     records.write_records(plan, options.output, sidecar=sidecar)
     written = ", ".join(f"{len(members)} {split}" for split, members in plan.splits.items())
@@ -258,15 +261,6 @@ def _write(
         few = ", ".join(empty[:10]) + (", ..." if len(empty) > 10 else "")
         print(f"{len(empty)} classes have no shape and stay among the names: {few}")
     return True
-
-
-@contextlib.contextmanager
-def _stage(name: str) -> Iterator[None]:
-    """Prints the stage's name and, at its end, its seconds."""
-    print(f"== {name}", flush=True)
-    start = time.monotonic()
-    yield
-    print(f"== {name}: {time.monotonic() - start:.1f} s", flush=True)
 
 
 def _file_name(name: str) -> str:

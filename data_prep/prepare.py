@@ -144,12 +144,18 @@ def _shards(items: Sequence, cache_dir: Path) -> list[tuple[Path, Sequence]]:
 
 
 def _matching_header(path: Path, *, batch: Sequence, settings: dict) -> dict | None:
-    """The header of a shard made from these items with these settings, else None."""
+    """The header of a shard made from these items with these settings, else None.
+
+    A shard that lacks a shape whose file has come since is made again.
+    """
     if not path.exists():
         return None
     header = shapes.load_header(path)
     wanted = {"format": FORMAT, "marks": None, **settings, **_listed(batch)}
-    return header if all(header.get(key) == value for key, value in wanted.items()) else None
+    if any(header.get(key) != value for key, value in wanted.items()):
+        return None
+    absent = [i for i in batch if header["skipped"].get(i.id) == shapes.FILE_MISSING]
+    return None if any(item.is_there() for item in absent) else header
 
 
 def _listed(batch: Sequence) -> dict[str, list[str]]:

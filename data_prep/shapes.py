@@ -15,6 +15,9 @@ import numpy as np
 # Arrays that only shards of published features have.
 OPTIONAL = ("released_image", "released_text")
 
+# Why an item is skipped whose file is absent; it is looked for again at the next run.
+FILE_MISSING = "file missing"
+
 _TEXT_FIELDS = ("id", "source", "name", "catalogue", "category", "creator", "licence", "label")
 
 

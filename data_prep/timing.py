@@ -19,6 +19,15 @@ def stage(name: str) -> Iterator[None]:
         _seconds[name] += time.process_time() - start
 
 
+@contextlib.contextmanager
+def announced(name: str) -> Iterator[None]:
+    """Prints a name and, at the end of the block, its seconds (waiting is counted)."""
+    print(f"== {name}", flush=True)
+    start = time.monotonic()
+    yield
+    print(f"== {name}: {time.monotonic() - start:.1f} s", flush=True)
+
+
 def take() -> dict[str, float]:
     """Returns the sums since the last call and starts again at zero."""
     seconds = dict(_seconds)

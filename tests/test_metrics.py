@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accuracy, retrieval and paired tests on matrices that can be checked by eye."""
-
-import math
+"""Accuracy and paired tests on matrices that can be checked by eye."""
 
 import numpy as np
 import pytest
 import sklearn.metrics
 
-from mrd_jax.evaluators import metrics, ranking, statistics
+from mrd_jax.evaluators import metrics, statistics
 
 # Rows are shapes; the true classes are 0, 1, 2, 1.
 SCORES = np.array(
@@ -98,169 +96,12 @@ def test_normalise_leaves_a_row_of_zeros():
     assert got.dtype == np.float32
 
 
-def at_angles(*degrees):
-    """Unit vectors in the plane: their order by cosine to angle 0 is their order by angle."""
-    radians = np.deg2rad(degrees)
-    return np.stack([np.cos(radians), np.sin(radians)], axis=1)
-
-
-def test_the_first_of_several_right_answers_counts():
-    # From angle 0, the gallery is met in the order 10, 20, 30, 40 degrees.
-    gallery = at_angles(40, 20, 10, 30)
-    groups = np.array([5, 5, 1, 2])
-    ranks = ranking.retrieval_ranks(
-        at_angles(0, 0, 0), gallery, query_groups=np.array([5, 1, 2]), gallery_groups=groups
-    )
-    np.testing.assert_array_equal(ranks, [2, 1, 3])
-
-
-def test_wrong_answers_that_tie_come_first_and_right_ones_do_not():
-    gallery = at_angles(25, 25, 25, 25)
-    groups = np.array([0, 0, 1, 2])
-    ranks = ranking.retrieval_ranks(
-        at_angles(0, 0), gallery, query_groups=np.array([0, 1]), gallery_groups=groups
-    )
-    # Two strangers tie with group 0, three with group 1.
-    np.testing.assert_array_equal(ranks, [3, 4])
-
-
-def test_a_collapsed_model_gets_the_last_place_and_not_the_luck_of_rounding():
-    rng = np.random.default_rng(0)
-    same = np.tile(rng.normal(size=384), (40, 1)) * (1 + 1e-7 * rng.normal(size=(40, 1)))
-    images = rng.normal(size=(40, 384))
-    own = np.arange(40)
-    ranks = ranking.retrieval_ranks(images, same, query_groups=own, gallery_groups=own)
-    np.testing.assert_array_equal(ranks, np.full(40, 40))
-
-
-@pytest.mark.parametrize("chunk", [1, 7, 64])
-def test_retrieval_in_chunks_equals_a_slow_loop(chunk):
-    rng = np.random.default_rng(1)
-    queries, gallery = rng.normal(size=(20, 3)), rng.normal(size=(33, 3))
-    query_groups, gallery_groups = rng.integers(5, size=20), rng.integers(5, size=33)
-    want = []
-    for query, group in zip(queries, query_groups, strict=True):
-        cosines = [
-            (query @ item / math.hypot(*query) / math.hypot(*item), other == group)
-            for item, other in zip(gallery, gallery_groups, strict=True)
-        ]
-        order = sorted(cosines, reverse=True)
-        want.append(1 + next(place for place, (_, right) in enumerate(order) if right))
-    got = ranking.retrieval_ranks(
-        queries,
-        gallery,
-        query_groups=query_groups,
-        gallery_groups=gallery_groups,
-        chunk=chunk,
-    )
-    np.testing.assert_array_equal(got, want)
-
-
-def test_a_query_without_a_right_answer_is_an_error():
-    with pytest.raises(ValueError, match="first is row 1 of group 9"):
-        ranking.retrieval_ranks(
-            at_angles(0, 1),
-            at_angles(2),
-            query_groups=np.array([3, 9]),
-            gallery_groups=np.array([3]),
-        )
-
-
-def test_precision_is_averaged_over_the_places_of_the_right_answers():
-    # From angle 0, the gallery is met in the order 10, 20, 30, 40 degrees: groups 1, 5, 2, 5.
-    gallery, groups = at_angles(40, 20, 10, 30), np.array([5, 5, 1, 2])
-    found = ranking.average_precisions(
-        at_angles(0, 0, 0), gallery, query_groups=np.array([5, 1, 2]), gallery_groups=groups
-    )
-    # Places 2 and 4: (1/2 + 2/4) / 2; place 1; place 3.
-    np.testing.assert_allclose(found, [1 / 2, 1, 1 / 3], rtol=1e-15)
-
-
-def test_wrong_answers_that_tie_lower_the_precision_and_right_ones_do_not():
-    gallery, groups = at_angles(10, 25, 25, 25, 25, 60), np.array([0, 0, 0, 1, 2, 1])
-    found = ranking.average_precisions(
-        at_angles(0, 0, 0), gallery, query_groups=np.array([0, 1, 2]), gallery_groups=groups
-    )
-    # Group 0: place 1; then two strangers at 25 degrees come before its own two, places 4 and 5.
-    # Group 1: all but 60 degrees are before it or tie, place 5, then 6. Group 2: place 5.
-    want = [(1 + 2 / 4 + 3 / 5) / 3, (1 / 5 + 2 / 6) / 2, 1 / 5]
-    np.testing.assert_allclose(found, want, rtol=1e-15)
-
-
-def test_a_query_does_not_find_itself():
-    shapes, groups = at_angles(0, 10, 30, 70), np.array([0, 1, 0, 1])
-    found = ranking.average_precisions(
-        shapes, shapes, query_groups=groups, gallery_groups=groups, own=np.arange(4)
-    )
-    # From 0: 10, 30. From 10: 0, 30, 70. From 30: 10, 0. From 70: 30, 10.
-    np.testing.assert_allclose(found, [1 / 2, 1 / 3, 1 / 2, 1 / 2], rtol=1e-15)
-
-
-def test_a_query_that_is_alone_in_its_group_is_an_error_where_it_is_left_out():
-    shapes, groups = at_angles(0, 10, 30), np.array([0, 1, 0])
-    with pytest.raises(ValueError, match="first is row 1 of group 1"):
-        ranking.average_precisions(
-            shapes, shapes, query_groups=groups, gallery_groups=groups, own=np.arange(3)
-        )
-
-
-def test_a_collapsed_model_has_the_lowest_precision_there_is():
-    same, groups = np.ones((6, 3)), np.repeat([0, 1], 3)
-    found = ranking.average_precisions(
-        same, same, query_groups=groups, gallery_groups=groups, own=np.arange(6)
-    )
-    # Three strangers first, then the two others of its group.
-    np.testing.assert_allclose(found, np.full(6, (1 / 4 + 2 / 5) / 2), rtol=1e-15)
-
-
-@pytest.mark.parametrize("leave_out", [False, True])
-@pytest.mark.parametrize("chunk", [1, 7, 512])
-def test_average_precisions_are_those_of_scikit_learn_in_any_chunks(chunk, leave_out):
-    rng = np.random.default_rng(5)
-    shapes, groups = rng.normal(size=(90, 12)), rng.integers(6, size=90)
-    asking = rng.permutation(90)[:40]
-    found = ranking.average_precisions(
-        shapes[asking],
-        shapes,
-        query_groups=groups[asking],
-        gallery_groups=groups,
-        own=asking if leave_out else None,
-        chunk=chunk,
-    )
-    unit = shapes / np.linalg.norm(shapes, axis=1, keepdims=True)
-    for precision, query in zip(found, asking, strict=True):
-        others = np.arange(90) != query if leave_out else np.ones(90, dtype=bool)
-        want = sklearn.metrics.average_precision_score(
-            groups[others] == groups[query], unit[others] @ unit[query]
-        )
-        assert precision == pytest.approx(want, abs=1e-12)
-
-
-def test_relevant_items_are_counted_with_and_without_the_query_itself():
-    gallery = np.array([3, 3, 8, 3])
-    counts = ranking.relevant_counts(np.array([3, 8, 5]), gallery_groups=gallery)
-    np.testing.assert_array_equal(counts, [3, 1, 0])
-    counts = ranking.relevant_counts(
-        np.array([3, 8, 5]), gallery_groups=gallery, own=np.array([0, 2, 1])
-    )
-    np.testing.assert_array_equal(counts, [2, 0, 0])
-    nothing = ranking.relevant_counts(np.array([3]), gallery_groups=np.array([], dtype=int))
-    np.testing.assert_array_equal(nothing, [0])
-
-
 @pytest.mark.parametrize(
     ("count", "size", "want"),
     [(5, 2, [(0, 2), (2, 4), (4, 5)]), (4, 2, [(0, 2), (2, 4)]), (3, 9, [(0, 3)]), (0, 9, [])],
 )
 def test_chunks_cut_every_row_once(count, size, want):
     assert [(rows.start, rows.stop) for rows in metrics.chunks(count, size=size)] == want
-
-
-def test_a_chunk_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="chunk is 0: expected at least 1 row"):
-        ranking.retrieval_ranks(
-            at_angles(0), at_angles(0), query_groups=[0], gallery_groups=[0], chunk=0
-        )
 
 
 def test_recall_needs_a_query():

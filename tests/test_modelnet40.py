@@ -161,6 +161,14 @@ def test_released_files_that_do_not_fit_are_refused(tmp_path, monkeypatch, chang
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("row", [None, {}, {"open_clip_text_feat": ["a", "b"]}])
+def test_class_features_of_another_kind_are_refused_by_name(tmp_path, row):
+    write_released(tmp_path)
+    np.save(tmp_path / "cat_name_pt_feat.npy", {"sofa": row})
+    with pytest.raises(ValueError, match="cat_name_pt_feat.npy: the feature of class 'sofa' is"):
+        run(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["test_split.json", "test_pc.npy"])
 def test_a_missing_file_of_the_release_is_named(tmp_path, name):
     write_released(tmp_path)

@@ -140,9 +140,9 @@ def spoil(features, kind):
     ("kind", "complaint"),
     [
         ("rows", "3 features, expected one for each of 4 classes"),
-        ("dim", "class 'Bible' has 512 numbers"),
-        ("nan", "class 'ambulance' has 1280 numbers, expected 1280, all finite"),
-        ("zero", "class 'ambulance' has 1280 numbers, expected 1280, all finite and not all zero"),
+        ("dim", r"class 'Bible' is float32 \[512\], expected 1280 floats"),
+        ("nan", r"class 'ambulance' is float32 \[1280\], expected 1280 floats, all finite"),
+        ("zero", r"class 'ambulance' is float32 \[1280\], .* all finite and not all zero"),
     ],
 )
 def test_class_features_that_do_not_fit_are_refused_by_name(tmp_path, kind, complaint):
@@ -150,6 +150,16 @@ def test_class_features_that_do_not_fit_are_refused_by_name(tmp_path, kind, comp
     np.save(tmp_path / "meta_data/lvis_cat_name_pt_feat.npy", spoil(features, kind))
     with pytest.raises(ValueError, match=f"lvis_cat_name_pt_feat.npy: .*{complaint}"):
         run(tmp_path)
+
+
+def test_other_class_features_are_not_taken_for_the_old_ones(tmp_path):
+    _, features = write(tmp_path)
+    run(tmp_path)
+    np.save(tmp_path / "meta_data/lvis_cat_name_pt_feat.npy", -features)
+    with pytest.raises(ValueError, match="--overwrite"):
+        run(tmp_path)
+    got = np.load(run(tmp_path, overwrite=True) / "evaluation" / "class_features.npy")
+    assert (np.sum(got * features, axis=1) < 0).all()
 
 
 def test_a_shape_listed_twice_is_counted_once(tmp_path, capsys):

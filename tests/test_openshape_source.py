@@ -286,8 +286,20 @@ def test_a_listed_path_is_found_by_its_longest_tail_and_never_above_the_folder(t
     assert openshape.locate(tmp_path, "elsewhere/x.npy") == tmp_path / "x.npy"
     with pytest.raises(ValueError, match="leaves its archive"):
         openshape.locate(tmp_path / "ABO", "../x.npy")
-    with pytest.raises(shapes.SkipShape, match="^file missing$"):
-        openshape.locate(tmp_path, "y.npy")
+    assert openshape.locate(tmp_path, "y.npy") is None
+
+
+def test_a_file_that_comes_later_is_found_at_the_next_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(prepare, "ITEMS_PER_SHARD", 2)
+    release.write_training(tmp_path, four())
+    (tmp_path / "ABO/a1.npy").rename(tmp_path / "later")
+    assert len(records(run(tmp_path, tmp_path / "out"))) == 3
+    run(tmp_path, tmp_path / "out")
+    assert "(4 items found prepared), 1 skipped" in capsys.readouterr().out
+    (tmp_path / "later").rename(tmp_path / "ABO/a1.npy")
+    folder = run(tmp_path, tmp_path / "out", overwrite=True)
+    assert "(2 items found prepared), 0 skipped" in capsys.readouterr().out
+    assert [record["id"] for record in records(folder)] == ["u1", "u2", "s1", "a1"]
 
 
 def test_when_nothing_was_there_the_error_says_so(tmp_path):

@@ -21,6 +21,8 @@ class Item(Protocol):
 
     An item may also have a `mark`, text that says what besides its id decides the shape, such as
     which of several files it comes from. Shapes prepared under another mark are prepared again.
+    An item that may be skipped as `shapes.FILE_MISSING` has `is_there()`, which says whether its
+    file has come since.
     """
 
     id: str

@@ -54,6 +54,10 @@ class Item:
         """What decides the shape besides the file."""
         return f"{self.source} {self.label} {self.filtered} {self.fault} {self.skip}"
 
+    def is_there(self) -> bool:
+        """Whether the file exists."""
+        return locate(Path(self.root), self.path) is not None
+
 
 @dataclasses.dataclass(frozen=True)
 class OpenShape(published.Published):
@@ -162,6 +166,8 @@ def read_shape(item: Item, *, points: int, seed: int) -> shapes.Shape:
     if item.skip:
         raise shapes.SkipShape(item.skip)
     path = locate(Path(item.root), item.path)
+    if path is None:
+        raise shapes.SkipShape(shapes.FILE_MISSING)
     with timing.stage("load"):
         data = safe_pickle.load(path)
     if not isinstance(data, dict):
@@ -204,11 +210,10 @@ def read_shape(item: Item, *, points: int, seed: int) -> shapes.Shape:
     )
 
 
-def locate(root: Path, listed: str) -> Path:
-    """The file below a folder that ends as a listed path does, the longest such ending.
+def locate(root: Path, listed: str) -> Path | None:
+    """The file below a folder that ends as a listed path does, the longest such ending, or None.
 
     Raises:
-      shapes.SkipShape: there is none.
       archives.ArchiveError: the path climbs out of its folder.
     """
     parts = PurePosixPath(archives.safe_path(listed)).parts
@@ -216,7 +221,7 @@ def locate(root: Path, listed: str) -> Path:
         path = root.joinpath(*parts[start:])
         if path.is_file():
             return path
-    raise shapes.SkipShape("file missing")
+    return None
 
 
 def _images(data: Mapping[str, Any], source: str) -> Iterator[tuple[str, Any]]:

@@ -186,7 +186,10 @@ def read_class_features(path: Path, *, names: Sequence[str] | None = None) -> Cl
     content = safe_pickle.load(path)
     if isinstance(content, dict):
         names = list(content)
-        rows = [value["open_clip_text_feat"] for value in content.values()]
+        rows = [
+            value.get("open_clip_text_feat") if isinstance(value, dict) else None
+            for value in content.values()
+        ]
     else:
         rows = list(np.atleast_1d(content))
     if names is None or len(rows) != len(names):
@@ -196,12 +199,14 @@ def read_class_features(path: Path, *, names: Sequence[str] | None = None) -> Cl
         )
     features = np.zeros((len(rows), OPENCLIP.dim), np.float32)
     for position, (name, row) in enumerate(zip(names, rows, strict=True)):
-        values = np.asarray(row, np.float32).reshape(-1)
-        if len(values) != OPENCLIP.dim or not np.isfinite(values).all() or not values.any():
+        values = np.asarray(row).reshape(-1)
+        fits = values.dtype.kind == "f" and len(values) == OPENCLIP.dim
+        if not fits or not np.isfinite(values).all() or not values.any():
             raise ValueError(
-                f"{path}: the feature of class {name!r} has {len(values)} numbers, expected "
-                f"{OPENCLIP.dim}, all finite and not all zero"
+                f"{path}: the feature of class {name!r} is {values.dtype} [{len(values)}], "
+                f"expected {OPENCLIP.dim} floats, all finite and not all zero"
             )
+        values = values.astype(np.float32)
         features[position] = values / np.linalg.norm(values)
     return ClassSet(names=tuple(names), features=features)
 
