@@ -110,7 +110,7 @@ def image_state(name):
 @pytest.mark.parametrize("name", ["ti", "b"])
 def test_image_weights_fill_the_transformer_and_nothing_else(name):
     state = image_state(name)
-    part = convert.transformer_from_eva(state, size=name, name="eva.safetensors")
+    part = convert.transformer_from_eva(state, size=name, name="eva.safetensors").variables
     assert set(part["params"]) == {"transformer", "norm"}
     visual = {"point_encoder.visual." + key: value for key, value in state.items()}
     whole = convert.convert(

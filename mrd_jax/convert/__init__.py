@@ -2,7 +2,7 @@
 """The peers' PyTorch checkpoints as Flax students, key by key and without PyTorch."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -31,6 +31,11 @@ class Conversion:
     model: nn.Module
     variables: dict[str, Any]
     destinations: dict[str, str]
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters; batch norm's statistics do not count."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
 
     @property
     def size(self) -> str:
@@ -105,21 +110,15 @@ def convert(
         ) from error
     fields |= _untold(fields, groups=groups, group_size=group_size, radius=radius, heads=heads)
     model = models.build_model(fields)
-    shapes = layers.unstack_shapes(model_shapes(model))
-    done = rules.apply(
-        state_dict,
-        rules=table.RULES,
-        ignored=table.IGNORED,
-        expected=shapes,
-        source=name,
-    )
-    variables = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), layers.stack(done.tree))
-    return Conversion(fields, model, variables, done.destinations)
+    return _fill(
+        state_dict, fields, model, table=(table.RULES, table.IGNORED), wanted=model_shapes(model),
+        name=name,
+    )  # fmt: skip
 
 
 def transformer_from_eva(
     state_dict: Mapping[str, np.ndarray], *, size: str, name: str
-) -> dict[str, Any]:
+) -> Conversion:
     """The part of a Uni3D student that EVA's image weights initialise.
 
     Args:
@@ -128,22 +127,43 @@ def transformer_from_eva(
       name: of the file, for errors.
 
     Returns:
-      {"params": {"transformer": ..., "norm": ...}}, float32.
+      A conversion whose variables are {"params": {"transformer": ..., "norm": ...}} alone: for
+      `config.initial_checkpoint`, not for embedding.
 
     Raises:
       ValueError: naming every key and leaf that does not fit.
     """
-    fields = models.RELEASED[f"uni3d-{size}"] | {"out_dim": 1}
-    params = model_shapes(models.build_model(fields))["params"]
+    fields = models.RELEASED[f"uni3d-{size}"] | {"out_dim": 1024}
+    model = models.build_model(fields)
+    params = model_shapes(model)["params"]
     wanted = {"params": {part: params[part] for part in ("transformer", "norm")}}
+    return _fill(
+        state_dict, fields, model, table=(uni3d.BLOCK_RULES, uni3d.IMAGE_ONLY), wanted=wanted,
+        name=name,
+    )  # fmt: skip
+
+
+def _fill(
+    state_dict: Mapping[str, np.ndarray],
+    fields: dict[str, Any],
+    model: nn.Module,
+    *,
+    table: tuple[Sequence[rules.Rule], Sequence[str]],
+    wanted: Mapping[str, Any],
+    name: str,
+) -> Conversion:
+    """Fills the wanted part of a student's variables by a table of (rules, ignored)."""
     done = rules.apply(
         state_dict,
-        rules=uni3d.BLOCK_RULES,
-        ignored=uni3d.IMAGE_ONLY,
+        rules=table[0],
+        ignored=table[1],
         expected=layers.unstack_shapes(wanted),
         source=name,
     )
-    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), layers.stack(done.tree))
+    single = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), done.tree)
+    # In C order, so that every copy to a device is a plain one.
+    variables = jax.tree.map(np.ascontiguousarray, layers.stack(single))
+    return Conversion(fields, model, variables, done.destinations)
 
 
 def model_shapes(model: nn.Module) -> dict[str, Any]:

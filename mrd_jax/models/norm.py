@@ -5,6 +5,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mrd_jax.models import pooling
+
 # PyTorch's defaults, which the released checkpoints were trained with.
 EPSILON = 1e-5
 MOMENTUM = 0.9
@@ -90,14 +92,14 @@ class NormedDense(_Normed):
             product = x @ (kernel * factor).astype(self.dtype)
             return nn.relu(product + offset.astype(self.dtype))
         sign = jnp.where(factor < 0, -1.0, 1.0)
-        product = x @ (kernel * sign).astype(self.dtype)
-        pooled = jnp.max(product.reshape(-1, self.pool, self.features), axis=1)
+        groups = x.reshape(-1, self.pool, x.shape[-1])
+        pooled = pooling.group_maximum(pooling.product, groups, kernel * sign)
         pooled = pooled.astype(jnp.float32) * jnp.abs(factor) + offset
         return nn.relu(pooled).astype(self.dtype)
 
 
-class NormedGroupDense(_Normed):
-    """`relu(batch_norm(x @ kernel + c))`, where all rows of a group share one row of `c`.
+class GroupNorm(_Normed):
+    """The batch norm of `x @ kernel + c`, where all rows of a group share one row of `c`.
 
     What a group's rows have in common need not be multiplied once per row. The statistics split in
     the same way: with u the mean product of a group,
@@ -116,11 +118,11 @@ class NormedGroupDense(_Normed):
         bias: jax.Array,
         train: bool,
         axis_name: str | None = None,
-    ) -> jax.Array:
-        """Apply the layer.
+    ) -> tuple[jax.Array, jax.Array]:
+        """Fold the norm into the map.
 
         Args:
-          x: [groups * rows, channels], every group's rows together.
+          x: [groups, rows, channels].
           kernel: [channels, features].
           common: [groups, features] float32, c without its bias.
           bias: [features].
@@ -128,25 +130,20 @@ class NormedGroupDense(_Normed):
           axis_name: device axis that the groups are split over (equally); None for one device.
 
         Returns:
-          [groups * rows, features].
+          [channels, features] and [groups, features], float32: `x @ first + second` is normalised.
         """
-        x = x.astype(self.dtype)
-        rows = x.shape[0] // common.shape[0]
         statistics = None
         if train:
-            mean, var, count = product_statistics(x, kernel, axis_name=axis_name)
-            means = jnp.mean(x.reshape(-1, rows, x.shape[-1]), axis=1, dtype=jnp.float32)
+            rows = x.reshape(-1, x.shape[-1])
+            mean, var, count = product_statistics(rows, kernel, axis_name=axis_name)
+            means = jnp.mean(x, axis=1, dtype=jnp.float32)
             products = jnp.matmul(means, kernel, precision=jax.lax.Precision.HIGHEST) - mean
             shared = _mean(common, axis_name)
             centred = common - shared
             var += _mean(centred * centred + 2 * products * centred, axis_name)
             statistics = mean + shared, jnp.maximum(var, 0.0), count
         factor, offset = self.fold(statistics, bias=bias)
-        product = x @ (kernel * factor).astype(self.dtype)
-        common = (common * factor + offset).astype(self.dtype)
-        return nn.relu(product.reshape(-1, rows, self.features) + common[:, None]).reshape(
-            product.shape
-        )
+        return kernel * factor, common * factor + offset
 
 
 def product_statistics(

@@ -85,30 +85,54 @@ class PointBert(nn.Module):
           ValueError: if the clouds have fewer points than there are groups, or keys are missing.
         """
         xyz = xyz.astype(jnp.float32)
-        centres = grouping.choose_centres(
+        centres = self.choose_centres(xyz, train=train, keys=keys)
+        groups = self.group(xyz, rgb, centres)
+        features = self.make_tokenizer(name="tokenizer")(groups, train, axis_name)
+
+        options = self.block_options()
+        x = jnp.concatenate([centres.astype(self.dtype), features], axis=-1)
+        x = self._dense(self.dim, "lift")(x)
+        x = transformer.layer_normalisation(options, name="lift_norm")(x)
+        first = self.param("cls_token", nn.initializers.normal(1.0), (self.dim,))
+        first = jnp.broadcast_to(first.astype(self.dtype), (x.shape[0], 1, self.dim))
+        x = self.make_transformer(name="transformer")(jnp.concatenate([first, x], axis=1))
+        return self._dense(self.out_dim, "projection")(x).astype(jnp.float32)
+
+    def choose_centres(
+        self, xyz: jax.Array, *, train: bool = False, keys: jax.Array | None = None
+    ) -> jax.Array:
+        """Centres of the groups, [local_batch, groups, 3], fewer under patch dropout."""
+        return grouping.choose_centres(
             xyz,
             self.groups,
             dropout=self.patch_dropout if train else 0.0,
             choice=self.patch_choice,
             keys=keys,
         )
+
+    def group(self, xyz: jax.Array, rgb: jax.Array, centres: jax.Array) -> jax.Array:
+        """What the tokenizer sees of every group: [local_batch, groups, group_size, 9]."""
         index = grouping.ball_query(xyz, centres, radius=self.radius, count=self.group_size)
-        groups = tokenizer.group_points(xyz, rgb, centres, index, absolute=True)
+        return tokenizer.group_points(xyz, rgb, centres, index, absolute=True)
+
+    @nn.nowrap
+    def make_tokenizer(self, name: str | None = None) -> tokenizer.SetAbstraction:
+        """The layer from groups to features."""
         encode = tokenizer.SetAbstraction
         if self.remat:
             encode = nn.remat(encode, static_argnums=(2, 3))  # train, axis_name
-        features = encode(self.sa_dim, self.dtype, name="tokenizer")(groups, train, axis_name)
+        return encode(self.sa_dim, self.dtype, name=name)
 
-        x = jnp.concatenate([centres.astype(self.dtype), features], axis=-1)
-        x = nn.Dense(self.dim, dtype=self.dtype, kernel_init=norm.KERNEL_INIT, name="lift")(x)
-        options = transformer.BlockOptions(self.heads, self.mlp_dim, dtype=self.dtype)
-        x = transformer.layer_normalisation(options, name="lift_norm")(x)
-        first = self.param("cls_token", nn.initializers.normal(1.0), (self.dim,))
-        first = jnp.broadcast_to(first.astype(self.dtype), (x.shape[0], 1, self.dim))
-        x = transformer.Transformer(
-            options, self.depth, remat=self.remat, scan=self.scan, name="transformer"
-        )(jnp.concatenate([first, x], axis=1))
-        projection = nn.Dense(
-            self.out_dim, dtype=self.dtype, kernel_init=norm.KERNEL_INIT, name="projection"
+    @nn.nowrap
+    def make_transformer(self, name: str | None = None) -> transformer.Transformer:
+        """The layer from tokens to the first token."""
+        return transformer.Transformer(
+            self.block_options(), self.depth, remat=self.remat, scan=self.scan, name=name
         )
-        return projection(x).astype(jnp.float32)
+
+    def block_options(self) -> transformer.BlockOptions:
+        """What the blocks have in common."""
+        return transformer.BlockOptions(self.heads, self.mlp_dim, dtype=self.dtype)
+
+    def _dense(self, features: int, name: str) -> nn.Dense:
+        return nn.Dense(features, dtype=self.dtype, kernel_init=norm.KERNEL_INIT, name=name)

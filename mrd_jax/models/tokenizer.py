@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mrd_jax.models import grouping, norm
+from mrd_jax.models import grouping, norm, pooling
 
 # Widths of the shared MLP before its last layer, the same in every size OpenShape released.
 HIDDEN = (64, 64)
@@ -91,20 +91,30 @@ class MiniPointNet(nn.Module):
         options = dict(train=train, axis_name=axis_name)
         x = norm.NormedDense(POINT_WIDTH, self.dtype, name="layer_0")(
             groups.reshape(-1, channels), **options
-        )
+        ).reshape(-1, group_size, POINT_WIDTH)
         local = _Affine(LOCAL_WIDTH, POINT_WIDTH, name="local")()
         joined = _Affine(JOINED_WIDTH, 2 * LOCAL_WIDTH, name="joined")()
         output = _Affine(self.features, JOINED_WIDTH, name="output")()
         highest = jax.lax.Precision.HIGHEST
 
-        peak = _group_maximum(x, local.kernel, group_size).astype(jnp.float32) + local.bias
+        peak = pooling.group_maximum(pooling.product, x, local.kernel).astype(jnp.float32)
         from_peak, from_local = jnp.split(joined.kernel, 2)
-        common = jnp.matmul(peak, from_peak, precision=highest) + local.bias @ from_local
+        common = jnp.matmul(peak + local.bias, from_peak, precision=highest)
+        common += local.bias @ from_local
         kernel = jnp.matmul(local.kernel, from_local, precision=highest)
-        layer = norm.NormedGroupDense(JOINED_WIDTH, self.dtype, name="layer_1")
-        x = layer(x, kernel, common, bias=joined.bias, **options)
-        tokens = _group_maximum(x, output.kernel, group_size) + output.bias.astype(self.dtype)
-        return tokens.reshape(batch, count, -1)
+        layer = norm.GroupNorm(JOINED_WIDTH, self.dtype, name="layer_1")
+        kernel, common = layer(x, kernel, common, bias=joined.bias, **options)
+        tokens = pooling.group_maximum(_last_layers, (x, common), (kernel, output.kernel))
+        return (tokens + output.bias.astype(self.dtype)).reshape(batch, count, -1)
+
+
+def _last_layers(
+    groups: tuple[jax.Array, jax.Array], kernels: tuple[jax.Array, jax.Array]
+) -> jax.Array:
+    """Two maps of every point with what its group shares, and a ReLU, in between."""
+    x, common = groups
+    hidden = pooling.product(x, kernels[0]) + common[:, None].astype(x.dtype)
+    return pooling.product(nn.relu(hidden), kernels[1])
 
 
 class _Weights(NamedTuple):
@@ -124,9 +134,3 @@ class _Affine(nn.Module):
     def __call__(self) -> _Weights:
         kernel = self.param("kernel", norm.KERNEL_INIT, (self.inputs, self.features))
         return _Weights(kernel, self.param("bias", nn.initializers.zeros, (self.features,)))
-
-
-def _group_maximum(x: jax.Array, kernel: jax.Array, rows: int) -> jax.Array:
-    """Maximum of `x @ kernel` over every `rows` consecutive rows: [groups, features]."""
-    product = x @ kernel.astype(x.dtype)
-    return jnp.max(product.reshape(-1, rows, kernel.shape[-1]), axis=1)

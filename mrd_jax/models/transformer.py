@@ -8,11 +8,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mrd_jax.models import attention as attentions
 from mrd_jax.models import norm
 
 # Kinds of MLP. "swiglu" multiplies the second half of its hidden layer by SiLU of the first;
 # "swiglu_norm" adds a LayerNorm before the second map.
 MLPS = ("gelu", "swiglu", "swiglu_norm")
+
+# What the backward pass keeps of a block: products with kernels, and what attention asks for.
+_SAVEABLE = jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    jax.checkpoint_policies.save_only_these_names(attentions.SAVED),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +75,7 @@ class Attention(nn.Module):
         if self.options.qkv_bias:
             query = query + self.param("query_bias", nn.initializers.zeros, (dim,)).astype(dtype)
             value = value + self.param("value_bias", nn.initializers.zeros, (dim,)).astype(dtype)
-        mixed = jax.nn.dot_product_attention(
+        mixed = attentions.attention(
             heads_of(query, answered), heads_of(key, self.tokens), heads_of(value, self.tokens)
         )
         output = nn.Dense(dim, dtype=dtype, kernel_init=norm.KERNEL_INIT, name="output")
@@ -170,8 +177,7 @@ class Transformer(nn.Module):
           keys: [batch] random keys: drops branches; None drops none (evaluation).
         """
         batch, count, dim = tokens.shape
-        policies = jax.checkpoint_policies
-        saveable = None if self.remat else policies.dots_with_no_batch_dims_saveable
+        saveable = None if self.remat else _SAVEABLE
         # Inside a loop nothing can be merged with the forward pass, so no barrier is needed.
         block = nn.remat(Block, policy=saveable, prevent_cse=not self.scan)
         last_block = nn.remat(Block, policy=saveable)

@@ -98,20 +98,9 @@ class Uni3D(nn.Module):
         if train and self.drop_path > 0 and keys is None:
             raise ValueError(f"drop_path={self.drop_path} needs keys=[local_batch] in training")
         xyz = xyz.astype(jnp.float32)
-        centres = grouping.choose_centres(
-            xyz,
-            self.groups,
-            dropout=self.patch_dropout if train else 0.0,
-            choice=self.patch_choice,
-            keys=keys,
-            skip_squared_norm=NEAR_ORIGIN,
-        )
-        index = grouping.knn(xyz, centres, count=self.group_size)
-        groups = tokenizer.group_points(xyz, rgb, centres, index, absolute=False)
-        encode = tokenizer.MiniPointNet
-        if self.remat:
-            encode = nn.remat(encode, static_argnums=(2, 3))  # train, axis_name
-        x = encode(self.encoder_dim, self.dtype, name="tokenizer")(groups, train, axis_name)
+        centres = self.choose_centres(xyz, train=train, keys=keys)
+        groups = self.group(xyz, rgb, centres)
+        x = self.make_tokenizer(name="tokenizer")(groups, train, axis_name)
 
         x = self._dense(self.dim, "lift")(x)
         hidden = transformer.gelu(self._dense(POSITION_WIDTH, "position_hidden")(centres))
@@ -119,8 +108,54 @@ class Uni3D(nn.Module):
         token = self.param("cls_token", nn.initializers.zeros, (self.dim,))
         position = self.param("cls_position", nn.initializers.normal(1.0), (self.dim,))
         # Not in place: parameters may be numpy arrays of the caller's.
-        first = jnp.broadcast_to((token + position).astype(self.dtype), (x.shape[0], 1, self.dim))
-        options = transformer.BlockOptions(
+        first = (token + position).astype(self.dtype)
+        first = jnp.broadcast_to(first, (x.shape[0], 1, self.dim))
+        x = jnp.concatenate([first, x], axis=1)
+        x = self.make_transformer(name="transformer")(x, keys if train else None)
+        x = transformer.layer_normalisation(self.block_options(), name="norm")(x)
+        return self._dense(self.out_dim, "projection")(x).astype(jnp.float32)
+
+    def choose_centres(
+        self, xyz: jax.Array, *, train: bool = False, keys: jax.Array | None = None
+    ) -> jax.Array:
+        """Centres of the groups, [local_batch, groups, 3], fewer under patch dropout."""
+        return grouping.choose_centres(
+            xyz,
+            self.groups,
+            dropout=self.patch_dropout if train else 0.0,
+            choice=self.patch_choice,
+            keys=keys,
+            skip_squared_norm=NEAR_ORIGIN,
+        )
+
+    def group(self, xyz: jax.Array, rgb: jax.Array, centres: jax.Array) -> jax.Array:
+        """What the tokenizer sees of every group: [local_batch, groups, group_size, 6]."""
+        index = grouping.knn(xyz, centres, count=self.group_size)
+        return tokenizer.group_points(xyz, rgb, centres, index, absolute=False)
+
+    @nn.nowrap
+    def make_tokenizer(self, name: str | None = None) -> tokenizer.MiniPointNet:
+        """The layer from groups to features."""
+        encode = tokenizer.MiniPointNet
+        if self.remat:
+            encode = nn.remat(encode, static_argnums=(2, 3))  # train, axis_name
+        return encode(self.encoder_dim, self.dtype, name=name)
+
+    @nn.nowrap
+    def make_transformer(self, name: str | None = None) -> transformer.Transformer:
+        """The layer from tokens to the first token."""
+        return transformer.Transformer(
+            self.block_options(),
+            self.depth,
+            drop_path=self.drop_path,
+            remat=self.remat,
+            scan=self.scan,
+            name=name,
+        )
+
+    def block_options(self) -> transformer.BlockOptions:
+        """What the blocks have in common."""
+        return transformer.BlockOptions(
             self.heads,
             self.mlp_dim,
             mlp=self.mlp,
@@ -128,16 +163,6 @@ class Uni3D(nn.Module):
             epsilon=EPSILON,
             dtype=self.dtype,
         )
-        x = transformer.Transformer(
-            options,
-            self.depth,
-            drop_path=self.drop_path,
-            remat=self.remat,
-            scan=self.scan,
-            name="transformer",
-        )(jnp.concatenate([first, x], axis=1), keys if train else None)
-        x = transformer.layer_normalisation(options, name="norm")(x)
-        return self._dense(self.out_dim, "projection")(x).astype(jnp.float32)
 
     def _dense(self, features: int, name: str) -> nn.Dense:
         return nn.Dense(features, dtype=self.dtype, kernel_init=norm.KERNEL_INIT, name=name)

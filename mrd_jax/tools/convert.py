@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convert a peer's PyTorch checkpoint and say where every key went.
+
+python -m mrd_jax.tools.convert --from openshape --checkpoint model.pt --output converted/openshape
+python -m mrd_jax.tools.convert --from eva --size b --checkpoint eva02_b.safetensors --output eva_b
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+
+from mrd_jax import card, convert, encoder
+from mrd_jax.convert import files
+
+# What the peers' released encoders expect of a cloud, and the teacher that they were trained with.
+CONVENTIONS = {
+    "up_axis": "z",
+    "from_y_up": "swap",
+    "normalisation": "unit_sphere",
+    "colour_fill": 0.4,
+    "points": 10_000,
+}
+TEACHERS = {
+    "openshape": "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k",
+    "uni3d": "timm/eva02_enormous_patch14_plus_clip_224.laion2b_s9b_b144k",
+}
+
+
+def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line.
+
+    Args:
+      arguments: without the program's name; None takes the process's own.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--from", dest="source", required=True, choices=("openshape", "uni3d", "eva"))
+    add("--checkpoint", required=True, type=pathlib.Path, help=".pt, .pth, .bin or .safetensors")
+    add("--output", required=True, type=pathlib.Path, help="folder to write; must not exist")
+    add("--size", choices=("ti", "s", "b", "l", "g"), help="of the Uni3D that EVA's weights start")
+    add("--groups", type=int, help="only for a size that was never published")
+    add("--group_size", type=int, help="likewise: points per group")
+    add("--radius", type=float, help="likewise: of OpenShape's groups")
+    add("--heads", type=int, help="likewise: attention heads")
+    add("--teacher", help="whose feature space the encoder was trained into, if not the released")
+    add("--licence", default="", help="of the weights, for the model card")
+    options = parser.parse_args(arguments)
+    if (options.source == "eva") != (options.size is not None):
+        parser.error("--size belongs to --from eva, and --from eva needs it")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Reads, converts, prints and writes."""
+    options = parse_options(arguments)
+    state = files.read(options.checkpoint, source=options.source)
+    if options.source == "eva":
+        done = convert.transformer_from_eva(state, size=options.size, name=str(options.checkpoint))
+    else:
+        done = convert.convert(
+            state,
+            source=options.source,
+            name=str(options.checkpoint),
+            groups=options.groups,
+            group_size=options.group_size,
+            radius=options.radius,
+            heads=options.heads,
+        )
+    print_destinations(done.destinations)
+    encoder.save(options.output, variables=done.variables, card=make_card(done, options))
+    print(f"{done.size or 'a size of its own'}: {done.parameters:,} parameters in {options.output}")
+
+
+def print_destinations(destinations: Mapping[str, str]) -> None:
+    """Prints one line for every key of the file: where it went, or that it has no use."""
+    width = max(map(len, destinations), default=0)
+    for key, path in destinations.items():
+        print(f"{key:{width}}  {path or '(not used)'}")
+    unused = sum(not path for path in destinations.values())
+    print(f"{len(destinations)} keys, {len(destinations) - unused} used, {unused} without a use")
+
+
+def make_card(done: convert.Conversion, options: argparse.Namespace) -> card.ModelCard:
+    """What the converted encoder is, for whoever loads it."""
+    return card.ModelCard(
+        student=done.fields,
+        size=done.size,
+        parameters=done.parameters,
+        teacher=options.teacher or TEACHERS.get(options.source, ""),
+        teacher_dim=done.fields["out_dim"],
+        source=options.source,
+        source_file=options.checkpoint.name,
+        source_sha256=files.sha256(options.checkpoint),
+        licence=options.licence,
+        **CONVENTIONS,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
