@@ -10,6 +10,9 @@ def get_config() -> ConfigDict:
 
     # One seed for initialisation, order of samples, drawn views and captions, augmentation.
     config.seed = 0
+    # Encoder that a new run starts from: a folder of mrd_jax.tools.convert, another run's workdir,
+    # or an .npz of EVA's image weights; "" starts from random weights.
+    config.initial_weights = ""
     # "pmap", or "shard_map" (jit over a mesh). Both run the same step body.
     config.spmd = "pmap"
     # Samples per step over all devices; every one is a negative and a relation of the others.

@@ -14,7 +14,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from mrd_jax import card as cards
-from mrd_jax import checkpointing, evaluation, metrics, models, sharding, step
+from mrd_jax import checkpointing, evaluation, initial, metrics, models, sharding, step
 from mrd_jax import optimizer as optimizers
 from mrd_jax import state as states
 from mrd_jax.data import loader, source
@@ -107,6 +107,9 @@ def train_and_evaluate(
     if checkpoints.latest_step() is not None:
         state = checkpoints.restore(state)
         LOGGER.info("continuing %s at step %d", workdir, int(state.step))
+    elif config.initial_weights:
+        state = initial.start_from(state, initial.load(config.initial_weights))
+        state = run.runner.place_state(state)
     writer = None
     if jax.process_index() == 0:
         writer = metrics.MetricWriter(workdir, start_step=int(state.step))

@@ -113,7 +113,9 @@ def test_the_offline_teacher_is_trained_once_for_each_training_split(tmp_path, m
     assert [seed for _, _, seed in trained] == [0, 1]
     assert source.read_metadata(folder)["teacher"]["revision"] == "1"
 
-    (tmp_path / "teachers" / "lit_made_up" / offline_teacher.TRAINED_ON).unlink()  # as if interrupted
+    (
+        tmp_path / "teachers" / "lit_made_up" / offline_teacher.TRAINED_ON
+    ).unlink()  # as if interrupted
     run_build(tmp_path, monkeypatch, kind="lit", seed=1)
     assert len(trained) == 3 and "it is trained again" in capsys.readouterr().out
 

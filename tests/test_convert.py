@@ -7,7 +7,7 @@ import numpy as np
 import peers
 import pytest
 
-from mrd_jax import convert, models
+from mrd_jax import card, convert, models
 
 # Rotary tables and the like aside, what a Uni3D file holds for its image model alone.
 UNUSED = (
@@ -37,7 +37,7 @@ def test_the_released_sizes_are_the_eleven_of_the_tables():
 def test_every_released_size_converts_and_has_the_published_parameters(name):
     state = released_state(name)
     done = convert.convert(state, source=source_of(name), name="x.pt")
-    assert done.size == name
+    assert card.size_of(card.student_of(done.model)) == name
     assert set(done.destinations) == set(state)
     used = sum(leaf.size for leaf in jax.tree.leaves(done.variables["params"]))
     unused = sum(v.size for key, v in state.items() if any(part in key for part in UNUSED))
@@ -48,11 +48,6 @@ def test_every_released_size_converts_and_has_the_published_parameters(name):
     )
 
 
-def small_state(name):
-    arrays, config = peers.read(name)
-    return {key[3:]: array for key, array in arrays.items() if key.startswith("sd/")}
-
-
 def small_options(name):
     options = dict(groups=48, group_size=24)
     return options | (dict(radius=0.3, heads=2) if name.startswith("openshape") else dict(heads=3))
@@ -61,7 +56,7 @@ def small_options(name):
 @pytest.mark.parametrize("name", ["openshape_small", "uni3d_small_glu", "uni3d_small_swiglu"])
 def test_every_key_matters(name):
     """A file that lacks any one key the student uses is refused, and the leaf is named."""
-    state, options = small_state(name), small_options(name)
+    state, options = peers.small_state(name), small_options(name)
     source = name.partition("_")[0]
     done = convert.convert(state, source=source, name="x.pt", **options)
     used = [key for key, path in done.destinations.items() if path]
@@ -72,7 +67,7 @@ def test_every_key_matters(name):
 
 
 def test_an_unknown_key_is_refused():
-    state = small_state("uni3d_small_glu") | {"point_encoder.extra.weight": np.zeros(3)}
+    state = peers.small_state("uni3d_small_glu") | {"point_encoder.extra.weight": np.zeros(3)}
     with pytest.raises(ValueError, match=r"point_encoder\.extra\.weight: 0 rules match"):
         convert.from_state_dict(state, source="uni3d", **small_options("uni3d_small_glu"))
 
@@ -80,19 +75,19 @@ def test_an_unknown_key_is_refused():
 def test_another_models_file_is_named_as_such():
     with pytest.raises(ValueError, match="has no key 'ppat.cls_token', which every openshape"):
         convert.from_state_dict(
-            small_state("uni3d_small_glu"), source="openshape", groups=8, group_size=4
+            peers.small_state("uni3d_small_glu"), source="openshape", groups=8, group_size=4
         )
     with pytest.raises(ValueError, match="source is 'ulip'; choose from"):
         convert.from_state_dict({}, source="ulip", groups=8, group_size=4)
 
 
 def test_a_size_that_nobody_published_needs_what_shapes_do_not_tell():
-    state = small_state("openshape_small")
+    state = peers.small_state("openshape_small")
     with pytest.raises(ValueError, match="give group_size, groups, radius"):
         convert.convert(state, source="openshape", name="x.pt")
     with pytest.raises(ValueError, match="radius is a matter of OpenShape's balls"):
         convert.convert(
-            small_state("uni3d_small_glu"), source="uni3d", name="x", radius=0.2, groups=8,
+            peers.small_state("uni3d_small_glu"), source="uni3d", name="x", radius=0.2, groups=8,
             group_size=4, heads=3,
         )  # fmt: skip
 

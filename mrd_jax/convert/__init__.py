@@ -7,10 +7,9 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from mrd_jax import models
+from mrd_jax import card, models
 from mrd_jax.convert import layers, openshape, rules, uni3d
 
 SOURCES = {"openshape": openshape, "uni3d": uni3d}
@@ -31,16 +30,6 @@ class Conversion:
     model: nn.Module
     variables: dict[str, Any]
     destinations: dict[str, str]
-
-    @property
-    def parameters(self) -> int:
-        """Number of parameters; batch norm's statistics do not count."""
-        return sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
-
-    @property
-    def size(self) -> str:
-        """Name of the published size, such as "uni3d-b"; "" for any other."""
-        return next((name for name, fields in models.RELEASED.items() if _same(fields, self)), "")
 
 
 def from_state_dict(
@@ -111,7 +100,7 @@ def convert(
     fields |= _untold(fields, groups=groups, group_size=group_size, radius=radius, heads=heads)
     model = models.build_model(fields)
     return _fill(
-        state_dict, fields, model, table=(table.RULES, table.IGNORED), wanted=model_shapes(model),
+        state_dict, fields, model, table=(table.RULES, table.IGNORED), wanted=_shapes(model),
         name=name,
     )  # fmt: skip
 
@@ -128,14 +117,14 @@ def transformer_from_eva(
 
     Returns:
       A conversion whose variables are {"params": {"transformer": ..., "norm": ...}} alone: for
-      `config.initial_checkpoint`, not for embedding.
+      `config.initial_weights`, not for embedding.
 
     Raises:
       ValueError: naming every key and leaf that does not fit.
     """
     fields = models.RELEASED[f"uni3d-{size}"] | {"out_dim": 1024}
     model = models.build_model(fields)
-    params = model_shapes(model)["params"]
+    params = _shapes(model)["params"]
     wanted = {"params": {part: params[part] for part in ("transformer", "norm")}}
     return _fill(
         state_dict, fields, model, table=(uni3d.BLOCK_RULES, uni3d.IMAGE_ONLY), wanted=wanted,
@@ -166,10 +155,8 @@ def _fill(
     return Conversion(fields, model, variables, done.destinations)
 
 
-def model_shapes(model: nn.Module) -> dict[str, Any]:
-    """Shapes of a student's variables, without computing any."""
-    cloud = jax.ShapeDtypeStruct((1, max(model.groups, model.group_size), 3), jnp.float32)
-    return jax.eval_shape(model.init, jax.random.key(0), cloud, cloud)
+def _shapes(model: nn.Module) -> dict[str, Any]:
+    return card.abstract_variables(model, points=max(model.groups, model.group_size))
 
 
 def _untold(fields: dict[str, Any], **given: Any) -> dict[str, Any]:
@@ -190,7 +177,3 @@ def _untold(fields: dict[str, Any], **given: Any) -> dict[str, Any]:
     if "radius" in known and "radius" not in needed:
         raise ValueError("radius is a matter of OpenShape's balls; uni3d groups nearest neighbours")
     return {key: alike[0][key] for key in needed if alike} | known
-
-
-def _same(released: Mapping[str, Any], conversion: Conversion) -> bool:
-    return all(conversion.fields.get(key) == value for key, value in released.items())

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convert a peer's PyTorch checkpoint and say where every key went.
+r"""Convert a peer's PyTorch checkpoint and say where every key went.
 
 python -m mrd_jax.tools.convert --from openshape --checkpoint model.pt --output converted/openshape
-python -m mrd_jax.tools.convert --from eva --size b --checkpoint eva02_b.safetensors --output eva_b
+python -m mrd_jax.tools.convert --from eva --size b --checkpoint eva02_b.safetensors \
+    --output eva02_b.npz
 """
 
 import argparse
@@ -10,14 +11,15 @@ import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 
-from mrd_jax import card, convert, encoder
+from mrd_jax import card, convert, encoder, initial
 from mrd_jax.convert import files
+from mrd_jax.data import batch
 
 # What the peers' released encoders expect of a cloud, and the teacher that they were trained with.
 CONVENTIONS = {
-    "up_axis": "z",
+    "up_axis": batch.UP_AXIS,
     "from_y_up": "swap",
-    "normalisation": "unit_sphere",
+    "normalisation": batch.NORMALISATION,
     "colour_fill": 0.4,
     "points": 10_000,
 }
@@ -39,7 +41,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--from", dest="source", required=True, choices=("openshape", "uni3d", "eva"))
     add("--checkpoint", required=True, type=pathlib.Path, help=".pt, .pth, .bin or .safetensors")
-    add("--output", required=True, type=pathlib.Path, help="folder to write; must not exist")
+    add("--output", required=True, type=pathlib.Path, help="folder to write (a file for eva)")
     add("--size", choices=("ti", "s", "b", "l", "g"), help="of the Uni3D that EVA's weights start")
     add("--groups", type=int, help="only for a size that was never published")
     add("--group_size", type=int, help="likewise: points per group")
@@ -57,21 +59,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Reads, converts, prints and writes."""
     options = parse_options(arguments)
     state = files.read(options.checkpoint, source=options.source)
+    name = str(options.checkpoint)
     if options.source == "eva":
-        done = convert.transformer_from_eva(state, size=options.size, name=str(options.checkpoint))
-    else:
-        done = convert.convert(
-            state,
-            source=options.source,
-            name=str(options.checkpoint),
-            groups=options.groups,
-            group_size=options.group_size,
-            radius=options.radius,
-            heads=options.heads,
-        )
+        done = convert.transformer_from_eva(state, size=options.size, name=name)
+        print_destinations(done.destinations)
+        initial.save(options.output, done.variables)
+        print(f"start a uni3d-{options.size} with --config.initial_weights={options.output}")
+        return
+    given = ("groups", "group_size", "radius", "heads")
+    untold = {field: getattr(options, field) for field in given}
+    done = convert.convert(state, source=options.source, name=name, **untold)
     print_destinations(done.destinations)
-    encoder.save(options.output, variables=done.variables, card=make_card(done, options))
-    print(f"{done.size or 'a size of its own'}: {done.parameters:,} parameters in {options.output}")
+    made = make_card(done, options)
+    encoder.save(options.output, variables=done.variables, card=made)
+    print(f"{made.size or 'no published size'}: {made.parameters:,} parameters, {options.output}")
 
 
 def print_destinations(destinations: Mapping[str, str]) -> None:
@@ -85,12 +86,13 @@ def print_destinations(destinations: Mapping[str, str]) -> None:
 
 def make_card(done: convert.Conversion, options: argparse.Namespace) -> card.ModelCard:
     """What the converted encoder is, for whoever loads it."""
+    student = card.student_of(done.model)
     return card.ModelCard(
-        student=done.fields,
-        size=done.size,
-        parameters=done.parameters,
-        teacher=options.teacher or TEACHERS.get(options.source, ""),
-        teacher_dim=done.fields["out_dim"],
+        student=student,
+        size=card.size_of(student),
+        parameters=card.count_parameters(done.variables),
+        teacher=options.teacher or TEACHERS[options.source],
+        teacher_dim=done.model.out_dim,
         source=options.source,
         source_file=options.checkpoint.name,
         source_sha256=files.sha256(options.checkpoint),

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A new run starts from the weights it is given, and from random ones where it is given none."""
+
+import jax
+import numpy as np
+import pytest
+from made_up import DIM, run_build
+from tiny import assert_trees_equal, tiny_config
+
+from mrd_jax import encoder, initial, train
+from mrd_jax import state as states
+
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
+
+def new_state(config):
+    return jax.device_get(train.build_run(config).initial_state())
+
+
+@pytest.fixture(scope="module")
+def config():
+    return tiny_config()
+
+
+def test_given_leaves_replace_random_ones_and_the_rest_stays(config):
+    state = new_state(config)
+    bias = np.full_like(state.params["student"]["projection"]["bias"], 7)
+    mean = np.full_like(state.batch_stats["tokenizer"]["layer_0"]["mean"], 3)
+    given = {
+        "params": {"projection": {"bias": bias}},
+        "batch_stats": {"tokenizer": {"layer_0": {"mean": mean}}},
+    }
+    got = initial.start_from(state, given)
+    assert_trees_equal(got.params["student"]["projection"]["bias"], bias)
+    assert_trees_equal(got.ema["projection"]["bias"], bias)
+    assert_trees_equal(got.batch_stats["tokenizer"]["layer_0"]["mean"], mean)
+    assert_trees_equal(got.params["student"]["transformer"], state.params["student"]["transformer"])
+    assert_trees_equal(got.params["loss"], state.params["loss"])
+    assert_trees_equal(got.opt_state, state.opt_state)
+
+
+def test_the_moving_average_is_a_copy(config):
+    state = initial.start_from(new_state(config), {"params": {}})
+    assert isinstance(state, states.TrainState)
+    for one, other in zip(
+        jax.tree.leaves(state.ema), jax.tree.leaves(state.params["student"]), strict=True
+    ):
+        assert not np.shares_memory(one, other)
+
+
+def test_leaves_that_do_not_fit_are_all_named(config):
+    given = {"params": {"projection": {"bias": np.zeros(5)}, "head": {"kernel": np.zeros(2)}}}
+    with pytest.raises(ValueError) as error:
+        initial.start_from(new_state(config), given)
+    assert "params/projection/bias: (5,) there, (24,) here" in str(error.value)
+    assert "params/head/kernel: (2,) there, absent here" in str(error.value)
+
+
+def test_a_part_is_written_and_read_again(tmp_path):
+    part = {"params": {"a": {"kernel": np.arange(6.0).reshape(2, 3)}}}
+    initial.save(tmp_path / "part.npz", part)
+    assert_trees_equal(initial.load(str(tmp_path / "part.npz")), part)
+    with pytest.raises(FileExistsError, match="part.npz exists already"):
+        initial.save(tmp_path / "part.npz", part)
+    with pytest.raises(ValueError, match="name the output so"):
+        initial.save(tmp_path / "part", part)
+    (tmp_path / "bad.npz").write_bytes(b"PK no")
+    with pytest.raises(ValueError, match="bad.npz: not a whole .npz file"):
+        initial.load(str(tmp_path / "bad.npz"))
+
+
+def test_a_run_starts_from_the_weights_of_another(tmp_path, monkeypatch):
+    data, _ = run_build(tmp_path / "data", monkeypatch)
+    fields = dict(
+        data__directory=str(data), teacher__dim=DIM, model__out_dim=DIM, data__points=64,
+        eval_every=100, optimizer__ema_decay=0.0, total_steps=1, optimizer__warmup_steps=0,
+    )  # fmt: skip
+    first = tiny_config(**fields)
+    train.train_and_evaluate(first, str(tmp_path / "first"))
+    learnt = encoder.load(tmp_path / "first").variables
+
+    # A learning rate of zero: what the second run saves is what it started from.
+    second = tiny_config(
+        **fields, initial_weights=str(tmp_path / "first"), seed=5, optimizer__learning_rate=0.0
+    )
+    train.train_and_evaluate(second, str(tmp_path / "second"))
+    found = encoder.load(tmp_path / "second").variables
+    assert_trees_equal(found["params"], learnt["params"])
