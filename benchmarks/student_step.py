@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time of one training step of a student and of its parts; prints one JSON line.
+"""Time of one training step of a student, of its parts, and of embedding; prints one JSON line.
 
 python -m benchmarks.student_step --size openshape-4 --threads 1
 python -m benchmarks.student_step --size uni3d-s --batch 8 --points 10000 --dtype bfloat16
@@ -31,6 +31,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--remat", action="store_true", help="recompute blocks and tokenizer")
     parser.add_argument("--unroll", action="store_true", help="unroll the loop over the blocks")
     parser.add_argument("--patch_dropout", type=float, default=0.0, help="share of groups left out")
+    parser.add_argument("--embed_only", action="store_true", help="no training: less memory")
     parser.add_argument("--repeats", type=int, default=5, help="timed calls; the median counts")
     parser.add_argument("--threads", type=int, help="CPU cores to use; all where left out")
     return parser.parse_args()
@@ -107,8 +108,10 @@ def time_parts(model, variables, xyz, rgb, *, repeats: int) -> dict[str, Timing]
     return {name: measure(*call, repeats=repeats) for name, call in calls.items()}
 
 
-def time_step(model, variables, xyz, rgb, *, repeats: int) -> tuple[dict[str, Any], float, int]:
-    """Time forward, gradient and optimizer; also seconds to compile and bytes of temporaries."""
+def time_step(
+    model, variables, xyz, rgb, *, repeats: int
+) -> tuple[dict[str, Timing], dict[str, float]]:
+    """Time forward, gradient and optimizer; also give seconds to compile and temporary memory."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -141,7 +144,8 @@ def time_step(model, variables, xyz, rgb, *, repeats: int) -> tuple[dict[str, An
         "optimizer": optimize,
         "step": Timing(whole.wall + optimize.wall, whole.cpu + optimize.cpu),
     }
-    return timings, seconds, gradient.memory_analysis().temp_size_in_bytes
+    temporary = gradient.memory_analysis().temp_size_in_bytes
+    return timings, {"compile_s": round(seconds, 1), "temporary_mb": round(temporary / 1e6)}
 
 
 def main() -> None:
@@ -158,18 +162,19 @@ def main() -> None:
     xyz /= jnp.linalg.norm(xyz, axis=-1, keepdims=True)  # surfaces, as in the data
     rgb = jax.random.uniform(jax.random.key(1), xyz.shape)
     variables = jax.jit(model.init)(jax.random.key(2), xyz[:1], rgb[:1])
-    timings, compile_seconds, temporary = time_step(
-        model, variables, xyz, rgb, repeats=options.repeats
-    )
-    parts = time_parts(model, variables, xyz, rgb, repeats=options.repeats)
+    timings = {"embed": measure(jax.jit(model.apply), variables, xyz, rgb, repeats=options.repeats)}
+    parts, training = {}, {}
+    if not options.embed_only:
+        steps, training = time_step(model, variables, xyz, rgb, repeats=options.repeats)
+        timings |= steps
+        parts = time_parts(model, variables, xyz, rgb, repeats=options.repeats)
     report = {
         "benchmark": "student_step", **vars(options), "device": jax.devices()[0].device_kind,
         "threads": len(os.sched_getaffinity(0)),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
         **{name: timing.rounded() for name, timing in timings.items()},
         "parts": {name: timing.rounded() for name, timing in parts.items()},
-        "compile_s": round(compile_seconds, 1),
-        "temporary_mb": round(temporary / 1e6),
+        **training,
         "peak_process_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "load": round(os.getloadavg()[0], 1),
     }  # fmt: skip

@@ -70,7 +70,7 @@ def test_a_part_is_written_and_read_again(tmp_path):
 
 
 def test_a_run_starts_from_the_weights_of_another(tmp_path, monkeypatch):
-    data, _ = run_build(tmp_path / "data", monkeypatch)
+    data, _ = run_build(tmp_path / "data", monkeypatch, points=64)
     fields = dict(
         data__directory=str(data), teacher__dim=DIM, model__out_dim=DIM, data__points=64,
         eval_every=100, optimizer__ema_decay=0.0, total_steps=1, optimizer__warmup_steps=0,
