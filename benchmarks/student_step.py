@@ -32,6 +32,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--unroll", action="store_true", help="unroll the loop over the blocks")
     parser.add_argument("--patch_dropout", type=float, default=0.0, help="share of groups left out")
     parser.add_argument("--embed_only", action="store_true", help="no training: less memory")
+    parser.add_argument("--whole", action="store_true", help="do not time the parts")
     parser.add_argument("--repeats", type=int, default=5, help="timed calls; the median counts")
     parser.add_argument("--threads", type=int, help="CPU cores to use; all where left out")
     return parser.parse_args()
@@ -167,6 +168,7 @@ def main() -> None:
     if not options.embed_only:
         steps, training = time_step(model, variables, xyz, rgb, repeats=options.repeats)
         timings |= steps
+    if not (options.embed_only or options.whole):
         parts = time_parts(model, variables, xyz, rgb, repeats=options.repeats)
     report = {
         "benchmark": "student_step", **vars(options), "device": jax.devices()[0].device_kind,

@@ -20,7 +20,7 @@ def main() -> None:
     """Measures one size after another, each in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", nargs="+", default=SIZES, choices=SIZES)
-    parser.add_argument("--batch", type=int, default=4, help="clouds per step")
+    parser.add_argument("--batch", type=int, default=2, help="clouds per step")
     parser.add_argument("--points", type=int, default=10_000, help="points per cloud")
     parser.add_argument("--repeats", type=int, default=1, help="timed calls; the median counts")
     parser.add_argument("--threads", type=int, default=1, help="CPU cores to use")
@@ -35,8 +35,7 @@ def measure(size: str, options: argparse.Namespace) -> dict:
     command = [sys.executable, "-m", "benchmarks.student_step", "--size", size]
     for name in ("batch", "points", "repeats", "threads"):
         command += [f"--{name}", str(getattr(options, name))]
-    if size in EMBED_ONLY:
-        command.append("--embed_only")
+    command.append("--embed_only" if size in EMBED_ONLY else "--whole")
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     print(done.stdout, end="", file=sys.stderr, flush=True)
     return json.loads(done.stdout.splitlines()[-1])
