@@ -154,7 +154,7 @@ def main() -> None:
     options = parse_arguments()
     if options.threads:
         # Before jax is imported: its thread pool takes as many threads as it may use cores.
-        os.sched_setaffinity(0, set(range(options.threads)))
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
     import jax
     import jax.numpy as jnp
 
