@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Embeds files of meshes and clouds with a trained or converted encoder.
+
+Writes an npz file: `embeddings` [n, dim] of unit norm and `files` [n], in the order given;
+`skipped` [m] and `reasons` [m]; the encoder's `card` as JSON. A file that cannot be used is
+reported and skipped, and the exit status is then 1; 2 means that nothing was embedded at all.
+"""
+
+import argparse
+import collections
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent import futures
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from data_prep import clouds
+from mrd_jax import card as cards
+from mrd_jax import encoder as encoders
+
+
+@dataclasses.dataclass
+class Report:
+    """What became of the files; both lists grow while they are read, in their order.
+
+    Attributes:
+      files: that became clouds.
+      skipped: (file, reason) of the others.
+    """
+
+    files: list[Path] = dataclasses.field(default_factory=list)
+    skipped: list[tuple[Path, str]] = dataclasses.field(default_factory=list)
+
+
+def embed_files(
+    encoder: encoders.Encoder,
+    paths: Sequence[Path],
+    *,
+    up: str | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+) -> tuple[np.ndarray, Report]:
+    """Embeds files in their order, reading ahead of the devices; problems go to stderr.
+
+    Args:
+      encoder: with the card that the clouds are made for.
+      paths: of files that `clouds.read_cloud` reads.
+      up: "y" or "z", the vertical axis of all files; None: by their type.
+      seed: of the sampling of points.
+      batch_size: clouds a call, over all devices.
+
+    Returns:
+      float32 [embedded files, dim] of unit norm, and what became of each file.
+    """
+    report = Report()
+    conventions = conventions_of(encoder.card)
+
+    def read(path: Path) -> clouds.Cloud | clouds.CloudError:
+        try:
+            return clouds.read_cloud(path, conventions=conventions, up=up, seed=seed)
+        except clouds.CloudError as error:
+            return error
+
+    def readable() -> Iterator[encoders.Cloud]:
+        bar = tqdm.tqdm(total=len(paths), desc="embedding", unit="file")
+        with bar:
+            for path, cloud in zip(paths, _ahead(read, paths, count=2 * batch_size), strict=True):
+                bar.update()
+                if isinstance(cloud, clouds.CloudError):
+                    bar.write(f"skipped {path}: {cloud}", file=sys.stderr)
+                    report.skipped.append((path, str(cloud)))
+                    continue
+                if cloud.faults:
+                    bar.write(f"note: {path}: {', '.join(cloud.faults)}", file=sys.stderr)
+                report.files.append(path)
+                yield cloud.xyz, cloud.rgb
+
+    return encoder.embed(readable(), batch_size=batch_size), report
+
+
+def conventions_of(card: cards.ModelCard) -> clouds.Conventions:
+    """What the card says about clouds."""
+    names = [field.name for field in dataclasses.fields(clouds.Conventions)]
+    return clouds.Conventions(**{name: getattr(card, name) for name in names})
+
+
+def write_embeddings(
+    output: Path, embeddings: np.ndarray, report: Report, *, card: cards.ModelCard
+) -> None:
+    """Writes the npz file that the command promises, complete or not at all."""
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as stream:
+        np.savez(
+            stream,
+            embeddings=embeddings,
+            files=np.array([str(path) for path in report.files], np.str_),
+            skipped=np.array([str(path) for path, _ in report.skipped], np.str_),
+            reasons=np.array([reason for _, reason in report.skipped], np.str_),
+            card=np.array(card.to_json()),
+        )
+    os.replace(temporary, output)
+
+
+def _ahead(function: Callable, items: Iterable, *, count: int) -> Iterator[Any]:
+    """Like `map`, but a thread works up to `count` items ahead.
+
+    One thread: meshes are read by Python code, which would not run in parallel anyway.
+    """
+    pool = futures.ThreadPoolExecutor(max_workers=1)
+    waiting: collections.deque[futures.Future] = collections.deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > count:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line.
+
+    Args:
+      arguments: without the program's name; None takes the process's own.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m mrd_jax.tools.embed",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "files",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help=f"{', '.join(clouds.TYPES)}; a folder is searched, sorted",
+    )
+    add(
+        "--checkpoint",
+        required=True,
+        type=Path,
+        help="workdir of a run, or folder of mrd_jax.encoder.save or mrd_jax.tools.convert",
+    )
+    add("--output", required=True, type=Path, help="npz file to write")
+    add(
+        "--up",
+        choices=("y", "z"),
+        help="vertical axis of all files; left out: y for glb and gltf, whose standard says so, z "
+        "for the rest",
+    )
+    add("--batch_size", type=int, default=32, help="clouds a call over all devices; 32")
+    add("--seed", type=int, default=0, help="of the sampling of points; 0")
+    add("--teacher", help="refuse a checkpoint whose card names another teacher")
+    options = parser.parse_args(arguments)
+    if options.batch_size < 1:
+        parser.error(f"--batch_size is {options.batch_size}; expected a positive number")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    options = parse_options(arguments)
+    try:
+        paths = list(clouds.find_files(options.files, leave_out=options.output))
+        clouds.check_readable(paths)
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        encoder = encoders.load(options.checkpoint, teacher=options.teacher)
+    except (OSError, ValueError, clouds.MeshesUnsupportedError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    embeddings, report = embed_files(
+        encoder, paths, up=options.up, seed=options.seed, batch_size=options.batch_size
+    )
+    write_embeddings(options.output, embeddings, report, card=encoder.card)
+    print(
+        f"embedded {len(report.files)} of {len(paths)} files into {options.output}; "
+        f"skipped {len(report.skipped)}"
+    )
+    return 1 if report.skipped else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The embed command, from files to the npz file."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import trimesh
+from tiny_encoder import DIM, POINTS, tiny_card, tiny_variables
+
+from data_prep import clouds
+from mrd_jax import card as cards
+from mrd_jax import encoder
+from mrd_jax.tools import embed
+
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved") / "encoder"
+    encoder.save(folder, variables=tiny_variables(), card=tiny_card())
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_encoder():
+    """Commands of this module load the same encoder, so that it is compiled once."""
+    load, kept = encoder.load, {}
+
+    def load_once(path, **expected):
+        key = (str(path), *expected.items())
+        if key not in kept:
+            kept[key] = load(path, **expected)
+        return kept[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoder, "load", load_once)
+        yield
+
+
+@pytest.fixture
+def run(checkpoint, tmp_path, capsys):
+    """Runs the command on files; returns (status, arrays, stdout, stderr)."""
+
+    def call(*arguments):
+        output = tmp_path / "out" / "E.npz"
+        options = ["--checkpoint", checkpoint, "--output", output, "--batch_size", 8]
+        status = embed.main([str(x) for x in (*options, *arguments)])
+        arrays = dict(np.load(output)) if output.exists() else None
+        return status, arrays, *capsys.readouterr()
+
+    return call
+
+
+def cloud(seed, count=POINTS):
+    rng = np.random.default_rng(seed)
+    xyz = rng.normal(size=(count, 3)) * rng.uniform(0.1, 1, 3)
+    return xyz, rng.integers(0, 256, (count, 3), dtype=np.uint8)
+
+
+def shape(number):
+    """One of four solids with a colour for every face; corners not shared."""
+    mesh = [
+        trimesh.creation.box(extents=(1, 2, 4)),
+        trimesh.creation.icosphere(subdivisions=2),
+        trimesh.creation.torus(major_radius=1, minor_radius=0.2),
+        trimesh.creation.cone(radius=1, height=3),
+    ][number]
+    flat = np.asarray(mesh.vertices[mesh.faces]).reshape(-1, 3)
+    mesh = trimesh.Trimesh(flat, np.arange(len(flat)).reshape(-1, 3), process=False)
+    rgba = np.random.default_rng(number).integers(0, 256, (len(mesh.faces), 4), dtype=np.uint8)
+    rgba[:, 3] = 255
+    mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=np.repeat(rgba, 3, axis=0))
+    return mesh
+
+
+def export_in_order(mesh, path, *, seed):
+    """Writes a mesh, its triangles as they are or, by a seed, in another order."""
+    order = np.arange(len(mesh.faces))
+    if seed is not None:
+        order = np.random.default_rng(seed).permutation(order)
+    corners = (3 * order[:, None] + np.arange(3)).reshape(-1)
+    other = trimesh.Trimesh(
+        mesh.vertices[corners], np.arange(len(corners)).reshape(-1, 3), process=False
+    )
+    colours = mesh.visual.vertex_colors[corners]
+    other.visual = trimesh.visual.ColorVisuals(other, vertex_colors=colours)
+    other.export(path)
+    return path
+
+
+def distances(one, other):
+    return np.linalg.norm(one - other, axis=-1)
+
+
+def three_types(number, folder, *, shuffle):
+    """One solid as glb (turned, since glTF has y up), obj and ply."""
+    turn = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
+    files = []
+    for seed, kind in enumerate(("glb", "obj", "ply")):
+        mesh = shape(number)
+        if kind == "glb":
+            mesh.apply_transform(turn)
+        path = folder / f"{number}.{kind}"
+        files.append(export_in_order(mesh, path, seed=seed if shuffle else None))
+    return files
+
+
+def pairs(rows):
+    """Distances between all pairs of rows."""
+    return distances(rows[:, None], rows)[np.triu_indices(len(rows), 1)]
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_mesh_embeds_alike_as_glb_obj_and_ply(run, tmp_path, number):
+    """The same triangles in the same order are sampled at the same points, up to rounding.
+
+    The bounds are measured: the distance between two seeds of one file, and between two shapes.
+    """
+    files = three_types(number, tmp_path, shuffle=False)
+    found = run(*files)[1]["embeddings"]
+    seeds = np.concatenate([run(files[2], "--seed", seed)[1]["embeddings"] for seed in range(4)])
+    others = [export_in_order(shape(n), tmp_path / f"other{n}.ply", seed=None) for n in range(4)]
+    shapes = run(*others)[1]["embeddings"]
+    assert pairs(found).max() < 0.01 * min(pairs(seeds).min(), pairs(shapes).min())
+
+
+def test_triangles_in_another_order_change_no_more_than_another_seed_does(run, tmp_path):
+    """Each file is sampled at points of its own; 12 distances against 4 x 28 between seeds."""
+    types, seeds = [], []
+    for number in range(4):
+        files = three_types(number, tmp_path, shuffle=True)
+        types.append(pairs(run(*files)[1]["embeddings"]))
+        rows = [run(files[2], "--seed", seed)[1]["embeddings"] for seed in range(8)]
+        seeds.append(pairs(np.concatenate(rows)))
+    assert 0 < np.min(types)
+    assert np.mean(types) < np.mean(seeds) + 2 * np.std(seeds) / np.sqrt(np.size(types))
+
+
+def test_one_cloud_as_npy_and_npz_embeds_bitwise_alike(run, tmp_path):
+    xyz, rgb = cloud(0, count=3 * POINTS)
+    np.save(tmp_path / "a.npy", np.hstack([xyz, rgb / 255]))
+    np.savez(tmp_path / "other_name.npz", xyz=xyz, rgb=rgb)
+    _, arrays, *_ = run(tmp_path / "a.npy", tmp_path / "other_name.npz")
+    np.testing.assert_array_equal(arrays["embeddings"][0], arrays["embeddings"][1])
+
+
+def test_a_broken_file_is_reported_and_skipped_and_the_order_kept(run, tmp_path):
+    names = [f"{name}.npy" for name in "zbma"]
+    for seed, name in enumerate(names):
+        np.save(tmp_path / name, cloud(seed)[0])
+    (tmp_path / "m.npy").write_bytes(b"not an array")
+    status, arrays, out, err = run(*[tmp_path / name for name in names])
+    assert status == 1
+    assert arrays["files"].tolist() == [str(tmp_path / f"{name}.npy") for name in "zba"]
+    assert arrays["skipped"].tolist() == [str(tmp_path / "m.npy")]
+    assert f"skipped {tmp_path / 'm.npy'}: {arrays['reasons'][0]}" in err
+    assert "embedded 3 of 4 files" in out and "skipped 1" in out
+    for row, name in zip(arrays["embeddings"], "zba", strict=True):
+        alone = run(tmp_path / f"{name}.npy")[1]["embeddings"][0]
+        np.testing.assert_allclose(row, alone, rtol=0, atol=1e-5)
+
+
+def test_the_output_says_everything_about_its_rows(run, tmp_path):
+    np.savez(tmp_path / "x.npz", xyz=cloud(0)[0])
+    status, arrays, *_ = run(tmp_path / "x.npz")
+    assert status == 0
+    assert set(arrays) == {"embeddings", "files", "skipped", "reasons", "card"}
+    assert arrays["embeddings"].dtype == np.float32 and arrays["embeddings"].shape == (1, DIM)
+    np.testing.assert_allclose(np.linalg.norm(arrays["embeddings"], axis=1), 1, atol=1e-6)
+    assert cards.from_dict(json.loads(str(arrays["card"]))) == tiny_card()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["E.npz"]
+
+
+def test_a_folder_can_be_embedded_again_into_itself(checkpoint, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", cloud(0)[0])
+    options = ["--checkpoint", str(checkpoint), "--output", str(tmp_path / "E.npz")]
+    for _ in range(2):
+        assert embed.main([*options, str(tmp_path)]) == 0
+        assert dict(np.load(tmp_path / "E.npz"))["files"].tolist() == [str(tmp_path / "x.npy")]
+
+
+def test_y_up_and_z_up_copies_embed_alike_when_told_so(run, tmp_path):
+    xyz, rgb = cloud(0)
+    np.savez(tmp_path / "z.npz", xyz=xyz, rgb=rgb)
+    np.savez(tmp_path / "y.npz", xyz=xyz[:, [0, 2, 1]] * [1, 1, -1], rgb=rgb)
+    upright = run(tmp_path / "z.npz", "--up", "z")[1]["embeddings"]
+    np.testing.assert_array_equal(run(tmp_path / "y.npz", "--up", "y")[1]["embeddings"], upright)
+    untold = run(tmp_path / "y.npz")[1]["embeddings"]
+    assert distances(untold, upright).min() > 0.01
+
+
+def test_under_swapped_axes_a_swapped_copy_embeds_alike(tmp_path):
+    encoder.save(tmp_path / "e", variables=tiny_variables(), card=tiny_card(from_y_up="swap"))
+    xyz, rgb = cloud(0)
+    np.savez(tmp_path / "z.npz", xyz=xyz, rgb=rgb)
+    np.savez(tmp_path / "y.npz", xyz=xyz[:, [0, 2, 1]], rgb=rgb)
+    student = encoder.load(tmp_path / "e")
+    upright, _ = embed.embed_files(student, [tmp_path / "z.npz"], up="z")
+    turned, _ = embed.embed_files(student, [tmp_path / "y.npz"], up="y")
+    np.testing.assert_array_equal(turned, upright)
+
+
+def test_what_was_left_out_of_a_mesh_is_said_and_does_not_fail(run, tmp_path):
+    (tmp_path / "a.obj").write_text("mtllib gone.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
+    status, arrays, _, err = run(tmp_path / "a.obj")
+    assert status == 0 and len(arrays["files"]) == 1
+    assert f"note: {tmp_path / 'a.obj'}: missing materials file" in err
+
+
+def test_another_teacher_is_refused_before_any_file_is_read(run, tmp_path):
+    status, arrays, _, err = run(tmp_path / "absent.npy", "--teacher", "openai/clip")
+    assert status == 2 and arrays is None
+    assert "teacher: 'fake/teacher' on the card, 'openai/clip' expected" in err
+
+
+def test_a_mistyped_checkpoint_and_an_empty_folder_are_errors(run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    status, _, _, err = run(tmp_path / "empty")
+    assert status == 2 and "holds no file of a known type" in err
+    status, _, _, err = run(tmp_path / "x.npy", "--checkpoint", tmp_path / "nothing")
+    assert status == 2 and "holds no encoder" in err
+
+
+def test_without_trimesh_the_extra_is_named_before_anything_is_loaded(run, tmp_path, monkeypatch):
+    def absent(paths):
+        raise clouds.MeshesUnsupportedError('trimesh is missing: pip install "mrd_jax[prep]"')
+
+    monkeypatch.setattr(clouds, "check_readable", absent)
+    status, arrays, _, err = run(tmp_path / "x.glb")
+    assert status == 2 and arrays is None and "mrd_jax[prep]" in err
+
+
+def test_reading_ahead_keeps_order_and_a_bounded_distance():
+    started, seen = [], []
+    for value in embed._ahead(lambda item: started.append(item) or -item, range(20), count=3):
+        seen.append(value)
+        assert len(started) <= len(seen) + 4
+    assert seen == [-item for item in range(20)]
+
+
+def test_the_command_runs_as_a_module(checkpoint, tmp_path):
+    np.save(tmp_path / "x.npy", cloud(0)[0])
+    command = [sys.executable, "-m", "mrd_jax.tools.embed", "--checkpoint", str(checkpoint)]
+    command += ["--output", str(tmp_path / "E.npz"), str(tmp_path / "x.npy"), "absent.glb"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"}
+    )
+    assert done.returncode == 1, done.stderr
+    assert "skipped absent.glb: cannot be read: No such file" in done.stderr
+    assert "embedding: 100%" in done.stderr
+    assert dict(np.load(tmp_path / "E.npz"))["embeddings"].shape == (1, DIM)
