@@ -14,7 +14,7 @@ BUILD := $(RUN) -m data_prep.build --input $(DATA)/sweethome3d --output $(DATA) 
 # On Linux: large buffers stay in the heap instead of being mapped and cleared anew at every step.
 export GLIBC_TUNABLES := glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456:glibc.malloc.hugetlb=1
 
-.PHONY: data quickstart furniture ablation test lint clean
+.PHONY: data quickstart furniture ablation students test lint clean
 
 $(VENV)/installed: setup.py $(WEIGHTS)
 	$(PYTHON) -m venv $(VENV)
@@ -44,6 +44,10 @@ furniture: data
 ablation: data
 	$(RUN) -m benchmarks.ablation --data $(DATA) --runs $(RUNS)/ablation --parallel $(WORKERS) \
 		--output docs/ablation.md
+
+# Parameters and speed of the published students.
+students: $(VENV)/installed
+	$(RUN) -m benchmarks.student_table
 
 test: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .
