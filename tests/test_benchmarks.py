@@ -10,7 +10,7 @@ import pytest
 from made_up import DIM
 from tiny import tiny_config
 
-from benchmarks import ablation, furniture, sweep, transfer
+from benchmarks import ablation, furniture, student_table, sweep, transfer
 from mrd_jax import evaluation
 from mrd_jax.evaluators import few_shot, held_out, linear_probe, zero_shot
 
@@ -158,3 +158,12 @@ def test_transfer_refuses_embeddings_of_other_shapes(made, tmp_path):
 def test_transfer_does_not_set_runs_on_different_data_side_by_side():
     with pytest.raises(ValueError, match="different data sets.*compare runs of one"):
         transfer.markdown({"one": {"data": "a"}, "two": {"data": "b"}})
+
+
+def test_the_table_of_students_gives_seconds_per_cloud_and_leaves_out_what_was_not_run():
+    whole = dict(size="uni3d-s", parameters=22_498_432, batch=2)
+    whole |= dict(embed={"cpu_s": 1.32}, step={"cpu_s": 3.8})
+    part = dict(size="uni3d-g", parameters=1_012_864_128, batch=2, embed={"cpu_s": 22.0})
+    lines = student_table.markdown([whole, part]).splitlines()
+    assert lines[2] == "| uni3d-s | 22.5 M | 0.66 | 1.90 |"
+    assert lines[3] == "| uni3d-g | 1012.9 M | 11.00 |  |"
