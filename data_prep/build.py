@@ -187,6 +187,7 @@ def _plan(
     metadata = {
         "teacher": dataclasses.asdict(info),
         "up_axis": batch.UP_AXIS,
+        "from_y_up": sources.SOURCES[options.source].from_y_up,
         "normalisation": batch.NORMALISATION,
         "points": options.points,
         "source": options.source,

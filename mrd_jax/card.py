@@ -22,8 +22,6 @@ CHOICES = {
     "normalisation": (batch.NORMALISATION,),
     "source": ("mrd_jax", "openshape", "uni3d"),
 }
-# How data_prep turns y up into z up; a data set that does otherwise says so in its metadata.
-DATA_FROM_Y_UP = "rotate"
 
 
 class CardError(ValueError):
@@ -179,7 +177,15 @@ def from_run(config: ConfigDict, *, metadata: Mapping[str, Any]) -> ModelCard:
     Args:
       config: of the run.
       metadata: of its data set, see `mrd_jax.data.source.read_metadata`.
+
+    Raises:
+      ValueError: the data set was prepared before it said all that a card says.
     """
+    if "from_y_up" not in metadata:
+        raise ValueError(
+            "the data set does not say how y up became z up (from_y_up): an earlier version "
+            "prepared it; run data_prep.build again with --overwrite"
+        )
     model = models.build_model(config.model)
     student = student_of(model)
     return ModelCard(
@@ -189,7 +195,7 @@ def from_run(config: ConfigDict, *, metadata: Mapping[str, Any]) -> ModelCard:
         teacher=metadata["teacher"]["name"],
         teacher_dim=metadata["teacher"]["dim"],
         up_axis=metadata["up_axis"],
-        from_y_up=metadata.get("from_y_up", DATA_FROM_Y_UP),
+        from_y_up=metadata["from_y_up"],
         normalisation=metadata["normalisation"],
         colour_fill=config.augment.color_fill,
         points=config.model.points,

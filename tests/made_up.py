@@ -21,6 +21,7 @@ class MadeUp:
     """Item i is named after i // 2, so names repeat; every fourth is a test shape."""
 
     family = "made_up"
+    from_y_up = "rotate"
 
     def items(self, input_dir):
         return [Item(f"Thing #{index}/\u00fc") for index in range(ITEMS)]

@@ -14,6 +14,7 @@ from mrd_jax import models
 METADATA = {
     "teacher": {"name": "openai/clip", "dim": 24},
     "up_axis": "z",
+    "from_y_up": "rotate",
     "normalisation": "unit_sphere",
     "points": 96,
 }
@@ -108,3 +109,9 @@ def test_the_card_of_a_run_follows_from_its_config_and_its_data():
 def test_a_data_set_may_say_that_its_axes_were_swapped():
     card = cards.from_run(tiny_config(), metadata=METADATA | {"from_y_up": "swap"})
     assert card.from_y_up == "swap"
+
+
+def test_a_data_set_of_an_earlier_version_says_to_prepare_it_again():
+    old = {name: value for name, value in METADATA.items() if name != "from_y_up"}
+    with pytest.raises(ValueError, match="from_y_up.*--overwrite"):
+        cards.from_run(tiny_config(), metadata=old)

@@ -99,6 +99,7 @@ def test_the_metadata_name_the_teacher_that_was_never_run(built):
     assert metadata["teacher"]["name"] == "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k"
     assert (metadata["teacher"]["dim"], metadata["teacher"]["kind"]) == (1280, "clip")
     assert (metadata["up_axis"], metadata["normalisation"]) == ("z", "unit_sphere")
+    assert metadata["from_y_up"] == "swap"
     assert (metadata["points"], metadata["counts"]) == (POINTS, {"train": 4, "classes": 0})
     assert json.loads((built / "evaluation" / "classes.json").read_text()) == []
 

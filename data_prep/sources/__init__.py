@@ -33,9 +33,11 @@ class Source(Protocol):
 
     Attributes:
       family: name of the shape cache; sources of one family prepare the same shapes.
+      from_y_up: how y up became z up: "rotate", a quarter turn, or "swap", two columns exchanged.
     """
 
     family: str
+    from_y_up: str
 
     def items(self, input_dir: Path) -> list[Item]:
         """Lists what the folder holds, in a fixed order. ValueError where it holds nothing."""

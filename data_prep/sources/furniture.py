@@ -8,6 +8,7 @@ import os
 import posixpath
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -51,6 +52,7 @@ class Furniture:
     test: str
     train: tuple[str, ...] | None = None
     family: str = "furniture"
+    from_y_up: ClassVar[str] = "rotate"
 
     def items(self, input_dir: Path) -> list[Item]:
         """Lists the models of every .sh3f file in a folder, catalogues in alphabetical order.

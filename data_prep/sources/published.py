@@ -67,6 +67,8 @@ class Published:
     """
 
     family: str
+    # A reflection, but what the released encoders were trained on.
+    from_y_up: ClassVar[str] = "swap"
     teacher: ClassVar[teachers.TeacherInfo] = OPENCLIP
     needs_released: ClassVar[bool] = False
 

@@ -125,7 +125,8 @@ def read_metadata(directory: str | pathlib.Path) -> dict[str, Any]:
       directory: as in `open_split`.
 
     Returns:
-      teacher (name, revision, dim, preprocessing), up_axis, normalisation, points, source, counts.
+      teacher (name, revision, dim, preprocessing), up_axis, from_y_up, normalisation, points,
+      source, counts.
 
     Raises:
       FileNotFoundError: there is no data set in directory.
