@@ -60,6 +60,14 @@ def test_another_teacher_than_the_converted_one_is_refused(tmp_path):
         encoder.load(out, teacher="lit")
 
 
+def test_a_file_that_does_not_fit_is_an_error_in_one_message(tmp_path, capsys):
+    path = checkpoint(tmp_path, "openshape_small")
+    out = tmp_path / "encoder"
+    status = tool.main(["--from=uni3d", f"--checkpoint={path}", f"--output={out}"])
+    assert status == 2 and not out.exists()
+    assert "which every uni3d checkpoint has" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments", [["--from=eva"], ["--from=uni3d", "--size=b"]])
 def test_the_size_belongs_to_image_weights(arguments, capsys):
     with pytest.raises(SystemExit):

@@ -2,7 +2,7 @@
 """The peers' PyTorch checkpoints as Flax students, key by key and without PyTorch."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -20,13 +20,11 @@ class Conversion:
     """A student with its weights, and where they came from.
 
     Attributes:
-      fields: of the student, as `models.build_model` takes them.
       model: the student.
       variables: `params` and `batch_stats`, float32 numpy arrays.
       destinations: released key -> path of its leaf, "" where the student has no use for it.
     """
 
-    fields: dict[str, Any]
     model: nn.Module
     variables: dict[str, Any]
     destinations: dict[str, str]
@@ -100,9 +98,13 @@ def convert(
     fields |= _untold(fields, groups=groups, group_size=group_size, radius=radius, heads=heads)
     model = models.build_model(fields)
     return _fill(
-        state_dict, fields, model, table=(table.RULES, table.IGNORED), wanted=_shapes(model),
-        name=name,
-    )  # fmt: skip
+        model,
+        _shapes(model),
+        state_dict,
+        rules=table.RULES,
+        ignored=table.IGNORED,
+        source=name,
+    )
 
 
 def transformer_from_eva(
@@ -122,37 +124,23 @@ def transformer_from_eva(
     Raises:
       ValueError: naming every key and leaf that does not fit.
     """
-    fields = models.RELEASED[f"uni3d-{size}"] | {"out_dim": 1024}
-    model = models.build_model(fields)
+    model = models.build_model(models.RELEASED[f"uni3d-{size}"] | {"out_dim": 1024})
     params = _shapes(model)["params"]
     wanted = {"params": {part: params[part] for part in ("transformer", "norm")}}
     return _fill(
-        state_dict, fields, model, table=(uni3d.BLOCK_RULES, uni3d.IMAGE_ONLY), wanted=wanted,
-        name=name,
-    )  # fmt: skip
+        model, wanted, state_dict, rules=uni3d.BLOCK_RULES, ignored=uni3d.IMAGE_ONLY, source=name
+    )
 
 
 def _fill(
-    state_dict: Mapping[str, np.ndarray],
-    fields: dict[str, Any],
-    model: nn.Module,
-    *,
-    table: tuple[Sequence[rules.Rule], Sequence[str]],
-    wanted: Mapping[str, Any],
-    name: str,
+    model: nn.Module, wanted: Mapping[str, Any], state: Mapping[str, np.ndarray], **table: Any
 ) -> Conversion:
-    """Fills the wanted part of a student's variables by a table of (rules, ignored)."""
-    done = rules.apply(
-        state_dict,
-        rules=table[0],
-        ignored=table[1],
-        expected=layers.unstack_shapes(wanted),
-        source=name,
-    )
+    """Fills the wanted part of a student's variables; `table` as `rules.apply` takes it."""
+    done = rules.apply(state, expected=layers.unstack_shapes(wanted), **table)
     single = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), done.tree)
     # In C order, so that every copy to a device is a plain one.
     variables = jax.tree.map(np.ascontiguousarray, layers.stack(single))
-    return Conversion(fields, model, variables, done.destinations)
+    return Conversion(model, variables, done.destinations)
 
 
 def _shapes(model: nn.Module) -> dict[str, Any]:

@@ -4,6 +4,7 @@
 import hashlib
 import pathlib
 import pickle
+import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,11 @@ import numpy as np
 
 # Where each peer keeps the state dict inside its checkpoint.
 ENTRIES = {"openshape": "state_dict", "uni3d": "module", "eva": "state_dict"}
+# What PyTorch's reader raises on damaged or forbidden pickles.
+_DAMAGED = (
+    *(pickle.UnpicklingError, RuntimeError, EOFError, ValueError),
+    *(LookupError, TypeError, struct.error),
+)
 # Left by torch's DistributedDataParallel.
 WRAPPER = "module."
 
@@ -76,7 +82,7 @@ def _read_pickle(path: pathlib.Path, *, entry: str) -> dict[str, np.ndarray]:
     try:
         # Tensors and plain containers only: nothing that the file names is called.
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except _DAMAGED as error:
         raise ValueError(
             f"{path}: not a checkpoint of plain tensors that PyTorch can read safely: {error}"
         ) from error

@@ -55,9 +55,19 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Reads, converts, prints and writes."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
     options = parse_options(arguments)
+    try:
+        run(options)
+    except (OSError, ValueError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(options: argparse.Namespace) -> None:
+    """Reads, converts, prints and writes."""
     state = files.read(options.checkpoint, source=options.source)
     name = str(options.checkpoint)
     if options.source == "eva":
