@@ -6,6 +6,8 @@ import pathlib
 import shutil
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Small solves only: more threads than free cores make them wait for one another.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
 import pytest
