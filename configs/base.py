@@ -51,8 +51,13 @@ def data() -> ConfigDict:
     config.test_split = "test"
     # Points per record, as prepared; the student sees `model.points` of them.
     config.points = 10_000
-    # Kinds of caption that may be drawn; () allows all.
+    # Kinds of caption that may be drawn, each with an equal chance; () allows all.
     config.caption_kinds = ()
+    # Or groups of kinds, such as (("name",), ("blip", "msft")): first a group, then one of its
+    # kinds with an equal chance. A kind in no group is never drawn. () draws as above.
+    config.caption_groups = ()
+    # Relative chance of each group, among those that a record has; () makes them equal.
+    config.caption_chances = ()
     # Chance of drawing a shape's own picture rather than a rendered view (OpenShape: 0.5 for
     # Objaverse's thumbnails); a negative value draws uniformly from all pictures.
     config.picture_probability = -1.0

@@ -17,7 +17,7 @@ from mrd_jax import card as cards
 from mrd_jax import checkpointing, evaluation, initial, metrics, models, sharding, step
 from mrd_jax import optimizer as optimizers
 from mrd_jax import state as states
-from mrd_jax.data import loader, source
+from mrd_jax.data import captions, loader, source
 
 LOGGER = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ def build_run(config: ConfigDict, *, devices: Sequence[jax.Device] | None = None
             f"and model.points {config.model.points} it must be 1 to "
             f"{config.data.points // config.model.points}"
         )
+    captions.check(config.data)
     return Run(
         config=FrozenConfigDict(config),
         model=models.build_model(config.model),

@@ -51,7 +51,8 @@ def records(count: int = RECORDS, *, cache: bool = False) -> source.RecordSource
 
 
 def config_of(*, batch_size: int = 4, seed: int = 0, **data) -> ConfigDict:
-    data = {"points": POINTS, "caption_kinds": (), "picture_probability": -1.0} | data
+    defaults = {"caption_kinds": (), "caption_groups": (), "caption_chances": ()}
+    data = defaults | {"points": POINTS, "picture_probability": -1.0} | data
     return ConfigDict(
         {"seed": seed, "batch_size": batch_size, "data": data, "teacher": {"dim": DIM}}
     )

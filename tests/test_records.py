@@ -140,7 +140,13 @@ def test_batches_come_from_disk_with_missing_modalities_masked(made):
         {
             "seed": 0,
             "batch_size": 29,
-            "data": {"points": POINTS, "caption_kinds": (), "picture_probability": -1.0},
+            "data": {
+                "points": POINTS,
+                "caption_kinds": (),
+                "caption_groups": (),
+                "caption_chances": (),
+                "picture_probability": -1.0,
+            },
             "teacher": {"dim": DIM, "name": "fake/teacher"},
         }
     )

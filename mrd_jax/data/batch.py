@@ -8,6 +8,8 @@ from ml_collections import ConfigDict
 # Conventions of every record; data_prep writes them, training refuses anything else.
 UP_AXIS = "z"
 NORMALISATION = "unit_sphere"
+# Kinds of caption that the sources of data_prep write.
+CAPTION_KINDS = ("name", "name_rejected", "tags", "blip", "msft", "retrieved")
 
 
 def batch_spec(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:

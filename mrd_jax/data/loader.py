@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mrd_jax.data import batch as batch_lib
+from mrd_jax.data import captions
 from mrd_jax.data import source as source_lib
 
 # One thread keeps two batches ready; decoding and stacking outrun any step on one core.
@@ -35,8 +36,8 @@ def train_stream(
 
     Args:
       source: the training split.
-      config: the run's config; reads seed, batch_size, data.caption_kinds,
-        data.picture_probability and teacher.dim.
+      config: the run's config; reads seed, batch_size, data.caption_kinds, data.caption_groups,
+        data.caption_chances (as `captions.check` accepts them), data.picture_probability and teacher.dim.
       start_step: the first step, the only state that a checkpoint has to keep.
       process_index: of this process.
       process_count: processes that load a part of every batch.
@@ -80,7 +81,8 @@ def draw_sample(
 
     Args:
       record: from a source, with its `index`.
-      config: reads data.caption_kinds, data.picture_probability and teacher.dim.
+      config: reads data.caption_kinds, data.caption_groups, data.caption_chances,
+        data.picture_probability and teacher.dim.
       rng: of this sample and epoch.
 
     Returns:
@@ -90,7 +92,7 @@ def draw_sample(
     view = draw_view(
         record["image_kinds"], rng=rng, picture_probability=config.data.picture_probability
     )
-    caption = draw_caption(record["caption_kinds"], rng=rng, allowed=config.data.caption_kinds)
+    caption = captions.draw(record["caption_kinds"], rng=rng, config=config.data)
     return _row(record, config.teacher.dim, view=view, caption=caption)
 
 
@@ -114,31 +116,6 @@ def draw_view(
         wanted = "picture" if chance < picture_probability else "render"
         positions = [i for i, kind in enumerate(kinds) if kind == wanted] or positions
     return positions[int(place * len(positions))] if positions else None
-
-
-def draw_caption(
-    kinds: Collection[str], *, rng: np.random.Generator, allowed: Collection[str]
-) -> int | None:
-    """Which caption of a record a step uses.
-
-    First a kind, then one of its captions, each with equal chances: a record with twenty
-    translations still shows its name as often as one with two.
-
-    Args:
-      kinds: of the record's captions.
-      rng: of this sample and epoch.
-      allowed: kinds that may be drawn; empty allows all.
-
-    Returns:
-      position of the caption, or None where there is none.
-    """
-    chance, place = rng.random(2)
-    present = sorted({kind for kind in kinds if not allowed or kind in allowed})
-    if not present:
-        return None
-    wanted = present[int(chance * len(present))]
-    positions = [i for i, kind in enumerate(kinds) if kind == wanted]
-    return positions[int(place * len(positions))]
 
 
 class _Indexed:
