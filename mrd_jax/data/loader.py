@@ -37,7 +37,8 @@ def train_stream(
     Args:
       source: the training split.
       config: the run's config; reads seed, batch_size, data.caption_kinds, data.caption_groups,
-        data.caption_chances (as `captions.check` accepts them), data.picture_probability and teacher.dim.
+        data.caption_chances (as `captions.check` accepts them), data.picture_probability and
+        teacher.dim.
       start_step: the first step, the only state that a checkpoint has to keep.
       process_index: of this process.
       process_count: processes that load a part of every batch.
