@@ -164,11 +164,19 @@ def loss() -> ConfigDict:
 
 
 def optimizer() -> ConfigDict:
-    """AdamW with linear warm-up and cosine decay."""
+    """AdamW with linear warm-up and a decay of the learning rate."""
     config = ConfigDict()
     config.learning_rate = 5e-4
-    # Learning rate at the end, as a share of the peak.
+    # "cosine", or "steps" (OpenShape).
+    config.schedule = "cosine"
+    # Of "cosine": learning rate at the end, as a share of the peak.
     config.final_learning_rate = 0.01
+    # Of "steps": the learning rate is multiplied by `decay_rate` after every `decay_every` steps.
+    config.decay_rate = 1.0
+    config.decay_every = 10_000
+    # Share of the learning rate that a block of the transformer gets relative to the next one;
+    # 1 is off (Uni3D: 0.95).
+    config.layer_decay = 1.0
     config.warmup_steps = 100
     config.b1 = 0.9
     config.b2 = 0.98

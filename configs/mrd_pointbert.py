@@ -3,14 +3,16 @@
 
 python -m mrd_jax.main --config configs/mrd_pointbert.py --workdir gs://BUCKET/RUN \
     --config.data.directory=gs://BUCKET/openshape/1.0.0
+
+The other training lists: `--config configs/mrd_pointbert.py:ensembled_no_lvis` or `:shapenet`.
 """
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, ensembles
 
 
-def get_config() -> ConfigDict:
+def get_config(variant: str = "ensembled") -> ConfigDict:
     """Sizes of OpenShape (NeurIPS 2023) where the MRD abstract leaves them open."""
     config = base.get_config()
 
@@ -18,20 +20,13 @@ def get_config() -> ConfigDict:
     config.spmd = "shard_map"
     # OpenShape trains with 200 on one GPU; a pod takes a power of two. Ours.
     config.batch_size = 1_024
-    # About 200 epochs of 875,000 shapes. Ours.
-    config.total_steps = 170_000
-    config.log_every = 100
-    config.eval_every = 5_000
-    config.checkpoint_every = 1_000
+    # Epochs: ours, as many as Uni3D's.
+    ensembles.choose(config, variant, epochs=200)
 
-    # OpenCLIP ViT-bigG-14, the teacher of OpenShape's released features.
-    config.teacher.name = "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k"
-    config.teacher.dim = 1_280
+    # As long as the teacher's features.
     config.model.out_dim = 1_280
     config.model.dtype = "bfloat16"
     config.model.remat = True
-    # Half of the draws from Objaverse's thumbnails (OpenShape).
-    config.data.picture_probability = 0.5
 
     # OpenShape: AdamW, 5e-4, weight decay 0.01.
     config.optimizer.learning_rate = 5e-4

@@ -90,3 +90,12 @@ def test_a_config_that_was_not_meant_is_refused_before_any_data(fields, message)
     config.data.update(fields)
     with pytest.raises(ValueError, match=message):
         train.build_run(config)
+
+
+def test_a_draw_of_zero_does_not_meet_a_group_that_is_left_out():
+    class Zero:
+        def random(self, count):
+            return np.zeros(count)
+
+    assert captions.draw_from_groups(["msft", "retrieved"], rng=Zero(), groups=GROUPS) == 0
+    assert captions.draw_from_groups(["retrieved"], rng=Zero(), groups=GROUPS) == 0

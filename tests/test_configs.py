@@ -6,21 +6,44 @@ import functools
 import jax
 import numpy as np
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
-from configs import base, furniture, mrd_pointbert, quickstart
-from mrd_jax import checkpointing, sharding, state, step, train
+from configs import (
+    base,
+    ensembles,
+    furniture,
+    mrd_pointbert,
+    mrd_uni3d,
+    openshape,
+    quickstart,
+    uni3d,
+)
+from data_prep import sources
+from mrd_jax import checkpointing, losses, models, sharding, state, step, train
 from mrd_jax.data import batch as batches
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
+RECIPES = (mrd_pointbert, mrd_uni3d, openshape, uni3d)
+experiments = pytest.mark.parametrize("experiment", [quickstart, furniture, *RECIPES])
+recipes = pytest.mark.parametrize("recipe", RECIPES)
 
-@pytest.mark.parametrize("experiment", [quickstart, furniture, mrd_pointbert])
+
+@experiments
 def test_an_experiment_overrides_fields_and_adds_none(experiment):
-    known = set(checkpointing.flatten(base.get_config()))
-    assert set(checkpointing.flatten(experiment.get_config())) == known
+    """Fields of the student are its own: `models.build_model` knows them."""
+
+    def fields(config):
+        return {name for name in checkpointing.flatten(config) if not name.startswith("model.")}
+
+    config = experiment.get_config()
+    assert fields(config) == fields(base.get_config())
+    if config.model.name == base.model().name:
+        assert set(config.model) == set(base.model())
 
 
-@pytest.mark.parametrize("experiment", [quickstart, furniture, mrd_pointbert])
+@experiments
 def test_an_experiment_builds_and_fits_eight_devices(experiment):
     run = train.build_run(experiment.get_config(), devices=jax.devices())
     assert isinstance(run.runner, sharding.RUNNERS[experiment.get_config().spmd])
@@ -59,3 +82,58 @@ def test_abstract_shapes_of_a_step_need_no_memory():
     after, metrics = jax.eval_shape(body, now, batches.batch_spec(config))
     assert jax.tree.structure(after) == jax.tree.structure(now)
     assert metrics["total"].shape == ()
+
+
+@recipes
+@pytest.mark.parametrize("variant", ensembles.VARIANTS)
+def test_every_variant_of_a_recipe_initialises(recipe, variant):
+    config = recipe.get_config(variant)
+    run = train.build_run(config, devices=jax.devices()[:1])
+    create = functools.partial(
+        state.create_state, run.config, model=run.model, optimizer=run.optimizer
+    )
+    params = jax.eval_shape(create).params["student"]
+    assert params["projection"]["kernel"].shape[1] == config.teacher.dim == 1_280
+    assert config.optimizer.warmup_steps < config.total_steps
+    # 200 epochs, up to the last incomplete batch.
+    assert (
+        0
+        <= 200 * ensembles.VARIANTS[variant][1] - config.total_steps * config.batch_size
+        < (config.batch_size)
+    )
+
+
+# ml_collections reads the file with a function of importlib that is on its way out.
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+@recipes
+def test_a_recipe_takes_its_variant_from_the_command_line(recipe):
+    """As `--config configs/x.py:shapenet` does."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values)
+    values(["main", f"--config={recipe.__file__}:shapenet"])
+    assert values.config.data.directory == "data/openshape_shapenet/1.0.0"
+    assert recipe.get_config().data.directory == "data/openshape/1.0.0"
+    with pytest.raises(ValueError, match="no variant 'shapenets' of the data; choose from"):
+        recipe.get_config("shapenets")
+
+
+def test_every_variant_names_a_source_that_exists():
+    assert {source for source, _ in ensembles.VARIANTS.values()} <= set(sources.SOURCES)
+
+
+def test_the_student_of_uni3d_is_the_published_one():
+    config = uni3d.get_config()
+    released = models.RELEASED["uni3d-b"]
+    assert {name: config.model[name] for name in released} == released
+
+
+def test_uni3d_with_and_without_mrd_differ_in_the_objective_alone():
+    one, other = (checkpointing.flatten(each.get_config()) for each in (uni3d, mrd_uni3d))
+    different = {name for name in one if one[name] != other[name]}
+    fields = ("lambda_intra", "lambda_image", "lambda_text", "image_weight", "text_weight")
+    assert different == {f"loss.{field}" for field in fields}
+
+
+@pytest.mark.parametrize("recipe", [openshape, uni3d])
+def test_a_baseline_has_no_distillation(recipe):
+    assert losses.options.active_terms(recipe.get_config().loss) == ()

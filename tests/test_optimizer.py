@@ -4,9 +4,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from configs import base
+from configs import base, mrd_uni3d
 from mrd_jax import models, optimizer, state
 
 
@@ -81,3 +82,124 @@ def test_only_matrices_of_the_student_decay():
         names[decayed].add(path[-1].key)
     assert names[True] == {"kernel", "qkv"}
     assert names[False] == {"bias", "scale", "shift", "cls_token"}
+
+
+@pytest.mark.parametrize("warmup_steps", [0, 4])
+def test_steps_multiply_the_learning_rate_at_fixed_intervals(warmup_steps):
+    config = optimizer_config(
+        schedule="steps", learning_rate=0.5, decay_rate=0.9, decay_every=3,
+        warmup_steps=warmup_steps,
+    )  # fmt: skip
+    schedule = optimizer.learning_rate_schedule(config, total_steps=20)
+    for step in range(20):
+        wanted = 0.5 * 0.9 ** (step // 3) * (min(step / 4, 1) if warmup_steps else 1)
+        assert float(schedule(step)) == pytest.approx(wanted, rel=1e-6), step
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"schedule": "cosin"}, "schedule is 'cosin'; expected one of"),
+        ({"decay_every": 0}, "decay_every is 0; expected at least 1"),
+        ({"decay_rate": 1.5}, "decay_rate is 1.5; it must be above 0 and at most 1"),
+        ({"layer_decay": 0.0}, "layer_decay is 0.0; it must be above 0 and at most 1"),
+    ],
+)
+def test_a_field_without_a_meaning_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        optimizer.build_optimizer(optimizer_config(warmup_steps=0, **fields), total_steps=10)
+
+
+def student_params(rng, *, depth):
+    """A student of `depth` blocks of one kernel and one bias, and what stands around them."""
+    layer = {"kernel": (3, 3), "bias": (3,)}
+    shapes = {
+        "lift": layer,
+        "transformer": {
+            "blocks": {name: (depth - 1, *shape) for name, shape in layer.items()},
+            "last_block": layer,
+        },
+    }
+    draw = {"student": shapes, "loss": {"log_scale": ()}}
+    return jax.tree.map(
+        lambda shape: jnp.asarray(rng.normal(size=shape), jnp.float32),
+        draw,
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+
+
+def numpy_adamw(gradients, value, *, config, rate, decay):
+    """AdamW (Loshchilov and Hutter 2019, algorithm 2) with a constant learning rate."""
+    value = np.asarray(value, np.float64)
+    first, second = np.zeros_like(value), np.zeros_like(value)
+    for step, gradient in enumerate(gradients, start=1):
+        gradient = np.asarray(gradient, np.float64)
+        first = config.b1 * first + (1 - config.b1) * gradient
+        second = config.b2 * second + (1 - config.b2) * gradient**2
+        direction = first / (1 - config.b1**step)
+        direction /= np.sqrt(second / (1 - config.b2**step)) + 1e-8
+        value = value - rate * (direction + decay * value)
+    return value
+
+
+def test_layer_decay_is_a_learning_rate_per_block():
+    """Three steps against AdamW written out, block by block, each with its own learning rate."""
+    depth, decay, peak = 4, 0.5, 0.01
+    config = optimizer_config(
+        schedule="steps", learning_rate=peak, warmup_steps=0, clip_norm=0.0, weight_decay=0.1,
+        layer_decay=decay,
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    params = student_params(rng, depth=depth)
+    gradients = [student_params(rng, depth=depth) for _ in range(3)]
+    chain = optimizer.build_optimizer(config, total_steps=10)
+    found, memory = params, chain.init(params)
+    for gradient in gradients:
+        updates, memory = chain.update(gradient, memory, found)
+        found = optax.apply_updates(found, updates)
+
+    def check(pick, *, rate, weight_decay):
+        wanted = numpy_adamw(
+            [pick(gradient) for gradient in gradients], pick(params),
+            config=config, rate=rate, decay=weight_decay,
+        )  # fmt: skip
+        np.testing.assert_allclose(pick(found), wanted, rtol=0, atol=2e-6)
+
+    for name, weight_decay in (("kernel", 0.1), ("bias", 0.0)):
+        options = {"weight_decay": weight_decay}
+        check(lambda p, n=name: p["student"]["lift"][n], rate=peak, **options)
+        for i in range(depth - 1):
+            check(
+                lambda p, n=name, i=i: p["student"]["transformer"]["blocks"][n][i],
+                rate=peak * decay ** (depth - i),
+                **options,
+            )
+        check(
+            lambda p, n=name: p["student"]["transformer"]["last_block"][n],
+            rate=peak * decay,
+            **options,
+        )
+    check(lambda p: p["loss"]["log_scale"], rate=peak, weight_decay=0.0)
+
+
+def test_every_block_of_a_uni3d_has_its_scale():
+    config = mrd_uni3d.get_config()
+    model = models.build_model(config.model)
+    chain = optimizer.build_optimizer(config.optimizer, total_steps=config.total_steps)
+    params = jax.eval_shape(
+        lambda: state.create_state(config, model=model, optimizer=chain)
+    ).params  # fmt: skip
+    scales = optimizer.layer_scales(params, 0.95)
+    for scale in jax.tree.leaves(scales["student"]["transformer"]["blocks"]):
+        np.testing.assert_allclose(scale.ravel(), 0.95 ** np.arange(12, 1, -1), rtol=1e-6)
+    assert set(jax.tree.leaves(scales["student"]["transformer"]["last_block"])) == {0.95}
+    assert set(jax.tree.leaves(scales["student"]["lift"])) == {1.0}
+
+
+def test_without_layer_decay_nothing_is_added_to_the_chain():
+    params = student_params(np.random.default_rng(0), depth=2)
+    plain, scaled = (
+        optimizer.build_optimizer(optimizer_config(warmup_steps=0, layer_decay=d), total_steps=9)
+        for d in (1.0, 0.9)
+    )
+    assert len(scaled.init(params)) == len(plain.init(params)) + 1
