@@ -48,6 +48,7 @@ def data() -> ConfigDict:
     # Folder of the TFDS data set, version included.
     config.directory = ""
     config.train_split = "train"
+    # "" trains without evaluating, for data sets that hold nothing to test on.
     config.test_split = "test"
     # Points per record, as prepared; the student sees `model.points` of them.
     config.points = 10_000

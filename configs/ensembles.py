@@ -32,6 +32,8 @@ def choose(config: ConfigDict, variant: str, *, epochs: int) -> None:
     source, shapes = VARIANTS[variant]
     config.data.directory = f"data/{source}/1.0.0"
     config.total_steps = epochs * shapes // config.batch_size
+    # The release holds nothing to test on: the benchmarks are data sets of their own.
+    config.data.test_split = ""
     # Points per released cloud (OpenShape, train.yaml: num_points).
     config.data.points = 10_000
     # OpenCLIP ViT-bigG-14, the teacher of OpenShape's released features, and their length.

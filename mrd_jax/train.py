@@ -93,6 +93,8 @@ def train_and_evaluate(
 ) -> None:
     """Trains to the end, continuing what the workdir holds, then evaluates and reports.
 
+    Without a test split (`config.data.test_split` empty), it trains only.
+
     Args:
       config: of the run.
       workdir: its folder.
@@ -103,7 +105,7 @@ def train_and_evaluate(
     """
     run = build_run(config, devices=devices)
     records, checkpoints = open_run(config, workdir)
-    evaluator = evaluation.Evaluator(run)
+    evaluator = evaluation.Evaluator(run) if config.data.test_split else None
     state = run.initial_state()
     if checkpoints.latest_step() is not None:
         state = checkpoints.restore(state)
@@ -122,6 +124,9 @@ def train_and_evaluate(
         if writer:
             writer.close()
     LOGGER.info("training: %.0f s", time.perf_counter() - started)
+    if evaluator is None:
+        LOGGER.info("no evaluation: config.data.test_split is empty")
+        return
     evaluation.write_results(evaluator, state.variables(), workdir=workdir)
 
 
@@ -137,8 +142,13 @@ def evaluate(
 
     Raises:
       FileNotFoundError: the workdir has no checkpoint.
-      ValueError: config, data set and workdir do not fit together.
+      ValueError: config, data set and workdir do not fit together, or there is no test split.
     """
+    if not config.data.test_split:
+        raise ValueError(
+            "config.data.test_split is empty, so there is nothing to evaluate on; name a split of "
+            "config.data.directory"
+        )
     run = build_run(config, devices=devices)
     checkpointing.require_run(workdir)
     _, checkpoints = open_run(config, workdir)
@@ -173,7 +183,7 @@ def _loop(
     state: states.TrainState,
     records: source.RecordSource,
     checkpoints: checkpointing.Checkpoints,
-    evaluator: evaluation.Evaluator,
+    evaluator: evaluation.Evaluator | None,
     writer: metrics.MetricWriter | None,
 ) -> states.TrainState:
     """Runs the steps that are left.
@@ -227,12 +237,12 @@ def _evaluate_and_save(
     config: FrozenConfigDict,
     state: states.TrainState,
     checkpoints: checkpointing.Checkpoints,
-    evaluator: evaluation.Evaluator,
+    evaluator: evaluation.Evaluator | None,
     writer: metrics.MetricWriter | None,
 ) -> bool:
     """Does what is due at step s, and says whether anything was; the last step owes everything."""
     last = s == config.total_steps
-    evaluates = last or s % config.eval_every == 0
+    evaluates = evaluator is not None and (last or s % config.eval_every == 0)
     saves = last or s % config.checkpoint_every == 0
     if evaluates:
         values = evaluator.run(state.variables())

@@ -170,3 +170,16 @@ def test_a_run_on_some_of_the_devices_need_not_fit_all_of_them(dataset, tmp_path
     config = config_for(dataset, batch_size=12, total_steps=3)
     train.train_and_evaluate(config, str(tmp_path), devices=jax.devices()[:4])
     assert set(lines(tmp_path, prefix="train/")) == {1, 2, 3}
+
+
+def test_without_a_test_split_a_run_trains_the_same_and_evaluates_nothing(
+    dataset, straight, tmp_path
+):
+    config = config_for(dataset, data__test_split="")
+    train.train_and_evaluate(config, str(tmp_path / "run"), devices=jax.devices()[:1])
+    want = final_state(config_for(dataset), straight)
+    assert_trees_equal(final_state(config, tmp_path / "run"), want)
+    assert not lines(tmp_path / "run", prefix="test/")
+    assert not (tmp_path / "run" / "results.json").exists()
+    with pytest.raises(ValueError, match="config.data.test_split is empty"):
+        train.evaluate(config, str(tmp_path / "run"))
