@@ -10,7 +10,9 @@ from held_out_example import CHAIR, LAMP, TABLE, held_out, record, records
 
 from mrd_jax import evaluators
 from mrd_jax.data import source
-from mrd_jax.evaluators import baselines, floor
+from mrd_jax.evaluators import baselines
+from mrd_jax.evaluators.baselines import __main__ as command
+from mrd_jax.evaluators.baselines import floor
 
 GREY = (102, 102, 102)
 
@@ -220,14 +222,14 @@ def test_the_floor_fits_large_training_splits_on_a_part(dataset, monkeypatch):
 
 
 def test_the_command_prints_a_table(dataset, capsys):
-    baselines.main(["--data", str(dataset)])
+    command.main(["--data", str(dataset)])
     printed = capsys.readouterr().out
     assert "zero-shot, % of 4 shapes in 3 classes" in printed
     assert "majority   50.0" in printed
 
 
 def test_the_command_prints_json(dataset, capsys):
-    baselines.main(["--data", str(dataset), "--json"])
+    command.main(["--data", str(dataset), "--json"])
     printed = json.loads(capsys.readouterr().out)
     assert printed["floor"]["top1"] == 1.0
     assert printed["ceiling"]["retrieval"]["points_to_text/queries"] == 5

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from sklearn import linear_model
 
-from mrd_jax.evaluators import linear_probe, logistic, metrics
+from mrd_jax.evaluators import linear_probe
+from mrd_jax.evaluators.measures import logistic, metrics
 
 rng = np.random.default_rng(0)
 # 150 shapes around 6 class centres in 8 dimensions, overlapping; 3 is a class that nobody has.

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from mrd_jax.evaluators import metrics, statistics
+from mrd_jax.evaluators.measures import metrics, statistics
 
 # Rows are shapes; the true classes are 0, 1, 2, 1.
 SCORES = np.array(

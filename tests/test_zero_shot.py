@@ -10,7 +10,8 @@ from held_out_example import CHAIR, LAMP, TABLE, held_out, record, records
 
 from mrd_jax import evaluators
 from mrd_jax.data import source
-from mrd_jax.evaluators import metrics, results, zero_shot
+from mrd_jax.evaluators import results, zero_shot
+from mrd_jax.evaluators.measures import metrics
 
 # One embedding per shape: right, second best, right, third best, and the unlabelled one.
 EMBEDDINGS = np.stack(

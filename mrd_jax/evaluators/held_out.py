@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mrd_jax.data import source
-from mrd_jax.evaluators import metrics
+from mrd_jax.evaluators.measures import metrics
 
 
 @dataclasses.dataclass(frozen=True)

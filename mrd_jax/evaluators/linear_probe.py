@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mrd_jax.evaluators import logistic, metrics
+from mrd_jax.evaluators.measures import logistic, metrics
 
 # Of the penalty, strongest first: the factor on half the squared weights, beside the mean cross
 # entropy over unit features. The first leaves hardly more than class sizes and class means, the

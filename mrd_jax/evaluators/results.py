@@ -6,7 +6,8 @@ import dataclasses
 import numpy as np
 
 from mrd_jax.evaluators import held_out as held_out_lib
-from mrd_jax.evaluators import metrics, retrieval, statistics, zero_shot
+from mrd_jax.evaluators import retrieval, zero_shot
+from mrd_jax.evaluators.measures import metrics, statistics
 
 STUDENT = "student"
 

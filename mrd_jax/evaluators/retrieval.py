@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 
 from mrd_jax.evaluators import held_out as held_out_lib
-from mrd_jax.evaluators import metrics, ranking
+from mrd_jax.evaluators.measures import metrics, ranking
 
 # As in the retrieval tables of this field.
 RECALL_AT = (1, 5, 10)

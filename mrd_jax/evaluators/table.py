@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 
 from mrd_jax.evaluators import results as results_lib
-from mrd_jax.evaluators import statistics
+from mrd_jax.evaluators.measures import statistics
 
 # Key in the metrics, heading of the column.
 COLUMNS = (

@@ -12,7 +12,7 @@ import dataclasses
 import numpy as np
 
 from mrd_jax.evaluators import held_out as held_out_lib
-from mrd_jax.evaluators import metrics
+from mrd_jax.evaluators.measures import metrics
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,8 +8,9 @@ import jinja2
 import numpy as np
 
 from mrd_jax.evaluators import held_out as held_out_lib
-from mrd_jax.evaluators import metrics, retrieval, table, zero_shot
 from mrd_jax.evaluators import results as results_lib
+from mrd_jax.evaluators import retrieval, table, zero_shot
+from mrd_jax.evaluators.measures import metrics
 from mrd_jax.evaluators.table import format_table
 from mrd_jax.report import cards, figures, history
 

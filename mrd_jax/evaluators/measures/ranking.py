@@ -7,7 +7,7 @@ of any size fits: of the matrix of cosines, only the rows of one chunk exist at 
 
 import numpy as np
 
-from mrd_jax.evaluators import metrics
+from mrd_jax.evaluators.measures import metrics
 
 # Cosines closer than this count as equal. Float32 rounding moves a cosine of unit rows by about
 # 1e-7, and by different amounts in different BLAS kernels; without the margin, a model that gives

@@ -7,7 +7,7 @@ import logging
 import numpy as np
 from scipy import optimize, special
 
-from mrd_jax.evaluators import metrics
+from mrd_jax.evaluators.measures import metrics
 
 LOGGER = logging.getLogger(__name__)
 

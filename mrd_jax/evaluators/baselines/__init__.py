@@ -1,12 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a student is measured against: chance, majority, the floor and the ceiling.
+"""What a student is measured against: chance, majority, the floor and the ceiling."""
 
-Prints the table by itself: python -m mrd_jax.evaluators.baselines --data OUTPUT/furniture/1.0.0
-"""
-
-import argparse
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +10,8 @@ import numpy as np
 
 from mrd_jax import evaluators
 from mrd_jax.data import source
-from mrd_jax.evaluators import floor, results, table
+from mrd_jax.evaluators import results
+from mrd_jax.evaluators.baselines import floor
 
 # Kernel ridge regression takes the cube of this in time and its square in memory.
 MAX_FLOOR_SHAPES = 2_000
@@ -171,32 +167,3 @@ def _histograms(records: Sequence[Mapping[str, Any]], used: np.ndarray) -> floor
         *(floor.describe(cloud["xyz"], cloud["rgb"]) for cloud in clouds), strict=True
     )
     return floor.Histograms(np.stack(shape), np.stack(colour))
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints the baselines of a dataset, as a table or as JSON."""
-    parser = argparse.ArgumentParser(description="Baselines of a prepared dataset.")
-    parser.add_argument(
-        "--data", required=True, help="dataset folder, such as OUTPUT/furniture/1.0.0"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    options = parser.parse_args(arguments)
-    held_out = evaluators.load_held_out(options.data)
-    lines = measure(options.data, held_out=held_out)
-    if options.json:
-        print(
-            json.dumps(
-                {
-                    line.name: line.metrics | {"retrieval": line.retrieval, "summary": line.summary}
-                    for line in lines
-                }
-            )
-        )
-        return
-    print(table.format_table(lines))
-    for line in lines:
-        print(f"{line.name}: {line.summary}")
-
-
-if __name__ == "__main__":
-    main()

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import linalg
 from scipy.spatial import distance
 
-from mrd_jax.evaluators import metrics
+from mrd_jax.evaluators.measures import metrics
 
 # The grid that `fit` chooses from: a factor of two or three between neighbours, and wide enough
 # that on the furniture folds the choice falls inside it.
