@@ -50,6 +50,9 @@ def data() -> ConfigDict:
     config.train_split = "train"
     # "" trains without evaluating, for data sets that hold nothing to test on.
     config.test_split = "test"
+    # Another data set that the test split is of, such as Objaverse-LVIS; "" is `directory`. Then
+    # there is no training split of its kind to measure a majority or a floor on.
+    config.test_directory = ""
     # Points per record, as prepared; the student sees `model.points` of them.
     config.points = 10_000
     # Kinds of caption that may be drawn, each with an equal chance; () allows all.

@@ -19,6 +19,8 @@ NEUTRAL_FIELDS = frozenset(
         "checkpoints_kept",
         "data.cache",
         "data.directory",
+        "data.test_directory",
+        "data.test_split",
         "eval_every",
         "eval_windows",
         "log_every",

@@ -194,7 +194,7 @@ def test_a_trained_checkpoint_embeds_as_the_evaluator_does(dataset, tmp_path, mo
 
     def look(evaluator, variables, *, workdir):
         seen["variables"] = jax.device_get(variables)
-        seen["embeddings"] = evaluator.embed(variables, split="test")
+        seen["embeddings"] = evaluator.embed(variables, evaluator.records)
 
     monkeypatch.setattr(evaluation, "write_results", look)
     train.train_and_evaluate(config, str(tmp_path), devices=jax.devices()[:1])

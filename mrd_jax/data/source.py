@@ -168,6 +168,29 @@ def check_metadata(metadata: Mapping[str, Any], config: ConfigDict) -> None:
             )
 
 
+def check_test_set(directory: str | pathlib.Path, config: ConfigDict) -> None:
+    """Refuses a test set that the run's training set does not prepare for.
+
+    Args:
+      directory: of the data set that the run is tested on.
+      config: the run's config; reads data.directory and what `check_metadata` reads.
+
+    Raises:
+      FileNotFoundError: there is no data set in directory.
+      ValueError: names the field that differs, both values and both data sets.
+    """
+    metadata = read_metadata(directory)
+    check_metadata(metadata, config)
+    trained = read_metadata(config.data.directory)
+    for field in ("teacher", "from_y_up"):
+        if metadata[field] != trained[field]:
+            raise ValueError(
+                f"config.data.test_directory, {directory}, was prepared with {field} = "
+                f"{metadata[field]!r}, but config.data.directory, {config.data.directory}, with "
+                f"{trained[field]!r}; prepare one of them again"
+            )
+
+
 def _builder(directory: str | pathlib.Path) -> tfds.core.DatasetBuilder:
     try:
         return tfds.builder_from_directory(str(directory))

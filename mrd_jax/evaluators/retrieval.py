@@ -18,7 +18,11 @@ RECALL_AT = (1, 5, 10)
 
 
 def retrieval(
-    embeddings: np.ndarray, held_out: held_out_lib.HeldOut, *, chunk: int = 512
+    embeddings: np.ndarray,
+    held_out: held_out_lib.HeldOut,
+    *,
+    by_class: bool = True,
+    chunk: int = 512,
 ) -> dict[str, float]:
     """How well shapes find their name, their picture and their kind among all, and the reverse.
 
@@ -34,6 +38,7 @@ def retrieval(
     Args:
       embeddings: [count, dim], one per shape of held_out and in its order, any length.
       held_out: the shapes; those without a name or a picture are left out of its directions.
+      by_class: measure the mean average precisions too, which sort the gallery for every query.
       chunk: queries scored at a time, see `ranking.retrieval_ranks`.
 
     Returns:
@@ -72,6 +77,8 @@ def retrieval(
             found |= _summary(
                 f"unseen/{direction}", ranks=ranks[queries.unseen], gallery=len(gallery.features)
             )
+    if not by_class:
+        return found
     directions |= _class_directions(embeddings, held_out)
     for direction, (queries, gallery) in directions.items():
         found |= _by_class(direction, queries, gallery=gallery, chunk=chunk)

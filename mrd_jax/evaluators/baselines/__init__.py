@@ -13,6 +13,8 @@ from mrd_jax.data import source
 from mrd_jax.evaluators import results
 from mrd_jax.evaluators.baselines import floor
 
+CEILING = "ceiling"
+
 # Kernel ridge regression takes the cube of this in time and its square in memory.
 MAX_FLOOR_SHAPES = 2_000
 
@@ -21,7 +23,7 @@ def measure(
     dataset_dir: str | pathlib.Path,
     *,
     held_out: evaluators.HeldOut,
-    train_split: str = "train",
+    train_split: str | None = "train",
     test_split: str = "test",
 ) -> list[results.Result]:
     """Measures every baseline on a prepared dataset.
@@ -29,15 +31,40 @@ def measure(
     Args:
       dataset_dir: the folder of one version of the dataset.
       held_out: its test split.
-      train_split: the split that the majority class and the floor are learnt from.
+      train_split: the split that the majority class and the floor are learnt from; None for a
+        data set that is only for testing, which has neither.
       test_split: the split that held_out was loaded from.
 
     Returns:
-      Lines of the results table: chance, majority, floor, ceiling.
+      Lines of the results table: chance; majority and floor, where there is a training split;
+      and the ceiling, where there are pictures.
     """
+    lines = [chance(held_out)]
+    if train_split is not None:
+        lines += _learnt(dataset_dir, held_out, train_split=train_split, test_split=test_split)
+    if np.any(held_out.image_features):
+        lines.append(ceiling(held_out))
+    return lines
+
+
+def with_student(
+    lines: Sequence[results.Result], student: results.Result
+) -> list[results.Result]:
+    """The whole table: the student below what it should beat, above the ceiling."""
+    ceilings = [line for line in lines if line.name == CEILING]
+    return [*(line for line in lines if line.name != CEILING), student, *ceilings]
+
+
+def _learnt(
+    dataset_dir: str | pathlib.Path,
+    held_out: evaluators.HeldOut,
+    *,
+    train_split: str,
+    test_split: str,
+) -> list[results.Result]:
+    """The baselines that learn from a training split: majority and floor."""
     train = evaluators.load_held_out(dataset_dir, train_split)
     return [
-        chance(held_out),
         majority(held_out, train_labels=train.labels),
         measure_floor(
             held_out,
@@ -45,7 +72,6 @@ def measure(
             train=train,
             train_records=source.open_split(dataset_dir, train_split),
         ),
-        ceiling(held_out),
     ]
 
 
@@ -104,7 +130,7 @@ def ceiling(held_out: evaluators.HeldOut) -> results.Result:
     """
     line = results.from_embeddings(
         held_out.image_features,
-        name="ceiling",
+        name=CEILING,
         held_out=held_out,
         summary=(
             "The teacher looking at pictures of the held-out shapes, not at points. What a student "
