@@ -83,12 +83,18 @@ def test_a_missing_description_is_named(folder, name):
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("dataset_info.json", "{}"), ("dataset_info.json", '{"splits": 3}'), ("features.json", "[]")],
+    [("dataset_info.json", "{}"), ("dataset_info.json", '{"splits": 3}'), ("features.json", "{}")],
 )
 def test_a_description_of_something_else_is_refused(folder, name, content):
     (folder / name).write_text(content)
     with pytest.raises(ValueError, match="do not describe a data set.*copy it again"):
         source.open_split(folder, "test")
+
+
+def test_a_description_that_is_no_object_is_named(folder):
+    (folder / "metadata.json").write_text("[]")
+    with pytest.raises(ValueError, match="metadata.json is damaged: it is no JSON object"):
+        source.read_metadata(folder)
 
 
 def test_records_in_another_file_format_are_refused(folder):

@@ -227,17 +227,27 @@ def check_test_set(directory: str | pathlib.Path, config: ConfigDict) -> None:
             )
 
 
-def _builder(directory: str | pathlib.Path) -> tfds.core.DatasetBuilder:
-    """TFDS's view of a data set; an error names the file that is missing or damaged."""
-    folder = pathlib.Path(directory)
-    if not (folder / INFO_FILES[0]).is_file():
+def check_exists(directory: str | pathlib.Path) -> None:
+    """Refuses a folder that is no data set.
+
+    Raises:
+      FileNotFoundError: says what was expected there.
+    """
+    if not (pathlib.Path(directory) / INFO_FILES[0]).is_file():
         raise FileNotFoundError(
-            f"no data set in {str(directory)!r}: expected dataset_info.json there; give the folder "
+            f"no data set in {str(directory)!r}: expected {INFO_FILES[0]} there; give the folder "
             f"that ends in a version, such as data/furniture/1.0.0, or run data_prep.build."
         )
+
+
+def _builder(directory: str | pathlib.Path) -> tfds.core.DatasetBuilder:
+    """TFDS's view of a data set; an error names the file that is missing or damaged."""
+    check_exists(directory)
+    folder = pathlib.Path(directory)
     for name in INFO_FILES:
         try:
-            json.loads((folder / name).read_bytes())
+            if not isinstance(json.loads((folder / name).read_bytes()), dict):
+                raise ValueError("it is no JSON object")
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{folder / name} is missing; {_COPY_AGAIN}") from error
         except ValueError as error:
