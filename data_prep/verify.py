@@ -168,7 +168,7 @@ def _parts(
 def _length(path: Path) -> tuple[int, str | None]:
     """How many records a shard holds, and why that cannot be known."""
     if not path.is_file():
-        return 0, "is missing; copy it again or rebuild the data set"
+        return 0, "is missing"
     try:
         reader = array_record_module.ArrayRecordReader(str(path))
         try:

@@ -56,6 +56,18 @@ def test_a_flipped_byte_is_noticed_or_changes_no_record(folder, shard):
     assert noticed > 100
 
 
+def test_a_record_of_a_slice_is_named_by_its_place_in_the_shard(folder, shard):
+    data = bytearray(shard.read_bytes())
+    data[data.index(source.open_split(folder, "test")[6]["xyz"].tobytes())] ^= 1
+    shard.write_bytes(data)
+
+    part = source.open_split(folder, "test[4:]")
+
+    assert part[1]["id"] == source.open_split(folder, "test")[5]["id"]
+    with pytest.raises(RuntimeError, match=f"record 6 of {shard.name} .record 2 of split 'test.4"):
+        part[2]
+
+
 @pytest.mark.parametrize("kept", [0, 1_000, 2**16, 2**16 + 1_000, -1])
 def test_a_truncated_shard_is_named_with_every_record_that_is_lost(folder, shard, kept):
     shard.write_bytes(shard.read_bytes()[:kept])

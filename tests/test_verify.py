@@ -182,7 +182,7 @@ def test_a_missing_or_truncated_shard_is_named(folder, split):
     path.write_bytes(path.read_bytes()[:-500])
     assert_one(folder, file=path.name, reason="cannot be opened: .*Riegeli")
     path.unlink()
-    assert_one(folder, file=path.name, reason="is missing; copy it again")
+    assert_one(folder, file=path.name, reason="^is missing$")
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,7 @@ def test_the_command_prints_every_fault_and_tells_by_its_status(made, folder, ca
     assert verify.main([str(folder), str(made), "--workers", "1"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(": ")[-1] for line in lines] == [
-        "no fault", "is missing; copy it again or rebuild the data set", "1 fault", "no fault",
+        "no fault", "is missing", "1 fault", "no fault",
     ]  # fmt: skip
 
 

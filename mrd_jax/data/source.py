@@ -22,7 +22,8 @@ FIELDS = (*TEXTS, *TEXT_LISTS, "xyz", "rgb", "image_features", "text_features", 
 # What describes a data set, beside its shards.
 INFO_FILES = ("dataset_info.json", "features.json", "metadata.json")
 
-_COPY_AGAIN = "copy it again or rebuild the data set with data_prep.build --overwrite"
+# With the same options, data_prep.build leaves a data set alone that is there.
+_COPY_AGAIN = "copy it again, or delete the data set's folder and run data_prep.build"
 
 
 class RecordSource:
@@ -37,6 +38,7 @@ class RecordSource:
       directory: folder of the data set; the evaluation files lie in `evaluation/` below it.
       split: name of the split, for messages.
       cache: keep every field that was read.
+      skipped: records at the start of each shard that the split leaves out; () is none.
 
     Attributes:
       directory: as given.
@@ -52,12 +54,14 @@ class RecordSource:
         directory: str | pathlib.Path,
         split: str,
         cache: bool,
+        skipped: Sequence[int] = (),
     ):
         self.directory = pathlib.Path(directory)
         self.split = split
         self.shards = tuple(shards)
         self._records = records
         self._ends = list(itertools.accumulate(count for _, count in shards))
+        self._skipped = skipped or [0] * len(shards)
         self._cached: dict[int, dict[str, Any]] | None = {} if cache else None
 
     def __len__(self) -> int:
@@ -97,7 +101,7 @@ class RecordSource:
             return {name: _decoded(name, record[name]) for name in fields}
         except (RuntimeError, ValueError) as error:
             shard = bisect.bisect_right(self._ends, index)
-            place = index - (self._ends[shard - 1] if shard else 0)
+            place = index - (self._ends[shard - 1] if shard else 0) + self._skipped[shard]
             raise RuntimeError(
                 f"cannot read record {place} of {self.shards[shard][0]} (record {index} of split "
                 f"{self.split!r}): {error}. The shard is damaged or missing: {_COPY_AGAIN}."
@@ -148,6 +152,7 @@ def open_split(directory: str | pathlib.Path, split: str, *, cache: bool = False
         records,
         # A slice of a split may leave out records at the start and end of a shard.
         shards=[(pathlib.Path(shard.filename).name, shard.take) for shard in instructions],
+        skipped=[shard.skip for shard in instructions],
         directory=directory,
         split=split,
         cache=cache,
