@@ -3,6 +3,7 @@ VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 DATA ?= data
 RUNS ?= runs
+CONSUMED ?= 1000
 WORKERS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
 RUN := $(VENV)/bin/python
@@ -48,6 +49,11 @@ ablation: data
 # Parameters and speed of the published students.
 students: $(VENV)/installed
 	$(RUN) -m benchmarks.student_table
+
+# What a record costs on its way into a batch, and the cores that CONSUMED records a second take.
+.PHONY: input_pipeline
+input_pipeline: $(VENV)/installed
+	$(RUN) -m benchmarks.input_pipeline --consumed $(CONSUMED)
 
 test: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .

@@ -22,6 +22,7 @@ REQUIREMENTS = [
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.8,<0.13",
     "pillow>=11",
+    "protobuf>=5,<8",
     "scipy>=1.13,<2",
     "tensorboardX>=2.6,<3",
     "tensorflow-datasets>=4.9.10,<4.10",

@@ -15,6 +15,12 @@ from mrd_jax.data import source as source_lib
 # One thread keeps two batches ready; decoding and stacking outrun any step on one core.
 READ_OPTIONS = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
 
+# What a step needs of a record; the rest stays undecoded.
+FIELDS = (
+    *("xyz", "rgb", "label"),
+    *("image_features", "image_kinds", "text_features", "caption_kinds"),
+)
+
 # Longer than any run. Grain repeats up to sys.maxsize, which its float arithmetic cannot divide.
 MAX_SAMPLES = 2**48
 
@@ -129,7 +135,7 @@ class _Indexed:
         return len(self._source)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._source[index] | {"index": index}
+        return self._source.read(index, FIELDS) | {"index": index}
 
 
 def _row(

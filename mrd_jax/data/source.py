@@ -6,16 +6,24 @@ import hashlib
 import itertools
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
+from google.protobuf import json_format
 from ml_collections import ConfigDict
 
-from mrd_jax.data import batch
+from mrd_jax.data import batch, example
 
 TEXTS = ("id", "source", "name", "creator", "licence", "picture")
 TEXT_LISTS = ("captions", "caption_kinds", "image_kinds")
+# Every field of a record, as data_prep.records writes it.
+FIELDS = (*TEXTS, *TEXT_LISTS, "xyz", "rgb", "image_features", "text_features", "label")
+# What describes a data set, beside its shards.
+INFO_FILES = ("dataset_info.json", "features.json", "metadata.json")
+
+# With the same options, data_prep.build leaves a data set alone that is there.
+_COPY_AGAIN = "copy it again, or delete the data set's folder and run data_prep.build"
 
 
 class RecordSource:
@@ -25,11 +33,17 @@ class RecordSource:
     to read from several threads.
 
     Args:
-      records: `as_data_source` of TFDS.
+      records: each gives its fields by name, as TFDS decodes them.
       shards: (file name, records in it) in the order of the split.
       directory: folder of the data set; the evaluation files lie in `evaluation/` below it.
       split: name of the split, for messages.
-      cache: keep every record that was read.
+      cache: keep every field that was read.
+      skipped: records at the start of each shard that the split leaves out; () is none.
+
+    Attributes:
+      directory: as given.
+      split: as given.
+      shards: as given.
     """
 
     def __init__(
@@ -40,12 +54,14 @@ class RecordSource:
         directory: str | pathlib.Path,
         split: str,
         cache: bool,
+        skipped: Sequence[int] = (),
     ):
         self.directory = pathlib.Path(directory)
         self.split = split
+        self.shards = tuple(shards)
         self._records = records
-        self._files = [name for name, _ in shards]
         self._ends = list(itertools.accumulate(count for _, count in shards))
+        self._skipped = skipped or [0] * len(shards)
         self._cached: dict[int, dict[str, Any]] | None = {} if cache else None
 
     def __len__(self) -> int:
@@ -55,7 +71,15 @@ class RecordSource:
         return f"RecordSource({str(self.directory)!r}, split={self.split!r}, records={len(self)})"
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Record number index of the split.
+        """Record number index of the split; as `read`, with every field."""
+        return self.read(index, FIELDS)
+
+    def read(self, index: int, fields: Sequence[str]) -> dict[str, Any]:
+        """Some fields of a record; the others are not decoded.
+
+        Args:
+          index: of the record in the split.
+          fields: names among FIELDS.
 
         Raises:
           IndexError: the split has no such record.
@@ -64,26 +88,33 @@ class RecordSource:
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of split {self.split!r}, which has {len(self)}.")
         if self._cached is None:
-            return self._read(index)
-        if index not in self._cached:
-            self._cached[index] = self._read(index)
-        return self._cached[index]
+            return self._decode(index, fields)
+        known = self._cached.setdefault(index, {})
+        missing = [name for name in fields if name not in known]
+        if missing:
+            known.update(self._decode(index, missing))
+        return {name: known[name] for name in fields}
 
-    def _read(self, index: int) -> dict[str, Any]:
+    def _decode(self, index: int, fields: Sequence[str]) -> dict[str, Any]:
         try:
-            record = dict(self._records[index])
+            record = self._records[index]
+            return {name: _decoded(name, record[name]) for name in fields}
         except (RuntimeError, ValueError) as error:
             shard = bisect.bisect_right(self._ends, index)
-            place = index - (self._ends[shard - 1] if shard else 0)
+            place = index - (self._ends[shard - 1] if shard else 0) + self._skipped[shard]
             raise RuntimeError(
-                f"cannot read record {place} of {self._files[shard]} (record {index} of split "
-                f"{self.split!r}): {error}. The shard is damaged or missing: copy it again or "
-                f"rebuild the data set with data_prep.build --overwrite."
+                f"cannot read record {place} of {self.shards[shard][0]} (record {index} of split "
+                f"{self.split!r}): {error}. The shard is damaged or missing: {_COPY_AGAIN}."
             ) from error
-        record.update({name: record[name].decode("utf-8") for name in TEXTS})
-        for name in TEXT_LISTS:
-            record[name] = [text.decode("utf-8") for text in record[name]]
-        return record
+
+
+def _decoded(name: str, value: Any) -> Any:
+    """A field with text as text."""
+    if name in TEXTS:
+        return value.decode("utf-8")
+    if name in TEXT_LISTS:
+        return [text.decode("utf-8") for text in value]
+    return value
 
 
 def open_split(directory: str | pathlib.Path, split: str, *, cache: bool = False) -> RecordSource:
@@ -98,8 +129,8 @@ def open_split(directory: str | pathlib.Path, split: str, *, cache: bool = False
       the split; nothing is read yet.
 
     Raises:
-      FileNotFoundError: there is no data set in directory.
-      ValueError: the data set has no such split.
+      FileNotFoundError: there is no data set in directory, or a file that describes it is missing.
+      ValueError: the data set has no such split, or a file that describes it is damaged.
     """
     builder = _builder(directory)
     try:
@@ -108,10 +139,20 @@ def open_split(directory: str | pathlib.Path, split: str, *, cache: bool = False
         raise ValueError(
             f"{directory} has no split {split!r}; expected one of {sorted(builder.info.splits)}."
         ) from error
+    try:
+        stored = builder.as_data_source(
+            split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+        )
+        records = example.Examples(stored, builder.info.features, names=FIELDS)
+    except (NotImplementedError, ValueError) as error:
+        raise ValueError(
+            f"{directory} does not hold records as data_prep writes them: {error}"
+        ) from error
     return RecordSource(
-        builder.as_data_source(split),
+        records,
         # A slice of a split may leave out records at the start and end of a shard.
         shards=[(pathlib.Path(shard.filename).name, shard.take) for shard in instructions],
+        skipped=[shard.skip for shard in instructions],
         directory=directory,
         split=split,
         cache=cache,
@@ -191,11 +232,35 @@ def check_test_set(directory: str | pathlib.Path, config: ConfigDict) -> None:
             )
 
 
+def check_exists(directory: str | pathlib.Path) -> None:
+    """Refuses a folder that is no data set.
+
+    Raises:
+      FileNotFoundError: says what was expected there.
+    """
+    if not (pathlib.Path(directory) / INFO_FILES[0]).is_file():
+        raise FileNotFoundError(
+            f"no data set in {str(directory)!r}: expected {INFO_FILES[0]} there; give the folder "
+            f"that ends in a version, such as data/furniture/1.0.0, or run data_prep.build."
+        )
+
+
 def _builder(directory: str | pathlib.Path) -> tfds.core.DatasetBuilder:
+    """TFDS's view of a data set; an error names the file that is missing or damaged."""
+    check_exists(directory)
+    folder = pathlib.Path(directory)
+    for name in INFO_FILES:
+        try:
+            if not isinstance(json.loads((folder / name).read_bytes()), dict):
+                raise ValueError("it is no JSON object")
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{folder / name} is missing; {_COPY_AGAIN}") from error
+        except ValueError as error:
+            raise ValueError(f"{folder / name} is damaged: {error}; {_COPY_AGAIN}") from error
     try:
         return tfds.builder_from_directory(str(directory))
-    except OSError as error:
-        raise FileNotFoundError(
-            f"no data set in {str(directory)!r}: expected dataset_info.json there; give the folder "
-            f"that ends in a version, such as data/furniture/1.0.0, or run data_prep.build."
+    except (ValueError, json_format.ParseError) as error:
+        raise ValueError(
+            f"dataset_info.json and features.json in {folder} do not describe a data set: {error}; "
+            f"{_COPY_AGAIN}"
         ) from error

@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CPU time of a record on its way from a shard into a batch, stage by stage; one JSON line.
+
+make input_pipeline CONSUMED=500
+
+The Makefile sets the allocator as it does for a training: otherwise every batch is fresh memory,
+which costs more than to fill it. The records are made up and written by the real writer,
+and are read from memory (the page cache), so a disk slower than that is not in the figures. The
+loader of a process is one thread (`loader.READ_OPTIONS`): more than one core's worth of records
+takes more of either.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python import array_record_data_source, array_record_module
+from ml_collections import ConfigDict
+
+from benchmarks import student_step
+from configs import base
+from data_prep import evaluation, records, shapes
+from data_prep.sources import published
+from mrd_jax.data import augment, batch, loader, source
+
+# Records of OpenShape's largest training list: Grain's shuffle is slow on the few made here.
+OPENSHAPE = 800_000
+# Of one shard of prepared shapes.
+SHAPES_PER_FILE = 32
+# Bytes copied to measure how fast memory is; no cache holds them.
+COPIED = 2**28
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Command line; see --help."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--records", type=int, default=512, help="in the data set that is made")
+    add("--points", type=int, default=10_000, help="per record")
+    add("--dim", type=int, default=1_280, help="of a feature")
+    add("--views", type=int, default=13, help="per record")
+    add("--captions", type=int, default=5, help="per record")
+    add("--batch", type=int, default=64, help="records per batch")
+    add("--batches", type=int, default=8, help="timed at a time")
+    add("--repeats", type=int, default=7, help="timed rounds; medians count")
+    taken = "records a second that a step takes: train/samples_per_second of a run's metrics.jsonl"
+    add("--consumed", type=float, default=1_000.0, help=taken)
+    return parser.parse_args(arguments)
+
+
+def make_data_set(folder: pathlib.Path, options: argparse.Namespace) -> pathlib.Path:
+    """Records of random shapes and features, written as data_prep.build writes released ones."""
+    rng = np.random.default_rng(0)
+    shards = []
+    for start in range(0, options.records, SHAPES_PER_FILE):
+        numbers = range(start, min(start + SHAPES_PER_FILE, options.records))
+        made = [_shape(number, rng, options) for number in numbers]
+        path = folder / f"shard-{start:05d}.npz"
+        shapes.save_shard(path, made)
+        shards.append(records.Shard(path, None, frozenset(shape.id for shape in made)))
+    plan = records.Plan(
+        name="made_up",
+        shards=shards,
+        splits={"train": [f"shape {number}" for number in range(options.records)]},
+        classes=[],
+        points=options.points,
+        dim=options.dim,
+        metadata={
+            "teacher": dataclasses.asdict(published.OPENCLIP) | {"dim": options.dim},
+            "up_axis": batch.UP_AXIS,
+            "from_y_up": published.Published.from_y_up,
+            "normalisation": batch.NORMALISATION,
+            "points": options.points,
+            "source": "made_up",
+            "counts": {"train": options.records, "classes": 0},
+        },
+    )
+    nothing = evaluation.Sidecar([], np.zeros((0, options.dim), np.float32), [], [])
+    written = records.write_records(plan, folder, sidecar=nothing)
+    for shard in shards:
+        shard.shapes.unlink()
+    return written
+
+
+def _shape(number: int, rng: np.random.Generator, options: argparse.Namespace) -> shapes.Shape:
+    """An ellipsoid in random colours, with released features."""
+    points = rng.normal(size=(options.points, 3))
+    points *= rng.uniform(0.2, 1, 3) / np.linalg.norm(points, axis=1, keepdims=True)
+    image, text = (
+        rng.normal(size=(rows, options.dim)).astype(np.float16)
+        for rows in (options.views, options.captions)
+    )
+    view_kinds = ("render",) * (options.views - 1) + ("picture",)
+    caption_kinds = ("name", "blip", "msft") + ("retrieved",) * options.captions
+    return shapes.Shape(
+        **dict.fromkeys(("source", "name", "category", "creator", "licence", "label"), ""),
+        id=f"shape {number}",
+        catalogue="train",
+        xyz=shapes.normalise(points),
+        rgb=rng.integers(0, 256, points.shape).astype(np.uint8),
+        images=(),
+        image_kinds=(),
+        captions=tuple((kind, f"a {kind}") for kind in caption_kinds[: options.captions]),
+        released=shapes.Released(image, view_kinds[-options.views :], text),
+    )
+
+
+class Repeated:
+    """A source that shows its records over and over, as long as OpenShape's split.
+
+    Args:
+      records: of a split.
+    """
+
+    def __init__(self, records: source.RecordSource):
+        self._records = records
+        self.directory, self.split = records.directory, records.split
+
+    def __len__(self) -> int:
+        return OPENSHAPE
+
+    def read(self, index: int, fields: Sequence[str]) -> dict[str, Any]:
+        """Some fields of a record."""
+        return self._records.read(index % len(self._records), fields)
+
+
+def config_of(options: argparse.Namespace) -> ConfigDict:
+    """The base config with the sizes of the command line."""
+    config = base.get_config()
+    config.batch_size = options.batch
+    config.data.points = config.model.points = options.points
+    config.teacher.dim = config.model.out_dim = options.dim
+    return config
+
+
+def stages(
+    folder: pathlib.Path, config: ConfigDict, *, batches: int
+) -> dict[str, tuple[Callable[[], Any], int]]:
+    """What is timed: a call, and the records that it reads."""
+    builder = tfds.builder_from_directory(str(folder))
+    bytes_only = tfds.decode.DeserializeMethod.RAW_BYTES
+    stored = builder.as_data_source("train", deserialize_method=bytes_only)
+    drawn = source.open_split(folder, "train")
+    # Every field of a record decoded by TFDS, every time: what `drawn` saves.
+    whole = source.RecordSource(
+        builder.as_data_source("train"),
+        shards=drawn.shards,
+        directory=folder,
+        split="train",
+        cache=False,
+    )
+    plain = _uncompressed(stored, folder)
+    order = np.random.default_rng(0).permutation(len(drawn)).tolist()
+
+    def each(read: Callable[[int], Any]) -> tuple[Callable[[], Any], int]:
+        def call() -> None:
+            for index in order:
+                read(index)
+
+        return call, len(order)
+
+    def loaded(records: source.RecordSource) -> tuple[Callable[[], Any], int]:
+        stream = loader.train_stream(Repeated(records), config)
+
+        def call() -> None:
+            for _ in range(batches):
+                next(stream)
+            _settle()
+
+        _settle()
+        return call, batches * config.batch_size
+
+    return {
+        "stored": each(stored.__getitem__),
+        "stored_uncompressed": each(plain.__getitem__),
+        "read_whole": each(whole.__getitem__),
+        "read_drawn": each(lambda index: drawn.read(index, loader.FIELDS)),
+        "loader_whole": loaded(whole),
+        "loader": loaded(drawn),
+    }
+
+
+def _uncompressed(stored: Sequence[bytes], folder: pathlib.Path) -> Sequence[bytes]:
+    """The same records in a shard that is not compressed, which TFDS cannot write."""
+    path = str(folder / "uncompressed.array_record")
+    writer = array_record_module.ArrayRecordWriter(path, "group_size:1,uncompressed")
+    for index in range(len(stored)):
+        writer.write(stored[index])
+    writer.close()
+    return array_record_data_source.ArrayRecordDataSource(path)
+
+
+def _settle(quiet: float = 0.1) -> None:
+    """Waits until the loader's thread has filled its buffer: every call then costs its batches."""
+    before = time.process_time()
+    while True:
+        time.sleep(quiet)
+        now = time.process_time()
+        if now - before < 0.02 * quiet:
+            return
+        before = now
+
+
+def time_stages(
+    calls: dict[str, tuple[Callable[[], Any], int]], *, repeats: int
+) -> dict[str, list[float]]:
+    """CPU seconds per record of every stage in every round; all stages take turns in a round."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for call, _ in calls.values():
+        call()  # the first one opens files and touches fresh memory
+    for _ in range(repeats):
+        for name, (call, count) in calls.items():
+            before = time.process_time()
+            call()
+            seconds[name].append((time.process_time() - before) / count)
+    return seconds
+
+
+def copy_rate(*, repeats: int) -> float:
+    """Bytes per second that one core copies in memory."""
+    old, new = np.ones(COPIED, np.uint8), np.ones(COPIED, np.uint8)
+    seconds = []
+    for _ in range(repeats):
+        before = time.process_time()
+        np.copyto(new, old)
+        seconds.append(time.process_time() - before)
+    return COPIED / statistics.median(seconds)
+
+
+def time_augmentation(config: ConfigDict, *, repeats: int) -> student_step.Timing:
+    """The augmentation of one batch, compiled; it is a part of the training step."""
+    import jax
+
+    @jax.jit
+    def augmented(fields):
+        keys = batch.sample_keys(config.seed, fields["index"], fields["epoch"])
+        return augment.augment(fields, config.augment, keys=keys, num_points=config.model.points)
+
+    return student_step.measure(augmented, batch.fake_batch(config), repeats=repeats)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Everything that is printed."""
+    config = config_of(options)
+    with tempfile.TemporaryDirectory() as folder:
+        written = make_data_set(pathlib.Path(folder), options)
+        calls = stages(written, config, batches=options.batches)
+        seconds = time_stages(calls, repeats=options.repeats)
+        (shard,) = written.glob("*-train.array_record*")
+        on_disk = shard.stat().st_size / options.records
+        stored = (written / "uncompressed.array_record").stat().st_size / options.records
+        del calls  # the loaders' threads read the folder
+    rate = copy_rate(repeats=options.repeats)
+    augmentation = time_augmentation(config, repeats=options.repeats)
+    import jax
+
+    cpu = {name: statistics.median(values) for name, values in seconds.items()}
+    cpu |= {"floor": stored / rate, "augmentation": augmentation.cpu / options.batch}
+    return {
+        "benchmark": "input_pipeline", **vars(options), "device": jax.devices()[0].device_kind,
+        "bytes_per_record": {"on_disk": round(on_disk), "uncompressed": round(stored)},
+        "copied_gb_per_s": round(rate / 1e9, 2),
+        "cpu_us_per_record": {name: round(1e6 * value, 1) for name, value in cpu.items()},
+        "records_per_s_and_core": {
+            name: round(1 / cpu[name]) for name in ("floor", "read_drawn", "loader", "augmentation")
+        },
+        "augmentation_records_per_s": round(options.batch / augmentation.wall),
+        "whole_over_drawn": {
+            "read": _ratio(seconds["read_whole"], seconds["read_drawn"]),
+            "loader": _ratio(seconds["loader_whole"], seconds["loader"]),
+        },
+        "loader_cores_for_consumed": round(options.consumed * cpu["loader"], 2),
+        "load": round(os.getloadavg()[0], 1), "cores": len(os.sched_getaffinity(0)),
+    }  # fmt: skip
+
+
+def _ratio(one: Sequence[float], other: Sequence[float]) -> float:
+    """Median of the ratios of each round, in which both had the same neighbours."""
+    return round(statistics.median(a / b for a, b in zip(one, other, strict=True)), 2)
+
+
+def main() -> None:
+    """Measure and print."""
+    print(json.dumps(measure(parse_arguments())))
+
+
+if __name__ == "__main__":
+    main()

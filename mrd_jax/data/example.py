@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stored record as bytes, of which only the fields that are asked for are decoded.
+
+TFDS decodes every field of a record whenever it is read, which takes ten times as long as parsing
+it. Here a tensor is a view of its stored bytes, and what nobody asks for is left alone.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from google.protobuf import message
+from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
+
+
+class Examples:
+    """A sequence of serialised records; each gives its fields by name, as TFDS would decode them.
+
+    Args:
+      serialised: `tf.train.Example` messages, as TFDS writes them.
+      features: of the data set; text, lists of text, integers, and tensors stored as bytes.
+      names: of the fields that can be asked for.
+
+    Raises:
+      ValueError: the data set has no such field, or one that is stored in another way.
+    """
+
+    def __init__(
+        self,
+        serialised: Sequence[bytes],
+        features: tfds.features.FeaturesDict,
+        *,
+        names: Iterable[str],
+    ):
+        self._serialised = serialised
+        self._decoders = {name: _decoder(features, name) for name in names}
+
+    def __len__(self) -> int:
+        return len(self._serialised)
+
+    def __getitem__(self, index: int) -> "Example":
+        try:
+            parsed = tf_example_pb2.Example.FromString(self._serialised[index])
+        except message.DecodeError as error:
+            raise ValueError(f"it is not a tf.train.Example ({error})") from error
+        return Example(parsed, self._decoders)
+
+
+class Example:
+    """One parsed record."""
+
+    def __init__(self, parsed: tf_example_pb2.Example, decoders: dict[str, Callable]):
+        self._fields = parsed.features.feature
+        self._decoders = decoders
+
+    def __getitem__(self, name: str) -> Any:
+        """Decodes one field.
+
+        Raises:
+          ValueError: the record lacks the field, or holds something else under its name.
+        """
+        # The map of a protocol buffer would make the field up.
+        if name not in self._fields:
+            raise ValueError(f"it has no field {name!r}")
+        try:
+            return self._decoders[name](self._fields[name])
+        except ValueError as error:
+            raise ValueError(f"field {name!r}: {error}") from error
+
+
+def _decoder(features: tfds.features.FeaturesDict, name: str) -> Callable:
+    """What makes a value of a stored field."""
+    if name not in features:
+        raise ValueError(f"features.json has no field {name!r}; expected {sorted(features)}")
+    feature = features[name]
+    if isinstance(feature, tfds.features.Text):  # a tensor, too: first
+        return _text
+    if isinstance(feature, tfds.features.Sequence):
+        if isinstance(feature.feature, tfds.features.Text):
+            return _texts
+    elif isinstance(feature, tfds.features.Tensor):
+        if feature.shape == () and np.issubdtype(feature.np_dtype, np.integer):
+            return _integer
+        if feature.get_serialized_info().np_dtype == np.object_:  # stored as bytes
+            shape = tuple(-1 if size is None else size for size in feature.shape)
+            return functools.partial(_tensor, dtype=np.dtype(feature.np_dtype), shape=shape)
+    raise ValueError(f"features.json stores field {name!r} in a way that no record has: {feature}")
+
+
+def _text(field: tf_feature_pb2.Feature) -> bytes:
+    return _only(field.bytes_list.value)
+
+
+def _texts(field: tf_feature_pb2.Feature) -> list[bytes]:
+    return list(field.bytes_list.value)
+
+
+def _integer(field: tf_feature_pb2.Feature) -> int:
+    return _only(field.int64_list.value)
+
+
+def _tensor(
+    field: tf_feature_pb2.Feature, *, dtype: np.dtype, shape: tuple[int, ...]
+) -> np.ndarray:
+    """A view of the stored bytes; -1 in the shape stands for any length."""
+    stored = _only(field.bytes_list.value)
+    try:
+        return np.frombuffer(stored, dtype).reshape(shape)
+    except ValueError as error:
+        raise ValueError(f"{len(stored)} bytes are no {dtype} {list(shape)}") from error
+
+
+def _only(values: Sequence) -> Any:
+    if len(values) != 1:
+        raise ValueError(f"{len(values)} values, expected 1")
+    return values[0]

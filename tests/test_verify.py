@@ -1,0 +1,341 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every kind of damage to a data set is found and placed; each test does one."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from array_record.python import array_record_module
+from made_up import DIM, POINTS
+
+from data_prep import checks, evaluation, records, verify
+from mrd_jax.data import source
+
+
+@pytest.fixture
+def folder(copied):
+    return copied / "made_up" / "1.0.0"
+
+
+def shard(folder, split="test"):
+    (path,) = folder.glob(f"*-{split}.array_record*")
+    return path
+
+
+def rewrite(folder, change, *, split="test", features=None):
+    """Writes a shard again with `change(records)` in it, where records are dicts."""
+    schema = records.schema(points=POINTS, dim=DIM)
+    opened = source.open_split(folder, split)
+    found = [opened[index] for index in range(len(opened))]
+    change(found)
+    writer = array_record_module.ArrayRecordWriter(str(shard(folder, split)), "group_size:1")
+    for place, record in enumerate(found):
+        ours = {name: schema[name] for name in schema}
+        ours |= (features or {}) if place == 3 else {}
+        writer.write(tfds.features.FeaturesDict(ours).serialize_example(record))
+    writer.close()
+
+
+def edit(path, **changes):
+    """Changes values of a JSON file; a dot stands for a level."""
+    content = json.loads(path.read_text())
+    for name, value in changes.items():
+        *levels, last = name.split("__")
+        place = content
+        for level in levels:
+            place = place[level]
+        place[last] = value
+    path.write_text(json.dumps(content))
+
+
+def faults(folder):
+    return verify.verify(folder, workers=1).faults
+
+
+def assert_one(folder, *, file, reason, record=-1, shape_id=""):
+    (fault,) = faults(folder)
+    assert (fault.file, fault.record, fault.id) == (file, record, shape_id)
+    assert re.search(reason, fault.reason), fault.reason
+
+
+def test_a_whole_data_set_has_no_fault(made):
+    report = verify.verify(made, workers=1)
+    assert report.faults == [] and report.records == {"train": 29, "test": 10}
+    assert report.shards == 2 and report.bytes == 2 * 131072
+    assert re.search("29 train, 10 test records .* 2 shards .*: no fault$", str(report))
+
+
+def test_rounding_to_half_floats_is_no_fault():
+    rng = np.random.default_rng(0)
+    for points in (2, 10_000):
+        xyz = rng.normal(size=(points, 3)) * rng.lognormal(size=(points, 1))
+        xyz -= xyz.mean(axis=0)
+        half = (xyz / np.linalg.norm(xyz, axis=1).max()).astype(np.float16)
+        assert list(checks.cloud_reasons(half)) == []
+
+
+def rows(*values):
+    return np.array([[value] * DIM for value in values], np.float16)
+
+
+def moved(scale, shift):
+    return lambda old: (old.astype(np.float32) * scale + shift).astype(np.float16)
+
+
+def with_nan(old):
+    return np.where(np.arange(POINTS)[:, None] == 5, np.float16(np.nan), old)
+
+
+# Record 3 of the test split has two renders, a name and two tags.
+@pytest.mark.parametrize(
+    ("field", "change", "reason"),
+    [
+        ("xyz", with_nan, "xyz: 1 of 24 points are not finite"),
+        (
+            "xyz",
+            moved(1.003, 0),
+            r"xyz: the farthest point is 1.00\d\d from the origin, expected 1",
+        ),
+        ("xyz", moved(0.997, 0), r"xyz: the farthest point is 0.99\d\d from the origin"),
+        ("xyz", lambda old: np.abs(old), r"xyz: the mean is 0.\d+ from the origin, expected 0"),
+        ("image_features", rows(1, np.nan), r"image_features: rows \[1\] of 2 are not finite"),
+        ("image_features", rows(-np.inf, 1), r"image_features: rows \[0\] of 2 are not finite"),
+        ("image_features", rows(0, 0), r"image_features: rows \[0, 1\] of 2 are zero"),
+        ("text_features", rows(1, 1, 0), r"text_features: rows \[2\] of 3 are zero"),
+        ("text_features", rows(1, np.inf, 1), r"text_features: rows \[1\] of 3 are not finite"),
+        ("image_features", rows(1), "image_features has 1 rows, but image_kinds 2"),
+        ("image_kinds", ["render"] * 3, "image_features has 2 rows, but image_kinds 3"),
+        ("captions", ["a", "b"], "text_features has 3 rows, but captions 2"),
+        ("caption_kinds", ["name"] * 4, "text_features has 3 rows, but caption_kinds 4"),
+        ("image_kinds", ["render", "photo"], r"image_kinds has the unknown kinds \['photo'\]"),
+        ("caption_kinds", ["name", "x", "x"], r"caption_kinds has the unknown kinds \['x'\]"),
+        ("label", 2, "label is 2, expected -1 or a place among the 2 classes"),
+        ("label", -2, "label is -2, expected -1"),
+        ("picture", "../passwd", "picture is '../passwd', expected 'Thing"),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_record(folder, field, change, reason):
+    def apply(found):
+        assert [len(found[3][name]) for name in ("image_kinds", "captions")] == [2, 3]
+        found[3][field] = change(found[3][field]) if callable(change) else change
+
+    rewrite(folder, apply)
+    assert_one(
+        folder, file=shard(folder).name, record=3, shape_id="Thing #12/\u00fc", reason=reason
+    )
+
+
+def test_a_field_of_another_shape_is_named_with_its_record(folder):
+    def apply(found):
+        found[3]["rgb"] = found[3]["rgb"][:-1]
+
+    other = tfds.features.Tensor(
+        shape=(POINTS - 1, 3), dtype=np.uint8, encoding=tfds.features.Encoding.BYTES
+    )
+    rewrite(folder, apply, features={"rgb": other})
+    assert_one(folder, file=shard(folder).name, record=3, reason="be read: field 'rgb': 69 bytes")
+
+
+def test_an_empty_id_and_repeated_ids_are_named(folder):
+    train = source.open_split(folder, "train")[4]["id"]
+
+    def apply(found):
+        for place, shape_id in ((0, ""), (3, found[2]["id"]), (5, train)):
+            found[place] |= {"id": shape_id, "picture": ""}
+
+    rewrite(folder, apply)
+    assert [(fault.record, fault.reason) for fault in faults(folder)] == [
+        (0, "id is empty"),
+        (3, f"the id is that of record 2 of {shard(folder).name}, too"),
+        (5, f"the id is that of record 4 of {shard(folder, 'train').name}, too"),
+    ]
+
+
+def flip(path, content):
+    data = bytearray(path.read_bytes())
+    data[data.index(content)] ^= 1
+    path.write_bytes(data)
+
+
+def test_damaged_records_do_not_hide_the_rest_of_the_shard(folder):
+    def apply(found):
+        found[8]["label"] = 7
+
+    rewrite(folder, apply)
+    opened = source.open_split(folder, "test")
+    for place in (2, 6):
+        flip(shard(folder), opened[place]["xyz"].tobytes())
+
+    found = faults(folder)
+    assert [(fault.record, fault.reason[:14]) for fault in found] == [
+        (2, "cannot be read"), (6, "cannot be read"), (8, "label is 7, ex"),
+    ]  # fmt: skip
+    assert verify.verify(folder, workers=1).records == {"train": 29, "test": 8}
+    assert str(found[2]).startswith(f"{shard(folder).name}, record 8 ('Thing #")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_missing_or_truncated_shard_is_named(folder, split):
+    path = shard(folder, split)
+    path.write_bytes(path.read_bytes()[:-500])
+    assert_one(folder, file=path.name, reason="cannot be opened: .*Riegeli")
+    path.unlink()
+    assert_one(folder, file=path.name, reason="^is missing$")
+
+
+@pytest.mark.parametrize(
+    ("change", "held"), [(lambda found: found.append(found[0]), 11), (lambda found: found.pop(), 9)]
+)
+def test_a_shard_of_another_length_is_named(folder, change, held):
+    rewrite(folder, change)
+    reason = f"holds {held} records, dataset_info.json says 10"
+    assert_one(folder, file=shard(folder).name, reason=reason)
+
+
+@pytest.mark.parametrize(
+    ("changes", "file", "reason"),
+    [
+        ({"up_axis": "y"}, "metadata.json", "up_axis is 'y', expected 'z'"),
+        ({"normalisation": "box"}, "metadata.json", "normalisation is 'box', expected 'unit_sp"),
+        ({"points": "many"}, "metadata.json", "points is 'many', expected int"),
+        ({"source": None}, "metadata.json", "source is None, expected str"),
+        ({"teacher__revision": 3}, "metadata.json", "teacher.revision is 3, expected str"),
+        ({"counts__train": 30}, "metadata.json", "counts are .*30.*, in dataset_info.json .*29"),
+        ({"counts__val": 1}, "metadata.json", "counts are .*'val': 1"),
+        ({"counts__classes": 3}, "metadata.json", "counts.classes is 3, but .* has 2 names"),
+    ],
+)
+def test_wrong_metadata_are_named(folder, changes, file, reason):
+    edit(folder / "metadata.json", **changes)
+    assert_one(folder, file=file, reason=reason)
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"points": 25}, ["rgb", "xyz"]),
+        ({"teacher__dim": 7}, ["image_features", "text_features"]),
+    ],
+)
+def test_records_of_another_size_than_the_metadata_say_are_named(folder, changes, names):
+    edit(folder / "metadata.json", **changes)
+    found = faults(folder)
+    assert [fault.file for fault in found] == ["features.json"] * 2
+    assert [fault.reason.split()[0] for fault in found] == names
+
+
+def test_a_missing_fact_is_named(folder):
+    (folder / "metadata.json").write_text("{}")
+    assert [(fault.file, fault.reason.split()[0]) for fault in faults(folder)] == [
+        ("metadata.json", name) for name in sorted(["counts.classes", *checks.METADATA])
+    ]
+
+
+@pytest.mark.parametrize("name", source.INFO_FILES)
+def test_a_damaged_description_is_a_fault(folder, name):
+    (folder / name).write_text("{")
+    assert_one(folder, file="1.0.0", reason=f"{name} is damaged")
+
+
+def test_a_split_with_another_count_than_its_shard_is_named(folder):
+    path = folder / "dataset_info.json"
+    path.write_text(path.read_text().replace('"10"', '"12"'))
+    found = [(fault.file, fault.reason) for fault in faults(folder)]
+    assert (shard(folder).name, "holds 10 records, dataset_info.json says 12") in found
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("classes.json", None, "is missing"),
+        ("classes.json", "[", "is damaged: Expecting value"),
+        ("classes.json", '["flat", 3]', "is not a list of texts"),
+        ("classes.json", '["flat", "flat"]', "lists 'flat' more than once"),
+        ("unseen_names.json", None, "is missing"),
+        ("unseen_names.json", "{}", "is not a list of texts"),
+        ("unseen_names.json", '["Thing"]', "1 ids are listed or left out in error, such as 'Thin"),
+    ],
+)
+def test_wrong_lists_of_the_evaluation_are_named(folder, name, content, reason):
+    path = folder / "evaluation" / name
+    path.write_text(content) if content else path.unlink()
+    assert_one(folder, file=f"evaluation/{name}", reason=reason)
+
+
+def test_a_name_that_is_unseen_and_not_listed_is_noticed(folder):
+    def apply(found):
+        found[3]["name"] = "heard of by nobody"
+
+    rewrite(folder, apply)
+    assert_one(folder, file="evaluation/unseen_names.json", reason="1 ids .*such as 'Thing #12/")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda old: old[:1], r"is float32 \[1, 6\], expected float32 \[2, 6\]"),
+        (lambda old: old.astype(np.float64), r"is float64 \[2, 6\]"),
+        (lambda old: old * np.float32([[1.0], [1.001]]), "row 1 has norm 1.001000, expected 1"),
+        (lambda old: old * np.float32([[np.nan], [1.0]]), "row 0 has norm nan"),
+    ],
+)
+def test_wrong_class_features_are_named(folder, change, reason):
+    path = folder / "evaluation" / "class_features.npy"
+    np.save(path, change(np.load(path)))
+    assert_one(folder, file="evaluation/class_features.npy", reason=reason)
+
+
+def test_class_features_that_cannot_be_read_are_named(folder):
+    path = folder / "evaluation" / "class_features.npy"
+    path.write_bytes(b"\x93NUMPY")
+    assert_one(folder, file="evaluation/class_features.npy", reason="is damaged: ")
+    path.unlink()
+    assert_one(folder, file="evaluation/class_features.npy", reason="is missing")
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda path: path.unlink(), "is missing from evaluation/pictures"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-20]), "is damaged: "),
+        (lambda path: path.write_bytes(b"picture"), "is damaged: cannot identify"),
+    ],
+)
+def test_a_wrong_picture_is_named_with_its_record(folder, damage, reason):
+    shape_id = "Thing #12/\u00fc"
+    damage(folder / "evaluation" / "pictures" / evaluation.picture_name(shape_id))
+    assert_one(folder, file=shard(folder).name, record=3, shape_id=shape_id, reason=reason)
+
+
+def test_several_processes_find_what_one_finds(folder, monkeypatch):
+    def apply(found):
+        found[3]["label"], found[9]["id"] = 9, found[3]["id"]
+
+    rewrite(folder, apply)
+    alone = verify.verify(folder, workers=1)
+    monkeypatch.setattr(verify, "RECORDS_PER_PART", 7)
+    monkeypatch.setattr(verify, "RECORDS_PER_PROCESS", 20)
+
+    together = verify.verify(folder, workers=2)
+
+    assert together.faults == alone.faults and len(alone.faults) == 3
+    assert together.records == alone.records
+
+
+def test_the_command_prints_every_fault_and_tells_by_its_status(made, folder, capsys):
+    assert verify.main([str(made), "--workers", "1"]) == 0
+    shard(folder).unlink()
+    assert verify.main([str(folder), str(made), "--workers", "1"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[-1] for line in lines] == [
+        "no fault", "is missing", "1 fault", "no fault",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", [[], ["--unknown"], ["{made}", "{made}/evaluation"]])
+def test_another_status_says_that_there_was_nothing_to_check(made, arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        verify.main([argument.format(made=made) for argument in arguments])
+    assert stopped.value.code == 2 and capsys.readouterr().out == ""
