@@ -85,13 +85,10 @@ def shape_features(
     return np.concatenate(parts), np.ones(len(records), bool)
 
 
-def find(
-    records: source.RecordSource, grid: np.ndarray, present: np.ndarray, *, count: int
-) -> np.ndarray:
+def find(grid: np.ndarray, present: np.ndarray, *, count: int) -> np.ndarray:
     """The nearest records of each record.
 
     Args:
-      records: of the split, for the progress bar.
       grid: int16 [records, dim], from `teacher_features` or `shape_features`.
       present: bool [records], likewise.
       count: neighbours of each record.
@@ -100,7 +97,7 @@ def find(
       int32 [records, count], see `nearest.search`.
     """
     parts = []
-    with tqdm.tqdm(total=len(records), desc="searching", unit="record") as bar:
+    with tqdm.tqdm(total=len(grid), desc="searching", unit="record") as bar:
         for part in nearest.search(grid, nearest.group_equals(grid, present), count=count):
             parts.append(part)
             bar.update(len(part))
@@ -164,7 +161,7 @@ def run(options: argparse.Namespace) -> None:
         dim = metadata["teacher"]["dim"]
         grid, present = teacher_features(records, feature=options.feature, dim=dim)
     read = time.perf_counter()
-    indices = find(records, grid, present, count=options.count)
+    indices = find(grid, present, count=options.count)
     searched = time.perf_counter()
     found = neighbours.Neighbours(
         indices,
