@@ -65,6 +65,13 @@ def data() -> ConfigDict:
     # Chance of drawing a shape's own picture rather than a rendered view (OpenShape: 0.5 for
     # Objaverse's thumbnails); a negative value draws uniformly from all pictures.
     config.picture_probability = -1.0
+    # Rows of each batch that are neighbours of its other rows, as hard negatives; 0 is off. With h
+    # of them in a batch of b, an epoch takes records / (b - h) steps.
+    config.hard_negatives = 0
+    # Nearest records of a row that its hard negatives are drawn from (OpenShape's code: 31).
+    config.neighbours = 31
+    # File of mrd_jax.tools.neighbours; "" is where it writes by itself, below `directory`.
+    config.neighbours_file = ""
     # Keep decoded records in memory: right below about 2 GiB.
     config.cache = False
     return config

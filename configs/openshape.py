@@ -1,9 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The baseline OpenShape (Liu et al., NeurIPS 2023): Point-BERT, contrastive loss alone.
+r"""The baseline OpenShape (Liu et al., NeurIPS 2023): Point-BERT, contrastive loss alone.
 
 python -m mrd_jax.main --config configs/openshape.py --workdir runs/openshape
 
 The other training lists: `--config configs/openshape.py:ensembled_no_lvis` or `:shapenet`.
+
+The second stage, hard negatives, goes on from a trained model (the authors in issue 8 of the code).
+The code draws them from 31 neighbours but is silent on how many a batch holds (it is off there:
+use_knn_negative_sample, negative_sample_num 1), so there is no variant of it; with a number of
+your own:
+
+python -m mrd_jax.tools.neighbours --data data/openshape/1.0.0 --feature shape \
+    --checkpoint runs/openshape
+python -m mrd_jax.main --config configs/openshape.py --workdir runs/openshape_hard \
+    --config.initial_weights=runs/openshape --config.data.hard_negatives=NUMBER
+
 "code" below is github.com/Colin97/OpenShape_code, src/configs/train.yaml where no other is named.
 """
 

@@ -19,6 +19,7 @@ NEUTRAL_FIELDS = frozenset(
         "checkpoints_kept",
         "data.cache",
         "data.directory",
+        "data.neighbours_file",
         "data.test_directory",
         "data.test_split",
         "eval_every",
@@ -132,7 +133,8 @@ class Checkpoints:
         Args:
           workdir: folder of the run; created where absent.
           config: of the run.
-          fingerprint: of the data set, see `mrd_jax.data.source.fingerprint`.
+          fingerprint: of the data set, see `mrd_jax.data.source.fingerprint`, and of whatever else
+            the stream of batches comes from.
           card: of the student; without one, what is saved can be continued but not embed.
 
         Raises:

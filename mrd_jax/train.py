@@ -5,10 +5,11 @@ import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from flax import linen as nn
 from ml_collections import ConfigDict, FrozenConfigDict
@@ -18,6 +19,7 @@ from mrd_jax import checkpointing, evaluation, initial, metrics, models, shardin
 from mrd_jax import optimizer as optimizers
 from mrd_jax import state as states
 from mrd_jax.data import captions, loader, source
+from mrd_jax.data import neighbours as neighbours_lib
 
 LOGGER = logging.getLogger(__name__)
 
@@ -77,6 +79,7 @@ def build_run(config: ConfigDict, *, devices: Sequence[jax.Device] | None = None
             f"{config.data.points // config.model.points}"
         )
     captions.check(config.data)
+    neighbours_lib.check(config)
     return Run(
         config=FrozenConfigDict(config),
         model=models.build_model(config.model),
@@ -104,7 +107,7 @@ def train_and_evaluate(
       ValueError: config, data set and workdir do not fit together.
     """
     run = build_run(config, devices=devices)
-    records, checkpoints = open_run(config, workdir)
+    records, neighbours, checkpoints = open_run(config, workdir)
     evaluator = evaluation.Evaluator(run) if config.data.test_split else None
     state = run.initial_state()
     if checkpoints.latest_step() is not None:
@@ -118,7 +121,15 @@ def train_and_evaluate(
         writer = metrics.MetricWriter(workdir, start_step=int(state.step))
     started = time.perf_counter()
     try:
-        state = _loop(run, state, records, checkpoints, evaluator, writer)
+        stream = loader.train_stream(
+            records,
+            run.config,
+            neighbours=neighbours,
+            start_step=int(state.step),
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        state = _loop(run, state, stream, checkpoints, evaluator, writer)
     finally:
         checkpoints.close()
         if writer:
@@ -151,7 +162,7 @@ def evaluate(
         )
     run = build_run(config, devices=devices)
     checkpointing.require_run(workdir)
-    _, checkpoints = open_run(config, workdir)
+    *_, checkpoints = open_run(config, workdir)
     try:
         state = checkpoints.restore(run.initial_state())
     finally:
@@ -162,26 +173,31 @@ def evaluate(
 
 def open_run(
     config: ConfigDict, workdir: str
-) -> tuple[source.RecordSource, checkpointing.Checkpoints]:
-    """The training records and the workdir, both checked against the config."""
+) -> tuple[source.RecordSource, neighbours_lib.Neighbours | None, checkpointing.Checkpoints]:
+    """The training records, their neighbours and the workdir, all checked against the config."""
     metadata = source.read_metadata(config.data.directory)
     source.check_metadata(metadata, config)
     records = source.open_split(
         config.data.directory, config.data.train_split, cache=config.data.cache
     )
+    fingerprint = source.fingerprint(metadata)
+    neighbours = neighbours_lib.open_for(config, fingerprint=fingerprint, records=len(records))
+    if neighbours is not None:
+        # They decide the batches as the records do: a run keeps to the ones it began with.
+        fingerprint += f" with neighbours {neighbours.digest()}"
     checkpoints = checkpointing.Checkpoints(
         workdir,
         config=config,
-        fingerprint=source.fingerprint(metadata),
+        fingerprint=fingerprint,
         card=cards.from_run(config, metadata=metadata),
     )
-    return records, checkpoints
+    return records, neighbours, checkpoints
 
 
 def _loop(
     run: Run,
     state: states.TrainState,
-    records: source.RecordSource,
+    stream: Iterator[dict[str, np.ndarray]],
     checkpoints: checkpointing.Checkpoints,
     evaluator: evaluation.Evaluator | None,
     writer: metrics.MetricWriter | None,
@@ -192,13 +208,6 @@ def _loop(
     then exactly what a run stopped at s would hold, and batch s is the first one to come after it.
     """
     config, start = run.config, int(state.step)
-    stream = loader.train_stream(
-        records,
-        config,
-        start_step=start,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
     train_step = run.train_step()
     stopwatch = metrics.Stopwatch()
     in_flight = None

@@ -215,7 +215,7 @@ def test_of_a_run_the_moving_average_is_loaded_where_there_is_one(dataset, tmp_p
     state = train.build_run(config, devices=jax.devices()[:1]).initial_state()
     last = jax.tree.map(lambda leaf: leaf + 1, state.params["student"])
     state = state.replace(params=state.params | {"student": last})
-    _, checkpoints = train.open_run(config, str(tmp_path))
+    *_, checkpoints = train.open_run(config, str(tmp_path))
     for step in (9, 10):  # as numbers, 10 is the newest
         checkpoints.save(state, step=step)
         state = state.replace(batch_stats=jax.tree.map(lambda leaf: leaf + 1, state.batch_stats))
@@ -227,7 +227,7 @@ def test_of_a_run_the_moving_average_is_loaded_where_there_is_one(dataset, tmp_p
 
 
 def test_a_run_without_a_checkpoint_says_to_train_first(dataset, tmp_path):
-    _, checkpoints = train.open_run(run_config(dataset), str(tmp_path))
+    *_, checkpoints = train.open_run(run_config(dataset), str(tmp_path))
     checkpoints.close()
     with pytest.raises(FileNotFoundError, match="no checkpoint.*--mode train"):
         encoder.load(tmp_path)

@@ -52,9 +52,14 @@ def records(count: int = RECORDS, *, cache: bool = False) -> source.RecordSource
 
 def config_of(*, batch_size: int = 4, seed: int = 0, **data) -> ConfigDict:
     defaults = {"caption_kinds": (), "caption_groups": (), "caption_chances": ()}
-    data = defaults | {"points": POINTS, "picture_probability": -1.0} | data
+    defaults |= {"points": POINTS, "picture_probability": -1.0, "hard_negatives": 0}
     return ConfigDict(
-        {"seed": seed, "batch_size": batch_size, "data": data, "teacher": {"dim": DIM}}
+        {
+            "seed": seed,
+            "batch_size": batch_size,
+            "data": defaults | data,
+            "teacher": {"dim": DIM},
+        }
     )
 
 
@@ -104,6 +109,18 @@ def test_every_epoch_shows_every_record_once_in_a_new_order():
 def test_starting_late_continues_the_same_stream():
     config = config_of()
     assert_same(batches(config, 5, start_step=6), batches(config, 11)[6:])
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_the_same_batches():
+    """Written down before there were hard negatives; a change would break every started run."""
+    stream = batches(config_of(), 21)
+    assert [got["index"].tolist() for got in (stream[0], stream[1], stream[20])] == [
+        [21, 37, 31, 14],
+        [9, 7, 28, 6],
+        [36, 30, 2, 12],
+    ]
+    assert stream[0]["image"][:, 1].tolist() == [1, 2, 1, 2]
+    assert stream[1]["text"][:, 2].tolist() == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("processes", [2, 4])  # with 4, one row each
@@ -186,6 +203,11 @@ def test_views_change_from_epoch_to_epoch():
 def test_a_batch_that_does_not_divide_is_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):
         loader.train_stream(records(), config_of(), **kwargs)
+
+
+def test_hard_negatives_without_neighbours_are_refused():
+    with pytest.raises(ValueError, match="hard_negatives is 2, but the stream was given no"):
+        loader.train_stream(records(), config_of(hard_negatives=2))
 
 
 def test_an_empty_split_is_refused():

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole loop on real records of a made-up source: curves, interruption, refusals."""
 
+import dataclasses
 import json
 
 import jax
@@ -10,7 +11,8 @@ from made_up import DIM, run_build
 from tiny import assert_trees_equal, tiny_config
 
 from mrd_jax import checkpointing, train
-from mrd_jax.data import loader, source
+from mrd_jax.data import loader, neighbours
+from mrd_jax.tools import neighbours as tool
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
@@ -19,14 +21,17 @@ TIMINGS = ("train/samples_per_second", "train/waiting_for_data")
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    """40 shapes of 96 points, built by data_prep."""
+    """40 shapes of 96 points, built by data_prep, with the nearest five of each."""
     with pytest.MonkeyPatch.context() as patch:
         folder, _ = run_build(tmp_path_factory.mktemp("built"), patch, points=96)
+    assert tool.main(["--data", str(folder), "--count", "5"]) == 0
     return folder
 
 
 def config_for(dataset, **fields):
-    fields = {"teacher__dim": DIM, "model__out_dim": DIM} | fields
+    """Hard negatives are on: they must be in every promise of the loop."""
+    hard = {"data__hard_negatives": 6, "data__neighbours": 5}
+    fields = {"teacher__dim": DIM, "model__out_dim": DIM} | hard | fields
     return tiny_config(data__directory=str(dataset), **fields)
 
 
@@ -42,8 +47,7 @@ def lines(workdir, *, prefix):
 
 def final_state(config, workdir):
     run = train.build_run(config, devices=jax.devices()[:1])
-    fingerprint = source.fingerprint(source.read_metadata(config.data.directory))
-    checkpoints = checkpointing.Checkpoints(str(workdir), config=config, fingerprint=fingerprint)
+    *_, checkpoints = train.open_run(config, str(workdir))
     state = jax.device_get(checkpoints.restore(run.initial_state()))
     checkpoints.close()
     return state
@@ -127,6 +131,21 @@ def test_a_workdir_of_another_run_is_refused(dataset, straight):
         train.train_and_evaluate(config_for(dataset, loss__lambda_intra=0.5), str(straight))
 
 
+def test_a_run_keeps_to_the_neighbours_it_began_with(dataset, straight, tmp_path):
+    """Where their file lies does not matter."""
+    path = tmp_path / "moved.npz"
+    config = config_for(dataset, data__neighbours_file=str(path))
+    there = neighbours.read(neighbours.default_path(dataset, "train"))
+    neighbours.write(path, there)
+    *_, checkpoints = train.open_run(config, str(straight))
+    checkpoints.close()
+
+    other = dataclasses.replace(there, indices=there.indices[:, ::-1])
+    neighbours.write(path, other)
+    with pytest.raises(checkpointing.WorkdirMismatchError, match=f"neighbours {other.digest()}"):
+        train.open_run(config, str(straight))
+
+
 @pytest.mark.parametrize(
     "fields, message",
     [
@@ -136,6 +155,15 @@ def test_a_workdir_of_another_run_is_refused(dataset, straight):
         ({"model__points": 97}, "model.points is 97.*data.points gives only 96"),
         ({"eval_windows": 2}, "eval_windows is 2.*must be 1 to 1"),
         ({"batch_size": 12}, "batch_size is 12.*8 devices"),
+        (
+            {"data__hard_negatives": 16},
+            "hard_negatives is 16; with config.batch_size 16 .* 0 to 15",
+        ),
+        ({"data__hard_negatives": -1}, "hard_negatives is -1"),
+        ({"data__neighbours": 0}, "neighbours is 0, but each of the 10 seeds .* needs 1"),
+        ({"data__hard_negatives": 14}, "neighbours is 5, but each of the 2 seeds .* needs 7"),
+        ({"data__neighbours": 6}, "has 5 neighbours of each record.*--count 6"),
+        ({"batch_size": 32}, "batch_size is 32, but split 'train' has only 29 records"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(
@@ -159,15 +187,15 @@ def test_evaluating_an_empty_workdir_says_to_train_first(dataset, tmp_path):
 
 
 def test_evaluating_before_the_first_checkpoint_says_so(dataset, tmp_path):
-    _, checkpoints = train.open_run(config_for(dataset), str(tmp_path))
+    *_, checkpoints = train.open_run(config_for(dataset), str(tmp_path))
     checkpoints.close()
     with pytest.raises(FileNotFoundError, match="no checkpoint.*--mode train"):
         train.evaluate(config_for(dataset), str(tmp_path))
 
 
 def test_a_run_on_some_of_the_devices_need_not_fit_all_of_them(dataset, tmp_path):
-    """A batch of 12 on 4 of the 8 devices."""
-    config = config_for(dataset, batch_size=12, total_steps=3)
+    """A batch of 12 on 4 of the 8 devices; without hard negatives."""
+    config = config_for(dataset, batch_size=12, total_steps=3, data__hard_negatives=0)
     train.train_and_evaluate(config, str(tmp_path), devices=jax.devices()[:4])
     assert set(lines(tmp_path, prefix="train/")) == {1, 2, 3}
 

@@ -77,7 +77,7 @@ def sample_keys(seed: int, index: jax.Array, epoch: jax.Array) -> jax.Array:
     Args:
       seed: of the run.
       index: [batch], positions of the records in their split.
-      epoch: [batch], how often each record had been seen before.
+      epoch: [batch], tells apart the appearances of one record, see `hard_negatives.epoch_of`.
 
     Returns:
       [batch] typed keys.

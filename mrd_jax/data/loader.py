@@ -9,7 +9,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mrd_jax.data import batch as batch_lib
-from mrd_jax.data import captions
+from mrd_jax.data import captions, hard_negatives
+from mrd_jax.data import neighbours as neighbours_lib
 from mrd_jax.data import source as source_lib
 
 # One thread keeps two batches ready; decoding and stacking outrun any step on one core.
@@ -29,6 +30,7 @@ def train_stream(
     source: source_lib.RecordSource,
     config: ConfigDict,
     *,
+    neighbours: neighbours_lib.Neighbours | None = None,
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -39,12 +41,15 @@ def train_stream(
     Step s holds the same samples with the same drawn views and captions wherever the run started
     and however many processes load it: the processes' batches, put after one another in order,
     are the one-process batch. Epochs follow one another without a gap, so a batch may span two.
+    With neighbours, the last data.hard_negatives rows of a batch are neighbours of the others.
 
     Args:
       source: the training split.
       config: the run's config; reads seed, batch_size, data.caption_kinds, data.caption_groups,
-        data.caption_chances (as `captions.check` accepts them), data.picture_probability and
-        teacher.dim.
+        data.caption_chances (as `captions.check` accepts them), data.picture_probability,
+        data.hard_negatives and teacher.dim.
+      neighbours: of the records, from `neighbours.open_for`, which gives them where the config asks
+        for hard negatives.
       start_step: the first step, the only state that a checkpoint has to keep.
       process_index: of this process.
       process_count: processes that load a part of every batch.
@@ -54,7 +59,8 @@ def train_stream(
       iterator of dicts as `batch.batch_spec` says, with batch_size / process_count rows.
 
     Raises:
-      ValueError: no records, or a batch that does not divide over the processes or the devices.
+      ValueError: no records, hard negatives without neighbours, or a batch that does not divide
+        over the processes or the devices.
     """
     local_batch = batch_lib.check_batch_size(
         config.batch_size, process_count=process_count, device_count=device_count
@@ -63,22 +69,35 @@ def train_stream(
     if not count:
         raise ValueError(f"split {source.split!r} of {source.directory} has no records.")
 
-    def sample(record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        return draw_sample(record, config, rng=rng)
+    def sample(index: int, rng: np.random.Generator) -> dict[str, Any]:
+        return draw_sample(source.read(index, FIELDS) | {"index": index}, config, rng=rng)
 
     def number(position: int, sample: dict[str, Any]) -> dict[str, Any]:
-        return sample | {"epoch": np.int32(position // count)}
+        return sample | {"epoch": np.int32(hard_negatives.epoch_of(position, count, config))}
 
     dataset = (
-        grain.MapDataset.source(_Indexed(source))
-        .seed(config.seed)
-        .shuffle()
-        .repeat()
+        _order(count, config, neighbours)
         .random_map(sample)
         .map_with_index(number)[:MAX_SAMPLES]
         .batch(local_batch)[process_index::process_count]
     )
     return iter(dataset[start_step:].to_iter_dataset(READ_OPTIONS))
+
+
+def _order(
+    count: int, config: ConfigDict, neighbours: neighbours_lib.Neighbours | None
+) -> grain.MapDataset:
+    """The record of each row of the stream, of a split of count records."""
+    shuffled = grain.MapDataset.range(count).seed(config.seed).shuffle().repeat()
+    if not config.data.hard_negatives:
+        return shuffled
+    if neighbours is None:
+        raise ValueError(
+            f"config.data.hard_negatives is {config.data.hard_negatives}, but the stream was given "
+            f"no neighbours; open them with mrd_jax.data.neighbours.open_for"
+        )
+    order = hard_negatives.Order(shuffled, neighbours.indices, config, length=MAX_SAMPLES)
+    return grain.MapDataset.source(order).seed(config.seed)
 
 
 def draw_sample(
@@ -123,19 +142,6 @@ def draw_view(
         wanted = "picture" if chance < picture_probability else "render"
         positions = [i for i, kind in enumerate(kinds) if kind == wanted] or positions
     return positions[int(place * len(positions))] if positions else None
-
-
-class _Indexed:
-    """A source whose records know their position, which is the global sample index."""
-
-    def __init__(self, source: source_lib.RecordSource):
-        self._source = source
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._source.read(index, FIELDS) | {"index": index}
 
 
 def _row(
