@@ -125,9 +125,14 @@ def test_options_that_contradict_are_refused(run, capsys, arguments, message):
     assert message in capsys.readouterr().err
 
 
-def test_a_record_whose_features_cancel_is_named(made):
-    records = [dict(record) for record in source.open_split(made, "train")]
-    records[3]["image_features"] = np.array([[1] * DIM, [-1] * DIM], np.float16)
+def test_a_record_whose_features_cancel_is_named(made, monkeypatch):
+    records = source.open_split(made, "train", cache=True)
+    fields = ("id", "image_features", "text_features")
+    cancel = records.read(3, fields) | {"image_features": np.array([[1] * DIM, [-1] * DIM])}
+    read = records.read
+    monkeypatch.setattr(
+        records, "read", lambda index, names: cancel if index == 3 else read(index, names)
+    )
     with pytest.raises(ValueError, match=f"record 3, {records[3]['id']!r}: .* cancel"):
         tool.teacher_features(records, feature="image", dim=DIM)
 
