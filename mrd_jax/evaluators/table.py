@@ -59,6 +59,22 @@ def format_table(rows: Sequence[results_lib.Result]) -> str:
     return "\n".join([caption, *(_align(line, widths) for line in lines)])
 
 
+def format_markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Writes rows of cells as a table in Markdown.
+
+    Args:
+      rows: the headings, then the rest; the first column is aligned left, the others right.
+
+    Returns:
+      Several lines without a newline at the end.
+    """
+    rule = ["---", *["---:"] * (len(rows[0]) - 1)]
+    lines = [rows[0], rule, *rows[1:]]
+    return "\n".join(
+        f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines
+    )
+
+
 def _align(line: list[str], widths: list[int]) -> str:
     """Puts the name left and the figures right, two spaces apart."""
     name, *figures = line
