@@ -62,8 +62,9 @@ def config_for(made, *, checkpoint="", **fields):
 
 
 def quick(made, saved, **fields):
-    """Without the probes."""
-    return config_for(made, checkpoint=saved, linear_probe=False, few_shot=False, **fields)
+    """Without the probes, unless asked for."""
+    probes = {"linear_probe": False, "few_shot": False}
+    return config_for(made, checkpoint=saved, **(probes | fields))
 
 
 def run(config, workdir):
@@ -162,6 +163,16 @@ def test_the_figures_are_those_of_the_evaluators(workdir, loaded, made):
     assert not figures["mirrored"]
 
 
+def test_the_seed_draws_the_part_that_chooses_the_penalty(made, loaded, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        linear_probe, "linear_probe", lambda *features, seed, **given: drawn.append(seed)
+    )
+    one = sets.TestSet("made_up", made, source.read_metadata(made))
+    measure.measure(one, encoder=loaded, config=config_for(made, few_shot=False, seed=5))
+    assert drawn == [5]
+
+
 def test_the_results_say_what_they_depend_on(workdir, saved, loaded, made):
     found = json.loads((workdir / "results.json").read_text())
     config = config_for(made, checkpoint=saved, seed=3)
@@ -200,7 +211,7 @@ def test_a_set_that_fails_is_named_and_what_was_done_before_it_is_kept(
     classes = add_copy(folder, "second") / "evaluation" / "classes.json"
     text = classes.read_text()
     classes.unlink()
-    config, workdir = quick(folder, saved), tmp_path / "suite"
+    config, workdir = quick(folder, saved, linear_probe=True), tmp_path / "suite"
     with pytest.raises(RuntimeError, match="set 'second' .*classes.json is missing"):
         run(config, workdir)
     assert [path.name for path in workdir.rglob("*.*")] == ["made_up.json"]
@@ -213,6 +224,7 @@ def test_a_set_that_fails_is_named_and_what_was_done_before_it_is_kept(
     found = run(config, workdir)
     assert measured == ["second"] and list(found["sets"]) == ["made_up", "second"]
     assert line(found).metrics == line(found, of="second").metrics
+    assert "linear_probe" in found["sets"]["second"] and "few_shot" not in found["sets"]["second"]
 
 
 def test_sets_that_do_not_fit_are_left_out_with_the_reason_unless_they_are_named(
@@ -236,13 +248,16 @@ def test_sets_that_do_not_fit_are_left_out_with_the_reason_unless_they_are_named
 
 def test_a_set_without_a_training_split_teaches_nothing(saved, folder, tmp_path):
     edit(folder, counts={"test": 10, "classes": 2})
+    first = source.open_split(folder, "test")[0]["id"]
+    (folder / "evaluation" / "unseen_names.json").write_text(json.dumps([first]))
     found = run(config_for(folder, checkpoint=saved, map_up_to=9), tmp_path)
     names = [each["name"] for each in found["sets"]["made_up"]["results"]]
     assert names == ["chance", "student", "ceiling"]
     assert not {"linear_probe", "few_shot"} & found["sets"]["made_up"].keys()
     # Ten shapes are more than map_up_to.
     for name in ("student", "ceiling"):
-        assert not [key for key in line(found, name).retrieval if "map" in key]
+        # Whose training split the names are new to, the encoder's or the set's, is not known.
+        assert not [key for key in line(found, name).retrieval if "map" in key or "unseen" in key]
         assert line(found, name).retrieval["points_to_text/queries"] == 10
 
 

@@ -17,7 +17,7 @@ from mrd_jax.convert import files
 
 # Fields that say where things lie and which sets are meant, not what is done with them.
 PLACES = ("checkpoint", "data", "sets")
-PACKAGES = ("jax", "flax", "numpy", "scipy")
+PACKAGES = ("mrd_jax", "jax", "flax", "numpy", "scipy")
 
 
 def marks(config: ConfigDict) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def marks(config: ConfigDict) -> dict[str, Any]:
 
     Returns:
       hashes: of the config without `PLACES`, of the checkpoint's files and of this package's code,
-      SHA-256 in hex; versions: of the packages that compute.
+      SHA-256 in hex; versions: of the packages that compute, as installed.
 
     Raises:
       FileNotFoundError: a run has no checkpoint.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Everything that is measured of an encoder on one prepared data set."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -13,6 +14,8 @@ from mrd_jax.data import source
 from mrd_jax.evaluators import baselines, few_shot, held_out, linear_probe, results
 from mrd_jax.evaluators.measures import metrics
 from mrd_jax.suite import sets
+
+LOGGER = logging.getLogger(__name__)
 
 # From "swap" to "rotate" and back: (x, z, y) against (x, -z, y).
 _MIRROR = np.array([1, -1, 1], np.float32)
@@ -131,5 +134,6 @@ def _learnt(
     if len(np.unique(labels[labels >= 0])) < 2:
         return {}
     features = embed(one, sets.TRAIN, encoder=encoder, config=config)
+    LOGGER.info("%s: fitting %s", one.name, " and ".join(fits))
     given = {"labels": labels, "test_features": embeddings, "test_labels": test.labels}
     return {name: fit(features, **given, **more) for name, (fit, more) in fits.items()}
