@@ -166,9 +166,9 @@ def suite_of(**sources):
 def test_the_own_row_stands_on_top_and_what_was_not_measured_is_a_dash():
     lines = page.field_table(suite_of(net=("modelnet40", 0.125), chairs=("folder", 1))).splitlines()
     assert lines[0].startswith("| encoder | training set | Objaverse-LVIS | ModelNet40 | ScanObje")
-    assert lines[2] == (
-        "| **encoders/mine** |  | - / - / - | 12.5 / 50.0 / 75.0 | - / - / - | measured here |"
-    )
+    assert lines[2] == ("| **encoders/mine** |  | - | 12.5 / 50.0 / 75.0 | - | measured here |")
+    assert lines[1] == "| --- | --- | ---: | ---: | ---: | --- |"
+    assert "| ViT-Lens L | S | - | 70.6 / - / 94.4 | - | TencentARC/ViT-Lens MODEL_ZOO |" in lines
     assert len(lines) == 3 + len(published.rows())
     assert (
         "| OpenShape PointBERT | E | 46.8 / 69.1 / 77.0 | 84.4 / 96.5 / 98.0 | 52.2 / 79.7 / 88.7 "

@@ -17,7 +17,7 @@ LEGEND = (
     + ". MRD's own figures are left out: no source at hand gives them with backbone and training "
     "set."
 )
-NOTHING = "- / - / -"
+NOTHING = "-"
 
 
 def markdown(found: Mapping[str, Any]) -> str:
@@ -68,7 +68,7 @@ def field_table(found: Mapping[str, Any]) -> str:
     for row in sorted(published.rows(), key=lambda row: order.index(row.training)):
         cells = [_cell(row.figures[name]) for name in published.BENCHMARKS]
         rows.append([row.method, row.training, *cells, row.source])
-    return table.format_markdown(rows)
+    return table.format_markdown(rows, left=(0, 1, len(rows[0]) - 1))
 
 
 def _described(found: Mapping[str, Any]) -> str:
@@ -126,5 +126,7 @@ def _own_cell(student: results.Result | None) -> str:
 
 
 def _cell(triple: Sequence[float | None]) -> str:
-    """As others published it, decimals included."""
+    """As others published it."""
+    if all(value is None for value in triple):
+        return NOTHING
     return " / ".join("-" if value is None else f"{value:.1f}" for value in triple)
