@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import sweep
+from mrd_jax.evaluators import table
 
 CONFIG = "configs/quickstart.py"
 OFF = {"loss.lambda_intra": 0.0, "loss.lambda_image": 0.0, "loss.lambda_text": 0.0}
@@ -85,13 +86,10 @@ def summarise(lines: dict[str, list[dict]]) -> dict[str, dict[str, tuple[float, 
 
 def markdown(summary: dict, *, seeds: int, fold: str, steps: int) -> str:
     """The page for the docs: what was run, and the table."""
-    rows = [
-        "| " + " | ".join(["variant", *FIGURES]) + " |",
-        "| " + " | ".join(["---", *["---:"] * len(FIGURES)]) + " |",
-    ]
+    rows = [["variant", *FIGURES]]
     for name, figures in summary.items():
         cells = [f"{100 * mean:.1f} ± {100 * spread:.1f}" for mean, spread in figures.values()]
-        rows.append("| " + " | ".join([name, *cells]) + " |")
+        rows.append([name, *cells])
     spread = np.median([100 * f["top-1"][1] for f in summary.values()])
     return (
         "# Ablation on the furniture data\n\n"
@@ -99,7 +97,7 @@ def markdown(summary: dict, *, seeds: int, fold: str, steps: int) -> str:
         f"`{CONFIG}` with {steps} steps, on the held-out catalogue of "
         f"`{fold}`, mean ± standard deviation over {seeds} seeds, in %. The runs differ in the "
         "seed and the named terms only; no setting was chosen on this table.\n\n"
-        + "\n".join(rows)
+        + table.format_markdown(rows)
         + f"\n\nThe median spread over seeds of top-1 is {spread:.1f} points; differences of that "
         "size are not findings.\n"
     )

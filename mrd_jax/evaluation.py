@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a student's variables to its embeddings and its figures on the held-out split."""
 
-import dataclasses
 import functools
 import json
 import logging
@@ -51,6 +50,8 @@ class Evaluator:
             source.check_test_set(data.test_directory, run.config)
         self.records = source.open_split(self.directory, data.test_split)
         self.held_out = held_out.load_held_out(self.directory, data.test_split)
+        if data.test_directory:
+            self.held_out = held_out.without_unseen(self.held_out)
         self._body = run.runner.embed(
             functools.partial(step.embed_step, model=run.model, config=run.config)
         )
@@ -189,9 +190,5 @@ def as_json(lines: Sequence[results.Result], config: FrozenConfigDict) -> dict[s
     """
     return {
         "config": json.loads(config.to_json()),
-        "results": [
-            dataclasses.asdict(line)
-            | {"correct": None if line.correct is None else line.correct.tolist()}
-            for line in lines
-        ],
+        "results": [line.as_dict() for line in lines],
     }

@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command line: flags -> config -> train or evaluate.
+"""Command line: flags -> config -> train, evaluate, or compare on every test set.
 
 Kept short on purpose; what it calls can be imported and tested.
 """
 
 import logging
 import sys
+from collections.abc import Callable
 
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-from mrd_jax import train
+from mrd_jax import suite, train
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/x.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; an unfinished one continues.")
@@ -20,7 +21,7 @@ _MODE = flags.DEFINE_enum(
     "mode",
     "train",
     ["train", "eval"],
-    "Train, then evaluate; or evaluate the newest checkpoint.",
+    "Train, then evaluate; or evaluate a checkpoint: a run's newest, or any on every test set.",
 )
 _MULTIHOST = flags.DEFINE_bool(
     "multihost", False, "Join the other hosts of a pod before the first computation."
@@ -38,10 +39,24 @@ def show_progress() -> None:
     logger.propagate = False
 
 
+def command(config: ConfigDict, mode: str) -> Callable[[ConfigDict, str], None]:
+    """What a config and a mode ask for; takes the config and the workdir.
+
+    Raises:
+      absl.app.UsageError: the config only evaluates, and the mode is to train.
+    """
+    if "sets" not in config:
+        return {"train": train.train_and_evaluate, "eval": train.evaluate}[mode]
+    if mode == "train":
+        raise app.UsageError("this config evaluates checkpoints and trains none: pass --mode eval")
+    return suite.evaluate
+
+
 def main(argv: list[str]) -> None:
     """Runs one experiment."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; every option starts with --")
+    run = command(_CONFIG.value, _MODE.value)
     if _MULTIHOST.value:
         jax.distributed.initialize()
     show_progress()
@@ -52,7 +67,6 @@ def main(argv: list[str]) -> None:
         jax.local_device_count(),
         jax.devices()[0].device_kind,
     )
-    run = {"train": train.train_and_evaluate, "eval": train.evaluate}[_MODE.value]
     run(_CONFIG.value, _WORKDIR.value)
 
 

@@ -107,8 +107,9 @@ def train_and_evaluate(
       ValueError: config, data set and workdir do not fit together.
     """
     run = build_run(config, devices=devices)
-    records, neighbours, checkpoints = open_run(config, workdir)
+    # Before the workdir is claimed: what is tested on may not fit either.
     evaluator = evaluation.Evaluator(run) if config.data.test_split else None
+    records, neighbours, checkpoints = open_run(config, workdir)
     state = run.initial_state()
     if checkpoints.latest_step() is not None:
         state = checkpoints.restore(state)

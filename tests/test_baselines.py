@@ -210,6 +210,22 @@ def test_every_baseline_is_measured_on_a_dataset(dataset):
     assert "5-fold cross-validation on the training split: width" in fitted.summary
 
 
+def test_a_training_split_without_names_has_no_floor(dataset):
+    for row in source.open_split(dataset, "train"):
+        row["name"] = ""
+    lines = baselines.measure(dataset, held_out=evaluators.load_held_out(dataset))
+    assert [line.name for line in lines] == ["chance", "majority", "ceiling"]
+
+
+def test_without_a_training_split_only_chance_and_ceiling_are_left(dataset):
+    lines = baselines.measure(
+        dataset, held_out=evaluators.load_held_out(dataset), train_split=None, by_class=False
+    )
+    assert [line.name for line in lines] == ["chance", "ceiling"]
+    assert "points_to_text/recall@1" in lines[1].retrieval
+    assert "points_to_text/map" not in lines[1].retrieval
+
+
 def test_the_floor_fits_large_training_splits_on_a_part(dataset, monkeypatch):
     monkeypatch.setattr(baselines, "MAX_FLOOR_SHAPES", 12)
     seen = []

@@ -12,6 +12,7 @@ from tiny import tiny_config
 
 from benchmarks import ablation, furniture, student_table, sweep, transfer
 from mrd_jax import evaluation
+from mrd_jax.data import source
 from mrd_jax.evaluators import few_shot, held_out, linear_probe, zero_shot
 
 
@@ -94,14 +95,16 @@ def evaluated(workdir, made, *, seed):
     """The folder of a run whose student is noise: what its evaluation writes."""
     config = tiny_config(data__directory=str(made), seed=seed)
 
-    def embed(variables, *, split):
-        rows = np.random.default_rng(seed).normal(
-            size=(len(held_out.load_held_out(made, split).ids), DIM)
-        )
+    def embed(variables, records):
+        rows = np.random.default_rng(seed).normal(size=(len(records), DIM))
         return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
     evaluator = types.SimpleNamespace(
-        config=config, held_out=held_out.load_held_out(made), embed=embed
+        config=config,
+        directory=made,
+        records=source.open_split(made, "test"),
+        held_out=held_out.load_held_out(made),
+        embed=embed,
     )
     workdir.mkdir()
     evaluation.write_results(evaluator, {}, workdir=str(workdir))
@@ -152,6 +155,14 @@ def test_transfer_refuses_embeddings_of_other_shapes(made, tmp_path):
     saved = evaluation.load_embeddings(run)
     np.savez(run / "embeddings.npz", **(saved | {"train_ids": saved["train_ids"][::-1]}))
     with pytest.raises(ValueError, match="train shapes that are not the .* --data"):
+        transfer.measure(run)
+
+
+def test_transfer_says_why_a_run_has_no_training_shapes(made, tmp_path):
+    run = evaluated(tmp_path / "run", made, seed=0)
+    saved = evaluation.load_embeddings(run)
+    np.savez(run / "embeddings.npz", test=saved["test"], test_ids=saved["test_ids"])
+    with pytest.raises(ValueError, match="no training shapes.*config.data.test_directory"):
         transfer.measure(run)
 
 

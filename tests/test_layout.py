@@ -24,7 +24,15 @@ FORBIDDEN = {
     "mrd_jax/models": ("mrd_jax.losses", "mrd_jax.data", "mrd_jax.train", "mrd_jax.step"),
     "mrd_jax/data": ("mrd_jax.losses", "mrd_jax.models", "mrd_jax.train", "mrd_jax.step"),
     "mrd_jax/step.py": ("mrd_jax.train", "mrd_jax.sharding", "mrd_jax.evaluation"),
-    "mrd_jax/evaluators": ("mrd_jax.losses", "mrd_jax.models", "mrd_jax.train", "jax", "flax"),
+    "mrd_jax/evaluators": (
+        "mrd_jax.losses",
+        "mrd_jax.models",
+        "mrd_jax.train",
+        "mrd_jax.suite",
+        "jax",
+        "flax",
+    ),
+    "mrd_jax/suite": ("mrd_jax.losses", "mrd_jax.train", "mrd_jax.evaluation"),
     "configs": ("mrd_jax", "data_prep"),
 }
 # What data_prep may use of mrd_jax: the batch contract, and the application of weight tables.

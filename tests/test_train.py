@@ -3,15 +3,16 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
-from made_up import DIM, run_build
+from made_up import DIM, FakeTeacher, run_build
 from tiny import assert_trees_equal, tiny_config
 
-from mrd_jax import checkpointing, train
-from mrd_jax.data import loader, neighbours
+from mrd_jax import checkpointing, evaluation, train
+from mrd_jax.data import loader, neighbours, source
 from mrd_jax.tools import neighbours as tool
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
@@ -211,3 +212,42 @@ def test_without_a_test_split_a_run_trains_the_same_and_evaluates_nothing(
     assert not (tmp_path / "run" / "results.json").exists()
     with pytest.raises(ValueError, match="config.data.test_split is empty"):
         train.evaluate(config, str(tmp_path / "run"))
+
+
+@pytest.fixture
+def another(tmp_path, monkeypatch):
+    """The same source, other points and colours; a name is new to its own training split."""
+    folder = run_build(tmp_path / "another", monkeypatch, points=96, seed=1)[0]
+    first = source.open_split(folder, "test")[0]["id"]
+    (folder / "evaluation" / "unseen_names.json").write_text(json.dumps([first]))
+    return folder
+
+
+def test_a_run_may_be_tested_on_another_data_set(dataset, another, straight, tmp_path):
+    """Which tells nothing about its own training split, so nothing is learnt from that."""
+    run = shutil.copytree(straight, tmp_path / "run")
+    config = config_for(dataset, data__test_directory=str(another))
+    train.evaluate(config, str(run), devices=jax.devices()[:1])
+    lines = json.loads((run / "results.json").read_text())["results"]
+    assert [line["name"] for line in lines] == ["chance", "student", "ceiling"]
+    assert not [key for line in lines for key in line["retrieval"] if "unseen" in key]
+    saved = evaluation.load_embeddings(run)
+    assert set(saved) == {"test", "test_ids"}
+    # The same ids of other clouds.
+    own = evaluation.load_embeddings(straight)
+    np.testing.assert_array_equal(saved["test_ids"], own["test_ids"])
+    assert np.abs(saved["test"] - own["test"]).max() > 0.01
+    assert "<img" in (run / "report.html").read_text()
+
+
+def test_a_test_set_of_another_teacher_is_refused_before_anything_is_written(
+    dataset, tmp_path, monkeypatch
+):
+    other, _ = run_build(
+        tmp_path / "another", monkeypatch, points=96, teacher=FakeTeacher(revision="2")
+    )
+    config = config_for(dataset, data__test_directory=str(other))
+    with pytest.raises(ValueError, match="'revision': '2'.*'revision': '1'") as error:
+        train.train_and_evaluate(config, str(tmp_path / "run"))
+    assert str(other) in str(error.value) and str(dataset) in str(error.value)
+    assert not (tmp_path / "run").exists()

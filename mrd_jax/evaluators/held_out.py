@@ -93,6 +93,14 @@ def load_held_out(dataset_dir: str | pathlib.Path, split: str = "test") -> HeldO
     return held_out
 
 
+def without_unseen(held_out: HeldOut) -> HeldOut:
+    """The split as seen by a model that was trained on other data than the set's own.
+
+    Which names are unseen is known of the set's own training split only.
+    """
+    return dataclasses.replace(held_out, unseen=np.zeros_like(held_out.unseen))
+
+
 def collect(
     records: Iterable[Mapping[str, Any]],
     *,

@@ -2,6 +2,8 @@
 """A line of the results table: one method on one held-out split, comparable shape by shape."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -30,9 +32,25 @@ class Result:
     correct: np.ndarray | None = None
     retrieval: dict[str, float] = dataclasses.field(default_factory=dict)
 
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as JSON can hold them; `from_dict` reads them."""
+        correct = None if self.correct is None else self.correct.tolist()
+        return dataclasses.asdict(self) | {"correct": correct}
+
+
+def from_dict(fields: Mapping[str, Any]) -> Result:
+    """The line that `Result.as_dict` described."""
+    correct = fields["correct"]
+    return Result(**{**fields, "correct": None if correct is None else np.asarray(correct, bool)})
+
 
 def from_embeddings(
-    embeddings: np.ndarray, *, name: str, held_out: held_out_lib.HeldOut, summary: str = ""
+    embeddings: np.ndarray,
+    *,
+    name: str,
+    held_out: held_out_lib.HeldOut,
+    summary: str = "",
+    by_class: bool = True,
 ) -> Result:
     """Measures embeddings of the held-out shapes.
 
@@ -41,6 +59,7 @@ def from_embeddings(
       name: short, such as `STUDENT`.
       held_out: the shapes.
       summary: one sentence for the reader of the table.
+      by_class: as of `retrieval.retrieval`.
 
     Returns:
       The `Result`.
@@ -51,7 +70,7 @@ def from_embeddings(
         summary,
         zero_shot.from_ranks(ranks, held_out),
         ranks == 1,
-        retrieval.retrieval(embeddings, held_out),
+        retrieval.retrieval(embeddings, held_out, by_class=by_class),
     )
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The results table, as text for the terminal and as cells for the report."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from mrd_jax.evaluators import results as results_lib
 from mrd_jax.evaluators.measures import statistics
@@ -57,6 +57,23 @@ def format_table(rows: Sequence[results_lib.Result]) -> str:
     measured = rows[0].metrics
     caption = f"zero-shot, % of {measured['count']} shapes in {measured['classes']} classes"
     return "\n".join([caption, *(_align(line, widths) for line in lines)])
+
+
+def format_markdown(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> str:
+    """Writes rows of cells as a table in Markdown.
+
+    Args:
+      rows: the headings, then the rest.
+      left: columns that are aligned left; the others are aligned right.
+
+    Returns:
+      Several lines without a newline at the end.
+    """
+    rule = ["---" if column in left else "---:" for column in range(len(rows[0]))]
+    lines = [rows[0], rule, *rows[1:]]
+    return "\n".join(
+        f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines
+    )
 
 
 def _align(line: list[str], widths: list[int]) -> str:

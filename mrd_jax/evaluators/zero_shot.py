@@ -2,9 +2,9 @@
 """Zero-shot classification: a shape's class is the class name nearest to its embedding.
 
 The figures depend on the teacher, on the classes and on how their names are embedded. They may be
-compared between runs on the same dataset folder, and with its baselines, and with nothing else:
-not across teachers, not with the folds of another test catalogue, and not with published
-ModelNet40 or Objaverse-LVIS tables.
+compared between runs on the same dataset folder, and with its baselines; with published tables
+only on Objaverse-LVIS, ModelNet40 or ScanObjectNN as released, class features included; and with
+nothing else: not across teachers, not with the folds of another test catalogue.
 """
 
 import dataclasses

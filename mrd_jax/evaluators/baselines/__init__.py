@@ -25,6 +25,7 @@ def measure(
     held_out: evaluators.HeldOut,
     train_split: str | None = "train",
     test_split: str = "test",
+    by_class: bool = True,
 ) -> list[results.Result]:
     """Measures every baseline on a prepared dataset.
 
@@ -34,16 +35,23 @@ def measure(
       train_split: the split that the majority class and the floor are learnt from; None for a
         data set that is only for testing, which has neither.
       test_split: the split that held_out was loaded from.
+      by_class: as of `retrieval.retrieval`.
 
     Returns:
-      Lines of the results table: chance; majority and floor, where there is a training split;
-      and the ceiling, where there are pictures.
+      Lines of the results table: chance; majority, where there is a training split; the floor,
+      where that names shapes enough to fit it; and the ceiling, where there are pictures.
     """
     lines = [chance(held_out)]
     if train_split is not None:
-        lines += _learnt(dataset_dir, held_out, train_split=train_split, test_split=test_split)
+        lines += _learnt(
+            dataset_dir,
+            held_out,
+            train_split=train_split,
+            test_split=test_split,
+            by_class=by_class,
+        )
     if np.any(held_out.image_features):
-        lines.append(ceiling(held_out))
+        lines.append(ceiling(held_out, by_class=by_class))
     return lines
 
 
@@ -59,18 +67,23 @@ def _learnt(
     *,
     train_split: str,
     test_split: str,
+    by_class: bool,
 ) -> list[results.Result]:
     """The baselines that learn from a training split: majority and floor."""
     train = evaluators.load_held_out(dataset_dir, train_split)
-    return [
-        majority(held_out, train_labels=train.labels),
-        measure_floor(
-            held_out,
-            test_records=source.open_split(dataset_dir, test_split),
-            train=train,
-            train_records=source.open_split(dataset_dir, train_split),
-        ),
-    ]
+    lines = [majority(held_out, train_labels=train.labels)]
+    # ModelNet40 and ScanObjectNN name no shape, and the floor learns from names.
+    if floor.can_fit(train.labels[train.name_index >= 0]):
+        lines.append(
+            measure_floor(
+                held_out,
+                test_records=source.open_split(dataset_dir, test_split),
+                train=train,
+                train_records=source.open_split(dataset_dir, train_split),
+                by_class=by_class,
+            )
+        )
+    return lines
 
 
 def chance(held_out: evaluators.HeldOut) -> results.Result:
@@ -114,7 +127,7 @@ def majority(held_out: evaluators.HeldOut, *, train_labels: np.ndarray) -> resul
     )
 
 
-def ceiling(held_out: evaluators.HeldOut) -> results.Result:
+def ceiling(held_out: evaluators.HeldOut, *, by_class: bool = True) -> results.Result:
     """Accuracy of the teacher itself, looking at the pictures of the held-out shapes.
 
     A ceiling for copying the teacher's image features, not a bound: the text features that a
@@ -122,6 +135,7 @@ def ceiling(held_out: evaluators.HeldOut) -> results.Result:
 
     Args:
       held_out: the shapes.
+      by_class: as of `retrieval.retrieval`.
 
     Returns:
       The line of the table, without image retrieval, where pictures would look for themselves.
@@ -134,6 +148,7 @@ def ceiling(held_out: evaluators.HeldOut) -> results.Result:
             "The teacher looking at pictures of the held-out shapes, not at points. What a student "
             "that only copies the teacher can reach; one that learns from names too may pass it."
         ),
+        by_class=by_class,
     )
     kept = {key: value for key, value in line.retrieval.items() if "image" not in key}
     return dataclasses.replace(line, retrieval=kept)
@@ -145,6 +160,7 @@ def measure_floor(
     test_records: Sequence[Mapping[str, Any]],
     train: evaluators.HeldOut,
     train_records: Sequence[Mapping[str, Any]],
+    by_class: bool = True,
 ) -> results.Result:
     """Accuracy of histograms and kernel ridge regression, without any deep 3D encoder.
 
@@ -153,6 +169,7 @@ def measure_floor(
       test_records: their records, in the same order, for the points.
       train: the training split; of more than `MAX_FLOOR_SHAPES` named shapes a random part is used.
       train_records: its records, in the same order.
+      by_class: as of `retrieval.retrieval`.
 
     Returns:
       The line of the table; its summary says which settings were chosen.
@@ -181,6 +198,7 @@ def measure_floor(
             f"{floor.FOLDS}-fold cross-validation on the training split: width {chosen.width:g}, "
             f"colour {chosen.colour_weight:g}, ridge {chosen.ridge:g}."
         ),
+        by_class=by_class,
     )
 
 

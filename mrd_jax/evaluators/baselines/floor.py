@@ -132,7 +132,7 @@ def fit(
     Raises:
       ValueError: where the training split is too small or has no labelled shape.
     """
-    if len(labels) < FOLDS or not np.any(labels >= 0):
+    if not can_fit(labels):
         raise ValueError(
             f"{len(labels)} training shapes, {int(np.sum(labels >= 0))} with a class: the floor "
             f"needs at least {FOLDS} shapes and a labelled one to choose its settings"
@@ -154,6 +154,11 @@ def fit(
             scored.append((score, Settings(width, colour_weight, ridge)))
     score, best = max(scored, key=lambda entry: entry[0])
     return Fit(_predict(train, targets, queries, settings=best), best, score)
+
+
+def can_fit(labels: np.ndarray) -> bool:
+    """Whether named training shapes with these labels, int [train], are enough for `fit`."""
+    return len(labels) >= FOLDS and bool(np.any(labels >= 0))
 
 
 def _histogram(values: np.ndarray, *, bins: tuple[int, ...]) -> np.ndarray:
