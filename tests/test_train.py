@@ -44,7 +44,7 @@ def final_state(config, workdir):
     run = train.build_run(config, devices=jax.devices()[:1])
     fingerprint = source.fingerprint(source.read_metadata(config.data.directory))
     checkpoints = checkpointing.Checkpoints(str(workdir), config=config, fingerprint=fingerprint)
-    state = jax.device_get(checkpoints.restore(run.initial_state()))
+    state = jax.device_get(checkpoints.restore(run.initial_state()).state)
     checkpoints.close()
     return state
 
