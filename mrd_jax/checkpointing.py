@@ -114,13 +114,18 @@ def read_card(checkpoint: epath.Path) -> cards.ModelCard:
 
     Raises:
       mrd_jax.card.CardError: there is none, or it cannot be used.
+      mrd_jax.faults.manifest.DamagedError: it is not what was saved.
     """
     if not (checkpoint / CARD).exists():
         raise cards.CardError(
             f"{checkpoint} has no model card: an earlier version of mrd_jax saved it; train again"
         )
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-        return cards.from_dict(reader.restore(checkpoint / CARD))
+    with manifests.reading(checkpoint / CARD):
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+            card = reader.restore(checkpoint / CARD)
+    if manifests.digest(card) != read_manifest(checkpoint)["card"]:
+        raise manifests.DamagedError(f"{checkpoint / CARD}: not the card that was saved")
+    return cards.from_dict(card)
 
 
 def student_places(state: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
@@ -254,14 +259,15 @@ class Checkpoints:
         """
         if step == self.latest_step():
             return
-        manifest = manifests.describe(state, step=step, evaluated=evaluated)
         items = {
             STATE: ocp.args.StandardSave(state),
-            MANIFEST: ocp.args.JsonSave(manifest),
             RUN: ocp.args.JsonSave(self._identity),
         }
+        facts = {"step": step, "evaluated": evaluated, "run": manifests.digest(self._identity)}
         if self._card:
             items[CARD] = ocp.args.JsonSave(self._card.as_dict())
+            facts["card"] = manifests.digest(self._card.as_dict())
+        items[MANIFEST] = ocp.args.JsonSave(manifests.describe(state, **facts))
         self._manager.save(step, args=ocp.args.Composite(**items))
 
     def restore(self, target: Any) -> Restored:

@@ -47,7 +47,12 @@ def describe(tree: Any, **facts: Any) -> dict[str, Any]:
         "versions": {"mrd_jax": mrd_jax.__version__} | versions,
         **facts,
     }
-    return manifest | {"digest": _digest(manifest)}
+    return manifest | {"digest": digest(manifest)}
+
+
+def digest(value: Mapping[str, Any]) -> str:
+    """SHA-256 of what JSON can say, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def layout(tree: Any) -> dict[str, dict[str, Any]]:
@@ -65,15 +70,15 @@ def read(path: epath.Path) -> dict[str, Any]:
       path: of the file, JSON.
 
     Returns:
-      what `describe` returned.
+      what `describe` returned, without the digest.
 
     Raises:
       DamagedError: there is none, or it was changed since.
     """
     try:
         manifest = json.loads(path.read_text())
-        whole = manifest["digest"] == _digest(manifest)
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        whole = manifest.pop("digest") == digest(manifest)
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedError(f"{path}: no manifest can be read ({error})") from error
     if not whole:
         raise DamagedError(f"{path}: changed since it was written (its digest does not fit)")
@@ -162,11 +167,6 @@ def reading(folder: Any) -> Iterator[None]:
         raise DamagedError(
             f"{folder}: cannot be read ({type(error).__name__}: {lines[0][:200]})"
         ) from error
-
-
-def _digest(manifest: Mapping[str, Any]) -> str:
-    rest = {name: value for name, value in manifest.items() if name != "digest"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _text(leaf: Mapping[str, Any] | None) -> str:
