@@ -19,6 +19,14 @@ pytestmark = pytest.mark.usefixtures("fast_compile")
 ONE = jax.devices()[:1]
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """As in a terminal; background jobs ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     """Six steps on 40 shapes of 96 points, evaluated after the third."""
@@ -103,6 +111,14 @@ def test_a_second_signal_has_its_usual_effect():
         assert request.at(1) and str(request) == "SIGINT"
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with stopping.StopRequest() as request:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert not request.at(1)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def not_a_number(batch):

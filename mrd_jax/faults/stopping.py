@@ -31,7 +31,10 @@ class StopRequest:
             return self
         alone = jax.process_count() == 1
         for number in SIGNALS if alone else (signal.SIGINT,):
-            self._before[number] = signal.signal(number, self._note if alone else _pass_on)
+            # A signal that was ignored from the start, as SIGINT in a shell's background jobs,
+            # stays so.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._note if alone else _pass_on)
         return self
 
     def __exit__(self, *_: object) -> None:
