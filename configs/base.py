@@ -27,6 +27,14 @@ def get_config() -> ConfigDict:
     config.eval_windows = 1
     # Newest checkpoints kept in the workdir.
     config.checkpoints_kept = 2
+    # Updates in a row that may be left out because they are not finite; then the run stops. 0
+    # never stops it.
+    config.max_bad_steps = 10
+    # Minutes without a step after which the stack of every thread is printed; 0 is off. Longer
+    # than an evaluation takes.
+    config.stall_minutes = 60.0
+    # And end the process then, with status 1, for whatever restarts it.
+    config.stall_leaves = False
 
     config.data = data()
     config.teacher = ConfigDict()

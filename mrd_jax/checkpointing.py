@@ -2,14 +2,20 @@
 """A workdir belongs to one run: its config, its data, its checkpoints, and how it resumes."""
 
 import json
+import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from mrd_jax import card as cards
+from mrd_jax.faults import manifest as manifests
+
+LOGGER = logging.getLogger(__name__)
 
 # Fields that may differ between the start of a run and its continuation, because the result does
 # not depend on them (`spmd` up to float rounding). Everything else may not.
@@ -25,8 +31,11 @@ NEUTRAL_FIELDS = frozenset(
         "eval_every",
         "eval_windows",
         "log_every",
+        "max_bad_steps",
         "model.remat",
         "spmd",
+        "stall_leaves",
+        "stall_minutes",
     }
 )
 
@@ -35,12 +44,19 @@ NEUTRAL_FIELDS = frozenset(
 RUN_FILE = "run.json"
 # Its folder of one folder per saved step.
 FOLDER = "checkpoints"
-# The parts of a checkpoint: what training changes, the run's identity, the student's card.
-STATE, RUN, CARD = "state", "run", "card"
+# Beside it: damaged checkpoints, set aside.
+DAMAGED = "damaged"
+# The parts of a checkpoint: what training changes, what it looks like, the run's identity, the
+# student's card.
+STATE, MANIFEST, RUN, CARD = "state", "manifest", "run", "card"
 
 
 class WorkdirMismatchError(ValueError):
     """The workdir holds a run of another config or other data."""
+
+
+class StateMismatchError(ValueError):
+    """A whole checkpoint whose arrays are not those that the config asks for."""
 
 
 def flatten(config: ConfigDict | dict, prefix: str = "") -> dict[str, Any]:
@@ -69,17 +85,26 @@ def require_run(workdir: str) -> None:
         )
 
 
+def steps(workdir: str | epath.Path) -> list[epath.Path]:
+    """Folders of the complete checkpoints of a run, oldest first.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    folder = epath.Path(workdir) / FOLDER
+    found = sorted(ocp.utils.checkpoint_steps(folder)) if folder.exists() else []
+    if not found:
+        raise FileNotFoundError(f"no checkpoint in {folder}; train with --mode train first")
+    return [folder / str(step) for step in found]
+
+
 def newest(workdir: str | epath.Path) -> epath.Path:
     """Folder of the newest complete checkpoint of a run.
 
     Raises:
       FileNotFoundError: there is none.
     """
-    folder = epath.Path(workdir) / FOLDER
-    steps = ocp.utils.checkpoint_steps(folder) if folder.exists() else []
-    if not steps:
-        raise FileNotFoundError(f"no checkpoint in {folder}; train with --mode train first")
-    return folder / str(max(steps))
+    return steps(workdir)[-1]
 
 
 def read_card(checkpoint: epath.Path) -> cards.ModelCard:
@@ -90,13 +115,18 @@ def read_card(checkpoint: epath.Path) -> cards.ModelCard:
 
     Raises:
       mrd_jax.card.CardError: there is none, or it cannot be used.
+      mrd_jax.faults.manifest.DamagedError: it is not what was saved.
     """
     if not (checkpoint / CARD).exists():
         raise cards.CardError(
             f"{checkpoint} has no model card: an earlier version of mrd_jax saved it; train again"
         )
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-        return cards.from_dict(reader.restore(checkpoint / CARD))
+    with manifests.reading(checkpoint / CARD):
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+            card = reader.restore(checkpoint / CARD)
+    if manifests.digest(card) != read_manifest(checkpoint)["card"]:
+        raise manifests.DamagedError(f"{checkpoint / CARD}: not the card that was saved")
+    return cards.from_dict(card)
 
 
 def student_places(state: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
@@ -112,12 +142,49 @@ def student_places(state: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     return {"params": params, "batch_stats": ("batch_stats",)}
 
 
+def read_manifest(checkpoint: epath.Path) -> dict[str, Any]:
+    """What a checkpoint says that it holds.
+
+    Args:
+      checkpoint: from `newest`.
+
+    Raises:
+      mrd_jax.faults.manifest.DamagedError: there is no manifest, or it was changed.
+    """
+    # Where Orbax puts an item that is saved as JSON.
+    return manifests.read(checkpoint / MANIFEST / "metadata")
+
+
+def verify(checkpoint: epath.Path) -> int:
+    """Reads a checkpoint whole, on the host, and compares it with its manifest.
+
+    Args:
+      checkpoint: folder of a step.
+
+    Returns:
+      number of arrays.
+
+    Raises:
+      mrd_jax.faults.manifest.DamagedError: names what is damaged.
+    """
+    read_card(checkpoint)
+    return manifests.verify(checkpoint / STATE, read_manifest(checkpoint))
+
+
+class Restored(NamedTuple):
+    """A state that was read back, and whether it had been evaluated before it was saved."""
+
+    state: Any
+    evaluated: bool
+
+
 class Checkpoints:
     """The checkpoints of one run and the identity they must keep.
 
-    A checkpoint holds the state (whose step is also the position in the data stream), the config
-    and the data set's fingerprint, and the card of the student, so that `mrd_jax.encoder` can load
-    it. Saving is asynchronous and atomic: a folder of a step appears only when it is whole.
+    A checkpoint holds the state (whose step is also the position in the data stream), a manifest
+    of it, the config and the data set's fingerprint, and the card of the student, so that
+    `mrd_jax.encoder` can load it. Saving is asynchronous and atomic: a folder of a step appears
+    only when it is whole.
     """
 
     def __init__(
@@ -127,6 +194,7 @@ class Checkpoints:
         config: ConfigDict,
         fingerprint: str,
         card: cards.ModelCard | None = None,
+        read_only: bool = False,
     ):
         """Opens or creates the workdir.
 
@@ -136,17 +204,24 @@ class Checkpoints:
           fingerprint: of the data set, see `mrd_jax.data.source.fingerprint`, and of whatever else
             the stream of batches comes from.
           card: of the student; without one, what is saved can be continued but not embed.
+          read_only: another process may be training in the workdir: leave everything in place.
+            Otherwise what a killed save left is removed here.
 
         Raises:
           WorkdirMismatchError: the workdir was started with other settings or other data.
         """
         self._workdir = epath.Path(workdir)
         self._card = card
+        self._read_only = read_only
         self._identity = {"config": json.loads(config.to_json()), "data": fingerprint}
         self._claim()
         self._manager = ocp.CheckpointManager(
             (self._workdir / FOLDER).absolute(),
-            options=ocp.CheckpointManagerOptions(max_to_keep=config.checkpoints_kept),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=config.checkpoints_kept,
+                read_only=read_only,
+                cleanup_tmp_directories=not read_only,
+            ),
         )
 
     def _claim(self) -> None:
@@ -176,35 +251,98 @@ class Checkpoints:
         """Newest complete checkpoint; None in a new workdir."""
         return self._manager.latest_step()
 
-    def save(self, state: Any, *, step: int) -> None:
-        """Starts saving; returns once the device arrays may be donated again."""
+    def save(self, state: Any, *, step: int, evaluated: bool = True) -> None:
+        """Starts saving; returns once the device arrays may be donated again.
+
+        Args:
+          state: of the run.
+          step: that it has reached.
+          evaluated: whether an evaluation that is due at this step has been done.
+        """
         if step == self.latest_step():
             return
         items = {
             STATE: ocp.args.StandardSave(state),
             RUN: ocp.args.JsonSave(self._identity),
         }
+        facts = {"step": step, "evaluated": evaluated, "run": manifests.digest(self._identity)}
         if self._card:
             items[CARD] = ocp.args.JsonSave(self._card.as_dict())
+            facts["card"] = manifests.digest(self._card.as_dict())
+        items[MANIFEST] = ocp.args.JsonSave(manifests.describe(state, **facts))
         self._manager.save(step, args=ocp.args.Composite(**items))
 
-    def restore(self, target: Any) -> Any:
-        """Reads the newest checkpoint into the shapes, types and shardings of `target`.
+    def restore(self, target: Any) -> Restored:
+        """Reads the newest whole checkpoint into the shapes, types and shardings of `target`.
+
+        A damaged one is moved to WORKDIR/damaged, with a warning that says what is wrong with it,
+        and the one before it is read; it is never trained on. Unless the workdir is open to read
+        only: then it is an error.
 
         Raises:
           FileNotFoundError: no checkpoint in the workdir.
+          mrd_jax.faults.manifest.DamagedError: not one of the checkpoints is whole.
+          ValueError: the checkpoint holds another state than target; says where they differ.
         """
-        step = self.latest_step()
-        if step is None:
-            raise FileNotFoundError(
-                f"no checkpoint in {self._workdir / FOLDER}; train with --mode train first"
-            )
-        restored = self._manager.restore(
-            step, args=ocp.args.Composite(**{STATE: ocp.args.StandardRestore(target)})
+        found = [int(folder.name) for folder in steps(self._workdir)]
+        for step in reversed(found):
+            try:
+                return self._read(step, target)
+            except manifests.DamagedError as error:
+                if self._read_only:
+                    raise
+                LOGGER.warning("%s", error)
+                self._set_aside(step)
+        raise manifests.DamagedError(
+            f"{self._workdir}: every checkpoint was damaged ({found}) and is now in "
+            f"{self._workdir / DAMAGED}; copy a whole one back into {FOLDER}/, or start the run "
+            "again in another workdir"
         )
-        return restored[STATE]
+
+    def _read(self, step: int, target: Any) -> Restored:
+        """One checkpoint; the processes of a run agree on whether it is whole."""
+        folder = self._workdir / FOLDER / str(step)
+        fault = state = manifest = None
+        try:
+            manifest = read_manifest(folder)
+            if differs := manifests.difference(manifest, target):
+                raise StateMismatchError(
+                    f"{folder} holds another state than this version of mrd_jax trains with this "
+                    f"config:\n{differs}\nContinue it with the version that wrote it "
+                    f"({manifest['versions']})."
+                )
+            with manifests.reading(folder):
+                state = self._manager.restore(
+                    step, args=ocp.args.Composite(**{STATE: ocp.args.StandardRestore(target)})
+                )[STATE]
+            manifests.compare(manifest, state, where=folder)
+        except manifests.DamagedError as error:
+            fault = error
+        if _any_process(fault is not None):
+            raise fault or manifests.DamagedError(f"{folder}: damaged, as another process found")
+        return Restored(state, manifest["evaluated"])
+
+    def _set_aside(self, step: int) -> None:
+        """Moves a damaged checkpoint out of the way; nothing is deleted."""
+        if jax.process_index() == 0:
+            target = self._workdir / DAMAGED / str(step)
+            while target.exists():
+                target = target.with_name(target.name + "_again")
+            target.parent.mkdir(exist_ok=True)
+            (self._workdir / FOLDER / str(step)).rename(target)
+            LOGGER.warning("checkpoint %d was moved to %s", step, target)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"set aside checkpoint {step}")
+        self._manager.reload()
 
     def close(self) -> None:
         """Waits for unfinished saves."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _any_process(flag: bool) -> bool:
+    """Whether the flag is up on any process of the run."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(flag).any())

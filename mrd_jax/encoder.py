@@ -3,6 +3,7 @@
 
 import dataclasses
 import functools
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,9 +16,11 @@ from flax import linen as nn
 
 from mrd_jax import card as cards
 from mrd_jax import checkpointing, models, sharding, step
+from mrd_jax.faults import manifest as manifests
 
 # What `save` leaves in its folder.
 CARD_FILE = "card.json"
+MANIFEST_FILE = "manifest.json"
 VARIABLES = "variables"
 
 # Records keep half floats, so a norm of 1 may read as 1.0005.
@@ -157,6 +160,7 @@ def save(directory: str | os.PathLike, *, variables: Mapping[str, Any], card: ca
         with ocp.StandardCheckpointer() as writer:
             writer.save(staging / VARIABLES, variables)
         (staging / CARD_FILE).write_text(card.to_json() + "\n")
+        (staging / MANIFEST_FILE).write_text(json.dumps(manifests.describe(variables), indent=1))
         if target.exists():
             target.rmdir()  # refuses a folder that has been filled since
         staging.rename(target)
@@ -197,6 +201,7 @@ def load(
       FileNotFoundError: there is no encoder.
       mrd_jax.card.CardMismatchError: the card says otherwise; names every field and both values.
       mrd_jax.card.CardError: the card is missing, damaged or of another version.
+      mrd_jax.faults.manifest.DamagedError: what is stored is not what was saved.
       ValueError: the stored variables are not those of the student on the card.
     """
     expected = {
@@ -213,9 +218,11 @@ def load(
     if of_a_run:
         saved = checkpointing.newest(folder)
         card, stored = checkpointing.read_card(saved), saved / checkpointing.STATE
+        manifest = checkpointing.read_manifest(saved)
     elif (folder / CARD_FILE).exists():
         card = cards.from_json((folder / CARD_FILE).read_text())
         stored = folder / VARIABLES
+        manifest = read_manifest(folder)
     else:
         raise FileNotFoundError(
             f"{folder} holds no encoder: there is neither {CARD_FILE} (mrd_jax.encoder.save, "
@@ -223,8 +230,40 @@ def load(
         )
     card.expect(**{name: value for name, value in expected.items() if value is not None})
     devices = tuple(jax.local_devices() if devices is None else devices)
-    variables = sharding.ShardMapRunner(devices).place_state(_read(stored, card, of_a_run=of_a_run))
+    variables = _read(stored, card, manifest=manifest, of_a_run=of_a_run)
+    variables = sharding.ShardMapRunner(devices).place_state(variables)
     return Encoder(_build(card), variables, card, devices)
+
+
+def read_manifest(directory: epath.Path) -> dict[str, Any]:
+    """What an encoder's folder says that it holds.
+
+    Args:
+      directory: of `save`.
+
+    Raises:
+      mrd_jax.faults.manifest.DamagedError: there is no manifest, or it was changed.
+    """
+    return manifests.read(directory / MANIFEST_FILE)
+
+
+def verify(directory: str | os.PathLike) -> int:
+    """Reads an encoder's folder whole and compares it with its manifest.
+
+    Args:
+      directory: of `save`.
+
+    Returns:
+      number of arrays.
+
+    Raises:
+      mrd_jax.faults.manifest.DamagedError: names what is damaged.
+      mrd_jax.card.CardError: the card is.
+    """
+    folder = epath.Path(directory).absolute()
+    cards.from_json((folder / CARD_FILE).read_text())
+    manifest = read_manifest(folder)
+    return manifests.verify(folder / VARIABLES, manifest)
 
 
 def _build(card: cards.ModelCard) -> nn.Module:
@@ -235,16 +274,19 @@ def _abstract(card: cards.ModelCard) -> dict[str, Any]:
     return cards.abstract_variables(_build(card), points=card.points)
 
 
-def _read(folder: epath.Path, card: cards.ModelCard, *, of_a_run: bool) -> dict[str, Any]:
-    """The variables of the student on the card, on the host.
+def _read(
+    folder: epath.Path, card: cards.ModelCard, *, manifest: Mapping[str, Any], of_a_run: bool
+) -> dict[str, Any]:
+    """The variables of the student on the card, on the host, as they were saved.
 
     Args:
       folder: what Orbax wrote: the variables alone, or the state of a run.
       card: of the student.
+      manifest: of the folder.
       of_a_run: which of them.
     """
     wanted = _abstract(card)
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+    with manifests.reading(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         stored = dict(reader.metadata(folder).item_metadata)
         places = {name: (name,) for name in wanted}
         if of_a_run:
@@ -252,7 +294,9 @@ def _read(folder: epath.Path, card: cards.ModelCard, *, of_a_run: bool) -> dict[
         found = {name: _at(stored, place) for name, place in places.items()}
         fault = _difference(_leaves(found), _leaves(wanted))
         if fault:
-            raise ValueError(f"{folder} does not hold the student on its card:\n{fault}")
+            raise manifests.DamagedError(
+                f"{folder} does not hold the student on its card:\n{fault}"
+            )
         # Nothing else is read: the optimizer's moments are twice the size of the student.
         part: dict[str, Any] = {}
         for name, place in places.items():
@@ -260,6 +304,7 @@ def _read(folder: epath.Path, card: cards.ModelCard, *, of_a_run: bool) -> dict[
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), part)
         arguments = ocp.args.PyTreeRestore(item=part, restore_args=as_numpy, partial_restore=True)
         restored = reader.restore(folder, args=arguments)
+    manifests.compare(manifest, restored, where=folder)
     return {name: _at(restored, place) for name, place in places.items()}
 
 

@@ -17,18 +17,28 @@ class MetricWriter:
     that led to state s; evaluations were computed on state s.
     """
 
-    def __init__(self, workdir: str, *, start_step: int):
+    def __init__(self, workdir: str, *, start_step: int, evaluated: bool = True):
         """Opens the files for a run that continues at `start_step`.
 
         Lines beyond it come from updates that the checkpoint does not hold; they will be computed
         again, so they are dropped here.
+
+        Args:
+          workdir: of the run.
+          start_step: that the run continues at.
+          evaluated: whether the evaluation of that very step has been done for good; otherwise
+            its lines are dropped, too.
         """
         self._path = epath.Path(workdir) / "metrics.jsonl"
         kept = []
         if self._path.exists():
             for line in self._path.read_text().splitlines():
                 # A line cut by a crash can only be the last, and belongs to a step not saved.
-                if line.endswith("}") and json.loads(line)["step"] <= start_step:
+                if not line.endswith("}"):
+                    continue
+                values = json.loads(line)
+                owed = not evaluated and any(name.startswith("test/") for name in values)
+                if values["step"] < start_step + (not owed):
                     kept.append(line + "\n")
         self._path.write_text("".join(kept))
         self._board = tensorboardX.SummaryWriter(

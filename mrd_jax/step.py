@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from mrd_jax import losses
 from mrd_jax.data import augment
 from mrd_jax.data import batch as batches
+from mrd_jax.faults import bad_steps
 from mrd_jax.state import TrainState
 
 Metrics = dict[str, jax.Array]
@@ -90,6 +91,8 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """One update from one global batch; arguments as for `loss_and_gradients`.
 
+    An update whose loss or gradient is not finite is left out: only the step advances.
+
     Returns:
       The next state and scalar metrics, the same on every device.
     """
@@ -102,21 +105,22 @@ def train_step(
     params["loss"]["log_scale"] = jnp.minimum(
         params["loss"]["log_scale"], config.loss.log_scale_max
     )
+    ema = moving_average(state.ema, params["student"], config.optimizer.ema_decay, state.step)
+    updated = state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state, ema=ema)
+    grad_norm = optax.tree.norm(gradients)
+    finite = jnp.isfinite(parts["total"]) & jnp.isfinite(grad_norm)
     metrics = {
         **parts,
         **losses.mixing_weights(state.params["loss"], config.loss),
         "scale": jnp.exp(state.params["loss"]["log_scale"]),
-        "grad_norm": optax.tree.norm(gradients),
+        "grad_norm": grad_norm,
+        bad_steps.SKIPPED: 1.0 - finite,
     }
     if "student_log_temperature" in state.params["loss"]:
         metrics["student_temperature"] = jnp.exp(state.params["loss"]["student_log_temperature"])
-    return state.replace(
-        step=state.step + 1,
-        params=params,
-        batch_stats=batch_stats,
-        opt_state=opt_state,
-        ema=moving_average(state.ema, params["student"], config.optimizer.ema_decay, state.step),
-    ), metrics
+    # A step that is left out still counts: its batch is behind us.
+    state = bad_steps.keep_finite(updated, state, finite=finite)
+    return state.replace(step=state.step + 1), metrics
 
 
 def moving_average(ema: Any, params: Any, decay: float, step: jax.Array) -> Any:

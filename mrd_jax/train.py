@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds a run from its config, and the training loop, whose order is a law."""
+"""From a config to a trained, evaluated student: builds every part and joins them."""
 
 import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 from flax import linen as nn
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from mrd_jax import card as cards
 from mrd_jax import checkpointing, evaluation, initial, metrics, models, sharding, step
+from mrd_jax import loop as loops
 from mrd_jax import optimizer as optimizers
 from mrd_jax import state as states
 from mrd_jax.data import captions, loader, source
@@ -96,7 +96,8 @@ def train_and_evaluate(
 ) -> None:
     """Trains to the end, continuing what the workdir holds, then evaluates and reports.
 
-    Without a test split (`config.data.test_split` empty), it trains only.
+    Without a test split (`config.data.test_split` empty), it trains only. Asked to stop by SIGTERM
+    or SIGINT, it saves where it is and returns.
 
     Args:
       config: of the run.
@@ -105,22 +106,25 @@ def train_and_evaluate(
 
     Raises:
       ValueError: config, data set and workdir do not fit together.
+      mrd_jax.faults.bad_steps.NotFiniteError: too many updates in a row were not finite.
     """
     run = build_run(config, devices=devices)
     # Before the workdir is claimed: what is tested on may not fit either.
     evaluator = evaluation.Evaluator(run) if config.data.test_split else None
     records, neighbours, checkpoints = open_run(config, workdir)
     state = run.initial_state()
+    evaluated = True
     if checkpoints.latest_step() is not None:
-        state = checkpoints.restore(state)
+        state, evaluated = checkpoints.restore(state)
         LOGGER.info("continuing %s at step %d", workdir, int(state.step))
     elif config.initial_weights:
         state = initial.start_from(state, initial.load(config.initial_weights))
         state = run.runner.place_state(state)
     writer = None
     if jax.process_index() == 0:
-        writer = metrics.MetricWriter(workdir, start_step=int(state.step))
+        writer = metrics.MetricWriter(workdir, start_step=int(state.step), evaluated=evaluated)
     started = time.perf_counter()
+    loop = loops.Loop(run, records, checkpoints, evaluator, writer, workdir)
     try:
         stream = loader.train_stream(
             records,
@@ -130,12 +134,15 @@ def train_and_evaluate(
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        state = _loop(run, state, stream, checkpoints, evaluator, writer)
+        state = loop.run_from(state, stream, evaluated=evaluated)
     finally:
         checkpoints.close()
         if writer:
             writer.close()
     LOGGER.info("training: %.0f s", time.perf_counter() - started)
+    if int(state.step) < config.total_steps:
+        LOGGER.info("the same command continues this run")
+        return
     if evaluator is None:
         LOGGER.info("no evaluation: config.data.test_split is empty")
         return
@@ -154,6 +161,7 @@ def evaluate(
 
     Raises:
       FileNotFoundError: the workdir has no checkpoint.
+      mrd_jax.faults.manifest.DamagedError: it is damaged.
       ValueError: config, data set and workdir do not fit together, or there is no test split.
     """
     if not config.data.test_split:
@@ -163,9 +171,9 @@ def evaluate(
         )
     run = build_run(config, devices=devices)
     checkpointing.require_run(workdir)
-    *_, checkpoints = open_run(config, workdir)
+    *_, checkpoints = open_run(config, workdir, read_only=True)
     try:
-        state = checkpoints.restore(run.initial_state())
+        state = checkpoints.restore(run.initial_state()).state
     finally:
         checkpoints.close()
     evaluator = evaluation.Evaluator(run)
@@ -173,7 +181,7 @@ def evaluate(
 
 
 def open_run(
-    config: ConfigDict, workdir: str
+    config: ConfigDict, workdir: str, *, read_only: bool = False
 ) -> tuple[source.RecordSource, neighbours_lib.Neighbours | None, checkpointing.Checkpoints]:
     """The training records, their neighbours and the workdir, all checked against the config."""
     metadata = source.read_metadata(config.data.directory)
@@ -191,74 +199,6 @@ def open_run(
         config=config,
         fingerprint=fingerprint,
         card=cards.from_run(config, metadata=metadata),
+        read_only=read_only,
     )
     return records, neighbours, checkpoints
-
-
-def _loop(
-    run: Run,
-    state: states.TrainState,
-    stream: Iterator[dict[str, np.ndarray]],
-    checkpoints: checkpointing.Checkpoints,
-    evaluator: evaluation.Evaluator | None,
-    writer: metrics.MetricWriter | None,
-) -> states.TrainState:
-    """Runs the steps that are left.
-
-    The order is a law: evaluate, save, only then take the next batch. What is saved at step s is
-    then exactly what a run stopped at s would hold, and batch s is the first one to come after it.
-    """
-    config, start = run.config, int(state.step)
-    train_step = run.train_step()
-    stopwatch = metrics.Stopwatch()
-    in_flight = None
-    for s in range(start, config.total_steps):
-        # Evaluated and saved already if the run has just been restored at s.
-        if s > start:
-            if _evaluate_and_save(s, config, state, checkpoints, evaluator, writer):
-                stopwatch.restart()
-
-        asked = time.perf_counter()
-        batch = next(stream)
-        stopwatch.step(waited=time.perf_counter() - asked)
-        state, values = train_step(state, run.runner.place_batch(batch))
-
-        # The host stays one step ahead of the devices, not more: batches in flight take memory.
-        jax.block_until_ready(values if in_flight is None else in_flight)
-        if in_flight is None:
-            LOGGER.info("compiled the step in %.0f s", time.perf_counter() - asked)
-            stopwatch.restart()
-        in_flight = values
-        if (s + 1) % config.log_every == 0 or s + 1 == config.total_steps:
-            # The only transfer from the devices in this loop.
-            line = {f"train/{name}": float(x) for name, x in jax.device_get(values).items()}
-            line["train/learning_rate"] = float(run.schedule(s))
-            line |= stopwatch.lap(batch_size=config.batch_size)
-            if writer:
-                writer.write(s + 1, line)
-                LOGGER.info("%s", metrics.progress_line(s + 1, config.total_steps, line))
-    if start < config.total_steps:
-        _evaluate_and_save(config.total_steps, config, state, checkpoints, evaluator, writer)
-    return state
-
-
-def _evaluate_and_save(
-    s: int,
-    config: FrozenConfigDict,
-    state: states.TrainState,
-    checkpoints: checkpointing.Checkpoints,
-    evaluator: evaluation.Evaluator | None,
-    writer: metrics.MetricWriter | None,
-) -> bool:
-    """Does what is due at step s, and says whether anything was; the last step owes everything."""
-    last = s == config.total_steps
-    evaluates = evaluator is not None and (last or s % config.eval_every == 0)
-    saves = last or s % config.checkpoint_every == 0
-    if evaluates:
-        values = evaluator.run(state.variables())
-        if writer:
-            writer.write(s, values)
-            LOGGER.info("step %d: test top-1 %.1f%%", s, 100 * values["test/top1"])
-    if saves:
-        checkpoints.save(state, step=s)
-    return evaluates or saves

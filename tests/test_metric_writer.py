@@ -55,6 +55,16 @@ def test_lines_beyond_the_checkpoint_are_computed_again_not_kept(tmp_path):
     ]  # fmt: skip
 
 
+def test_an_evaluation_that_is_still_owed_is_not_there_twice(tmp_path):
+    write(tmp_path, {1: 1.0, 2: 2.0})
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"step": 2, "test/top1": 0.5}\n')
+    metrics.MetricWriter(str(tmp_path), start_step=2, evaluated=True).close()
+    assert len(lines(tmp_path)) == 3
+    metrics.MetricWriter(str(tmp_path), start_step=2, evaluated=False).close()
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+
+
 def test_a_line_cut_by_a_crash_is_dropped(tmp_path):
     write(tmp_path, {1: 1.0})
     with (tmp_path / "metrics.jsonl").open("a") as file:

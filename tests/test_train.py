@@ -48,8 +48,8 @@ def lines(workdir, *, prefix):
 
 def final_state(config, workdir):
     run = train.build_run(config, devices=jax.devices()[:1])
-    *_, checkpoints = train.open_run(config, str(workdir))
-    state = jax.device_get(checkpoints.restore(run.initial_state()))
+    *_, checkpoints = train.open_run(config, str(workdir), read_only=True)
+    state = jax.device_get(checkpoints.restore(run.initial_state()).state)
     checkpoints.close()
     return state
 

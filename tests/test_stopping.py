@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A signal asks the run to save and leave; bad numbers are left out and end it when they stay."""
+
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+from made_up import DIM, run_build
+from tiny import assert_trees_equal, tiny_config
+
+from mrd_jax import checkpointing, train
+from mrd_jax.data import loader, source
+from mrd_jax.faults import bad_steps, stopping
+
+pytestmark = pytest.mark.usefixtures("fast_compile")
+ONE = jax.devices()[:1]
+
+
+@pytest.fixture(autouse=True)
+def interruptible():
+    """As in a terminal; background jobs ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """Six steps on 40 shapes of 96 points, evaluated after the third."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder, _ = run_build(tmp_path_factory.mktemp("built"), patch, points=96)
+    return tiny_config(
+        data__directory=str(folder),
+        teacher__dim=DIM,
+        model__out_dim=DIM,
+        max_bad_steps=3,
+    )
+
+
+@pytest.fixture(scope="module")
+def straight(config, tmp_path_factory):
+    """The run that nobody disturbs."""
+    workdir = tmp_path_factory.mktemp("straight")
+    train.train_and_evaluate(config, str(workdir), devices=ONE)
+    return workdir
+
+
+def final_state(config, workdir):
+    run = train.build_run(config, devices=ONE)
+    *_, checkpoints = train.open_run(config, str(workdir), read_only=True)
+    state = jax.device_get(checkpoints.restore(run.initial_state()).state)
+    checkpoints.close()
+    return state
+
+
+def lines(workdir, prefix):
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    kept = ("train/samples_per_second", "train/waiting_for_data")
+    return [
+        (row["step"], name, value)
+        for row in rows
+        for name, value in row.items()
+        if name.startswith(prefix) and name not in kept
+    ]
+
+
+def change_stream(monkeypatch, change):
+    """Every batch passes through change(step, batch)."""
+    stream = loader.train_stream
+
+    def changed(*args, start_step=0, **kwargs):
+        batches = stream(*args, start_step=start_step, **kwargs)
+        for step, batch in enumerate(batches, start=start_step):
+            yield change(step, batch)
+
+    monkeypatch.setattr(loader, "train_stream", changed)
+
+
+# Step 3 owes an evaluation, which must come before the run goes on; step 5 owes nothing.
+@pytest.mark.parametrize("number, step", [(signal.SIGTERM, 3), (signal.SIGINT, 5)])
+def test_a_run_that_was_asked_to_stop_continues_bit_for_bit(
+    config, straight, tmp_path, monkeypatch, number, step
+):
+    before = signal.getsignal(number)
+
+    def ask(s, batch):
+        if s == step - 1:
+            os.kill(os.getpid(), number)
+        return batch
+
+    with monkeypatch.context() as patch:
+        change_stream(patch, ask)
+        train.train_and_evaluate(config, str(tmp_path), devices=ONE)
+    assert checkpointing.newest(tmp_path).name == str(step)
+    assert signal.getsignal(number) is before
+    assert not (tmp_path / "results.json").exists()
+
+    train.train_and_evaluate(config, str(tmp_path), devices=ONE)
+    assert_trees_equal(final_state(config, tmp_path), final_state(config, straight))
+    for prefix in ("train/", "test/"):
+        assert lines(tmp_path, prefix) == lines(straight, prefix)
+
+
+def test_a_second_signal_has_its_usual_effect():
+    with stopping.StopRequest() as request:
+        assert not request.at(0)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert request.at(1) and str(request) == "SIGINT"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with stopping.StopRequest() as request:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert not request.at(1)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def not_a_number(batch):
+    return batch | {"image": np.full_like(batch["image"], np.nan)}
+
+
+def test_a_bad_batch_leaves_the_state_of_a_run_that_passed_over_it(config, tmp_path, monkeypatch):
+    change_stream(monkeypatch, lambda s, batch: not_a_number(batch) if s == 2 else batch)
+    train.train_and_evaluate(config, str(tmp_path), devices=ONE)
+
+    run = train.build_run(config, devices=ONE)
+    records, _, checkpoints = train.open_run(config, str(tmp_path / "other"))
+    checkpoints.close()
+    state, step = run.initial_state(), run.train_step()
+    batches = loader.train_stream(records, config)
+    for s in range(config.total_steps):
+        batch = next(batches)
+        if s == 2:
+            state = state.replace(step=state.step + 1)
+            ids = [records[i]["id"] for i in batch["index"].tolist()]
+        else:
+            state, _ = step(state, run.runner.place_batch(batch))
+    assert_trees_equal(final_state(config, tmp_path), state)
+
+    (line,) = map(json.loads, (tmp_path / "skipped.0.jsonl").read_text().splitlines())
+    assert line["step"] == 2 and line["ids"] == ids
+    assert {"total", "contrastive_image", "grad_norm"} <= set(line["not_finite"])
+    assert "contrastive_text" not in line["not_finite"]
+    skipped = [value for _, name, value in lines(tmp_path, "train/skipped")]
+    assert skipped == [0, 0, 1, 0, 0, 0]
+
+
+def test_too_many_bad_batches_in_a_row_end_the_run_and_keep_the_last_checkpoint(
+    config, straight, tmp_path, monkeypatch
+):
+    bad = (0, 1, 3, 4, 5)  # two in a row are borne, three are not
+    change_stream(monkeypatch, lambda s, batch: not_a_number(batch) if s in bad else batch)
+    with pytest.raises(bad_steps.NotFiniteError, match="3 updates in a row.*steps 3 to 5") as error:
+        train.train_and_evaluate(config, str(tmp_path), devices=ONE)
+    assert "learning rate" in str(error.value) and "data_prep.verify" in str(error.value)
+    assert checkpointing.newest(tmp_path).name == "3"
+    state = final_state(config, tmp_path)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+def test_the_guard_can_be_told_to_bear_everything(tmp_path):
+    guard = bad_steps.BadSteps(str(tmp_path), limit=0, names=lambda index: [str(i) for i in index])
+    for step in range(50):
+        guard.see(step, {"skipped": np.float32(1), "total": np.float32("nan")}, np.array([step]))
+    assert len((tmp_path / "skipped.0.jsonl").read_text().splitlines()) == 50
+
+
+def test_fingerprint_of_the_data_is_what_a_checkpoint_remembers(config, straight):
+    """So that `open_run` above compares with the data set, not with itself."""
+    run = json.loads((straight / "run.json").read_text())
+    assert run["data"] == source.fingerprint(source.read_metadata(config.data.directory))

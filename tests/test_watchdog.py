@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run that stands still says where."""
+
+import subprocess
+import sys
+
+STANDS_STILL = """
+import time
+from mrd_jax.faults import watchdog
+
+def the_place_where_it_hangs():
+    time.sleep(20)
+
+watch = watchdog.Watchdog(minutes={minutes}, leave={leave})
+watch.seen()
+{then}
+"""
+
+
+def run(*, minutes, leave, then):
+    return subprocess.run(
+        [sys.executable, "-c", STANDS_STILL.format(minutes=minutes, leave=leave, then=then)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_standstill_prints_every_stack_and_ends_the_process_if_told_to():
+    ended = run(minutes=0.005, leave=True, then="the_place_where_it_hangs()")
+    assert ended.returncode == 1
+    assert "Timeout" in ended.stderr and "the_place_where_it_hangs" in ended.stderr
+
+
+def test_it_prints_and_waits_by_default():
+    ended = run(minutes=0.005, leave=False, then="time.sleep(1)")
+    assert ended.returncode == 0 and "Timeout" in ended.stderr
+
+
+def test_progress_and_the_end_keep_it_quiet():
+    steps = "[(watch.seen(), time.sleep(0.1)) for _ in range(10)]; watch.stop(); time.sleep(1)"
+    assert run(minutes=0.01, leave=True, then=steps).stderr == ""
+    assert run(minutes=0, leave=True, then="time.sleep(0.5)").stderr == ""
