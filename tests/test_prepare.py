@@ -146,7 +146,7 @@ def test_a_failure_in_a_process_names_the_item(tmp_path):
 
 
 def test_an_unknown_source_is_refused_with_the_known_ones(tmp_path):
-    with pytest.raises(ValueError, match=r"unknown source 'x', expected one of \['folder', 'furniture'"):
+    with pytest.raises(ValueError, match=r"unknown source 'x', expected one of \['folder'"):
         prepare.prepare_shapes("x", tmp_path, tmp_path)
 
 

@@ -23,9 +23,10 @@ A table at the top of the folder (one .csv or .jsonl file, of any name) says mor
 | split | a word; either every line has one or none | "test" |
 | creator, licence | travel with the record | unknown |
 
-Only `path` must be there. Several captions or images are a list in JSON, and divided by "|" in CSV.
-Meshes are rendered; clouds have no views. The offline teacher learns from names; to train one on a
-folder (`--teacher lit`), the table must have a split "train".
+Only `path` must be there. Say `up_axis` where you know it: many OBJ files have y up. Several
+captions or images are a list in JSON, and divided by "|" in CSV. Meshes are rendered; clouds have
+no views. The offline teacher learns from names; to train one on a folder (`--teacher lit`), the
+table must have a split "train".
 
 Bad input. These stop the import, with file, line and what was expected: a table that is none, has
 an unknown column or a cell that cannot be meant, an unknown up axis, an id or a path that is there
@@ -67,9 +68,9 @@ class Folder:
         Raises:
           ValueError: the folder or its table cannot be used.
         """
-        root = Path(input_dir)
+        root = Path(input_dir).resolve()
         if not root.is_dir():
-            raise ValueError(f"--input {root}: not a folder; expected one of meshes and clouds")
+            raise ValueError(f"{input_dir}: not a folder; expected one of meshes and clouds")
         table = tables.find(root)
         files = _known_files(root)
         if table is None:
@@ -150,7 +151,7 @@ class Folder:
             if before != str(here):
                 raise ValueError(
                     f"{cache} holds the shapes of {before}, but --input is {here}; choose another "
-                    "--output, or pass --overwrite if they may go or it is the same folder, moved"
+                    "--output, or pass --overwrite if those may go"
                 )
         cache.mkdir(parents=True, exist_ok=True)
         origin.write_text(f"{here}\n", "utf-8")

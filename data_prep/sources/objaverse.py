@@ -72,7 +72,7 @@ class Objaverse:
         Raises:
           ValueError: there are none, or a file of annotations is damaged.
         """
-        root = find_cache(Path(input_dir))
+        root = find_cache(Path(input_dir)).resolve()
         labels = read_lvis(root / LVIS_FILE)
         items: list[shape_files.Item] = []
         for folder in sorted(path for path in (root / "glbs").glob("*") if path.is_dir()):
@@ -178,7 +178,6 @@ def describe(annotation: Any) -> dict[str, Any]:
     return {
         "name": name,
         "captions": tuple(captions),
-        "category": next(_names(annotation.get("categories")), ""),
         "creator": _text(user.get("displayName")) or _text(user.get("username")),
         "licence": LICENCES.get(licence, licence),
         "faults": (),
@@ -199,7 +198,7 @@ def _shortened(text: str) -> str:
 
 
 def _names(value: Any) -> Iterator[str]:
-    """Names of tags or categories."""
+    """Names of tags."""
     for entry in value if isinstance(value, list) else ():
         name = _text(entry.get("name")) if isinstance(entry, Mapping) else ""
         if name:

@@ -31,14 +31,13 @@ class Item:
 
     Attributes:
       id: unique in the folder.
-      root: the folder; nothing outside of it is read.
+      root: the folder, resolved; nothing outside of it is read.
       path: of the mesh or cloud, relative to the folder.
       split: that the shape belongs to.
       name: of the shape, or "".
       captions: (kind, text) pairs.
       images: paths of pictures, relative to the folder.
       label: name of its class, or "".
-      category: a coarser one, or "".
       creator: to be credited, or "".
       licence: of the shape, or "".
       up_axis: "y" or "z"; "" by the type of the file.
@@ -55,7 +54,6 @@ class Item:
     captions: tuple[tuple[str, str], ...] = ()
     images: tuple[str, ...] = ()
     label: str = ""
-    category: str = ""
     creator: str = ""
     licence: str = ""
     up_axis: str = ""
@@ -65,9 +63,9 @@ class Item:
 
     @property
     def mark(self) -> str:
-        """Hash of everything here but the folder's own place: a moved folder is the same."""
-        known = dataclasses.asdict(self) | {"root": None}
-        return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
+        """Hash of everything here."""
+        known = json.dumps(dataclasses.asdict(self))
+        return hashlib.sha256(known.encode()).hexdigest()[:16]
 
     def is_there(self) -> bool:
         """Whether the file exists."""
@@ -140,7 +138,7 @@ def prepare(
         source=family,
         name=item.name,
         catalogue=item.split,
-        category=item.category,
+        category="",
         creator=item.creator,
         licence=item.licence,
         xyz=xyz,
