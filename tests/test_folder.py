@@ -262,7 +262,7 @@ def test_a_picture_that_cannot_be_used_is_counted_and_its_shape_kept(tmp_path, m
     (tmp_path / "private.png").write_bytes(picture((1, 2, 3)))
     (raw / "link.png").symlink_to(tmp_path / "private.png")
     (raw / "text.png").write_text("not an image")
-    (raw / "cut.png").write_bytes(picture((1, 2, 3), size=(9, 9))[:60])
+    (raw / "cut.png").write_bytes(picture((1, 2, 3), size=(40, 40))[:60])
     (raw / "huge.png").write_bytes(picture((1, 2, 3), size=(50, 50)))
     table(raw, "path,images", "shape.glb,gone.png|link.png|text.png|cut.png|huge.png")
     shape = prepared(raw)
