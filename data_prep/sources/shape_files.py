@@ -103,32 +103,25 @@ def prepare(
       shapes.SkipShape: the file is missing, leads out of the folder, is damaged or holds no usable
         shape.
     """
-    if item.skip:
-        raise shapes.SkipShape(item.skip)
-    path = Path(item.root, item.path)
-    if not path.is_file():
-        raise shapes.SkipShape(shapes.FILE_MISSING)
-    if not _is_inside(path, item.root):
-        raise shapes.SkipShape(LINK_OUTSIDE)
+    path = _usable_path(item)
     up = item.up_axis or clouds.up_axis(path)
-    assumed = [] if item.up_axis or up == "y" else [UP_ASSUMED]
+    faults = list(item.faults)
+    if not item.up_axis and up != "y":
+        faults.append(UP_ASSUMED)
+    sizes = {"points": points, "seed": seed, "shape_id": item.id}
+    images: list[bytes] = []
     try:
         with timing.stage("load"):
-            content, faults = clouds.read_content(path, fill=FILL, root=item.root)
-        images: list[bytes] = []
+            content, found = clouds.read_content(path, fill=FILL, root=item.root)
+        faults += found
         if isinstance(content, tuple):
             with timing.stage("sample"):
-                xyz, rgb, repeated = _cloud(
-                    *content, up=up, points=points, seed=seed, shape_id=item.id
-                )
-            faults += repeated
+                xyz, rgb, found = _cloud(*content, up=up, **sizes)
         else:
-            if up == "y":
-                turned = content.triangles @ meshes.Y_UP_TO_Z_UP.T.astype(np.float32)
-                content = dataclasses.replace(content, triangles=turned)
-            xyz, rgb = surfaces.sample(content, points=points, seed=seed, shape_id=item.id)
-            images, blank = surfaces.views(content, count=views, size=image_size)
-            faults += blank
+            surface = _upright(content) if up == "y" else content
+            xyz, rgb = surfaces.sample(surface, **sizes)
+            images, found = surfaces.views(surface, count=views, size=image_size)
+        faults += found
     except clouds.CloudError as error:
         raise shapes.SkipShape(str(error)) from error
     with timing.stage("encode"):
@@ -147,8 +140,26 @@ def prepare(
         image_kinds=("render",) * len(images) + ("picture",) * len(pictures),
         captions=item.captions,
         label=item.label,
-        faults=(*item.faults, *assumed, *faults, *unusable),
+        faults=(*faults, *unusable),
     )
+
+
+def _usable_path(item: Item) -> Path:
+    """The item's file. SkipShape where there is none that may be read."""
+    if item.skip:
+        raise shapes.SkipShape(item.skip)
+    path = Path(item.root, item.path)
+    if not path.is_file():
+        raise shapes.SkipShape(shapes.FILE_MISSING)
+    if not _is_inside(path, item.root):
+        raise shapes.SkipShape(LINK_OUTSIDE)
+    return path
+
+
+def _upright(surface: meshes.Surface) -> meshes.Surface:
+    """The surface with y up turned to z."""
+    turn = meshes.Y_UP_TO_Z_UP.T.astype(np.float32)
+    return dataclasses.replace(surface, triangles=surface.triangles @ turn)
 
 
 def _is_inside(path: Path, root: str) -> bool:
