@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starts the real command, kills it, and says what is left."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+from etils import epath
+
+from mrd_jax import checkpointing
+
+ROOT = pathlib.Path(__file__).parents[2]
+CONFIG = ROOT / "tests" / "faults" / "small_run.py"
+TIMINGS = ("train/samples_per_second", "train/waiting_for_data")
+# Seconds that one start of the command may take, however busy the machine.
+PATIENCE = 300
+
+
+@dataclasses.dataclass
+class Runs:
+    """The same command again and again, in one workdir.
+
+    Attributes:
+      workdir: of the run.
+      data: folder of its data set.
+      cache: folder of compiled steps, so that a start takes seconds.
+      steps: of the whole run.
+    """
+
+    workdir: pathlib.Path
+    data: pathlib.Path
+    cache: pathlib.Path
+    steps: int
+
+    def start(self, *, file_limit: int | None = None) -> subprocess.Popen:
+        """Starts the command.
+
+        Args:
+          file_limit: bytes that a file may grow to; beyond it writing fails, as on a full disk.
+        """
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        environment = os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "JAX_NUM_CPU_DEVICES": "1",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "JAX_COMPILATION_CACHE_DIR": str(self.cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+
+        def limit() -> None:
+            # Python ignores SIGXFSZ, so that a write raises instead.
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+
+        command = [sys.executable, "-m", "mrd_jax.main", f"--config={CONFIG}"]
+        command += [f"--workdir={self.workdir}", f"--config.data.directory={self.data}"]
+        command += [f"--config.total_steps={self.steps}"]
+        with (self.workdir.parent / f"{self.workdir.name}.log").open("ab") as log:
+            return subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                preexec_fn=limit if file_limit else None,
+            )
+
+    def log(self) -> str:
+        """Everything that the starts have printed."""
+        return (self.workdir.parent / f"{self.workdir.name}.log").read_text(errors="replace")
+
+    def finish(self) -> None:
+        """Lets the command run to its end."""
+        status = self.start().wait(timeout=PATIENCE)
+        assert status == 0, f"exit status {status}:\n{self.log()[-3000:]}"
+
+    def step(self) -> int:
+        """The last step in the metrics, 0 where there is none."""
+        path = self.workdir / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        # The last line may be half written.
+        return max([json.loads(line)["step"] for line in lines if line.endswith("}")], default=0)
+
+    def saving(self) -> set[str]:
+        """Names of the checkpoints that are being written."""
+        folder = self.workdir / checkpointing.FOLDER
+        names = [path.name for path in folder.iterdir()] if folder.exists() else []
+        return {name for name in names if "tmp" in name}
+
+    def checksums(self) -> dict[str, str]:
+        """Of every array of the newest checkpoint."""
+        manifest = checkpointing.read_manifest(checkpointing.newest(epath.Path(self.workdir)))
+        return {path: leaf["checksum"] for path, leaf in manifest["leaves"].items()}
+
+    def curve(self) -> list[dict[str, float]]:
+        """Every line of the metrics, without what the clock says."""
+        lines = map(json.loads, (self.workdir / "metrics.jsonl").read_text().splitlines())
+        return [{name: x for name, x in line.items() if name not in TIMINGS} for line in lines]
+
+
+def kill_in_a_save(runs: Runs, rng: random.Random, *, ahead: int) -> bool:
+    """Starts the command and kills it while it writes a checkpoint.
+
+    Args:
+      runs: to disturb.
+      rng: chooses which save, and where in it.
+      ahead: steps that it may come forward at most.
+
+    Returns:
+      whether it was killed so; False where it ended before.
+    """
+    process = runs.start()
+    left = runs.saving()  # by earlier kills
+    saves, seen = rng.randint(1, max(1, ahead // 2)), set()
+    while process.poll() is None:
+        seen |= runs.saving() - left
+        if len(seen) >= saves:
+            time.sleep(rng.uniform(0, 0.01))
+            return _kill(process) and bool(runs.saving() - left)
+        time.sleep(0.0005)
+    return False
+
+
+def kill_anywhere(runs: Runs, rng: random.Random, *, ahead: int) -> bool:
+    """Starts the command and kills it at a step, or on its way to the first one.
+
+    Args:
+      runs: to disturb.
+      rng: chooses when.
+      ahead: steps that it may come forward at most.
+
+    Returns:
+      whether it was killed; False where it ended before.
+    """
+    process, begun = runs.start(), time.monotonic()
+    target = runs.step() + rng.randint(0, max(0, ahead))
+    early = rng.random() < 0.2
+    patience = rng.uniform(0, 8) if early else PATIENCE
+    while process.poll() is None and time.monotonic() - begun < patience:
+        if not early and runs.step() > target:
+            break
+        time.sleep(0.002)
+    time.sleep(rng.uniform(0, 0.02))
+    return _kill(process)
+
+
+def _kill(process: subprocess.Popen) -> bool:
+    process.send_signal(signal.SIGKILL)
+    return process.wait() == -signal.SIGKILL
