@@ -11,7 +11,7 @@ import pytest
 from made_up import FakeTeacher
 
 from data_prep import build, safe_pickle, shapes, teachers
-from data_prep.sources import off
+from data_prep.sources import off, published
 from mrd_jax.data import source
 from mrd_jax.evaluators import held_out, zero_shot
 
@@ -209,6 +209,16 @@ def test_off_folders_give_points_on_the_mesh_with_z_up_in_both_splits(tmp_path, 
     np.testing.assert_allclose(covariance / covariance[0, 0], np.eye(2), atol=0.25)
     np.testing.assert_allclose(flat.mean(axis=0), 0, atol=1e-3)
     assert (got[1]["rgb"] == 102).all()
+
+
+def test_a_shape_is_the_same_cloud_whether_it_was_published_with_z_or_with_y_up():
+    z_up = np.random.default_rng(0).normal(size=(30, 3))
+    x, y, z = z_up.T
+    y_up = np.stack([x, z, -y], axis=1)  # the quarter turn that brings z to y
+    options = {"points": 20, "seed": 0, "shape_id": "a"}
+    found, _ = published.make_cloud(z_up, None, **options, y_up=False)
+    wanted, _ = published.make_cloud(y_up, None, **options, y_up=True)
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
 def test_without_released_features_a_teacher_embeds_the_class_names(tmp_path, monkeypatch):

@@ -218,7 +218,8 @@ def make_cloud(
 
     Points are drawn without replacement into an order that depends on (seed, shape_id) alone: any
     prefix is a sample of the surface, in whatever order the cloud was published. Clouds with y up
-    get z up as in OpenShape, by swapping the second and the third coordinate.
+    get z up as in OpenShape, by swapping the second and the third coordinate, which mirrors them;
+    clouds with z up are mirrored, too, so that one shape is one cloud however it was published.
 
     Args:
       xyz: [count, 3].
@@ -240,7 +241,7 @@ def make_cloud(
     if len(xyz) < points:
         raise shapes.SkipShape(f"fewer than {points} points")
     chosen = shapes.generator(seed, shape_id).permutation(len(xyz))[:points]
-    turned = xyz[chosen][:, [0, 2, 1]] if y_up else xyz[chosen]
+    turned = xyz[chosen][:, [0, 2, 1]] if y_up else xyz[chosen] * np.array([1.0, -1.0, 1.0])
     if rgb is None:
         return shapes.normalise(turned), np.full((points, 3), NO_COLOUR, np.uint8)
     rgb = np.asarray(rgb)
