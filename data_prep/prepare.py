@@ -21,7 +21,7 @@ ITEMS_PER_SHARD = 32
 # Skipped items that a summary names, for each reason.
 NAMED = 5
 # Changes whenever prepared shapes change their content: older shards are then prepared again.
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclasses.dataclass
