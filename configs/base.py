@@ -123,6 +123,9 @@ def model() -> ConfigDict:
     config.dtype = "float32"
     # Recompute each block in the backward pass: less memory, about a third more time.
     config.remat = False
+    # Clouds of a device that pass the student at a time; the loss, its gradient and batch norm stay
+    # those of the whole batch. Divides the clouds of a device; 0 takes them all at once.
+    config.micro_batch = 0
     return config
 
 

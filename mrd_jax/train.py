@@ -77,6 +77,13 @@ def build_run(config: ConfigDict, *, devices: Sequence[jax.Device] | None = None
             f"{config.data.points // config.model.points}"
         )
     captions.check(config.data)
+    runner = sharding.make_runner(config.spmd, batch_size=config.batch_size, devices=devices)
+    share = config.batch_size // len(runner.devices)
+    if config.model.micro_batch and share % config.model.micro_batch:
+        raise ValueError(
+            f"config.model.micro_batch is {config.model.micro_batch}; it must divide the {share} "
+            f"clouds that each device gets of config.batch_size {config.batch_size}"
+        )
     return Run(
         config=FrozenConfigDict(config),
         model=models.build_model(config.model),
@@ -84,7 +91,7 @@ def build_run(config: ConfigDict, *, devices: Sequence[jax.Device] | None = None
         schedule=optimizers.learning_rate_schedule(
             config.optimizer, total_steps=config.total_steps
         ),
-        runner=sharding.make_runner(config.spmd, batch_size=config.batch_size, devices=devices),
+        runner=runner,
     )
 
 

@@ -136,6 +136,7 @@ def test_a_workdir_of_another_run_is_refused(dataset, straight):
         ({"model__points": 97}, "model.points is 97.*data.points gives only 96"),
         ({"eval_windows": 2}, "eval_windows is 2.*must be 1 to 1"),
         ({"batch_size": 12}, "batch_size is 12.*8 devices"),
+        ({"model__micro_batch": 3}, "model.micro_batch is 3.*must divide the 2 clouds"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(
