@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from mrd_jax import card as cards
 
 # Fields that may differ between the start of a run and its continuation, because the result does
-# not depend on them (`spmd` and `model.micro_batch` up to float rounding). Everything else may not.
+# not depend on them, up to float rounding for `spmd`, `shard_state` and `model.micro_batch`.
+# Everything else may not.
 NEUTRAL_FIELDS = frozenset(
     {
         "checkpoint_every",
@@ -26,6 +27,7 @@ NEUTRAL_FIELDS = frozenset(
         "log_every",
         "model.micro_batch",
         "model.remat",
+        "shard_state",
         "spmd",
     }
 )

@@ -33,9 +33,13 @@ class Run:
     runner: sharding.Runner
 
     def initial_state(self) -> states.TrainState:
-        """A new state, on every device."""
-        state = states.create_state(self.config, model=self.model, optimizer=self.optimizer)
-        return self.runner.place_state(state)
+        """A new state, where the runner wants it."""
+        return states.create_state(
+            self.config,
+            model=self.model,
+            optimizer=self.optimizer,
+            shardings=self.runner.state_shardings,
+        )
 
     def train_step(self) -> Any:
         """The compiled step: (state, placed batch) -> (state, metrics)."""
@@ -77,7 +81,12 @@ def build_run(config: ConfigDict, *, devices: Sequence[jax.Device] | None = None
             f"{config.data.points // config.model.points}"
         )
     captions.check(config.data)
-    runner = sharding.make_runner(config.spmd, batch_size=config.batch_size, devices=devices)
+    runner = sharding.make_runner(
+        config.spmd,
+        batch_size=config.batch_size,
+        shard_state=config.shard_state,
+        devices=devices,
+    )
     share = config.batch_size // len(runner.devices)
     if config.model.micro_batch and share % config.model.micro_batch:
         raise ValueError(
