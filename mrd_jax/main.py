@@ -5,6 +5,9 @@ Kept short on purpose; what it calls can be imported and tested.
 """
 
 import logging
+import os
+import pathlib
+import platform
 import sys
 
 import jax
@@ -38,12 +41,29 @@ def show_progress() -> None:
     logger.propagate = False
 
 
+def keep_compiled() -> None:
+    """Keeps compiled programs in the user's cache folder, so that a second run need not compile.
+
+    JAX_COMPILATION_CACHE_DIR names another folder (on a pod, one that all hosts see), and
+    JAX_ENABLE_COMPILATION_CACHE=false turns it off. The folder may be deleted at any time.
+    """
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    folder = folder / "mrd_jax" / "compiled"
+    if jax.default_backend() == "cpu":
+        # Made for this very processor, while a home folder may be shared with others.
+        folder /= platform.node()
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
 def main(argv: list[str]) -> None:
     """Runs one experiment."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; every option starts with --")
     if _MULTIHOST.value:
         jax.distributed.initialize()
+    keep_compiled()
     show_progress()
     logging.getLogger("mrd_jax").info(
         "process %d of %d, %d local devices: %s",
