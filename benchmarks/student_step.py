@@ -3,6 +3,7 @@
 
 python -m benchmarks.student_step --size openshape-4 --threads 1
 python -m benchmarks.student_step --size uni3d-s --batch 8 --points 10000 --dtype bfloat16
+python -m benchmarks.student_step --batch 64 --micro_batch 4 --whole
 """
 
 import argparse
@@ -31,6 +32,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--remat", action="store_true", help="recompute blocks and tokenizer")
     parser.add_argument("--unroll", action="store_true", help="unroll the loop over the blocks")
     parser.add_argument("--patch_dropout", type=float, default=0.0, help="share of groups left out")
+    parser.add_argument("--micro_batch", type=int, default=0, help="also step by so many clouds")
     parser.add_argument("--embed_only", action="store_true", help="no training: less memory")
     parser.add_argument("--whole", action="store_true", help="do not time the parts")
     parser.add_argument("--repeats", type=int, default=5, help="timed calls; the median counts")
@@ -64,7 +66,7 @@ def measure(function, *arguments, repeats: int) -> Timing:
     return Timing(statistics.median(wall), statistics.median(cpu))
 
 
-def build(options: argparse.Namespace) -> Any:
+def build(options: argparse.Namespace, *, micro_batch: int = 0) -> Any:
     """The student that the command line describes."""
     from mrd_jax import models
 
@@ -73,6 +75,7 @@ def build(options: argparse.Namespace) -> Any:
     changes = dict(
         out_dim=dims[fields["name"]], dtype=options.dtype, remat=options.remat,
         scan=not options.unroll, points=options.points, patch_dropout=options.patch_dropout,
+        micro_batch=micro_batch,
     )  # fmt: skip
     return models.build_model(fields | changes)
 
@@ -94,11 +97,12 @@ def time_parts(model, variables, xyz, rgb, *, repeats: int) -> dict[str, Timing]
         return jnp.sum(blocks.apply(variables, tokens).astype(jnp.float32))
 
     centres = jax.jit(model.choose_centres)(xyz)
-    groups = jax.jit(model.group)(xyz, rgb, centres)
+    index = jax.jit(model.neighbours)(xyz, centres)
+    groups = jax.jit(model.describe)(xyz, rgb, centres, index)
     tokens = jax.random.normal(jax.random.key(3), (xyz.shape[0], model.groups + 1, model.dim))
     calls = {
         "fps": (jax.jit(model.choose_centres), xyz),
-        "grouping": (jax.jit(model.group), xyz, rgb, centres),
+        "neighbours": (jax.jit(model.neighbours), xyz, centres),
         "tokenizer": (jax.jit(jax.grad(encode)), of_part("tokenizer"), groups),
         "transformer": (
             jax.jit(jax.grad(transform, argnums=(0, 1))),
@@ -149,6 +153,29 @@ def time_step(
     return timings, {"compile_s": round(seconds, 1), "temporary_mb": round(temporary / 1e6)}
 
 
+def compare_micro_batches(model, whole, *arguments, repeats: int) -> dict[str, Any]:
+    """Time the step of the same student by micro-batches, beside that of the whole batch.
+
+    Args:
+      model: the student with `micro_batch`.
+      whole: what `time_step` gave without.
+      arguments: of `time_step`.
+      repeats: timed calls.
+
+    Returns:
+      Seconds, compile seconds and temporary memory, and each divided by the whole batch's.
+    """
+    timings, training = time_step(model, *arguments, repeats=repeats)
+    step, step_whole = timings["step"], whole[0]["step"]
+    return {
+        "step": step.rounded(),
+        **training,
+        "time_ratio": round(step.wall / step_whole.wall, 2),
+        "cpu_ratio": round(step.cpu / step_whole.cpu, 2),
+        "memory_ratio": round(training["temporary_mb"] / whole[1]["temporary_mb"], 3),
+    }
+
+
 def main() -> None:
     """Measure and print."""
     options = parse_arguments()
@@ -164,10 +191,17 @@ def main() -> None:
     rgb = jax.random.uniform(jax.random.key(1), xyz.shape)
     variables = jax.jit(model.init)(jax.random.key(2), xyz[:1], rgb[:1])
     timings = {"embed": measure(jax.jit(model.apply), variables, xyz, rgb, repeats=options.repeats)}
-    parts, training = {}, {}
+    parts, training, micro = {}, {}, {}
     if not options.embed_only:
         steps, training = time_step(model, variables, xyz, rgb, repeats=options.repeats)
         timings |= steps
+    if options.micro_batch and not options.embed_only:
+        micro = compare_micro_batches(
+            build(options, micro_batch=options.micro_batch),
+            (timings, training),
+            *(variables, xyz, rgb),
+            repeats=options.repeats,
+        )
     if not (options.embed_only or options.whole):
         parts = time_parts(model, variables, xyz, rgb, repeats=options.repeats)
     report = {
@@ -177,6 +211,7 @@ def main() -> None:
         **{name: timing.rounded() for name, timing in timings.items()},
         "parts": {name: timing.rounded() for name, timing in parts.items()},
         **training,
+        "micro_batches": micro,
         "peak_process_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "load": round(os.getloadavg()[0], 1),
     }  # fmt: skip

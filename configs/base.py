@@ -15,6 +15,9 @@ def get_config() -> ConfigDict:
     config.initial_weights = ""
     # "pmap", or "shard_map" (jit over a mesh). Both run the same step body.
     config.spmd = "pmap"
+    # The devices share parameters, optimizer and moving average between the steps rather than hold
+    # them all, each; "shard_map" only. The same numbers.
+    config.shard_state = False
     # Samples per step over all devices; every one is a negative and a relation of the others.
     config.batch_size = 64
     # Optimizer steps of the whole run; the learning-rate schedule spans them.
@@ -138,6 +141,9 @@ def model() -> ConfigDict:
     config.dtype = "float32"
     # Recompute each block in the backward pass: less memory, about a third more time.
     config.remat = False
+    # Clouds of a device that pass the student at a time; the loss, its gradient and batch norm stay
+    # those of the whole batch. Divides the clouds of a device; 0 takes them all at once.
+    config.micro_batch = 0
     return config
 
 

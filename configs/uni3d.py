@@ -82,4 +82,6 @@ def model() -> ConfigDict:
     config.dtype = "bfloat16"
     # Recompute each block in the backward pass. Ours.
     config.remat = True
+    # Clouds of a device that pass the student at a time; 0 takes them all at once. Ours.
+    config.micro_batch = 0
     return config

@@ -5,6 +5,9 @@ Kept short on purpose; what it calls can be imported and tested.
 """
 
 import logging
+import os
+import pathlib
+import platform
 import sys
 from collections.abc import Callable
 
@@ -52,6 +55,22 @@ def command(config: ConfigDict, mode: str) -> Callable[[ConfigDict, str], None]:
     return suite.evaluate
 
 
+def keep_compiled() -> None:
+    """Keeps compiled programs in the user's cache folder, so that a second run need not compile.
+
+    JAX_COMPILATION_CACHE_DIR names another folder (on a pod, one that all hosts see), and
+    JAX_ENABLE_COMPILATION_CACHE=false turns it off. The folder may be deleted at any time.
+    """
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    folder = folder / "mrd_jax" / "compiled"
+    if jax.default_backend() == "cpu":
+        # Made for this very processor, while a home folder may be shared with others.
+        folder /= platform.node()
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
 def main(argv: list[str]) -> None:
     """Runs one experiment."""
     if len(argv) > 1:
@@ -59,6 +78,7 @@ def main(argv: list[str]) -> None:
     run = command(_CONFIG.value, _MODE.value)
     if _MULTIHOST.value:
         jax.distributed.initialize()
+    keep_compiled()
     show_progress()
     logging.getLogger("mrd_jax").info(
         "process %d of %d, %d local devices: %s",

@@ -122,8 +122,25 @@ def scale_by_layer(layer_decay: float) -> optax.GradientTransformation:
     )
 
 
+def clip(largest_norm: float) -> optax.GradientTransformationExtraArgs:
+    """Scales the gradient down where its global norm is larger.
+
+    The norm is given to `update` as `grad_norm`: a device may hold a share of the gradient only.
+    """
+
+    def update(updates, state, params=None, *, grad_norm, **_):
+        del params
+        factor = jnp.minimum(1.0, largest_norm / grad_norm)
+        return jax.tree.map(lambda update: update * factor, updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
+
+
 def build_optimizer(config: ConfigDict, *, total_steps: int) -> optax.GradientTransformation:
     """Clipping (where `clip_norm` > 0), AdamW, layer decay (where `layer_decay` < 1).
+
+    What follows the clipping works on every number by itself, so a share of the parameters is
+    updated as the whole would be. `update` takes `grad_norm`, see `clip`.
 
     Args:
       config: `config.optimizer` of a run.
@@ -134,7 +151,7 @@ def build_optimizer(config: ConfigDict, *, total_steps: int) -> optax.GradientTr
     """
     steps = []
     if config.clip_norm > 0:
-        steps.append(optax.clip_by_global_norm(config.clip_norm))
+        steps.append(clip(config.clip_norm))
     steps.append(
         optax.adamw(
             learning_rate_schedule(config, total_steps=total_steps),

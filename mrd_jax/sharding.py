@@ -6,6 +6,12 @@ a body into a function of the replicated state and the global batch. Both runner
 convention for gradients: a body differentiates this device's share of the loss and sums the
 gradients itself. Hence `check_vma=False`: with it left on, shard_map would hand out gradients of
 replicated parameters that are already summed, and they would count once per device too often.
+
+With a split state a device keeps its share of the parameters, of the optimizer's memory and of the
+moving average, by one rule for every array, `shard_axis`. A step gathers the parameters, leaves
+each device with the sum of its share of the gradient, and updates that share: the numbers are those
+of the replicated state. Shapes stay those of the whole arrays, so a checkpoint fits any number of
+devices, split or not.
 """
 
 import dataclasses
@@ -14,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -21,21 +28,83 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mrd_jax.data import batch as batches
 
 AXIS = "data"
+# Fields of a state that may be split; the statistics of batch norm are small and read whole.
+SHARDED_FIELDS = ("params", "opt_state", "ema")
 
 Batch = Mapping[str, Any]
+
+
+def shard_axis(shape: Sequence[int], *, count: int) -> int | None:
+    """Axis of an array that the devices share equally; None where every device keeps a copy.
+
+    The first axis that divides. The leading axis of a matrix is left alone: it may stack layers,
+    which layer decay counts. On TPU the rows that come next are split without padding in memory,
+    where columns would be padded to 128.
+    """
+    axes = range(1, len(shape)) if len(shape) > 1 else range(len(shape))
+    return next((axis for axis in axes if shape[axis] % count == 0), None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sharded:
+    """A `step.Layout` of parameters that the devices share; used inside a body.
+
+    Attributes:
+      shapes: of the whole parameters, a tree like them.
+      count: number of devices.
+    """
+
+    shapes: Any
+    count: int
+
+    def gather(self, shards: Any) -> Any:
+        """See `step.Layout`."""
+        return self._map(
+            lambda x, axis: jax.lax.all_gather(x, AXIS, axis=axis, tiled=True), lambda x: x, shards
+        )
+
+    def sum(self, gradients: Any) -> Any:
+        """See `step.Layout`."""
+        return self._map(
+            lambda x, axis: jax.lax.psum_scatter(x, AXIS, scatter_dimension=axis, tiled=True),
+            lambda x: jax.lax.psum(x, AXIS),
+            gradients,
+        )
+
+    def norm(self, shards: Any) -> jax.Array:
+        """See `step.Layout`."""
+        squares = jax.tree.map(lambda x: jnp.sum(x * x), shards)
+        squares = self._map(lambda x, _: jax.lax.psum(x, AXIS), lambda x: x, squares)
+        return jnp.sqrt(sum(jax.tree.leaves(squares)))
+
+    def _map(self, split: Callable, whole: Callable, tree: Any) -> Any:
+        """Applies `split(leaf, axis)` to leaves that are split, `whole(leaf)` to the others."""
+
+        def one(leaf, shape):
+            axis = shard_axis(shape.shape, count=self.count)
+            return whole(leaf) if axis is None else split(leaf, axis)
+
+        return jax.tree.map(one, tree, self.shapes)
 
 
 class Runner(Protocol):
     """How a per-device body becomes a function of the global batch."""
 
+    def state_shardings(self, state: Any) -> Any:
+        """Where the leaves of a state belong; a state of shapes will do."""
+
     def place_state(self, state: Any) -> Any:
-        """Puts a host copy of the state on every device."""
+        """Puts a copy of the state where it belongs."""
 
     def place_batch(self, batch: Batch) -> Batch:
         """Splits this process's rows over its devices; arrays `[local rows, ...]`."""
 
     def train(self, body: Callable) -> Callable:
-        """Compiles `body(state, batch) -> (state, metrics)`, both replicated; donates the state."""
+        """Compiles `body(state, batch) -> (state, metrics)`; donates the state.
+
+        The metrics are replicated, and so is the state, unless the runner splits it. Then the body
+        sees shares, and `layout=Sharded(...)` says of what.
+        """
 
     def embed(self, body: Callable) -> Callable:
         """Compiles `body(variables, batch) -> rows`, rows split over the devices."""
@@ -50,13 +119,14 @@ class PmapRunner:
 
     devices: Sequence[jax.Device]
 
+    def state_shardings(self, state: Any) -> Any:
+        """See `Runner.state_shardings`."""
+        everywhere = NamedSharding(Mesh(self._local_devices(), (AXIS,)), PartitionSpec())
+        return jax.tree.map(lambda _: everywhere, state)
+
     def place_state(self, state: Any) -> Any:
         """See `Runner.place_state`."""
-        # A fresh copy: the step donates its state, and the caller's arrays must survive that.
-        return jax.device_put(
-            jax.tree.map(np.array, state),
-            NamedSharding(Mesh(self._local_devices(), (AXIS,)), PartitionSpec()),
-        )
+        return jax.device_put(_copy(state), self.state_shardings(state))
 
     def place_batch(self, batch: Batch) -> Batch:
         """See `Runner.place_batch`; adds the leading device dimension that pmap asks for."""
@@ -95,19 +165,27 @@ class PmapRunner:
 
 @dataclasses.dataclass(frozen=True)
 class ShardMapRunner:
-    """`jax.jit(jax.shard_map(...))` over a one-dimensional mesh."""
+    """`jax.jit(jax.shard_map(...))` over a one-dimensional mesh.
+
+    Attributes:
+      devices: of all processes.
+      shard_state: whether the devices share the state rather than hold one each.
+    """
 
     devices: Sequence[jax.Device]
+    shard_state: bool = False
 
     @functools.cached_property
     def _mesh(self) -> Mesh:
         return Mesh(np.array(self.devices), (AXIS,))
 
+    def state_shardings(self, state: Any) -> Any:
+        """See `Runner.state_shardings`."""
+        return jax.tree.map(lambda spec: NamedSharding(self._mesh, spec), self._specs(state))
+
     def place_state(self, state: Any) -> Any:
         """See `Runner.place_state`."""
-        return jax.device_put(
-            jax.tree.map(np.array, state), NamedSharding(self._mesh, PartitionSpec())
-        )
+        return jax.device_put(_copy(state), self.state_shardings(state))
 
     def place_batch(self, batch: Batch) -> Batch:
         """See `Runner.place_batch`."""
@@ -118,11 +196,20 @@ class ShardMapRunner:
 
     def train(self, body: Callable) -> Callable:
         """See `Runner.train`."""
-        return jax.jit(self._map(body, (PartitionSpec(), PartitionSpec())), donate_argnums=0)
+
+        def run(state, batch):
+            specs = self._specs(state)
+            own = body
+            if self.shard_state:
+                shapes = jax.eval_shape(lambda params: params, state.params)
+                own = functools.partial(body, layout=Sharded(shapes, len(self.devices)))
+            return self._map(own, specs, (specs, PartitionSpec()))(state, batch)
+
+        return jax.jit(run, donate_argnums=0)
 
     def embed(self, body: Callable) -> Callable:
         """See `Runner.embed`."""
-        return jax.jit(self._map(body, PartitionSpec(AXIS)))
+        return jax.jit(self._map(body, PartitionSpec(), PartitionSpec(AXIS)))
 
     def gather(self, rows: jax.Array) -> np.ndarray:
         """See `Runner.gather`."""
@@ -130,36 +217,62 @@ class ShardMapRunner:
             return np.asarray(rows)
         return np.asarray(multihost_utils.process_allgather(rows, tiled=True))
 
-    def _map(self, body: Callable, out_specs: Any) -> Callable:
+    def _specs(self, state: Any) -> Any:
+        """How every leaf of a state is split."""
+
+        def spec(path, leaf):
+            if not (self.shard_state and path[0].name in SHARDED_FIELDS):
+                return PartitionSpec()
+            axis = shard_axis(leaf.shape, count=len(self.devices))
+            return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, AXIS)
+
+        return jax.tree_util.tree_map_with_path(spec, state)
+
+    def _map(self, body: Callable, first_specs: Any, out_specs: Any) -> Callable:
         return jax.shard_map(
             body,
             mesh=self._mesh,
-            in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
+            in_specs=(first_specs, PartitionSpec(AXIS)),
             out_specs=out_specs,
             check_vma=False,
         )
+
+
+def _copy(state: Any) -> Any:
+    """The step donates its state; the caller's arrays must survive that."""
+    return jax.tree.map(lambda x: x.copy() if isinstance(x, jax.Array) else np.array(x), state)
 
 
 RUNNERS: dict[str, type] = {"pmap": PmapRunner, "shard_map": ShardMapRunner}
 
 
 def make_runner(
-    spmd: str, *, batch_size: int, devices: Sequence[jax.Device] | None = None
+    spmd: str,
+    *,
+    batch_size: int,
+    shard_state: bool = False,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Runner:
     """Chooses the runner and checks that the global batch divides over its devices.
 
     Args:
       spmd: "pmap" or "shard_map".
       batch_size: rows of the global batch.
+      shard_state: whether the devices share the state; "shard_map" only.
       devices: all devices of the run, over all processes; by default every device there is.
 
     Raises:
-      ValueError: unknown `spmd`, or a batch that does not divide.
+      ValueError: unknown `spmd`, one that cannot split the state, or a batch that does not divide.
     """
     if spmd not in RUNNERS:
         raise ValueError(f"config.spmd is {spmd!r}; choose one of {sorted(RUNNERS)}")
+    if shard_state and spmd != "shard_map":
+        raise ValueError(
+            f"config.shard_state is True, but config.spmd is {spmd!r}, which keeps the whole state "
+            "on every device; set config.spmd to 'shard_map'"
+        )
     devices = tuple(jax.devices() if devices is None else devices)
     batches.check_batch_size(
         batch_size, process_count=jax.process_count(), device_count=len(devices)
     )
-    return RUNNERS[spmd](devices)
+    return ShardMapRunner(devices, shard_state) if shard_state else RUNNERS[spmd](devices)

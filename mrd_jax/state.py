@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What training changes from step to step, as one plain tree."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax
@@ -39,12 +40,24 @@ class TrainState:
 
 
 def create_state(
-    config: ConfigDict, *, model: nn.Module, optimizer: optax.GradientTransformation
+    config: ConfigDict,
+    *,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    shardings: Callable[[TrainState], Any] | None = None,
 ) -> TrainState:
-    """Initialises every leaf from `config.seed` alone."""
+    """Initialises every leaf from `config.seed` alone.
+
+    Args:
+      config: of the run.
+      model: the student.
+      optimizer: of the run.
+      shardings: gives the place of every leaf of a state of shapes, see
+        `mrd_jax.sharding.Runner.state_shardings`; no device ever holds more than that. None makes
+        the whole state on one device.
+    """
     points = jnp.zeros((1, config.model.points, 3), jnp.float32)
 
-    @jax.jit
     def init(key: jax.Array) -> TrainState:
         variables = model.init(key, points, points)
         params = {"student": variables["params"], "loss": losses.init_loss_params(config.loss)}
@@ -56,4 +69,6 @@ def create_state(
             ema=jax.tree.map(jnp.copy, params["student"]) if config.optimizer.ema_decay else None,
         )
 
-    return init(jax.random.key(config.seed))
+    key = jax.random.key(config.seed)
+    places = None if shardings is None else shardings(jax.eval_shape(init, key))
+    return jax.jit(init, out_shardings=places)(key)

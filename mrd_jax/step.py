@@ -5,7 +5,8 @@ Both are pure functions of their arguments. `axis_name` names the axis that the 
 over; None means that this device holds all of it, which is the reference for every other count.
 """
 
-from typing import Any
+import dataclasses
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,42 @@ def psum(tree: Any, axis_name: str | None) -> Any:
     return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
 
+class Layout(Protocol):
+    """What this device holds of the parameters, and hence of gradients and their updates."""
+
+    def gather(self, shards: Any) -> Any:
+        """The whole parameters from what the devices hold."""
+
+    def sum(self, gradients: Any) -> Any:
+        """What this device holds of the sum over devices of whole gradients."""
+
+    def norm(self, shards: Any) -> jax.Array:
+        """The global norm of the whole of what the devices hold."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Replicated:
+    """Every device holds all parameters; `sharding.Sharded` is the other layout.
+
+    Attributes:
+      axis_name: axis that the batch is split over; None for one device.
+    """
+
+    axis_name: str | None
+
+    def gather(self, shards: Any) -> Any:
+        """See `Layout`."""
+        return shards
+
+    def sum(self, gradients: Any) -> Any:
+        """See `Layout`."""
+        return psum(gradients, self.axis_name)
+
+    def norm(self, shards: Any) -> jax.Array:
+        """See `Layout`."""
+        return optax.tree.norm(shards)
+
+
 def loss_and_gradients(
     state: TrainState,
     batch: dict[str, jax.Array],
@@ -34,6 +71,7 @@ def loss_and_gradients(
     model: nn.Module,
     config: ConfigDict,
     axis_name: str | None = None,
+    layout: Layout | None = None,
 ) -> tuple[Any, Metrics, Any]:
     """Gradients of the global loss, its parts, and the new batch-norm statistics.
 
@@ -41,16 +79,18 @@ def loss_and_gradients(
     norm carry gradients across devices, and the sum over devices comes last, here.
 
     Args:
-      state: replicated.
+      state: replicated, its parameters whole.
       batch: this device's rows, see `mrd_jax.data.batch`.
       model: the student.
       config: of the whole run.
       axis_name: axis that the batch is split over; None for one device.
+      layout: of the gradients; by default every device gets all of them.
 
     Returns:
-      Gradients like `state.params`, scalar parts of the loss, statistics like `state.batch_stats`;
-      the same on every device.
+      Gradients like `state.params`, by `layout`; scalar parts of the loss and statistics like
+      `state.batch_stats`, the same on every device.
     """
+    layout = layout or Replicated(axis_name)
     keys = batches.sample_keys(config.seed, batch["index"], batch["epoch"])
     augment_keys, model_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
     xyz, rgb = augment.augment(
@@ -76,8 +116,7 @@ def loss_and_gradients(
         return loss, (parts, updates["batch_stats"])
 
     gradients, (parts, batch_stats) = jax.grad(share_of_loss, has_aux=True)(state.params)
-    gradients, parts = psum((gradients, parts), axis_name)
-    return gradients, parts, batch_stats
+    return layout.sum(gradients), psum(parts, axis_name), batch_stats
 
 
 def train_step(
@@ -88,18 +127,38 @@ def train_step(
     optimizer: optax.GradientTransformation,
     config: ConfigDict,
     axis_name: str | None = None,
+    layout: Layout | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One update from one global batch; arguments as for `loss_and_gradients`.
 
     An update whose loss or gradient is not finite is left out: only the step advances.
 
+    Args:
+      state: parameters, the optimizer's memory and moving average by `layout`.
+      batch: this device's rows.
+      model: the student.
+      optimizer: its `update` may take `grad_norm`, the global norm of the whole gradient.
+      config: of the whole run.
+      axis_name: axis that the batch is split over; None for one device.
+      layout: what this device holds of the parameters; all by default.
+
     Returns:
-      The next state and scalar metrics, the same on every device.
+      The next state, by `layout`, and scalar metrics, the same on every device.
     """
+    layout = layout or Replicated(axis_name)
+    whole = layout.gather(state.params)
     gradients, parts, batch_stats = loss_and_gradients(
-        state, batch, model=model, config=config, axis_name=axis_name
+        state.replace(params=whole),
+        batch,
+        model=model,
+        config=config,
+        axis_name=axis_name,
+        layout=layout,
     )
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    grad_norm = layout.norm(gradients)
+    updates, opt_state = optax.with_extra_args_support(optimizer).update(
+        gradients, state.opt_state, state.params, grad_norm=grad_norm
+    )
     params = optax.apply_updates(state.params, updates)
     # CLIP bounds the parameter itself: a bound inside the loss alone would leave it stuck outside.
     params["loss"]["log_scale"] = jnp.minimum(
@@ -107,17 +166,16 @@ def train_step(
     )
     ema = moving_average(state.ema, params["student"], config.optimizer.ema_decay, state.step)
     updated = state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state, ema=ema)
-    grad_norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(parts["total"]) & jnp.isfinite(grad_norm)
     metrics = {
         **parts,
-        **losses.mixing_weights(state.params["loss"], config.loss),
-        "scale": jnp.exp(state.params["loss"]["log_scale"]),
+        **losses.mixing_weights(whole["loss"], config.loss),
+        "scale": jnp.exp(whole["loss"]["log_scale"]),
         "grad_norm": grad_norm,
         bad_steps.SKIPPED: 1.0 - finite,
     }
-    if "student_log_temperature" in state.params["loss"]:
-        metrics["student_temperature"] = jnp.exp(state.params["loss"]["student_log_temperature"])
+    if "student_log_temperature" in whole["loss"]:
+        metrics["student_temperature"] = jnp.exp(whole["loss"]["student_log_temperature"])
     # A step that is left out still counts: its batch is behind us.
     state = bad_steps.keep_finite(updated, state, finite=finite)
     return state.replace(step=state.step + 1), metrics

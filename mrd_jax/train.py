@@ -35,9 +35,13 @@ class Run:
     runner: sharding.Runner
 
     def initial_state(self) -> states.TrainState:
-        """A new state, on every device."""
-        state = states.create_state(self.config, model=self.model, optimizer=self.optimizer)
-        return self.runner.place_state(state)
+        """A new state, where the runner wants it."""
+        return states.create_state(
+            self.config,
+            model=self.model,
+            optimizer=self.optimizer,
+            shardings=self.runner.state_shardings,
+        )
 
     def train_step(self) -> Any:
         """The compiled step: (state, placed batch) -> (state, metrics)."""
@@ -80,6 +84,18 @@ def build_run(config: ConfigDict, *, devices: Sequence[jax.Device] | None = None
         )
     captions.check(config.data)
     neighbours_lib.check(config)
+    runner = sharding.make_runner(
+        config.spmd,
+        batch_size=config.batch_size,
+        shard_state=config.shard_state,
+        devices=devices,
+    )
+    share = config.batch_size // len(runner.devices)
+    if config.model.micro_batch and share % config.model.micro_batch:
+        raise ValueError(
+            f"config.model.micro_batch is {config.model.micro_batch}; it must divide the {share} "
+            f"clouds that each device gets of config.batch_size {config.batch_size}"
+        )
     return Run(
         config=FrozenConfigDict(config),
         model=models.build_model(config.model),
@@ -87,7 +103,7 @@ def build_run(config: ConfigDict, *, devices: Sequence[jax.Device] | None = None
         schedule=optimizers.learning_rate_schedule(
             config.optimizer, total_steps=config.total_steps
         ),
-        runner=sharding.make_runner(config.spmd, batch_size=config.batch_size, devices=devices),
+        runner=runner,
     )
 
 

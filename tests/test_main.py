@@ -5,7 +5,12 @@ import os
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from mrd_jax import main
 
 COMMAND = [sys.executable, "-m", "mrd_jax.main"]
 
@@ -37,3 +42,42 @@ def test_a_first_mistake_is_named_and_writes_nothing(tmp_path, arguments, messag
     assert done.returncode != 0
     assert message in done.stdout + done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    """The user's cache folder, for a process that keeps whatever it compiles."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    before = {
+        name: getattr(jax.config, name)
+        for name in ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    }
+    jax.config.update("jax_compilation_cache_dir", None)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    compilation_cache.reset_cache()
+    yield tmp_path
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def kept(folder):
+    """Names of the programs there, after one more has been compiled."""
+    jax.jit(lambda x: jnp.cos(x) + len(str(folder)))(jnp.ones(3)).block_until_ready()
+    return [path.name for path in folder.rglob("*-cache")]
+
+
+def test_compiled_programs_are_kept_in_the_users_cache_folder(cache):
+    main.keep_compiled()
+    assert kept(cache / "mrd_jax" / "compiled")
+
+
+def test_another_folder_for_compiled_programs_is_respected(cache):
+    """JAX reads JAX_COMPILATION_CACHE_DIR into this setting."""
+    jax.config.update("jax_compilation_cache_dir", str(cache / "own"))
+    main.keep_compiled()
+    assert kept(cache / "own") and not (cache / "mrd_jax").exists()
+
+
+def test_importing_the_command_line_sets_nothing_up():
+    assert jax.config.jax_compilation_cache_dir == os.environ.get("JAX_COMPILATION_CACHE_DIR")

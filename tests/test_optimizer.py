@@ -58,7 +58,7 @@ def test_clipping_bounds_the_global_norm():
     for clip in (5.0, 0.0):
         config = optimizer_config(warmup_steps=0, clip_norm=clip)
         chain = optimizer.build_optimizer(config, total_steps=10)
-        _, after = chain.update(gradients, chain.init(params), params)
+        _, after = chain.update(gradients, chain.init(params), params, grad_norm=50.0)
         # Adam's first moment holds (1 - b1) times the clipped gradient.
         moments = [s for s in jax.tree.leaves(after, is_leaf=lambda x: hasattr(x, "mu"))
                    if hasattr(s, "mu")]  # fmt: skip

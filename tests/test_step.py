@@ -50,11 +50,14 @@ def reference(start, batch):
     return jax.device_get(one_device(start, batch))
 
 
-def run(start, batch, *, spmd, devices):
+def run(start, batch, *, spmd, devices, body=BODY, shard_state=False):
     runner = sharding.make_runner(
-        spmd, batch_size=CONFIG.batch_size, devices=jax.devices()[:devices]
+        spmd,
+        batch_size=CONFIG.batch_size,
+        shard_state=shard_state,
+        devices=jax.devices()[:devices],
     )
-    compiled = runner.train(functools.partial(BODY, axis_name=sharding.AXIS))
+    compiled = runner.train(functools.partial(body, axis_name=sharding.AXIS))
     return compiled(runner.place_state(start), runner.place_batch(batch))
 
 
@@ -64,6 +67,21 @@ def test_loss_parts_gradients_and_an_sgd_step_do_not_depend_on_devices(
     start, batch, reference, spmd, devices
 ):
     found = run(start, batch, spmd=spmd, devices=devices)
+    assert_trees_close(found, reference, rtol=RTOL, atol=1e-7)
+
+
+@pytest.mark.parametrize("spmd", [None, "pmap", "shard_map"])
+def test_micro_batches_leave_the_loss_its_gradient_and_the_statistics_as_they_are(
+    start, batch, reference, spmd
+):
+    """Under shard_map with a state that the devices share, see also `test_sharded_state`."""
+    model = models.build_model(tiny_config(model__micro_batch=2).model)
+    body = functools.partial(BODY, model=model)
+    if spmd is None:
+        found = jax.jit(body)(start, batch)
+    else:
+        share = spmd == "shard_map"
+        found = run(start, batch, spmd=spmd, devices=4, body=body, shard_state=share)
     assert_trees_close(found, reference, rtol=RTOL, atol=1e-7)
 
 

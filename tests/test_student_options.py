@@ -119,7 +119,7 @@ def test_eight_devices_share_batch_statistics(name):
 
 
 @both
-@pytest.mark.parametrize("changes", [{"remat": True}, {"scan": False}], ids=str)
+@pytest.mark.parametrize("changes", [{"remat": True}, {"scan": False}, {"micro_batch": 2}], ids=str)
 def test_memory_and_loop_options_change_neither_value_nor_gradient(name, changes):
     got, want = value_and_gradient(name, **changes), value_and_gradient(name)
     assert_trees_close(got, want, rtol=1e-5, atol=1e-5)
@@ -243,7 +243,7 @@ def test_drop_path_acts_in_training_only_and_by_the_samples_own_key():
     np.testing.assert_allclose(got[keep], other[keep], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("changes", [{"remat": True}, {"scan": False}], ids=str)
+@pytest.mark.parametrize("changes", [{"remat": True}, {"scan": False}, {"micro_batch": 4}], ids=str)
 def test_drop_path_is_the_same_under_memory_and_loop_options(changes):
     got = value_and_gradient("uni3d", drop_path=0.5, **changes)
     assert_trees_close(got, value_and_gradient("uni3d", drop_path=0.5), rtol=1e-5, atol=1e-5)
@@ -272,6 +272,7 @@ def test_a_dropped_branch_leaves_its_mean():
         ({"name": "uni3d", "mlp": "relu"}, "model.mlp is 'relu'"),
         ({"name": "uni3d", "drop_path": -0.1}, "model.drop_path is -0.1"),
         ({"name": "uni3d", "radius": 0.2}, r"unknown fields \['radius'\]"),
+        ({"micro_batch": -1}, "model.micro_batch is -1; it must be an integer, at least 0"),
         ({"points": 4}, "model.groups 8 exceeds model.points 4"),
     ],
 )

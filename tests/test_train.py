@@ -165,6 +165,7 @@ def test_a_run_keeps_to_the_neighbours_it_began_with(dataset, straight, tmp_path
         ({"data__hard_negatives": 14}, "neighbours is 5, but each of the 2 seeds .* needs 7"),
         ({"data__neighbours": 6}, "has 5 neighbours of each record.*--count 6"),
         ({"batch_size": 32}, "batch_size is 32, but split 'train' has only 29 records"),
+        ({"model__micro_batch": 3}, "model.micro_batch is 3.*must divide the 2 clouds"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(

@@ -69,8 +69,9 @@ def _check_names(fields: dict[str, Any], model: type[nn.Module]) -> None:
 def _check_values(fields: dict[str, Any], model: type[nn.Module]) -> None:
     for field in dataclasses.fields(model):
         name, value = field.name, fields.get(field.name, field.default)
-        if field.type is int and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"model.{name} is {value!r}; it must be a positive integer")
+        least = 0 if name == "micro_batch" else 1
+        if field.type is int and (not isinstance(value, int) or value < least):
+            raise ValueError(f"model.{name} is {value!r}; it must be an integer, at least {least}")
         if name in _SHARES and not 0 <= value < 1:
             raise ValueError(f"model.{name} is {value!r}; it must be in [0, 1)")
         if name in CHOICES and name in fields and value not in CHOICES[name]:

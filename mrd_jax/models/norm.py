@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Linear map with batch norm folded into it, statistics shared by all devices."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mrd_jax.models import pooling
+from mrd_jax.models import microbatch, pooling
 
 # PyTorch's defaults, which the released checkpoints were trained with.
 EPSILON = 1e-5
@@ -26,13 +28,13 @@ class _Normed(nn.Module):
     dtype: jax.typing.DTypeLike = jnp.float32
 
     def fold(
-        self, statistics: tuple[jax.Array, jax.Array, int] | None, *, bias: jax.Array
+        self, statistics: microbatch.Statistics | None, *, bias: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Give the norm's factor and offset, and keep the running statistics.
 
         Args:
-          statistics: mean [features] and variance [features] of the batch's products without
-            bias, and their number on all devices; None takes the running statistics.
+          statistics: of the batch's products without bias, on all devices; None takes the running
+            statistics.
           bias: [features] of the map.
 
         Returns:
@@ -44,9 +46,9 @@ class _Normed(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, (self.features,))
         mean, var = running_mean.value - bias, running_var.value
         if statistics is not None:
-            mean, var, count = statistics
+            mean, var = statistics.mean, statistics.var
             if not self.is_initializing():
-                unbiased = var * (count / max(count - 1, 1))
+                unbiased = var * (statistics.count / max(statistics.count - 1, 1))
                 running_mean.value = MOMENTUM * running_mean.value + (1 - MOMENTUM) * (mean + bias)
                 running_var.value = MOMENTUM * running_var.value + (1 - MOMENTUM) * unbiased
         # The bias cancels against the mean of the batch; only the running mean contains it.
@@ -76,26 +78,33 @@ class NormedDense(_Normed):
         """Apply the layer.
 
         Args:
-          x: [rows, channels].
+          x: [rows, channels], an array or micro-batches of it.
           train: normalise by the batch and update `batch_stats`, else use the running statistics.
           axis_name: device axis that the rows are split over (equally); None for one device.
 
         Returns:
-          [rows, features], or [rows / pool, features].
+          [rows, features], or [rows / pool, features]; as `x`.
         """
         kernel = self.param("kernel", KERNEL_INIT, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        x = x.astype(self.dtype)
-        statistics = product_statistics(x, kernel, axis_name=axis_name) if train else None
+        x = microbatch.apply(lambda x: x.astype(self.dtype), x)
+        statistics = None
+        if train:
+            of_rows = functools.partial(product_statistics, kernel=kernel)
+            statistics = microbatch.statistics(of_rows, x, axis_name=axis_name)
         factor, offset = self.fold(statistics, bias=bias)
-        if self.pool is None:
-            product = x @ (kernel * factor).astype(self.dtype)
-            return nn.relu(product + offset.astype(self.dtype))
-        sign = jnp.where(factor < 0, -1.0, 1.0)
-        groups = x.reshape(-1, self.pool, x.shape[-1])
-        pooled = pooling.group_maximum(pooling.product, groups, kernel * sign)
-        pooled = pooled.astype(jnp.float32) * jnp.abs(factor) + offset
-        return nn.relu(pooled).astype(self.dtype)
+
+        def layer(x):
+            if self.pool is None:
+                product = x @ (kernel * factor).astype(self.dtype)
+                return nn.relu(product + offset.astype(self.dtype))
+            sign = jnp.where(factor < 0, -1.0, 1.0)
+            groups = x.reshape(-1, self.pool, x.shape[-1])
+            pooled = pooling.group_maximum(pooling.product, groups, kernel * sign)
+            pooled = pooled.astype(jnp.float32) * jnp.abs(factor) + offset
+            return nn.relu(pooled).astype(self.dtype)
+
+        return microbatch.apply(layer, x)
 
 
 class GroupNorm(_Normed):
@@ -111,44 +120,52 @@ class GroupNorm(_Normed):
     @nn.compact
     def __call__(
         self,
-        x: jax.Array,
+        groups: tuple[jax.Array, jax.Array],
         kernel: jax.Array,
-        common: jax.Array,
         *,
         bias: jax.Array,
         train: bool,
         axis_name: str | None = None,
     ) -> tuple[jax.Array, jax.Array]:
-        """Fold the norm into the map.
+        """Give the norm's factor and offset.
 
         Args:
-          x: [groups, rows, channels].
+          groups: x [groups, rows, channels] and c [groups, features] float32 without its bias,
+            or micro-batches of both.
           kernel: [channels, features].
-          common: [groups, features] float32, c without its bias.
           bias: [features].
           train: normalise by the batch and update `batch_stats`, else use the running statistics.
           axis_name: device axis that the groups are split over (equally); None for one device.
 
         Returns:
-          [channels, features] and [groups, features], float32: `x @ first + second` is normalised.
+          [features], [features] float32: (x @ kernel + c) * first + second is normalised.
         """
         statistics = None
         if train:
-            rows = x.reshape(-1, x.shape[-1])
-            mean, var, count = product_statistics(rows, kernel, axis_name=axis_name)
-            means = jnp.mean(x, axis=1, dtype=jnp.float32)
-            products = jnp.matmul(means, kernel, precision=jax.lax.Precision.HIGHEST) - mean
-            shared = _mean(common, axis_name)
-            centred = common - shared
-            var += _mean(centred * centred + 2 * products * centred, axis_name)
-            statistics = mean + shared, jnp.maximum(var, 0.0), count
-        factor, offset = self.fold(statistics, bias=bias)
-        return kernel * factor, common * factor + offset
+            of_groups = functools.partial(_group_statistics, kernel=kernel)
+            statistics = microbatch.statistics(of_groups, groups, axis_name=axis_name)
+        return self.fold(statistics, bias=bias)
+
+
+def _group_statistics(
+    groups: tuple[jax.Array, jax.Array], kernel: jax.Array, *, axis_name: str | None
+) -> microbatch.Statistics:
+    """Statistics of `x @ kernel + c`; arguments as for `GroupNorm`."""
+    x, common = groups
+    rows = x.reshape(-1, x.shape[-1])
+    of_rows = product_statistics(rows, kernel, axis_name=axis_name)
+    means = jnp.mean(x, axis=1, dtype=jnp.float32)
+    products = jnp.matmul(means, kernel, precision=jax.lax.Precision.HIGHEST) - of_rows.mean
+    shared = microbatch.average(common, axis_name)
+    centred = common - shared
+    var = microbatch.average(centred * centred + 2 * products * centred, axis_name)
+    var = jnp.maximum(of_rows.var + var, 0.0)
+    return microbatch.Statistics(of_rows.mean + shared, var, of_rows.count)
 
 
 def product_statistics(
     x: jax.Array, kernel: jax.Array, *, axis_name: str | None = None
-) -> tuple[jax.Array, jax.Array, int]:
+) -> microbatch.Statistics:
     """Mean and biased variance of the columns of `x @ kernel`, from the moments of `x`.
 
     Args:
@@ -157,7 +174,7 @@ def product_statistics(
       axis_name: device axis that the rows are split over (equally); None for one device.
 
     Returns:
-      Mean [features], variance [features], and the number of rows on all devices.
+      Statistics of the rows on all devices.
     """
     rows = x.shape[0]
     moments = jnp.sum(x, axis=0, dtype=jnp.float32) / rows, _second_moment(x) / rows
@@ -169,13 +186,7 @@ def product_statistics(
     highest = jax.lax.Precision.HIGHEST
     mean = jnp.matmul(first, kernel, precision=highest)
     var = jnp.sum(kernel * jnp.matmul(covariance, kernel, precision=highest), axis=0)
-    return mean, jnp.maximum(var, 0.0), rows
-
-
-def _mean(rows: jax.Array, axis_name: str | None) -> jax.Array:
-    """Mean over rows of all devices."""
-    mean = jnp.mean(rows, axis=0)
-    return mean if axis_name is None else jax.lax.pmean(mean, axis_name)
+    return microbatch.Statistics(mean, jnp.maximum(var, 0.0), rows)
 
 
 @jax.custom_vjp

@@ -5,7 +5,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mrd_jax.models import grouping, norm, tokenizer, transformer
+from mrd_jax.models import grouping, norm, student, tokenizer, transformer
 
 _FIELDS = ("dim", "depth", "heads", "mlp_dim", "sa_dim", "groups", "radius", "group_size")
 # Sizes of the released models (github.com/Colin97/OpenShape_code).
@@ -43,6 +43,8 @@ class PointBert(nn.Module):
       patch_dropout: share of groups left out in training.
       patch_choice: which groups those are, see `grouping.choose_centres`.
       scan: loop over the blocks rather than unroll them.
+      micro_batch: clouds that pass the model at a time, see `microbatch`: less memory for about a
+        forward pass more, the same values and gradient. 0 takes the whole batch at once.
     """
 
     dim: int
@@ -59,6 +61,7 @@ class PointBert(nn.Module):
     patch_dropout: float = 0.0
     patch_choice: str = "fewer"
     scan: bool = True
+    micro_batch: int = 0
 
     @nn.compact
     def __call__(
@@ -84,11 +87,12 @@ class PointBert(nn.Module):
         Raises:
           ValueError: if the clouds have fewer points than there are groups, or keys are missing.
         """
-        xyz = xyz.astype(jnp.float32)
-        centres = self.choose_centres(xyz, train=train, keys=keys)
-        groups = self.group(xyz, rgb, centres)
-        features = self.make_tokenizer(name="tokenizer")(groups, train, axis_name)
+        return student.embed(self, xyz, rgb, train=train, axis_name=axis_name, keys=keys)
 
+    def embed_tokens(
+        self, centres: jax.Array, features: jax.Array, keys: jax.Array | None
+    ) -> jax.Array:
+        """From the tokenizer's features to embeddings, see `student.embed`; draws nothing."""
         options = self.block_options()
         x = jnp.concatenate([centres.astype(self.dtype), features], axis=-1)
         x = self._dense(self.dim, "lift")(x)
@@ -110,16 +114,21 @@ class PointBert(nn.Module):
             keys=keys,
         )
 
-    def group(self, xyz: jax.Array, rgb: jax.Array, centres: jax.Array) -> jax.Array:
+    def neighbours(self, xyz: jax.Array, centres: jax.Array) -> jax.Array:
+        """Which points belong to every group: [local_batch, groups, group_size]."""
+        return grouping.ball_query(xyz, centres, radius=self.radius, count=self.group_size)
+
+    def describe(
+        self, xyz: jax.Array, rgb: jax.Array, centres: jax.Array, index: jax.Array
+    ) -> jax.Array:
         """What the tokenizer sees of every group: [local_batch, groups, group_size, 9]."""
-        index = grouping.ball_query(xyz, centres, radius=self.radius, count=self.group_size)
         return tokenizer.group_points(xyz, rgb, centres, index, absolute=True)
 
     @nn.nowrap
     def make_tokenizer(self, name: str | None = None) -> tokenizer.SetAbstraction:
         """The layer from groups to features."""
         encode = tokenizer.SetAbstraction
-        if self.remat:
+        if self.remat and not self.micro_batch:
             encode = nn.remat(encode, static_argnums=(2, 3))  # train, axis_name
         return encode(self.sa_dim, self.dtype, name=name)
 

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mrd_jax.models import grouping, norm, pooling
+from mrd_jax.models import grouping, microbatch, norm, pooling
 
 # Widths of the shared MLP before its last layer, the same in every size OpenShape released.
 HIDDEN = (64, 64)
@@ -51,22 +51,24 @@ class SetAbstraction(nn.Module):
         """Encode every group.
 
         Args:
-          groups: [batch, groups, group_size, channels] as from `group_points`.
+          groups: [batch, groups, group_size, channels] as from `group_points`, an array or
+            micro-batches of it.
           train: batch norm by the batch, else by its running statistics.
           axis_name: device axis that the batch is split over; None for one device.
 
         Returns:
-          [batch, groups, features].
+          [batch, groups, features], as `groups`.
         """
-        batch, count, group_size, channels = groups.shape
+        _, count, group_size, channels = groups.shape
         # Two-dimensional, so that every gradient is one plain matrix product.
-        x = groups.reshape(-1, channels)
+        x = microbatch.apply(lambda groups: groups.reshape(-1, channels), groups)
         for number, width in enumerate(HIDDEN):
             layer = norm.NormedDense(width, self.dtype, name=f"layer_{number}")
             x = layer(x, train=train, axis_name=axis_name)
         last = f"layer_{len(HIDDEN)}"
         layer = norm.NormedDense(self.features, self.dtype, pool=group_size, name=last)
-        return layer(x, train=train, axis_name=axis_name).reshape(batch, count, -1)
+        x = layer(x, train=train, axis_name=axis_name)
+        return microbatch.apply(lambda x: x.reshape(-1, count, self.features), x)
 
 
 class MiniPointNet(nn.Module):
@@ -87,25 +89,35 @@ class MiniPointNet(nn.Module):
     @nn.compact
     def __call__(self, groups: jax.Array, train: bool, axis_name: str | None = None) -> jax.Array:
         """Encode every group; as `SetAbstraction`."""
-        batch, count, group_size, channels = groups.shape
+        _, count, group_size, channels = groups.shape
         options = dict(train=train, axis_name=axis_name)
-        x = norm.NormedDense(POINT_WIDTH, self.dtype, name="layer_0")(
-            groups.reshape(-1, channels), **options
-        ).reshape(-1, group_size, POINT_WIDTH)
+        x = microbatch.apply(lambda groups: groups.reshape(-1, channels), groups)
+        x = norm.NormedDense(POINT_WIDTH, self.dtype, name="layer_0")(x, **options)
         local = _Affine(LOCAL_WIDTH, POINT_WIDTH, name="local")()
         joined = _Affine(JOINED_WIDTH, 2 * LOCAL_WIDTH, name="joined")()
         output = _Affine(self.features, JOINED_WIDTH, name="output")()
         highest = jax.lax.Precision.HIGHEST
 
-        peak = pooling.group_maximum(pooling.product, x, local.kernel).astype(jnp.float32)
         from_peak, from_local = jnp.split(joined.kernel, 2)
-        common = jnp.matmul(peak + local.bias, from_peak, precision=highest)
-        common += local.bias @ from_local
         kernel = jnp.matmul(local.kernel, from_local, precision=highest)
+
+        def with_common(x):
+            x = x.reshape(-1, group_size, POINT_WIDTH)
+            peak = pooling.group_maximum(pooling.product, x, local.kernel).astype(jnp.float32)
+            common = jnp.matmul(peak + local.bias, from_peak, precision=highest)
+            return x, common + local.bias @ from_local
+
+        x = microbatch.apply(with_common, x)
         layer = norm.GroupNorm(JOINED_WIDTH, self.dtype, name="layer_1")
-        kernel, common = layer(x, kernel, common, bias=joined.bias, **options)
-        tokens = pooling.group_maximum(_last_layers, (x, common), (kernel, output.kernel))
-        return (tokens + output.bias.astype(self.dtype)).reshape(batch, count, -1)
+        factor, offset = layer(x, kernel, bias=joined.bias, **options)
+
+        def tokens(x):
+            x, common = x
+            kernels = kernel * factor, output.kernel
+            found = pooling.group_maximum(_last_layers, (x, common * factor + offset), kernels)
+            return (found + output.bias.astype(self.dtype)).reshape(-1, count, self.features)
+
+        return microbatch.apply(tokens, x)
 
 
 def _last_layers(

@@ -5,7 +5,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mrd_jax.models import grouping, norm, tokenizer, transformer
+from mrd_jax.models import grouping, norm, student, tokenizer, transformer
 
 # What the released models' LayerNorms add to the variance.
 EPSILON = 1e-6
@@ -51,6 +51,8 @@ class Uni3D(nn.Module):
         code, dropped groups do not pass the tokenizer either, so batch norm does not see them.
       drop_path: chance of leaving out a branch of the last block, see `transformer.Transformer`.
       scan: loop over the blocks rather than unroll them.
+      micro_batch: clouds that pass the model at a time, see `microbatch`: less memory for about a
+        forward pass more, the same values and gradient. 0 takes the whole batch at once.
     """
 
     dim: int
@@ -68,6 +70,7 @@ class Uni3D(nn.Module):
     patch_choice: str = "random"
     drop_path: float = 0.0
     scan: bool = True
+    micro_batch: int = 0
 
     @nn.compact
     def __call__(
@@ -97,12 +100,13 @@ class Uni3D(nn.Module):
         """
         if train and self.drop_path > 0 and keys is None:
             raise ValueError(f"drop_path={self.drop_path} needs keys=[local_batch] in training")
-        xyz = xyz.astype(jnp.float32)
-        centres = self.choose_centres(xyz, train=train, keys=keys)
-        groups = self.group(xyz, rgb, centres)
-        x = self.make_tokenizer(name="tokenizer")(groups, train, axis_name)
+        return student.embed(self, xyz, rgb, train=train, axis_name=axis_name, keys=keys)
 
-        x = self._dense(self.dim, "lift")(x)
+    def embed_tokens(
+        self, centres: jax.Array, features: jax.Array, keys: jax.Array | None
+    ) -> jax.Array:
+        """From the tokenizer's features to embeddings, see `student.embed`."""
+        x = self._dense(self.dim, "lift")(features)
         hidden = transformer.gelu(self._dense(POSITION_WIDTH, "position_hidden")(centres))
         x = x + self._dense(self.dim, "position")(hidden)
         token = self.param("cls_token", nn.initializers.zeros, (self.dim,))
@@ -111,7 +115,7 @@ class Uni3D(nn.Module):
         first = (token + position).astype(self.dtype)
         first = jnp.broadcast_to(first, (x.shape[0], 1, self.dim))
         x = jnp.concatenate([first, x], axis=1)
-        x = self.make_transformer(name="transformer")(x, keys if train else None)
+        x = self.make_transformer(name="transformer")(x, keys)
         x = transformer.layer_normalisation(self.block_options(), name="norm")(x)
         return self._dense(self.out_dim, "projection")(x).astype(jnp.float32)
 
@@ -128,16 +132,21 @@ class Uni3D(nn.Module):
             skip_squared_norm=NEAR_ORIGIN,
         )
 
-    def group(self, xyz: jax.Array, rgb: jax.Array, centres: jax.Array) -> jax.Array:
+    def neighbours(self, xyz: jax.Array, centres: jax.Array) -> jax.Array:
+        """Which points belong to every group: [local_batch, groups, group_size]."""
+        return grouping.knn(xyz, centres, count=self.group_size)
+
+    def describe(
+        self, xyz: jax.Array, rgb: jax.Array, centres: jax.Array, index: jax.Array
+    ) -> jax.Array:
         """What the tokenizer sees of every group: [local_batch, groups, group_size, 6]."""
-        index = grouping.knn(xyz, centres, count=self.group_size)
         return tokenizer.group_points(xyz, rgb, centres, index, absolute=False)
 
     @nn.nowrap
     def make_tokenizer(self, name: str | None = None) -> tokenizer.MiniPointNet:
         """The layer from groups to features."""
         encode = tokenizer.MiniPointNet
-        if self.remat:
+        if self.remat and not self.micro_batch:
             encode = nn.remat(encode, static_argnums=(2, 3))  # train, axis_name
         return encode(self.encoder_dim, self.dtype, name=name)
 

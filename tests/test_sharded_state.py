@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A state that the devices share trains, and is stored, as one that each of them holds."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import assert_trees_close, assert_trees_equal, tiny_config
+
+from mrd_jax import checkpointing, models, optimizer, sharding, state, step
+from mrd_jax.data import batch as batches
+
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
+# Every part of the optimizer at work: clipping, layer decay, weight decay, moving average, the
+# bound of the scale. Of losses and augmentation, little: they take longest to compile.
+CONFIG = tiny_config(
+    spmd="shard_map", optimizer__clip_norm=0.5, optimizer__layer_decay=0.5,
+    optimizer__warmup_steps=1, optimizer__learning_rate=0.01, loss__log_scale_max=2.0,
+    loss__lambda_intra=0.0, loss__lambda_image=0.0, loss__lambda_text=0.0,
+    loss__learn_student_temperature=False, augment__dropout_max=0.0, augment__rotate_sigma=0.0,
+    augment__rotate_z=0.0, augment__color_drop=0.0, augment__shift=0.0,
+)  # fmt: skip
+WIDTH = 16
+dense = functools.partial(nn.Dense, bias_init=nn.initializers.normal(0.5))
+
+
+class Blocks(nn.Module):
+    """Four maps, stacked like the blocks of a transformer."""
+
+    @nn.compact
+    def __call__(self, x):
+        kernels = self.param("kernel", nn.initializers.lecun_normal(), (4, WIDTH, WIDTH))
+        for kernel in kernels:
+            x = x + jnp.tanh(x @ kernel)
+        return x
+
+
+class Transformer(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return dense(WIDTH, name="last_block")(Blocks(name="blocks")(x))
+
+
+class SmallStudent(nn.Module):
+    """The extent of a cloud through a few maps; compiles fast, and has leaves of every kind.
+
+    Twelve rows of 20 columns divide over two and four devices, not over eight.
+    """
+
+    @nn.compact
+    def __call__(self, xyz, rgb, train=False, axis_name=None, keys=None):
+        x = jnp.concatenate([xyz, rgb], axis=-1)
+        x = jnp.concatenate([x.min(axis=1), x.max(axis=1)], axis=-1)
+        x = jnp.tanh(dense(20, name="odd")(x))
+        x = Transformer(name="transformer")(dense(WIDTH, name="lift")(x))
+        mean = jnp.mean(x, axis=0)
+        mean = mean if axis_name is None else jax.lax.pmean(mean, axis_name)
+        running = self.variable("batch_stats", "mean", jnp.zeros, (WIDTH,))
+        if train and not self.is_initializing():
+            running.value = 0.9 * running.value + 0.1 * mean
+        return dense(24, name="projection")(x * (1 + (mean if train else running.value)))
+
+
+MODEL = SmallStudent()
+OPTIMIZER = optimizer.build_optimizer(CONFIG.optimizer, total_steps=CONFIG.total_steps)
+BODY = functools.partial(step.train_step, model=MODEL, optimizer=OPTIMIZER, config=CONFIG)
+BATCHES = [batches.fake_batch(CONFIG, seed=seed) for seed in range(5)]
+create = functools.partial(state.create_state, CONFIG, model=MODEL, optimizer=OPTIMIZER)
+
+
+def make_runner(devices, *, spmd="shard_map", shard_state=True):
+    return sharding.make_runner(
+        spmd, batch_size=16, shard_state=shard_state, devices=jax.devices()[:devices]
+    )
+
+
+def shapes(runner):
+    """A state of shapes that says where a restored one belongs."""
+    state = jax.eval_shape(create)
+    return jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        state,
+        runner.state_shardings(state),
+    )
+
+
+def train(runner, *, steps=5):
+    """The state after some steps, and the metrics of each."""
+    now = create(shardings=runner.state_shardings)
+    train_step = runner.train(functools.partial(BODY, axis_name=sharding.AXIS))
+    lines = []
+    for batch in BATCHES[:steps]:
+        now, metrics = train_step(now, runner.place_batch(batch))
+        lines.append(metrics)
+    return now, lines
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """Five steps on one device, without an axis."""
+    now, train_step, lines = create(), jax.jit(BODY), []
+    for batch in BATCHES:
+        now, metrics = train_step(now, batch)
+        lines.append(metrics)
+    assert float(now.params["loss"]["log_scale"]) <= 2.0  # from 2.66
+    assert all(metrics["grad_norm"] > 2 * CONFIG.optimizer.clip_norm for metrics in lines)
+    return jax.device_get((now, lines))
+
+
+@pytest.fixture(scope="module")
+def on_eight():
+    """Five steps on eight devices that share the state."""
+    return train(make_runner(8))
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+def test_five_steps_are_those_of_one_device(reference, devices):
+    assert_trees_close(train(make_runner(devices)), reference, rtol=1e-5, atol=1e-7)
+
+
+def test_five_steps_on_eight_devices_are_those_of_one(reference, on_eight):
+    assert_trees_close(on_eight, reference, rtol=1e-5, atol=1e-7)
+
+
+def test_gradients_are_summed_once_over_devices_and_count_once_in_the_norm():
+    """Device i of eight gives i + 1 everywhere: the sum is 36, in 2 x 16 and in 3 places."""
+    whole = {"shared": jnp.zeros((2, 16)), "kept": jnp.zeros(3)}
+    layout = sharding.Sharded(whole, 8)
+
+    def body(whole):
+        given = jax.tree.map(lambda x: x + 1.0 + jax.lax.axis_index(sharding.AXIS), whole)
+        shards = layout.sum(given)
+        assert jax.tree.map(jnp.shape, shards) == {"shared": (2, 2), "kept": (3,)}
+        return layout.gather(shards), layout.norm(shards)
+
+    mesh = jax.make_mesh((8,), (sharding.AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec()
+    run = jax.shard_map(body, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    found, norm = jax.jit(run)(whole)
+    assert_trees_equal(found, jax.tree.map(lambda x: x + 36.0, whole))
+    assert float(norm) == pytest.approx(36 * 35**0.5)
+
+
+def test_a_device_holds_its_part_of_what_divides(on_eight):
+    now, _ = on_eight
+    blocks = now.params["student"]["transformer"]["blocks"]["kernel"]
+    for leaf in (
+        blocks,
+        now.ema["transformer"]["blocks"]["kernel"],
+        now.opt_state[1][0].nu["student"]["transformer"]["blocks"]["kernel"],
+    ):
+        assert leaf.shape == (4, 16, 16)
+        assert {shard.data.shape for shard in leaf.addressable_shards} == {(4, 2, 16)}
+    whole = (now.params["student"]["odd"]["kernel"], now.batch_stats["mean"], now.step)
+    assert all(leaf.sharding.is_fully_replicated for leaf in whole)
+
+
+@pytest.mark.parametrize(
+    ("shape", "count", "axis"),
+    [
+        ((), 8, None),
+        ((16,), 8, 0),
+        ((12,), 8, None),
+        ((16, 24), 8, 1),
+        ((16, 20), 8, None),  # the leading axis may stack layers
+        ((39, 1408, 6144), 16, 1),
+        ((39, 1404, 6144), 16, 2),
+    ],
+)
+def test_the_first_axis_after_the_leading_one_that_divides_is_split(shape, count, axis):
+    assert sharding.shard_axis(shape, count=count) == axis
+
+
+def test_little_of_the_largest_student_is_held_twice_on_16_devices():
+    fields = models.RELEASED["uni3d-g"] | {"out_dim": 1280}
+    clouds = jax.ShapeDtypeStruct((1, 1024, 3), jnp.float32)
+    shapes = jax.eval_shape(models.build_model(fields).init, jax.random.key(0), clouds, clouds)
+    leaves = jax.tree.leaves(shapes["params"])
+    whole = [leaf.size for leaf in leaves if sharding.shard_axis(leaf.shape, count=16) is None]
+    assert sum(whole) < 1e-4 * sum(leaf.size for leaf in leaves)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        make_runner(2),
+        make_runner(4, shard_state=False),
+        make_runner(1, spmd="pmap", shard_state=False),
+    ],
+    ids=["two devices", "replicated on four", "pmap on one"],
+)
+def test_a_checkpoint_goes_from_shared_to_any_number_of_devices_and_back(
+    on_eight, tmp_path, target
+):
+    saved, _ = on_eight
+    folders = (tmp_path / "there", tmp_path / "back")
+    there, back = (
+        checkpointing.Checkpoints(str(folder), config=CONFIG, fingerprint="") for folder in folders
+    )
+    there.save(saved, step=5)
+    found = there.restore(shapes(target))
+    assert_trees_equal(found, saved)
+    assert jax.tree.map(lambda x: x.sharding, found) == target.state_shardings(found)
+    back.save(found, step=5)
+    again = back.restore(shapes(make_runner(8)))
+    assert_trees_equal(again, saved)
+    assert jax.tree.map(lambda x: x.sharding, again) == make_runner(8).state_shardings(again)
+    there.close()
+    back.close()
+
+
+def test_a_placed_copy_is_shared_and_outlives_the_step(reference):
+    runner = make_runner(8)
+    first = create(shardings=runner.state_shardings)
+    kernel = np.asarray(first.params["student"]["lift"]["kernel"])
+    given = first.replace(ema=jax.device_get(first.ema))  # as from config.initial_weights
+    placed = runner.place_state(given)
+    assert jax.tree.map(lambda x: x.sharding, placed) == runner.state_shardings(placed)
+    jax.tree.map(lambda x: x.delete(), placed)
+    np.testing.assert_array_equal(first.params["student"]["lift"]["kernel"], kernel)
+
+
+def test_a_shared_student_embeds_like_a_whole_one(on_eight, reference):
+    body = functools.partial(step.embed_step, model=MODEL, config=CONFIG)
+    runner, (now, _) = make_runner(8), on_eight
+    found = runner.embed(body)(now.variables(), runner.place_batch(BATCHES[0]))
+    wanted = jax.jit(body)(reference[0].variables(), BATCHES[0])
+    np.testing.assert_allclose(runner.gather(found), wanted, atol=1e-5)
+
+
+def test_pmap_cannot_share_a_state():
+    with pytest.raises(ValueError, match="shard_state is True.*spmd is 'pmap'.*'shard_map'"):
+        make_runner(8, spmd="pmap")
