@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from mrd_jax import card as cards
 
 # Fields that may differ between the start of a run and its continuation, because the result does
-# not depend on them (`spmd` up to float rounding). Everything else may not.
+# not depend on them (`spmd`, `loss.form` and `loss.block` up to float rounding). Everything else
+# may not.
 NEUTRAL_FIELDS = frozenset(
     {
         "checkpoint_every",
@@ -24,6 +25,8 @@ NEUTRAL_FIELDS = frozenset(
         "eval_every",
         "eval_windows",
         "log_every",
+        "loss.block",
+        "loss.form",
         "model.remat",
         "spmd",
     }

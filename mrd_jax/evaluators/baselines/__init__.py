@@ -47,9 +47,7 @@ def measure(
     return lines
 
 
-def with_student(
-    lines: Sequence[results.Result], student: results.Result
-) -> list[results.Result]:
+def with_student(lines: Sequence[results.Result], student: results.Result) -> list[results.Result]:
     """The whole table: the student below what it should beat, above the ceiling."""
     ceilings = [line for line in lines if line.name == CEILING]
     return [*(line for line in lines if line.name != CEILING), student, *ceilings]

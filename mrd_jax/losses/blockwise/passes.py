@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The passes over the global batch: statistics, values, gradient.
+
+Let F_i be the value of a comparison in row i, N_i the normaliser of its student relation and l_ij
+the similarities or distances before normalisation. Then with weights w_i
+
+    d sum_i w_i F_i = sum over blocks of ( sum_i w_i dF_i at constant N  +  sum_i w_i s_i dN_i )
+
+where s_i = dF_i / dN_i, the slope, is a number per row that an earlier pass has found. JAX
+differentiates one block at a time, through the functions that the plain form calls as well.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mrd_jax.losses import batch_axis, modalities, relation
+from mrd_jax.losses import plan as plans
+from mrd_jax.losses.blockwise import tallies, tiles
+
+# The divergence of a contrast, whose target is the identity: -log R_ii.
+CROSS_ENTROPY = "cross_entropy"
+# {part: [local_batch]}
+Rows = dict[str, jax.Array]
+
+
+class Values(NamedTuple):
+    """Of comparisons: F, and its derivative with respect to the normaliser of the student."""
+
+    values: Rows
+    slopes: Rows
+
+
+def is_collected(comparison: plans.Comparison) -> bool:
+    """Whether the first pass finds its values; for the others the second one does."""
+    if comparison.divergence == CROSS_ENTROPY:
+        return True
+    return comparison.divergence in ("kl", "jeffrey") and len(comparison.targets) == 1
+
+
+def collect(
+    comparisons: Sequence[plans.Comparison],
+    samples: tiles.Samples,
+    scalars: plans.Scalars,
+    *,
+    block: int,
+    axis_name: str | None,
+) -> tuple[tiles.Statistics, Values, Rows]:
+    """First pass: the statistics of all relations and the values that follow from them.
+
+    Returns:
+      The statistics; the values of the comparisons that are `is_collected`; and, for each R^PX of
+      a contrast, whether a row's largest entry is its own.
+    """
+    local = samples.local
+    relations = _relations(comparisons)
+    names = sorted({which.name for which in relations})
+    references = {name: _inner_rows(*(local[letter].rows for letter in name)) for name in names}
+    entropies = [c for c in comparisons if c.divergence == CROSS_ENTROPY]
+    expected = [c for c in comparisons if is_collected(c) and c not in entropies]
+    wanted = {
+        "normaliser": {which: _normaliser(which, expected) for which in relations},
+        "own": {c.part: tallies.Own(c.student) for c in entropies},
+        "nearest": {
+            c.part: tallies.Nearest(c.student) for c in entropies if c.student.name[0] == "P"
+        },
+    }
+
+    def step(states: Any, tile: tiles.Tile, _: Any) -> Any:
+        return jax.tree.map(lambda tally, state: tally.add(state, tile), wanted, states)
+
+    zeros = jnp.zeros_like(references[names[0]])
+    states = jax.tree.map(lambda tally: tally.start(zeros), wanted)
+    statistics = tiles.Statistics(references, {})
+    states = tiles.sweep(step, states, samples, statistics, scalars, block=block)
+
+    normalisers, expectations = {}, {}
+    for which, tally in wanted["normaliser"].items():
+        state = states["normaliser"][which]
+        normalisers[which], expectations[which] = tally.finish(state, local, axis_name)
+    found = Values({}, {})
+    for c in entropies:
+        mask = modalities.present(local, c.student.present)
+        entropy = normalisers[c.student] - states["own"][c.part]
+        found.values[c.part] = jnp.where(mask, entropy, 0)
+        found.slopes[c.part] = jnp.ones_like(zeros)
+    for c in expected:
+        between = normalisers[c.student] - normalisers[c.targets[0]]
+        forward = between - expectations[c.targets[0]][c.part]
+        if c.divergence == "kl":
+            found.values[c.part], found.slopes[c.part] = forward, jnp.ones_like(zeros)
+        else:
+            reverse = expectations[c.student][c.part] - between
+            found.values[c.part], found.slopes[c.part] = forward + reverse, -reverse
+    correct = {part: correct for part, (_, correct) in states["nearest"].items()}
+    return tiles.Statistics(references, normalisers), found, correct
+
+
+def compare(
+    comparisons: Sequence[plans.Comparison],
+    samples: tiles.Samples,
+    statistics: tiles.Statistics,
+    scalars: plans.Scalars,
+    *,
+    block: int,
+) -> Values:
+    """Second pass: the values of any comparisons, as sums over the entries of a row."""
+
+    def step(sums: Values, tile: tiles.Tile, _: Any) -> Values:
+        def values(normalisers: Rows) -> tuple[jax.Array, Rows]:
+            rows = {}
+            for c in comparisons:
+                changed = statistics.normalisers | {c.student: normalisers[c.part]}
+                seen = dataclasses.replace(
+                    tile, statistics=statistics._replace(normalisers=changed)
+                )
+                rows[c.part] = jnp.sum(_terms(seen, c), axis=1)
+            return sum(jnp.sum(values) for values in rows.values()), rows
+
+        at = {c.part: statistics.normalisers[c.student] for c in comparisons}
+        slopes, rows = jax.grad(values, has_aux=True)(at)
+        return jax.tree.map(jnp.add, sums, Values(rows, slopes))
+
+    zeros = {c.part: jnp.zeros_like(statistics.normalisers[c.student]) for c in comparisons}
+    return tiles.sweep(step, Values(zeros, zeros), samples, statistics, scalars, block=block)
+
+
+def differentiate(
+    comparisons: Sequence[plans.Comparison],
+    samples: tiles.Samples,
+    statistics: tiles.Statistics,
+    scalars: plans.Scalars,
+    *,
+    weights: Rows,
+    slopes: Rows,
+    block: int,
+    axis_name: str | None,
+) -> tuple[jax.Array, plans.Scalars]:
+    """Last pass: the gradient of the weighted sum of all values over all devices.
+
+    A local point cloud is a row of R^PX here and a column of the R^XP of every device. Of the
+    latter only the statistics of their rows are fetched: R^XP of one sample with another is a
+    product that this device has formed for R^PX.
+
+    Args:
+      comparisons: all of them.
+      samples: both sides.
+      statistics: of the local rows.
+      scalars: temperatures and mixing weights.
+      weights: of the local rows' values.
+      slopes: of the local rows' values.
+      block: columns at a time.
+      axis_name: mesh axis that the batch is split over; None for one device.
+
+    Returns:
+      The gradients of the local points, and this device's share of those of the scalars.
+    """
+    local = samples.local
+    rows = [c for c in comparisons if c.student.name[0] == "P"]
+    columns = [c for c in comparisons if c.student.name[1] == "P"]
+    near = _Known(statistics, weights, _reach(comparisons, local, weights, slopes, axis_name))
+    far = _gather(near.of(columns), axis_name)
+    points = local["P"].rows
+    names = sorted({c.student.name for c in rows} | {c.student.name[::-1] for c in columns})
+
+    def step(sums: Any, tile: tiles.Tile, take: Callable[[Any], Any]) -> Any:
+        beside = take(far)
+
+        def total(products: dict[str, jax.Array], scalars: plans.Scalars) -> jax.Array:
+            mine = dataclasses.replace(tile, products=dict(products), scalars=scalars)
+            theirs = dataclasses.replace(mine, statistics=beside.statistics, flipped=True)
+            # R^PP has its share of these from the side of its rows.
+            fixed = dataclasses.replace(theirs, scalars=jax.lax.stop_gradient(scalars))
+            result = sum(_pull(mine, c, near) for c in rows)
+            for c in columns:
+                result += _pull(fixed if c in rows else theirs, c, beside)
+            return result
+
+        products = {name: tile.inner(name) for name in names}
+        by_product, by_scalar = jax.grad(total, argnums=(0, 1))(products, scalars)
+        by_points = sum(
+            relation.products(slope.astype(points.dtype), tile.block[name[1]].rows.T)
+            for name, slope in by_product.items()
+        )
+        return jax.tree.map(jnp.add, sums, (by_points, by_scalar))
+
+    zeros = jnp.zeros(points.shape, dtype=jnp.promote_types(points.dtype, jnp.float32))
+    start = (zeros, jax.tree.map(jnp.zeros_like, scalars))
+    return tiles.sweep(step, start, samples, statistics, scalars, block=block)
+
+
+class _Known(NamedTuple):
+    """Of rows, local or of a block: all that a gradient needs beside the products.
+
+    Attributes:
+      statistics: of their relations.
+      weights: w by part, per entry of the row.
+      reach: w s by part; for a distance the same for every row, per pair of the batch.
+    """
+
+    statistics: tiles.Statistics
+    weights: Rows
+    reach: Rows
+
+    def of(self, comparisons: Sequence[plans.Comparison]) -> "_Known":
+        """Without what these comparisons do not need."""
+        used = _relations(comparisons)
+        names = {which.name for which in used}
+        parts = {c.part for c in comparisons}
+
+        def only(some: Any, rows: dict) -> dict:
+            return {key: values for key, values in rows.items() if key in some}
+
+        statistics = tiles.Statistics(
+            only(names, self.statistics.references), only(used, self.statistics.normalisers)
+        )
+        return _Known(statistics, only(parts, self.weights), only(parts, self.reach))
+
+
+def _gather(known: _Known, axis_name: str | None) -> _Known:
+    """The rows of all devices, in one collective."""
+    leaves, structure = jax.tree.flatten(known)
+    if axis_name is None or not leaves:
+        return known
+    # Rows in the last dimension, which is the one that accelerators pad to their lanes.
+    stacked = jax.lax.all_gather(jnp.stack(leaves), axis_name, axis=1, tiled=True)
+    return jax.tree.unflatten(structure, list(stacked))
+
+
+def _reach(
+    comparisons: Sequence[plans.Comparison],
+    local: modalities.Batch,
+    weights: Rows,
+    slopes: Rows,
+    axis_name: str | None,
+) -> Rows:
+    """What the normaliser of each row of the student's relation adds to the sum, per unit."""
+    reach = {}
+    for c in comparisons:
+        rows = weights[c.part] * slopes[c.part]
+        if c.student.family != "similarity":
+            pairs = tallies.number_of_pairs(c.student, local, axis_name)
+            amount = batch_axis.total(jnp.sum(rows), axis_name) / pairs
+            rows = jnp.broadcast_to(amount, rows.shape)
+        reach[c.part] = rows
+    return reach
+
+
+def _pull(tile: tiles.Tile, comparison: plans.Comparison, known: _Known) -> jax.Array:
+    """A scalar of one block whose gradient, summed over the blocks, is that of the comparison."""
+    which = comparison.student
+    # The gradient of these is that of the normaliser, as sum_j exp(l_ij - N_i) = 1.
+    pull = jnp.exp(tile.entries(which)) if which.family == "similarity" else tile.magnitudes(which)
+    through_normaliser = jnp.sum(tile.across(known.reach[comparison.part]) * pull)
+    terms = _terms(tile, comparison)
+    return through_normaliser + jnp.sum(tile.across(known.weights[comparison.part]) * terms)
+
+
+def _terms(tile: tiles.Tile, comparison: plans.Comparison) -> jax.Array:
+    """[local_batch, block], what each pair adds to the value of its row."""
+    student = tile.entries(comparison.student)
+    if comparison.divergence == CROSS_ENTROPY:
+        own = tile.same & tile.valid(comparison.student)
+        return jnp.where(own, -jnp.where(own, student, 0), 0)
+    target, *others = targets = [tile.entries(which) for which in comparison.targets]
+    if others:
+        log_weights = tile.scalars.log_weights[comparison.term]
+        target = relation.mix(jnp.stack(targets), log_weights, family=comparison.student.family)
+    return relation.divergence_terms(target, student, kind=comparison.divergence)
+
+
+def _normaliser(
+    which: plans.Relation, expected: Sequence[plans.Comparison]
+) -> tallies.Softmax | tallies.Magnitude:
+    if which.family != "similarity":
+        return tallies.Magnitude(which)
+    # KL(Q||R) is an expectation under Q alone.
+    of_student = [c for c in expected if which == c.student and c.divergence == "jeffrey"]
+    of_target = [c for c in expected if which in c.targets]
+    return tallies.Softmax(which, (*of_student, *of_target))
+
+
+def _relations(comparisons: Sequence[plans.Comparison]) -> list[plans.Relation]:
+    return sorted({which for c in comparisons for which in (c.student, *c.targets)})
+
+
+def _inner_rows(rows: jax.Array, others: jax.Array) -> jax.Array:
+    """[rows], x_i . y_i in float32 or better."""
+    dtype = jnp.promote_types(rows.dtype, jnp.float32)
+    return jnp.sum(rows.astype(dtype) * others.astype(dtype), axis=-1)
