@@ -17,12 +17,14 @@ def size(axis_name: str | None) -> int:
     return 1 if axis_name is None else jax.lax.axis_size(axis_name)
 
 
-def gather(local: jax.Array, axis_name: str | None) -> jax.Array:
-    """The [global_batch, ...] array whose slice on this device is `local`.
+def gather(local: jax.Array, axis_name: str | None, *, axis: int = 0) -> jax.Array:
+    """The [global_batch, ...] array whose slice on this device is `local`; rows are in `axis`.
 
     Its transpose is a reduce-scatter: gradients reach the embeddings of the other devices.
     """
-    return local if axis_name is None else jax.lax.all_gather(local, axis_name, tiled=True)
+    return (
+        local if axis_name is None else jax.lax.all_gather(local, axis_name, axis=axis, tiled=True)
+    )
 
 
 def total(local: jax.Array, axis_name: str | None) -> jax.Array:

@@ -19,7 +19,8 @@ class Relation(NamedTuple):
       name: "XY", the modality of the rows and that of the columns.
       family: a key of `relation.FAMILIES`.
       temperature: the field of `Scalars` that similarities are divided by.
-      present: the modalities that a sample must have to count, as a row and as a column.
+      present: the modalities, beside points, that a sample must have to count, as a row and as a
+        column.
       exclude_self: leave out the diagonal.
     """
 
@@ -115,7 +116,7 @@ def _compare(
     student = options.STUDENT[term]
     exclude_self = config.exclude_self_intra if term == "intra" else config.exclude_self_cross
     # Mixed targets need the same entries, hence the modalities of all candidates.
-    present = "".join(sorted(set("".join((student, *targets)))))
+    present = "".join(sorted(set("".join((student, *targets))) - {"P"}))
 
     def relate(name: str, temperature: str) -> Relation:
         return Relation(name, config.relation, temperature, present, exclude_self)

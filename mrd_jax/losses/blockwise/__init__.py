@@ -11,11 +11,10 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from mrd_jax.losses import modalities, relation
 from mrd_jax.losses import plan as plans
-from mrd_jax.losses.blockwise import passes, tallies, tiles
+from mrd_jax.losses.blockwise import passes, tiles
 
 
 def row_values(
@@ -42,14 +41,12 @@ def row_values(
       As `plain.row_values`.
     """
     used = {letter for c in _comparisons(plan) for letter in c.student.present}
-    teacher = {letter: batch[letter] for letter in sorted(used - {"P"})}
+    teacher = {letter: batch[letter] for letter in sorted(used)}
     values, correct = _values(plan, block, axis_name, batch["P"], scalars, teacher)
     rows = {c.part: values[c.part] for c in plan.comparisons}
     for name, *pair in plan.contrasts:
         rows[f"contrastive_{name}"] = sum(values[which.name] for which in pair) / 2
-        mask = modalities.present(batch, pair[0].present)
-        accuracy = jnp.where(mask, correct[pair[0].name], False)
-        rows[f"accuracy_{name}"] = accuracy.astype(rows[f"contrastive_{name}"].dtype)
+        rows[f"accuracy_{name}"] = correct[pair[0].name]
     return rows
 
 
@@ -127,9 +124,9 @@ def _comparisons(plan: plans.Plan) -> tuple[plans.Comparison, ...]:
 def _sizes(
     comparisons: tuple[plans.Comparison, ...], samples: tiles.Samples, axis_name: str | None
 ) -> passes.Rows:
-    """The number of entries per row, for the divergences that are a mean over them."""
+    """Entries of a row, for the divergences that are a mean over them."""
     return {
-        c.part: tallies.row_size(c.student, samples.local, axis_name)
+        c.part: passes.row_size(c.student, samples.local, axis_name)
         for c in comparisons
         if c.divergence in relation.MEANS
     }

@@ -56,47 +56,71 @@ def collect(
       a contrast, whether a row's largest entry is its own.
     """
     local = samples.local
-    relations = _relations(comparisons)
-    names = sorted({which.name for which in relations})
+    tally = _tally(comparisons)
+    names = sorted({which.name for which in _relations(comparisons)})
     references = {name: _inner_rows(*(local[letter].rows for letter in name)) for name in names}
-    entropies = [c for c in comparisons if c.divergence == CROSS_ENTROPY]
-    expected = [c for c in comparisons if is_collected(c) and c not in entropies]
-    wanted = {
-        "normaliser": {which: _normaliser(which, expected) for which in relations},
-        "own": {c.part: tallies.Own(c.student) for c in entropies},
-        "nearest": {
-            c.part: tallies.Nearest(c.student) for c in entropies if c.student.name[0] == "P"
-        },
-    }
 
-    def step(states: Any, tile: tiles.Tile, _: Any) -> Any:
-        return jax.tree.map(lambda tally, state: tally.add(state, tile), wanted, states)
+    def step(state: tallies.State, tile: tiles.Tile, _: Any) -> tallies.State:
+        return tally.add(state, tile)
 
-    zeros = jnp.zeros_like(references[names[0]])
-    states = jax.tree.map(lambda tally: tally.start(zeros), wanted)
+    start = tally.start(jnp.zeros_like(references[names[0]]))
     statistics = tiles.Statistics(references, {})
-    states = tiles.sweep(step, states, samples, statistics, scalars, block=block)
+    state = tiles.sweep(step, start, samples, statistics, scalars, block=block)
 
-    normalisers, expectations = {}, {}
-    for which, tally in wanted["normaliser"].items():
-        state = states["normaliser"][which]
-        normalisers[which], expectations[which] = tally.finish(state, local, axis_name)
+    normalisers = tally.log_sum_exp(state)
+    for which, magnitudes in zip(tally.distant, state.magnitudes, strict=True):
+        amount = batch_axis.total(jnp.sum(magnitudes), axis_name)
+        mean = amount / number_of_pairs(which, local, axis_name)
+        normalisers[which] = jnp.broadcast_to(mean, magnitudes.shape)
+    own = dict(zip(tally.entropies, state.own, strict=True))
+    expectations = tally.expectations(state)
     found = Values({}, {})
-    for c in entropies:
-        mask = modalities.present(local, c.student.present)
-        entropy = normalisers[c.student] - states["own"][c.part]
-        found.values[c.part] = jnp.where(mask, entropy, 0)
-        found.slopes[c.part] = jnp.ones_like(zeros)
-    for c in expected:
-        between = normalisers[c.student] - normalisers[c.targets[0]]
-        forward = between - expectations[c.targets[0]][c.part]
-        if c.divergence == "kl":
-            found.values[c.part], found.slopes[c.part] = forward, jnp.ones_like(zeros)
-        else:
-            reverse = expectations[c.student][c.part] - between
-            found.values[c.part], found.slopes[c.part] = forward + reverse, -reverse
-    correct = {part: correct for part, (_, correct) in states["nearest"].items()}
+    for c in comparisons:
+        if is_collected(c):
+            of_c = _collected(c, normalisers, own, expectations)
+            found.values[c.part], found.slopes[c.part] = of_c
+    correct = dict(zip((which.name for which in tally.retrievals), state.correct, strict=True))
     return tiles.Statistics(references, normalisers), found, correct
+
+
+def _tally(comparisons: Sequence[plans.Comparison]) -> tallies.Tally:
+    relations = _relations(comparisons)
+    entropies = tuple(c.student for c in comparisons if c.divergence == CROSS_ENTROPY)
+    expected = []
+    for c in comparisons:
+        if is_collected(c) and c.divergence != CROSS_ENTROPY:
+            expected.append((c.targets[0], c))
+            # KL(Q||R) is an expectation under Q alone.
+            if c.divergence == "jeffrey":
+                expected.append((c.student, c))
+    return tallies.Tally(
+        similar=tuple(which for which in relations if which.family == "similarity"),
+        expected=tuple(expected),
+        distant=tuple(which for which in relations if which.family != "similarity"),
+        entropies=entropies,
+        retrievals=tuple(which for which in entropies if which.name[0] == "P"),
+    )
+
+
+def _collected(
+    comparison: plans.Comparison,
+    normalisers: dict[plans.Relation, jax.Array],
+    own: dict[plans.Relation, jax.Array],
+    expectations: dict[tuple[plans.Relation, str], jax.Array],
+) -> tuple[jax.Array, jax.Array]:
+    """Values and slopes."""
+    student, part = comparison.student, comparison.part
+    if comparison.divergence == CROSS_ENTROPY:
+        entropy = normalisers[student] - own[student]
+        return entropy, jnp.ones_like(entropy)
+    (target,) = comparison.targets
+    # log Q - log R = between - (l^R - l^Q)
+    between = normalisers[student] - normalisers[target]
+    forward = between - expectations[target, part]
+    if comparison.divergence == "kl":
+        return forward, jnp.ones_like(forward)
+    reverse = expectations[student, part] - between
+    return forward + reverse, -reverse
 
 
 def compare(
@@ -162,12 +186,14 @@ def differentiate(
     rows = [c for c in comparisons if c.student.name[0] == "P"]
     columns = [c for c in comparisons if c.student.name[1] == "P"]
     near = _Known(statistics, weights, _reach(comparisons, local, weights, slopes, axis_name))
-    far = _gather(near.of(columns), axis_name)
+    leaves, structure = jax.tree.flatten(near.of(columns))
+    # Rows last: accelerators pad that dimension. One array: one collective, one cut per block.
+    far = batch_axis.gather(jnp.stack(leaves), axis_name, axis=1) if leaves else None
     points = local["P"].rows
     names = sorted({c.student.name for c in rows} | {c.student.name[::-1] for c in columns})
 
-    def step(sums: Any, tile: tiles.Tile, take: Callable[[Any], Any]) -> Any:
-        beside = take(far)
+    def step(sums: Any, tile: tiles.Tile, take: Callable[..., jax.Array]) -> Any:
+        beside = jax.tree.unflatten(structure, () if far is None else tuple(take(far, axis=1)))
 
         def total(products: dict[str, jax.Array], scalars: plans.Scalars) -> jax.Array:
             mine = dataclasses.replace(tile, products=dict(products), scalars=scalars)
@@ -220,16 +246,6 @@ class _Known(NamedTuple):
         return _Known(statistics, only(parts, self.weights), only(parts, self.reach))
 
 
-def _gather(known: _Known, axis_name: str | None) -> _Known:
-    """The rows of all devices, in one collective."""
-    leaves, structure = jax.tree.flatten(known)
-    if axis_name is None or not leaves:
-        return known
-    # Rows in the last dimension, which is the one that accelerators pad to their lanes.
-    stacked = jax.lax.all_gather(jnp.stack(leaves), axis_name, axis=1, tiled=True)
-    return jax.tree.unflatten(structure, list(stacked))
-
-
 def _reach(
     comparisons: Sequence[plans.Comparison],
     local: modalities.Batch,
@@ -242,7 +258,7 @@ def _reach(
     for c in comparisons:
         rows = weights[c.part] * slopes[c.part]
         if c.student.family != "similarity":
-            pairs = tallies.number_of_pairs(c.student, local, axis_name)
+            pairs = number_of_pairs(c.student, local, axis_name)
             amount = batch_axis.total(jnp.sum(rows), axis_name) / pairs
             rows = jnp.broadcast_to(amount, rows.shape)
         reach[c.part] = rows
@@ -272,17 +288,6 @@ def _terms(tile: tiles.Tile, comparison: plans.Comparison) -> jax.Array:
     return relation.divergence_terms(target, student, kind=comparison.divergence)
 
 
-def _normaliser(
-    which: plans.Relation, expected: Sequence[plans.Comparison]
-) -> tallies.Softmax | tallies.Magnitude:
-    if which.family != "similarity":
-        return tallies.Magnitude(which)
-    # KL(Q||R) is an expectation under Q alone.
-    of_student = [c for c in expected if which == c.student and c.divergence == "jeffrey"]
-    of_target = [c for c in expected if which in c.targets]
-    return tallies.Softmax(which, (*of_student, *of_target))
-
-
 def _relations(comparisons: Sequence[plans.Comparison]) -> list[plans.Relation]:
     return sorted({which for c in comparisons for which in (c.student, *c.targets)})
 
@@ -291,3 +296,24 @@ def _inner_rows(rows: jax.Array, others: jax.Array) -> jax.Array:
     """[rows], x_i . y_i in float32 or better."""
     dtype = jnp.promote_types(rows.dtype, jnp.float32)
     return jnp.sum(rows.astype(dtype) * others.astype(dtype), axis=-1)
+
+
+def number_of_pairs(
+    which: plans.Relation, local: modalities.Batch, axis_name: str | None
+) -> jax.Array:
+    """Ordered pairs of different samples that count in the global batch; at least 1."""
+    count = _number_present(which, local, axis_name)
+    return jnp.maximum(count * (count - 1), 1)
+
+
+def row_size(which: plans.Relation, local: modalities.Batch, axis_name: str | None) -> jax.Array:
+    """The number of entries of each row that counts, at least 1."""
+    count = _number_present(which, local, axis_name)
+    return jnp.maximum(count - which.exclude_self, 1)
+
+
+def _number_present(
+    which: plans.Relation, local: modalities.Batch, axis_name: str | None
+) -> jax.Array:
+    mask = modalities.present(local, which.present)
+    return batch_axis.total(jnp.sum(mask, dtype=jnp.float32), axis_name)

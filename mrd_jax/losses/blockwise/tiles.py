@@ -131,7 +131,7 @@ def gather(batch: modalities.Batch, axis_name: str | None) -> Samples:
 
 
 def sweep(
-    step: Callable[[Any, Tile, Callable[[Any], Any]], Any],
+    step: Callable[[Any, Tile, Callable[..., jax.Array]], Any],
     carry: Any,
     samples: Samples,
     statistics: Statistics,
@@ -145,7 +145,8 @@ def sweep(
     samples seen twice are not fresh the second time.
 
     Args:
-      step: (carry, tile, take) -> carry; `take` cuts the block's rows out of `global_batch` ones.
+      step: (carry, tile, take) -> carry; `take` cuts the block's rows out of
+        `global_batch` ones.
       carry: at the start.
       samples: both sides.
       statistics: of the local rows.
@@ -161,13 +162,19 @@ def sweep(
     def body(index: jax.Array, carry: Any) -> Any:
         start = jnp.minimum(index * block, global_batch - block)
 
-        def take(tree: Any) -> Any:
-            return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, block), tree)
+        def take(rows: jax.Array, axis: int = 0) -> jax.Array:
+            return jax.lax.dynamic_slice_in_dim(rows, start, block, axis)
 
         columns = start + jnp.arange(block)
         fresh = columns >= index * block
         tile = Tile(
-            samples.local, take(samples.everyone), samples.own, columns, fresh, statistics, scalars
+            samples.local,
+            jax.tree.map(take, samples.everyone),
+            samples.own,
+            columns,
+            fresh,
+            statistics,
+            scalars,
         )
         return step(carry, tile, take)
 
