@@ -32,6 +32,11 @@ def total(local: jax.Array, axis_name: str | None) -> jax.Array:
     return local if axis_name is None else jax.lax.psum(local, axis_name)
 
 
+def largest(local: jax.Array, axis_name: str | None) -> jax.Array:
+    """Maximum over devices; has no gradient."""
+    return local if axis_name is None else jax.lax.pmax(local, axis_name)
+
+
 def own_columns(local_batch: int, axis_name: str | None) -> jax.Array:
     """[local_batch], the position of each local row in the global batch: its diagonal entry."""
     first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * local_batch

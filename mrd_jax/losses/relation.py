@@ -256,7 +256,10 @@ def _kl(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
 
 
 def _jeffrey(log_q: jax.Array, log_r: jax.Array) -> jax.Array:
-    return _kl(log_q, log_r) + _kl(log_r, log_q)
+    # Both directions in one: sum_j (Q_ij - R_ij) (log Q_ij - log R_ij).
+    support = (log_q > -jnp.inf) | (log_r > -jnp.inf)
+    log_q, log_r = (jnp.where(support, values, 0) for values in (log_q, log_r))
+    return (jnp.exp(log_q) - jnp.exp(log_r)) * (log_q - log_r)
 
 
 def _js(log_q: jax.Array, log_r: jax.Array) -> jax.Array:

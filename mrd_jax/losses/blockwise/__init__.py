@@ -14,7 +14,7 @@ import jax
 
 from mrd_jax.losses import modalities, relation
 from mrd_jax.losses import plan as plans
-from mrd_jax.losses.blockwise import passes, tiles
+from mrd_jax.losses.blockwise import collection, passes, tiles
 
 
 def row_values(
@@ -58,7 +58,7 @@ def _values(
     points: modalities.Modality,
     scalars: plans.Scalars,
     teacher: modalities.Batch,
-) -> tuple[passes.Rows, passes.Rows]:
+) -> tuple[collection.Rows, collection.Rows]:
     """Values of all comparisons, and whether rows of contrasts are correct, by part."""
     return _forward(plan, block, axis_name, points, scalars, teacher)[0]
 
@@ -73,10 +73,10 @@ def _forward(
 ) -> tuple[Any, Any]:
     samples = tiles.gather({"P": points, **teacher}, axis_name)
     comparisons = _comparisons(plan)
-    statistics, (values, slopes), correct = passes.collect(
+    statistics, (values, slopes), correct = collection.collect(
         comparisons, samples, scalars, block=block, axis_name=axis_name
     )
-    others = [c for c in comparisons if not passes.is_collected(c)]
+    others = [c for c in comparisons if not collection.is_collected(c)]
     if others:
         more = passes.compare(others, samples, statistics, scalars, block=block)
         values, slopes = values | more.values, slopes | more.slopes
@@ -114,7 +114,7 @@ _values.defvjp(_forward, _backward)
 def _comparisons(plan: plans.Plan) -> tuple[plans.Comparison, ...]:
     """Those of the plan, and its contrasts as comparisons of their own."""
     contrasts = (
-        plans.Comparison(which.name, contrast.name, passes.CROSS_ENTROPY, which, ())
+        plans.Comparison(which.name, contrast.name, collection.CROSS_ENTROPY, which, ())
         for contrast in plan.contrasts
         for which in (contrast.find_teacher, contrast.find_points)
     )
@@ -123,10 +123,10 @@ def _comparisons(plan: plans.Plan) -> tuple[plans.Comparison, ...]:
 
 def _sizes(
     comparisons: tuple[plans.Comparison, ...], samples: tiles.Samples, axis_name: str | None
-) -> passes.Rows:
+) -> collection.Rows:
     """Entries of a row, for the divergences that are a mean over them."""
     return {
-        c.part: passes.row_size(c.student, samples.local, axis_name)
+        c.part: collection.row_size(c.student, samples.local, axis_name)
         for c in comparisons
         if c.divergence in relation.MEANS
     }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The passes over the global batch: statistics, values, gradient.
+"""The later passes over the global batch: values that need statistics, and the gradient.
 
 Let F_i be the value of a comparison in row i, N_i the normaliser of its student relation and l_ij
 the similarities or distances before normalisation. Then with weights w_i
@@ -19,108 +19,7 @@ import jax.numpy as jnp
 
 from mrd_jax.losses import batch_axis, modalities, relation
 from mrd_jax.losses import plan as plans
-from mrd_jax.losses.blockwise import tallies, tiles
-
-# The divergence of a contrast, whose target is the identity: -log R_ii.
-CROSS_ENTROPY = "cross_entropy"
-# {part: [local_batch]}
-Rows = dict[str, jax.Array]
-
-
-class Values(NamedTuple):
-    """Of comparisons: F, and its derivative with respect to the normaliser of the student."""
-
-    values: Rows
-    slopes: Rows
-
-
-def is_collected(comparison: plans.Comparison) -> bool:
-    """Whether the first pass finds its values; for the others the second one does."""
-    if comparison.divergence == CROSS_ENTROPY:
-        return True
-    return comparison.divergence in ("kl", "jeffrey") and len(comparison.targets) == 1
-
-
-def collect(
-    comparisons: Sequence[plans.Comparison],
-    samples: tiles.Samples,
-    scalars: plans.Scalars,
-    *,
-    block: int,
-    axis_name: str | None,
-) -> tuple[tiles.Statistics, Values, Rows]:
-    """First pass: the statistics of all relations and the values that follow from them.
-
-    Returns:
-      The statistics; the values of the comparisons that are `is_collected`; and, for each R^PX of
-      a contrast, whether a row's largest entry is its own.
-    """
-    local = samples.local
-    tally = _tally(comparisons)
-    names = sorted({which.name for which in _relations(comparisons)})
-    references = {name: _inner_rows(*(local[letter].rows for letter in name)) for name in names}
-
-    def step(state: tallies.State, tile: tiles.Tile, _: Any) -> tallies.State:
-        return tally.add(state, tile)
-
-    start = tally.start(jnp.zeros_like(references[names[0]]))
-    statistics = tiles.Statistics(references, {})
-    state = tiles.sweep(step, start, samples, statistics, scalars, block=block)
-
-    normalisers = tally.log_sum_exp(state)
-    for which, magnitudes in zip(tally.distant, state.magnitudes, strict=True):
-        amount = batch_axis.total(jnp.sum(magnitudes), axis_name)
-        mean = amount / number_of_pairs(which, local, axis_name)
-        normalisers[which] = jnp.broadcast_to(mean, magnitudes.shape)
-    own = dict(zip(tally.entropies, state.own, strict=True))
-    expectations = tally.expectations(state)
-    found = Values({}, {})
-    for c in comparisons:
-        if is_collected(c):
-            of_c = _collected(c, normalisers, own, expectations)
-            found.values[c.part], found.slopes[c.part] = of_c
-    correct = dict(zip((which.name for which in tally.retrievals), state.correct, strict=True))
-    return tiles.Statistics(references, normalisers), found, correct
-
-
-def _tally(comparisons: Sequence[plans.Comparison]) -> tallies.Tally:
-    relations = _relations(comparisons)
-    entropies = tuple(c.student for c in comparisons if c.divergence == CROSS_ENTROPY)
-    expected = []
-    for c in comparisons:
-        if is_collected(c) and c.divergence != CROSS_ENTROPY:
-            expected.append((c.targets[0], c))
-            # KL(Q||R) is an expectation under Q alone.
-            if c.divergence == "jeffrey":
-                expected.append((c.student, c))
-    return tallies.Tally(
-        similar=tuple(which for which in relations if which.family == "similarity"),
-        expected=tuple(expected),
-        distant=tuple(which for which in relations if which.family != "similarity"),
-        entropies=entropies,
-        retrievals=tuple(which for which in entropies if which.name[0] == "P"),
-    )
-
-
-def _collected(
-    comparison: plans.Comparison,
-    normalisers: dict[plans.Relation, jax.Array],
-    own: dict[plans.Relation, jax.Array],
-    expectations: dict[tuple[plans.Relation, str], jax.Array],
-) -> tuple[jax.Array, jax.Array]:
-    """Values and slopes."""
-    student, part = comparison.student, comparison.part
-    if comparison.divergence == CROSS_ENTROPY:
-        entropy = normalisers[student] - own[student]
-        return entropy, jnp.ones_like(entropy)
-    (target,) = comparison.targets
-    # log Q - log R = between - (l^R - l^Q)
-    between = normalisers[student] - normalisers[target]
-    forward = between - expectations[target, part]
-    if comparison.divergence == "kl":
-        return forward, jnp.ones_like(forward)
-    reverse = expectations[student, part] - between
-    return forward + reverse, -reverse
+from mrd_jax.losses.blockwise import collection, tiles
 
 
 def compare(
@@ -130,11 +29,11 @@ def compare(
     scalars: plans.Scalars,
     *,
     block: int,
-) -> Values:
+) -> collection.Values:
     """Second pass: the values of any comparisons, as sums over the entries of a row."""
 
-    def step(sums: Values, tile: tiles.Tile, _: Any) -> Values:
-        def values(normalisers: Rows) -> tuple[jax.Array, Rows]:
+    def step(sums: collection.Values, tile: tiles.Tile, _: Any) -> collection.Values:
+        def values(normalisers: collection.Rows) -> tuple[jax.Array, collection.Rows]:
             rows = {}
             for c in comparisons:
                 changed = statistics.normalisers | {c.student: normalisers[c.part]}
@@ -146,10 +45,12 @@ def compare(
 
         at = {c.part: statistics.normalisers[c.student] for c in comparisons}
         slopes, rows = jax.grad(values, has_aux=True)(at)
-        return jax.tree.map(jnp.add, sums, Values(rows, slopes))
+        return jax.tree.map(jnp.add, sums, collection.Values(rows, slopes))
 
     zeros = {c.part: jnp.zeros_like(statistics.normalisers[c.student]) for c in comparisons}
-    return tiles.sweep(step, Values(zeros, zeros), samples, statistics, scalars, block=block)
+    return tiles.sweep(
+        step, collection.Values(zeros, zeros), samples, statistics, scalars, block=block
+    )
 
 
 def differentiate(
@@ -158,8 +59,8 @@ def differentiate(
     statistics: tiles.Statistics,
     scalars: plans.Scalars,
     *,
-    weights: Rows,
-    slopes: Rows,
+    weights: collection.Rows,
+    slopes: collection.Rows,
     block: int,
     axis_name: str | None,
 ) -> tuple[jax.Array, plans.Scalars]:
@@ -187,7 +88,7 @@ def differentiate(
     columns = [c for c in comparisons if c.student.name[1] == "P"]
     near = _Known(statistics, weights, _reach(comparisons, local, weights, slopes, axis_name))
     leaves, structure = jax.tree.flatten(near.of(columns))
-    # Rows last: accelerators pad that dimension. One array: one collective, one cut per block.
+    # Rows last, as accelerators pad that dimension; one array: one collective, one cut a block.
     far = batch_axis.gather(jnp.stack(leaves), axis_name, axis=1) if leaves else None
     points = local["P"].rows
     names = sorted({c.student.name for c in rows} | {c.student.name[::-1] for c in columns})
@@ -197,7 +98,7 @@ def differentiate(
 
         def total(products: dict[str, jax.Array], scalars: plans.Scalars) -> jax.Array:
             mine = dataclasses.replace(tile, products=dict(products), scalars=scalars)
-            theirs = dataclasses.replace(mine, statistics=beside.statistics, flipped=True)
+            theirs = mine.flip(beside.statistics)
             # R^PP has its share of these from the side of its rows.
             fixed = dataclasses.replace(theirs, scalars=jax.lax.stop_gradient(scalars))
             result = sum(_pull(mine, c, near) for c in rows)
@@ -228,12 +129,12 @@ class _Known(NamedTuple):
     """
 
     statistics: tiles.Statistics
-    weights: Rows
-    reach: Rows
+    weights: collection.Rows
+    reach: collection.Rows
 
     def of(self, comparisons: Sequence[plans.Comparison]) -> "_Known":
         """Without what these comparisons do not need."""
-        used = _relations(comparisons)
+        used = collection.relations_of(comparisons)
         names = {which.name for which in used}
         parts = {c.part for c in comparisons}
 
@@ -249,16 +150,16 @@ class _Known(NamedTuple):
 def _reach(
     comparisons: Sequence[plans.Comparison],
     local: modalities.Batch,
-    weights: Rows,
-    slopes: Rows,
+    weights: collection.Rows,
+    slopes: collection.Rows,
     axis_name: str | None,
-) -> Rows:
+) -> collection.Rows:
     """What the normaliser of each row of the student's relation adds to the sum, per unit."""
     reach = {}
     for c in comparisons:
         rows = weights[c.part] * slopes[c.part]
         if c.student.family != "similarity":
-            pairs = number_of_pairs(c.student, local, axis_name)
+            pairs = collection.number_of_pairs(c.student, local, axis_name)
             amount = batch_axis.total(jnp.sum(rows), axis_name) / pairs
             rows = jnp.broadcast_to(amount, rows.shape)
         reach[c.part] = rows
@@ -278,7 +179,7 @@ def _pull(tile: tiles.Tile, comparison: plans.Comparison, known: _Known) -> jax.
 def _terms(tile: tiles.Tile, comparison: plans.Comparison) -> jax.Array:
     """[local_batch, block], what each pair adds to the value of its row."""
     student = tile.entries(comparison.student)
-    if comparison.divergence == CROSS_ENTROPY:
+    if comparison.divergence == collection.CROSS_ENTROPY:
         own = tile.same & tile.valid(comparison.student)
         return jnp.where(own, -jnp.where(own, student, 0), 0)
     target, *others = targets = [tile.entries(which) for which in comparison.targets]
@@ -286,34 +187,3 @@ def _terms(tile: tiles.Tile, comparison: plans.Comparison) -> jax.Array:
         log_weights = tile.scalars.log_weights[comparison.term]
         target = relation.mix(jnp.stack(targets), log_weights, family=comparison.student.family)
     return relation.divergence_terms(target, student, kind=comparison.divergence)
-
-
-def _relations(comparisons: Sequence[plans.Comparison]) -> list[plans.Relation]:
-    return sorted({which for c in comparisons for which in (c.student, *c.targets)})
-
-
-def _inner_rows(rows: jax.Array, others: jax.Array) -> jax.Array:
-    """[rows], x_i . y_i in float32 or better."""
-    dtype = jnp.promote_types(rows.dtype, jnp.float32)
-    return jnp.sum(rows.astype(dtype) * others.astype(dtype), axis=-1)
-
-
-def number_of_pairs(
-    which: plans.Relation, local: modalities.Batch, axis_name: str | None
-) -> jax.Array:
-    """Ordered pairs of different samples that count in the global batch; at least 1."""
-    count = _number_present(which, local, axis_name)
-    return jnp.maximum(count * (count - 1), 1)
-
-
-def row_size(which: plans.Relation, local: modalities.Batch, axis_name: str | None) -> jax.Array:
-    """The number of entries of each row that counts, at least 1."""
-    count = _number_present(which, local, axis_name)
-    return jnp.maximum(count - which.exclude_self, 1)
-
-
-def _number_present(
-    which: plans.Relation, local: modalities.Batch, axis_name: str | None
-) -> jax.Array:
-    mask = modalities.present(local, which.present)
-    return batch_axis.total(jnp.sum(mask, dtype=jnp.float32), axis_name)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mrd_jax.losses import batch_axis
 from mrd_jax.losses import plan as plans
 from mrd_jax.losses.blockwise import tiles
 
@@ -16,25 +17,28 @@ _LOWEST = -1e30
 
 
 class State(NamedTuple):
-    """What is known after some blocks, [count, rows] each: few arrays, as every one costs a launch.
+    """What is known after some blocks: few arrays, as every one costs launches.
 
     Attributes:
-      largest: similarity of each row.
-      exponentials: sums of exp(l_ij - largest_i).
-      weighted: the same of (l^R_ij - l^Q_ij) exp(l_ij - largest_i).
-      own: the entry l_ii.
-      magnitudes: sums of distances, or of absolute cosines.
-      nearest: largest product of the rows of a contrast.
-      correct: whether that is the product of the row with its own column.
+      largest: [similar, rows], largest similarity of each row.
+      exponentials: [similar, rows], sums of exp(l_ij - largest_i).
+      weighted: [expected, rows], the same of (l^R_ij - l^Q_ij) exp(l_ij - largest_i).
+      magnitudes: [distant, rows], sums of distances, or of absolute cosines.
+      own: [pairs, rows], the product of a row with its own column.
+      nearest, nearest_before: [pairs, rows], the largest product of a row, with any column and
+        with one before its own.
+      columns: [2, pairs, global_batch], for relations whose rows are spread over the devices:
+        largest similarity, and sum of exponentials, over the entries that this device holds.
     """
 
     largest: jax.Array
     exponentials: jax.Array
     weighted: jax.Array
-    own: jax.Array
     magnitudes: jax.Array
+    own: jax.Array
     nearest: jax.Array
-    correct: jax.Array
+    nearest_before: jax.Array
+    columns: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,17 +50,16 @@ class Tally:
       expected: pairs of a relation and a comparison whose difference l^R_ij - l^Q_ij, student
         minus target, is expected under the softmax of that relation.
       distant: relations whose mean magnitude is wanted.
-      entropies: relations whose own entry is wanted.
-      retrievals: relations whose nearest column is wanted.
+      pairs: relations R^PX and R^XP of a contrast. A product of the first is one of the second as
+        well, so that the rows of the second are had from columns of the first.
     """
 
     similar: tuple[plans.Relation, ...]
     expected: tuple[tuple[plans.Relation, plans.Comparison], ...]
     distant: tuple[plans.Relation, ...]
-    entropies: tuple[plans.Relation, ...]
-    retrievals: tuple[plans.Relation, ...]
+    pairs: tuple[tuple[plans.Relation, plans.Relation], ...]
 
-    def start(self, zeros: jax.Array) -> State:
+    def start(self, zeros: jax.Array, *, global_batch: int) -> State:
         """Before the first block; zeros: [rows]."""
 
         def repeat(items: Sequence) -> jax.Array:
@@ -66,14 +69,15 @@ class Tally:
             largest=repeat(self.similar) + _LOWEST,
             exponentials=repeat(self.similar),
             weighted=repeat(self.expected),
-            own=repeat(self.entropies),
             magnitudes=repeat(self.distant),
-            nearest=repeat(self.retrievals) - jnp.inf,
-            correct=repeat(self.retrievals),
+            own=repeat(self.pairs),
+            nearest=repeat(self.pairs) - jnp.inf,
+            nearest_before=repeat(self.pairs) - jnp.inf,
+            columns=jnp.zeros((2, len(self.pairs), global_batch), zeros.dtype),
         )
 
-    def add(self, state: State, tile: tiles.Tile) -> State:
-        """After one block more."""
+    def add(self, state: State, tile: tiles.Tile, flipped: tiles.Tile) -> State:
+        """After one block more; the tile is seen from both sides."""
         values = {r: jnp.where(tile.valid(r), tile.values(r), -jnp.inf) for r in self.similar}
         largest = _stack(state.largest, [jnp.max(values[r], axis=1) for r in self.similar])
         largest = jnp.maximum(state.largest, largest)
@@ -85,40 +89,58 @@ class Tally:
             jnp.sum(exponentials[r] * (tile.values(c.student) - tile.values(c.targets[0])), axis=1)
             for r, c in self.expected
         ]
-        own = [
-            jnp.sum(jnp.where(tile.same & tile.valid(r), tile.values(r), 0), axis=1)
-            for r in self.entropies
-        ]
-        magnitudes = [jnp.sum(tile.magnitudes(r), axis=1) for r in self.distant]
-        nearest, correct = self._retrieve(state, tile)
         rows_of = jnp.array([self.similar.index(r) for r, _ in self.expected], dtype=int)
+        magnitudes = [jnp.sum(tile.magnitudes(r), axis=1) for r in self.distant]
         return State(
             largest=largest,
             exponentials=before * state.exponentials + _stack(state.exponentials, sums),
             weighted=before[rows_of] * state.weighted + _stack(state.weighted, weighted),
-            own=state.own + _stack(state.own, own),
             magnitudes=state.magnitudes + _stack(state.magnitudes, magnitudes),
-            nearest=nearest,
-            correct=correct,
+            **self._retrieve(state, tile),
+            columns=self._columns(state, flipped),
         )
 
-    def _retrieve(self, state: State, tile: tiles.Tile) -> tuple[jax.Array, jax.Array]:
-        """Of equal neighbours the first column counts, in this block or one before."""
-        inner = [jnp.where(tile.valid(r), tile.inner(r.name), -jnp.inf) for r in self.retrievals]
-        nearest = _stack(state.nearest, [jnp.max(x, axis=1) for x in inner])
-        first = [tile.columns[0] + jnp.argmax(x, axis=1) == tile.own for x in inner]
-        correct = _stack(state.correct, first)
-        return (
-            jnp.maximum(state.nearest, nearest),
-            jnp.where(nearest > state.nearest, correct, state.correct),
-        )
+    def _retrieve(self, state: State, tile: tiles.Tile) -> dict[str, jax.Array]:
+        own, nearest, before = [], [], []
+        for which, _ in self.pairs:
+            inner = jnp.where(tile.valid(which), tile.inner(which.name), -jnp.inf)
+            earlier = tile.columns[None, :] < tile.own[:, None]
+            own.append(jnp.sum(jnp.where(tile.same & tile.valid(which), inner, 0), axis=1))
+            nearest.append(jnp.max(inner, axis=1))
+            before.append(jnp.max(jnp.where(earlier, inner, -jnp.inf), axis=1))
+        return {
+            "own": state.own + _stack(state.own, own),
+            "nearest": jnp.maximum(state.nearest, _stack(state.nearest, nearest)),
+            "nearest_before": jnp.maximum(
+                state.nearest_before, _stack(state.nearest_before, before)
+            ),
+        }
+
+    def _columns(self, state: State, tile: tiles.Tile) -> jax.Array:
+        """Each block has its own columns; those that the last one repeats come out the same."""
+        if not self.pairs:
+            return state.columns
+        largest, exponentials = [], []
+        for _, which in self.pairs:
+            values = jnp.where(tile.valid(which, again=True), tile.values(which), -jnp.inf)
+            largest.append(jnp.maximum(jnp.max(values, axis=0), _LOWEST))
+            exponentials.append(jnp.sum(jnp.exp(values - largest[-1][None, :]), axis=0))
+        block = jnp.stack([jnp.stack(largest), jnp.stack(exponentials)])
+        return jax.lax.dynamic_update_slice_in_dim(state.columns, block, tile.columns[0], axis=2)
 
     def log_sum_exp(self, state: State) -> dict[plans.Relation, jax.Array]:
-        """Of each row; 0 for a row with no entry."""
-        some = state.exponentials > 0
-        logarithm = jnp.log(jnp.where(some, state.exponentials, 1))
-        rows = jnp.where(some, state.largest + logarithm, 0)
+        """Of the rows of `similar`; 0 for a row with no entry."""
+        rows = _log_sum_exp(state.largest, state.exponentials)
         return dict(zip(self.similar, rows, strict=True))
+
+    def log_sum_exp_of_columns(
+        self, state: State, axis_name: str | None
+    ) -> dict[plans.Relation, jax.Array]:
+        """[global_batch], of the rows of each R^XP, from what all devices hold of them."""
+        largest, exponentials = state.columns
+        most = batch_axis.largest(largest, axis_name)
+        total = batch_axis.total(exponentials * jnp.exp(largest - most), axis_name)
+        return dict(zip((r for _, r in self.pairs), _log_sum_exp(most, total), strict=True))
 
     def expectations(self, state: State) -> dict[tuple[plans.Relation, str], jax.Array]:
         """By relation and part; 0 for a row with no entry."""
@@ -128,7 +150,18 @@ class Tally:
             for (r, c), weighted in zip(self.expected, state.weighted, strict=True)
         }
 
+    def correct(self, state: State) -> jax.Array:
+        """[pairs, rows], whether its own column is nearest; of equal ones the first counts."""
+        correct = (state.own >= state.nearest) & (state.own > state.nearest_before)
+        some = state.nearest > -jnp.inf
+        return (correct & some).astype(state.own.dtype)
+
+
+def _log_sum_exp(largest: jax.Array, exponentials: jax.Array) -> jax.Array:
+    some = exponentials > 0
+    return jnp.where(some, largest + jnp.log(jnp.where(some, exponentials, 1)), 0)
+
 
 def _stack(like: jax.Array, rows: Sequence[jax.Array]) -> jax.Array:
     """[count, rows], also for none."""
-    return jnp.stack(rows).astype(like.dtype) if len(rows) else jnp.zeros_like(like)
+    return jnp.stack(rows) if len(rows) else jnp.zeros_like(like)

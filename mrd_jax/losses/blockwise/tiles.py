@@ -72,6 +72,10 @@ class Tile:
         """Which pairs are a sample and itself."""
         return self.own[:, None] == self.columns[None, :]
 
+    def flip(self, statistics: Statistics) -> "Tile":
+        """The same pairs with the block's samples as rows, and the statistics of those."""
+        return dataclasses.replace(self, statistics=statistics, flipped=True)
+
     def across(self, vector: jax.Array) -> jax.Array:
         """One value per row of a relation, to broadcast along the row."""
         return vector[None, :] if self.flipped else vector[:, None]
@@ -84,10 +88,11 @@ class Tile:
             self.products[name] = relation.products(rows, columns)
         return self.products[name]
 
-    def valid(self, which: plans.Relation) -> jax.Array:
-        """Which pairs count; the same from either side."""
+    def valid(self, which: plans.Relation, *, again: bool = False) -> jax.Array:
+        """Which pairs count; the same from either side. Once over the pass, or in every block."""
         valid = modalities.present(self.local, which.present)[:, None]
-        valid &= (modalities.present(self.block, which.present) & self.fresh)[None, :]
+        columns = modalities.present(self.block, which.present)
+        valid &= (columns if again else columns & self.fresh)[None, :]
         return valid & ~self.same if which.exclude_self else valid
 
     def values(self, which: plans.Relation) -> jax.Array:
