@@ -51,6 +51,9 @@ REFUSED = {
     ),
     "unknown weights": ({"weights": "fixed"}, "weights is 'fixed'.*'dynamic', 'static'"),
     "unknown mix": ({"mix": "both"}, "mix is 'both'.*'divergences', 'targets'"),
+    "unknown form": ({"form": "fused"}, "form is 'fused'.*'plain', 'blockwise', 'auto'"),
+    "unknown dtype": ({"dtype": "float16"}, "dtype is 'float16'.*'float32', 'bfloat16'"),
+    "empty block": ({"block": 0}, "loss.block is 0; expected a number of columns >= 1"),
     "negative lambda": ({"lambda_image": -1.0}, "lambda_image is -1.0"),
     "negative weight": ({"text_weight": -0.5}, "text_weight is -0.5"),
     "negative regulariser": ({"entropy_weight": -0.1}, "entropy_weight is -0.1"),
@@ -88,6 +91,16 @@ def test_options_without_a_meaning_are_refused_with_what_is_allowed(name):
             loss_inputs.weights_of(loss_inputs.loss_config()),
             config,
         )
+
+
+@pytest.mark.parametrize("form, few, many", [
+    ("plain", False, False), ("blockwise", True, True), ("auto", False, True),
+])  # fmt: skip
+def test_auto_is_blockwise_from_a_matrix_of_four_million_entries(form, few, many):
+    config = loss_inputs.loss_config(form=form)
+    is_blockwise = losses.options.is_blockwise
+    assert is_blockwise(config, local_batch=255, global_batch=2**14) == few
+    assert is_blockwise(config, local_batch=256, global_batch=2**14) == many
 
 
 def test_weights_of_another_candidate_list_are_refused():

@@ -10,14 +10,17 @@ from jax.sharding import PartitionSpec as P
 from tests import loss_inputs
 from tests import reference_losses as reference
 
+# The runner, the number of devices, the variant, and the form on the devices.
 SHARDED = [
-    ("pmap", 8, "learnt student temperature"),
-    ("pmap", 8, "mixed targets"),
-    ("pmap", 8, "euclidean, smooth l1"),
-    ("shard_map", 8, "learnt student temperature"),
-    ("shard_map", 8, "mixed targets"),
-    ("shard_map", 8, "euclidean, smooth l1"),
-    ("shard_map", 2, "learnt student temperature"),
+    ("pmap", 8, "learnt student temperature", "plain"),
+    ("pmap", 8, "mixed targets", "plain"),
+    ("pmap", 8, "euclidean, smooth l1", "plain"),
+    ("shard_map", 8, "learnt student temperature", "plain"),
+    ("shard_map", 8, "mixed targets", "plain"),
+    ("shard_map", 8, "euclidean, smooth l1", "plain"),
+    ("shard_map", 2, "learnt student temperature", "plain"),
+    ("pmap", 8, "learnt student temperature", "blockwise"),
+    ("shard_map", 2, "learnt student temperature", "blockwise"),
 ]
 
 
@@ -56,8 +59,8 @@ def run_sharded(runner, devices, config, learnt, embeddings):
     return jax.jit(jax.shard_map(step, **specs))(learnt, embeddings)
 
 
-@pytest.mark.parametrize("runner, devices, name", SHARDED)
-def test_shares_and_gradients_sum_to_those_of_one_device(runner, devices, name):
+@pytest.mark.parametrize("runner, devices, name, form", SHARDED)
+def test_shares_and_gradients_sum_to_those_of_one_device(runner, devices, name, form):
     config = loss_inputs.loss_config(**loss_inputs.VARIANTS[name])
     embeddings = loss_inputs.float32(loss_inputs.embeddings_of(batch=16, seed=1))
     # The first of eight devices has no text and the second no image at all.
@@ -72,6 +75,7 @@ def test_shares_and_gradients_sum_to_those_of_one_device(runner, devices, name):
         }
     )
     expected = sharded_step(config, None)(learnt, embeddings)
+    config.update(form=form, block=5)
     actual = run_sharded(runner, devices, config, learnt, embeddings)
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected[2])) > 0.1
     jax.tree.map(reference.assert_close, actual, expected)

@@ -2,9 +2,11 @@
 """The MRD objective: L = L_con + lambda_intra L_intra + lambda_image L_image + lambda_text L_text.
 
 A sample i has a point cloud, image features v_i and text features t_i of one frozen CLIP model;
-the student gives p_i. P, V and T are their unit rows. `contrastive` aligns p_i with v_i and t_i;
-`distillation` makes the student's relations R^PP, R^PV and R^PT follow the teacher's R^VV, R^TT,
-R^VT and R^TV, which `relation` defines together with the divergences between them.
+the student gives p_i. P, V and T are their unit rows. A contrastive term aligns p_i with v_i and
+t_i; three distillation terms make the student's relations R^PP, R^PV and R^PT follow the teacher's
+R^VV, R^TT, R^VT and R^TV, which `relation` defines together with the divergences between them.
+`plan` says which of these a config asks for; `plain` computes them from whole matrices, `blockwise`
+in flat memory.
 
 Source: Multi-modal Relation Distillation for Unified 3D Representation Learning, ECCV 2024.
 """
@@ -17,7 +19,8 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from mrd_jax.losses import batch_axis, contrastive, distillation, options, relation
+from mrd_jax.losses import batch_axis, blockwise, mixing, modalities, options, plain
+from mrd_jax.losses import plan as plans
 
 # The parts that `mrd_loss` always returns, 0 where the config switches a term off.
 PARTS = (
@@ -77,7 +80,7 @@ def mixing_weights(
         for term in options.active_terms(config)
         for name, weight in zip(
             config.candidates[term],
-            jnp.exp(distillation.log_mixing_weights(weights, config, term)),
+            jnp.exp(mixing.log_weights(weights, config, term)),
             strict=True,
         )
     }
@@ -115,77 +118,67 @@ def mrd_loss(
       ValueError: an option has no meaning, or the shapes disagree.
     """
     options.check(config)
-    batch = _modalities(embeddings)
-    parts = dict.fromkeys(PARTS, jnp.zeros((), dtype=batch["P"].rows.dtype))
+    batch = modalities.from_embeddings(embeddings, dtype=config.dtype)
+    plan = plans.make(config)
+    scalars = _scalars(embeddings["log_scale"], weights, config)
+    rows = _row_values(plan, batch, scalars, config, axis_name)
 
-    parts |= _contrastive_parts(batch, embeddings["log_scale"], config, axis_name)
+    def share(part: str, present: str) -> jax.Array:
+        mask = modalities.present(batch, present)
+        return batch_axis.share_of_mean(rows[part], mask=mask, axis_name=axis_name)
+
+    parts = dict.fromkeys(PARTS, jnp.zeros((), dtype=next(iter(rows.values())).dtype))
+    for name, which, _ in plan.contrasts:
+        for part in (f"contrastive_{name}", f"accuracy_{name}"):
+            parts[part] = share(part, which.present)
     parts["contrastive"] = (
         config.image_weight * parts["contrastive_image"]
         + config.text_weight * parts["contrastive_text"]
     )
     parts["total"] = parts["contrastive"]
-
-    if config.learn_student_temperature:
-        student_temperature = jnp.exp(weights["student_log_temperature"])
-    else:
-        student_temperature = config.student_temperature
-    for term in options.active_terms(config):
-        log_weights = distillation.log_mixing_weights(weights, config, term)
-        parts[term], divergences = distillation.distillation_term(
-            batch,
-            term=term,
-            log_weights=log_weights,
-            student_temperature=student_temperature,
-            config=config,
-            axis_name=axis_name,
-        )
-        parts |= divergences
+    for term, log_weights in scalars.log_weights.items():
+        divergences = {c.part: share(c.part, c.student.present) for c in plan.of(term)}
+        if config.mix == "divergences":
+            parts |= divergences
+            parts[term] = jnp.sum(jnp.exp(log_weights) * jnp.stack(list(divergences.values())))
+        else:
+            (parts[term],) = divergences.values()
         parts["total"] += config[f"lambda_{term}"] * parts[term]
         # The same on every device: each takes its part, so that the sum counts it once.
-        gap = distillation.entropy_gap(log_weights) / batch_axis.size(axis_name)
+        gap = mixing.entropy_gap(log_weights) / batch_axis.size(axis_name)
         parts["entropy"] += config.entropy_weight * gap
     parts["total"] += parts["entropy"]
     return parts["total"], parts
 
 
-def _contrastive_parts(
-    batch: Mapping[str, distillation.Modality],
-    log_scale: jax.Array,
+def _scalars(
+    log_scale: jax.Array, weights: Mapping[str, Any], config: ml_collections.ConfigDict
+) -> plans.Scalars:
+    # A select and not a minimum: at the very limit the scale still gets its whole gradient.
+    log_scale = jnp.where(log_scale > config.log_scale_max, config.log_scale_max, log_scale)
+    if config.learn_student_temperature:
+        student = jnp.exp(weights["student_log_temperature"])
+    else:
+        student = jnp.asarray(config.student_temperature, dtype=log_scale.dtype)
+    return plans.Scalars(
+        contrast=jnp.exp(-log_scale),
+        student=student,
+        teacher=jnp.asarray(config.teacher_temperature, dtype=log_scale.dtype),
+        log_weights={
+            term: mixing.log_weights(weights, config, term) for term in options.active_terms(config)
+        },
+    )
+
+
+def _row_values(
+    plan: plans.Plan,
+    batch: modalities.Batch,
+    scalars: plans.Scalars,
     config: ml_collections.ConfigDict,
     axis_name: str | None,
 ) -> dict[str, jax.Array]:
-    # A select and not a minimum: at the very limit the scale still gets its whole gradient.
-    scale = jnp.exp(jnp.where(log_scale > config.log_scale_max, config.log_scale_max, log_scale))
-    parts = {}
-    for name, teacher in (("image", batch["V"]), ("text", batch["T"])):
-        if not config[f"{name}_weight"]:
-            continue
-        pair = (batch["P"].rows, teacher.rows)
-        where = {"mask": teacher.mask, "axis_name": axis_name}
-        loss = contrastive.contrastive_loss(*pair, scale=scale, **where)
-        parts[f"contrastive_{name}"] = batch_axis.share_of_mean(loss, **where)
-        correct = contrastive.retrieval_accuracy(*pair, **where)
-        parts[f"accuracy_{name}"] = batch_axis.share_of_mean(correct, **where)
-    return parts
-
-
-def _modalities(embeddings: Mapping[str, jax.Array]) -> dict[str, distillation.Modality]:
-    """P, V and T with unit rows; the teacher's without gradient."""
-    shape = embeddings["points"].shape
-    for name in ("points", "image", "text"):
-        if len(shape) != 2 or embeddings[name].shape != shape:
-            raise ValueError(
-                f"embeddings[{name!r}] has shape {embeddings[name].shape}, embeddings['points'] "
-                f"{shape}; expected [local_batch, dim] for both"
-            )
-    batch = {
-        "P": distillation.Modality(
-            relation.unit_rows(embeddings["points"]), jnp.ones(shape[:1], dtype=bool)
-        )
-    }
-    for letter, name in (("V", "image"), ("T", "text")):
-        mask = embeddings[f"has_{name}"].astype(bool)
-        # What a record without this modality carries may be anything, nan included.
-        rows = relation.unit_rows(jnp.where(mask[:, None], embeddings[name], 0))
-        batch[letter] = distillation.Modality(jax.lax.stop_gradient(rows), mask)
-    return batch
+    local_batch = batch["P"].mask.shape[0]
+    global_batch = local_batch * batch_axis.size(axis_name)
+    if options.is_blockwise(config, local_batch=local_batch, global_batch=global_batch):
+        return blockwise.row_values(plan, batch, scalars, block=config.block, axis_name=axis_name)
+    return plain.row_values(plan, batch, scalars, axis_name=axis_name)

@@ -17,17 +17,24 @@ def size(axis_name: str | None) -> int:
     return 1 if axis_name is None else jax.lax.axis_size(axis_name)
 
 
-def gather(local: jax.Array, axis_name: str | None) -> jax.Array:
-    """The [global_batch, ...] array whose slice on this device is `local`.
+def gather(local: jax.Array, axis_name: str | None, *, axis: int = 0) -> jax.Array:
+    """The [global_batch, ...] array whose slice on this device is `local`; rows are in `axis`.
 
     Its transpose is a reduce-scatter: gradients reach the embeddings of the other devices.
     """
-    return local if axis_name is None else jax.lax.all_gather(local, axis_name, tiled=True)
+    return (
+        local if axis_name is None else jax.lax.all_gather(local, axis_name, axis=axis, tiled=True)
+    )
 
 
 def total(local: jax.Array, axis_name: str | None) -> jax.Array:
     """Sum over devices."""
     return local if axis_name is None else jax.lax.psum(local, axis_name)
+
+
+def largest(local: jax.Array, axis_name: str | None) -> jax.Array:
+    """Maximum over devices; has no gradient."""
+    return local if axis_name is None else jax.lax.pmax(local, axis_name)
 
 
 def own_columns(local_batch: int, axis_name: str | None) -> jax.Array:

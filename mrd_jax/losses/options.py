@@ -12,10 +12,15 @@ TERMS = tuple(STUDENT)
 # The teacher relations that a term may take as a target.
 TARGETS = ("VV", "TT", "VT", "TV")
 
+# `form = "auto"` is blockwise from this many entries of a relation matrix on.
+AUTO_BLOCKWISE = 2**22
+
 _CHOICES = {
     "relation": tuple(relation.FAMILIES),
     "weights": ("dynamic", "static"),
     "mix": ("divergences", "targets"),
+    "form": ("plain", "blockwise", "auto"),
+    "dtype": ("float32", "bfloat16"),
 }
 _NOT_NEGATIVE = (
     "image_weight",
@@ -29,6 +34,13 @@ _POSITIVE = ("teacher_temperature", "student_temperature")
 def active_terms(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     """The distillation terms with lambda > 0; the others are not computed."""
     return tuple(term for term in TERMS if config[f"lambda_{term}"] > 0)
+
+
+def is_blockwise(config: ml_collections.ConfigDict, *, local_batch: int, global_batch: int) -> bool:
+    """Whether relations of this size are computed by blocks of columns, not as whole matrices."""
+    if config.form == "auto":
+        return local_batch * global_batch >= AUTO_BLOCKWISE
+    return config.form == "blockwise"
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -60,6 +72,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     for field in _POSITIVE:
         if config[field] <= 0:
             raise ValueError(f"loss.{field} is {config[field]}; expected a number > 0")
+    if config.block < 1:
+        raise ValueError(f"loss.block is {config.block}; expected a number of columns >= 1")
     for term in TERMS:
         _check_candidates(term, tuple(config.candidates[term]))
     if not (config.image_weight or config.text_weight or active_terms(config)):

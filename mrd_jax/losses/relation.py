@@ -20,6 +20,9 @@ FAMILIES = {
     "euclidean": ("l2", "smooth_l1"),
 }
 
+# Divergences that are a mean over the entries of a row; the others are a sum.
+MEANS = ("l2", "smooth_l1")
+
 # Float32 leaves about 4e-7 of a squared distance between unit vectors undetermined: closer pairs
 # count as duplicates, at distance 0 with gradient 0, where the gradient of a root has no bound.
 _DUPLICATE_SQUARE = 1e-6
@@ -32,10 +35,16 @@ def unit_rows(values: jax.Array) -> jax.Array:
     return values * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 
 
+def products(rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """[rows, columns] products x_i . y_j, summed in float32 or better: bfloat16 rows are exact."""
+    dtype = jnp.promote_types(jnp.promote_types(rows.dtype, columns.dtype), jnp.float32)
+    highest = jax.lax.Precision.HIGHEST
+    return jnp.matmul(rows, columns.T, precision=highest, preferred_element_type=dtype)
+
+
 def inner_products(rows: jax.Array, columns: jax.Array, *, axis_name: str | None) -> jax.Array:
     """[local_batch, global_batch] products x_i . y_j of all rows with the gathered columns."""
-    columns = batch_axis.gather(_at_least_float32(columns), axis_name)
-    return jnp.matmul(_at_least_float32(rows), columns.T, precision=jax.lax.Precision.HIGHEST)
+    return products(rows, batch_axis.gather(columns, axis_name))
 
 
 def valid_pairs(
@@ -133,16 +142,37 @@ def distance_relation(
     if metric == "cosine":
         values = inner_products(rows, columns, axis_name=axis_name)
     elif metric == "euclidean":
-        values = _euclidean(rows, columns, axis_name)
+        row_square, column_square = squares(rows), batch_axis.gather(squares(columns), axis_name)
+        values = euclidean(
+            inner_products(rows, columns, axis_name=axis_name),
+            row_square=row_square[:, None],
+            column_square=column_square[None, :],
+        )
     else:
         raise ValueError(f"metric is {metric!r}; expected 'euclidean' or 'cosine'")
     pairs = valid_pairs(rows.shape[0], exclude_self=True, mask=mask, axis_name=axis_name)
     amount = batch_axis.total(jnp.sum(jnp.where(pairs, jnp.abs(values), 0)), axis_name)
     count = batch_axis.total(jnp.sum(pairs, dtype=values.dtype), axis_name)
-    mean = amount / jnp.maximum(count, 1)
-    scaled = jnp.where(mean > 0, values / jnp.where(mean > 0, mean, 1), 0)
+    scaled = in_units_of(values, amount / jnp.maximum(count, 1))
     valid = valid_pairs(rows.shape[0], exclude_self=exclude_self, mask=mask, axis_name=axis_name)
     return jnp.where(valid, scaled, -jnp.inf)
+
+
+def squares(rows: jax.Array) -> jax.Array:
+    """[rows], the squared norms |x_i|^2 in float32 or better."""
+    return jnp.sum(jnp.square(_at_least_float32(rows)), axis=-1)
+
+
+def euclidean(inner: jax.Array, *, row_square: jax.Array, column_square: jax.Array) -> jax.Array:
+    """Distances |x_i - y_j| from the products x_i . y_j and the squared norms, which broadcast."""
+    square = row_square + column_square - 2 * inner
+    apart = square > _DUPLICATE_SQUARE
+    return jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1)), 0)
+
+
+def in_units_of(values: jax.Array, mean: jax.Array) -> jax.Array:
+    """Distances or cosines over their mean magnitude; 0 where there was no pair to take it of."""
+    return jnp.where(mean > 0, values / jnp.where(mean > 0, mean, 1), 0)
 
 
 def divergence(log_target: jax.Array, log_student: jax.Array, *, kind: str) -> jax.Array:
@@ -166,9 +196,30 @@ def divergence(log_target: jax.Array, log_student: jax.Array, *, kind: str) -> j
     Raises:
       ValueError: unknown kind.
     """
-    if kind not in _DIVERGENCES:
-        raise ValueError(f"divergence kind is {kind!r}; expected one of {sorted(_DIVERGENCES)}")
-    return _DIVERGENCES[kind](log_target, log_student)
+    terms = divergence_terms(log_target, log_student, kind=kind)
+    if kind not in MEANS:
+        return jnp.sum(terms, axis=-1)
+    valid = (log_target > -jnp.inf) & (log_student > -jnp.inf)
+    return jnp.sum(terms, axis=-1) / jnp.maximum(jnp.sum(valid, axis=-1), 1)
+
+
+def divergence_terms(log_target: jax.Array, log_student: jax.Array, *, kind: str) -> jax.Array:
+    """What each pair of samples adds to the sum over j that a divergence is, or is the mean of.
+
+    Args:
+      log_target: Q in the form that `divergence` takes; any shape.
+      log_student: R in the same form and shape, with the same entries.
+      kind: a name of `divergence`; those in `MEANS` are divided by the number of entries.
+
+    Returns:
+      The terms in that shape; 0 where left out.
+
+    Raises:
+      ValueError: unknown kind.
+    """
+    if kind not in _TERMS:
+        raise ValueError(f"divergence kind is {kind!r}; expected one of {sorted(_TERMS)}")
+    return _TERMS[kind](log_target, log_student)
 
 
 def mix(targets: jax.Array, log_weights: jax.Array, *, family: str) -> jax.Array:
@@ -197,30 +248,18 @@ def _at_least_float32(values: jax.Array) -> jax.Array:
     return values.astype(jnp.promote_types(values.dtype, jnp.float32))
 
 
-def _euclidean(rows: jax.Array, columns: jax.Array, axis_name: str | None) -> jax.Array:
-    """[local_batch, global_batch] distances |x_i - y_j|."""
-    row_square, column_square = (
-        jnp.sum(jnp.square(_at_least_float32(values)), axis=-1) for values in (rows, columns)
-    )
-    column_square = batch_axis.gather(column_square, axis_name)
-    square = (
-        row_square[:, None]
-        + column_square[None, :]
-        - 2 * inner_products(rows, columns, axis_name=axis_name)
-    )
-    apart = square > _DUPLICATE_SQUARE
-    return jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1)), 0)
-
-
 def _kl(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
     # 0 log 0 = 0. The inner selects keep inf - inf, and with it nan, out of the gradient.
     support = log_p > -jnp.inf
     log_p, log_q = (jnp.where(support, values, 0) for values in (log_p, log_q))
-    return jnp.sum(jnp.where(support, jnp.exp(log_p) * (log_p - log_q), 0), axis=-1)
+    return jnp.where(support, jnp.exp(log_p) * (log_p - log_q), 0)
 
 
 def _jeffrey(log_q: jax.Array, log_r: jax.Array) -> jax.Array:
-    return _kl(log_q, log_r) + _kl(log_r, log_q)
+    # Both directions in one: sum_j (Q_ij - R_ij) (log Q_ij - log R_ij).
+    support = (log_q > -jnp.inf) | (log_r > -jnp.inf)
+    log_q, log_r = (jnp.where(support, values, 0) for values in (log_q, log_r))
+    return (jnp.exp(log_q) - jnp.exp(log_r)) * (log_q - log_r)
 
 
 def _js(log_q: jax.Array, log_r: jax.Array) -> jax.Array:
@@ -230,13 +269,12 @@ def _js(log_q: jax.Array, log_r: jax.Array) -> jax.Array:
     return (_kl(log_q, log_m) + _kl(log_r, log_m)) / 2
 
 
-def _mean_error(penalty: Callable[[jax.Array], jax.Array]) -> Callable[..., jax.Array]:
-    def distance(target: jax.Array, student: jax.Array) -> jax.Array:
+def _of_error(penalty: Callable[[jax.Array], jax.Array]) -> Callable[..., jax.Array]:
+    def terms(target: jax.Array, student: jax.Array) -> jax.Array:
         valid = (target > -jnp.inf) & (student > -jnp.inf)
-        error = jnp.where(valid, student, 0) - jnp.where(valid, target, 0)
-        return jnp.sum(penalty(error), axis=-1) / jnp.maximum(jnp.sum(valid, axis=-1), 1)
+        return penalty(jnp.where(valid, student, 0) - jnp.where(valid, target, 0))
 
-    return distance
+    return terms
 
 
 def _smooth_absolute(error: jax.Array) -> jax.Array:
@@ -244,10 +282,10 @@ def _smooth_absolute(error: jax.Array) -> jax.Array:
     return jnp.where(size < 1, 0.5 * jnp.square(error), size - 0.5)
 
 
-_DIVERGENCES = {
+_TERMS = {
     "kl": _kl,
     "jeffrey": _jeffrey,
     "js": _js,
-    "l2": _mean_error(jnp.square),
-    "smooth_l1": _mean_error(_smooth_absolute),
+    "l2": _of_error(jnp.square),
+    "smooth_l1": _of_error(_smooth_absolute),
 }
