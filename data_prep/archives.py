@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading zip archives from strangers: no path leaves the archive, no member is endless."""
+"""Reading archives and folders from strangers: no path leaves them, no member is endless."""
 
 import posixpath
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 # The largest member of the Sweet Home 3D catalogues unpacks to 9 MB.
@@ -30,6 +31,29 @@ def safe_path(name: str) -> str:
     if path in ("", ".") or path.startswith(("/", "../")) or path == ".." or path[1:2] == ":":
         raise ArchiveError(f"path {name!r} leaves its archive; expected a path inside it")
     return path
+
+
+def folder_reader(root: Path) -> Callable[[str], bytes]:
+    """Reads files below a folder by name; links that lead out of it are not followed.
+
+    Args:
+      root: the folder.
+
+    Returns:
+      path below the folder -> bytes of the file. It raises FileNotFoundError where there is none,
+      and ArchiveError where the path or a link leaves the folder.
+    """
+    root = root.resolve()
+
+    def read(name: str) -> bytes:
+        path = (root / safe_path(name)).resolve()
+        if not path.is_relative_to(root):
+            raise ArchiveError(f"path {name!r} leaves its folder")
+        if not path.is_file():
+            raise FileNotFoundError(name)
+        return path.read_bytes()
+
+    return read
 
 
 class Archive:

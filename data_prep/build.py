@@ -28,6 +28,7 @@ from data_prep import (
     teachers,
     timing,
 )
+from data_prep.sources import folder as folder_lib
 from data_prep.sources import published
 from data_prep.teachers import prompts
 from mrd_jax.data import batch, source
@@ -90,6 +91,14 @@ def _build(options: Options) -> Path:
         origin, source=options.source, input_dir=options.input, teacher=options.teacher
     )
     cache = options.output / "shapes" / origin.family
+    if isinstance(origin, folder_lib.Folder):
+        origin.check(
+            options.input,
+            output=options.output,
+            cache=cache,
+            teacher=options.teacher,
+            overwrite=options.overwrite,
+        )
     with timing.announced("shapes"):
         summary = prepare.prepare_shapes(
             options.source,
@@ -240,8 +249,7 @@ def _write(
     if plan.classes and teacher is None:
         class_features = class_set.features
     elif plan.classes:
-        spoken = class_set.spoken_names() if class_set else plan.classes
-        class_features = prompts.prompt_average(teacher, spoken)
+        class_features = prompts.prompt_average(teacher, published.spoken(plan.classes))
     known = catalogue.entries()
     ids = frozenset(shape_id for split in plan.splits.values() for shape_id in split)
     sidecar = evaluation.Sidecar(

@@ -2,26 +2,23 @@
 """From a file of a mesh or a cloud to the cloud that an encoder expects."""
 
 import dataclasses
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_prep import archives, shapes
+from data_prep import archives, arrays, shapes
 from mrd_jax.data import batch
+
+if TYPE_CHECKING:
+    from data_prep import meshes
 
 # glTF fixes its vertical axis; of the other types only the author knows, z up is assumed.
 Y_UP_TYPES = ("glb", "gltf")
 MESH_TYPES = (*Y_UP_TYPES, "obj", "off", "ply", "stl")
 ARRAY_TYPES = ("npy", "npz")
 TYPES = MESH_TYPES + ARRAY_TYPES
-# Names of the arrays in an npz file.
-XYZ_NAMES = ("xyz", "points")
-RGB_NAMES = ("rgb", "colors", "colours")
-
-_DAMAGED = (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, MemoryError)
 
 
 class CloudError(ValueError):
@@ -98,21 +95,53 @@ def read_cloud(
       CloudError: the file is missing, damaged or holds no usable cloud.
       MeshesUnsupportedError: the file is a mesh and trimesh is not installed.
     """
+    content, faults = read_content(path, fill=conventions.colour_fill)
+    if isinstance(content, tuple):
+        xyz, rgb = content
+    else:
+        rng = np.random.default_rng(seed)
+        try:
+            xyz, rgb = _mesh_reader().sample_points(content, points=conventions.points, rng=rng)
+        except ValueError as error:
+            raise CloudError("; ".join([str(error), *faults])) from error
+    cloud = prepare_cloud(xyz, rgb, conventions=conventions, up=up or up_axis(path), seed=seed)
+    return dataclasses.replace(cloud, faults=tuple(faults))
+
+
+def read_content(
+    path: Path | str, *, fill: float, root: Path | str | None = None
+) -> tuple["meshes.Surface | tuple[np.ndarray, np.ndarray | None]", list[str]]:
+    """Reads what a file holds, in the file's own axes and with all of its points.
+
+    Args:
+      path: as in `read_cloud`.
+      fill: 0 to 1, all channels of the parts of a mesh that name no colour.
+      root: folder that materials and textures may lie in; None: the mesh's own.
+
+    Returns:
+      The surface of a mesh, or xyz [n, 3] and rgb [n, 3] or None of a cloud; and what was left out
+      on the way, such as "missing texture".
+
+    Raises:
+      CloudError, MeshesUnsupportedError: as in `read_cloud`.
+    """
     path = Path(path)
     kind = _kind(path)
-    up = up or ("y" if kind in Y_UP_TYPES else "z")
-    faults: list[str] = []
     try:
         if kind in ARRAY_TYPES:
-            xyz, rgb = _read_arrays(path)
-        elif kind in MESH_TYPES:
-            xyz, rgb = _read_mesh(path, kind, conventions, seed=seed, faults=faults)
-        else:
-            raise CloudError(f"unknown type {kind!r}; expected one of {', '.join(TYPES)}")
+            return arrays.read(path), []
+        if kind in MESH_TYPES:
+            return _read_mesh(path, kind, fill=fill, root=Path(root or path.parent))
     except OSError as error:
         raise CloudError(f"cannot be read: {error.strerror or error}") from error
-    cloud = prepare_cloud(xyz, rgb, conventions=conventions, up=up, seed=seed)
-    return dataclasses.replace(cloud, faults=tuple(faults))
+    except arrays.ArrayError as error:
+        raise CloudError(str(error)) from error
+    raise CloudError(f"unknown type {kind!r}; expected one of {', '.join(TYPES)}")
+
+
+def up_axis(path: Path | str) -> str:
+    """The vertical axis that a file has by its type: "y" or "z"."""
+    return "y" if _kind(Path(path)) in Y_UP_TYPES else "z"
 
 
 def prepare_cloud(
@@ -208,14 +237,14 @@ def _mesh_reader():
     return meshes
 
 
-def _read_mesh(
-    path: Path, kind: str, conventions: Conventions, *, seed: int, faults: list[str]
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Points sampled from a mesh, or all points of a file without faces, in the file's axes."""
+def _read_mesh(path: Path, kind: str, *, fill: float, root: Path) -> tuple:
+    """As `read_content`: a surface, or all points of a file without faces."""
     meshes = _mesh_reader()
     data = path.read_bytes()
-    resolver = meshes.AssetResolver(_reader_of(path.parent), folder="")
-    grey = round(255 * conventions.colour_fill)
+    # Not resolved: a mesh reached by a link refers to what lies beside the link.
+    folder = path.parent.relative_to(root).as_posix()
+    resolver = meshes.AssetResolver(archives.folder_reader(root), folder=folder)
+    grey = round(255 * fill)
     try:
         try:
             surface = meshes.load_surface(
@@ -225,63 +254,13 @@ def _read_mesh(
                 rotation=np.eye(3),
                 plain_colour=(grey, grey, grey, 255),
             )
+            return surface, resolver.faults
         except meshes.NoFacesError:
             resolver.faults.clear()
-            return meshes.load_points(data, file_type=kind, resolver=resolver)
-        rng = np.random.default_rng(seed)
-        return meshes.sample_points(surface, points=conventions.points, rng=rng)
+            points = meshes.load_points(data, file_type=kind, resolver=resolver)
+            return points, resolver.faults
     except meshes.MeshError as error:
         raise CloudError("; ".join([str(error), *resolver.faults])) from error
-    finally:
-        faults += resolver.faults
-
-
-def _reader_of(folder: Path):
-    """Reads files below a folder by name; links that lead out of it are not followed."""
-    root = folder.resolve()
-
-    def read(name: str) -> bytes:
-        path = (root / archives.safe_path(name)).resolve()
-        if not path.is_relative_to(root):
-            raise archives.ArchiveError(f"path {name!r} leaves the folder of the mesh")
-        if not path.is_file():
-            raise FileNotFoundError(name)
-        return path.read_bytes()
-
-    return read
-
-
-def _read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """Coordinates [n, 3], and colours [n, 3] or None, from what numpy wrote."""
-    try:
-        # Opened here, because numpy leaves a file that it cannot read open.
-        with path.open("rb") as stream:
-            loaded = np.load(stream, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return _split(loaded)
-            names = loaded.files
-            xyz = [name for name in XYZ_NAMES if name in names] or names
-            rgb = [name for name in RGB_NAMES if name in names]
-            if len(xyz) != 1 or len(rgb) > 1:
-                raise CloudError(f"holds arrays {sorted(names)}; expected xyz, and perhaps rgb")
-            return (loaded[xyz[0]], loaded[rgb[0]]) if rgb else _split(loaded[xyz[0]])
-    except CloudError:
-        raise
-    except _DAMAGED as error:
-        if "allow_pickle" in str(error):
-            raise CloudError(
-                "holds pickled objects, which may run code when they are read; if you trust the "
-                "file, load it yourself and save plain arrays: "
-                "numpy.savez('cloud.npz', xyz=xyz, rgb=rgb)"
-            ) from error
-        raise CloudError(f"damaged: {error}") from error
-
-
-def _split(array: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Columns 3 to 5 of six are colours."""
-    if array.ndim == 2 and array.shape[1] == 6:
-        return array[:, :3], array[:, 3:]
-    return array, None
 
 
 def _unit_colours(rgb: np.ndarray | None, *, count: int, fill: float) -> np.ndarray:

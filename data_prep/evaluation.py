@@ -26,7 +26,7 @@ class Sidecar:
       classes: class names that the zero-shot evaluation chooses among.
       class_features: float32 [classes, dim], averaged over prompts, unit norm.
       unseen_names: ids of test shapes whose exact name no training shape has.
-      shapes: whole shapes, whose last images become pictures; read once. Those without images
+      shapes: whole shapes, of which `portrait` becomes a picture; read once. Those without images
         may be left out.
     """
 
@@ -50,7 +50,7 @@ def write_sidecar(folder: Path, sidecar: Sidecar) -> None:
     (folder / "unseen_names.json").write_text(json.dumps(list(sidecar.unseen_names), indent=1))
     for shape in sidecar.shapes:
         if shape.images:
-            (pictures / picture_name(shape.id)).write_bytes(thumbnail(shape.images[-1]))
+            (pictures / picture_name(shape.id)).write_bytes(thumbnail(portrait(shape)))
 
 
 def unseen_names(
@@ -79,6 +79,18 @@ def picture_name(shape_id: str) -> str:
     safe = re.sub(r"[^A-Za-z0-9._-]+", "_", shape_id)
     # Two ids may differ only in what was replaced, or in letter case.
     return f"{safe[:80]}-{hashlib.sha256(shape_id.encode()).hexdigest()[:8]}.jpg"
+
+
+def portrait(shape: shapes.Shape) -> bytes:
+    """The image that people see: the first that came with the shape, else the first view.
+
+    The first view is from above at an angle; the last ones are from below.
+
+    Args:
+      shape: with at least one image.
+    """
+    own = [kind == "picture" for kind in shape.image_kinds]
+    return shape.images[own.index(True) if any(own) else 0]
 
 
 def thumbnail(data: bytes) -> bytes:

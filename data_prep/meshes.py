@@ -19,7 +19,10 @@ INVISIBLE_OPACITY = 0.02
 # Sweet Home 3D, OBJ and glTF have y up. A quarter turn about x, so a proper rotation.
 Y_UP_TO_Z_UP = np.array([[1.0, 0, 0], [0, 0, -1.0], [0, 1.0, 0]])
 # What trimesh raises on malformed files, seen on truncated and garbled meshes.
-_LOADER_ERRORS = (ValueError, IndexError, KeyError, TypeError, AttributeError, OSError)
+_LOADER_ERRORS = (
+    *(ValueError, IndexError, KeyError, TypeError, AttributeError, OSError),
+    *(UnboundLocalError, NotImplementedError, RecursionError),
+)
 # What a mesh refers to, by ending; anything else is a texture.
 _KINDS = {".mtl": "materials file", ".bin": "buffer"}
 
@@ -135,6 +138,7 @@ def load_surface(
         transform, geometry = scene.graph[node]
         mesh = scene.geometry[geometry]
         if isinstance(mesh, trimesh.Trimesh) and len(mesh.faces):
+            _check_indices(mesh)
             matrix = rotation @ transform[:3, :3]
             vertices = mesh.vertices @ matrix.T + rotation @ transform[:3, 3]
             parts.append((mesh, vertices))
@@ -187,6 +191,13 @@ def _load_scene(data: bytes, *, file_type: str, resolver: AssetResolver) -> trim
         )
     except _LOADER_ERRORS as error:
         raise MeshError("unreadable mesh") from error
+
+
+def _check_indices(mesh: trimesh.Trimesh) -> None:
+    """MeshError where vertices are not places or a face names none; trimesh does not look."""
+    faces, vertices = np.asarray(mesh.faces), np.asarray(mesh.vertices)
+    if vertices.shape[1] != 3 or faces.min() < 0 or faces.max() >= len(vertices):
+        raise MeshError("unreadable mesh")
 
 
 def _assemble(

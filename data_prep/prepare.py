@@ -18,6 +18,8 @@ import tqdm
 from data_prep import shapes, sources, timing
 
 ITEMS_PER_SHARD = 32
+# Skipped items that a summary names, for each reason.
+NAMED = 5
 # Changes whenever prepared shapes change their content: older shards are then prepared again.
 FORMAT = 1
 
@@ -31,6 +33,7 @@ class Summary:
       written: shapes in the cache.
       reused: items whose shard was there already.
       skipped: reason -> items that became no shape.
+      examples: reason -> ids of the first of them.
       faults: kind -> how often shapes were kept with something repaired or left out.
       bytes: of the shards in the cache.
       cpu_seconds: stage -> CPU seconds over all processes, without reused shards.
@@ -41,6 +44,7 @@ class Summary:
     written: int = 0
     reused: int = 0
     skipped: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    examples: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     faults: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     bytes: int = 0
     cpu_seconds: collections.Counter = dataclasses.field(default_factory=collections.Counter)
@@ -53,7 +57,9 @@ class Summary:
             f"({self.reused} items found prepared), {self.skipped.total()} skipped, "
             f"{self.bytes} bytes, {self.seconds:.1f} s"
         ]
-        lines += [f"  skipped, {reason}: {count}" for reason, count in sorted(self.skipped.items())]
+        for reason, count in sorted(self.skipped.items()):
+            named = [*self.examples[reason], *(["..."] if count > NAMED else [])]
+            lines += [f"  skipped, {reason}: {count}", f"    {', '.join(named)}"]
         lines += [f"  kept, {kind}: {count}" for kind, count in sorted(self.faults.items())]
         if self.cpu_seconds:
             stages = ", ".join(f"{name} {sec:.1f}" for name, sec in self.cpu_seconds.items())
@@ -176,6 +182,10 @@ def _count(summary: Summary, path: Path, header: dict, *, written: int) -> None:
     summary.written += written
     summary.bytes += path.stat().st_size
     summary.skipped.update(header["skipped"].values())
+    for item_id, reason in header["skipped"].items():
+        named = summary.examples.setdefault(reason, [])
+        if len(named) < NAMED:
+            named.append(item_id)
     summary.faults.update(header["faults"])
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 from embreex import mesh_construction, rtcore_scene
-from PIL import Image
+from PIL import Image, ImageOps
 
 from data_prep import meshes, normals
 
@@ -96,7 +96,7 @@ def encode(picture: np.ndarray) -> bytes:
 
 
 def on_white(data: bytes) -> np.ndarray:
-    """Decodes a picture and lays it on white.
+    """Decodes a picture, turns it as its camera was held, and lays it on white.
 
     Args:
       data: bytes of any image format, with or without alpha.
@@ -109,7 +109,7 @@ def on_white(data: bytes) -> np.ndarray:
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            picture = image.convert("RGBA")
+            picture = ImageOps.exif_transpose(image).convert("RGBA")
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"unreadable picture: {error}") from error
     white = Image.new("RGBA", picture.size, (255, 255, 255, 255))

@@ -71,3 +71,20 @@ def test_a_file_that_is_no_archive_is_named(tmp_path):
     path.write_text("<html>")
     with pytest.raises(archives.ArchiveError, match=r"page\.sh3f: not a zip archive"):
         archives.Archive(path)
+
+
+def test_a_folder_gives_its_own_files_and_no_others(tmp_path):
+    root = tmp_path / "root"
+    (root / "below").mkdir(parents=True)
+    (root / "below" / "a.txt").write_bytes(b"a")
+    (tmp_path / "secret.txt").write_bytes(b"s")
+    (root / "link.txt").symlink_to(tmp_path / "secret.txt")
+    (root / "inner.txt").symlink_to(root / "below" / "a.txt")
+    read = archives.folder_reader(root)
+    assert read("below/../below\\a.txt") == read("inner.txt") == b"a"
+    for name in ("../secret.txt", "link.txt", ""):
+        with pytest.raises(archives.ArchiveError, match="leaves"):
+            read(name)
+    for name in ("absent.txt", "below"):
+        with pytest.raises(FileNotFoundError, match=name):
+            read(name)

@@ -18,6 +18,26 @@ RULES = clouds.Conventions(
 SWAP = dataclasses.replace(RULES, from_y_up="swap")
 
 
+# A triangle with coloured corners.
+PLY = """ply
+format ascii 1.0
+element vertex 3
+property float x
+property float y
+property float z
+property uchar red
+property uchar green
+property uchar blue
+element face 1
+property list uchar int vertex_indices
+end_header
+0 0 0 255 0 0
+1 0 0 255 0 0
+0 1 0 255 0 0
+3 {}
+"""
+
+
 def points(count, seed=0):
     """An uneven cloud: no axis or side like another."""
     rng = np.random.default_rng(seed)
@@ -270,6 +290,26 @@ def test_a_file_cut_short_is_an_error_with_a_reason(tmp_path, kind, keep):
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(clouds.CloudError, match=r"\w"):
         read(path)
+
+
+def test_a_garbled_file_is_an_error_with_a_reason(tmp_path):
+    def change(name, old, new):
+        path = tmp_path / name
+        path.write_bytes(path.read_bytes().replace(old, new))
+
+    np.save(tmp_path / "x.npy", np.eye(3))
+    change("x.npy", b"(3, 3)", b"((3, 3")  # numpy's header parser
+    np.savez(tmp_path / "x.npz", np.eye(3))
+    change("x.npz", b"arr_0.npy", b"arr_0.npz")
+    directory = (tmp_path / "x.npz").read_bytes().index(b"PK\1\2")
+    method = bytearray((tmp_path / "x.npz").read_bytes())
+    method[directory + 10] = method[8] = 77  # no compression has this number
+    (tmp_path / "x.npz").write_bytes(method)
+    (tmp_path / "face.ply").write_text(PLY.format("0 1 9"))
+    (tmp_path / "flat.obj").write_text("v 0 0\nv 1 0\nv 0 1\nf 1 2 3\n")
+    for name in ("x.npy", "x.npz", "face.ply", "flat.obj"):
+        with pytest.raises(clouds.CloudError, match="damaged|unreadable"):
+            read(tmp_path / name)
 
 
 def test_files_that_are_not_there_or_of_no_known_type_say_so(tmp_path):

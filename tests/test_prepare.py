@@ -121,6 +121,17 @@ def test_the_summary_counts_skipped_items_and_faults_also_when_resumed(tmp_path)
     assert "kept, missing texture: 1" in text
 
 
+def test_the_summary_names_the_first_five_skipped_items_of_a_reason(tmp_path):
+    files = {f"{n}.obj": "" for n in range(7)}
+    entries = [tiny_catalogue.entry(f"m{n}", f"{n}.obj") for n in range(7)]
+    tiny_catalogue.write_catalogue(tmp_path / "Empty.sh3f", entries[:5], files)
+    text = str(run(tmp_path, tmp_path / "cache"))
+    assert "skipped, no faces: 5\n    Tiny#m0, Tiny#m1, Tiny#m2, Tiny#m3, Tiny#m4\n" in text
+    tiny_catalogue.write_catalogue(tmp_path / "Empty.sh3f", entries, files)
+    text = str(run(tmp_path, tmp_path / "cache"))
+    assert "skipped, no faces: 7\n    Tiny#m0, Tiny#m1, Tiny#m2, Tiny#m3, Tiny#m4, ...\n" in text
+
+
 def test_the_summary_tells_the_seconds_of_every_stage(tmp_path):
     tiny_catalogue.chairs(tmp_path)
     summary = run(tmp_path, tmp_path / "cache", workers=2)
@@ -146,7 +157,7 @@ def test_a_failure_in_a_process_names_the_item(tmp_path):
 
 
 def test_an_unknown_source_is_refused_with_the_known_ones(tmp_path):
-    with pytest.raises(ValueError, match=r"unknown source 'x', expected one of \['furniture'"):
+    with pytest.raises(ValueError, match=r"unknown source 'x', expected one of \['folder'"):
         prepare.prepare_shapes("x", tmp_path, tmp_path)
 
 

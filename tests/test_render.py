@@ -228,6 +228,17 @@ def test_pictures_are_laid_on_white():
         render.on_white(b"no picture")
 
 
+def test_pictures_are_turned_as_the_camera_was_held():
+    image = Image.fromarray(np.array([[(255, 0, 0), (0, 0, 255)]], np.uint8))
+    exif = Image.Exif()
+    exif[274] = 6  # orientation: a quarter turn clockwise
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", exif=exif)
+    np.testing.assert_array_equal(
+        render.on_white(buffer.getvalue()), [[(255, 0, 0)], [(0, 0, 255)]]
+    )
+
+
 def test_rendering_is_reproducible():
     surface = boxes(((1, 2, 3), (0, 0, 0), "red"))
     for one, other in zip(views(surface), views(surface), strict=True):

@@ -7,8 +7,10 @@ from typing import Protocol
 
 from data_prep import shapes
 from data_prep.sources import (
+    folder,
     furniture,
     modelnet40,
+    objaverse,
     objaverse_lvis,
     openshape,
     published,
@@ -59,6 +61,8 @@ SOURCES: dict[str, Source | published.Published] = {
     "furniture_ccby": furniture.Furniture(test="BlendSwap-CC-BY"),
     # For choosing settings: neither test catalogue is in it.
     "furniture_kator": furniture.Furniture(test="KatorLegaz", train=("Reallusion", "Scopia")),
+    "folder": folder.Folder(),
+    "objaverse": objaverse.Objaverse(),
     # The training lists of OpenShape's paper. Each has a cache of its own: the lists differ.
     "openshape": openshape.OpenShape("openshape"),
     "openshape_no_lvis": openshape.OpenShape("openshape_no_lvis", "split/train_no_lvis.json"),

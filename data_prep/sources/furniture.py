@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from data_prep import archives, meshes, render, shapes, timing
-from data_prep.sources import properties
+from data_prep.sources import properties, surfaces
 
 CATALOGUE_FILE = "PluginFurnitureCatalog.properties"
 LABELS_FILE = Path(__file__).with_name("furniture_labels.tsv")
@@ -87,19 +87,10 @@ class Furniture:
         archive = _open(item.archive)
         with timing.stage("load"):
             surface, faults = _load(archive, item)
-        with timing.stage("sample"):
-            try:
-                xyz, rgb = meshes.sample_points(
-                    surface, points=points, rng=shapes.generator(seed, item.id)
-                )
-            except meshes.MeshError as error:
-                raise shapes.SkipShape(str(error)) from error
-            xyz = shapes.normalise(xyz)
-        with timing.stage("render"):
-            pictures = render.render_views(surface, views=views, size=image_size)
-        faults += ["blank view"] * (views - len(pictures))
+        xyz, rgb = surfaces.sample(surface, points=points, seed=seed, shape_id=item.id)
+        images, blank = surfaces.views(surface, count=views, size=image_size)
+        faults += blank
         with timing.stage("encode"):
-            images = [render.encode(picture) for picture in pictures]
             kinds = ["render"] * len(images)
             icon = _icon(archive, item.icon, faults=faults)
             if icon is not None:

@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from data_prep import safe_pickle, shapes, teachers
+from data_prep.sources import splitting
 
 # The model behind every feature of OpenShape's release, by the names of its README.
 OPENCLIP = teachers.TeacherInfo(
@@ -53,7 +54,12 @@ class ClassSet:
 
     def spoken_names(self) -> list[str]:
         """The names as one would say them, for the prompts of another teacher."""
-        return [name.replace("_", " ") for name in self.names]
+        return spoken(self.names)
+
+
+def spoken(names: Iterable[str]) -> list[str]:
+    """Names of classes as one would say them: `night_stand` is a night stand."""
+    return [name.replace("_", " ") for name in names]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,15 +88,7 @@ class Published:
         Raises:
           ValueError: there is no shape at all.
         """
-        if not prepared:
-            raise ValueError(
-                f"{self.family}: every listed shape was skipped, for the reasons counted above; "
-                "check --input and --points"
-            )
-        found: dict[str, list[str]] = {}
-        for shape in prepared:
-            found.setdefault(shape.catalogue, []).append(shape.id)
-        return found
+        return splitting.by_catalogue(prepared, family=self.family)
 
 
 def find_class_set(origin: Any, *, source: str, input_dir: Path, teacher: str) -> ClassSet | None:

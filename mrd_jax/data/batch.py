@@ -1,15 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The batch contract: what every step receives, a fake one, and the keys of its randomness."""
+"""The batch contract: what every step receives, a fake one, and the keys of its randomness.
 
-import jax
+JAX is imported where it is used: the processes that prepare shapes need the constants alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 from ml_collections import ConfigDict
+
+if TYPE_CHECKING:
+    import jax
 
 # Conventions of every record; data_prep writes them, training refuses anything else.
 UP_AXIS = "z"
 NORMALISATION = "unit_sphere"
 # Kinds of caption that the sources of data_prep write.
-CAPTION_KINDS = ("name", "name_rejected", "tags", "blip", "msft", "retrieved")
+CAPTION_KINDS = (
+    *("name", "name_rejected", "tags", "category", "description", "caption"),
+    *("blip", "msft", "retrieved"),
+)
 
 
 def batch_spec(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
@@ -25,6 +37,8 @@ def batch_spec(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
       xyz [global_batch, points, 3], rgb [global_batch, points, 3], image and text
       [global_batch, dim], and has_image, has_text, label, index, epoch [global_batch].
     """
+    import jax
+
     batch, points, dim = config.batch_size, config.data.points, config.teacher.dim
     shapes = {
         "xyz": ((batch, points, 3), np.float16),
@@ -82,6 +96,8 @@ def sample_keys(seed: int, index: jax.Array, epoch: jax.Array) -> jax.Array:
     Returns:
       [batch] typed keys.
     """
+    import jax
+
     root = jax.random.key(seed)
 
     def key(index: jax.Array, epoch: jax.Array) -> jax.Array:

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Coloured boxes and clouds in files, and a teacher that knows colours."""
+
+import colorsys
+import io
+
+import numpy as np
+import PIL.Image
+import trimesh
+
+from data_prep import build, teachers
+
+COLOURS = ("red", "orange", "yellow", "lime", "green", "teal", "cyan", "blue", "violet", "pink")
+SETTINGS = {"points": 64, "views": 2, "image_size": 24, "workers": 1}
+
+
+def rgb(name):
+    """Ten hues around the wheel, as uint8."""
+    hue = COLOURS.index(name) / len(COLOURS)
+    return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, 1, 1))
+
+
+def box(extents=(1, 2, 4), colour=(255, 0, 0)):
+    """A box about the origin; the extents are those of the file's axes."""
+    mesh = trimesh.creation.box(extents=extents)
+    colours = np.tile([*colour, 255], (8, 1)).astype(np.uint8)
+    mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=colours)
+    return mesh
+
+
+def write(path, mesh):
+    """Writes a mesh by its file's ending; an OBJ file gets its colour from a material."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".obj":
+        lines = [f"mtllib {path.stem}.mtl", "usemtl paint"]
+        lines += ["v {} {} {}".format(*vertex) for vertex in mesh.vertices]
+        lines += ["f {} {} {}".format(*face) for face in mesh.faces + 1]
+        path.write_text("\n".join(lines) + "\n")
+        shade = mesh.visual.vertex_colors[0, :3] / 255
+        path.with_suffix(".mtl").write_text("newmtl paint\nKd {} {} {}\n".format(*shade))
+    else:
+        path.write_bytes(mesh.export(file_type=path.suffix[1:]))
+    return path
+
+
+def picture(colour, *, size=(8, 8), **options):
+    """PNG bytes of one colour."""
+    buffer = io.BytesIO()
+    PIL.Image.new("RGB", size, colour).save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+class ColourTeacher:
+    """Image feature: mean colour of what is not white. Text feature: the colour that it names."""
+
+    info = teachers.TeacherInfo("colours", "1", 3, "clip", "none")
+
+    def encode_images(self, images, *, progress=False):
+        rows = []
+        for data in images:
+            pixels = np.asarray(PIL.Image.open(io.BytesIO(data)), np.float32).reshape(-1, 3)
+            rows.append(pixels[pixels.min(axis=1) < 250].mean(axis=0))
+        return np.array(rows, np.float32)
+
+    def encode_texts(self, texts):
+        found = [[name for name in COLOURS if name in text.split()] for text in texts]
+        return np.array([rgb(names[0]) if names else (1, 1, 1) for names in found], np.float32)
+
+
+def run_build(source, input_dir, output, monkeypatch, *, teacher="colours", **changes):
+    """Runs the real build with the teacher of colours; returns the data set's folder."""
+    monkeypatch.setattr(teachers, "load_teacher", lambda *args, **kwargs: ColourTeacher())
+    options = SETTINGS | changes
+    return build.build(
+        build.Options(source=source, input=input_dir, output=output, teacher=teacher, **options)
+    )

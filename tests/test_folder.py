@@ -1,0 +1,367 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A user's own folder: ten files to a searchable set, and what becomes of files that are bad."""
+
+import hashlib
+import io
+import json
+import os
+
+import numpy as np
+import PIL.Image
+import pytest
+import small_shapes
+from small_shapes import COLOURS, SETTINGS, box, picture, rgb, run_build, write
+
+from data_prep import build, evaluation, meshes, prepare, shapes, sources, teachers
+from data_prep.sources import folder as folder_lib
+from mrd_jax import evaluators
+from mrd_jax.data import source
+
+ONE_FILE = {"points": 64, "views": 2, "image_size": 24, "seed": 0}
+
+
+def prepared(root, path="shape.glb", **settings):
+    """The shape of one file of a folder."""
+    origin = sources.SOURCES["folder"]
+    (item,) = [item for item in origin.items(root) if item.path == path]
+    return origin.prepare(item, **ONE_FILE | settings)
+
+
+def table(root, *lines):
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "shapes.csv").write_text("\n".join(lines) + "\n", "utf-8")
+
+
+@pytest.fixture(scope="module")
+def searchable(tmp_path_factory):
+    """The data set of ten boxes in three file types, built by the command line."""
+    root = tmp_path_factory.mktemp("ten")
+    for number, name in enumerate(COLOURS):
+        kind = ("glb", "obj", "ply")[number % 3]
+        write(root / "raw" / f"{name}_box-{number}.{kind}", box(colour=rgb(name)))
+    words = f"--source folder --input {root}/raw --output {root}/out --teacher colours"
+    sizes = "--points 64 --views 2 --image_size 24 --workers 1"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(teachers, "load_teacher", lambda *a, **k: small_shapes.ColourTeacher())
+        return build.build(build.parse_options([*words.split(), *sizes.split()]))
+
+
+def test_ten_files_become_a_set_in_which_words_find_their_shape(searchable):
+    held_out = evaluators.load_held_out(searchable)
+    assert held_out.names == tuple(sorted(f"{name} box" for name in COLOURS))
+    queries = small_shapes.ColourTeacher().encode_texts([f"a {name} thing" for name in COLOURS])
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    best = (queries @ held_out.image_features.T).argmax(axis=1)
+    assert [held_out.names[row] for row in best] == [f"{name} box" for name in COLOURS]
+
+
+def test_records_say_where_they_come_from(searchable):
+    first = source.open_split(searchable, "test")[0]
+    assert (first["id"], first["source"], first["label"]) == ("blue_box-7.obj", "folder", -1)
+    assert (first["captions"], first["caption_kinds"]) == (["blue box"], ["name"])
+    assert first["image_kinds"] == ["render", "render"]
+    assert source.read_metadata(searchable)["from_y_up"] == "rotate"
+
+
+@pytest.mark.parametrize(
+    ("kind", "up_axis", "upright"),
+    [("glb", "", 1), ("glb", "z", 2), ("obj", "", 2), ("obj", "y", 1), ("ply", "Y", 1)],
+)
+def test_the_vertical_axis_follows_the_type_unless_the_table_says_it(
+    tmp_path, kind, up_axis, upright
+):
+    extents = (1.0, 2.0, 4.0)
+    write(tmp_path / f"shape.{kind}", box(extents))
+    table(tmp_path, "path,up_axis", f"shape.{kind},{up_axis}")
+    shape = prepared(tmp_path, f"shape.{kind}", points=400)
+    spans = np.ptp(shape.xyz, axis=0)
+    np.testing.assert_allclose(spans[2] / spans[0], extents[upright], rtol=0.1)
+    assumed = kind != "glb" and not up_axis
+    assert ("vertical axis not stated, z taken" in shape.faults) == assumed
+
+
+def test_y_up_is_turned_and_not_mirrored(tmp_path):
+    # Red on the +y side of the file, green on the +z side: up, and towards the viewer at -y.
+    mesh = box((2, 2, 2))
+    faces = mesh.faces
+    corners = mesh.vertices[faces].reshape(-1, 3)
+    normals = np.repeat(mesh.face_normals, 3, axis=0)
+    colours = np.full((36, 4), 255, np.uint8)
+    colours[normals[:, 1] > 0.5] = (255, 0, 0, 255)
+    colours[normals[:, 2] > 0.5] = (0, 255, 0, 255)
+    mesh = meshes.trimesh.Trimesh(corners, np.arange(36).reshape(12, 3), process=False)
+    mesh.visual = meshes.trimesh.visual.ColorVisuals(mesh, vertex_colors=colours)
+    write(tmp_path / "shape.glb", mesh)
+    shape = prepared(tmp_path, points=600)
+    red = (shape.rgb == (255, 0, 0)).all(axis=1)
+    green = (shape.rgb == (0, 255, 0)).all(axis=1)
+    assert red.any() and np.ptp(shape.xyz[red, 2]) < 1e-6 < shape.xyz[red, 2].min()
+    assert green.any() and np.ptp(shape.xyz[green, 1]) < 1e-6 and shape.xyz[green, 1].max() < 0
+
+
+def expected_cloud(xyz, colours, *, shape_id, points, seed=0):
+    """Drawn, centred and shuffled by the book, in float64."""
+    whole, rest = divmod(points, len(xyz))
+    if len(xyz) == points:
+        kept = np.arange(points)
+    else:
+        some = np.random.default_rng(seed).permutation(len(xyz))[:rest]
+        kept = np.concatenate([np.tile(np.arange(len(xyz)), whole), some]).astype(int)
+    digest = hashlib.blake2b(shape_id.encode(), digest_size=8).digest()
+    rng = np.random.default_rng([seed, int.from_bytes(digest, "little")])
+    xyz = xyz[kept] - xyz[kept].mean(axis=0)
+    order = rng.permutation(points)
+    return (xyz / np.sqrt((xyz**2).sum(axis=1)).max())[order], colours[kept][order]
+
+
+def test_clouds_equal_an_independent_reading_and_have_no_views(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    raw, want = tmp_path / "raw", {}
+    raw.mkdir()
+    for count, name in ((90, "b-many.npy"), (64, "a-right.npz"), (40, "c-few.ply")):
+        xyz = rng.gamma(2.0, [1.0, 2.0, 3.0], (count, 3)).astype(np.float32)
+        colours = rng.integers(0, 256, (count, 3), dtype=np.uint8)
+        if name.endswith("npy"):
+            np.save(raw / name, np.hstack([xyz, colours / 255]))
+        elif name.endswith("npz"):
+            np.savez(raw / name, points=xyz, colors=colours)
+        else:
+            cloud = meshes.trimesh.PointCloud(xyz, np.hstack([colours, colours[:, :1]]))
+            (raw / name).write_bytes(cloud.export(file_type="ply"))
+        want[name] = expected_cloud(xyz.astype(np.float64), colours, shape_id=name, points=64)
+    made = run_build("folder", raw, tmp_path / "out", monkeypatch)
+    got = source.open_split(made, "test")
+    assert [record["id"] for record in got] == ["a-right.npz", "b-many.npy", "c-few.ply"]
+    for record in got:
+        xyz, colours = want[record["id"]]
+        np.testing.assert_allclose(record["xyz"], xyz, atol=5e-4)  # half precision
+        np.testing.assert_array_equal(record["rgb"], colours)
+        assert record["image_features"].shape == (0, 3) and record["picture"] == ""
+    assert not evaluators.load_held_out(made).image_features.any()
+
+
+def test_a_cloud_without_colours_is_grey_and_turned_where_the_table_says_so(tmp_path):
+    xyz = np.random.default_rng(1).gamma(2.0, [1.0, 2.0, 3.0], (64, 3))
+    np.save(tmp_path / "shape.npy", xyz)
+    table(tmp_path, "path,up_axis", "shape.npy,y")
+    shape = prepared(tmp_path, "shape.npy")
+    turned = np.stack([xyz[:, 0], -xyz[:, 2], xyz[:, 1]], axis=1)
+    want, _ = expected_cloud(turned, turned, shape_id="shape.npy", points=64)
+    np.testing.assert_allclose(shape.xyz, want, atol=1e-6)
+    assert (shape.rgb == 102).all()
+
+
+def test_the_table_decides_order_words_classes_splits_and_pictures(tmp_path, monkeypatch, capsys):
+    raw = tmp_path / "raw"
+    for name in ("one", "two", "three", "unlisted"):
+        write(raw / "m" / f"{name}.glb", box())
+    (raw / "photo.png").write_bytes(picture((0, 0, 255), size=(1024, 512)))
+    (raw / "other.png").write_bytes(picture((0, 255, 0)))
+    table(
+        raw,
+        "path,id,name,captions,images,label,split,creator,licence",
+        'm/two.glb,B2,,"tall, red|a red box","photo.png|other.png",big_box,train,Zoë,CC0',
+        "./m/one.glb,,Oak chair,,,chair,test,,",
+        "m/three.glb,,,,,,test,,",
+    )
+    made = run_build("folder", raw, tmp_path / "out", monkeypatch)
+    (two,) = source.open_split(made, "train")
+    one, three = source.open_split(made, "test")
+    assert (two["id"], two["name"], two["creator"], two["licence"]) == ("B2", "two", "Zoë", "CC0")
+    assert two["captions"] == ["two", "tall, red", "a red box"]
+    assert two["caption_kinds"] == ["name", "caption", "caption"]
+    assert two["image_kinds"] == ["render", "render", "picture", "picture"]
+    assert two["image_features"][2:].argmax(axis=1).tolist() == [2, 1]  # blue, then green
+    assert (one["id"], one["captions"]) == ("m/one.glb", ["Oak chair"])
+    classes = json.loads((made / "evaluation" / "classes.json").read_text())
+    assert classes == ["big_box", "chair"]
+    assert [record["label"] for record in (two, one, three)] == [0, 1, -1]
+    assert evaluators.load_held_out(made, "train").names == ("two",)
+    assert "skipped, not in the table: 1\n    m/unlisted.glb\n" in capsys.readouterr().out
+
+
+def test_the_picture_that_people_see_is_the_first_of_its_own_else_the_view_from_above(tmp_path):
+    raw = tmp_path / "raw"
+    write(raw / "shape.glb", box())
+    (raw / "photo.png").write_bytes(picture((0, 0, 255), size=(1024, 512)))
+    table(raw, "path,images", "shape.glb,photo.png|photo.png")
+    shape = prepared(raw)
+    assert evaluation.portrait(shape) == shape.images[2]
+    with PIL.Image.open(io.BytesIO(shape.images[2])) as image:
+        assert image.size == (512, 256)
+    (raw / "shapes.csv").unlink()
+    shape = prepared(raw)
+    assert evaluation.portrait(shape) == shape.images[0] != shape.images[1]
+
+
+def test_a_class_is_spoken_without_underscores(tmp_path, monkeypatch):
+    spoken = []
+
+    class Listening(small_shapes.ColourTeacher):
+        def encode_texts(self, texts):
+            spoken.extend(texts)
+            return super().encode_texts(texts)
+
+    write(tmp_path / "raw" / "shape.glb", box())
+    table(tmp_path / "raw", "path,label", "shape.glb,night_stand")
+    monkeypatch.setattr(small_shapes, "ColourTeacher", Listening)
+    run_build("folder", tmp_path / "raw", tmp_path / "out", monkeypatch)
+    assert "this is night stand" in spoken
+
+
+def test_materials_and_textures_may_lie_anywhere_in_the_folder_and_nowhere_else(tmp_path):
+    (tmp_path / "secret.png").write_bytes(picture((9, 9, 9)))
+    raw = tmp_path / "raw"
+    (raw / "textures").mkdir(parents=True)
+    (raw / "textures" / "blue.png").write_bytes(picture((0, 0, 255)))
+    corners = "v 0 0 0\nv 1 0 0\nv 0 0 1\nvt 0 0\nvt 1 0\nvt 0 1\n"
+    for name, texture in (("in", "../textures/blue.png"), ("out", "../../secret.png")):
+        (raw / "m").mkdir(exist_ok=True)
+        (raw / "m" / f"{name}.mtl").write_text(f"newmtl x\nKd 1 0 0\nmap_Kd {texture}\n")
+        obj = f"mtllib {name}.mtl\n{corners}usemtl x\nf 1/1 2/2 3/3\n"
+        (raw / "m" / f"{name}.obj").write_text(obj)
+    assert (prepared(raw, "m/in.obj").rgb == (0, 0, 255)).all()
+    outside = prepared(raw, "m/out.obj")
+    assert (outside.rgb == (255, 0, 0)).all() and "missing texture" in outside.faults
+
+
+def test_what_cannot_be_used_is_counted_by_reason_and_named(tmp_path, capsys, monkeypatch):
+    raw = tmp_path / "raw"
+    write(raw / "good.glb", box())
+    (raw / "cut.glb").write_bytes((raw / "good.glb").read_bytes()[:200])
+    (raw / "empty.obj").write_text("")
+    (raw / "object.npy").write_bytes(b"")
+    (raw / "notes.txt").write_text("hello")
+    write(tmp_path / "elsewhere.glb", box())
+    (raw / "link.glb").symlink_to(tmp_path / "elsewhere.glb")
+    (tmp_path / "more").mkdir()
+    (raw / "more").symlink_to(tmp_path / "more")
+    lines = ["good.glb", "cut.glb", "empty.obj", "object.npy", "link.glb", "gone.ply", "notes.txt"]
+    table(raw, "path", *lines)
+
+    made = run_build("folder", raw, tmp_path / "out", monkeypatch)
+
+    printed = capsys.readouterr().out
+    for reason, item in (
+        ("unreadable mesh", "cut.glb"),
+        ("no faces and no points", "empty.obj"),
+        ("damaged: No data left in file", "object.npy"),
+        ("a link that leaves the folder", "link.glb"),
+        ("a link to a folder, not followed", "more"),
+        ("file missing", "gone.ply"),
+    ):
+        assert f"  skipped, {reason}: 1\n    {item}\n" in printed
+    assert "unknown type 'txt'" in printed
+    assert [record["id"] for record in source.open_split(made, "test")] == ["good.glb"]
+
+
+def test_a_picture_that_cannot_be_used_is_counted_and_its_shape_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 2000)  # Pillow refuses twice as many
+    raw = tmp_path / "raw"
+    write(raw / "shape.glb", box())
+    (tmp_path / "private.png").write_bytes(picture((1, 2, 3)))
+    (raw / "link.png").symlink_to(tmp_path / "private.png")
+    (raw / "text.png").write_text("not an image")
+    (raw / "cut.png").write_bytes(picture((1, 2, 3), size=(40, 40))[:60])
+    (raw / "huge.png").write_bytes(picture((1, 2, 3), size=(50, 50)))
+    table(raw, "path,images", "shape.glb,gone.png|link.png|text.png|cut.png|huge.png")
+    shape = prepared(raw)
+    assert shape.faults == (
+        "missing picture",
+        "picture that leaves the folder",
+        *["unreadable picture"] * 3,
+    )
+    assert shape.image_kinds == ("render", "render")
+
+
+@pytest.mark.parametrize(
+    ("lines", "complaint"),
+    [
+        (["path", "../shape.glb"], r"shapes.csv, line 2: path '\.\./shape.glb' leaves the folder"),
+        (["path", "/etc/shape.glb"], "line 2: path '/etc/shape.glb' leaves the folder"),
+        (["path", "C:/shape.glb"], "line 2: path 'C:/shape.glb' leaves the folder"),
+        (["path,images", "shape.glb,a.png|../b.png"], "path '../b.png' leaves the folder"),
+        (["path", "shape.glb", "./shape.glb"], "line 3: path 'shape.glb' is there already, in .*2"),
+        (["path,id", "a.glb,x", "b.glb,x"], "line 3: id 'x' is there already, in .*line 2"),
+    ],
+)
+def test_a_table_that_cannot_be_meant_is_refused_by_line(tmp_path, lines, complaint):
+    write(tmp_path / "shape.glb", box())
+    table(tmp_path, *lines)
+    with pytest.raises(ValueError, match=complaint):
+        sources.SOURCES["folder"].items(tmp_path)
+
+
+def test_a_folder_without_shapes_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="no shapes in it; expected files of the types glb, gltf"):
+        sources.SOURCES["folder"].items(tmp_path)
+    with pytest.raises(ValueError, match="nowhere: not a folder"):
+        sources.SOURCES["folder"].items(tmp_path / "nowhere")
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "cut.glb").write_bytes(b"glTF")
+    with pytest.raises(ValueError, match="folder: every listed shape was skipped"):
+        run_build("folder", tmp_path / "raw", tmp_path / "out", monkeypatch)
+
+
+def test_two_folders_are_not_mixed_in_one_output(tmp_path, monkeypatch):
+    for place, colour in (("a", "red"), ("b", "blue")):
+        path = write(tmp_path / place / "shape.glb", box(colour=rgb(colour)))
+        os.utime(path, ns=(1, 1))  # same name, size and time
+    run_build("folder", tmp_path / "a", tmp_path / "out", monkeypatch)
+    with pytest.raises(ValueError, match=f"holds the shapes of {tmp_path}/a, but --input is .*/b"):
+        run_build("folder", tmp_path / "b", tmp_path / "out", monkeypatch)
+    made = run_build("folder", tmp_path / "b", tmp_path / "out", monkeypatch, overwrite=True)
+    assert (source.open_split(made, "test")[0]["rgb"] == rgb("blue")).all()
+
+
+def test_only_changed_files_and_lines_are_prepared_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "ITEMS_PER_SHARD", 1)
+    raw, cache = tmp_path / "raw", tmp_path / "cache"
+    for name in ("a", "b", "c"):
+        write(raw / f"{name}.glb", box())
+    table(raw, "path,name", "a.glb,A", "b.glb,B", "c.glb,C", "d.glb,D")
+
+    def reused():
+        return prepare.prepare_shapes("folder", raw, cache, **SETTINGS).reused
+
+    assert (reused(), reused()) == (0, 4)
+    write(raw / "b.glb", box((1, 1, 1)))
+    os.utime(raw / "b.glb", ns=(1, 1))
+    assert reused() == 3
+    table(raw, "path,name", "a.glb,A", "b.glb,B", "c.glb,Another", "d.glb,D")
+    assert reused() == 3
+    write(raw / "d.glb", box())  # was listed and absent
+    assert reused() == 3
+    found = [s.name for p in prepare.shard_paths(cache) for s in shapes.load_shard(p)]
+    assert found == ["A", "B", "Another", "D"]
+
+
+def test_what_would_end_badly_is_refused_before_any_work(tmp_path, monkeypatch):
+    raw = tmp_path / "raw"
+    write(raw / "shape.glb", box())
+    monkeypatch.setattr(prepare, "prepare_shapes", None)  # calling it would fail
+    with pytest.raises(ValueError, match=r"--teacher lit: .*'train', but .* has only \['test'\]"):
+        run_build("folder", raw, tmp_path / "out", monkeypatch, teacher="lit")
+    with pytest.raises(ValueError, match="--teacher released: folder brings no features"):
+        run_build("folder", raw, tmp_path / "out", monkeypatch, teacher="released")
+    with pytest.raises(ValueError, match="lies in --input .*choose an output folder outside"):
+        run_build("folder", raw, raw / "out", monkeypatch)
+    table(raw, "path,split", "shape.glb,train")
+    with pytest.raises(TypeError):  # the training split is there, so the work begins
+        run_build("folder", raw, tmp_path / "out", monkeypatch, teacher="lit")
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("oak_chair-2.glb", "oak chair"),
+        ("sub/folder/Oak chair (1).obj", "Oak chair"),
+        ("DamagedHelmet.glb", "Damaged Helmet"),
+        ("iPhone.v2.stl", "iPhone v2"),
+        ("3_seater-sofa_0004_02.ply", "3 seater sofa"),
+        ("cafe\u0301.glb", "caf\u00e9"),
+        ("0001.npy", ""),
+    ],
+)
+def test_a_file_names_its_shape(path, name):
+    assert folder_lib.name_of(path) == name
