@@ -24,6 +24,7 @@ NEUTRAL_FIELDS = frozenset(
         "checkpoint_every",
         "checkpoints_kept",
         "data.cache",
+        "data.damaged_records",
         "data.directory",
         "data.neighbours_file",
         "data.test_directory",
