@@ -10,7 +10,7 @@ damaged: the same for any number of processes, and after a restart.
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,10 @@ LOGGER = logging.getLogger(__name__)
 
 # Every process of a run writes one of these into the workdir, and reads all.
 FILES = "damaged_records.*.jsonl"
+# Lists of a record that say things of the rows of another field.
+PAIRS = (("image_kinds", "image_features"), ("caption_kinds", "text_features"))
+# Labels cross to the devices as int32.
+MAX_LABEL = 2**31
 
 
 class TooManyDamagedError(RuntimeError):
@@ -36,6 +40,17 @@ def check(data: ConfigDict) -> None:
             f"config.data.damaged_records is {data.damaged_records}; expected 0, which stops at "
             "the first, or how many may be left out"
         )
+
+
+def contradiction(record: Mapping[str, Any]) -> str:
+    """What no row of a batch can be made of, although every field could be read; "" for nothing."""
+    for kinds, features in PAIRS:
+        counts = len(record[kinds]), len(record[features])
+        if counts[0] != counts[1]:
+            return f"{counts[0]} {kinds} of {counts[1]} {features}"
+    if not -1 <= record["label"] < MAX_LABEL:
+        return f"label {record['label']}, expected -1 to {MAX_LABEL - 1}"
+    return ""
 
 
 class DamagedRecords:

@@ -83,7 +83,10 @@ def train_stream(
         return [int(order[row]) for row in rows]
 
     def read(index: int, rng: np.random.Generator) -> dict[str, Any]:
-        return draw_sample(source.read(index, FIELDS) | {"index": index}, config, rng=rng)
+        record = source.read(index, FIELDS)
+        if reason := damaged_lib.contradiction(record):
+            raise source.damaged(index, reason)
+        return draw_sample(record | {"index": index}, config, rng=rng)
 
     def sample(index: int, rng: np.random.Generator) -> dict[str, Any]:
         try:

@@ -19,10 +19,6 @@ TEXTS = ("id", "source", "name", "creator", "licence", "picture")
 TEXT_LISTS = ("captions", "caption_kinds", "image_kinds")
 # Every field of a record, as data_prep.records writes it.
 FIELDS = (*TEXTS, *TEXT_LISTS, "xyz", "rgb", "image_features", "text_features", "label")
-# Lists of a record that say things of the rows of another field.
-PAIRS = (("image_kinds", "image_features"), ("caption_kinds", "text_features"))
-# Labels cross to the devices as int32.
-MAX_LABEL = 2**31
 # What describes a data set, beside its shards.
 INFO_FILES = ("dataset_info.json", "features.json", "metadata.json")
 
@@ -106,16 +102,18 @@ class RecordSource:
     def _decode(self, index: int, fields: Sequence[str]) -> dict[str, Any]:
         try:
             record = self._records[index]
-            decoded = {name: _decoded(name, record[name]) for name in fields}
-            _check_counts(decoded)
+            return {name: _decoded(name, record[name]) for name in fields}
         except (RuntimeError, ValueError) as error:
-            shard = bisect.bisect_right(self._ends, index)
-            place = index - (self._ends[shard - 1] if shard else 0) + self._skipped[shard]
-            raise DamagedRecordError(
-                f"cannot read record {place} of {self.shards[shard][0]} (record {index} of split "
-                f"{self.split!r}): {error}. The shard is damaged or missing: {_COPY_AGAIN}."
-            ) from error
-        return decoded
+            raise self.damaged(index, error) from error
+
+    def damaged(self, index: int, reason: Any) -> DamagedRecordError:
+        """The error that says where a record lies and what is wrong with it."""
+        shard = bisect.bisect_right(self._ends, index)
+        place = index - (self._ends[shard - 1] if shard else 0) + self._skipped[shard]
+        return DamagedRecordError(
+            f"cannot read record {place} of {self.shards[shard][0]} (record {index} of split "
+            f"{self.split!r}): {reason}. The shard is damaged or missing: {_COPY_AGAIN}."
+        )
 
 
 def _decoded(name: str, value: Any) -> Any:
@@ -125,18 +123,6 @@ def _decoded(name: str, value: Any) -> Any:
     if name in TEXT_LISTS:
         return [text.decode("utf-8") for text in value]
     return value
-
-
-def _check_counts(record: Mapping[str, Any]) -> None:
-    """ValueError where features and their kinds do not pair up, or a label is out of range."""
-    for kinds, features in PAIRS:
-        if kinds in record and features in record and len(record[kinds]) != len(record[features]):
-            raise ValueError(
-                f"fields {kinds!r} and {features!r}: {len(record[kinds])} and "
-                f"{len(record[features])} values, expected as many of both"
-            )
-    if not -1 <= record.get("label", -1) < MAX_LABEL:
-        raise ValueError(f"field 'label': {record['label']}, expected -1 to {MAX_LABEL - 1}")
 
 
 def first_damaged(records: RecordSource) -> DamagedRecordError | None:
