@@ -77,7 +77,8 @@ POINTS = Limit(20_000_000, "points", "MRD_MAX_POINTS")
 # Meshes, nodes and materials of a scene: trimesh takes a millisecond for each, and a time that
 # grows with the square for names that repeat.
 PARTS = Limit(10_000, "parts", "MRD_MAX_PARTS")
-# Of one picture or texture, decoded: 8,192 x 8,192, 256 MB with alpha.
+# Of one picture or texture: 8,192 x 8,192, 256 MB with alpha, and up to five copies while it is
+# decoded and laid on white.
 PIXELS = Limit(2**26, "pixels", "MRD_MAX_PIXELS")
 # Of all textures of a mesh after they were shrunk: 512 MB.
 TEXELS = Limit(2**27, "pixels of textures", "MRD_MAX_TEXELS")

@@ -90,13 +90,21 @@ def _opacity(material: trimesh.visual.material.Material) -> float:
     options = getattr(material, "kwargs", {})
     try:
         if "d" in options:
-            return float(np.clip(float(options["d"][-1]), 0, 1))
+            return _share(options["d"][-1])
         if "tr" in options:
-            return float(np.clip(1 - float(options["tr"][-1]), 0, 1))
+            return 1 - _share(options["tr"][-1])
     except (ValueError, IndexError, TypeError):
         return 1.0
     factor = getattr(material, "baseColorFactor", None)
     return 1.0 if factor is None else float(factor[3]) / 255
+
+
+def _share(word: str) -> float:
+    """A number, brought into 0 to 1. ValueError where it is none."""
+    value = float(word)
+    if np.isnan(value):
+        raise ValueError("not a number")
+    return float(np.clip(value, 0, 1))
 
 
 def open_image(data: bytes) -> Image.Image:

@@ -109,8 +109,11 @@ def on_white(data: bytes) -> np.ndarray:
       ValueError: the bytes are not a readable image.
     """
     picture = materials.decode(materials.open_image(data))
-    white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-    return np.asarray(Image.alpha_composite(white, picture).convert("RGB"))
+    try:
+        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+        return np.asarray(Image.alpha_composite(white, picture).convert("RGB"))
+    except MemoryError as error:
+        raise ValueError(f"a picture of {picture.size} pixels needs more memory") from error
 
 
 def _camera_basis(polar: float, azimuth: float) -> np.ndarray:
