@@ -83,6 +83,9 @@ def data() -> ConfigDict:
     config.neighbours = 31
     # File of mrd_jax.tools.neighbours; "" is where it writes by itself, below `directory`.
     config.neighbours_file = ""
+    # Distinct records that may be left out of training because they are damaged, see
+    # mrd_jax.data.damaged; one more stops the run. 0 stops it at the first.
+    config.damaged_records = 0
     # Keep decoded records in memory: right below about 2 GiB.
     config.cache = False
     return config

@@ -2,12 +2,21 @@
 """Reading archives and folders from strangers: no path leaves them, no member is endless."""
 
 import posixpath
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-# The largest member of the Sweet Home 3D catalogues unpacks to 9 MB.
-MAX_MEMBER_BYTES = 256 * 2**20
+from data_prep import limits
+
+# What zipfile raises on damaged archives, and on what it does not know.
+_DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError),
+    *(RuntimeError, ValueError, OverflowError),
+)
+# Others are not made for models; LZMA asks for up to 4 GB to unpack a byte.
+_PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 class ArchiveError(ValueError):
@@ -25,10 +34,16 @@ def safe_path(name: str) -> str:
       The path with forward slashes and without `.` or `..`.
 
     Raises:
-      ArchiveError: the path is empty, climbs above the root or names a drive.
+      ArchiveError: the path is empty, climbs above the root, names a drive or holds a zero byte.
     """
     path = posixpath.normpath(name.replace("\\", "/").removeprefix("/"))
-    if path in ("", ".") or path.startswith(("/", "../")) or path == ".." or path[1:2] == ":":
+    if (
+        "\0" in path
+        or path in ("", ".")
+        or path.startswith(("/", "../"))
+        or path == ".."
+        or path[1:2] == ":"
+    ):
         raise ArchiveError(f"path {name!r} leaves its archive; expected a path inside it")
     return path
 
@@ -41,17 +56,20 @@ def folder_reader(root: Path) -> Callable[[str], bytes]:
 
     Returns:
       path below the folder -> bytes of the file. It raises FileNotFoundError where there is none,
-      and ArchiveError where the path or a link leaves the folder.
+      ArchiveError where the path or a link leaves the folder, and limits.LimitError where the file
+      is too large.
     """
     root = root.resolve()
 
     def read(name: str) -> bytes:
-        path = (root / safe_path(name)).resolve()
-        if not path.is_relative_to(root):
-            raise ArchiveError(f"path {name!r} leaves its folder")
-        if not path.is_file():
-            raise FileNotFoundError(name)
-        return path.read_bytes()
+        try:
+            path = (root / safe_path(name)).resolve()
+            if not path.is_relative_to(root):
+                raise ArchiveError(f"path {name!r} leaves its folder")
+            return limits.read_file(path)
+        # Links that go round in circles, names that are too long, folders.
+        except (OSError, RuntimeError) as error:
+            raise FileNotFoundError(name) from error
 
     return read
 
@@ -62,21 +80,26 @@ class Archive:
     Catalogues were made on systems that ignore case, so `Wood.JPG` may be stored as `wood.jpg`.
     """
 
-    def __init__(self, path: Path | str, *, max_member_bytes: int = MAX_MEMBER_BYTES):
+    def __init__(self, path: Path | str):
         """Opens the archive and indexes the members whose own names are safe.
 
         Args:
           path: the zip file.
-          max_member_bytes: a member that unpacks to more than this is refused.
 
         Raises:
-          ArchiveError: the file is not a zip archive.
+          FileNotFoundError: there is no such file.
+          ArchiveError: the file is not a zip archive, or is too large.
         """
         self.path = Path(path)
-        self._limit = max_member_bytes
         try:
+            limits.FILE_BYTES.check(self.path.stat().st_size)
             self._zip = zipfile.ZipFile(self.path)
-        except zipfile.BadZipFile as error:
+            limits.MEMBERS.check(len(self._zip.infolist()))
+        except FileNotFoundError:
+            raise
+        except limits.LimitError as error:
+            raise ArchiveError(f"{self.path}: {error}") from error
+        except _DAMAGED as error:
             raise ArchiveError(f"{self.path}: not a zip archive ({error})") from error
         self._members: dict[str, zipfile.ZipInfo] = {}
         self._folded: dict[str, zipfile.ZipInfo] = {}
@@ -106,12 +129,17 @@ class Archive:
         member = self._members.get(path) or self._folded.get(path.lower())
         if member is None:
             raise FileNotFoundError(f"{self.path}: no member {path!r}")
+        limit = limits.MEMBER_BYTES.most()
         try:
+            if member.compress_type not in _PACKINGS:
+                raise ValueError(f"packed in way {member.compress_type}, expected deflate")
             with self._zip.open(member) as stream:
                 # The size in the header may lie: the stream itself is what is limited.
-                data = stream.read(self._limit + 1)
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+                data = stream.read(limit + 1)
+        except _DAMAGED as error:
             raise ArchiveError(f"{self.path}: member {path!r} is unreadable: {error}") from error
-        if len(data) > self._limit:
-            raise ArchiveError(f"{self.path}: member {path!r} unpacks to over {self._limit} bytes")
+        try:
+            limits.MEMBER_BYTES.check(len(data))
+        except limits.LimitError as error:
+            raise ArchiveError(f"{self.path}: member {path!r} is {error}") from error
         return data

@@ -1,22 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clouds in files that numpy wrote."""
 
-import tokenize
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
+from data_prep import limits
+from mrd_jax.data import numpy_files
+
 # Names of the arrays in an npz file.
 XYZ_NAMES = ("xyz", "points")
 RGB_NAMES = ("rgb", "colors", "colours")
-
-# The tokenizer is numpy's, for headers; zip files may claim compression that nobody knows.
-_DAMAGED = (
-    *(ValueError, EOFError, KeyError, MemoryError, NotImplementedError),
-    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
-)
 
 
 class ArrayError(ValueError):
@@ -36,30 +30,31 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
 
     Raises:
       ArrayError: the file is damaged or holds something else.
+      limits.LimitError: it holds too much.
       OSError: it cannot be opened.
     """
     try:
-        # Opened here, because numpy leaves a file that it cannot read open.
         with path.open("rb") as stream:
-            loaded = np.load(stream, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return _split(loaded)
-            names = loaded.files
-            xyz = [name for name in XYZ_NAMES if name in names] or names
-            rgb = [name for name in RGB_NAMES if name in names]
+            file = numpy_files.ArrayFile(stream, most_bytes=limits.ARRAY_BYTES.most())
+            limits.MEMBERS.check(len(file))
+            xyz = [name for name in XYZ_NAMES if name in file] or list(file)
+            rgb = [name for name in RGB_NAMES if name in file]
             if len(xyz) != 1 or len(rgb) > 1:
-                raise ArrayError(f"holds arrays {sorted(names)}; expected xyz, and perhaps rgb")
-            return (loaded[xyz[0]], loaded[rgb[0]]) if rgb else _split(loaded[xyz[0]])
-    except ArrayError:
+                raise ArrayError(f"holds arrays {sorted(file)[:9]}; expected xyz, and perhaps rgb")
+            found = (file[xyz[0]], file[rgb[0]]) if rgb else _split(file[xyz[0]])
+    except numpy_files.PickledError as error:
+        raise ArrayError(
+            "holds pickled objects, which may run code when they are read; if you trust the "
+            "file, load it yourself and save plain arrays: "
+            "numpy.savez('cloud.npz', xyz=xyz, rgb=rgb)"
+        ) from error
+    except numpy_files.TooLargeError as error:
+        limits.ARRAY_BYTES.check(error.size)
         raise
-    except _DAMAGED as error:
-        if "allow_pickle" in str(error):
-            raise ArrayError(
-                "holds pickled objects, which may run code when they are read; if you trust the "
-                "file, load it yourself and save plain arrays: "
-                "numpy.savez('cloud.npz', xyz=xyz, rgb=rgb)"
-            ) from error
-        raise ArrayError(f"damaged: {error}") from error
+    except numpy_files.ArrayFileError as error:
+        raise ArrayError(str(error)) from error
+    limits.POINTS.check(len(found[0]) if found[0].ndim else 0)
+    return found
 
 
 def _split(array: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

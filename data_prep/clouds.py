@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_prep import archives, arrays, shapes
+from data_prep import archives, arrays, limits, shapes
 from mrd_jax.data import batch
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def read_cloud(
     else:
         rng = np.random.default_rng(seed)
         try:
-            xyz, rgb = _mesh_reader().sample_points(content, points=conventions.points, rng=rng)
+            xyz, rgb = _mesh_reader()[0].sample_points(content, points=conventions.points, rng=rng)
         except ValueError as error:
             raise CloudError("; ".join([str(error), *faults])) from error
     cloud = prepare_cloud(xyz, rgb, conventions=conventions, up=up or up_axis(path), seed=seed)
@@ -134,7 +134,7 @@ def read_content(
             return _read_mesh(path, kind, fill=fill, root=Path(root or path.parent))
     except OSError as error:
         raise CloudError(f"cannot be read: {error.strerror or error}") from error
-    except arrays.ArrayError as error:
+    except (arrays.ArrayError, limits.LimitError) as error:
         raise CloudError(str(error)) from error
     raise CloudError(f"unknown type {kind!r}; expected one of {', '.join(TYPES)}")
 
@@ -227,23 +227,23 @@ def _kind(path: Path) -> str:
 
 
 def _mesh_reader():
-    """The module that reads meshes; it needs trimesh, which arrays do without."""
+    """The modules that read meshes; they need trimesh, which arrays do without."""
     try:
-        from data_prep import meshes
+        from data_prep import assets, meshes
     except ModuleNotFoundError as error:
         raise MeshesUnsupportedError(
             f'{error.name} is missing, and meshes need it: pip install "mrd_jax[prep]"'
         ) from error
-    return meshes
+    return meshes, assets
 
 
 def _read_mesh(path: Path, kind: str, *, fill: float, root: Path) -> tuple:
     """As `read_content`: a surface, or all points of a file without faces."""
-    meshes = _mesh_reader()
-    data = path.read_bytes()
+    meshes, assets = _mesh_reader()
+    data = limits.read_file(path)
     # Not resolved: a mesh reached by a link refers to what lies beside the link.
     folder = path.parent.relative_to(root).as_posix()
-    resolver = meshes.AssetResolver(archives.folder_reader(root), folder=folder)
+    resolver = assets.AssetResolver(archives.folder_reader(root), folder=folder)
     grey = round(255 * fill)
     try:
         try:

@@ -2,14 +2,25 @@
 """Colours of mesh parts: whatever a file says, as a texture and an opacity."""
 
 import io
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import trimesh
-from PIL import Image
+from PIL import Image, ImageOps
+
+from data_prep import limits
 
 # Colour of a part that names no material: mid grey, darker than most materials and than white.
 GREY = (102, 102, 102, 255)
+# Formats that are opened. Pillow knows some thirty more, and hands one of them (EPS) to a program.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TGA", "TIFF", "WEBP")
+# What Pillow raises on damaged pictures, beyond what it documents.
+_DAMAGED = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error),
+    *(ArithmeticError, MemoryError, RuntimeError, Image.DecompressionBombError),
+)
 # Textures are shrunk to this side: a view of 224 pixels with 2x2 rays sees no more detail.
 MAX_TEXTURE_SIDE = 512
 
@@ -62,17 +73,16 @@ def _face_colour_texture(colours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _decode(image: Image.Image) -> np.ndarray | None:
-    """Decodes and shrinks a texture; None where it is damaged."""
+    """Decodes and shrinks a texture; None where it is damaged, too large or of another format."""
     try:
+        _check(image)
         # JPEG can decode straight to a smaller size.
         image.draft(None, (MAX_TEXTURE_SIDE, MAX_TEXTURE_SIDE))
         rgba = image.convert("RGBA")
-    except (OSError, SyntaxError, ValueError):
+        factor = max(rgba.size) // MAX_TEXTURE_SIDE
+        return np.asarray(rgba.reduce(factor) if factor > 1 else rgba)
+    except _DAMAGED:
         return None
-    factor = max(rgba.size) // MAX_TEXTURE_SIDE
-    if factor > 1:
-        rgba = rgba.reduce(factor)
-    return np.asarray(rgba)
 
 
 def _opacity(material: trimesh.visual.material.Material) -> float:
@@ -80,22 +90,56 @@ def _opacity(material: trimesh.visual.material.Material) -> float:
     options = getattr(material, "kwargs", {})
     try:
         if "d" in options:
-            return float(np.clip(float(options["d"][-1]), 0, 1))
+            return _share(options["d"][-1])
         if "tr" in options:
-            return float(np.clip(1 - float(options["tr"][-1]), 0, 1))
-    except ValueError:
+            return 1 - _share(options["tr"][-1])
+    except (ValueError, IndexError, TypeError):
         return 1.0
     factor = getattr(material, "baseColorFactor", None)
     return 1.0 if factor is None else float(factor[3]) / 255
 
 
-def is_image(data: bytes) -> bool:
-    """Whether Pillow knows the format of these bytes and does not take them for a bomb."""
+def _share(word: str) -> float:
+    """A number, brought into 0 to 1. ValueError where it is none."""
+    value = float(word)
+    if np.isnan(value):
+        raise ValueError("not a number")
+    return float(np.clip(value, 0, 1))
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Opens a picture of one of FORMATS, without decoding it.
+
+    Args:
+      data: the file's bytes.
+
+    Raises:
+      limits.LimitError: it has too many pixels.
+      ValueError: the bytes are no such picture.
+    """
     try:
         with warnings.catch_warnings():
-            # Pillow only warns up to twice its limit.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)):
-                return True
-    except (OSError, SyntaxError, Image.DecompressionBombWarning, Image.DecompressionBombError):
-        return False
+            # Pillow's own limit, above which it warns, is no longer needed.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        _check(image)
+    except limits.LimitError:
+        raise
+    except _DAMAGED as error:
+        raise ValueError(f"unreadable picture: {error}") from error
+    return image
+
+
+def decode(image: Image.Image) -> Image.Image:
+    """A picture as its camera was held, RGBA. ValueError where it is damaged."""
+    try:
+        return ImageOps.exif_transpose(image).convert("RGBA")
+    except _DAMAGED as error:
+        raise ValueError(f"unreadable picture: {error}") from error
+
+
+def _check(image: Image.Image) -> None:
+    """ValueError for a picture that must not be decoded."""
+    if image.format not in FORMATS:
+        raise ValueError(f"format {image.format}; expected one of {', '.join(FORMATS)}")
+    limits.PIXELS.check(image.width * image.height)

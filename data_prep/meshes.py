@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loading textured meshes, and sampling coloured points from them."""
 
+import contextlib
 import dataclasses
 import io
-import posixpath
-import urllib.parse
-from collections.abc import Callable
+import struct
+import zlib
+from collections.abc import Iterator
 
 import numpy as np
 import trimesh
+from trimesh.exchange import stl
 
-from data_prep import archives, materials
+from data_prep import assets, limits, materials, mesh_checks
 
 # A texel with less alpha is a hole (leaves, grilles), not a surface.
 HOLE_ALPHA = 128
@@ -18,13 +20,13 @@ HOLE_ALPHA = 128
 INVISIBLE_OPACITY = 0.02
 # Sweet Home 3D, OBJ and glTF have y up. A quarter turn about x, so a proper rotation.
 Y_UP_TO_Z_UP = np.array([[1.0, 0, 0], [0, 0, -1.0], [0, 1.0, 0]])
-# What trimesh raises on malformed files, seen on truncated and garbled meshes.
+# What trimesh and numpy raise on malformed files, found by `benchmarks.fuzz`. (AssertionError is
+# how trimesh checks; HeaderError is an Exception of its own.)
 _LOADER_ERRORS = (
-    *(ValueError, IndexError, KeyError, TypeError, AttributeError, OSError),
-    *(UnboundLocalError, NotImplementedError, RecursionError),
+    *(ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError),
+    *(OSError, EOFError, NameError, RuntimeError, SyntaxError, MemoryError, BufferError),
+    *(struct.error, zlib.error, stl.HeaderError),
 )
-# What a mesh refers to, by ending; anything else is a texture.
-_KINDS = {".mtl": "materials file", ".bin": "buffer"}
 
 
 class MeshError(ValueError):
@@ -59,59 +61,11 @@ class Surface:
     opacity: np.ndarray
 
 
-class AssetResolver(trimesh.resolvers.Resolver):
-    """Gives trimesh the files that a mesh refers to, and counts those it could not give.
-
-    trimesh drops unreadable materials and textures without a word; `faults` keeps the count.
-    """
-
-    def __init__(self, read: Callable[[str], bytes], *, folder: str):
-        """Wraps a reader.
-
-        Args:
-          read: path -> bytes; raises FileNotFoundError or archives.ArchiveError.
-          folder: folder of the mesh, which its references are relative to.
-        """
-        self._read = read
-        self._folder = folder
-        self.faults: list[str] = []
-
-    def get(self, name: str) -> bytes:
-        """Reads one referenced file: relative to the mesh, else by its bare name beside it."""
-        kind = _KINDS.get(posixpath.splitext(name)[1].lower(), "texture")
-        path = name.replace("\\", "/")
-        # glTF writes spaces as %20. Paths of the author's disk sometimes end in a file that does
-        # lie beside the mesh.
-        for candidate in dict.fromkeys((path, urllib.parse.unquote(path), path.rsplit("/", 1)[-1])):
-            try:
-                data = self._read(posixpath.join(self._folder, candidate))
-            except (FileNotFoundError, archives.ArchiveError):
-                continue
-            if kind == "texture" and not materials.is_image(data):
-                self.faults.append("unreadable texture")
-                raise FileNotFoundError(f"{name}: not an image")
-            return data
-        self.faults.append(f"missing {kind}")
-        raise FileNotFoundError(name)
-
-    def keys(self) -> list[str]:
-        """Nothing can be listed; trimesh asks only to guess a file's name."""
-        return []
-
-    def namespaced(self, namespace: str) -> "AssetResolver":
-        """A resolver for a folder below this one, with faults of its own."""
-        return AssetResolver(self._read, folder=posixpath.join(self._folder, namespace))
-
-    def write(self, name: str, data: bytes) -> None:
-        """Refused: sources are read only."""
-        raise OSError(f"{name}: sources are read only")
-
-
 def load_surface(
     data: bytes,
     *,
     file_type: str,
-    resolver: AssetResolver,
+    resolver: assets.AssetResolver,
     rotation: np.ndarray | None = None,
     plain_colour: tuple[int, int, int, int] = materials.GREY,
 ) -> Surface:
@@ -129,29 +83,29 @@ def load_surface(
 
     Raises:
       NoFacesError: the file has no faces.
-      MeshError: the file is malformed or has a coordinate that is not finite.
+      MeshError: the file is malformed, holds too much (see `limits`) or has a coordinate that is
+        not finite.
     """
-    scene = _load_scene(data, file_type=file_type, resolver=resolver)
-    rotation = Y_UP_TO_Z_UP if rotation is None else rotation
-    parts = []
-    for node in scene.graph.nodes_geometry:
-        transform, geometry = scene.graph[node]
-        mesh = scene.geometry[geometry]
-        if isinstance(mesh, trimesh.Trimesh) and len(mesh.faces):
-            _check_indices(mesh)
-            matrix = rotation @ transform[:3, :3]
-            vertices = mesh.vertices @ matrix.T + rotation @ transform[:3, 3]
-            parts.append((mesh, vertices))
-    if not parts:
-        raise NoFacesError("no faces")
-    surface = _assemble(parts, resolver.faults, plain_colour)
+    with _named_errors(resolver):
+        rotation = Y_UP_TO_Z_UP if rotation is None else rotation
+        parts, faces, vertices = [], 0, 0
+        for mesh, transform in _geometries(data, file_type=file_type, resolver=resolver):
+            if isinstance(mesh, trimesh.Trimesh) and len(mesh.faces):
+                _check_indices(mesh)
+                faces, vertices = faces + len(mesh.faces), vertices + len(mesh.vertices)
+                limits.FACES.check(faces)
+                limits.VERTICES.check(vertices)
+                parts.append((mesh, rotation @ transform[:3]))
+        if not parts:
+            raise NoFacesError("no faces")
+        surface = _assemble(parts, resolver.faults, plain_colour)
     if not np.isfinite(surface.triangles).all():
         raise MeshError("non-finite coordinates")
     return surface
 
 
 def load_points(
-    data: bytes, *, file_type: str, resolver: AssetResolver
+    data: bytes, *, file_type: str, resolver: assets.AssetResolver
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Reads the points of a file without faces, as the file has them.
 
@@ -167,30 +121,51 @@ def load_points(
     Raises:
       MeshError: the file is malformed or has no points.
     """
-    scene = _load_scene(data, file_type=file_type, resolver=resolver)
-    xyz, rgb = [], []
-    for node in scene.graph.nodes_geometry:
-        transform, geometry = scene.graph[node]
-        part = scene.geometry[geometry]
-        if isinstance(part, (trimesh.PointCloud, trimesh.Trimesh)) and len(part.vertices):
-            if part.vertices.shape[1] != 3:  # an OBJ that ends within its first point
-                raise MeshError("unreadable mesh")
-            xyz.append(part.vertices @ transform[:3, :3].T + transform[:3, 3])
-            colours = np.asarray(getattr(part, "colors", ()))
-            rgb.append(colours[:, :3] if len(colours) == len(xyz[-1]) else None)
+    xyz, rgb, count = [], [], 0
+    with _named_errors(resolver):
+        for part, transform in _geometries(data, file_type=file_type, resolver=resolver):
+            if isinstance(part, (trimesh.PointCloud, trimesh.Trimesh)) and len(part.vertices):
+                if part.vertices.shape[1] != 3:  # an OBJ that ends within its first point
+                    raise MeshError("unreadable mesh")
+                count += len(part.vertices)
+                limits.POINTS.check(count)
+                xyz.append(part.vertices @ transform[:3, :3].T + transform[:3, 3])
+                colours = np.asarray(getattr(part, "colors", ()))
+                rgb.append(colours[:, :3] if len(colours) == len(xyz[-1]) else None)
     if not xyz:
         raise MeshError("no faces and no points")
     coloured = all(colours is not None for colours in rgb)
     return np.concatenate(xyz), np.concatenate(rgb) if coloured else None
 
 
-def _load_scene(data: bytes, *, file_type: str, resolver: AssetResolver) -> trimesh.Scene:
+@contextlib.contextmanager
+def _named_errors(resolver: assets.AssetResolver) -> Iterator[None]:
+    """Turns whatever a malformed file makes trimesh raise into a MeshError."""
     try:
-        return trimesh.load_scene(
-            io.BytesIO(data), file_type=file_type, resolver=resolver, process=False
-        )
+        yield
+    except MeshError:
+        raise
+    except limits.LimitError as error:
+        raise MeshError(str(error)) from error
     except _LOADER_ERRORS as error:
-        raise MeshError("unreadable mesh") from error
+        raise MeshError(str(resolver.refusal or "unreadable mesh")) from error
+    if resolver.refusal:  # trimesh goes on without what it is refused
+        raise MeshError(str(resolver.refusal)) from resolver.refusal
+
+
+def _geometries(
+    data: bytes, *, file_type: str, resolver: assets.AssetResolver
+) -> Iterator[tuple[trimesh.parent.Geometry, np.ndarray]]:
+    """What a file places in its scene, each with its place, float64 [4, 4]."""
+    mesh_checks.check(data, file_type=file_type)
+    scene = trimesh.load_scene(
+        io.BytesIO(data), file_type=file_type, resolver=resolver, process=False
+    )
+    places = scene.graph.nodes_geometry
+    limits.PARTS.check(len(places))
+    for node in places:
+        transform, geometry = scene.graph[node]
+        yield scene.geometry[geometry], transform
 
 
 def _check_indices(mesh: trimesh.Trimesh) -> None:
@@ -205,11 +180,14 @@ def _assemble(
     faults: list[str],
     plain_colour: tuple[int, int, int, int],
 ) -> Surface:
-    """Joins parts with their textures into one surface."""
-    triangles, uvs, textures, opacities = [], [], [], []
-    for mesh, vertices in parts:
+    """Joins parts, each with its place float64 [3, 4], and their textures into one surface."""
+    triangles, uvs, textures, opacities, texels = [], [], [], [], 0
+    for mesh, place in parts:
         faces = np.asarray(mesh.faces)
+        vertices = mesh.vertices @ place[:, :3].T + place[:, 3]
         texture, uv, opacity = materials.appearance(mesh, faults=faults, plain=plain_colour)
+        texels += texture.shape[0] * texture.shape[1]
+        limits.TEXELS.check(texels)
         with np.errstate(over="ignore"):  # becomes infinite, which the caller refuses
             triangles.append(vertices[faces].astype(np.float32))
         uvs.append(uv.astype(np.float32))

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 from embreex import mesh_construction, rtcore_scene
-from PIL import Image, ImageOps
+from PIL import Image
 
-from data_prep import meshes, normals
+from data_prep import materials, meshes, normals
 
 # Degrees from the z axis, as in OpenShape's renders: from above, level, from below.
 POLAR = (60.0, 90.0, 120.0)
@@ -99,21 +99,21 @@ def on_white(data: bytes) -> np.ndarray:
     """Decodes a picture, turns it as its camera was held, and lays it on white.
 
     Args:
-      data: bytes of any image format, with or without alpha.
+      data: bytes of one of `materials.FORMATS`, with or without alpha.
 
     Returns:
       uint8 [height, width, 3].
 
     Raises:
+      limits.LimitError: it has too many pixels.
       ValueError: the bytes are not a readable image.
     """
+    picture = materials.decode(materials.open_image(data))
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            picture = ImageOps.exif_transpose(image).convert("RGBA")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"unreadable picture: {error}") from error
-    white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-    return np.asarray(Image.alpha_composite(white, picture).convert("RGB"))
+        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+        return np.asarray(Image.alpha_composite(white, picture).convert("RGB"))
+    except MemoryError as error:
+        raise ValueError(f"a picture of {picture.size} pixels needs more memory") from error
 
 
 def _camera_basis(polar: float, azimuth: float) -> np.ndarray:

@@ -14,6 +14,7 @@ or more axes; containers that hold themselves.
 
 import pickle
 import re
+import tokenize
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -64,8 +65,10 @@ def load(path: Path) -> Any:
             KeyError,
             MemoryError,
             OverflowError,
+            SyntaxError,
             TypeError,
             ValueError,
+            tokenize.TokenError,
         ) as error:
             raise UnsafePickleError(
                 f"{path}: not a whole .npy file ({type(error).__name__}: {error}); get it again"

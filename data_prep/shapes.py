@@ -91,14 +91,19 @@ def normalise(xyz: np.ndarray) -> np.ndarray:
       float32 [points, 3].
 
     Raises:
-      SkipShape: there is no point, a coordinate is not finite or all points coincide.
+      SkipShape: there is no point, a coordinate is not finite (nor its square, in double
+        precision) or all points coincide.
     """
     if not len(xyz):
         raise SkipShape("no points")
     if not np.isfinite(xyz).all():
         raise SkipShape("non-finite coordinates")
-    centred = xyz.astype(np.float64) - xyz.mean(axis=0, dtype=np.float64)
-    radius = np.linalg.norm(centred, axis=1).max()
+    # Finite coordinates may have a square that is not.
+    with np.errstate(over="ignore", invalid="ignore"):
+        centred = xyz.astype(np.float64) - xyz.mean(axis=0, dtype=np.float64)
+        radius = np.linalg.norm(centred, axis=1).max()
+    if not np.isfinite(radius):
+        raise SkipShape("non-finite coordinates")
     if radius <= 0:
         raise SkipShape("all points coincide")
     return (centred / radius).astype(np.float32)

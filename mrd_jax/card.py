@@ -164,7 +164,7 @@ def from_json(text: str) -> ModelCard:
     """
     try:
         fields = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise CardError(f"this card is not JSON ({error}); write the checkpoint again") from error
     if not isinstance(fields, dict):
         raise CardError(f"this card is JSON of {type(fields).__name__}; expected an object")

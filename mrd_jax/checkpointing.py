@@ -25,6 +25,7 @@ NEUTRAL_FIELDS = frozenset(
         "checkpoint_every",
         "checkpoints_kept",
         "data.cache",
+        "data.damaged_records",
         "data.directory",
         "data.neighbours_file",
         "data.test_directory",
@@ -236,7 +237,7 @@ class Checkpoints:
             self._workdir.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(self._identity, indent=1))
             return
-        there = json.loads(path.read_text())
+        there = manifests.read_run(path)
         found, wanted = flatten(there["config"]), flatten(self._identity["config"])
         lines = [
             f"  config.{name}: {found.get(name, 'absent')!r} there, "

@@ -107,7 +107,7 @@ def write_results(evaluator: Evaluator, variables: dict[str, Any], *, workdir: s
       workdir: of the run.
     """
     started = time.perf_counter()
-    gallery, gallery_embeddings = _gallery(evaluator, variables)
+    gallery, gallery_embeddings = gallery_of(evaluator, variables)
     embeddings = evaluator.embed(variables, evaluator.records)
     if jax.process_index() != 0:
         return
@@ -143,14 +143,23 @@ def write_results(evaluator: Evaluator, variables: dict[str, Any], *, workdir: s
     LOGGER.info("wrote %s and %s", folder / "results.json", page)
 
 
-def _gallery(
+def gallery_of(
     evaluator: Evaluator, variables: dict[str, Any]
 ) -> tuple[held_out.HeldOut | None, np.ndarray | None]:
-    """The training shapes and their embeddings; none for a run that is tested on another set."""
+    """The training shapes and their embeddings.
+
+    None for a run that is tested on another set, and for one that left out damaged records: what is
+    measured on the others would look like a figure of the whole split.
+    """
     data = evaluator.config.data
     if data.test_directory:
         return None, None
-    embeddings = evaluator.embed(variables, source.open_split(data.directory, data.train_split))
+    records = source.open_split(data.directory, data.train_split)
+    # Every process looks at every record, so that all of them decide alike.
+    if data.damaged_records and (error := source.first_damaged(records)):
+        LOGGER.warning("nothing is measured on the training split, which is damaged: %s", error)
+        return None, None
+    embeddings = evaluator.embed(variables, records)
     return held_out.load_held_out(data.directory, data.train_split), embeddings
 
 

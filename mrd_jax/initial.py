@@ -4,7 +4,6 @@
 import logging
 import os
 import pathlib
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from mrd_jax import encoder
 from mrd_jax import state as states
+from mrd_jax.data import numpy_files
 
 LOGGER = logging.getLogger(__name__)
 
@@ -57,9 +57,11 @@ def load(path: str) -> dict[str, Any]:
     if not path.endswith(".npz"):
         return jax.device_get(encoder.load(path, devices=jax.local_devices()[:1]).variables)
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return flax.traverse_util.unflatten_dict(dict(arrays), sep="/")
-    except (zipfile.BadZipFile, ValueError, EOFError) as error:
+        with open(path, "rb") as file:
+            arrays = dict(numpy_files.ArrayFile(file))
+        return flax.traverse_util.unflatten_dict(arrays, sep="/")
+    # A path that is also the folder of another is a TypeError there.
+    except (numpy_files.ArrayFileError, TypeError) as error:
         raise ValueError(f"{path}: not a whole .npz file ({error}); convert it again") from error
 
 

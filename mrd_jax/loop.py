@@ -13,7 +13,7 @@ from ml_collections import FrozenConfigDict
 
 from mrd_jax import checkpointing, evaluation, metrics
 from mrd_jax import state as states
-from mrd_jax.data import source
+from mrd_jax.data import damaged, source
 from mrd_jax.faults import bad_steps, stopping, watchdog
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Loop:
 
     run: "train.Run"
     records: source.RecordSource
+    damaged: damaged.DamagedRecords
     checkpoints: checkpointing.Checkpoints
     evaluator: evaluation.Evaluator | None
     writer: metrics.MetricWriter | None
@@ -113,6 +114,7 @@ class Loop:
         """Writes the metrics of step s; all but the guard's scalar come from the devices here."""
         line = {f"train/{name}": float(x) for name, x in jax.device_get(values).items()}
         line["train/learning_rate"] = float(self.run.schedule(s))
+        line["train/damaged_records"] = self.damaged.count(s)
         line |= stopwatch.lap(batch_size=self.config.batch_size)
         if self.writer:
             self.writer.write(s + 1, line)

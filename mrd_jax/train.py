@@ -18,7 +18,7 @@ from mrd_jax import checkpointing, evaluation, initial, metrics, models, shardin
 from mrd_jax import loop as loops
 from mrd_jax import optimizer as optimizers
 from mrd_jax import state as states
-from mrd_jax.data import captions, loader, source
+from mrd_jax.data import captions, damaged, loader, source
 from mrd_jax.data import neighbours as neighbours_lib
 
 LOGGER = logging.getLogger(__name__)
@@ -83,6 +83,7 @@ def build_run(config: ConfigDict, *, devices: Sequence[jax.Device] | None = None
             f"{config.data.points // config.model.points}"
         )
     captions.check(config.data)
+    damaged.check(config.data)
     neighbours_lib.check(config)
     runner = sharding.make_runner(
         config.spmd,
@@ -123,6 +124,7 @@ def train_and_evaluate(
     Raises:
       ValueError: config, data set and workdir do not fit together.
       mrd_jax.faults.bad_steps.NotFiniteError: too many updates in a row were not finite.
+      mrd_jax.data.damaged.TooManyDamagedError: too many records cannot be read.
     """
     run = build_run(config, devices=devices)
     # Before the workdir is claimed: what is tested on may not fit either.
@@ -140,12 +142,16 @@ def train_and_evaluate(
     if jax.process_index() == 0:
         writer = metrics.MetricWriter(workdir, start_step=int(state.step), evaluated=evaluated)
     started = time.perf_counter()
-    loop = loops.Loop(run, records, checkpoints, evaluator, writer, workdir)
+    lost = damaged.DamagedRecords(
+        records, run.config, workdir=workdir, process_index=jax.process_index()
+    )
+    loop = loops.Loop(run, records, lost, checkpoints, evaluator, writer, workdir)
     try:
         stream = loader.train_stream(
             records,
             run.config,
             neighbours=neighbours,
+            damaged=lost,
             start_step=int(state.step),
             process_index=jax.process_index(),
             process_count=jax.process_count(),

@@ -49,11 +49,14 @@ def test_letter_case_is_ignored_unless_it_tells_members_apart(tmp_path):
     assert (both.read("A"), both.read("a")) == (b"upper", b"lower")
 
 
-def test_a_member_larger_than_the_limit_is_refused(tmp_path):
+def test_a_member_larger_than_the_limit_is_refused(tmp_path, monkeypatch):
     path = zipped(tmp_path / "bomb.zip", big=b"\0" * 1001, fits=b"\0" * 1000)
-    archive = archives.Archive(path, max_member_bytes=1000)
+    monkeypatch.setenv("MRD_MAX_MEMBER_BYTES", "1000")
+    archive = archives.Archive(path)
     assert len(archive.read("fits")) == 1000
-    with pytest.raises(archives.ArchiveError, match="'big' unpacks to over 1000 bytes"):
+    with pytest.raises(
+        archives.ArchiveError, match="'big' is too large: 1001 unpacked bytes, at most 1000"
+    ):
         archive.read("big")
 
 

@@ -63,7 +63,12 @@ def test_every_field_is_what_tfds_decodes(made):
 
 
 def test_batches_are_those_of_records_that_tfds_decoded_whole(made):
-    data = {"picture_probability": 0.5, "caption_kinds": (), "hard_negatives": 0}
+    data = {
+        "picture_probability": 0.5,
+        "caption_kinds": (),
+        "hard_negatives": 0,
+        "damaged_records": 0,
+    }
     data |= {"caption_groups": (("name",), ("tags",)), "caption_chances": (1.0, 2.0)}
     config = ConfigDict({"seed": 3, "batch_size": 8, "data": data, "teacher": {"dim": DIM}})
     whole = source.RecordSource(

@@ -53,6 +53,7 @@ def records(count: int = RECORDS, *, cache: bool = False) -> source.RecordSource
 def config_of(*, batch_size: int = 4, seed: int = 0, **data) -> ConfigDict:
     defaults = {"caption_kinds": (), "caption_groups": (), "caption_chances": ()}
     defaults |= {"points": POINTS, "picture_probability": -1.0, "hard_negatives": 0}
+    defaults |= {"damaged_records": 0}
     return ConfigDict(
         {
             "seed": seed,

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Meshes: colours, sampling, faults."""
 
+import zlib
+
 import numpy as np
 import pytest
 import tiny_catalogue
 import trimesh
 
-from data_prep import materials, meshes
+from data_prep import limits, materials, meshes
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0, 255), (0, 255, 0, 255), (0, 0, 255, 255), (255,) * 4
 PAINTED = "newmtl paint\nKd 0 0 1\nmap_Kd my paint.png\n"
@@ -83,10 +85,18 @@ def test_a_broken_texture_is_counted_and_the_diffuse_colour_used(cut):
 
 
 def test_an_image_that_claims_billions_of_pixels_is_not_decoded():
-    header = tiny_catalogue.png([[RED]])
-    bomb = header[:16] + (40_000).to_bytes(4, "big") * 2 + header[24:]
-    assert materials.is_image(header)
-    assert not materials.is_image(bomb)
+    whole = tiny_catalogue.png([[RED]])
+
+    def claiming(side):
+        header = whole[12:16] + side.to_bytes(4, "big") * 2 + whole[24:29]
+        return whole[:12] + header + zlib.crc32(header).to_bytes(4, "big") + whole[33:]
+
+    assert claiming(1) == whole
+    assert materials.open_image(claiming(8_192)).size == (8_192, 8_192)
+    with pytest.raises(limits.LimitError, match="67125249 pixels, at most 67108864 are read"):
+        materials.open_image(claiming(8_193))
+    with pytest.raises(ValueError, match="unreadable picture: .*1600000000 pixels"):
+        materials.open_image(claiming(40_000))
 
 
 def test_a_large_texture_is_shrunk_to_its_mean_colours():

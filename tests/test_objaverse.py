@@ -133,8 +133,8 @@ def test_a_damaged_list_is_named(tmp_path, name, damage):
 
 def test_a_list_that_unpacks_without_end_is_refused(tmp_path, monkeypatch):
     cache(tmp_path)
-    monkeypatch.setattr(objaverse.archives, "MAX_MEMBER_BYTES", 50)
-    with pytest.raises(ValueError, match="unpacks to over 50 bytes"):
+    monkeypatch.setenv("MRD_MAX_MEMBER_BYTES", "50")
+    with pytest.raises(ValueError, match="unpacked bytes, at most 50 are read"):
         sources.SOURCES["objaverse"].items(tmp_path)
 
 

@@ -147,6 +147,7 @@ def test_batches_come_from_disk_with_missing_modalities_masked(made):
                 "caption_chances": (),
                 "picture_probability": -1.0,
                 "hard_negatives": 0,
+                "damaged_records": 0,
             },
             "teacher": {"dim": DIM, "name": "fake/teacher"},
         }

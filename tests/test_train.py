@@ -94,6 +94,7 @@ def test_every_part_of_the_run_is_logged(straight):
     assert last["train/weight/intra/VV"] + last["train/weight/intra/TT"] == pytest.approx(1)
     assert last["train/scale"] > 1 and last["train/student_temperature"] > 0
     assert 0 <= last["train/accuracy_image"] <= 1
+    assert last["train/damaged_records"] == 0
     assert set(lines(straight, prefix="test/")) == {3, 6}
     assert list((straight / "tensorboard").iterdir())
 

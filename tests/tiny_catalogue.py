@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 from PIL import Image
 
-from data_prep import meshes
+from data_prep import assets, meshes
 
 # The unit square in the plane y = 0 of the file (a floor, y up), texture upright seen from +y
 # with x to the right and -z up.
@@ -41,7 +41,7 @@ def surface(files, model="square.obj", **options):
             raise FileNotFoundError(path)
         return files[path] if isinstance(files[path], bytes) else files[path].encode()
 
-    resolver = meshes.AssetResolver(read, folder="")
+    resolver = assets.AssetResolver(read, folder="")
     kind = model.rsplit(".", 1)[1]
     loaded = meshes.load_surface(read(model), file_type=kind, resolver=resolver, **options)
     return loaded, resolver.faults

@@ -6,17 +6,20 @@ import dataclasses
 import functools
 import os
 import posixpath
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from data_prep import archives, meshes, render, shapes, timing
+from data_prep import archives, assets, meshes, render, shapes, timing
 from data_prep.sources import properties, surfaces
 
 CATALOGUE_FILE = "PluginFurnitureCatalog.properties"
 LABELS_FILE = Path(__file__).with_name("furniture_labels.tsv")
+# Key of the name of a model.
+_NUMBERED = re.compile(r"name#[0-9]{1,9}")
 # Tags that name where a model came from, not what it is.
 PROVIDER_TAGS = frozenset({"blend swap", "kator legaz", "reallusion", "scopia"})
 # Creators that name nobody: two models under one of these need not be by the same hand.
@@ -156,7 +159,7 @@ def read_catalogue(path: Path) -> list[Item]:
         raise ValueError(
             f"{path}: no {CATALOGUE_FILE} in it; expected a furniture catalogue"
         ) from error
-    numbers = sorted(int(key[5:]) for key in entries if key[:5] == "name#" and key[5:].isdigit())
+    numbers = sorted(int(key[5:]) for key in entries if _NUMBERED.fullmatch(key))
     licence = " ".join(entries.get("license", "").split())
     items = []
     for number in numbers:
@@ -223,7 +226,7 @@ def _open_once(path: str, modified: int) -> archives.Archive:
 
 def _load(archive: archives.Archive, item: Item) -> tuple[meshes.Surface, list[str]]:
     """Returns the model's surface with z up, and the faults found on the way."""
-    resolver = meshes.AssetResolver(archive.read, folder=posixpath.dirname(item.model))
+    resolver = assets.AssetResolver(archive.read, folder=posixpath.dirname(item.model))
     rotation = meshes.Y_UP_TO_Z_UP @ parse_rotation(item.rotation)
     file_type = posixpath.splitext(item.model)[1][1:].lower()
     try:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import meshes, safe_pickle, shapes
+from data_prep import limits, meshes, safe_pickle, shapes
 from data_prep.sources import benchmark, off, published
 
 # Folders below the input folder where each form may lie.
@@ -49,10 +49,10 @@ class Mesh(benchmark.Item):
 
     def read(self, *, points: int, rng: np.random.Generator) -> tuple[Any, Any, bool]:
         """Draws points from the surface. shapes.SkipShape where there is none."""
-        triangles = off.surface(*off.parse(Path(self.path).read_bytes()))
         try:
+            triangles = off.surface(*off.parse(limits.read_file(Path(self.path))))
             xyz, _ = meshes.sample_points(triangles, points=points, rng=rng)
-        except meshes.MeshError as error:
+        except (meshes.MeshError, limits.LimitError) as error:
             raise shapes.SkipShape(str(error)) from error
         return xyz, None, False
 

@@ -41,7 +41,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from data_prep import archives, shapes
+from data_prep import limits, shapes
 from data_prep.sources import shape_files, splitting
 
 CACHE_FOLDER = "hf-objaverse-v1"
@@ -211,12 +211,10 @@ def _text(value: Any) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     """Reads a compressed JSON object; an absent file holds nothing."""
-    limit = archives.MAX_MEMBER_BYTES
     try:
         with gzip.open(path, "rb") as file:
-            data = file.read(limit + 1)
-        if len(data) > limit:
-            raise ValueError(f"unpacks to over {limit} bytes")
+            data = file.read(limits.MEMBER_BYTES.most() + 1)
+        limits.MEMBER_BYTES.check(len(data))
         content = json.loads(data)
         if not isinstance(content, dict):
             raise ValueError(f"holds a {type(content).__name__}")

@@ -6,7 +6,7 @@ Many files of ModelNet40 run the word OFF together with the counts ("OFF6586 553
 
 import numpy as np
 
-from data_prep import meshes, shapes
+from data_prep import limits, meshes, shapes
 
 
 def parse(data: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -35,12 +35,14 @@ def parse(data: bytes) -> tuple[np.ndarray, np.ndarray]:
     body = lines[1:]
     if min(vertex_count, face_count) < 0 or len(body) < vertex_count + face_count:
         raise shapes.SkipShape("malformed OFF: fewer lines than it counts")
+    if vertex_count > limits.VERTICES.most() or face_count > limits.FACES.most():
+        raise shapes.SkipShape(f"too large: {vertex_count} vertices, {face_count} faces")
     if not vertex_count or not face_count:
         raise shapes.SkipShape("no faces")
     try:
         vertices = np.array([line[:3] for line in body[:vertex_count]], np.float64)
         faces = _triangles(body[vertex_count : vertex_count + face_count])
-    except (IndexError, ValueError) as error:
+    except (IndexError, ValueError, OverflowError) as error:
         raise shapes.SkipShape("malformed OFF: not numbers") from error
     if vertices.shape != (vertex_count, 3):
         raise shapes.SkipShape("malformed OFF: not numbers")

@@ -23,19 +23,18 @@ def parse(data: bytes) -> dict[str, str]:
       Key -> value, both unescaped.
     """
     entries: dict[str, str] = {}
-    pending = ""
+    pending: list[str] = []  # joined at the end only: a line may go on a million times
     for line in re.split(r"\r\n|\r|\n", data.decode("iso-8859-1")):
         line = line.lstrip(" \t\f")
         if not pending and (not line or line[0] in "#!"):
             continue
-        line = pending + line
         if (len(line) - len(line.rstrip("\\"))) % 2:
-            pending = line[:-1]
+            pending.append(line[:-1])
             continue
-        pending = ""
-        _add(entries, line)
+        _add(entries, "".join([*pending, line]))
+        pending = []
     if pending:
-        _add(entries, pending)
+        _add(entries, "".join(pending))
     return entries
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_prep import clouds, materials, meshes, render, shapes, timing
+from data_prep import clouds, limits, meshes, render, shapes, timing
 from data_prep.sources import surfaces
 from mrd_jax.data import batch
 
@@ -200,7 +200,9 @@ def _pictures(item: Item) -> tuple[list[bytes], list[str]]:
             faults.append("picture that leaves the folder")
         else:
             try:
-                pictures.append(_picture(path.read_bytes()))
+                pictures.append(_picture(limits.read_file(path)))
+            except limits.LimitError:
+                faults.append("picture that is too large")
             except (OSError, ValueError):
                 faults.append("unreadable picture")
     return pictures, faults
@@ -208,8 +210,6 @@ def _pictures(item: Item) -> tuple[list[bytes], list[str]]:
 
 def _picture(data: bytes) -> bytes:
     """A picture on white and of moderate size. ValueError where the bytes are none."""
-    if not materials.is_image(data):
-        raise ValueError("not an image, or one of absurd size")
     picture = Image.fromarray(render.on_white(data))
     picture.thumbnail((MAX_PICTURE_SIDE, MAX_PICTURE_SIDE), Image.Resampling.LANCZOS)
     return render.encode(np.asarray(picture))

@@ -82,4 +82,9 @@ def epoch_of(position: int, records: int, config: ConfigDict) -> int:
     """
     step, row = divmod(position, config.batch_size)
     seeds = config.batch_size - config.data.hard_negatives
-    return (step * seeds + row) // records if row < seeds else -1 - step
+    return (step * seeds + row) // records if row < seeds else unplanned_epoch(position, config)
+
+
+def unplanned_epoch(position: int, config: ConfigDict) -> int:
+    """`epoch_of` a record that is at this place for another reason than its turn."""
+    return -1 - position // config.batch_size

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from mrd_jax.data import batch as batch_lib
 from mrd_jax.data import captions, hard_negatives
+from mrd_jax.data import damaged as damaged_lib
 from mrd_jax.data import neighbours as neighbours_lib
 from mrd_jax.data import source as source_lib
 
@@ -31,6 +32,7 @@ def train_stream(
     config: ConfigDict,
     *,
     neighbours: neighbours_lib.Neighbours | None = None,
+    damaged: damaged_lib.DamagedRecords | None = None,
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -42,14 +44,16 @@ def train_stream(
     and however many processes load it: the processes' batches, put after one another in order,
     are the one-process batch. Epochs follow one another without a gap, so a batch may span two.
     With neighbours, the last data.hard_negatives rows of a batch are neighbours of the others.
+    `mrd_jax.data.damaged` says what becomes of records that cannot be read.
 
     Args:
       source: the training split.
       config: the run's config; reads seed, batch_size, data.caption_kinds, data.caption_groups,
         data.caption_chances (as `captions.check` accepts them), data.picture_probability,
-        data.hard_negatives and teacher.dim.
+        data.hard_negatives, data.damaged_records and teacher.dim.
       neighbours: of the records, from `neighbours.open_for`, which gives them where the config asks
         for hard negatives.
+      damaged: of the run, which counts the records that cannot be read; None begins with none.
       start_step: the first step, the only state that a checkpoint has to keep.
       process_index: of this process.
       process_count: processes that load a part of every batch.
@@ -61,6 +65,8 @@ def train_stream(
     Raises:
       ValueError: no records, hard negatives without neighbours, or a batch that does not divide
         over the processes or the devices.
+      mrd_jax.data.damaged.TooManyDamagedError: from the iterator, where it meets more damaged
+        records than the config allows.
     """
     local_batch = batch_lib.check_batch_size(
         config.batch_size, process_count=process_count, device_count=device_count
@@ -69,16 +75,38 @@ def train_stream(
     if not count:
         raise ValueError(f"split {source.split!r} of {source.directory} has no records.")
 
-    def sample(index: int, rng: np.random.Generator) -> dict[str, Any]:
-        return draw_sample(source.read(index, FIELDS) | {"index": index}, config, rng=rng)
+    order = _order(count, config, neighbours)
+    damaged = damaged or damaged_lib.DamagedRecords(source, config)
 
-    def number(position: int, sample: dict[str, Any]) -> dict[str, Any]:
-        return sample | {"epoch": np.int32(hard_negatives.epoch_of(position, count, config))}
+    def batch(step: int) -> list[int]:
+        rows = range(step * config.batch_size, (step + 1) * config.batch_size)
+        return [int(order[row]) for row in rows]
+
+    def read(index: int, rng: np.random.Generator) -> dict[str, Any]:
+        record = source.read(index, FIELDS)
+        if reason := damaged_lib.contradiction(record):
+            raise source.damaged(index, reason)
+        return draw_sample(record | {"index": index}, config, rng=rng)
+
+    def sample(index: int, rng: np.random.Generator) -> dict[str, Any]:
+        try:
+            return read(index, rng)
+        except source_lib.DamagedRecordError as error:
+            return {"index": index, "error": error}  # the next stage knows whose place it is
+
+    def place(position: int, sample: dict[str, Any]) -> dict[str, Any]:
+        epoch = hard_negatives.epoch_of(position, count, config)
+        if "error" in sample:
+            rng = np.random.default_rng((config.seed, position, 1))
+            sample = damaged.replace(
+                **sample, position=position, read=lambda index: read(index, rng), batch=batch
+            )
+            epoch = hard_negatives.unplanned_epoch(position, config)
+        return sample | {"epoch": np.int32(epoch)}
 
     dataset = (
-        _order(count, config, neighbours)
-        .random_map(sample)
-        .map_with_index(number)[:MAX_SAMPLES]
+        order.random_map(sample)
+        .map_with_index(place)[:MAX_SAMPLES]
         .batch(local_batch)[process_index::process_count]
     )
     return iter(dataset[start_step:].to_iter_dataset(READ_OPTIONS))

@@ -6,11 +6,12 @@ import hashlib
 import io
 import json
 import os
-import zipfile
 
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
+
+from mrd_jax.data import numpy_files
 
 # Folder of the files below that of the data set.
 FOLDER = "neighbours"
@@ -86,9 +87,9 @@ def read(path: str | os.PathLike) -> Neighbours:
             f"--data DIR, or set config.data.neighbours_file"
         )
     try:
-        with np.load(io.BytesIO(path.read_bytes())) as file:
-            found = Neighbours(file["indices"], **json.loads(str(file["about"])))
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        file = numpy_files.ArrayFile(io.BytesIO(path.read_bytes()))
+        found = Neighbours(file["indices"], **json.loads(str(file["about"])))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path} is damaged or no file of neighbours ({error}); run {COMMAND} again"
         ) from error

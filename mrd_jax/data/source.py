@@ -26,6 +26,10 @@ INFO_FILES = ("dataset_info.json", "features.json", "metadata.json")
 _COPY_AGAIN = "copy it again, or delete the data set's folder and run data_prep.build"
 
 
+class DamagedRecordError(RuntimeError):
+    """A record that cannot be read; names its shard and its place in it."""
+
+
 class RecordSource:
     """One split as a sequence of decoded records.
 
@@ -83,7 +87,7 @@ class RecordSource:
 
         Raises:
           IndexError: the split has no such record.
-          RuntimeError: the record cannot be read; names its shard and place.
+          DamagedRecordError: the record cannot be read; names its shard and place.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of split {self.split!r}, which has {len(self)}.")
@@ -100,12 +104,16 @@ class RecordSource:
             record = self._records[index]
             return {name: _decoded(name, record[name]) for name in fields}
         except (RuntimeError, ValueError) as error:
-            shard = bisect.bisect_right(self._ends, index)
-            place = index - (self._ends[shard - 1] if shard else 0) + self._skipped[shard]
-            raise RuntimeError(
-                f"cannot read record {place} of {self.shards[shard][0]} (record {index} of split "
-                f"{self.split!r}): {error}. The shard is damaged or missing: {_COPY_AGAIN}."
-            ) from error
+            raise self.damaged(index, error) from error
+
+    def damaged(self, index: int, reason: Any) -> DamagedRecordError:
+        """The error that says where a record lies and what is wrong with it."""
+        shard = bisect.bisect_right(self._ends, index)
+        place = index - (self._ends[shard - 1] if shard else 0) + self._skipped[shard]
+        return DamagedRecordError(
+            f"cannot read record {place} of {self.shards[shard][0]} (record {index} of split "
+            f"{self.split!r}): {reason}. The shard is damaged or missing: {_COPY_AGAIN}."
+        )
 
 
 def _decoded(name: str, value: Any) -> Any:
@@ -115,6 +123,16 @@ def _decoded(name: str, value: Any) -> Any:
     if name in TEXT_LISTS:
         return [text.decode("utf-8") for text in value]
     return value
+
+
+def first_damaged(records: RecordSource) -> DamagedRecordError | None:
+    """What is wrong with the first record that cannot be read; None where all can."""
+    for index in range(len(records)):
+        try:
+            records[index]
+        except DamagedRecordError as error:
+            return error
+    return None
 
 
 def open_split(directory: str | pathlib.Path, split: str, *, cache: bool = False) -> RecordSource:

@@ -78,11 +78,32 @@ def read(path: epath.Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text())
         whole = manifest.pop("digest") == digest(manifest)
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"{path}: no manifest can be read ({error})") from error
     if not whole:
         raise DamagedError(f"{path}: changed since it was written (its digest does not fit)")
     return manifest
+
+
+def read_run(path: epath.Path) -> dict[str, Any]:
+    """What a workdir was started with: its `config`, and the fingerprint of its `data`.
+
+    Args:
+      path: of the file, JSON.
+
+    Raises:
+      DamagedError: it is not what a run writes; says what to do.
+    """
+    try:
+        run = json.loads(path.read_text())
+        if not isinstance(run["config"], dict) or not isinstance(run["data"], str):
+            raise TypeError("config is no object, or data no text")
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise DamagedError(
+            f"{path} is damaged ({error}); copy back the one that the run began with (every "
+            "checkpoint holds it as run/metadata), or choose another --workdir"
+        ) from error
+    return run
 
 
 def compare(manifest: Mapping[str, Any], tree: Any, *, where: Any) -> None:

@@ -7,6 +7,7 @@ four names and refuses every other.
 """
 
 import collections
+import math
 import pathlib
 import pickle
 from typing import BinaryIO
@@ -16,10 +17,30 @@ import numpy as np
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 DTYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
+# What the unpickler and numpy raise on files that are cut, garbled or made up.
+_DAMAGED = (
+    *(pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError),
+    *(ArithmeticError, MemoryError, RecursionError),
+)
+
+
+class _Kind:
+    """Name of a number type. Without attributes, so that a pickle cannot change it.
+
+    It could change a numpy.dtype, of which there is one for the whole process.
+    """
+
+    __slots__ = ()
+
+
+_KINDS = {name: _Kind() for name in DTYPES}
+_DTYPE_OF = {_KINDS[name]: dtype for name, dtype in DTYPES.items()}
 
 
 class _Storage:
     """Elements of one storage, filled in after the pickle that refers to it was read."""
+
+    __slots__ = ("dtype", "elements", "size")
 
     def __init__(self, dtype: np.dtype, size: int):
         self.dtype = dtype
@@ -29,6 +50,8 @@ class _Storage:
 
 class _Tensor:
     """A strided view of a storage whose elements are not known yet."""
+
+    __slots__ = ("offset", "shape", "storage", "stride")
 
     def __init__(self, storage, offset, shape, stride, requires_grad, hooks):
         del requires_grad, hooks  # they matter to autograd only
@@ -41,9 +64,12 @@ class _Tensor:
 
     def array(self) -> np.ndarray:
         """Copy out of the storage; raises ValueError where the view leaves it."""
+        if not all(type(n) is int and n >= 0 for n in (self.offset, *self.shape, *self.stride)):
+            raise ValueError(f"a tensor of shape {self.shape!r} and stride {self.stride!r}")
         steps = zip(self.shape, self.stride, strict=True)
         last = self.offset + sum((n - 1) * step for n, step in steps)
-        if self.offset < 0 or min(self.stride, default=0) < 0 or last >= self.storage.size:
+        # A stride of 0 would make a tensor of any size out of one element.
+        if max(last + 1, math.prod(self.shape)) > self.storage.size:
             raise ValueError(f"a tensor of shape {self.shape} reaches outside its storage")
         width = self.storage.dtype.itemsize
         strides = tuple(step * width for step in self.stride)
@@ -64,14 +90,16 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _Tensor
         if module == "torch" and name in DTYPES:
-            return DTYPES[name]
+            return _KINDS[name]
         raise pickle.UnpicklingError(f"the name {module}.{name} is not one of plain tensors")
 
     def persistent_load(self, pid) -> _Storage:
         kind, dtype, key, _, size, view = pid
-        if kind != "storage" or view is not None or not isinstance(dtype, np.dtype):
+        if kind != "storage" or view is not None or type(dtype) is not _Kind:
             raise pickle.UnpicklingError(f"unknown persistent object {pid!r}")
-        return self.storages.setdefault(key, _Storage(dtype, size))
+        if type(size) is not int or size < 0:
+            raise pickle.UnpicklingError(f"a storage of {size!r} elements")
+        return self.storages.setdefault(key, _Storage(_DTYPE_OF[dtype], size))
 
 
 def load(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -90,7 +118,7 @@ def load(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         with open(path, "rb") as file:
             return _read(file)
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError) as error:
+    except _DAMAGED as error:
         raise ValueError(
             f"{path}: expected a state dict of plain tensors in PyTorch's format before 1.6, "
             f"found: {error}. Install the weight package again."

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The readers of files from strangers: what each may raise, and what holds of what it accepts."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from benchmarks.fuzz import valid
+from configs import base
+from data_prep import archives, assets, clouds, limits, meshes, records, render, safe_pickle, shapes
+from data_prep.sources import furniture, off, properties, tables
+from data_prep.teachers.lit.frozen import torch_file
+from mrd_jax import card as cards
+from mrd_jax import models
+from mrd_jax.data import damaged, example, loader, numpy_files, source
+from mrd_jax.faults import manifest
+
+RULES = clouds.Conventions(
+    points=32, up_axis="z", from_y_up="rotate", normalisation="unit_sphere", colour_fill=0.4
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """One reader.
+
+    Attributes:
+      valid: makes the files to begin with.
+      read: reads a file and checks what it gives.
+      refusals: the errors that its documentation names.
+      suffix: of the file.
+    """
+
+    valid: Callable[[], list[valid.Valid]]
+    read: Callable[[Path], object]
+    refusals: tuple[type[Exception], ...]
+    suffix: str = ""
+
+
+def _cloud(path: Path) -> None:
+    """As embedding reads a file; meshes are rendered as well."""
+    cloud = clouds.read_cloud(path, conventions=RULES)
+    _check_cloud(cloud.xyz, cloud.rgb, top=1, points=RULES.points)
+    content, _ = clouds.read_content(path, fill=RULES.colour_fill)
+    if not isinstance(content, tuple):
+        render.render_views(content, views=1, size=16)
+
+
+def _check_cloud(xyz: np.ndarray, rgb: np.ndarray, *, top: int, points: int) -> None:
+    assert xyz.shape == rgb.shape == (points, 3)
+    assert np.isfinite(xyz).all() and np.linalg.norm(xyz, axis=1).max() < 1.001
+    assert rgb.min() >= 0 and rgb.max() <= top
+
+
+def _catalogue(path: Path) -> None:
+    """Lists a catalogue and prepares every model of it."""
+    refused = None
+    for item in furniture.read_catalogue(path):
+        try:
+            shape = furniture.Furniture(test="").prepare(
+                item, points=32, views=1, image_size=16, seed=0
+            )
+            _check_cloud(shape.xyz, shape.rgb, top=255, points=32)
+        except shapes.SkipShape as skip:
+            refused = skip
+    if refused:
+        raise refused
+
+
+def _model_net(path: Path) -> None:
+    surface = off.surface(*off.parse(path.read_bytes()))
+    xyz, _ = meshes.sample_points(surface, points=32, rng=np.random.default_rng(0))
+    assert np.isfinite(xyz).all()
+
+
+def _materials(path: Path) -> None:
+    """A square painted by this materials file."""
+    files = {"a.obj": valid.OBJ.encode(), "a.mtl": path.read_bytes(), "a.png": valid.picture()}
+
+    def read(name: str) -> bytes:
+        if archives.safe_path(name) not in files:
+            raise FileNotFoundError(name)
+        return files[archives.safe_path(name)]
+
+    resolver = assets.AssetResolver(read, folder="")
+    surface = meshes.load_surface(files["a.obj"], file_type="obj", resolver=resolver)
+    assert len(surface.triangles) == 4
+    assert ((surface.opacity >= 0) & (surface.opacity <= 1)).all()
+
+
+def _pickle(path: Path) -> None:
+    _check_plain(safe_pickle.load(path))
+
+
+def _check_plain(value: object) -> None:
+    if isinstance(value, np.ndarray):
+        assert value.dtype.kind in "biufSU"
+        value.tobytes()
+    elif isinstance(value, dict):
+        _check_plain([*value.keys(), *value.values()])
+    elif isinstance(value, list | tuple | set | frozenset):
+        for one in value:
+            _check_plain(one)
+    else:
+        assert value is None or type(value) in (str, int, float, bool, bytes)
+
+
+def _torch(path: Path) -> None:
+    for array in torch_file.load(path).values():
+        assert array.dtype in ("<f4", "<i8")
+        array.tobytes()
+
+
+def _arrays(path: Path) -> None:
+    with path.open("rb") as stream:
+        for array in numpy_files.ArrayFile(stream).values():
+            array.tobytes()
+
+
+@functools.cache
+def _record_config() -> ConfigDict:
+    config = base.get_config()
+    config.data.points, config.teacher.dim = valid.POINTS, valid.DIM
+    return config
+
+
+def _record(path: Path) -> None:
+    """As training reads a record, up to a row of a batch."""
+    schema = records.schema(points=valid.POINTS, dim=valid.DIM)
+    stored = example.Examples([path.read_bytes()], schema, names=source.FIELDS)
+    opened = source.RecordSource(
+        stored, shards=[("a", 1)], directory="made/up", split="train", cache=False
+    )
+    record = opened[0]
+    if reason := damaged.contradiction(record):
+        raise opened.damaged(0, reason)
+    row = loader.draw_sample(record | {"index": 0}, _record_config(), rng=np.random.default_rng(0))
+    assert row["xyz"].shape == row["rgb"].shape == (valid.POINTS, 3)
+    assert row["image"].shape == row["text"].shape == (valid.DIM,)
+
+
+def _card(path: Path) -> None:
+    card = cards.from_json(path.read_text("utf-8", errors="replace"))
+    models.build_model({**card.student, "points": card.points})
+
+
+def _valid_card() -> list[valid.Valid]:
+    config = base.get_config()
+    student = {name: config.model[name] for name in config.model if name != "points"}
+    fields = {
+        **{"student": student, "size": "", "parameters": 10, "teacher": "t", "teacher_dim": 384},
+        **{"up_axis": "z", "from_y_up": "swap", "normalisation": "unit_sphere"},
+        **{"colour_fill": 0.4, "points": 1_024, "source": "mrd_jax", "source_file": ""},
+        **{"source_sha256": "", "licence": ""},
+    }
+    return [valid.Valid(json.dumps(fields).encode())]
+
+
+def _valid_run() -> list[valid.Valid]:
+    run = {"config": json.loads(base.get_config().to_json()), "data": "0123456789abcdef"}
+    return [valid.Valid(json.dumps(run).encode())]
+
+
+def _picture(path: Path) -> None:
+    picture = render.on_white(limits.read_file(path))
+    assert picture.dtype == np.uint8 and picture.shape[2] == 3
+
+
+def _pictures() -> list[valid.Valid]:
+    kinds = [("PNG", "RGBA"), ("PNG", "P"), ("JPEG", "RGB"), ("GIF", "P"), ("BMP", "RGB")]
+    kinds += [("TIFF", "RGB"), ("TGA", "RGBA"), ("WEBP", "RGBA")]
+    return [valid.Valid(valid.picture(*kind)) for kind in kinds]
+
+
+def _valid_table() -> list[valid.Valid]:
+    return [valid.Valid(valid.CSV.encode()), valid.Valid(b"Path\r\na.obj\r\n")]
+
+
+def _valid_lines() -> list[valid.Valid]:
+    rows = [{"path": "a.glb", "name": "chair", "captions": ["one", "two"]}, {"path": "b.ply"}]
+    return [valid.Valid("\n".join(map(json.dumps, rows)).encode())]
+
+
+def _mesh(kind: str) -> Reader:
+    return Reader(functools.partial(valid.meshes, kind), _cloud, (clouds.CloudError,), kind)
+
+
+def _array(kind: str) -> Reader:
+    return Reader(functools.partial(valid.arrays, kind), _cloud, (clouds.CloudError,), kind)
+
+
+READERS = {
+    "catalogue": Reader(valid.catalogues, _catalogue, (ValueError, shapes.SkipShape), "sh3f"),
+    "properties": Reader(
+        lambda: [valid.Valid(valid.PROPERTIES.encode())],
+        lambda path: properties.parse(path.read_bytes()),
+        (),
+    ),
+    **{kind: _mesh(kind) for kind in clouds.MESH_TYPES},
+    **{kind: _array(kind) for kind in clouds.ARRAY_TYPES},
+    "mtl": Reader(
+        lambda: [valid.Valid(valid.MTL.encode())], _materials, (meshes.MeshError,), "mtl"
+    ),
+    "modelnet_off": Reader(
+        functools.partial(valid.meshes, "off"), _model_net, (shapes.SkipShape, meshes.MeshError)
+    ),
+    "numpy_files": Reader(
+        functools.partial(valid.arrays, "npz"), _arrays, (numpy_files.ArrayFileError,)
+    ),
+    "pickle": Reader(valid.pickled, _pickle, (safe_pickle.UnsafePickleError,)),
+    "torch_file": Reader(valid.torch_files, _torch, (ValueError,)),
+    "record": Reader(valid.serialised, _record, (source.DamagedRecordError,)),
+    "card": Reader(_valid_card, _card, (ValueError,)),
+    "run": Reader(
+        _valid_run, lambda path: manifest.read_run(epath.Path(path)), (manifest.DamagedError,)
+    ),
+    "picture": Reader(_pictures, _picture, (ValueError,)),
+    "csv": Reader(_valid_table, tables.read, (ValueError,), "csv"),
+    "jsonl": Reader(_valid_lines, tables.read, (ValueError,), "jsonl"),
+}

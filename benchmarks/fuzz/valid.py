@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Valid files to begin with, and how a changed part is packed into a whole file."""
+
+import dataclasses
+import io
+import json
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable
+
+import numpy as np
+import trimesh
+from PIL import Image
+
+from data_prep import records
+from data_prep.sources import furniture
+from data_prep.teachers.lit.frozen import torch_file
+
+POINTS, DIM = 6, 4
+OBJ = """mtllib a.mtl
+v 0 0 0 1 0 0
+v 1 0 0 1 0 0
+v 1 1 0 1 0 0
+v 0 1 1 1 0 0
+vt 0 0
+vt 1 0
+vt 1 1
+vn 0 0 1
+usemtl paint
+f 1/1/1 2/2/1 3/3/1
+usemtl glass
+f 1 3 4
+f 1 2 3 4
+"""
+MTL = "newmtl paint\nKd 0 0 1\nd 0.5\nmap_Kd a.png\nnewmtl glass\nKd 1 1 1\nTr 0.5\n"
+PROPERTIES = """# a comment
+id=Tiny
+license=Public domain
+name#1=Box
+id#1=Tiny#1
+model#1=/m/a.obj
+icon#1=/a.png
+category#1=Office
+tags#1=Seat, Wood
+modelRotation#1=1 0 0 0 1 0 0 0 1
+name#2=Caf\\u00e9 \\
+  table
+model#2=m/a.obj
+"""
+CSV = 'path,name,captions,up_axis\na.glb,"A chair, red",one|two,y\nb.ply,,,\n'
+
+
+@dataclasses.dataclass(frozen=True)
+class Valid:
+    """A part to change, and the file around it.
+
+    Attributes:
+      part: bytes.
+      pack: makes a file of the part.
+    """
+
+    part: bytes
+    pack: Callable[[bytes], bytes] = bytes
+
+
+def picture(kind: str = "PNG", mode: str = "RGBA") -> bytes:
+    """A small picture."""
+    pixels = np.random.default_rng(0).integers(0, 255, (6, 5, 4), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def zipped(packing: int = zipfile.ZIP_DEFLATED, **files: bytes | str) -> bytes:
+    """An archive; `__` stands for a slash and `_` for the dot of an ending."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", packing) as archive:
+        for name, content in files.items():
+            archive.writestr(name.replace("__", "/").replace("_", "."), content)
+    return buffer.getvalue()
+
+
+def catalogues() -> list[Valid]:
+    """Whole catalogues, and their parts packed with right checksums."""
+
+    def pack(**changed: bytes) -> bytes:
+        whole = {"m__a_obj": OBJ, "m__a_mtl": MTL, "m__a_png": picture(), "a_png": picture()}
+        name = furniture.CATALOGUE_FILE.replace(".", "_")
+        return zipped(**{name: PROPERTIES, **whole, **changed})
+
+    name = furniture.CATALOGUE_FILE.replace(".", "_")
+    return [
+        Valid(pack()),
+        Valid(PROPERTIES.encode(), lambda part: pack(**{name: part})),
+        Valid(OBJ.encode(), lambda part: pack(m__a_obj=part)),
+        Valid(MTL.encode(), lambda part: pack(m__a_mtl=part)),
+        Valid(picture(), lambda part: pack(m__a_png=part)),
+    ]
+
+
+def meshes(kind: str) -> list[Valid]:
+    """A coloured box, a cloud, and what a type has of its own."""
+    mesh = trimesh.creation.box()
+    mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=np.full((8, 4), 200, np.uint8))
+    if kind == "obj":
+        return [Valid(OBJ.encode()), Valid(mesh.export(file_type="obj").encode())]
+    if kind == "gltf":
+        files = trimesh.Scene(_painted()).export(file_type="gltf", embed_buffers=True)
+        return [Valid(files["model.gltf"]), Valid(json.dumps(_scene()).encode())]
+    if kind == "glb":
+        whole = [trimesh.Scene(one).export(file_type="glb") for one in (mesh, _painted())]
+        header = json.dumps(_scene()).encode()
+        return [*map(Valid, whole), Valid(header, _glb)]
+    if kind == "stl":
+        return [
+            Valid(mesh.export(file_type="stl")),
+            Valid(mesh.export(file_type="stl_ascii").encode()),
+        ]
+    if kind == "ply":
+        cloud = trimesh.PointCloud(mesh.vertices, np.full((8, 4), 9, np.uint8))
+        text = mesh.export(file_type="ply", encoding="ascii")
+        return [
+            Valid(mesh.export(file_type="ply")),
+            Valid(text),
+            Valid(cloud.export(file_type="ply")),
+        ]
+    data = mesh.export(file_type="off")
+    return [Valid(data.encode()), Valid(data.replace("OFF\n", "OFF", 1).encode())]
+
+
+def _painted() -> trimesh.Trimesh:
+    mesh = trimesh.creation.box()
+    image = Image.open(io.BytesIO(picture("JPEG", "RGB")))
+    material = trimesh.visual.material.PBRMaterial(baseColorTexture=image)
+    uv = np.random.default_rng(0).random((8, 2))
+    mesh.visual = trimesh.visual.TextureVisuals(uv=uv, material=material)
+    return mesh
+
+
+def _scene() -> dict:
+    """A triangle whose buffer is written in place, in a scene of two nodes."""
+    uri = "data:application/octet-stream;base64,AAAAAAAAAAAAAAAAAACAPwAAAAAAAAAAAAAAAAAAgD8AAAAA"
+    return {
+        "asset": {"version": "2.0"},
+        "scene": 0,
+        "scenes": [{"nodes": [0]}],
+        "nodes": [{"children": [1], "scale": [1, 2, 3]}, {"mesh": 0, "rotation": [0, 0, 0, 1]}],
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}, "material": 0}]}],
+        "materials": [{"pbrMetallicRoughness": {"baseColorFactor": [1, 0, 0, 0.5]}}],
+        "accessors": [{"bufferView": 0, "componentType": 5126, "count": 3, "type": "VEC3"}],
+        "bufferViews": [{"buffer": 0, "byteLength": 36, "byteStride": 12}],
+        "buffers": [{"byteLength": 36, "uri": uri}],
+    }
+
+
+def _glb(header: bytes) -> bytes:
+    return struct.pack("<4s4I", b"glTF", 2, 20 + len(header), len(header), 0x4E4F534A) + header
+
+
+def npy(array: np.ndarray) -> bytes:
+    """A file of `numpy.save`."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=True)
+    return buffer.getvalue()
+
+
+def arrays(kind: str) -> list[Valid]:
+    """Clouds in files of numpy."""
+    cloud = np.random.default_rng(0).random((8, 6))
+    if kind == "npy":
+        return [Valid(npy(cloud)), Valid(npy(np.asfortranarray(cloud[:, :3], ">f4")))]
+    rgb = npy((cloud[:, 3:] * 255).astype(np.uint8))
+    return [
+        Valid(zipped(zipfile.ZIP_STORED, xyz_npy=npy(cloud[:, :3]), rgb_npy=rgb)),
+        Valid(zipped(points_npy=npy(cloud[:, :3]))),
+        Valid(npy(cloud[:, :3]), lambda part: zipped(xyz_npy=part, rgb_npy=rgb)),
+    ]
+
+
+def pickled() -> list[Valid]:
+    """Dicts in files of numpy, by several protocols."""
+    shape = {
+        "id": "abc",
+        "xyz": np.arange(12.0).reshape(4, 3),
+        "words": np.array(["a", "b"]),
+        "text": ["one", "two"],
+        "feat": [{"original": np.zeros(3, np.float16)}],
+        "numbers": (1, 2.5, None, True, -(2**80), b"\xff", np.float32(1)),
+    }
+    wrapped = np.array(shape, dtype=object)
+    listed = np.array([shape, shape], dtype=object)
+    header = npy(wrapped)[: npy(wrapped).index(b"\n") + 1]
+    old = [header + pickle.dumps(wrapped, protocol) for protocol in (2, 4)]
+    return [Valid(npy(wrapped)), Valid(npy(listed)), *map(Valid, old), Valid(npy(np.eye(3)))]
+
+
+def torch_files() -> list[Valid]:
+    """A state dict of one tensor, as PyTorch before 1.6 wrote it."""
+    storage = "(X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
+    storage += "X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x06NtQ"
+    call = f"ctorch._utils\n_rebuild_tensor_v2\n({storage}K\x00K\x02K\x03\x86K\x01K\x02\x86\x89NtR"
+    parts = (torch_file.MAGIC, torch_file.PROTOCOL, {"little_endian": True})
+    head = b"".join(pickle.dumps(part, protocol=2) for part in parts)
+    state = f"\x80\x02}}X\x01\x00\x00\x00w{call}s.".encode("latin1")
+    tail = pickle.dumps(["0"], protocol=2) + struct.pack("<q", 6) + bytes(24)
+    return [Valid(head + state + tail), Valid(state, lambda part: head + part + tail)]
+
+
+def serialised() -> list[Valid]:
+    """Records, with and without images."""
+    rng = np.random.default_rng(0)
+    record = {
+        **dict.fromkeys(("id", "source", "name", "creator", "licence", "picture"), "w\u00f6rd"),
+        "xyz": rng.normal(size=(POINTS, 3)).astype(np.float16),
+        "rgb": rng.integers(0, 256, (POINTS, 3)).astype(np.uint8),
+        "image_features": rng.normal(size=(2, DIM)).astype(np.float16),
+        "image_kinds": ["render", "picture"],
+        "text_features": rng.normal(size=(1, DIM)).astype(np.float16),
+        "captions": ["a chair"],
+        "caption_kinds": ["name"],
+        "label": 3,
+    }
+    bare = record | {"image_features": np.zeros((0, DIM), np.float16), "image_kinds": []}
+    schema = records.schema(points=POINTS, dim=DIM)
+    return [Valid(schema.serialize_example(one)) for one in (record, bare)]
