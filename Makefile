@@ -15,7 +15,7 @@ BUILD := $(RUN) -m data_prep.build --input $(DATA)/sweethome3d --output $(DATA) 
 # On Linux: large buffers stay in the heap instead of being mapped and cleared anew at every step.
 export GLIBC_TUNABLES := glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456:glibc.malloc.hugetlb=1
 
-.PHONY: data quickstart furniture ablation students test lint clean
+.PHONY: data quickstart furniture ablation students test test_slow lint clean
 
 $(VENV)/installed: setup.py $(WEIGHTS)
 	$(PYTHON) -m venv $(VENV)
@@ -59,6 +59,10 @@ test: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(RUN) -m pytest
+
+# What takes minutes: several processes stopped, killed, damaged, continued on other devices.
+test_slow: $(VENV)/installed-test
+	$(RUN) -m pytest -m slow
 
 lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff check --fix .
