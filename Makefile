@@ -15,7 +15,7 @@ BUILD := $(RUN) -m data_prep.build --input $(DATA)/sweethome3d --output $(DATA) 
 # On Linux: large buffers stay in the heap instead of being mapped and cleared anew at every step.
 export GLIBC_TUNABLES := glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456:glibc.malloc.hugetlb=1
 
-.PHONY: data quickstart furniture ablation students test faults lint clean
+.PHONY: data quickstart furniture ablation students test test_slow faults lint clean
 
 $(VENV)/installed: setup.py $(WEIGHTS)
 	$(PYTHON) -m venv $(VENV)
@@ -63,6 +63,10 @@ test: $(VENV)/installed-test
 # Thirty kills, a full disk, a signal: what a run survives; at most fifteen minutes on two cores.
 faults: $(VENV)/installed-test
 	$(RUN) -m pytest tests/faults -m slow -s
+
+# What takes minutes: several processes stopped, killed, damaged, continued on other devices.
+test_slow: $(VENV)/installed-test
+	$(RUN) -m pytest -m slow
 
 lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff check --fix .

@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """A workdir belongs to one run: its config, its data, its checkpoints, and how it resumes."""
 
+import contextlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from mrd_jax import card as cards
+from mrd_jax import hosts
 from mrd_jax.faults import manifest as manifests
 
 LOGGER = logging.getLogger(__name__)
@@ -45,6 +46,10 @@ NEUTRAL_FIELDS = frozenset(
     }
 )
 
+# Fields that the processes of a run need not agree on: where a host keeps its copy of the data.
+HOST_FIELDS = frozenset(
+    {"data.cache", "data.directory", "data.neighbours_file", "data.test_directory"}
+)
 
 # What a workdir was started with: config and data set.
 RUN_FILE = "run.json"
@@ -220,7 +225,8 @@ class Checkpoints:
         self._card = card
         self._read_only = read_only
         self._identity = {"config": json.loads(config.to_json()), "data": fingerprint}
-        self._claim()
+        hosts.require_same({"data set": fingerprint})
+        hosts.first_process_first(self._claim)
         self._manager = ocp.CheckpointManager(
             (self._workdir / FOLDER).absolute(),
             options=ocp.CheckpointManagerOptions(
@@ -234,6 +240,11 @@ class Checkpoints:
         """Writes the run's identity into a new workdir, or compares it with the one there."""
         path = self._workdir / RUN_FILE
         if not path.exists():
+            if jax.process_index() != 0:
+                raise WorkdirMismatchError(
+                    f"process 0 has written {path}, but process {jax.process_index()} does not see "
+                    "it: --workdir must be the same folder of a file system that all hosts share"
+                )
             self._workdir.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(self._identity, indent=1))
             return
@@ -267,6 +278,7 @@ class Checkpoints:
         """
         if step == self.latest_step():
             return
+        state = hosts.shared(state)
         items = {
             STATE: ocp.args.StandardSave(state),
             RUN: ocp.args.JsonSave(self._identity),
@@ -306,27 +318,22 @@ class Checkpoints:
         )
 
     def _read(self, step: int, target: Any) -> Restored:
-        """One checkpoint; the processes of a run agree on whether it is whole."""
+        """One checkpoint; at every stage the processes of a run agree on whether it is whole."""
         folder = self._workdir / FOLDER / str(step)
-        fault = state = manifest = None
-        try:
+        with _together(folder):
             manifest = read_manifest(folder)
-            if differs := manifests.difference(manifest, target):
-                raise StateMismatchError(
-                    f"{folder} holds another state than this version of mrd_jax trains with this "
-                    f"config:\n{differs}\nContinue it with the version that wrote it "
-                    f"({manifest['versions']})."
-                )
-            with manifests.reading(folder):
-                state = self._manager.restore(
-                    step, args=ocp.args.Composite(**{STATE: ocp.args.StandardRestore(target)})
-                )[STATE]
+        if differs := manifests.difference(manifest, target):
+            raise StateMismatchError(
+                f"{folder} holds another state than this version of mrd_jax trains with this "
+                f"config:\n{differs}\nContinue it with the version that wrote it "
+                f"({manifest['versions']})."
+            )
+        shared = ocp.args.StandardRestore(hosts.shared(target))
+        with _together(folder), manifests.reading(folder):
+            state = self._manager.restore(step, args=ocp.args.Composite(**{STATE: shared}))[STATE]
+        with _together(folder):
             manifests.compare(manifest, state, where=folder)
-        except manifests.DamagedError as error:
-            fault = error
-        if _any_process(fault is not None):
-            raise fault or manifests.DamagedError(f"{folder}: damaged, as another process found")
-        return Restored(state, manifest["evaluated"])
+        return Restored(hosts.placed_like(state, target), manifest["evaluated"])
 
     def _set_aside(self, step: int) -> None:
         """Moves a damaged checkpoint out of the way; nothing is deleted."""
@@ -337,8 +344,8 @@ class Checkpoints:
             target.parent.mkdir(exist_ok=True)
             (self._workdir / FOLDER / str(step)).rename(target)
             LOGGER.warning("checkpoint %d was moved to %s", step, target)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(f"set aside checkpoint {step}")
+        # Only then do the others look again.
+        hosts.any_process(False)
         self._manager.reload()
 
     def close(self) -> None:
@@ -347,8 +354,13 @@ class Checkpoints:
         self._manager.close()
 
 
-def _any_process(flag: bool) -> bool:
-    """Whether the flag is up on any process of the run."""
-    if jax.process_count() == 1:
-        return flag
-    return bool(multihost_utils.process_allgather(flag).any())
+@contextlib.contextmanager
+def _together(folder: epath.Path) -> Iterator[None]:
+    """Around a stage of reading: damage that one process finds is damage to all of them."""
+    fault = None
+    try:
+        yield
+    except manifests.DamagedError as error:
+        fault = error
+    if hosts.any_process(fault is not None):
+        raise fault or manifests.DamagedError(f"{folder}: damaged, as another process found")

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from mrd_jax import report, step
+from mrd_jax import hosts, report, step
 from mrd_jax.data import source
 from mrd_jax.evaluators import baselines, held_out, results, retrieval, zero_shot
 
@@ -48,6 +48,8 @@ class Evaluator:
         self.directory = data.test_directory or data.directory
         if data.test_directory:
             source.check_test_set(data.test_directory, run.config)
+        fingerprint = source.fingerprint(source.read_metadata(self.directory))
+        hosts.require_same({"test set": fingerprint})
         self.records = source.open_split(self.directory, data.test_split)
         self.held_out = held_out.load_held_out(self.directory, data.test_split)
         if data.test_directory:

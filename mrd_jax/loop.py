@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from mrd_jax import checkpointing, evaluation, metrics
+from mrd_jax import checkpointing, evaluation, hosts, metrics
 from mrd_jax import state as states
 from mrd_jax.data import damaged, source
 from mrd_jax.faults import bad_steps, stopping, watchdog
@@ -116,6 +116,10 @@ class Loop:
         line["train/learning_rate"] = float(self.run.schedule(s))
         line["train/damaged_records"] = self.damaged.count(s)
         line |= stopwatch.lap(batch_size=self.config.batch_size)
+        if jax.process_count() > 1:
+            # All go at the pace of the one that waits longest for its data.
+            waited, process = hosts.largest(line["train/waiting_for_data"])
+            line |= {"train/waiting_for_data": waited, "train/waiting_process": process}
         if self.writer:
             self.writer.write(s + 1, line)
             LOGGER.info("%s", metrics.progress_line(s + 1, self.config.total_steps, line))

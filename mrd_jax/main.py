@@ -16,7 +16,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from mrd_jax import suite, train
+from mrd_jax import hosts, suite, train
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/x.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; an unfinished one continues.")
@@ -27,7 +27,21 @@ _MODE = flags.DEFINE_enum(
     "Train, then evaluate; or evaluate a checkpoint: a run's newest, or any on every test set.",
 )
 _MULTIHOST = flags.DEFINE_bool(
-    "multihost", False, "Join the other hosts of a pod before the first computation."
+    "multihost", False, "Join the other processes that the cluster names: TPU, SLURM, Open MPI."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "Or join at HOST:PORT, where process 0 listens; with the next two."
+)
+_PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes.")
+_PROCESS = flags.DEFINE_integer("process", None, "Number of this process, from 0.")
+_JOIN_TIMEOUT = flags.DEFINE_integer(
+    "join_timeout", 300, "Seconds to wait for the other processes to start.", lower_bound=1
+)
+_HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
+    "heartbeat_timeout",
+    100,
+    "Seconds without a sign of life after which a process counts as dead and the others abort.",
+    lower_bound=1,
 )
 
 
@@ -35,7 +49,8 @@ def show_progress() -> None:
     """Sends this package's messages to the terminal, and only the warnings of the libraries."""
     absl_logging.set_verbosity(absl_logging.WARNING)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    who = f"[{jax.process_index()}] " if jax.process_count() > 1 else ""
+    handler.setFormatter(logging.Formatter(f"%(asctime)s {who}%(message)s", datefmt="%H:%M:%S"))
     logger = logging.getLogger("mrd_jax")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -71,23 +86,48 @@ def keep_compiled() -> None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
+def join() -> None:
+    """Joins the other processes where the flags ask for it.
+
+    Raises:
+      absl.app.UsageError: the flags do not fit together, or there is no cluster.
+    """
+    place = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+    asked = place != ("", None, None)
+    if not (asked or _MULTIHOST.value):
+        return
+    if asked and _MULTIHOST.value:
+        raise app.UsageError("--multihost finds what --coordinator says: pass one of them")
+    try:
+        hosts.join(
+            place[0],
+            processes=place[1],
+            process=place[2],
+            join_timeout=_JOIN_TIMEOUT.value,
+            heartbeat_timeout=_HEARTBEAT_TIMEOUT.value,
+        )
+    except ValueError as error:
+        raise app.UsageError(str(error)) from error
+
+
 def main(argv: list[str]) -> None:
     """Runs one experiment."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; every option starts with --")
     run = command(_CONFIG.value, _MODE.value)
-    if _MULTIHOST.value:
-        jax.distributed.initialize()
+    join()
+    # After joining: this asks for the devices.
     keep_compiled()
     show_progress()
-    logging.getLogger("mrd_jax").info(
-        "process %d of %d, %d local devices: %s",
-        jax.process_index(),
-        jax.process_count(),
-        jax.local_device_count(),
-        jax.devices()[0].device_kind,
-    )
-    run(_CONFIG.value, _WORKDIR.value)
+    with hosts.leaving_at_once():
+        logging.getLogger("mrd_jax").info(
+            "process %d of %d, %d local devices: %s",
+            jax.process_index(),
+            jax.process_count(),
+            jax.local_device_count(),
+            jax.devices()[0].device_kind,
+        )
+        run(_CONFIG.value, _WORKDIR.value)
 
 
 if __name__ == "__main__":

@@ -98,6 +98,7 @@ def progress_line(step: int, total_steps: int, values: Mapping[str, float]) -> s
         "lr": "train/learning_rate",
         "samples/s": "train/samples_per_second",
         "waiting": "train/waiting_for_data",
+        "on process": "train/waiting_process",
     }
     parts = [f"{label} {values[name]:.3g}" for label, name in shown.items() if name in values]
     return "  ".join([f"step {step}/{total_steps}", *parts])

@@ -126,7 +126,8 @@ class PmapRunner:
 
     def place_state(self, state: Any) -> Any:
         """See `Runner.place_state`."""
-        return jax.device_put(_copy(state), self.state_shardings(state))
+        # A fresh copy: the step donates its state, and the caller's arrays must survive that.
+        return jax.device_put(jax.tree.map(np.array, state), self.state_shardings(state))
 
     def place_batch(self, batch: Batch) -> Batch:
         """See `Runner.place_batch`; adds the leading device dimension that pmap asks for."""
@@ -185,7 +186,15 @@ class ShardMapRunner:
 
     def place_state(self, state: Any) -> Any:
         """See `Runner.place_state`."""
-        return jax.device_put(_copy(state), self.state_shardings(state))
+
+        def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
+            if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+                return leaf.copy()
+            # `device_put` would send every array round all processes to compare their copies.
+            leaf = np.array(leaf)
+            return jax.make_array_from_callback(leaf.shape, sharding, lambda part: leaf[part])
+
+        return jax.tree.map(place, state, self.state_shardings(state))
 
     def place_batch(self, batch: Batch) -> Batch:
         """See `Runner.place_batch`."""
@@ -236,11 +245,6 @@ class ShardMapRunner:
             out_specs=out_specs,
             check_vma=False,
         )
-
-
-def _copy(state: Any) -> Any:
-    """The step donates its state; the caller's arrays must survive that."""
-    return jax.tree.map(lambda x: x.copy() if isinstance(x, jax.Array) else np.array(x), state)
 
 
 RUNNERS: dict[str, type] = {"pmap": PmapRunner, "shard_map": ShardMapRunner}

@@ -13,8 +13,9 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict, FrozenConfigDict
 
+import mrd_jax
 from mrd_jax import card as cards
-from mrd_jax import checkpointing, evaluation, initial, metrics, models, sharding, step
+from mrd_jax import checkpointing, evaluation, hosts, initial, metrics, models, sharding, step
 from mrd_jax import loop as loops
 from mrd_jax import optimizer as optimizers
 from mrd_jax import state as states
@@ -57,7 +58,7 @@ class Run:
 
 
 def build_run(config: ConfigDict, *, devices: Sequence[jax.Device] | None = None) -> Run:
-    """Checks the config and builds what does not depend on data.
+    """Checks the config and builds what does not depend on data; every process calls it.
 
     Args:
       config: of the run.
@@ -66,6 +67,15 @@ def build_run(config: ConfigDict, *, devices: Sequence[jax.Device] | None = None
     Raises:
       ValueError: naming the field and the values that do not fit.
     """
+    hosts.check_devices()
+    hosts.require_same(
+        {"mrd_jax": mrd_jax.__version__, "jax": jax.__version__}
+        | {
+            f"config.{name}": value
+            for name, value in checkpointing.flatten(config).items()
+            if name not in checkpointing.HOST_FIELDS
+        }
+    )
     if config.model.out_dim != config.teacher.dim:
         raise ValueError(
             f"config.model.out_dim is {config.model.out_dim} and config.teacher.dim is "

@@ -84,8 +84,8 @@ def _check(config: ConfigDict, folder: pathlib.Path) -> None:
             raise ValueError(f"config.{name} is {config[name]}; expected {least} or more")
     if jax.process_count() > 1:
         raise ValueError(
-            f"{jax.process_count()} hosts would each do the whole work: start on one, without "
-            "--multihost"
+            f"{jax.process_count()} processes would each do the whole work: start one, without "
+            "--multihost or --coordinator"
         )
     if (folder / checkpointing.RUN_FILE).exists():
         raise ValueError(
