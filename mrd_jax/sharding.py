@@ -103,18 +103,39 @@ class ShardMapRunner:
     def _mesh(self) -> Mesh:
         return Mesh(np.array(self.devices), (AXIS,))
 
+    @functools.cached_property
+    def _replicated(self) -> NamedSharding:
+        return NamedSharding(self._mesh, PartitionSpec())
+
+    @functools.cached_property
+    def _split(self) -> NamedSharding:
+        return NamedSharding(self._mesh, PartitionSpec(AXIS))
+
     def place_state(self, state: Any) -> Any:
         """See `Runner.place_state`."""
-        return jax.device_put(
-            jax.tree.map(np.array, state), NamedSharding(self._mesh, PartitionSpec())
-        )
+        return jax.device_put(jax.tree.map(np.array, state), self._replicated)
 
     def place_batch(self, batch: Batch) -> Batch:
         """See `Runner.place_batch`."""
-        sharding = NamedSharding(self._mesh, PartitionSpec(AXIS))
         return {
-            name: jax.make_array_from_process_local_data(sharding, x) for name, x in batch.items()
+            name: jax.make_array_from_process_local_data(self._split, x)
+            for name, x in batch.items()
         }
+
+    def placed_shapes(self, state: Any, batch: Batch) -> tuple[Any, Batch]:
+        """What `place_state` and `place_batch` would give, as shapes, to compile ahead of time.
+
+        Args:
+          state: tree of shapes and types.
+          batch: shapes and types of the global batch.
+        """
+
+        def placed(tree: Any, sharding: NamedSharding) -> Any:
+            return jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+            )
+
+        return placed(state, self._replicated), placed(batch, self._split)
 
     def train(self, body: Callable) -> Callable:
         """See `Runner.train`."""

@@ -22,6 +22,7 @@ from mrd_jax.state import TrainState
 Metrics = dict[str, jax.Array]
 
 
+@jax.named_scope("gradient_sum")
 def psum(tree: Any, axis_name: str | None) -> Any:
     """Sums over devices; the identity where there is only one."""
     return tree if axis_name is None else jax.lax.psum(tree, axis_name)
@@ -99,16 +100,20 @@ def train_step(
     gradients, parts, batch_stats = loss_and_gradients(
         state, batch, model=model, config=config, axis_name=axis_name
     )
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    # CLIP bounds the parameter itself: a bound inside the loss alone would leave it stuck outside.
-    params["loss"]["log_scale"] = jnp.minimum(
-        params["loss"]["log_scale"], config.loss.log_scale_max
-    )
-    ema = moving_average(state.ema, params["student"], config.optimizer.ema_decay, state.step)
-    updated = state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state, ema=ema)
-    grad_norm = optax.tree.norm(gradients)
-    finite = jnp.isfinite(parts["total"]) & jnp.isfinite(grad_norm)
+    with jax.named_scope("optimizer"):
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        # CLIP bounds the parameter itself: a bound inside the loss alone would leave it stuck
+        # outside.
+        params["loss"]["log_scale"] = jnp.minimum(
+            params["loss"]["log_scale"], config.loss.log_scale_max
+        )
+        ema = moving_average(state.ema, params["student"], config.optimizer.ema_decay, state.step)
+        updated = state.replace(
+            params=params, batch_stats=batch_stats, opt_state=opt_state, ema=ema
+        )
+        grad_norm = optax.tree.norm(gradients)
+        finite = jnp.isfinite(parts["total"]) & jnp.isfinite(grad_norm)
     metrics = {
         **parts,
         **losses.mixing_weights(state.params["loss"], config.loss),
@@ -119,7 +124,8 @@ def train_step(
     if "student_log_temperature" in state.params["loss"]:
         metrics["student_temperature"] = jnp.exp(state.params["loss"]["student_log_temperature"])
     # A step that is left out still counts: its batch is behind us.
-    state = bad_steps.keep_finite(updated, state, finite=finite)
+    with jax.named_scope("optimizer"):
+        state = bad_steps.keep_finite(updated, state, finite=finite)
     return state.replace(step=state.step + 1), metrics
 
 

@@ -83,6 +83,7 @@ def mixing_weights(
     }
 
 
+@jax.named_scope("losses")
 def mrd_loss(
     embeddings: Mapping[str, jax.Array],
     weights: Mapping[str, Any],
