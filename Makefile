@@ -60,6 +60,12 @@ test: $(VENV)/installed-test
 	$(VENV)/bin/ruff format --check .
 	$(RUN) -m pytest
 
+# The tests that need the TPU compiler, which runs without a TPU: minutes, on Linux (x86_64).
+.PHONY: tpu
+tpu: $(VENV)/installed-test
+	$(VENV)/bin/pip install --quiet --editable ".[tpu]"
+	$(RUN) -m pytest -m tpu
+
 lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .

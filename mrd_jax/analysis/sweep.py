@@ -48,6 +48,8 @@ def largest(probe: Callable[[int], Probe], *, start: int, step: int = 8) -> int:
             low = batch
         else:
             high = batch
+        if low == 0 and high == step:
+            step = 1
         if high is None:
             batch = 2 * low
         elif low == 0:
@@ -56,8 +58,6 @@ def largest(probe: Callable[[int], Probe], *, start: int, step: int = 8) -> int:
             slope = (seen[high].needed - seen[low].needed) / (high - low)
             reach = low + (seen[high].available - seen[low].needed) / max(slope, 1.0)
             batch = min(max(int(reach) // step * step, low + step), high - step)
-    if low == 0 and step > 1:
-        return largest(probe, start=step // 2, step=1)
     return low
 
 

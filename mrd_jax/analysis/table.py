@@ -7,9 +7,9 @@ from typing import Any
 CAVEAT = """\
 What these figures are. Peak memory is what the compiler has laid out: what does not fit is refused
 here as it would be on the chip. The estimate adds up the cycles that the compiler's own cost model
-gives the instructions it scheduled, each as often as it runs. That model is pessimistic: see
-"estimate over peak" and "over bandwidth", where the published figures are known to be reached. The
-floor is the matrix products of the model, once each, at the chip's published peak.
+gives the instructions it scheduled, each as often as it runs. It errs towards slow: the two lines
+"estimate over" say by how much for a large product and a large sum, which come near the published
+peak and bandwidth. The floor is the matrix products of the model, once each, at the chip's peak.
 What they are not. Nothing was run. Communication between chips, hand-written kernels and the wait
 for input are not in the estimate, and what overlaps is counted twice. It compares formulations and
 finds what is out of proportion; it does not promise a time. One compiler version, one answer."""
