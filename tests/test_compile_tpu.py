@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiling ahead of time: the very step that training runs, errors, sweep, the compiler itself."""
 
+import argparse
 import importlib.util
 import json
 import math
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import jax
 import pytest
 from tiny import tiny_config
 
+from benchmarks import tpu_table
 from mrd_jax import models, train
 from mrd_jax.analysis import ahead, chips, schedule, sweep, table
 from mrd_jax.data import batch as batches
@@ -165,6 +168,43 @@ def test_reports_stand_side_by_side():
     assert "| floor | 10.0 ms | 2,000.0 ms |" in lines
 
 
+def measured_by(available):
+    """In place of the compiler: 1,000 bytes, and 37 for each cloud on a chip of four."""
+
+    def measure(config, *, topology, calibrated):
+        batch = config.batch_size // 4
+        sizes = {"peak_bytes": 1000 + 37 * batch, "memory_bytes": available}
+        fits = sizes["peak_bytes"] <= available
+        return REPORT | sizes | {"batch_per_chip": batch, "fits": fits}
+
+    return measure
+
+
+def test_the_sweep_reports_the_largest_batch_and_all_that_were_tried(monkeypatch, capsys):
+    monkeypatch.setattr(ahead, "measure", measured_by(2_000))
+    report = sweep.measure_largest(tiny_config(), topology="v5e:2x2")
+    assert (report["batch_per_chip"], report["fits"]) == (24, True)  # 1,000 / 37 = 27
+    tried = {one["batch_per_chip"]: one["fits"] for one in report["sweep"]}
+    assert tried == {8: True, 16: True, 32: False, 24: True}
+    told = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert told == report["sweep"]
+
+
+def test_a_sweep_that_finds_nothing_says_what_one_cloud_needs(monkeypatch):
+    monkeypatch.setattr(ahead, "measure", measured_by(1_000))
+    with pytest.raises(ValueError, match="1,037 of 1,000 bytes.*remat"):
+        sweep.measure_largest(tiny_config(), topology="v5e:2x2")
+
+
+def test_the_page_names_the_command_that_wrote_it():
+    options = argparse.Namespace(
+        config="c.py", topologies=["v5e:2x2"], batch_per_chip=4, output=pathlib.Path("p.md")
+    )
+    page = tpu_table.page([REPORT | {"jax": "0.10", "libtpu": "0.0.42"}], options)
+    assert "--topologies v5e:2x2 --batch_per_chip 4 --output p.md" in page
+    assert "|  | v5e:2x2 |" in page and "jax 0.10 and libtpu 0.0.42" in page
+
+
 @pytest.mark.tpu
 @pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
@@ -173,10 +213,9 @@ def test_reports_stand_side_by_side():
 @pytest.mark.parametrize("topology", ["v5e:1x1", "v4:2x2x1", "v5p:2x2x1", "v6e:2x2"])
 def test_the_compiler_takes_the_step_of_every_generation(topology):
     fields = {f"--config.model.{name}={value}" for name, value in SMALL.items()}
-    fields |= {"--config.data.points=96", "--config.teacher.dim=24"}
+    fields |= {"--config.data.points=96", "--config.teacher.dim=24", "--batch_per_chip=4"}
     done = subprocess.run(
-        [*COMMAND, "--config", "configs/quickstart.py", "--topology", topology, *sorted(fields)]
-        + ["--batch_per_chip=4"],
+        [*COMMAND, "--config", "configs/base.py", "--topology", topology, *sorted(fields)],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},

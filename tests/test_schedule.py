@@ -149,7 +149,7 @@ def test_a_loop_of_unknown_length_counts_once_and_is_told():
     assert found.cycles["grouping"] == 10
 
 
-def test_a_limit_may_stand_inside_or_before_a_fused_comparison():
+def test_a_limit_may_be_given_to_a_fused_comparison():
     fused = """\
 %less (p: s32[], q: s32[]) -> pred[] {
   %p = s32[] parameter(0)

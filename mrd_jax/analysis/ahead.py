@@ -50,8 +50,9 @@ def measure(config: ConfigDict, *, topology: str, calibrated: bool = True) -> di
       calibrated: also compile one large product and one large sum, see `calibrate`.
 
     Returns:
-      A JSON object; bytes and operations are of one chip. Where the step does not fit, "fits" is
-      False, "peak_bytes" what it would need, and what only a compiled program tells is missing.
+      A JSON object; bytes and operations are of one chip. "memory_bytes" is what is published.
+      Where the step does not fit, "fits" is False, "peak_bytes" what it would need and
+      "memory_bytes" what the compiler can give; what only a compiled program tells is missing.
 
     Raises:
       ValueError: no such slice, or the config has no meaning, or does not divide over its chips.
@@ -100,6 +101,7 @@ def _of_config(
         "flops": flops.of_program(traced.jaxpr),
         "model_flops": {**needed, "total": sum(needed.values())},
         "floor_s": sum(needed.values()) / chip.peak,
+        "memory_bytes": chip.memory,
         "jax": jax.__version__,
         "libtpu": metadata.version("libtpu"),
     }

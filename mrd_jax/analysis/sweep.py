@@ -18,7 +18,7 @@ class Probe(NamedTuple):
     Attributes:
       fits: whether the compiler accepts it.
       needed: bytes of one chip.
-      available: bytes of one chip; infinite where the compiler does not say.
+      available: bytes of one chip.
     """
 
     fits: bool
@@ -89,7 +89,7 @@ def measure_largest(config: ConfigDict, *, topology: str) -> dict[str, Any]:
         report = ahead.measure(sized, topology=topology, calibrated=False)
         reports[batch_per_chip] = report
         print(json.dumps(_tried(report)), file=sys.stderr, flush=True)
-        return Probe(report["fits"], report["peak_bytes"], report.get("memory_bytes", math.inf))
+        return Probe(report["fits"], report["peak_bytes"], report["memory_bytes"])
 
     chip_count = with_batch(config, 1, topology=topology).batch_size
     found = largest(probe, start=max(1, config.batch_size // chip_count))

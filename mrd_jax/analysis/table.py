@@ -36,7 +36,7 @@ def rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         ]  # fmt: skip
     lines += [
         ("fits", "yes"),
-        ("memory, peak", _size(report["peak_bytes"])),
+        ("memory, peak", f"{_size(report['peak_bytes'])} of {_size(report['memory_bytes'])}"),
         ("memory, arguments", _size(report["argument_bytes"])),
         ("memory, temporary", _size(report["temporary_bytes"])),
         ("to and from memory", f"{_size(report['bytes'])}, "
