@@ -34,6 +34,7 @@ def measure(topology: str, options: argparse.Namespace) -> dict:
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode not in (0, 1) or not done.stdout:
         raise SystemExit(f"{' '.join(command)} ended with status {done.returncode}; see above")
+    print(done.stdout, end="", file=sys.stderr, flush=True)
     return json.loads(done.stdout)
 
 

@@ -150,13 +150,13 @@ def test_a_batch_per_chip_counts_the_chips():
 REPORT = {
     "topology": "v5e:2x2", "chips": 4, "batch_size": 16, "batch_per_chip": 4, "parameters": 1e6,
     "spmd_of_config": "pmap", "model_flops": {"total": 2e12}, "flops": 3e12, "floor_s": 0.01,
-    "fits": False, "peak_bytes": 17e9, "memory_bytes": 16e9, "compile_s": 5.0,
+    "fits": False, "peak_bytes": 17 * 2**30, "memory_bytes": 16 * 2**30, "compile_s": 5.0,
 }  # fmt: skip
 
 
 def test_the_table_says_what_does_not_fit_and_that_pmap_was_not_compiled():
     text = table.text(REPORT)
-    assert re.search(r"DOES NOT FIT +needs 17.00 GB per chip, of 16.00 GB", text)
+    assert re.search(r"DOES NOT FIT +needs 17.00 GiB per chip, of 16.00 GiB", text)
     assert "config.spmd is 'pmap'" in text
     assert "Nothing was run" in text
     assert "config.spmd" not in table.text(REPORT | {"spmd_of_config": "shard_map"})

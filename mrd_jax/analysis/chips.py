@@ -17,6 +17,8 @@ ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 
+_GIB = 2**30
+
 
 class MissingCompilerError(RuntimeError):
     """The package with the TPU compiler is not installed."""
@@ -29,7 +31,8 @@ class Chip:
     Attributes:
       peak: dense bfloat16 operations a second.
       bandwidth: bytes a second from main memory.
-      memory: bytes of main memory; the compiler keeps some of it to itself.
+      memory: bytes of main memory, published in "GB" that are GiB: of the v5e's 16, the compiler
+        gives 15.75 to a program.
       clock: cycles a second. Published for v4 (1,050 MHz); for the others what peak, number and
         size of the matrix units give (v6e: two units of 256 x 256, at two products a cycle).
       example: a slice, to name in errors.
@@ -39,7 +42,7 @@ class Chip:
 
     peak: float
     bandwidth: float
-    memory: float
+    memory: int
     clock: float
     example: str
     accelerator: str
@@ -47,10 +50,12 @@ class Chip:
 
 
 CHIPS = {
-    "v4": Chip(275e12, 1228e9, 32e9, 1.05e9, "v4:4x4x4", "v4-8", {"chip_config_name": "megacore"}),
-    "v5e": Chip(197e12, 819e9, 16e9, 1.5e9, "v5e:16x16", "v5litepod-4"),
-    "v5p": Chip(459e12, 2765e9, 95e9, 1.75e9, "v5p:4x4x4", "v5p-8"),
-    "v6e": Chip(918e12, 1640e9, 32e9, 1.75e9, "v6e:8x8", "v6e-4"),
+    "v4": Chip(
+        275e12, 1228e9, 32 * _GIB, 1.05e9, "v4:4x4x4", "v4-8", {"chip_config_name": "megacore"}
+    ),
+    "v5e": Chip(197e12, 819e9, 16 * _GIB, 1.5e9, "v5e:16x16", "v5litepod-4"),
+    "v5p": Chip(459e12, 2765e9, 95 * _GIB, 1.75e9, "v5p:4x4x4", "v5p-8"),
+    "v6e": Chip(918e12, 1640e9, 32 * _GIB, 1.75e9, "v6e:8x8", "v6e-4"),
 }
 
 

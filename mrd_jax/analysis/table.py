@@ -92,7 +92,7 @@ def markdown(reports: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _size(count: float) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"
+    return f"{count / 2**30:.2f} GiB" if count >= 2**27 else f"{count / 2**20:.2f} MiB"
 
 
 def _milliseconds(seconds: float) -> str:
