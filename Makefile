@@ -68,6 +68,12 @@ faults: $(VENV)/installed-test
 test_slow: $(VENV)/installed-test
 	$(RUN) -m pytest -m slow
 
+# The tests that need the TPU compiler, which runs without a TPU: minutes, on Linux (x86_64).
+.PHONY: tpu
+tpu: $(VENV)/installed-test
+	$(VENV)/bin/pip install --quiet --editable ".[tpu]"
+	$(RUN) -m pytest -m tpu
+
 lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .

@@ -302,6 +302,7 @@ class Checkpoints:
           mrd_jax.faults.manifest.DamagedError: not one of the checkpoints is whole.
           ValueError: the checkpoint holds another state than target; says where they differ.
         """
+        self._manager.wait_until_finished()
         found = [int(folder.name) for folder in steps(self._workdir)]
         for step in reversed(found):
             try:

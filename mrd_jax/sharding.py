@@ -180,6 +180,10 @@ class ShardMapRunner:
     def _mesh(self) -> Mesh:
         return Mesh(np.array(self.devices), (AXIS,))
 
+    @functools.cached_property
+    def _split(self) -> NamedSharding:
+        return NamedSharding(self._mesh, PartitionSpec(AXIS))
+
     def state_shardings(self, state: Any) -> Any:
         """See `Runner.state_shardings`."""
         return jax.tree.map(lambda spec: NamedSharding(self._mesh, spec), self._specs(state))
@@ -198,10 +202,28 @@ class ShardMapRunner:
 
     def place_batch(self, batch: Batch) -> Batch:
         """See `Runner.place_batch`."""
-        sharding = NamedSharding(self._mesh, PartitionSpec(AXIS))
         return {
-            name: jax.make_array_from_process_local_data(sharding, x) for name, x in batch.items()
+            name: jax.make_array_from_process_local_data(self._split, x)
+            for name, x in batch.items()
         }
+
+    def placed_shapes(self, state: Any, batch: Batch) -> tuple[Any, Batch]:
+        """What `place_state` and `place_batch` would give, as shapes, to compile ahead of time.
+
+        Args:
+          state: tree of shapes and types.
+          batch: shapes and types of the global batch.
+        """
+
+        def placed(tree: Any, shardings: Any) -> Any:
+            return jax.tree.map(
+                lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+                tree,
+                shardings,
+            )
+
+        split = dict.fromkeys(batch, self._split)
+        return placed(state, self.state_shardings(state)), placed(dict(batch), split)
 
     def train(self, body: Callable) -> Callable:
         """See `Runner.train`."""

@@ -23,6 +23,7 @@ from mrd_jax.state import TrainState
 Metrics = dict[str, jax.Array]
 
 
+@jax.named_scope("gradient_sum")
 def psum(tree: Any, axis_name: str | None) -> Any:
     """Sums over devices; the identity where there is only one."""
     return tree if axis_name is None else jax.lax.psum(tree, axis_name)
@@ -156,17 +157,12 @@ def train_step(
         layout=layout,
     )
     grad_norm = layout.norm(gradients)
-    updates, opt_state = optax.with_extra_args_support(optimizer).update(
-        gradients, state.opt_state, state.params, grad_norm=grad_norm
-    )
-    params = optax.apply_updates(state.params, updates)
-    # CLIP bounds the parameter itself: a bound inside the loss alone would leave it stuck outside.
-    params["loss"]["log_scale"] = jnp.minimum(
-        params["loss"]["log_scale"], config.loss.log_scale_max
-    )
-    ema = moving_average(state.ema, params["student"], config.optimizer.ema_decay, state.step)
-    updated = state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state, ema=ema)
     finite = jnp.isfinite(parts["total"]) & jnp.isfinite(grad_norm)
+    with jax.named_scope("optimizer"):
+        updated = _update(
+            state, gradients, grad_norm=grad_norm, optimizer=optimizer, config=config
+        ).replace(batch_stats=batch_stats)
+        new = bad_steps.keep_finite(updated, state, finite=finite)
     metrics = {
         **parts,
         **losses.mixing_weights(whole["loss"], config.loss),
@@ -177,8 +173,28 @@ def train_step(
     if "student_log_temperature" in whole["loss"]:
         metrics["student_temperature"] = jnp.exp(whole["loss"]["student_log_temperature"])
     # A step that is left out still counts: its batch is behind us.
-    state = bad_steps.keep_finite(updated, state, finite=finite)
-    return state.replace(step=state.step + 1), metrics
+    return new.replace(step=state.step + 1), metrics
+
+
+def _update(
+    state: TrainState,
+    gradients: Any,
+    *,
+    grad_norm: jax.Array,
+    optimizer: optax.GradientTransformation,
+    config: ConfigDict,
+) -> TrainState:
+    """The state with updated parameters, optimizer's memory and moving average."""
+    updates, opt_state = optax.with_extra_args_support(optimizer).update(
+        gradients, state.opt_state, state.params, grad_norm=grad_norm
+    )
+    params = optax.apply_updates(state.params, updates)
+    # CLIP bounds the parameter itself: a bound inside the loss alone would leave it stuck outside.
+    params["loss"]["log_scale"] = jnp.minimum(
+        params["loss"]["log_scale"], config.loss.log_scale_max
+    )
+    ema = moving_average(state.ema, params["student"], config.optimizer.ema_decay, state.step)
+    return state.replace(params=params, opt_state=opt_state, ema=ema)
 
 
 def moving_average(ema: Any, params: Any, decay: float, step: jax.Array) -> Any:

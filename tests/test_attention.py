@@ -74,3 +74,12 @@ def test_the_scores_of_all_heads_are_never_stored():
     )
     plain_bytes = library.lower(query, query, query).compile().memory_analysis()
     assert plain_bytes.temp_size_in_bytes > compiled.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize(("platform", "loops"), [("cpu", True), ("tpu", False)])
+def test_the_way_is_that_of_the_platform_compiled_for(platform, loops):
+    """Not of the machine that compiles: a CPU compiles for TPUs."""
+    query = jax.ShapeDtypeStruct((2, 7, 3, 5), jnp.float32)
+    gradient = jax.grad(lambda *x: jnp.sum(attention.attention(*x)), argnums=(0, 1, 2))
+    lowered = jax.jit(gradient).trace(query, query, query).lower(lowering_platforms=(platform,))
+    assert ("stablehlo.while" in lowered.as_text()) == loops

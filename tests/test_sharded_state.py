@@ -202,11 +202,11 @@ def test_a_checkpoint_goes_from_shared_to_any_number_of_devices_and_back(
         checkpointing.Checkpoints(str(folder), config=CONFIG, fingerprint="") for folder in folders
     )
     there.save(saved, step=5)
-    found = there.restore(shapes(target))
+    found = there.restore(shapes(target)).state
     assert_trees_equal(found, saved)
     assert jax.tree.map(lambda x: x.sharding, found) == target.state_shardings(found)
     back.save(found, step=5)
-    again = back.restore(shapes(make_runner(8)))
+    again = back.restore(shapes(make_runner(8))).state
     assert_trees_equal(again, saved)
     assert jax.tree.map(lambda x: x.sharding, again) == make_runner(8).state_shardings(again)
     there.close()

@@ -24,6 +24,7 @@ DRAWS = (
 )
 
 
+@jax.named_scope("augment")
 def augment(
     batch: Mapping[str, jax.Array], config: ConfigDict, *, keys: jax.Array, num_points: int
 ) -> tuple[jax.Array, jax.Array]:

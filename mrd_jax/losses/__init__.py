@@ -86,6 +86,7 @@ def mixing_weights(
     }
 
 
+@jax.named_scope("losses")
 def mrd_loss(
     embeddings: Mapping[str, jax.Array],
     weights: Mapping[str, Any],

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiling ahead of time: the very step that training runs, errors, sweep, the compiler itself."""
+
+import argparse
+import importlib.util
+import json
+import math
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import types
+
+import jax
+import pytest
+from tiny import tiny_config
+
+from benchmarks import tpu_table
+from mrd_jax import models, train
+from mrd_jax.analysis import ahead, chips, schedule, sweep, table
+from mrd_jax.data import batch as batches
+
+COMMAND = [sys.executable, "-m", "mrd_jax.tools.compile_tpu"]
+# The smallest student that has every part, as flags.
+SMALL = dict(tiny_config().model)
+
+
+DEVICES = jax.devices()[:4]
+
+
+@pytest.fixture(scope="module")
+def lowered():
+    """From shapes alone; the config says pmap, and the tool takes the other runner by itself."""
+    config = tiny_config()
+    assert config.spmd == "pmap"
+    return ahead.trace(ahead.build(config, DEVICES)).lower()
+
+
+def test_the_program_is_the_one_that_training_lowers(lowered, fast_compile):
+    """As the loop calls it, with real arrays."""
+    config = tiny_config(spmd="shard_map")
+    run = train.build_run(config, devices=DEVICES)
+    batch = run.runner.place_batch(batches.fake_batch(config))
+    assert lowered.as_text() == run.train_step().lower(run.initial_state(), batch).as_text()
+
+
+def names(lowered):
+    """All words of the paths that lead to operations."""
+    paths = re.findall(r'loc\("([^"]*)"', lowered.as_text(debug_info=True))
+    return set(re.findall(r"\w+", " ".join(paths)))
+
+
+def test_every_part_of_a_step_has_its_name_in_the_program(lowered):
+    assert {*schedule.PARTS, "PointBert"} <= names(lowered)
+
+
+def test_parts_of_the_other_student_have_the_same_names():
+    fields = dict(dim=32, depth=2, heads=2, mlp_dim=48, mlp="gelu", encoder_dim=16)
+    fields |= dict(name="uni3d", groups=8, group_size=4, out_dim=24)
+    model = models.build_model(fields)
+    cloud = jax.ShapeDtypeStruct((1, 64, 3), "float32")
+    variables = jax.eval_shape(model.init, jax.random.key(0), cloud, cloud)
+    found = names(jax.jit(model.apply).trace(variables, cloud, cloud).lower())
+    assert {"choose_centres", "group", "tokenizer", "transformer", "Uni3D"} <= found
+
+
+@pytest.mark.parametrize("name", ["v9z:2x2", "v5e", "v5e:2x2x2", "v5p:4x4", "v5e:0x2"])
+def test_an_unknown_slice_is_refused_with_examples(name):
+    with pytest.raises(ValueError, match=f"{name}.*expected.*v5"):
+        chips.find(name)
+
+
+def test_a_missing_compiler_is_named_with_the_extra_that_brings_it(monkeypatch):
+    monkeypatch.setattr(chips.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(chips.MissingCompilerError, match=r'pip install -e "\.\[tpu\]"'):
+        chips.devices("v5e:2x2")
+
+
+def test_the_command_says_what_is_wrong_without_a_traceback():
+    done = subprocess.run(
+        [*COMMAND, "--config", "configs/quickstart.py", "--topology", "v9z:2x2"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "v9z:2x2" in done.stderr and "v5e:16x16" in done.stderr
+    assert "Traceback" not in done.stderr and not done.stdout
+
+
+@pytest.mark.parametrize(
+    ("message", "needed", "available"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory "
+            "space hbm. Used 17.00G of 15.75G hbm. Exceeded hbm capacity by 1.25G.",
+            17 * 2**30,
+            15.75 * 2**30,
+        ),
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+            "temporaries (48.00G) exceeds available HBM (512.5M).",
+            48 * 2**30,
+            512.5 * 2**20,
+        ),
+    ],
+)
+def test_what_does_not_fit_is_a_result(message, needed, available):
+    wanted = {"fits": False, "peak_bytes": needed, "memory_bytes": available}
+    assert ahead.refusal(message) == wanted
+
+
+def test_another_error_of_the_compiler_is_not_taken_for_a_lack_of_memory():
+    with pytest.raises(RuntimeError, match="UNIMPLEMENTED: no such instruction"):
+        ahead.refusal("UNIMPLEMENTED: no such instruction")
+
+
+def linear(available, tried):
+    def probe(batch):
+        tried.append(batch)
+        needed = 1000 + 37 * batch
+        return sweep.Probe(needed <= available, needed, available)
+
+    return probe
+
+
+@pytest.mark.parametrize(
+    ("available", "start", "wanted"),
+    [
+        (10_000, 4, 240),  # (10,000 - 1,000) / 37 = 243, in steps of 8
+        (10_000, 240, 240),
+        (10_000, 5_000, 240),
+        (1_000 + 37 * 8, 64, 8),
+        (1_200, 64, 5),
+        (1_000, 3, 0),
+    ],
+)
+def test_the_sweep_finds_the_limit_in_few_compilations(available, start, wanted):
+    tried = []
+    assert sweep.largest(linear(available, tried), start=start) == wanted
+    assert len(tried) == len(set(tried)) <= 10
+
+
+def test_a_batch_per_chip_counts_the_chips():
+    config = tiny_config()
+    assert sweep.with_batch(config, 3, topology="v5p:2x2x4").batch_size == 48
+    assert config.batch_size == 16
+
+
+REPORT = {
+    "topology": "v5e:2x2", "chips": 4, "batch_size": 16, "batch_per_chip": 4, "parameters": 1e6,
+    "spmd_of_config": "pmap", "model_flops": {"total": 2e12}, "flops": 3e12, "floor_s": 0.01,
+    "fits": False, "peak_bytes": 17 * 2**30, "memory_bytes": 16 * 2**30, "compile_s": 5.0,
+}  # fmt: skip
+
+
+def test_the_table_says_what_does_not_fit_and_that_pmap_was_not_compiled():
+    text = table.text(REPORT)
+    assert re.search(r"DOES NOT FIT +needs 17.00 GiB per chip, of 16.00 GiB", text)
+    assert "config.spmd is 'pmap'" in text
+    assert "Nothing was run" in text
+    assert "config.spmd" not in table.text(REPORT | {"spmd_of_config": "shard_map"})
+
+
+def test_reports_stand_side_by_side():
+    lines = table.markdown([REPORT, REPORT | {"topology": "v4:2x2x1", "floor_s": 2.0}]).split("\n")
+    assert lines[0] == "|  | v5e:2x2 | v4:2x2x1 |"
+    assert "| floor | 10.0 ms | 2,000.0 ms |" in lines
+
+
+def measured_by(available):
+    """In place of the compiler: 1,000 bytes, and 37 for each cloud on a chip of four."""
+
+    def measure(config, *, topology, calibrated):
+        batch = config.batch_size // 4
+        sizes = {"peak_bytes": 1000 + 37 * batch, "memory_bytes": available}
+        fits = sizes["peak_bytes"] <= available
+        return REPORT | sizes | {"batch_per_chip": batch, "fits": fits}
+
+    return measure
+
+
+def test_the_sweep_reports_the_largest_batch_and_all_that_were_tried(monkeypatch, capsys):
+    monkeypatch.setattr(ahead, "measure", measured_by(2_000))
+    report = sweep.measure_largest(tiny_config(), topology="v5e:2x2")
+    assert (report["batch_per_chip"], report["fits"]) == (24, True)  # 1,000 / 37 = 27
+    tried = {one["batch_per_chip"]: one["fits"] for one in report["sweep"]}
+    assert tried == {8: True, 16: True, 32: False, 24: True}
+    told = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert told == report["sweep"]
+
+
+def test_a_sweep_that_finds_nothing_says_what_one_cloud_needs(monkeypatch):
+    monkeypatch.setattr(ahead, "measure", measured_by(1_000))
+    with pytest.raises(ValueError, match="1,037 of 1,000 bytes.*remat"):
+        sweep.measure_largest(tiny_config(), topology="v5e:2x2")
+
+
+def test_the_page_names_the_command_that_wrote_it():
+    options = argparse.Namespace(
+        config="c.py", topologies=["v5e:2x2"], batch_per_chip=4, output=pathlib.Path("p.md")
+    )
+    page = tpu_table.page([REPORT | {"jax": "0.10", "libtpu": "0.0.42"}], options)
+    assert "--topologies v5e:2x2 --batch_per_chip 4 --output p.md" in page
+    assert "|  | v5e:2x2 |" in page and "jax 0.10 and libtpu 0.0.42" in page
+
+
+@pytest.mark.tpu
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason='the TPU compiler is not installed: pip install -e ".[tpu]"',
+)
+@pytest.mark.parametrize("topology", ["v5e:1x1", "v4:2x2x1", "v5p:2x2x1", "v6e:2x2"])
+def test_the_compiler_takes_the_step_of_every_generation(topology):
+    fields = {f"--config.model.{name}={value}" for name, value in SMALL.items()}
+    fields |= {"--config.data.points=96", "--config.teacher.dim=24", "--batch_per_chip=4"}
+    done = subprocess.run(
+        [*COMMAND, "--config", "configs/base.py", "--topology", topology, *sorted(fields)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr
+    report = types.SimpleNamespace(**json.loads(done.stdout))
+    _, dims = chips.find(topology)
+    assert (report.chips, report.batch_per_chip) == (math.prod(dims), 4)
+    assert report.fits and report.argument_bytes < report.peak_bytes
+    assert report.floor_s < report.estimate_s
+    assert sum(report.share.values()) == pytest.approx(1, abs=1e-3)
+    assert all(report.share[part] > 0 for part in set(schedule.PARTS.values()))
+    assert report.loops_of_unknown_length == 0
+    assert bool(report.collectives) == (report.chips > 1)
+    assert 1 <= report.calibration["product"] < 2
