@@ -62,7 +62,14 @@ def test_parts_of_the_other_student_have_the_same_names():
     cloud = jax.ShapeDtypeStruct((1, 64, 3), "float32")
     variables = jax.eval_shape(model.init, jax.random.key(0), cloud, cloud)
     found = names(jax.jit(model.apply).trace(variables, cloud, cloud).lower())
-    assert {"choose_centres", "group", "tokenizer", "transformer", "Uni3D"} <= found
+    assert {
+        "choose_centres",
+        "neighbours",
+        "describe",
+        "tokenizer",
+        "transformer",
+        "Uni3D",
+    } <= found
 
 
 @pytest.mark.parametrize("name", ["v9z:2x2", "v5e", "v5e:2x2x2", "v5p:4x4", "v5e:0x2"])

@@ -65,7 +65,7 @@ HloModule jit_train_step, is_scheduled=true
 
 %outer_body (e0: (s32[], f32[4,4])) -> (s32[], f32[4,4]) {
   %e0 = (s32[]{:T(128)}, f32[4,4]{1,0}) parameter(0)
-  %copy.1 = f32[4,4]{1,0} copy(%e0), metadata={op_name="jit(train_step)/jvp(PointBert)/PointBert.group/gather"}, backend_config={"window_config":{"estimated_cycles":"10"}}
+  %copy.1 = f32[4,4]{1,0} copy(%e0), metadata={op_name="jit(train_step)/jvp(PointBert)/PointBert.describe/gather"}, backend_config={"window_config":{"estimated_cycles":"10"}}
   ROOT %while.1 = (s32[]{:T(128)}, f32[4,4]{1,0}) while(%e0), condition=%inner_condition, body=%inner_body, backend_config={"known_trip_count":{"n":"3"}}
 }
 

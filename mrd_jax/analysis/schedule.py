@@ -17,7 +17,8 @@ from mrd_jax.analysis import hlo, traffic
 PARTS = {
     "augment": "augment",
     "choose_centres": "grouping",
-    "group": "grouping",
+    "neighbours": "grouping",
+    "describe": "grouping",
     "tokenizer": "tokenizer",
     "transformer": "transformer",
     "losses": "losses",
