@@ -113,7 +113,7 @@ def test_the_command_says_what_is_wrong_without_a_traceback():
     ],
 )
 def test_what_does_not_fit_is_a_result(message, needed, available):
-    wanted = {"fits": False, "peak_bytes": needed, "memory_bytes": available}
+    wanted = {"fits": False, "allocated_bytes": needed, "memory_bytes": available}
     assert ahead.refusal(message) == wanted
 
 
@@ -157,7 +157,7 @@ def test_a_batch_per_chip_counts_the_chips():
 REPORT = {
     "topology": "v5e:2x2", "chips": 4, "batch_size": 16, "batch_per_chip": 4, "parameters": 1e6,
     "spmd_of_config": "pmap", "model_flops": {"total": 2e12}, "flops": 3e12, "floor_s": 0.01,
-    "fits": False, "peak_bytes": 17 * 2**30, "memory_bytes": 16 * 2**30, "compile_s": 5.0,
+    "fits": False, "allocated_bytes": 17 * 2**30, "memory_bytes": 16 * 2**30, "compile_s": 5.0,
 }  # fmt: skip
 
 
@@ -180,8 +180,8 @@ def measured_by(available):
 
     def measure(config, *, topology, calibrated):
         batch = config.batch_size // 4
-        sizes = {"peak_bytes": 1000 + 37 * batch, "memory_bytes": available}
-        fits = sizes["peak_bytes"] <= available
+        sizes = {"allocated_bytes": 1000 + 37 * batch, "memory_bytes": available}
+        fits = sizes["allocated_bytes"] <= available
         return REPORT | sizes | {"batch_per_chip": batch, "fits": fits}
 
     return measure
@@ -232,6 +232,7 @@ def test_the_compiler_takes_the_step_of_every_generation(topology):
     _, dims = chips.find(topology)
     assert (report.chips, report.batch_per_chip) == (math.prod(dims), 4)
     assert report.fits and report.argument_bytes < report.peak_bytes
+    assert report.argument_bytes + report.temporary_bytes < report.allocated_bytes
     assert report.floor_s < report.estimate_s
     assert sum(report.share.values()) == pytest.approx(1, abs=1e-3)
     assert all(report.share[part] > 0 for part in set(schedule.PARTS.values()))

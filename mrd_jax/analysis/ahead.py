@@ -51,8 +51,9 @@ def measure(config: ConfigDict, *, topology: str, calibrated: bool = True) -> di
 
     Returns:
       A JSON object; bytes and operations are of one chip. "memory_bytes" is what is published.
-      Where the step does not fit, "fits" is False, "peak_bytes" what it would need and
-      "memory_bytes" what the compiler can give; what only a compiled program tells is missing.
+      "allocated_bytes" is what the program reserves, "peak_bytes" the most of it that is in use at
+      one time. Where the step does not fit, "fits" is False, "allocated_bytes" what it would need
+      and "memory_bytes" what the compiler can give; the rest of what it tells is missing.
 
     Raises:
       ValueError: no such slice, or the config has no meaning, or does not divide over its chips.
@@ -117,6 +118,13 @@ def _of_compiled(compiled: jax.stages.Compiled, chip: chips.Chip) -> dict[str, A
         "fits": True,
         "argument_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
+        "allocated_bytes": (
+            memory.argument_size_in_bytes
+            + memory.temp_size_in_bytes
+            + memory.output_size_in_bytes
+            - memory.alias_size_in_bytes
+            + memory.generated_code_size_in_bytes
+        ),
         "peak_bytes": memory.peak_memory_in_bytes,
         "bytes": moved,
         "bytes_s": moved / chip.bandwidth,
@@ -140,7 +148,7 @@ def refusal(message: str) -> dict[str, Any]:
       message: of its error.
 
     Returns:
-      "fits", "peak_bytes" that it would need, and "memory_bytes" that there are.
+      "fits", "allocated_bytes" that it would need, and "memory_bytes" that there are.
 
     Raises:
       RuntimeError: the error is about something else.
@@ -154,7 +162,7 @@ def refusal(message: str) -> dict[str, Any]:
     used, used_unit, available, available_unit = found.groups()
     return {
         "fits": False,
-        "peak_bytes": round(float(used) * _UNITS[used_unit]),
+        "allocated_bytes": round(float(used) * _UNITS[used_unit]),
         "memory_bytes": round(float(available) * _UNITS[available_unit]),
     }
 

@@ -89,18 +89,20 @@ def measure_largest(config: ConfigDict, *, topology: str) -> dict[str, Any]:
         report = ahead.measure(sized, topology=topology, calibrated=False)
         reports[batch_per_chip] = report
         print(json.dumps(_tried(report)), file=sys.stderr, flush=True)
-        return Probe(report["fits"], report["peak_bytes"], report["memory_bytes"])
+        return Probe(report["fits"], report["allocated_bytes"], report["memory_bytes"])
 
     chip_count = with_batch(config, 1, topology=topology).batch_size
     found = largest(probe, start=max(1, config.batch_size // chip_count))
     if not found:
         raise ValueError(
             f"not one cloud fits on a chip of {topology}: it needs "
-            f"{reports[1]['peak_bytes']:,} of {reports[1]['memory_bytes']:,} bytes; set "
+            f"{reports[1]['allocated_bytes']:,} of {reports[1]['memory_bytes']:,} bytes; set "
             "config.model.remat, or take a smaller student or a larger chip"
         )
     return reports[found] | {"sweep": [_tried(report) for report in reports.values()]}
 
 
 def _tried(report: dict[str, Any]) -> dict[str, Any]:
-    return {name: report[name] for name in ("batch_per_chip", "fits", "peak_bytes", "compile_s")}
+    return {
+        name: report[name] for name in ("batch_per_chip", "fits", "allocated_bytes", "compile_s")
+    }

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 CAVEAT = """\
-What these figures are. Peak memory is what the compiler has laid out: what does not fit is refused
+What these figures are. Reserved memory is what the compiler laid out: what does not fit is refused
 here as it would be on the chip. The estimate adds up the cycles that the compiler's own cost model
 gives the instructions it scheduled, each as often as it runs. It errs towards slow: the two lines
 "estimate over" say by how much for a large product and a large sum, which come near the published
@@ -31,12 +31,16 @@ def rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     if not report["fits"]:
         return lines + [
-            ("DOES NOT FIT", f"needs {_size(report['peak_bytes'])} per chip, "
+            ("DOES NOT FIT", f"needs {_size(report['allocated_bytes'])} per chip, "
              f"of {_size(report['memory_bytes'])}"),
         ]  # fmt: skip
     lines += [
         ("fits", "yes"),
-        ("memory, peak", f"{_size(report['peak_bytes'])} of {_size(report['memory_bytes'])}"),
+        (
+            "memory, reserved",
+            f"{_size(report['allocated_bytes'])} of {_size(report['memory_bytes'])}",
+        ),
+        ("memory, most in use", _size(report["peak_bytes"])),
         ("memory, arguments", _size(report["argument_bytes"])),
         ("memory, temporary", _size(report["temporary_bytes"])),
         ("to and from memory", f"{_size(report['bytes'])}, "
