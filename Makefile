@@ -55,6 +55,11 @@ students: $(VENV)/installed
 input_pipeline: $(VENV)/installed
 	$(RUN) -m benchmarks.input_pipeline --consumed $(CONSUMED)
 
+# 10,000 damaged and hostile files for every reader of foreign files; about half an hour.
+.PHONY: fuzz
+fuzz: $(VENV)/installed
+	$(RUN) -m benchmarks.fuzz
+
 test: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .

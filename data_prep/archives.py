@@ -104,12 +104,12 @@ class Archive:
         self._members: dict[str, zipfile.ZipInfo] = {}
         self._folded: dict[str, zipfile.ZipInfo] = {}
         for member in self._zip.infolist():
-            if member.is_dir():
-                continue
             try:
                 name = safe_path(member.filename)
             except ArchiveError:
                 continue  # never indexed, so it cannot be read; asking for it by name says why
+            if member.is_dir():  # which does not know a name of no length
+                continue
             self._members[name] = member
             self._folded.setdefault(name.lower(), member)
 

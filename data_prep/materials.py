@@ -52,7 +52,7 @@ def appearance(
     uv = visual.uv
     if image is not None and uv is not None and len(uv) == len(mesh.vertices):
         texture = _decode(image)
-        if texture is not None and np.isfinite(uv).all():
+        if texture is not None and np.shape(uv)[1:] == (2,) and np.isfinite(uv).all():
             return texture, np.asarray(uv)[faces], _opacity(material)
         faults.append("unreadable texture")
     colour = getattr(material, "diffuse", getattr(material, "baseColorFactor", None))

@@ -21,6 +21,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from data_prep import pickle_checks
+
 # Booleans, integers, floats, text and bytes; "O" only as the type of a wrapper.
 _DTYPE = re.compile(r"b1|[iu][1248]|f[248]|[US]\d{1,6}|O8?")
 _CONTAINERS = (list, tuple, set, frozenset)
@@ -49,6 +51,7 @@ def load(path: Path) -> Any:
     with path.open("rb") as file:
         try:
             if _holds_pickle(file):
+                pickle_checks.check(file)
                 return _finish(_Unpickler(file).load(), {})
             file.seek(0)
             return np.load(file, allow_pickle=False)

@@ -91,3 +91,14 @@ def test_a_folder_gives_its_own_files_and_no_others(tmp_path):
     for name in ("absent.txt", "below"):
         with pytest.raises(FileNotFoundError, match=name):
             read(name)
+
+
+def test_a_member_without_a_name_is_passed_over(tmp_path):
+    path = zipped(tmp_path / "a.zip", x=b"1", good=b"2")
+    data = bytearray(path.read_bytes())
+    entry = data.index(b"PK\1\2")
+    # The name of the first entry of the directory, one byte, becomes its comment.
+    data[entry + 28], data[entry + 32] = 0, 1
+    path.write_bytes(data)
+    archive = archives.Archive(path)
+    assert "x" not in archive and archive.read("good") == b"2"

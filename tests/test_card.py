@@ -33,7 +33,15 @@ def test_unknown_and_missing_fields_are_all_named():
         cards.from_dict(fields)
 
 
-@pytest.mark.parametrize("text, message", [("{", "not JSON"), ("[1]", "list; expected an object")])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{", "not JSON"),
+        ("[1]", "list; expected an object"),
+        ("[" * 100_000, "not JSON"),
+        ("1" * 5_000, "not JSON"),
+    ],
+)
 def test_a_file_that_is_no_card_is_refused(text, message):
     with pytest.raises(cards.CardError, match=message):
         cards.from_json(text)

@@ -8,6 +8,7 @@ import pytest
 from tiny import assert_trees_equal, tiny_config
 
 from mrd_jax import checkpointing
+from mrd_jax.faults import manifest
 
 
 def open_workdir(folder, config, fingerprint="data-1"):
@@ -32,6 +33,14 @@ def test_a_new_workdir_has_nothing_to_restore(tmp_path):
     with pytest.raises(FileNotFoundError, match="--mode train"):
         checkpoints.restore({})
     checkpoints.close()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"config": 1, "data": "x"}', "[" * 100_000])
+def test_a_damaged_file_of_the_run_is_named(tmp_path, text):
+    open_workdir(tmp_path, tiny_config()).close()
+    (tmp_path / checkpointing.RUN_FILE).write_text(text)
+    with pytest.raises(manifest.DamagedError, match="run.json is damaged .*run/metadata"):
+        open_workdir(tmp_path, tiny_config())
 
 
 def test_another_config_is_refused_naming_every_field_and_both_values(tmp_path):

@@ -99,6 +99,12 @@ def test_an_image_that_claims_billions_of_pixels_is_not_decoded():
         materials.open_image(claiming(40_000))
 
 
+def test_texture_coordinates_of_one_number_are_counted_and_the_diffuse_colour_used():
+    surface, faults = square(obj=tiny_catalogue.SQUARE.replace("vt 0 0", "vt 0"))
+    assert faults == ["unreadable texture"]
+    assert (sample(surface)[1] == BLUE[:3]).all()
+
+
 def test_a_large_texture_is_shrunk_to_its_mean_colours():
     pixels = np.zeros((8, 2048, 3), np.uint8)
     pixels[:, ::2] = 200

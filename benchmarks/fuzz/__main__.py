@@ -101,7 +101,8 @@ class Workers:
 
     def _ending(self) -> str:
         """How the worker ended."""
-        status, self._process = self._process.wait(), None
+        self._process.communicate()  # closes the pipes as well
+        status, self._process = self._process.returncode, None
         if status == -signal.SIGALRM:
             return f"took more than {worker.SECONDS} s"
         return f"ended the process with status {status}"

@@ -10,9 +10,11 @@ import collections
 import math
 import pathlib
 import pickle
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
+
+from data_prep import pickle_checks
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
@@ -125,16 +127,23 @@ def load(path: pathlib.Path) -> dict[str, np.ndarray]:
         ) from error
 
 
+def _next(file: BinaryIO) -> Any:
+    """The next of the pickles in a row."""
+    pickle_checks.check(file)
+    return _Unpickler(file).load()
+
+
 def _read(file: BinaryIO) -> dict[str, np.ndarray]:
-    if (magic := _Unpickler(file).load()) != MAGIC:
+    if (magic := _next(file)) != MAGIC:
         raise ValueError(f"magic number {magic!r}")
-    if (protocol := _Unpickler(file).load()) != PROTOCOL:
+    if (protocol := _next(file)) != PROTOCOL:
         raise ValueError(f"protocol {protocol!r}")
-    if (system := _Unpickler(file).load())["little_endian"] is not True:
+    if (system := _next(file))["little_endian"] is not True:
         raise ValueError(f"a big-endian writer {system!r}")
+    pickle_checks.check(file)
     reader = _Unpickler(file)
     tensors = reader.load()
-    for key in _Unpickler(file).load():
+    for key in _next(file):
         storage = reader.storages[key]
         (size,) = np.frombuffer(file.read(8), "<i8")
         data = file.read(int(size) * storage.dtype.itemsize)

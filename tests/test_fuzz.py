@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A short fuzzing of every reader of foreign files, and that the fuzzer finds what is there.
+
+`python -m benchmarks.fuzz` is the long one.
+"""
+
+import os
+import pathlib
+import signal
+
+import numpy as np
+import pytest
+
+from benchmarks.fuzz import __main__ as command
+from benchmarks.fuzz import mutations, readers, valid, worker
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("name", readers.READERS)
+def test_a_file_that_nothing_changed_is_accepted(tmp_path, name):
+    """Otherwise every change of it would be refused for another reason."""
+    reader = readers.READERS[name]
+    for one in reader.valid():
+        path = tmp_path / f"file.{reader.suffix}"
+        path.write_bytes(one.pack(one.part))
+        reader.read(path)
+
+
+def test_no_reader_fails_in_another_way_than_documented():
+    seed = np.random.SeedSequence().entropy % 2**32
+    print("seed", seed)
+    for result in command.fuzz([*readers.READERS], inputs=100, seed=seed):
+        print(result)
+        assert not result.faults, f"seed {seed}, {result.name}: {result.faults}"
+        assert result.refused + result.accepted == 100
+
+
+def test_the_same_seed_makes_the_same_inputs_and_they_differ_from_valid_ones():
+    one, again, other = (
+        [worker.make_input("ply", seed=seed, index=index) for index in range(20)]
+        for seed in (1, 1, 2)
+    )
+    whole = {one.part for one in readers.READERS["ply"].valid()}
+    assert one == again != other
+    assert len(set(one) - whole) > 15
+
+
+def test_every_change_changes_something():
+    data, rng = valid.OBJ.encode(), np.random.default_rng(0)
+    for change in set(mutations._CHANGES):
+        assert any(change(data, [valid.MTL.encode()], rng) != data for _ in range(20)), change
+
+
+# A worker with one reader, to which each input is its own number. Nothing large is imported.
+FAULTY = """
+import os, sys, time, types
+
+class Reader(types.SimpleNamespace):
+    suffix, refusals = "", (ValueError,)
+
+    def valid(self):
+        return [types.SimpleNamespace(part=b"", pack=bytes)]
+
+    def read(self, path):
+        number = path.read_bytes()[0]
+        if number == 3:
+            raise KeyError("unexpected")
+        if number == 5:
+            os.abort()
+        if number == 7:
+            time.sleep(60)
+        if number == 9:
+            bytearray(8 * 2**30)
+        if number % 2:
+            raise ValueError("documented")
+
+stub = types.ModuleType("benchmarks.fuzz.readers")
+stub.READERS = {"faulty": Reader()}
+sys.modules[stub.__name__] = stub
+import benchmarks.fuzz
+benchmarks.fuzz.readers = stub
+from benchmarks.fuzz import mutations, worker
+
+mutations.mutate = lambda data, **_: open(sys.argv[2], "rb").read()[:1]
+worker.SECONDS = 0.3
+worker.main()
+"""
+
+
+def test_an_unexpected_error_an_abort_a_hang_and_hunger_are_found_and_the_rest_goes_on(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "faulty_worker.py").write_text(FAULTY)
+    monkeypatch.setattr(worker, "__name__", "faulty_worker")
+    monkeypatch.setattr(worker, "SECONDS", 0.3)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    (result,) = command.fuzz(["faulty"], inputs=14, seed=0)
+    found = dict(result.faults)
+    assert found.keys() == {3, 5, 7, 9}
+    assert found[3].startswith("KeyError: 'unexpected' at ")
+    assert found[5] == f"ended the process with status {-signal.SIGABRT}"
+    assert found[7] == "took more than 0.3 s"
+    assert found[9].startswith("MemoryError")
+    assert (result.refused, result.accepted) == (3, 7)
+
+
+def test_the_command_keeps_the_inputs_that_failed(tmp_path, monkeypatch, capsys):
+    result = command.Result("card", refused=3, faults=[(4, "KeyError: 'x' at a.py:1")])
+    monkeypatch.setattr(command, "fuzz", lambda names, **options: iter([result]))
+    assert command.main(["card", "--seed", "7", "--keep", str(tmp_path)]) == 1
+    kept = (tmp_path / "card-7-4").read_bytes()
+    assert kept == worker.make_input("card", seed=7, index=4) != readers._valid_card()[0].part
+    out = capsys.readouterr().out
+    assert "seed 7" in out and "4 inputs" in out and "1 faults" in out and "KeyError: 'x'" in out
+    with pytest.raises(SystemExit):
+        command.main(["cards"])

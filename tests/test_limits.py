@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One more than the limit is refused, with what was found, what is allowed and what to do."""
+
+import io
+import json
+import os
+import pickle
+import struct
+import time
+import zipfile
+
+import numpy as np
+import pytest
+import tiny_catalogue
+import trimesh
+from small_shapes import box, picture
+
+from data_prep import archives, clouds, limits, materials, meshes, safe_pickle, shapes
+from data_prep.sources import furniture, off
+from data_prep.teachers.lit.frozen import torch_file
+
+RULES = clouds.Conventions(
+    points=32, up_axis="z", from_y_up="rotate", normalisation="unit_sphere", colour_fill=0.4
+)
+
+
+def write(path, data):
+    path.write_bytes(data)
+    return path
+
+
+def mesh_of(path, *, faces=12):
+    """A box of 8 vertices, cut down to some of its 12 faces."""
+    mesh = box()
+    mesh.update_faces(np.arange(12) < faces)
+    return write(path, mesh.export(file_type=path.suffix[1:]))
+
+
+def cloud_of(path, *, points):
+    xyz = np.random.default_rng(0).normal(size=(points, 3))
+    return write(path, trimesh.PointCloud(xyz).export(file_type=path.suffix[1:]))
+
+
+def archive_of(path, **files):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def textured(folder, *, side=4, extra=0):
+    """A square with one texture, whose materials file is longer by `extra` bytes."""
+    folder.mkdir(exist_ok=True)
+    (folder / "paint.png").write_bytes(picture("red", size=(side, side)))
+    (folder / "square.mtl").write_text("newmtl paint\nmap_Kd paint.png\n" + "#" * extra)
+    return write(folder / "square.obj", tiny_catalogue.SQUARE.encode())
+
+
+def read(path):
+    return clouds.read_cloud(path, conventions=RULES)
+
+
+def sizes(path):
+    """Bytes of what a mesh refers to."""
+    return sum(one.stat().st_size for one in path.parent.iterdir() if one != path)
+
+
+LINES = b"v 1 2 3\nv 4 5 6\n" + b"#" * 100
+# Limit -> (environment variable, what makes a file that holds n of it, n, the reader).
+CASES = {
+    "file": ("FILE_BYTES", lambda at, n: write(at / "a.obj", LINES[:n]), 80, read),
+    "faces": ("FACES", lambda at, n: mesh_of(at / "a.ply", faces=n), 10, read),
+    "points": ("POINTS", lambda at, n: cloud_of(at / "a.ply", points=n), 50, read),
+    "points of an array": (
+        *("POINTS", lambda at, n: write(at / "a.npy", npy(np.eye(n, 3) + np.arange(3))), 50, read),
+    ),
+    "pixels": (
+        *("PIXELS", lambda at, n: picture("red", size=(n, 1)), 30, materials.open_image),
+    ),
+    "members": (
+        *("MEMBERS", lambda at, n: archive_of(at / "a.zip", **{f"m{i}": b"" for i in range(n)})),
+        *(20, archives.Archive),
+    ),
+    "unpacked bytes": (
+        *("MEMBER_BYTES", lambda at, n: archive_of(at / "b.zip", a=bytes(n)), 90),
+        lambda path: archives.Archive(path).read("a"),
+    ),
+    "materials": (
+        *("PARTS", lambda at, n: write(at / "a.obj", painted(n)), 12, read),
+    ),
+    "solids": ("PARTS", lambda at, n: write(at / "a.stl", SOLID * n), 5, read),
+    "nodes": ("PARTS", lambda at, n: write(at / "a.gltf", scene(nodes=n)), 7, read),
+    "triangles placed": ("FACES", lambda at, n: write(at / "a.gltf", scene(nodes=n)), 7, read),
+    "vertices placed": (
+        *("VERTICES", lambda at, n: write(at / "a.gltf", scene(nodes=n // 3)), 27, read),
+    ),
+}  # fmt: skip
+STEP = {"vertices placed": 3}
+SOLID = b"solid a\nvertex 0 0 0\nvertex 1 0 0\nvertex 0 1 0\nendsolid\n"
+
+
+def npy(array):
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def painted(materials_):
+    lines = ["v 0 0 0", "v 1 0 0", "v 0 1 0"]
+    for number in range(materials_):
+        lines += [f"usemtl m{number}", "f 1 2 3", f"usemtl m{number}", "f 1 2 3"]
+    return "\n".join([*lines, ""]).encode()
+
+
+def scene(*, nodes, **accessor):
+    """One triangle, placed by some nodes."""
+    uri = "data:application/octet-stream;base64,AAAAAAAAAAAAAAAAAACAPwAAAAAAAAAAAAAAAAAAgD8AAAAA"
+    item = {"bufferView": 0, "componentType": 5126, "count": 3, "type": "VEC3"} | accessor
+    return json.dumps(
+        {
+            "asset": {"version": "2.0"},
+            "scenes": [{"nodes": [*range(nodes)]}],
+            "nodes": [{"mesh": 0}] * nodes,
+            "meshes": [{"primitives": [{"attributes": {"POSITION": 0}}]}],
+            "accessors": [{k: v for k, v in item.items() if v is not None}],
+            "bufferViews": [{"buffer": 0, "byteLength": 36}],
+            "buffers": [{"byteLength": 36, "uri": uri}],
+        }
+    ).encode()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_file_at_the_limit_is_read_and_one_above_is_refused(tmp_path, monkeypatch, case):
+    name, make, most, reader = CASES[case]
+    limit = getattr(limits, name)
+    assert limit.variable == f"MRD_MAX_{name}" and limit.most() == limit.default > most
+    monkeypatch.setenv(limit.variable, str(most))
+    reader(make(tmp_path, most))
+    above = most + STEP.get(case, 1)
+    message = (
+        f"too large: {above} {limit.unit}, at most {most} are read; .*{limit.variable}={above}"
+    )
+    with pytest.raises(ValueError, match=message):
+        reader(make(tmp_path, above))
+
+
+def test_what_a_mesh_refers_to_is_limited_together(tmp_path, monkeypatch):
+    path = textured(tmp_path)
+    monkeypatch.setenv("MRD_MAX_ASSET_BYTES", str(sizes(path)))
+    assert read(path).faults == ()
+    textured(tmp_path, extra=1)
+    with pytest.raises(clouds.CloudError, match=f"{sizes(path)} bytes of referenced files"):
+        read(path)
+
+
+def test_textures_are_limited_together_and_one_by_one(tmp_path, monkeypatch):
+    path = textured(tmp_path, side=4)
+    monkeypatch.setenv("MRD_MAX_TEXELS", "16")
+    read(path)
+    with pytest.raises(clouds.CloudError, match="25 pixels of textures, at most 16"):
+        read(textured(tmp_path, side=5))
+    monkeypatch.setenv("MRD_MAX_PIXELS", "24")
+    with pytest.raises(clouds.CloudError, match="25 pixels, at most 24"):
+        read(path)
+
+
+def test_arrays_are_limited_by_what_they_promise(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.npy", npy(np.ones((10, 3))))
+    with pytest.raises(clouds.CloudError, match="240 bytes of arrays, at most 239"):
+        monkeypatch.setenv("MRD_MAX_ARRAY_BYTES", "239")
+        read(path)
+    # A number of the same length in the header.
+    write(path, path.read_bytes().replace(b"(10, 3)", b"(99, 3)"))
+    monkeypatch.delenv("MRD_MAX_ARRAY_BYTES")
+    with pytest.raises(clouds.CloudError, match=r"says float64 \[99, 3\], but it has 368 bytes"):
+        read(path)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1e9", "", "many", "\u00b2"])
+def test_a_limit_that_is_no_number_is_refused(monkeypatch, value):
+    monkeypatch.setenv("MRD_MAX_FACES", value)
+    with pytest.raises(ValueError, match="MRD_MAX_FACES is .*; expected a positive integer"):
+        limits.FACES.most()
+
+
+@pytest.mark.parametrize(
+    ("accessor", "message"),
+    [
+        ({"bufferView": None, "count": 10**9}, "12000000000 bytes of arrays, at most 2147483648"),
+        ({"count": 4}, "unreadable mesh"),
+        ({"count": -1}, "unreadable mesh"),
+        ({"byteOffset": 1}, "unreadable mesh"),
+    ],
+)
+def test_an_accessor_of_gltf_is_not_believed(tmp_path, accessor, message):
+    started = time.process_time()
+    with pytest.raises(clouds.CloudError, match=message):
+        read(write(tmp_path / "a.gltf", scene(nodes=1, **accessor)))
+    assert time.process_time() - started < 5
+
+
+def test_a_damaged_gltf_is_not_replaced_by_a_file_of_another_name(tmp_path):
+    write(tmp_path / "model.gltf", scene(nodes=1))
+    with pytest.raises(clouds.CloudError, match="unreadable mesh"):
+        read(write(tmp_path / "a.gltf", b"{"))
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["file:///etc/passwd", "/etc/passwd", "http://host/a.bin", "../a.bin", "a\0.bin", "l.bin"],
+)
+def test_a_buffer_of_gltf_comes_from_the_folder_alone(tmp_path, uri):
+    """ "l.bin" is a link that leads to itself."""
+    (tmp_path / "below").mkdir()
+    write(tmp_path / "a.bin", bytes(36))
+    (tmp_path / "below" / "l.bin").symlink_to("l.bin")
+    tree = json.loads(scene(nodes=1))
+    tree["buffers"][0]["uri"] = uri
+    with pytest.raises(clouds.CloudError, match="unreadable mesh; missing buffer|missing texture"):
+        read(write(tmp_path / "below" / "a.gltf", json.dumps(tree).encode()))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.obj")
+    with pytest.raises(clouds.CloudError, match="cannot be read: .*not an ordinary file"):
+        read(tmp_path / "a.obj")
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_an_archive_packed_otherwise_is_refused(tmp_path, packing):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", packing) as archive:
+        archive.writestr("a", b"content")
+    with pytest.raises(archives.ArchiveError, match=f"packed in way {packing}, expected deflate"):
+        archives.Archive(tmp_path / "a.zip").read("a")
+
+
+def test_a_format_that_is_not_for_pictures_is_not_opened():
+    page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n"
+    with pytest.raises(ValueError, match="unreadable picture"):
+        materials.open_image(page)
+
+
+def test_an_off_file_that_promises_too_much_is_skipped(monkeypatch):
+    monkeypatch.setenv("MRD_MAX_VERTICES", "3")
+    data = b"OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n"
+    assert len(off.parse(data)[0]) == 3
+    with pytest.raises(shapes.SkipShape, match="too large: 4 vertices, 1 faces"):
+        off.parse(data.replace(b"3 1 0\n0 0 0\n", b"4 1 0\n0 0 0\n0 0 9\n", 1))
+    with pytest.raises(shapes.SkipShape, match="not numbers"):
+        off.parse(data.replace(b"3 0 1 2", b"3 0 1 %d" % 2**64))
+
+
+def test_a_number_that_only_looks_like_one_names_no_model(tmp_path):
+    catalogue = tiny_catalogue.write_catalogue(tmp_path / "a.sh3f", [], {})
+    with zipfile.ZipFile(catalogue, "w") as archive:
+        text = "name#\u00b2=square\nname#99999999999=long\nname#1=one\nmodel#1=a.obj\n"
+        archive.writestr("PluginFurnitureCatalog.properties", text.encode("latin-1"))
+    assert [item.name for item in furniture.read_catalogue(catalogue)] == ["one"]
+
+
+def test_coordinates_whose_square_is_infinite_are_refused():
+    with pytest.raises(shapes.SkipShape, match="non-finite coordinates"):
+        shapes.normalise(np.array([[1e200, 0, 0], [0, 0, 0]]))
+    assert np.isfinite(shapes.normalise(np.array([[1e100, 0, 0], [0, 0, 0]]))).all()
+
+
+def test_an_opacity_that_is_no_number_is_opaque():
+    files = {"square.obj": tiny_catalogue.SQUARE, "square.mtl": "newmtl paint\nd nan\n"}
+    assert tiny_catalogue.surface(files)[0].opacity.tolist() == [1.0]
+
+
+def test_a_pickle_that_stores_under_an_absurd_number_is_refused_before_it_is_read(tmp_path):
+    """The unpickler would take 32 GB for it."""
+    bomb = b"\x80\x04K\x01r" + struct.pack("<I", 2**31 - 1) + b"."
+    whole = npy(np.zeros(1)).replace(b"'<f8'", b"'|O' ").replace(b"(1,)", b"()  ")
+    path = write(tmp_path / "a.npy", whole[:128] + bomb)
+    with pytest.raises(safe_pickle.UnsafePickleError, match="object 2147483647 of at most 2"):
+        safe_pickle.load(path)
+    with pytest.raises(ValueError, match="object 2147483647 of at most 2"):
+        torch_file.load(write(path, bomb))
+
+
+def test_a_tensor_of_many_elements_does_not_come_from_one(tmp_path):
+    storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
+    storage += b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x01NtQ"
+    call = (
+        b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00J\xff\xff\xff\x7f\x85K\x00\x85"
+    )
+    parts = (torch_file.MAGIC, torch_file.PROTOCOL, {"little_endian": True})
+    data = b"".join(pickle.dumps(part, 2) for part in parts)
+    data += b"\x80\x02}X\x01\x00\x00\x00w" + call + b"\x89NtRs."
+    data += pickle.dumps(["0"], 2) + struct.pack("<qf", 1, 1.0)
+    with pytest.raises(ValueError, match=r"shape \(2147483647,\) reaches outside its storage"):
+        torch_file.load(write(tmp_path / "a.pth", data))
+    # Nor may a pickle change a number type, of which there is one for the whole process.
+    attack = b"\x80\x02ctorch\nFloatStorage\n(K\x03X\x01\x00\x00\x00<NNNJ\xff\xff\xff\xffJ\xff\xff"
+    attack += b"\xff\xffK?tb."
+    with pytest.raises(ValueError, match="expected a state dict of plain tensors"):
+        torch_file.load(write(tmp_path / "a.pth", attack))
+    assert np.dtype("<f4").hasobject is False
+
+
+def test_faces_without_end_in_one_file_do_not_reach_the_renderer(monkeypatch):
+    monkeypatch.setenv("MRD_MAX_FACES", "1")
+    with pytest.raises(meshes.MeshError, match="2 faces, at most 1"):
+        tiny_catalogue.surface({"square.obj": tiny_catalogue.SQUARE, "square.mtl": ""})
