@@ -42,7 +42,12 @@ EXTRAS = {
     # PyTorch checkpoints of the peers are read, never written.
     "convert": ["safetensors>=0.5,<1", "torch>=2.6,<3"],
     "demo": ["python-multipart>=0.0.18", "starlette>=0.40,<2", "uvicorn>=0.30,<1"],
-    "test": ["pytest>=8.3,<10", "ruff>=0.15,<1", "scikit-learn>=1.6,<2"],
+    "test": [
+        "pytest>=8.3,<10",
+        "pytest-xdist>=3.6,<4",
+        "ruff>=0.15,<1",
+        "scikit-learn>=1.6,<2",
+    ],
 }
 
 setuptools.setup(
