@@ -189,10 +189,10 @@ def loss() -> ConfigDict:
     # of columns at a time, the same values in flat memory; "auto", blockwise from 2^22 entries of a
     # matrix on (see mrd_jax.losses.options).
     config.form = "auto"
-    # Columns of the global batch at a time, blockwise.
+    # Columns of the global batch at a time, blockwise; more are faster and take more memory.
     config.block = 1_024
-    # Unit embeddings as they are gathered and multiplied, "float32" or "bfloat16"; sums, softmaxes
-    # and divergences stay float32.
+    # Type of the unit embeddings that are gathered and multiplied, "float32" or "bfloat16"; sums,
+    # softmaxes and divergences stay float32.
     config.dtype = "float32"
     # Learnable scale of the contrastive logits: log(1 / 0.07) at the start, log 100 at most (CLIP).
     config.log_scale_init = 2.6592600369327783

@@ -10,7 +10,7 @@ import pytest
 from made_up import DIM
 from tiny import tiny_config
 
-from benchmarks import ablation, furniture, student_table, sweep, transfer
+from benchmarks import ablation, furniture, losses, student_table, sweep, transfer
 from mrd_jax import evaluation
 from mrd_jax.data import source
 from mrd_jax.evaluators import few_shot, held_out, linear_probe, zero_shot
@@ -178,3 +178,14 @@ def test_the_table_of_students_gives_seconds_per_cloud_and_leaves_out_what_was_n
     lines = student_table.markdown([whole, part]).splitlines()
     assert lines[2] == "| uni3d-s | 22.5 M | 0.66 | 1.90 |"
     assert lines[3] == "| uni3d-g | 1012.9 M | 11.00 |  |"
+
+
+def test_the_losses_are_measured_and_the_forms_compared(fast_compile, monkeypatch, capsys):
+    arguments = "--batch 24 --dim 4 --repeats 1 --forms plain"
+    monkeypatch.setattr(sys, "argv", ["losses", *arguments.split()])
+    losses.main()
+    report = json.loads(capsys.readouterr().out)
+    assert report["plain"].keys() == {"s", "cpu_s", "temporary_mb"}
+    assert "plain_over_blockwise" not in report
+    found = {"plain": {"s": 3.0, "temporary_mb": 8.0}, "blockwise": {"s": 2.0, "temporary_mb": 1.0}}
+    assert losses.ratio(found) == {"plain_over_blockwise": {"s": 1.5, "temporary_mb": 8.0}}

@@ -12,7 +12,9 @@ TERMS = tuple(STUDENT)
 # The teacher relations that a term may take as a target.
 TARGETS = ("VV", "TT", "VT", "TV")
 
-# `form = "auto"` is blockwise from this many entries of a relation matrix on.
+# `form = "auto"` is blockwise from this many entries of a relation matrix on a device: 16 MiB each,
+# of which the plain form holds about thirty. `benchmarks.losses` shows memory part here (2,048
+# samples on one device, or 16,384 on 64), while the plain form is no faster any more.
 AUTO_BLOCKWISE = 2**22
 
 _CHOICES = {

@@ -78,7 +78,7 @@ class Scalars(NamedTuple):
     """The scalars and vectors that relations depend on.
 
     Attributes:
-      contrast, student, teacher: temperatures; the teacher's receives no gradient.
+      contrast, student, teacher: temperatures; the teacher's is constant.
       log_weights: {term: [candidates] log w_k}, for mixed targets.
     """
 

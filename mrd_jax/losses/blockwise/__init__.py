@@ -11,6 +11,7 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from mrd_jax.losses import modalities, relation
 from mrd_jax.losses import plan as plans
@@ -105,6 +106,7 @@ def _backward(
         axis_name=axis_name,
     )
     rows = by_points.astype(samples.local["P"].rows.dtype)
+    by_scalar = by_scalar._replace(teacher=jnp.zeros_like(scalars.teacher))
     return modalities.Modality(rows, None), by_scalar, None
 
 
