@@ -32,7 +32,9 @@ def checksums(tree: Any) -> dict[str, str]:
       digits.
     """
     leaves = ocp.tree.to_flat_dict(tree, sep="/")
-    sums = jax.device_get({path: _sums_of(leaf) for path, leaf in leaves.items()})
+    # One after another: where arrays are split, each sum goes round the devices, and many at once
+    # leave the threads that stand for devices on a CPU waiting for one another.
+    sums = {path: jax.device_get(_sums_of(leaf)) for path, leaf in leaves.items()}
     return {path: f"{int(high):08x}{int(low):08x}" for path, (high, low) in sums.items()}
 
 
