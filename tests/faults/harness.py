@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -54,13 +53,12 @@ class Runs:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
 
-        def limit() -> None:
-            # Python ignores SIGXFSZ, so that a write raises instead.
-            resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
-
         command = [sys.executable, "-m", "mrd_jax.main", f"--config={CONFIG}"]
         command += [f"--workdir={self.workdir}", f"--config.data.directory={self.data}"]
         command += [f"--config.total_steps={self.steps}"]
+        if file_limit:
+            # By a shell: a function that runs in the child would fork beside JAX's threads.
+            command = ["bash", "-c", f'ulimit -f {file_limit // 1024}; exec "$@"', "-", *command]
         with (self.workdir.parent / f"{self.workdir.name}.log").open("ab") as log:
             return subprocess.Popen(
                 command,
@@ -68,7 +66,6 @@ class Runs:
                 env=environment,
                 stdout=log,
                 stderr=log,
-                preexec_fn=limit if file_limit else None,
             )
 
     def log(self) -> str:
