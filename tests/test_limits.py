@@ -90,6 +90,7 @@ CASES = {
     ),
     "solids": ("PARTS", lambda at, n: write(at / "a.stl", SOLID * n), 5, read),
     "nodes": ("PARTS", lambda at, n: write(at / "a.gltf", scene(nodes=n)), 7, read),
+    "levels": ("DEPTH", lambda at, n: write(at / "a.gltf", row(n)), 5, read),
     "triangles placed": ("FACES", lambda at, n: write(at / "a.gltf", scene(nodes=n)), 7, read),
     "vertices placed": (
         *("VERTICES", lambda at, n: write(at / "a.gltf", scene(nodes=n // 3)), 27, read),
@@ -127,6 +128,21 @@ def scene(*, nodes, **accessor):
             "buffers": [{"byteLength": 36, "uri": uri}],
         }
     ).encode()
+
+
+def row(nodes, *, last=()):
+    """Nodes below one another."""
+    tree = json.loads(scene(nodes=nodes))
+    tree["scenes"][0]["nodes"] = [0]
+    tree["nodes"] = [{"mesh": 0, "children": [i + 1]} for i in range(nodes - 1)]
+    tree["nodes"].append({"mesh": 0, "children": [*last]})
+    return json.dumps(tree).encode()
+
+
+def test_nodes_that_go_round_in_a_circle_are_refused(tmp_path):
+    path = write(tmp_path / "a.gltf", row(3, last=[1]))
+    with pytest.raises(clouds.CloudError, match="201 levels of nodes, at most 200"):
+        read(path)
 
 
 @pytest.mark.parametrize("case", CASES)
