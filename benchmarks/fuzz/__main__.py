@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := sorted(set(options.readers) - set(readers.READERS)):
         parser.error(f"no readers {unknown}; there are {known}")
     seed = secrets.randbelow(2**32) if options.seed is None else options.seed
-    print(f"seed {seed}")
+    print(f"seed {seed}", flush=True)
     faults = 0
     for result in fuzz(options.readers or [*readers.READERS], inputs=options.inputs, seed=seed):
         print(result, flush=True)
