@@ -262,6 +262,12 @@ def test_a_dropped_branch_leaves_its_mean():
     ("changes", "message"),
     [
         ({"name": "pointnet"}, "model.name is 'pointnet'; choose from"),
+        ({"name": ["point_bert"]}, r"model.name is \['point_bert'\]; choose from"),
+        ({"dim": True}, "model.dim is True; it must be an integer"),
+        ({"radius": "0.2"}, "model.radius is '0.2'; it must be a float"),
+        ({"patch_dropout": None}, "model.patch_dropout is None; it must be a float"),
+        ({"remat": 1}, "model.remat is 1; it must be a bool"),
+        ({"patch_choice": 3}, "model.patch_choice is 3; it must be a str"),
         ({"widht": 3}, r"unknown fields \['widht'\]"),
         ({"dim": 0}, "model.dim is 0"),
         ({"heads": 3}, "dim 16 does not divide over 3 heads"),
@@ -277,7 +283,7 @@ def test_a_dropped_branch_leaves_its_mean():
     ],
 )
 def test_a_bad_config_is_refused_by_field_and_value(changes, message):
-    student = STUDENTS[changes.get("name") if changes.get("name") in STUDENTS else "point_bert"]
+    student = STUDENTS["uni3d" if changes.get("name") == "uni3d" else "point_bert"]
     with pytest.raises(ValueError, match=message):
         models.build_model({"name": "point_bert", **student} | changes)
 

@@ -45,7 +45,7 @@ def build_model(config: Mapping[str, Any]) -> nn.Module:
       ValueError: naming the field, what it holds and what it may hold.
     """
     fields = dict(config)
-    if fields.get("name") not in MODELS:
+    if not isinstance(fields.get("name"), str) or fields["name"] not in MODELS:
         raise ValueError(f"model.name is {fields.get('name')!r}; choose from {sorted(MODELS)}")
     model = MODELS[fields["name"]]
     _check_names(fields, model)
@@ -66,12 +66,21 @@ def _check_names(fields: dict[str, Any], model: type[nn.Module]) -> None:
         raise ValueError(f"model lacks the fields {missing} that {fields['name']} needs")
 
 
+def _is(value: Any, kind: type) -> bool:
+    """Whether a value of a config, or of a card, may stand where `kind` is wanted."""
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
 def _check_values(fields: dict[str, Any], model: type[nn.Module]) -> None:
     for field in dataclasses.fields(model):
         name, value = field.name, fields.get(field.name, field.default)
         least = 0 if name == "micro_batch" else 1
-        if field.type is int and (not isinstance(value, int) or value < least):
+        if field.type is int and (not _is(value, int) or value < least):
             raise ValueError(f"model.{name} is {value!r}; it must be an integer, at least {least}")
+        if field.type in (float, bool, str) and not _is(value, field.type):
+            raise ValueError(f"model.{name} is {value!r}; it must be a {field.type.__name__}")
         if name in _SHARES and not 0 <= value < 1:
             raise ValueError(f"model.{name} is {value!r}; it must be in [0, 1)")
         if name in CHOICES and name in fields and value not in CHOICES[name]:
