@@ -89,7 +89,9 @@ def lower(
         out_specs=(whole, split),
         check_vma=False,
     )
-    return jax.jit(mapped).lower(shapes(rows, split), shapes(teacher, split), shapes(weights, whole))
+    return jax.jit(mapped).lower(
+        shapes(rows, split), shapes(teacher, split), shapes(weights, whole)
+    )
 
 
 def main() -> None:

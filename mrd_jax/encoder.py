@@ -126,8 +126,8 @@ class Encoder:
             fault = f"its largest norm is {largest:g}; expected at most 1 (unit_sphere)"
         if fault:
             raise ValueError(
-                f"cloud {position} does not obey the card: {fault}. data_prep.clouds.read_cloud "
-                "and prepare_cloud make clouds that do."
+                f"cloud {position} does not obey the card: {fault}. read_cloud and prepare_cloud "
+                "of data_prep.surfaces.clouds make clouds that do."
             )
         return xyz, rgb
 

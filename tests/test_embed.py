@@ -11,7 +11,7 @@ import pytest
 import trimesh
 from tiny_encoder import DIM, POINTS, tiny_card, tiny_variables
 
-from data_prep import clouds
+from data_prep.surfaces import clouds
 from mrd_jax import card as cards
 from mrd_jax import encoder
 from mrd_jax.tools import embed

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_prep import clouds, limits, meshes, render, shapes, timing
+from data_prep import shapes, timing
+from data_prep.foreign import limits
 from data_prep.sources import surfaces
+from data_prep.surfaces import clouds, meshes, render
 from mrd_jax.data import batch
 
 # Of parts and clouds without colour: 0.4 of 1, as in OpenShape and Uni3D.

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from data_prep import clouds
+from data_prep.surfaces import clouds
 from mrd_jax import card as cards
 from mrd_jax import encoder as encoders
 

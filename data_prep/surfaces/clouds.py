@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_prep import archives, arrays, limits, shapes
+from data_prep import shapes
+from data_prep.foreign import archives, arrays, limits
 from mrd_jax.data import batch
 
 if TYPE_CHECKING:
-    from data_prep import meshes
+    from data_prep.surfaces import meshes
 
 # glTF fixes its vertical axis; of the other types only the author knows, z up is assumed.
 Y_UP_TYPES = ("glb", "gltf")
@@ -229,7 +230,7 @@ def _kind(path: Path) -> str:
 def _mesh_reader():
     """The modules that read meshes; they need trimesh, which arrays do without."""
     try:
-        from data_prep import assets, meshes
+        from data_prep.surfaces import assets, meshes
     except ModuleNotFoundError as error:
         raise MeshesUnsupportedError(
             f'{error.name} is missing, and meshes need it: pip install "mrd_jax[prep]"'
