@@ -24,7 +24,7 @@ from configs import base
 from mrd_jax import losses, sharding
 from mrd_jax.analysis import ahead, chips, flops
 
-FIELDS = ("fits", "temporary_bytes", "peak_bytes", "estimate_s", "bytes_s", "collectives")
+FIELDS = ("fits", "temporary_bytes", "peak_bytes", "estimate_s", "collectives")
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -18,6 +18,7 @@ from configs import (
     openshape,
     quickstart,
     uni3d,
+    uni3d_g,
 )
 from data_prep import sources
 from mrd_jax import checkpointing, losses, models, sharding, state, step, train
@@ -25,7 +26,7 @@ from mrd_jax.data import batch as batches
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
-RECIPES = (mrd_pointbert, mrd_uni3d, openshape, uni3d)
+RECIPES = (mrd_pointbert, mrd_uni3d, openshape, uni3d, uni3d_g)
 experiments = pytest.mark.parametrize("experiment", [quickstart, furniture, *RECIPES])
 recipes = pytest.mark.parametrize("recipe", RECIPES)
 
