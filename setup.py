@@ -2,10 +2,13 @@
 """Packages, versions and extras; tool settings live in pyproject.toml."""
 
 import pathlib
+import re
 
 import setuptools
 
 HERE = pathlib.Path(__file__).parent
+# Read and not imported: what mrd_jax needs is not installed yet.
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "mrd_jax/__init__.py").read_text("utf-8"))[1]
 
 # These ranges resolve together on Python 3.11 and 3.12. The upper bounds are deliberate:
 # transformers 5 removed Flax, and jax, flax, orbax and grain change behaviour in minor releases.
@@ -47,19 +50,22 @@ EXTRAS = {
         "pytest-xdist>=3.6,<4",
         "ruff>=0.15,<1",
         "scikit-learn>=1.6,<2",
+        # Builds the wheel that the tests install.
+        "setuptools>=77,<82",
     ],
 }
 
 setuptools.setup(
     name="mrd_jax",
-    version="0.1.0",
+    version=VERSION,
     description="Multi-modal relation distillation for 3D encoders, in JAX and Flax.",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
-    packages=setuptools.find_packages(include=["mrd_jax*", "data_prep*"]),
+    packages=setuptools.find_packages(include=["mrd_jax*", "data_prep*", "configs*"]),
     package_data={"": ["*.tsv", "*.txt", "*.html", "*.css"]},
+    entry_points={"console_scripts": ["mrd-jax = mrd_jax.console:main"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
 )
