@@ -41,7 +41,9 @@ EXTRAS = {
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
     # PyTorch checkpoints of the peers are read, never written.
     "convert": ["safetensors>=0.5,<1", "torch>=2.6,<3"],
-    "demo": ["python-multipart>=0.0.18", "starlette>=0.40,<2", "uvicorn>=0.30,<1"],
+    # The search page, and approximate search above 200,000 shapes.
+    "demo": ["starlette>=0.40,<2", "uvicorn>=0.30,<1"],
+    "ann": ["faiss-cpu>=1.9,<2"],
     "test": [
         "pytest>=8.3,<10",
         "pytest-xdist>=3.6,<4",

@@ -4,7 +4,7 @@
 import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -58,6 +58,20 @@ class Conventions:
         ):
             if getattr(self, name) not in values:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {values}")
+
+    @classmethod
+    def of(cls, card: Any, *, points: int | None = None) -> "Conventions":
+        """What an encoder's card says about clouds.
+
+        Args:
+          card: a `mrd_jax.card.ModelCard`.
+          points: of a cloud, instead of the card's.
+
+        Raises:
+          ValueError: as the class.
+        """
+        fields = {field.name: getattr(card, field.name) for field in dataclasses.fields(cls)}
+        return cls(**fields | ({} if points is None else {"points": points}))
 
 
 @dataclasses.dataclass(frozen=True)
