@@ -24,7 +24,7 @@ $(VENV)/installed: setup.py $(WEIGHTS)
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	$(VENV)/bin/pip install --quiet --editable ".[prep,test]"
+	$(VENV)/bin/pip install --quiet --editable ".[demo,prep,test]"
 	touch $@
 
 # Meshes, pictures and names -> records with teacher features.

@@ -42,9 +42,10 @@ EXTRAS = {
     # PyTorch checkpoints of the peers are read, never written.
     "convert": ["safetensors>=0.5,<1", "torch>=2.6,<3"],
     # The search page, and approximate search above 200,000 shapes.
-    "demo": ["starlette>=0.40,<2", "uvicorn>=0.30,<1"],
+    "demo": ["starlette>=1.10,<2", "uvicorn>=0.54,<1"],
     "ann": ["faiss-cpu>=1.9,<2"],
     "test": [
+        "httpx2>=2,<3",
         "pytest>=8.3,<10",
         "pytest-xdist>=3.6,<4",
         "ruff>=0.15,<1",
@@ -61,7 +62,10 @@ setuptools.setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
     packages=setuptools.find_packages(include=["mrd_jax*", "data_prep*"]),
-    package_data={"": ["*.tsv", "*.txt", "*.html", "*.css"]},
+    package_data={
+        "": ["*.tsv", "*.txt", "*.html", "*.css"],
+        "mrd_jax.demo": ["static/*", "static/vendor/*"],
+    },
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
 )

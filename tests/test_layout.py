@@ -8,9 +8,10 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-# Search and command lines join the two halves: an encoder of mrd_jax reads files as data_prep reads
-# them. Nothing else imports them in turn, so no other part comes to need data_prep.
-JOINTS, JOINTS_MAY_USE = ("mrd_jax/search", "mrd_jax/tools"), ("data_prep", "mrd_jax.search")
+# Search, its page and command lines join the two halves: an encoder of mrd_jax reads files as
+# data_prep reads them. Nothing else imports them, so no other part comes to need data_prep.
+JOINTS = ("mrd_jax/demo", "mrd_jax/search", "mrd_jax/tools")
+JOINTS_MAY_USE = ("data_prep", "mrd_jax.search")
 # Reads the pickles of PyTorch, from an optional extra and inside a function.
 READER_OF_PICKLES = ROOT / "mrd_jax/convert/files.py"
 # Package or module -> what it must not import.
@@ -19,6 +20,8 @@ FORBIDDEN = {
         *("data_prep", "configs", "benchmarks", "tests", "mrd_jax.tools", "mrd_jax.search"),
         *("transformers", "torch", "trimesh"),
     ),
+    "mrd_jax/search": ("mrd_jax.demo",),
+    "mrd_jax/tools": ("mrd_jax.demo",),
     "data_prep": ("configs", "benchmarks", "tests"),
     "mrd_jax/losses": ("mrd_jax.models", "mrd_jax.data", "mrd_jax.train", "mrd_jax.step"),
     "mrd_jax/models": ("mrd_jax.losses", "mrd_jax.data", "mrd_jax.train", "mrd_jax.step"),

@@ -94,6 +94,11 @@ def test_an_index_is_written_whole_or_not_at_all(tmp_path):
         ("rows.npy", lambda data: data[:-300], "damaged index .*build it again"),
         ("shapes.jsonl", lambda data: data + data[:1], "damaged index"),
         ("shapes.jsonl", lambda data: data + data.split(b"\n")[0], r"of \[12, 13\] shapes"),
+        (
+            "shapes.jsonl",
+            lambda data: data.replace(b'"4.jpg', b'"../4.jpg'),
+            "is no name of a file",
+        ),
         ("index.json", lambda data: data.replace(b'"format": 1', b'"format": 0'), "format 0"),
         ("index.json", lambda data: data.replace(b'"points": 128', b'"points": 0'), "points is 0"),
         ("xyz.npy", lambda data: data.replace(b"<i2", b"<u2"), "uint16, expected int16"),
@@ -196,7 +201,7 @@ def test_nearer_points_hide_farther_ones_and_colours_stay_in_their_places():
     data = pictures.draw_cloud(cube, rgb, size=64)
     picture = np.asarray(PIL.Image.open(io.BytesIO(data)), np.float32)
     assert picture.shape == (64, 64, 3)
-    assert (picture[:4, :8] > 250).all()  # white around it
+    assert picture[:4, :4].min() > 200  # white around it, but for JPEG's ripples
     red = picture[..., 0] - picture[..., 2]
     assert red[45, 32] > 100  # below is the front, above the top face with its far half
     assert red[12, 32] < -50

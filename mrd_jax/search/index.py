@@ -62,6 +62,9 @@ class Item:
       creator: who made it, or "".
       licence: under which one may use it, or "".
       picture: file in the index's pictures.
+
+    Raises:
+      ValueError: the picture's name leads elsewhere.
     """
 
     id: str
@@ -69,6 +72,10 @@ class Item:
     creator: str
     licence: str
     picture: str
+
+    def __post_init__(self):
+        if Path(self.picture).name != self.picture:
+            raise ValueError(f"picture {self.picture!r} is no name of a file")
 
     @property
     def title(self) -> str:
@@ -123,11 +130,7 @@ class Index:
         return len(self.items)
 
     def picture(self, number: int) -> Path:
-        """File of a shape's picture.
-
-        Args:
-          number: of the shape in the index.
-        """
+        """File of the picture of the shape with this number."""
         return self.folder / PICTURES / self.items[number].picture
 
     def check_encoder(self, checkpoint: str) -> None:
@@ -269,8 +272,7 @@ def read(folder: Path | str) -> Index:
     folder = Path(folder)
     if not (folder / INFO_FILE).is_file():
         raise FileNotFoundError(
-            f"{folder} holds no index: expected {INFO_FILE} there, which "
-            "`python -m mrd_jax.tools.search build` writes"
+            f"{folder} holds no index, as `python -m mrd_jax.tools.search build` writes it"
         )
     try:
         info = json.loads((folder / INFO_FILE).read_text("utf-8"))
@@ -282,14 +284,8 @@ def read(folder: Path | str) -> Index:
         lengths = {len(items), info["shapes"], *map(len, arrays.values())}
         if len(lengths) != 1:
             raise ValueError(f"its files are of {sorted(lengths)} shapes")
-        return Index(
-            folder,
-            cards.from_dict(info["card"]),
-            info["checkpoint"],
-            Teacher(**info["teacher"]),
-            items,
-            **arrays,
-        )
+        card, teacher = cards.from_dict(info["card"]), Teacher(**info["teacher"])
+        return Index(folder, card, info["checkpoint"], teacher, items, **arrays)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DamagedIndexError(f"{folder} is a damaged index ({error}); build it again") from error
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import PIL.Image
 
-from data_prep import clouds, limits, render, teachers
+from data_prep import clouds, limits, pictures, teachers
 from data_prep.teachers import prompts
 from mrd_jax import encoder as encoders
 from mrd_jax.search import index as indices
@@ -20,8 +20,6 @@ from mrd_jax.suite import hashes
 
 # One name in all its prompts is a call; a picture comes alone.
 _TEXTS, _PICTURES = len(prompts.NAME_TEMPLATES), 1
-# Pictures are shrunk to this side before the teacher looks; no teacher sees more.
-_PICTURE_SIDE = 512
 # Texts whose rows are kept.
 _KEPT_TEXTS = 1_024
 
@@ -204,7 +202,7 @@ def read_picture(path: Path) -> PIL.Image.Image:
       OSError: it cannot be read.
       ValueError: it is no picture, or too large.
     """
-    return shrunk(render.on_white(limits.read_file(path)))
+    return pictures.read(limits.read_file(path))
 
 
 def read_cloud(path: Path, index: indices.Index, *, up: str | None = None) -> clouds.Cloud:
@@ -214,10 +212,3 @@ def read_cloud(path: Path, index: indices.Index, *, up: str | None = None) -> cl
       clouds.CloudError, clouds.MeshesUnsupportedError: as `clouds.read_cloud`.
     """
     return clouds.read_cloud(path, conventions=clouds.Conventions.of(index.card), up=up)
-
-
-def shrunk(pixels: np.ndarray) -> PIL.Image.Image:
-    """Pixels uint8 [height, width, 3] as a picture whose sides are at most `_PICTURE_SIDE`."""
-    picture = PIL.Image.fromarray(pixels)
-    picture.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE), PIL.Image.Resampling.LANCZOS)
-    return picture
