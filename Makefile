@@ -79,6 +79,12 @@ tpu: $(VENV)/installed-test
 	$(VENV)/bin/pip install --quiet --editable ".[tpu]"
 	$(RUN) -m pytest -m tpu
 
+# The search page in chromium (apt-get install chromium); pictures of it go to RUNS/browser.
+.PHONY: test_browser
+test_browser: $(VENV)/installed-test
+	$(VENV)/bin/pip install --quiet --editable ".[browser]"
+	SCREENSHOTS=$(RUNS)/browser $(RUN) -m pytest -m browser
+
 lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .

@@ -51,6 +51,8 @@ EXTRAS = {
         "ruff>=0.15,<1",
         "scikit-learn>=1.6,<2",
     ],
+    # Drives a chromium that is there already (apt-get install chromium), and axe-core.
+    "browser": ["axe-playwright-python>=0.1.7,<0.2", "playwright>=1.50,<2"],
 }
 
 setuptools.setup(

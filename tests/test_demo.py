@@ -11,14 +11,12 @@ import pytest
 import small_shapes
 import tiny_index
 from starlette import testclient
-from tiny_encoder import POINTS, random_clouds, tiny_card, tiny_variables
+from tiny_encoder import POINTS, random_clouds, tiny_card
 
 from data_prep import clouds
-from mrd_jax import encoder
 from mrd_jax.demo import __main__ as demo
 from mrd_jax.demo import app as apps
 from mrd_jax.demo import pool as pools
-from mrd_jax.search import index as indices
 from mrd_jax.search import queries
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
@@ -28,15 +26,7 @@ RAW = {"content-type": "application/octet-stream"}
 
 @pytest.fixture(scope="module")
 def searcher(tmp_path_factory, fast_compile):
-    """The first three shapes are the colours, and shape 5 the first random cloud."""
-    folder = tmp_path_factory.mktemp("demo")
-    encoder.save(folder / "encoder", variables=tiny_variables(), card=tiny_card())
-    student = encoder.load(folder / "encoder")
-    rows = tiny_index.unit_rows()
-    rows[:3] = [queries.unit(tiny_index.row(colour)) for colour in np.eye(3)]
-    rows[5] = student.embed(random_clouds(1))[0]
-    index = indices.read(tiny_index.write(folder / "index", rows))
-    return queries.Searcher(index, encoder=student, teacher=tiny_index.FakeTeacher())
+    return tiny_index.searcher(tmp_path_factory.mktemp("demo"))
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,12 @@
 """A teacher of colours and an index of a few boxes, for tests of the search and of its page."""
 
 import numpy as np
-from tiny_encoder import DIM, POINTS, random_clouds, tiny_card
+from tiny_encoder import DIM, POINTS, random_clouds, tiny_card, tiny_variables
 
 from data_prep import teachers
+from mrd_jax import encoder
 from mrd_jax.search import index as indices
-from mrd_jax.search import pictures
+from mrd_jax.search import pictures, queries
 
 COUNT = 12
 WORDS = ("red", "green", "blue")
@@ -48,11 +49,17 @@ def unit_rows(count=COUNT, dim=DIM, *, seed=0):
     return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
 
 
+def coloured_rows():
+    """The first three are the colours."""
+    rows = unit_rows()
+    rows[:3] = [queries.unit(row(colour)) for colour in np.eye(3)]
+    return rows
+
+
 def write(folder, rows=None, *, checkpoint="of an encoder", **changes):
     """Writes an index whose first three rows are the colours; returns its folder."""
     if rows is None:
-        rows = unit_rows()
-        rows[:3] = [row(colour) / np.linalg.norm(row(colour)) for colour in np.eye(3)]
+        rows = coloured_rows()
     options = {
         "count": len(rows),
         "points": POINTS,
@@ -61,3 +68,13 @@ def write(folder, rows=None, *, checkpoint="of an encoder", **changes):
     }
     indices.write(folder, entries(rows), checkpoint=checkpoint, **options | changes)
     return folder
+
+
+def searcher(folder):
+    """Everything that a page needs; shape 5 has the embedding of the first random cloud."""
+    encoder.save(folder / "encoder", variables=tiny_variables(), card=tiny_card())
+    student = encoder.load(folder / "encoder")
+    rows = coloured_rows()
+    rows[5] = student.embed(random_clouds(1))[0]
+    index = indices.read(write(folder / "index", rows))
+    return queries.Searcher(index, encoder=student, teacher=FakeTeacher())

@@ -6,7 +6,8 @@ import * as THREE from "./vendor/three.module.min.js";
 
 const FIELD_OF_VIEW = 32; // degrees
 const DISTANCE = 1.02 / Math.sin((FIELD_OF_VIEW / 2) * (Math.PI / 180)); // the unit sphere fits
-const POINT = 0.028; // of the unit sphere's radius
+const POINT = 0.08; // diameter, the unit sphere's radius being 1
+const HAZE = 8; // behind the middle of the sphere, where points would be black
 const TURN = 0.6; // degrees a pixel
 const STEP = 15; // degrees a key
 const MOST_TILT = 85;
@@ -30,7 +31,14 @@ class Stage {
     this.camera = new THREE.PerspectiveCamera(FIELD_OF_VIEW, 1, 0.1, 10);
     this.camera.up.set(0, 0, 1);
     this.scene = new THREE.Scene();
-    this.material = new THREE.PointsMaterial({ size: POINT, vertexColors: true });
+    // Farther points are darker, which tells front from back.
+    this.scene.fog = new THREE.Fog(0x000000, DISTANCE - 1, DISTANCE + HAZE);
+    this.material = new THREE.PointsMaterial({
+      size: POINT,
+      vertexColors: true,
+      map: disc(),
+      alphaTest: 0.5,
+    });
     this.points = new THREE.Points(new THREE.BufferGeometry(), this.material);
     this.points.frustumCulled = false;
     this.scene.add(this.points);
@@ -59,6 +67,18 @@ class Stage {
     context.clearRect(0, 0, side, side);
     context.drawImage(this.renderer.domElement, 0, 0);
   }
+}
+
+// A texture that makes points round.
+function disc() {
+  const side = 32;
+  const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = side;
+  const context = canvas.getContext("2d");
+  context.fillStyle = "white";
+  context.arc(side / 2, side / 2, side / 2, 0, 2 * Math.PI);
+  context.fill();
+  return new THREE.CanvasTexture(canvas);
 }
 
 class View {

@@ -132,7 +132,7 @@ async function showFound(signal) {
   const answer = await server.find([...parts.values()], { signal });
   at("results").replaceChildren(...answer.found.map((shape) => card(shape, { onAlike: moreLike })));
   const what = [...parts.values()].map((part) => part.label).join(" and ");
-  say(`${answer.found.length} shapes for ${what}, the likeliest first.`);
+  say(`${answer.found.length} shapes for ${what}, the most alike first.`);
 }
 
 function showParts() {
@@ -170,10 +170,9 @@ async function nameIt() {
   const answer = await server.classify(given.id, classes);
   at("named").replaceChildren(
     ...answer.classes.map((one) =>
-      element("li", {}, element("span", { text: one.score.toFixed(3) }), one.name),
+      element("li", {}, element("span", { text: one.score.toFixed(3) }), ` ${one.name}`),
     ),
   );
-  say(`Of these, ${given.name} is likeliest a ${answer.classes[0].name}.`);
 }
 
 function say(text) {
