@@ -44,8 +44,11 @@ EXTRAS = {
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
     # PyTorch checkpoints of the peers are read, never written.
     "convert": ["safetensors>=0.5,<1", "torch>=2.6,<3"],
-    "demo": ["python-multipart>=0.0.18", "starlette>=0.40,<2", "uvicorn>=0.30,<1"],
+    # The search page, and approximate search above 200,000 shapes.
+    "demo": ["starlette>=1.10,<2", "uvicorn>=0.54,<1"],
+    "ann": ["faiss-cpu>=1.9,<2"],
     "test": [
+        "httpx2>=2,<3",
         "pytest>=8.3,<10",
         "pytest-xdist>=3.6,<4",
         "ruff>=0.15,<1",
@@ -53,6 +56,8 @@ EXTRAS = {
         # Builds the wheel that the tests install.
         "setuptools>=77,<82",
     ],
+    # Drives a chromium that is there already (apt-get install chromium), and axe-core.
+    "browser": ["axe-playwright-python>=0.1.7,<0.2", "playwright>=1.50,<2"],
 }
 
 setuptools.setup(
@@ -64,7 +69,10 @@ setuptools.setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
     packages=setuptools.find_packages(include=["mrd_jax*", "data_prep*", "configs*"]),
-    package_data={"": ["*.tsv", "*.txt", "*.html", "*.css"]},
+    package_data={
+        "": ["*.tsv", "*.txt", "*.html", "*.css"],
+        "mrd_jax.demo": ["static/*", "static/vendor/*"],
+    },
     entry_points={"console_scripts": ["mrd-jax = mrd_jax.console:main"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,

@@ -127,7 +127,7 @@ class Encoder:
         if fault:
             raise ValueError(
                 f"cloud {position} does not obey the card: {fault}. read_cloud and prepare_cloud "
-                "of data_prep.surfaces.clouds make clouds that do."
+                "of data_prep.geometry.clouds make clouds that do."
             )
         return xyz, rgb
 

@@ -10,7 +10,7 @@ from made_up import DIM, POINTS
 from tiny_encoder import tiny_card
 
 from configs import benchmarks, quickstart
-from data_prep.surfaces import clouds
+from data_prep.geometry import clouds
 from mrd_jax import checkpointing, main, suite, train
 from mrd_jax.data import source
 from mrd_jax.evaluators import results

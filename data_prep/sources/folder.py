@@ -48,8 +48,8 @@ from typing import ClassVar
 
 from data_prep import shapes, teachers
 from data_prep.foreign import archives
+from data_prep.geometry import clouds
 from data_prep.sources import shape_files, splitting, tables
-from data_prep.surfaces import clouds
 
 # The split of shapes that no table divides.
 SPLIT = "test"

@@ -15,8 +15,8 @@ import numpy as np
 
 from data_prep import shapes, timing
 from data_prep.foreign import archives
+from data_prep.geometry import assets, meshes, render
 from data_prep.sources import properties, surfaces
-from data_prep.surfaces import assets, meshes, render
 
 CATALOGUE_FILE = "PluginFurnitureCatalog.properties"
 LABELS_FILE = Path(__file__).with_name("furniture_labels.tsv")

@@ -24,8 +24,8 @@ import numpy as np
 
 from data_prep import shapes
 from data_prep.foreign import limits, safe_pickle
+from data_prep.geometry import meshes
 from data_prep.sources import benchmark, off, published
-from data_prep.surfaces import meshes
 
 # Folders below the input folder where each form may lie.
 PLACES = {

@@ -8,7 +8,7 @@ import numpy as np
 
 from data_prep import shapes
 from data_prep.foreign import limits
-from data_prep.surfaces import meshes
+from data_prep.geometry import meshes
 
 
 def parse(data: bytes) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,7 @@
 import numpy as np
 
 from data_prep import shapes, timing
-from data_prep.surfaces import meshes, render
+from data_prep.geometry import meshes, render
 
 
 def sample(
