@@ -288,7 +288,7 @@ def _read(
     wanted = _abstract(card)
     with manifests.reading(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         stored = dict(reader.metadata(folder).item_metadata)
-        places = {name: (name,) for name in wanted}
+        places: dict[str, tuple[str, ...]] = {name: (name,) for name in wanted}
         if of_a_run:
             places = checkpointing.student_places(stored)
         found = {name: _at(stored, place) for name, place in places.items()}

@@ -114,7 +114,7 @@ def write_results(evaluator: Evaluator, variables: dict[str, Any], *, workdir: s
     if jax.process_index() != 0:
         return
     folder = pathlib.Path(workdir)
-    saved = {"test": embeddings, "test_ids": evaluator.held_out.ids}
+    saved: dict[str, Any] = {"test": embeddings, "test_ids": evaluator.held_out.ids}
     if gallery is not None:
         saved |= {"train": gallery_embeddings, "train_ids": gallery.ids}
     np.savez(folder / EMBEDDINGS_FILE, **saved)

@@ -45,9 +45,9 @@ def row_values(
     teacher = {letter: batch[letter] for letter in sorted(used)}
     values, correct = _values(plan, block, axis_name, batch["P"], scalars, teacher)
     rows = {c.part: values[c.part] for c in plan.comparisons}
-    for name, *pair in plan.contrasts:
-        rows[f"contrastive_{name}"] = sum(values[which.name] for which in pair) / 2
-        rows[f"accuracy_{name}"] = correct[pair[0].name]
+    for name, there, back in plan.contrasts:
+        rows[f"contrastive_{name}"] = (values[there.name] + values[back.name]) / 2
+        rows[f"accuracy_{name}"] = correct[there.name]
     return rows
 
 
