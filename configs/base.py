@@ -30,6 +30,11 @@ def get_config() -> ConfigDict:
     config.eval_windows = 1
     # Newest checkpoints kept in the workdir.
     config.checkpoints_kept = 2
+    # Best checkpoints kept besides; every evaluation then saves one. 0 is off.
+    config.checkpoints_best = 0
+    # Best by which metric of an evaluation, named as in metrics.jsonl: the highest, of a
+    # median_rank the lowest.
+    config.best_metric = "test/top1"
     # Updates in a row that may be left out because they are not finite; then the run stops. 0
     # never stops it.
     config.max_bad_steps = 10

@@ -80,12 +80,7 @@ class Evaluator:
         Without the retrieval by class: it takes minutes on Objaverse-LVIS, and `write_results`
         measures it once at the end.
         """
-        embeddings = self.embed(variables, self.records)
-        values = zero_shot.zero_shot(embeddings, self.held_out)
-        found = retrieval.retrieval(embeddings, self.held_out, by_class=False)
-        return {f"test/{name}": value for name, value in values.items()} | {
-            f"test/retrieval/{name}": value for name, value in found.items()
-        }
+        return measure(self.embed(variables, self.records), self.held_out)
 
     def _batches(self, records: source.RecordSource) -> Iterator[dict[str, np.ndarray]]:
         """This process's rows of each global batch; the last one repeats its last record."""
@@ -96,6 +91,32 @@ class Evaluator:
                 return
             rows = [records[min(i, len(records) - 1)] for i in range(start, start + local)]
             yield {name: np.stack([row[name] for row in rows]) for name in ("xyz", "rgb")}
+
+
+def measure(embeddings: np.ndarray, shapes: held_out.HeldOut) -> dict[str, float]:
+    """What `Evaluator.run` returns of embeddings [count, dim], one per shape, in their order."""
+    values = zero_shot.zero_shot(embeddings, shapes)
+    found = retrieval.retrieval(embeddings, shapes, by_class=False)
+    return {f"test/{name}": value for name, value in values.items()} | {
+        f"test/retrieval/{name}": value for name, value in found.items()
+    }
+
+
+def metric_names() -> list[str]:
+    """What evaluations may report: what they do report of a shape of which everything is known."""
+    feature = np.ones((1, 1), np.float32)
+    shape = {
+        "id": "shape", "name": "name", "label": 0, "picture": "", "creator": "", "licence": "",
+        "image_features": feature, "text_features": feature, "caption_kinds": ["name"],
+    }  # fmt: skip
+    shapes = held_out.collect(
+        [shape],
+        class_names=("class",),
+        class_features=feature,
+        unseen_ids=["shape"],
+        pictures=pathlib.Path(),
+    )
+    return sorted(measure(feature, shapes))
 
 
 def write_results(evaluator: Evaluator, variables: dict[str, Any], *, workdir: str) -> None:

@@ -145,8 +145,11 @@ class Loop:
     def _evaluate_and_save(self, s: int, state: states.TrainState) -> bool:
         """Does what is due at step s, and says whether anything was."""
         saves = s == self.config.total_steps or s % self.config.checkpoint_every == 0
+        # The best are among those that were evaluated.
+        saves |= self._evaluates(s) and self.config.checkpoints_best > 0
         if self._evaluates(s):
             values = self.evaluator.run(state.variables())
+            self.checkpoints.see(s, values)
             if self.writer:
                 self.writer.write(s, values)
                 LOGGER.info("step %d: test top-1 %.1f%%", s, 100 * values["test/top1"])

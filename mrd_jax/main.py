@@ -4,6 +4,7 @@
 Kept short on purpose; what it calls can be imported and tested.
 """
 
+import functools
 import logging
 import os
 import pathlib
@@ -24,7 +25,10 @@ _MODE = flags.DEFINE_enum(
     "mode",
     "train",
     ["train", "eval"],
-    "Train, then evaluate; or evaluate a checkpoint: a run's newest, or any on every test set.",
+    "Train, then evaluate; or evaluate: a checkpoint of a run, or any encoder on every test set.",
+)
+_STEP = flags.DEFINE_string(
+    "step", "newest", "What --mode eval evaluates of a run: newest, best, or the number of a step."
 )
 _MULTIHOST = flags.DEFINE_bool(
     "multihost", False, "Join the other processes that the cluster names: TPU, SLURM, Open MPI."
@@ -57,14 +61,21 @@ def show_progress() -> None:
     logger.propagate = False
 
 
-def command(config: ConfigDict, mode: str) -> Callable[[ConfigDict, str], None]:
-    """What a config and a mode ask for; takes the config and the workdir.
+def command(config: ConfigDict, mode: str, step: str) -> Callable[[ConfigDict, str], None]:
+    """What a config and the flags ask for; takes the config and the workdir.
 
     Raises:
-      absl.app.UsageError: the config only evaluates, and the mode is to train.
+      absl.app.UsageError: the config only evaluates, and the mode is to train; or a step is asked
+        for where there is no choice.
     """
+    if step != "newest" and (mode == "train" or "sets" in config):
+        raise app.UsageError(
+            f"--step={step} is for --mode eval of a run: training goes on from the newest "
+            "checkpoint, and config.checkpoint names what is evaluated on every test set"
+        )
     if "sets" not in config:
-        return {"train": train.train_and_evaluate, "eval": train.evaluate}[mode]
+        evaluate = functools.partial(train.evaluate, which=step)
+        return {"train": train.train_and_evaluate, "eval": evaluate}[mode]
     if mode == "train":
         raise app.UsageError("this config evaluates checkpoints and trains none: pass --mode eval")
     return suite.evaluate
@@ -114,7 +125,7 @@ def main(argv: list[str]) -> None:
     """Runs one experiment."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; every option starts with --")
-    run = command(_CONFIG.value, _MODE.value)
+    run = command(_CONFIG.value, _MODE.value, _STEP.value)
     join()
     # After joining: this asks for the devices.
     keep_compiled()

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 import tensorboardX
 from etils import epath
 
+from mrd_jax import history
+from mrd_jax.faults import whole_files
+
 
 class MetricWriter:
     """Writes `WORKDIR/metrics.jsonl` and TensorBoard events; only process 0 makes one.
@@ -29,7 +32,7 @@ class MetricWriter:
           evaluated: whether the evaluation of that very step has been done for good; otherwise
             its lines are dropped, too.
         """
-        self._path = epath.Path(workdir) / "metrics.jsonl"
+        self._path = epath.Path(workdir) / history.FILE
         kept = []
         if self._path.exists():
             for line in self._path.read_text().splitlines():
@@ -40,7 +43,7 @@ class MetricWriter:
                 owed = not evaluated and any(name.startswith("test/") for name in values)
                 if values["step"] < start_step + (not owed):
                     kept.append(line + "\n")
-        self._path.write_text("".join(kept))
+        whole_files.write_text(self._path, "".join(kept))
         self._board = tensorboardX.SummaryWriter(
             str(epath.Path(workdir) / "tensorboard"), purge_step=start_step + 1
         )

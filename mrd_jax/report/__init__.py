@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import jinja2
 import numpy as np
 
+from mrd_jax import history
 from mrd_jax.evaluators import held_out as held_out_lib
 from mrd_jax.evaluators import results as results_lib
 from mrd_jax.evaluators import retrieval, table, zero_shot
 from mrd_jax.evaluators.measures import metrics
 from mrd_jax.evaluators.table import format_table
-from mrd_jax.report import cards, figures, history
+from mrd_jax.report import cards, figures
 
 __all__ = ["format_table", "write_report"]
 
@@ -63,7 +64,7 @@ def write_report(
         gallery, gallery_embeddings = held_out, embeddings
     own_gallery = gallery.ids == held_out.ids
     workdir = pathlib.Path(workdir)
-    curves = workdir / "metrics.jsonl"
+    curves = workdir / history.FILE
     page = _template().render(
         title=title,
         notes=notes,

@@ -151,7 +151,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--checkpoint",
         required=True,
         type=Path,
-        help="workdir of a run, or folder of mrd_jax.encoder.save or mrd_jax.tools.convert",
+        help="workdir of a run or one of its checkpoints, or folder of mrd_jax.encoder.save or "
+        "mrd_jax.tools.convert",
     )
     add("--output", required=True, type=Path, help="npz file to write")
     add(

@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small files that are written complete or not at all: a kill may come at any moment."""
+
+from etils import epath
+
+
+def write_text(path: epath.Path, text: str) -> None:
+    """Writes a file beside its place and moves it there; one process at a time does.
+
+    Args:
+      path: of the file; what it held before stays until the new text is whole.
+      text: to write.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
