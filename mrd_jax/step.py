@@ -114,7 +114,8 @@ def loss_and_gradients(
             **{name: batch[name] for name in ("image", "text", "has_image", "has_text")},
         }
         loss, parts = losses.mrd_loss(embeddings, params["loss"], config.loss, axis_name=axis_name)
-        return loss, (parts, updates["batch_stats"])
+        # A student without batch norm has none.
+        return loss, (parts, updates.get("batch_stats", {}))
 
     gradients, (parts, batch_stats) = jax.grad(share_of_loss, has_aux=True)(state.params)
     return layout.sum(gradients), psum(parts, axis_name), batch_stats

@@ -217,9 +217,9 @@ def divergence_terms(log_target: jax.Array, log_student: jax.Array, *, kind: str
     Raises:
       ValueError: unknown kind.
     """
-    if kind not in _TERMS:
-        raise ValueError(f"divergence kind is {kind!r}; expected one of {sorted(_TERMS)}")
-    return _TERMS[kind](log_target, log_student)
+    if kind not in DIVERGENCES:
+        raise ValueError(f"divergence kind is {kind!r}; expected one of {sorted(DIVERGENCES)}")
+    return DIVERGENCES[kind](log_target, log_student)
 
 
 def mix(targets: jax.Array, log_weights: jax.Array, *, family: str) -> jax.Array:
@@ -282,7 +282,9 @@ def _smooth_absolute(error: jax.Array) -> jax.Array:
     return jnp.where(size < 1, 0.5 * jnp.square(error), size - 0.5)
 
 
-_TERMS = {
+# What a pair of samples adds to each divergence, see `divergence_terms`. Both forms of the losses
+# look here; docs/add_divergence.md adds one.
+DIVERGENCES = {
     "kl": _kl,
     "jeffrey": _jeffrey,
     "js": _js,

@@ -2,6 +2,7 @@
 """Student encoders by name: `build_model(config.model)`."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -87,12 +88,13 @@ def _check_values(fields: dict[str, Any], model: type[nn.Module]) -> None:
             raise ValueError(f"model.{name} is {value!r}; choose from {sorted(CHOICES[name])}")
         if name == "radius" and not value > 0:
             raise ValueError(f"model.radius is {value!r}; it must be positive")
-    if fields["dim"] % fields["heads"]:
+    # A student of another build need not have heads or groups.
+    if "heads" in fields and fields["dim"] % fields["heads"]:
         raise ValueError(
             f"model.dim {fields['dim']} does not divide over {fields['heads']} heads;"
             " change model.dim or model.heads"
         )
-    if fields["groups"] > fields.get("points", fields["groups"]):
+    if fields.get("groups", 0) > fields.get("points", math.inf):
         raise ValueError(
             f"model.groups {fields['groups']} exceeds model.points {fields['points']};"
             " a group needs a point of its own as centre"

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A student of your own: a point set network without groups, attention or batch norm.
+
+python docs/examples/student.py WORKDIR
+"""
+
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from configs import quickstart
+from mrd_jax import models, train
+
+
+# --8<-- [start:student]
+class DeepSets(nn.Module):
+    """Layers on every point, the maximum over the points, layers on that (Zaheer et al. 2017).
+
+    Attributes:
+      dim: width of the layers.
+      depth: layers before the maximum.
+      out_dim: length of the embedding.
+      dtype: of the activations; parameters and norms are float32.
+      micro_batch: of `config.model`, which every student has; this one takes the batch whole.
+    """
+
+    dim: int
+    depth: int
+    out_dim: int
+    dtype: jax.typing.DTypeLike = jnp.float32
+    micro_batch: int = 0
+
+    @nn.compact
+    def __call__(
+        self,
+        xyz: jax.Array,
+        rgb: jax.Array,
+        train: bool = False,
+        axis_name: str | None = None,
+        keys: jax.Array | None = None,
+    ) -> jax.Array:
+        """Embed clouds.
+
+        Args:
+          xyz: [local_batch, points, 3], in the unit sphere, z up.
+          rgb: [local_batch, points, 3], from 0 to 1.
+          train: whether this is training, for what then differs; here nothing does.
+          axis_name: device axis that the batch is split over, for what samples share; here nothing.
+          keys: [local_batch] random keys, one per sample; here nothing is drawn.
+
+        Returns:
+          [local_batch, out_dim] float32, before normalisation.
+        """
+        del train, axis_name, keys
+        x = jnp.concatenate([xyz, rgb], axis=-1).astype(self.dtype)
+        for _ in range(self.depth):
+            x = nn.gelu(nn.LayerNorm(dtype=self.dtype)(nn.Dense(self.dim, dtype=self.dtype)(x)))
+        x = jnp.max(x, axis=1)  # [local_batch, dim]
+        return nn.Dense(self.out_dim, dtype=self.dtype)(x).astype(jnp.float32)
+
+
+# --8<-- [end:student]
+
+
+# --8<-- [start:config]
+def get_config() -> ConfigDict:
+    """The quickstart with this student."""
+    config = quickstart.get_config()
+    config.model = ConfigDict()
+    # Key of `models.MODELS`; the points that it sees.
+    config.model.name = "deep_sets"
+    config.model.points = 1_024
+    # Width and number of the layers before the maximum.
+    config.model.dim = 256
+    config.model.depth = 4
+    # As long as the teacher's features.
+    config.model.out_dim = 384
+    config.model.dtype = "float32"
+    # Clouds at a time; 0 takes them all at once, which is all that this student does.
+    config.model.micro_batch = 0
+    return config
+
+
+# --8<-- [end:config]
+
+
+# --8<-- [start:register]
+def register() -> None:
+    """Makes `model.name = "deep_sets"` known to configs, cards and checkpoints."""
+    models.MODELS["deep_sets"] = DeepSets
+
+
+if __name__ == "__main__":
+    register()
+    train.train_and_evaluate(get_config(), sys.argv[1])
+# --8<-- [end:register]

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The examples of the documentation do what their pages say."""
+
+import held_out_example
+import jax
+import numpy as np
+import optax
+import pytest
+from loss_inputs import embeddings_of, evaluate, loss_config
+from tiny import assert_trees_close, tiny_config
+from tiny_encoder import tiny_card
+
+from docs.examples import divergence, evaluator, student
+from mrd_jax import card as cards
+from mrd_jax import encoder, losses, models, sharding, state, step
+from mrd_jax.data import batch as batches
+from mrd_jax.losses import relation
+
+SIZES = {"dim": 8, "depth": 1, "out_dim": 24, "dtype": "float32", "micro_batch": 0}
+
+
+@pytest.fixture
+def registered_student(monkeypatch):
+    monkeypatch.setattr(models, "MODELS", dict(models.MODELS))
+    student.register()
+    return models.build_model({"name": "deep_sets", "points": 64, **SIZES})
+
+
+def test_the_example_student_trains_alike_on_one_device_and_on_eight(
+    registered_student, fast_compile
+):
+    config = tiny_config()
+    config.model = {"name": "deep_sets", "points": 64, **SIZES}
+    optimizer = optax.sgd(0.1)
+    start = state.create_state(config, model=registered_student, optimizer=optimizer)
+    batch, found = batches.fake_batch(config), {}
+    for devices in (1, 8):
+        runner = sharding.make_runner(
+            "pmap", batch_size=config.batch_size, devices=jax.devices()[:devices]
+        )
+
+        def body(state, batch):
+            return step.train_step(
+                state, batch, model=registered_student, optimizer=optimizer, config=config,
+                axis_name=sharding.AXIS,
+            )  # fmt: skip
+
+        placed = runner.place_state(jax.device_get(start))
+        after, metrics = runner.train(body)(placed, runner.place_batch(batch))
+        found[devices] = jax.device_get((after.params, metrics["total"]))
+    assert_trees_close(found[8], found[1], rtol=1e-5)
+    before = jax.tree.leaves(jax.device_get(start.params["student"]))
+    after = jax.tree.leaves(found[1][0]["student"])
+    assert all(np.any(one != other) for one, other in zip(before, after, strict=True))
+
+
+def test_the_example_student_is_saved_and_loaded_like_the_others(registered_student, tmp_path):
+    rng = np.random.default_rng(0)
+    xyz = rng.uniform(-0.5, 0.5, (3, 128, 3)).astype(np.float32)
+    rgb = rng.random((3, 128, 3), np.float32)
+    variables = jax.device_get(registered_student.init(jax.random.key(0), xyz, rgb))
+    card = tiny_card(
+        student=cards.student_of(registered_student), parameters=cards.count_parameters(variables)
+    )
+    encoder.save(tmp_path / "e", variables=variables, card=card)
+    loaded = encoder.load(tmp_path / "e", devices=jax.devices()[:1])
+    found = loaded.embed(zip(xyz, rgb, strict=True))
+    order = rng.permutation(128)
+    want = registered_student.apply(variables, xyz[:, order], rgb[:, order])
+    np.testing.assert_allclose(found, step.unit(want), rtol=1e-5, atol=1e-5)
+
+
+def test_the_example_config_builds_the_example_student(registered_student):
+    config = student.get_config()
+    assert config.model.out_dim == config.teacher.dim
+    assert isinstance(models.build_model(config.model), student.DeepSets)
+
+
+@pytest.fixture
+def registered_divergence(monkeypatch):
+    monkeypatch.setattr(relation, "DIVERGENCES", dict(relation.DIVERGENCES))
+    monkeypatch.setattr(relation, "FAMILIES", dict(relation.FAMILIES))
+    divergence.register()
+
+
+def test_the_example_divergence_is_that_of_the_formula(registered_divergence):
+    q = np.array([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]])
+    r = np.array([[0.9, 0.1, 0.0], [0.2, 0.3, 0.5]])
+    with np.errstate(divide="ignore"):
+        found = relation.divergence(np.log(q), np.log(r), kind="hellinger")
+    np.testing.assert_allclose(found, 1 - np.sqrt(q * r).sum(axis=1), atol=1e-6)
+
+
+def test_the_example_divergence_is_the_same_in_both_forms_of_the_losses(registered_divergence):
+    embeddings = embeddings_of(batch=7)
+    # One comparison of a teacher's relation with a student's is enough.
+    alone = {"lambda_image": 0.0, "lambda_text": 0.0, "image_weight": 0.0, "text_weight": 0.0}
+    alone["candidates"] = {"intra": ("VV",), "image": ("VV",), "text": ("TT",)}
+    plain, blockwise = (
+        evaluate(loss_config(divergence="hellinger", form=form, block=3, **alone), embeddings)
+        for form in ("plain", "blockwise")
+    )
+    assert plain[0]["intra"] > 0
+    assert_trees_close(blockwise, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_an_unknown_divergence_is_refused_where_the_example_is_not_registered():
+    with pytest.raises(ValueError, match="loss.divergence is 'hellinger'"):
+        losses.init_loss_params(loss_config(divergence="hellinger"))
+
+
+def test_the_example_measure_agrees_with_a_count_by_hand(tmp_path):
+    held_out = held_out_example.held_out()
+    # By pictures: the stools are each other's nearest; by these embeddings stool 1 and desk are.
+    pairs = np.array([[1, 0, 0], [0, 1, 0.1], [1, 0.1, 0], [0, 0, 1], [0.3, 0.5, 0.6]])
+    found = evaluator.shared_neighbours(pairs, held_out, count=1)
+    share = pytest.approx(slow_share(pairs, held_out))
+    assert found == {"share": share, "chance": 0.25, "shapes": 5}
+    own = evaluator.shared_neighbours(held_out.image_features, held_out, count=1)
+    assert own["share"] == 1
+
+
+def slow_share(embeddings, held_out):
+    """One neighbour a shape, found in loops."""
+
+    def nearest(rows, one):
+        units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        scores = units @ units[one]
+        scores[one] = -np.inf
+        return int(np.argmax(scores))
+
+    alike = [
+        nearest(embeddings, one) == nearest(held_out.image_features, one)
+        for one in range(len(embeddings))
+    ]
+    return np.mean(alike)
