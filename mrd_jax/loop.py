@@ -148,14 +148,23 @@ class Loop:
         # The best are among those that were evaluated.
         saves |= self._evaluates(s) and self.config.checkpoints_best > 0
         if self._evaluates(s):
-            values = self.evaluator.run(state.variables())
+            values, embeddings = self.evaluator.run(state.variables())
             self.checkpoints.see(s, values)
             if self.writer:
                 self.writer.write(s, values)
                 LOGGER.info("step %d: test top-1 %.1f%%", s, 100 * values["test/top1"])
+                self._watch(s, embeddings)
         if saves:
             self.checkpoints.save(state, step=s)
         return self._evaluates(s) or saves
+
+    def _watch(self, s: int, embeddings: np.ndarray) -> None:
+        """Keeps how the watched shapes relate at step s, for the report and TensorBoard."""
+        watched = self.evaluator.watched
+        if watched:
+            watched.save(self.workdir, step=s, embeddings=embeddings)
+            drawn = watched.pictures(embeddings)
+            self.writer.pictures(s, {f"relations/{name}": one for name, one in drawn.items()})
 
     def _sample_ids(self, index: Sequence[int]) -> list[str]:
         return [self.records[position]["id"] for position in index]
