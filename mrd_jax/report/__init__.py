@@ -4,7 +4,6 @@
 import pathlib
 from collections.abc import Sequence
 
-import jinja2
 import numpy as np
 
 from mrd_jax import history
@@ -13,7 +12,7 @@ from mrd_jax.evaluators import results as results_lib
 from mrd_jax.evaluators import retrieval, table, zero_shot
 from mrd_jax.evaluators.measures import metrics
 from mrd_jax.evaluators.table import format_table
-from mrd_jax.report import cards, embedding_map, figures, relations
+from mrd_jax.report import cards, embedding_map, figures, relations, templates
 
 __all__ = ["format_table", "write_report"]
 
@@ -68,7 +67,7 @@ def write_report(
     own_gallery = gallery.ids == held_out.ids
     workdir = pathlib.Path(workdir)
     curves = workdir / history.FILE
-    page = _template().render(
+    page = templates.load("page.html").render(
         title=title,
         notes=notes,
         curves=figures.curves(history.read_metrics(curves)) if curves.is_file() else [],
@@ -95,18 +94,6 @@ def write_report(
     target = workdir / "report.html"
     target.write_text(page, "utf-8")
     return target
-
-
-def _template() -> jinja2.Template:
-    """The page; names of shapes come from strangers, so everything in it is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html")
 
 
 def _relations(workdir: pathlib.Path, watched: relations.Watched | None) -> figures.Figure | None:

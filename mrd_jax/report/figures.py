@@ -98,6 +98,26 @@ def curves(history: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> list[Figure]
     return drawn
 
 
+def overlays(histories: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> list[Figure]:
+    """Draws every metric that two or more runs measured, the runs over one another.
+
+    Args:
+      histories: by run, as `history.read_metrics` returns.
+
+    Returns:
+      One figure per metric, titled by its name, in the order of `curves`.
+    """
+    drawn = []
+    keys = dict.fromkeys(key for history in histories.values() for key in history)
+    for panel in PANELS:
+        for key in keys:
+            measured = {run: history[key] for run, history in histories.items() if key in history}
+            if re.fullmatch(panel.pattern, key) and len(measured) > 1:
+                named = dataclasses.replace(panel, title=key, caption=panel.title)
+                drawn.append(_draw_panel(named, measured))
+    return drawn
+
+
 def confusion(table: np.ndarray, *, class_names: Sequence[str]) -> Figure:
     """Draws a confusion matrix: a row per true class, shaded by share, with the counts in it.
 
