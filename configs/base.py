@@ -38,6 +38,8 @@ def get_config() -> ConfigDict:
     # Updates in a row that may be left out because they are not finite; then the run stops. 0
     # never stops it.
     config.max_bad_steps = 10
+    # Steps to record for TensorBoard's profiler, from the sixth after each start on; 0 is off.
+    config.profile_steps = 0
     # Minutes without a step after which the stack of every thread is printed; 0 is off. Longer
     # than an evaluation takes.
     config.stall_minutes = 60.0

@@ -21,6 +21,7 @@ COMMANDS = {
     "demo": "mrd_jax.demo",
     "convert": "mrd_jax.tools.convert",
     "neighbours": "mrd_jax.tools.neighbours",
+    "compare": "mrd_jax.tools.compare",
     "verify": "mrd_jax.tools.verify",
     "compile_tpu": "mrd_jax.tools.compile_tpu",
 }

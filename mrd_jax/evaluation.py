@@ -7,7 +7,7 @@ import logging
 import pathlib
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,6 +16,7 @@ from ml_collections import FrozenConfigDict
 from mrd_jax import hosts, report, step
 from mrd_jax.data import source
 from mrd_jax.evaluators import baselines, held_out, results, retrieval, zero_shot
+from mrd_jax.report import relations
 
 if TYPE_CHECKING:
     from mrd_jax import train
@@ -24,6 +25,18 @@ LOGGER = logging.getLogger(__name__)
 
 # What the student makes of both splits, for whatever else is to be measured on frozen features.
 EMBEDDINGS_FILE = "embeddings.npz"
+
+
+class Measured(NamedTuple):
+    """One evaluation.
+
+    Attributes:
+      values: metrics by name.
+      embeddings: [count, dim] of the held-out split.
+    """
+
+    values: dict[str, float]
+    embeddings: np.ndarray
 
 
 class Evaluator:
@@ -54,6 +67,11 @@ class Evaluator:
         self.held_out = held_out.load_held_out(self.directory, data.test_split)
         if data.test_directory:
             self.held_out = held_out.without_unseen(self.held_out)
+        self.watched = relations.Watched(
+            self.held_out,
+            teacher_temperature=run.config.loss.teacher_temperature,
+            student_temperature=run.config.loss.student_temperature,
+        )
         self._body = run.runner.embed(
             functools.partial(step.embed_step, model=run.model, config=run.config)
         )
@@ -74,13 +92,14 @@ class Evaluator:
         ]
         return np.concatenate(rows)[: len(records)]
 
-    def run(self, variables: dict[str, Any]) -> dict[str, float]:
+    def run(self, variables: dict[str, Any]) -> Measured:
         """Zero-shot and retrieval figures of the held-out split, as `test/...` metrics.
 
         Without the retrieval by class: it takes minutes on Objaverse-LVIS, and `write_results`
         measures it once at the end.
         """
-        return measure(self.embed(variables, self.records), self.held_out)
+        embeddings = self.embed(variables, self.records)
+        return Measured(measure(embeddings, self.held_out), embeddings)
 
     def _batches(self, records: source.RecordSource) -> Iterator[dict[str, np.ndarray]]:
         """This process's rows of each global batch; the last one repeats its last record."""
@@ -94,7 +113,7 @@ class Evaluator:
 
 
 def measure(embeddings: np.ndarray, shapes: held_out.HeldOut) -> dict[str, float]:
-    """What `Evaluator.run` returns of embeddings [count, dim], one per shape, in their order."""
+    """The values of `Evaluator.run`, of embeddings [count, dim], one per shape, in their order."""
     values = zero_shot.zero_shot(embeddings, shapes)
     found = retrieval.retrieval(embeddings, shapes, by_class=False)
     return {f"test/{name}": value for name, value in values.items()} | {
@@ -160,6 +179,7 @@ def write_results(evaluator: Evaluator, variables: dict[str, Any], *, workdir: s
         results=lines,
         gallery=gallery,
         gallery_embeddings=gallery_embeddings,
+        watched=evaluator.watched,
     )
     print(report.format_table(lines))
     LOGGER.info("evaluation: %.0f s", time.perf_counter() - started)

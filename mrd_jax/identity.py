@@ -35,6 +35,7 @@ NEUTRAL_FIELDS = frozenset(
         "max_bad_steps",
         "model.micro_batch",
         "model.remat",
+        "profile_steps",
         "shard_state",
         "spmd",
         "stall_leaves",

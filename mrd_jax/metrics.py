@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 
+import numpy as np
 import tensorboardX
 from etils import epath
 
@@ -56,6 +57,12 @@ class MetricWriter:
             file.write(json.dumps({"step": step, **line}) + "\n")
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
+        self._board.flush()
+
+    def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Writes pictures, uint8 [height, width, 3], to TensorBoard."""
+        for name, pixels in pictures.items():
+            self._board.add_image(name, pixels, step, dataformats="HWC")
         self._board.flush()
 
     def close(self) -> None:

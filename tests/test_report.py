@@ -22,7 +22,7 @@ EMBEDDINGS = np.stack(
 ).astype(np.float32)
 METRICS = [
     {"step": 1, "train/loss": 4.0, "train/contrastive": 3.0, "train/grad_norm": 2.0},
-    {"step": 2, "train/loss": 3.0, "train/mixing/intra/VV": 0.5, "train/mixing/intra/TT": 0.5},
+    {"step": 2, "train/loss": 3.0, "train/weight/intra/VV": 0.5, "train/weight/intra/TT": 0.5},
     {"step": 3, "train/loss": 2.5, "test/top1": 0.25, "test/retrieval/points_to_text/recall@5": 1},
 ]
 

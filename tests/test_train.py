@@ -13,6 +13,7 @@ from tiny import assert_trees_equal, tiny_config
 
 from mrd_jax import evaluation, identity, saved, train
 from mrd_jax.data import loader, neighbours, source
+from mrd_jax.report import figures
 from mrd_jax.tools import neighbours as tool
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
@@ -106,7 +107,11 @@ def test_a_finished_run_ends_with_results_and_a_report(straight):
     assert names == ["chance", "majority", "floor", "student", "ceiling"]
     assert results["config"]["total_steps"] == 6
     assert (straight / "finished").read_text() == "6 steps\n"
-    assert "<img" in (straight / "report.html").read_text()
+    page = (straight / "report.html").read_text()
+    assert "<img" in page
+    # Every figure of the report finds its numbers under the names that a run gives them.
+    assert [panel.title for panel in figures.PANELS if f"<b>{panel.title}</b>" not in page] == []
+    assert "Relations over time" in page and 'class="dot' in page
 
 
 def test_evaluation_of_a_checkpoint_repeats_its_results(dataset, straight, capsys):

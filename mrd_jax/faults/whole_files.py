@@ -11,6 +11,16 @@ def write_text(path: epath.Path, text: str) -> None:
       path: of the file; what it held before stays until the new text is whole.
       text: to write.
     """
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: epath.Path, content: bytes) -> None:
+    """As `write_text`.
+
+    Args:
+      path: of the file.
+      content: to write.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
+    temporary.write_bytes(content)
     temporary.replace(path)
