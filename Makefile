@@ -24,7 +24,7 @@ $(VENV)/installed: setup.py $(WEIGHTS)
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	$(VENV)/bin/pip install --quiet --editable ".[demo,prep,test]"
+	$(VENV)/bin/pip install --quiet --editable ".[demo,docs,notebooks,prep,test]"
 	touch $@
 
 # Meshes, pictures and names -> records with teacher features.
@@ -84,6 +84,17 @@ tpu: $(VENV)/installed-test
 test_browser: $(VENV)/installed-test
 	$(VENV)/bin/pip install --quiet --editable ".[browser]"
 	SCREENSHOTS=$(RUNS)/browser $(RUN) -m pytest -m browser
+
+# The documentation, in site/; `.venv/bin/mkdocs serve` shows it while it is written.
+.PHONY: docs
+docs: $(VENV)/installed-test
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build
+
+# Both notebooks from top to bottom on the furniture data; trains for a minute or two what is absent.
+.PHONY: notebooks
+notebooks: data $(VENV)/installed-test
+	DATA=$(abspath $(DATA)) RUNS=$(abspath $(RUNS)) $(VENV)/bin/jupyter execute \
+		docs/notebooks/explore_furniture.ipynb docs/notebooks/compare_embeddings.ipynb
 
 lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff check --fix .

@@ -69,15 +69,17 @@ class DeepSets(nn.Module):
 def get_config() -> ConfigDict:
     """The quickstart with this student."""
     config = quickstart.get_config()
+    points = config.model.points
     config.model = ConfigDict()
-    # Key of `models.MODELS`; the points that it sees.
+    # Key of `models.MODELS`.
     config.model.name = "deep_sets"
-    config.model.points = 1_024
+    # Points that it sees; as many as the quickstart's.
+    config.model.points = points
     # Width and number of the layers before the maximum.
     config.model.dim = 256
     config.model.depth = 4
     # As long as the teacher's features.
-    config.model.out_dim = 384
+    config.model.out_dim = config.teacher.dim
     config.model.dtype = "float32"
     # Clouds at a time; 0 takes them all at once, which is all that this student does.
     config.model.micro_batch = 0
