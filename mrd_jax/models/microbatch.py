@@ -125,7 +125,9 @@ def average(rows: jax.Array, axis_name: str | None) -> jax.Array:
     return mean if axis_name is None else jax.lax.pmean(mean, axis_name)
 
 
-def collect(method: Callable[[nn.Module, Any], jax.Array], module: nn.Module, rows: Any):
+def collect(
+    method: Callable[[nn.Module, Any], jax.Array], module: nn.Module, rows: Any
+) -> jax.Array:
     """Ends what `apply` put off: the last layers, which may have parameters of their own.
 
     Args:
