@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands of the README and the documentation, run as they stand.
+
+They run in a small world that looks like a clone after `make quickstart`: an encoder, a data set
+and meshes of the names that the pages use, all tiny, a teacher that knows colours, and configs made
+smaller. What is quick runs in this process; the slow tests run every command of a page, trainings
+in processes of their own. What no test runs is listed with the reason: a new block has to be run,
+or to be put on the list.
+"""
+
+import io
+import os
+import pathlib
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+
+import doc_pages
+import numpy as np
+import PIL.Image
+import pytest
+import small_shapes
+import tiny_index
+from doc_pages import PAGES, ROOT
+from tiny_encoder import DIM, FIELDS, POINTS, tiny_card, tiny_variables
+
+import mrd_jax.demo.__main__ as demo
+from data_prep import build, teachers, verify
+from mrd_jax import encoder
+from mrd_jax.tools import embed, search
+from mrd_jax.tools import verify as verify_checkpoints
+
+PYTHON = ".venv/bin/python"
+TRAIN = f"{PYTHON} -m mrd_jax.main --config configs/quickstart.py --workdir"
+# The beginning of a command -> why no test runs it.
+NOT_RUN = {
+    "make quickstart": "fetches packages and meshes, and takes ten minutes",
+    "make furniture": "fetches meshes and trains for 20 minutes; tests/test_benchmarks.py",
+    "make test": "is what runs this",
+    ".venv/bin/pip install": "fetches packages",
+    f"{PYTHON} -m data_prep.build --source furniture": "fetches a CLIP; tests/test_clip_teacher.py",
+    f"{TRAIN} runs/clip": "needs the data set of the line before it",
+    f"{TRAIN} /shared/run": "waits for a second machine; tests/hosts starts both",
+    f"{PYTHON} -m mrd_jax.tools.compile_tpu": "needs the TPU compiler; `make tpu`",
+    f"{PYTHON} -m mrd_jax.tools.convert": "needs a released file; tests/test_convert_tool.py",
+    f"{PYTHON} -m benchmarks.transfer": "needs six trainings; tests/test_benchmarks.py",
+}
+# Programs that take more than a few seconds: processes of their own, in the slow tests only.
+SLOW = ("mrd_jax.main", "docs/examples/student.py")
+# Program -> how it is called in this process, and what makes it small.
+QUICK = {
+    "data_prep.build": (
+        lambda arguments: build.build(build.parse_options(arguments)),
+        ("--points", str(POINTS), "--views", "1", "--image_size", "24", "--workers", "1"),
+    ),
+    "data_prep.verify": (verify.main, ("--workers", "1")),
+    "mrd_jax.tools.embed": (embed.main, ()),
+    "mrd_jax.tools.search": (search.main, ()),
+    "mrd_jax.tools.verify": (verify_checkpoints.main, ()),
+    "mrd_jax.demo": (demo.main, ("--port", "0")),
+}
+# What stands for something of the reader's.
+PLACEHOLDERS = {"FILES...": "my_shapes"}
+
+# Appended to the quickstart's config.
+SMALLER = f"""
+
+_whole = get_config
+
+
+def get_config() -> ConfigDict:
+    config = _whole()
+    config.update(batch_size=4, total_steps=2, eval_windows=1)
+    config.data.points, config.teacher.dim = {POINTS}, {DIM}
+    config.model.update(points={POINTS}, **{FIELDS})
+    config.optimizer.warmup_steps = 1
+    return config
+"""
+# Names in my_shapes that the pages use, and their colours.
+SHAPES = {
+    "oak_chair-2.glb": "orange",
+    "red_chair.obj": "red",
+    "low_table.ply": "blue",
+    "long_table.glb": "teal",
+    "stool.glb": "green",
+    "desk.obj": "pink",
+}
+
+
+class Teacher(tiny_index.FakeTeacher):
+    """Takes pictures in files, too, as a build hands them over."""
+
+    def encode_images(self, images, *, progress=False):
+        opened = [PIL.Image.open(io.BytesIO(x)) if isinstance(x, bytes) else x for x in images]
+        return super().encode_images(opened)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_parts():
+    """The teacher of colours in all teachers' place, and one encoder, so that it compiles once."""
+    load, kept = encoder.load, []
+
+    def once(path, **expected):
+        kept.append(kept[0] if kept else load(path, **expected))
+        return kept[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(teachers, "load_teacher", lambda *_, **__: Teacher())
+        patch.setattr(encoder, "load", once)
+        yield
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory, small_parts):
+    """The world, as `make quickstart` would leave it, with the reader's own files."""
+    folder = tmp_path_factory.mktemp("world")
+    for name, colour in SHAPES.items():
+        small_shapes.write(
+            folder / "my_shapes" / name, small_shapes.box(colour=small_shapes.rgb(colour))
+        )
+    shutil.copytree(folder / "my_shapes", folder / "meshes")
+    (folder / "photo.jpg").write_bytes(small_shapes.picture((255, 0, 0)))
+    for place in ("runs/quickstart", "encoders/openshape"):
+        encoder.save(folder / place, variables=tiny_variables(), card=tiny_card())
+    (folder / "docs").symlink_to(ROOT / "docs")
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    with (folder / "configs" / "quickstart.py").open("a") as file:
+        file.write(SMALLER)
+    furniture(folder)
+    return folder
+
+
+def furniture(folder):
+    """A data set with classes and a training split, and a run's embeddings of its test split."""
+    lines = ["path,label,split"]
+    for number, colour in enumerate(small_shapes.COLOURS):
+        box = small_shapes.box((1 + number % 2, 2, 3), small_shapes.rgb(colour))
+        small_shapes.write(folder / "raw" / f"{colour}.ply", box)
+        lines.append(f"{colour}.ply,{('low', 'wide')[number % 2]},{('train', 'test')[number > 3]}")
+    (folder / "raw" / "table.csv").write_text("\n".join(lines) + "\n")
+    arguments = ["--source", "folder", "--input", folder / "raw", "--output", folder / "built"]
+    call("data_prep.build", [*map(str, arguments), "--teacher", "colours"])
+    (folder / "data").mkdir()
+    (folder / "built" / "folder").rename(folder / "data" / "furniture")
+    saved = {"test": tiny_index.unit_rows(6), "test_ids": small_shapes.COLOURS[4:]}
+    np.savez(folder / "runs" / "quickstart" / "embeddings.npz", **saved)
+
+
+@pytest.fixture
+def world(template, tmp_path, monkeypatch):
+    """A copy to work in."""
+    folder = shutil.copytree(template, tmp_path / "world", symlinks=True)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("uvicorn.Server.run", lambda self, sockets: None)
+    return folder
+
+
+def call(program, arguments):
+    run, smaller = QUICK[program]
+    status = run([*arguments, *smaller])
+    assert not isinstance(status, int) or status == 0, (program, arguments)
+
+
+def taken_apart(command):
+    """The program of a command and its arguments."""
+    words = [PLACEHOLDERS.get(word, word) for word in shlex.split(command)]
+    start = 2 if words[1] == "-m" else 1
+    return words[start], words[start + 1 :]
+
+
+def run_command(command, *, slow, monkeypatch):
+    """Runs a command unless it is listed, or too long for this test."""
+    if any(command.startswith(beginning) for beginning in NOT_RUN):
+        return
+    program, arguments = taken_apart(command)
+    if program in SLOW:
+        if slow:
+            run_process(command)
+    elif program.endswith(".py"):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", [program, *arguments])
+            runpy.run_path(program, run_name="__main__")
+    else:
+        call(program, arguments)
+
+
+def run_process(command):
+    """Runs a command of Python in the world, with its configs."""
+    words = [sys.executable, *shlex.split(command)[1:]]
+    path = os.pathsep.join([str(pathlib.Path.cwd()), str(ROOT)])
+    # Of this process's flags only those that make compiling quick.
+    environment = os.environ | {"PYTHONPATH": path}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def run_page(page, *, slow, monkeypatch):
+    for block in doc_pages.blocks(page):
+        if block.file:
+            pathlib.Path(block.file).write_text(block.text, "utf-8")
+        elif block.language == "sh":
+            for command in block.commands:
+                run_command(command, slow=slow, monkeypatch=monkeypatch)
+        elif block.language == "python":
+            exec(compile(block.text, block.page, "exec"), {})
+
+
+def has_slow(page):
+    return any(
+        taken_apart(command)[0] in SLOW
+        for name, command in doc_pages.commands()
+        if name == doc_pages.name(page) and command.startswith(PYTHON)
+    )
+
+
+WITH_BLOCKS = [page for page in PAGES if any(block.language for block in doc_pages.blocks(page))]
+
+
+@pytest.mark.parametrize("page", WITH_BLOCKS, ids=doc_pages.name)
+def test_the_quick_commands_of_a_page_run(page, world, monkeypatch):
+    run_page(page, slow=False, monkeypatch=monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [*filter(has_slow, WITH_BLOCKS)], ids=doc_pages.name)
+def test_every_command_of_a_page_runs(page, world, monkeypatch):
+    run_page(page, slow=True, monkeypatch=monkeypatch)
+
+
+def test_every_block_is_of_a_kind_that_is_run_or_known():
+    """Parts of tested files, marked {.python}, are run where they come from."""
+    kinds = {block.language for page in PAGES for block in doc_pages.blocks(page)}
+    assert kinds <= {"sh", "python", "csv", "{.python}", ""}
+    for page in PAGES:
+        for block in doc_pages.blocks(page):
+            if block.language == "{.python}":
+                assert block.text.startswith('--8<-- "docs/examples/'), block
+            if block.language == "csv":
+                assert block.file, block
+
+
+def test_every_command_is_run_or_listed():
+    for page, command in doc_pages.commands():
+        if not any(command.startswith(beginning) for beginning in NOT_RUN):
+            assert command.startswith(PYTHON), (page, command)
+            program, _ = taken_apart(command)
+            known = program in SLOW or program in QUICK or program.startswith("docs/examples/")
+            assert known, f"{page}: run `{command}` in this file, or list it in NOT_RUN"
+
+
+@pytest.mark.parametrize("beginning", NOT_RUN)
+def test_what_is_listed_is_on_some_page(beginning):
+    assert any(command.startswith(beginning) for _, command in doc_pages.commands())
+
+
+def test_the_shapes_of_the_tutorial_are_those_of_its_table():
+    tables = [b.text for b in doc_pages.blocks(ROOT / "docs/tutorial.md") if b.language == "csv"]
+    assert {line.split(",")[0] for line in tables[0].splitlines()[1:]} == set(SHAPES)
