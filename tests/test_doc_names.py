@@ -96,6 +96,17 @@ def test_dotted_names_in_text_are_there(page):
             assert dotted in WRITTEN or resolve(dotted), dotted
 
 
+def test_the_method_names_code_of_the_losses():
+    named = [
+        piece
+        for piece in doc_pages.code(ROOT / "docs/method.md")
+        if re.fullmatch(r"(?!config\.)[a-z_]+\.(?!py)[A-Za-z_]+", piece)
+    ]
+    assert len(named) > 20
+    for piece in named:
+        assert resolve(f"mrd_jax.losses.{piece.removeprefix('losses.')}"), piece
+
+
 @EVERY_PAGE
 def test_names_of_the_reference_are_there(page):
     for dotted in re.findall(r"^::: ([\w.]+)$", page.read_text("utf-8"), re.MULTILINE):
