@@ -102,12 +102,16 @@ def small_parts():
     """The teacher of colours in all teachers' place, and one encoder, so that it compiles once."""
     load, kept = encoder.load, []
 
+    def load_teacher(place, **_):
+        assert pathlib.Path(place).is_dir(), f"no teacher in {place}"
+        return Teacher()
+
     def once(path, **expected):
         kept.append(kept[0] if kept else load(path, **expected))
         return kept[0]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(teachers, "load_teacher", lambda *_, **__: Teacher())
+        patch.setattr(teachers, "load_teacher", load_teacher)
         patch.setattr(encoder, "load", once)
         yield
 
@@ -128,6 +132,7 @@ def template(tmp_path_factory, small_parts):
     shutil.copytree(ROOT / "configs", folder / "configs")
     with (folder / "configs" / "quickstart.py").open("a") as file:
         file.write(SMALLER)
+    (folder / "data" / "teachers" / "lit_furniture").mkdir(parents=True)
     furniture(folder)
     return folder
 
@@ -141,8 +146,8 @@ def furniture(folder):
         lines.append(f"{colour}.ply,{('low', 'wide')[number % 2]},{('train', 'test')[number > 3]}")
     (folder / "raw" / "table.csv").write_text("\n".join(lines) + "\n")
     arguments = ["--source", "folder", "--input", folder / "raw", "--output", folder / "built"]
-    call("data_prep.build", [*map(str, arguments), "--teacher", "colours"])
-    (folder / "data").mkdir()
+    arguments += ["--teacher", folder / "data" / "teachers" / "lit_furniture"]
+    call("data_prep.build", [str(one) for one in arguments])
     (folder / "built" / "folder").rename(folder / "data" / "furniture")
     saved = {"test": tiny_index.unit_rows(6), "test_ids": small_shapes.COLOURS[4:]}
     np.savez(folder / "runs" / "quickstart" / "embeddings.npz", **saved)

@@ -207,6 +207,20 @@ def test_a_data_set_becomes_an_index(made, tmp_path, monkeypatch, capsys):
     assert made_up.ITEMS - 1 == len(records)
 
 
+def test_the_teacher_is_looked_for_where_the_build_took_it(made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    metadata = source.read_metadata(made)
+    card = dataclasses.replace(tiny_card(), teacher=metadata["teacher"]["name"])
+
+    def place(given):
+        told = metadata | {"build": metadata["build"] | {"teacher": given}}
+        return search.make._teacher(card, told, place="", data=made, output=tmp_path / "i").place
+
+    (tmp_path / "mine").mkdir()
+    assert place("mine") == "../mine"
+    assert place("nowhere") == card.teacher
+
+
 def test_one_split_alone_can_be_indexed(made, tmp_path, monkeypatch):
     taken = {}
     monkeypatch.setattr(search.encoders, "load", lambda path, **_: None)

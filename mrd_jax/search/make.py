@@ -46,7 +46,7 @@ def from_records(
       checkpoint: hash of its files.
       splits: to embed, one after another; () is all.
       points: of a stored cloud, at most.
-      teacher: hub name or folder; "" looks for it where `data_prep.build` leaves it.
+      teacher: hub name or folder; "" looks for it where `data_prep.build` leaves or was given it.
       ann: write what approximate search needs, too.
 
     Returns:
@@ -190,9 +190,11 @@ def _teacher(
     told = metadata["teacher"]
     same = told["name"] == card.teacher
     if not place:
-        # data_prep.build leaves OUTPUT/NAME/VERSION and OUTPUT/teachers/TEACHER.
+        # data_prep.build leaves OUTPUT/NAME/VERSION and OUTPUT/teachers/TEACHER, or was given one.
         left = Path(data).resolve().parents[1] / "teachers" / card.teacher
-        place = str(left) if card.teacher and left.is_dir() else card.teacher
+        given = Path(metadata["build"]["teacher"]) if same else left
+        folders = (str(folder) for folder in (left, given) if card.teacher and folder.is_dir())
+        place = next(folders, card.teacher)
     return indices.Teacher(
         card.teacher, told["revision"] if same else "", place=_place(place, output)
     )

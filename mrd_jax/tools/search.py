@@ -160,7 +160,7 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     add("--embeddings", type=Path, help="instead of --data: npz file of mrd_jax.tools.embed")
     add("--checkpoint", type=Path, help="of --data: workdir of a run, or folder of an encoder")
     add("--splits", nargs="+", default=(), help="of --data; left out: all")
-    add("--teacher", help="hub name or folder; left out: where data_prep.build left it")
+    add("--teacher", help="hub name or folder; left out: where data_prep.build left or took it")
     add("--points", type=int, default=2_048, help="of the clouds that are shown, at most; 2,048")
     add("--ann", action="store_true", help="write what `find --ann` needs; extra `ann`")
 
