@@ -4,6 +4,7 @@
 import dataclasses
 import json
 
+import jax
 import made_up
 import numpy as np
 import PIL.Image
@@ -35,7 +36,7 @@ def here(tmp_path_factory):
         def once(path, **_):
             """Commands of this module load one encoder, so that it is compiled once."""
             if str(path) not in kept:
-                kept[str(path)] = load(path)
+                kept[str(path)] = load(path, devices=jax.local_devices()[:1])
             return kept[str(path)]
 
         patch.setattr(encoder, "load", once)
