@@ -22,6 +22,9 @@ import PIL.Image
 from mrd_jax.search import index as indices
 from mrd_jax.search import nearest, queries
 
+# Beyond these, whoever comes is told to come back later.
+MOST_CONNECTIONS = 200
+
 
 def warm(searcher: queries.Searcher) -> None:
     """Compiles everything, so that the first question is as quick as the others."""
