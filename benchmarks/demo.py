@@ -174,6 +174,7 @@ def in_browser(address: str, browser: Any) -> dict:
         loads.append(
             page.evaluate("() => performance.getEntriesByType('navigation')[0].loadEventEnd")
         )
+        page.wait_for_load_state("networkidle")  # nobody types as quickly as a program
         page.fill("#words", f"shape number {number}")
         started = time.perf_counter()
         page.press("#words", "Enter")

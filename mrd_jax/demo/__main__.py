@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
+from mrd_jax import compiled
 from mrd_jax.search import index as indices
 from mrd_jax.search import nearest, queries
 
@@ -128,4 +129,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    compiled.keep()
     sys.exit(main())

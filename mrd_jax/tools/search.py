@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.geometry import clouds
+from mrd_jax import compiled
 from mrd_jax import encoder as encoders
 from mrd_jax.data import source
 from mrd_jax.search import index as indices
@@ -232,4 +233,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    compiled.keep()
     sys.exit(main())
