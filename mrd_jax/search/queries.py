@@ -191,7 +191,8 @@ def load_teacher(index: indices.Index, place: str | None = None) -> teachers.Tea
         teacher = teachers.load_teacher(place, batch_size=_TEXTS, picture_batch_size=_PICTURES)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"the teacher of {index.folder}: {error}; pass --teacher"
+            f"the teacher of {index.folder} is not where the index looks for it; pass --teacher, a "
+            f"hub name or the folder of a trained one. {error}"
         ) from error
     index.check_teacher(teacher.info)
     return teacher
