@@ -161,7 +161,11 @@ def _file_entry(
 
 
 def _entry(
-    *texts: str,
+    identity: str,
+    name: str,
+    creator: str,
+    licence: str,
+    *,
     row: np.ndarray,
     xyz: np.ndarray,
     rgb: np.ndarray,
@@ -171,7 +175,8 @@ def _entry(
     """A shape to store; without a picture of its own it gets one of its cloud."""
     if picture is None:
         picture = pictures.draw_cloud(xyz, rgb, size=_SIDE)
-    item = indices.Item(*texts, picture=evaluation.picture_name(texts[0]))
+    file = evaluation.picture_name(identity)
+    item = indices.Item(identity, name, creator, licence, picture=file)
     return indices.Entry(item, row, xyz[:points], rgb[:points], picture)
 
 

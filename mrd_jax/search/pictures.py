@@ -113,10 +113,10 @@ def _paste(sheet: Image.Image, file: Path, *, corner: tuple[int, int]) -> None:
     with Image.open(file) as opened:
         picture = opened.convert("RGB")
     scale = _SIDE / max(picture.size)
-    size = tuple(max(1, round(side * scale)) for side in picture.size)
-    picture = picture.resize(size, Image.Resampling.LANCZOS)
-    at = tuple(start + (_SIDE - side) // 2 for start, side in zip(corner, size, strict=True))
-    sheet.paste(picture, at)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    left, top = corner
+    sheet.paste(picture, (left + (_SIDE - width) // 2, top + (_SIDE - height) // 2))
 
 
 def _write(
