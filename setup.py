@@ -48,6 +48,7 @@ EXTRAS = {
     "demo": ["starlette>=1.10,<2", "uvicorn>=0.54,<1"],
     "ann": ["faiss-cpu>=1.9,<2"],
     "test": [
+        "faiss-cpu>=1.9,<2",
         "httpx2>=2,<3",
         "pytest>=8.3,<10",
         "pytest-xdist>=3.6,<4",

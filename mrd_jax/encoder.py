@@ -91,7 +91,8 @@ class Encoder:
     @functools.cached_property
     def _body(self) -> Any:
         def body(variables: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
-            return step.unit(self.model.apply(variables, batch["xyz"], batch["rgb"]))
+            rows: Any = self.model.apply(variables, batch["xyz"], batch["rgb"])
+            return step.unit(rows)
 
         return self._runner.embed(body)
 

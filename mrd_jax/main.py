@@ -6,9 +6,6 @@ Kept short on purpose; what it calls can be imported and tested.
 
 import functools
 import logging
-import os
-import pathlib
-import platform
 import sys
 from collections.abc import Callable
 
@@ -17,7 +14,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from mrd_jax import hosts, suite, train
+from mrd_jax import compiled, hosts, suite, train
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/x.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; an unfinished one continues.")
@@ -81,22 +78,6 @@ def command(config: ConfigDict, mode: str, step: str) -> Callable[[ConfigDict, s
     return suite.evaluate
 
 
-def keep_compiled() -> None:
-    """Keeps compiled programs in the user's cache folder, so that a second run need not compile.
-
-    JAX_COMPILATION_CACHE_DIR names another folder (on a pod, one that all hosts see), and
-    JAX_ENABLE_COMPILATION_CACHE=false turns it off. The folder may be deleted at any time.
-    """
-    if jax.config.jax_compilation_cache_dir is not None:
-        return
-    folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-    folder = folder / "mrd_jax" / "compiled"
-    if jax.default_backend() == "cpu":
-        # Made for this very processor, while a home folder may be shared with others.
-        folder /= platform.node()
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-
-
 def join() -> None:
     """Joins the other processes where the flags ask for it.
 
@@ -128,7 +109,7 @@ def main(argv: list[str]) -> None:
     run = command(_CONFIG.value, _MODE.value, _STEP.value)
     join()
     # After joining: this asks for the devices.
-    keep_compiled()
+    compiled.keep()
     show_progress()
     with hosts.leaving_at_once():
         logging.getLogger("mrd_jax").info(

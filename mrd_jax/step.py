@@ -229,7 +229,8 @@ def embed_step(
 
     def embed(window: jax.Array) -> jax.Array:
         xyz, rgb = augment.plain(batch, num_points=config.model.points, window=window)
-        return unit(model.apply(variables, xyz, rgb).astype(jnp.float32))
+        rows: Any = model.apply(variables, xyz, rgb)
+        return unit(rows.astype(jnp.float32))
 
     return unit(jnp.mean(jax.lax.map(embed, jnp.arange(config.eval_windows)), axis=0))
 

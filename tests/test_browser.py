@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The search page as people use it, in a real browser."""
 
-import base64
+import argparse
 import contextlib
 import importlib.resources
 import os
@@ -10,11 +10,13 @@ import shutil
 import socket
 import threading
 
+import pages
 import pytest
 import small_shapes
 import tiny_index
 import uvicorn
 
+from benchmarks import demo
 from mrd_jax.demo import app as apps
 from mrd_jax.search import queries
 
@@ -22,12 +24,6 @@ pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("fast_compile")]
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 # Pictures by the processor: WebGL where there is no graphics card.
 OPTIONS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-DROP = """([encoded, name]) => {
-    const bytes = Uint8Array.from(atob(encoded), (letter) => letter.charCodeAt(0));
-    const dataTransfer = new DataTransfer();
-    dataTransfer.items.add(new File([bytes], name));
-    document.body.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true }));
-}"""
 WITHOUT_WEBGL = """
     const original = HTMLCanvasElement.prototype.getContext;
     HTMLCanvasElement.prototype.getContext = function (kind, ...rest) {
@@ -48,7 +44,7 @@ def address(searcher):
         socket.create_server(("127.0.0.1", 0)) as listener,
         apps.serving(searcher, apps.Limits(upload_bytes=2**20, read_seconds=60)) as app,
     ):
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
@@ -104,44 +100,12 @@ def shoot(tmp_path_factory):
     return call
 
 
-def search(page, words):
-    page.fill("#words", words)
-    page.press("#words", "Enter")
-    page.wait_for_selector(f"#status:has-text('“{words}”')")
-
-
-def drop(page, name, data):
-    page.evaluate(DROP, [base64.b64encode(data).decode(), name])
-
-
-def titles(page):
-    page.wait_for_selector("#results[aria-busy=false] .card")
-    return page.locator(".card h3").all_inner_texts()
-
-
-def names(searcher, row, **options):
-    found = searcher.find(row, count=12, **options)
-    return [searcher.index.items[number].title for number in found.numbers]
-
-
-def pixels(page, selector):
-    """What a canvas shows, and how many of its pixels are painted."""
-    return page.locator(selector).first.evaluate(
-        """(canvas) => {
-            const { width, height } = canvas;
-            const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
-            const painted = data.filter((value, place) => place % 4 == 3 && value).length;
-            return [canvas.toDataURL(), painted];
-        }"""
-    )
-
-
 @pytest.mark.parametrize("size", SIZES)
 def test_typed_words_find_shapes_by_name(opened, searcher, shoot, size):
     page = opened(size)
     shoot(page, f"{size}-start")
-    search(page, "green")
-    assert titles(page) == names(searcher, searcher.text("green"))
+    pages.search(page, "green")
+    assert pages.titles(page) == pages.names(searcher, searcher.text("green"))
     first = page.locator(".card").first.inner_text()
     assert "likeness" in first and "maker 1, CC0" in first
     shoot(page, f"{size}-words")
@@ -150,9 +114,9 @@ def test_typed_words_find_shapes_by_name(opened, searcher, shoot, size):
 
 def test_a_dropped_picture_finds_shapes(opened, searcher, shoot):
     page = opened()
-    drop(page, "blue.png", small_shapes.picture((0, 0, 255)))
+    pages.drop(page, "blue.png", small_shapes.picture((0, 0, 255)))
     page.wait_for_selector("#status:has-text('blue.png')")
-    assert titles(page)[0] == "box 2"
+    assert pages.titles(page)[0] == "box 2"
     assert page.get_by_role("img", name="Picture blue.png").is_visible()
     shoot(page, "desktop-picture")
 
@@ -164,34 +128,36 @@ def test_a_dropped_mesh_finds_shapes_and_is_named(opened, searcher, shoot, size,
     cloud = queries.read_cloud(tmp_path / "box.glb", searcher.index)
     row = searcher.cloud(cloud.xyz, cloud.rgb)
     page = opened(size)
-    drop(page, "box.glb", data)
+    pages.drop(page, "box.glb", data)
     page.wait_for_selector("#given-view canvas")
-    assert titles(page) == names(searcher, row)
+    assert pages.titles(page) == pages.names(searcher, row)
     page.fill("#classes", "red, green,blue")
     page.get_by_role("button", name="Name it").click()
     page.wait_for_selector("#named li")
     found = [text.split()[-1] for text in page.locator("#named li").all_inner_texts()]
     assert found == [name for name, _ in searcher.classify(row, tiny_index.WORDS)]
     shoot(page, f"{size}-mesh")
-    search(page, "red")
-    assert titles(page) == names(searcher, queries.mix([row, searcher.text("red")], [1, 1]))
+    pages.search(page, "red")
+    assert pages.titles(page) == pages.names(
+        searcher, queries.mix([row, searcher.text("red")], [1, 1])
+    )
     page.get_by_role("slider", name="Weight of box.glb").press("Home")  # at -1
     page.wait_for_selector("#parts output:has-text('-1')")
-    want = names(searcher, queries.mix([row, searcher.text("red")], [-1, 1]))
+    want = pages.names(searcher, queries.mix([row, searcher.text("red")], [-1, 1]))
     page.wait_for_selector(f".card:first-child h3:text-is('{want[0]}')")
-    assert titles(page) == want
+    assert pages.titles(page) == want
     page.get_by_role("button", name="Remove box.glb").click()
     page.wait_for_selector("#given", state="hidden")
-    assert titles(page) == names(searcher, searcher.text("red"))
+    assert pages.titles(page) == pages.names(searcher, searcher.text("red"))
 
 
 def test_a_cloud_is_turned_by_mouse_and_by_keys(opened):
     page = opened()
-    search(page, "red")
+    pages.search(page, "red")
     canvas = page.locator(".card canvas").first
     canvas.wait_for()
     page.wait_for_timeout(300)
-    before, painted = pixels(page, ".card canvas")
+    before, painted = pages.pixels(page, ".card canvas")
     assert painted > 100
     assert canvas.get_attribute("aria-valuenow") == "315"
     box = canvas.bounding_box()
@@ -200,28 +166,28 @@ def test_a_cloud_is_turned_by_mouse_and_by_keys(opened):
     page.mouse.move(box["x"] + 150, box["y"] + 50, steps=5)
     page.mouse.up()
     page.wait_for_timeout(100)
-    dragged, painted = pixels(page, ".card canvas")
+    dragged, painted = pages.pixels(page, ".card canvas")
     assert dragged != before and painted > 100
     assert canvas.get_attribute("aria-valuenow") == "255"  # 100 pixels of 0.6 degrees
     canvas.press("ArrowRight")
     canvas.press("ArrowUp")
     page.wait_for_timeout(100)
-    assert pixels(page, ".card canvas")[0] != dragged
+    assert pages.pixels(page, ".card canvas")[0] != dragged
     assert canvas.get_attribute("aria-valuetext") == "270 degrees, seen from 40 degrees above"
 
 
 def test_more_like_this_finds_neighbours_of_a_shape(opened, searcher, shoot):
     page = opened()
-    search(page, "green")
+    pages.search(page, "green")
     page.get_by_role("button", name="More like this: box 1", exact=True).click()
     page.wait_for_selector("#status:has-text('shapes like box 1')")
-    assert titles(page) == names(searcher, searcher.shape(1), leave_out=1)
+    assert pages.titles(page) == pages.names(searcher, searcher.shape(1), leave_out=1)
     shoot(page, "desktop-alike")
 
 
 def test_what_is_refused_is_said_on_the_page(opened, shoot):
     page = opened()
-    drop(page, "bad.glb", b"glTF garbage")
+    pages.drop(page, "bad.glb", b"glTF garbage")
     alert = page.get_by_role("alert")
     page.wait_for_selector("#error:has-text('bad.glb cannot be used: unreadable mesh')")
     shoot(page, "desktop-refused")
@@ -233,7 +199,7 @@ def test_what_is_refused_is_said_on_the_page(opened, shoot):
         }"""
     )
     page.wait_for_selector("#error:has-text('huge.glb has 200 MB: at most 1 MB are taken.')")
-    search(page, "red")
+    pages.search(page, "red")
     assert alert.inner_text() == ""
 
 
@@ -247,8 +213,8 @@ def test_a_server_that_is_gone_is_said_on_the_page(opened):
 
 def test_without_webgl_pictures_stand_for_clouds(opened, shoot):
     page = opened(script=WITHOUT_WEBGL)
-    search(page, "red")
-    titles(page)
+    pages.search(page, "red")
+    pages.titles(page)
     page.wait_for_timeout(300)
     assert page.locator(".card canvas").count() == 0
     assert page.get_by_role("img", name="Picture of box 1", exact=True).is_visible()
@@ -261,7 +227,7 @@ def test_the_page_can_be_used_by_keyboard(opened):
     page.locator("#words").focus()
     page.keyboard.type("green")
     page.keyboard.press("Enter")
-    titles(page)
+    page.wait_for_selector(".card:first-child canvas")
     reached = []
     for _ in range(12):
         page.keyboard.press("Tab")
@@ -287,16 +253,16 @@ def test_axe_finds_no_serious_fault(opened, shoot, size, scheme):
     rules = importlib.resources.files("axe_playwright_python").joinpath("axe.min.js").read_text()
     page.evaluate(rules)
     faults = page.evaluate("() => axe.run()")["violations"]
-    drop(page, "box.glb", small_shapes.box().export(file_type="glb"))
+    pages.drop(page, "box.glb", small_shapes.box().export(file_type="glb"))
     page.wait_for_selector("#given-view canvas")
     page.fill("#classes", "red, green")
     page.get_by_role("button", name="Name it").click()
     page.wait_for_selector("#named li")
-    search(page, "green")
+    pages.search(page, "green")
     page.locator(".card").first.scroll_into_view_if_needed()
     page.locator(".card canvas").first.wait_for()
     faults += page.evaluate("() => axe.run()")["violations"]
-    drop(page, "bad.glb", b"garbage")
+    pages.drop(page, "bad.glb", b"garbage")
     page.wait_for_selector("#error:not(:empty)")
     faults += page.evaluate("() => axe.run()")["violations"]
     shoot(page, f"{size}-{scheme}")
@@ -310,8 +276,22 @@ def test_the_page_asks_nobody_else(chromium, address, searcher):
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(address)
-    search(page, "red")
+    pages.search(page, "red")
     page.locator(".card canvas").first.wait_for()
     page.close()
     assert len(asked) > 10
     assert [url for url in asked if not url.startswith(address)] == []
+
+
+def test_the_benchmark_measures_the_page(chromium, address, searcher):
+    options = argparse.Namespace(index=searcher.index.folder, repeats=2)
+    measured = demo.measure(address, options, chromium)
+    assert measured["shapes"] == 12
+    assert 100_000 < measured["page_bytes"] < 250_000 < measured["page_bytes_unpacked"]
+    assert measured["page_files"] == 9
+    times = {name: value for name, value in measured.items() if name.endswith("_ms")}
+    assert sorted(times) == [
+        *("browser_answer_ms", "browser_load_ms", "fifty_at_once_ms", "image_ms"),
+        *("load_ms", "mesh_ms", "text_ms"),
+    ]
+    assert all(0 < value < 60_000 for value in times.values())

@@ -11,12 +11,10 @@ import pytest
 import small_shapes
 import tiny_index
 from starlette import testclient
-from tiny_encoder import POINTS, random_clouds, tiny_card
+from tiny_encoder import POINTS, random_clouds
 
-from data_prep.geometry import clouds
 from mrd_jax.demo import __main__ as demo
 from mrd_jax.demo import app as apps
-from mrd_jax.demo import pool as pools
 from mrd_jax.search import queries
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
@@ -241,55 +239,3 @@ def test_old_uploads_are_forgotten(app, client, monkeypatch):
     )
     assert client.get("/api/find", params={"upload": first}).status_code == 404
     assert numbers(client.get("/api/find", params={"upload": second, "count": 1})) == [1]
-
-
-def test_a_file_that_takes_too_long_ends_its_worker_and_not_the_next_one(tmp_path):
-    vertices = "v 0 0 0\nv 1 0 0\nv 0 1 0\n"
-    (tmp_path / "slow.obj").write_text(vertices + "f 1 2 3\n" * 200_000)
-    (tmp_path / "quick.png").write_bytes(small_shapes.picture((1, 2, 3)))
-    pool = pools.Pool(clouds.Conventions.of(tiny_card()), seconds=0.05, workers=1)
-    try:
-        with pytest.raises(pools.UnreadableError, match="it takes more than 0.05 s to read"):
-            pool.read(tmp_path / "slow.obj")
-        pool._seconds = 60
-        content = pool.read(tmp_path / "quick.png")
-    finally:
-        pool.close()
-    assert content.kind == "picture"
-    np.testing.assert_array_equal(content.arrays["picture"], np.full((8, 8, 3), (1, 2, 3)))
-
-
-def test_nothing_is_left_of_uploads(searcher, tmp_path, monkeypatch):
-    monkeypatch.setattr(apps.tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(apps.pools, "Pool", FakePool)
-    limits = apps.Limits(hosts=("testserver",))
-    with apps.serving(searcher, limits) as served:
-        (folder,) = tmp_path.iterdir()
-        assert send(testclient.TestClient(served), "x.png", b"picture").status_code == 200
-        assert FakePool.seen.is_relative_to(folder)
-        assert list(folder.iterdir()) == []
-    assert list(tmp_path.iterdir()) == []
-
-
-class FakePool:
-    """Notes where the file was that it should open."""
-
-    def __init__(self, conventions, *, seconds):
-        pass
-
-    def read(self, path):
-        assert path.read_bytes() == b"picture"
-        FakePool.seen = path
-        return pools.Content("picture", {"picture": np.zeros((2, 2, 3), np.uint8)}, ())
-
-    def close(self):
-        pass
-
-
-def test_without_the_extra_it_is_named(monkeypatch, capsys):
-    def run(options):
-        raise ModuleNotFoundError("No module named 'uvicorn'", name="uvicorn")
-
-    monkeypatch.setattr(demo, "run", run)
-    assert demo.main(["--checkpoint", "c", "--index", "i"]) == 2
-    assert 'pip install "mrd_jax[demo]"' in capsys.readouterr().err

@@ -11,13 +11,14 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Search, its page and command lines join the two halves: an encoder of mrd_jax reads files as
 # data_prep reads them. Nothing else imports them, so no other part comes to need data_prep.
 JOINTS = ("mrd_jax/demo", "mrd_jax/search", "mrd_jax/tools")
-JOINTS_MAY_USE = ("data_prep", "mrd_jax.search")
+JOINTS_MAY_USE = ("data_prep", "mrd_jax.demo", "mrd_jax.search")
 # Reads the pickles of PyTorch, from an optional extra and inside a function.
 READER_OF_PICKLES = ROOT / "mrd_jax/convert/files.py"
 # Package or module -> what it must not import.
 FORBIDDEN = {
     "mrd_jax": (
-        *("data_prep", "configs", "benchmarks", "tests", "mrd_jax.tools", "mrd_jax.search"),
+        *("data_prep", "configs", "benchmarks", "tests"),
+        *("mrd_jax.demo", "mrd_jax.search", "mrd_jax.tools"),
         *("transformers", "torch", "trimesh"),
     ),
     "mrd_jax/search": ("mrd_jax.demo",),

@@ -4,6 +4,7 @@
 import dataclasses
 import json
 
+import jax
 import made_up
 import numpy as np
 import PIL.Image
@@ -35,7 +36,7 @@ def here(tmp_path_factory):
         def once(path, **_):
             """Commands of this module load one encoder, so that it is compiled once."""
             if str(path) not in kept:
-                kept[str(path)] = load(path)
+                kept[str(path)] = load(path, devices=jax.local_devices()[:1])
             return kept[str(path)]
 
         patch.setattr(encoder, "load", once)
@@ -223,9 +224,29 @@ def test_the_teacher_is_looked_for_where_the_build_took_it(made, tmp_path, monke
 
 def test_one_split_alone_can_be_indexed(made, tmp_path, monkeypatch):
     taken = {}
+
+    def write(output, directory, **options):
+        taken.update(options)
+        tiny_index.write(output)
+
     monkeypatch.setattr(search.encoders, "load", lambda path, **_: None)
     monkeypatch.setattr(search.hashes, "checkpoint", lambda path: "hash")
-    monkeypatch.setattr(search.make, "from_records", lambda *a, **k: taken.update(k) or 0)
+    monkeypatch.setattr(search.make, "from_records", write)
     arguments = ["--data", str(made), "--checkpoint", "e", "--output", str(tmp_path / "index")]
     assert search.main(["build", *arguments, "--splits", "test"]) == 0
     assert taken["splits"] == ["test"]
+
+
+def test_where_the_teacher_is_is_remembered_or_asked_for(run, here, tmp_path, monkeypatch):
+    monkeypatch.chdir(here)
+    (here / "mine").mkdir()
+    status, _, err = run(
+        *("build", "--embeddings", "E.npz", "--output", tmp_path / "a", "--teacher", "mine")
+    )
+    assert status == 0 and "note" not in err
+    place = indices.read(tmp_path / "a").teacher.place
+    assert (tmp_path / "a" / place).resolve() == (here / "mine").resolve()
+    status, _, err = run(
+        *("build", "--embeddings", "E.npz", "--output", tmp_path / "b", "--teacher", "gone")
+    )
+    assert status == 0 and "will need --teacher" in err

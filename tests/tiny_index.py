@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A teacher of colours and an index of a few boxes, for tests of the search and of its page."""
 
+import jax
 import numpy as np
 from tiny_encoder import DIM, POINTS, random_clouds, tiny_card, tiny_variables
 
@@ -73,7 +74,7 @@ def write(folder, rows=None, *, checkpoint="of an encoder", **changes):
 def searcher(folder):
     """Everything that a page needs; shape 5 has the embedding of the first random cloud."""
     encoder.save(folder / "encoder", variables=tiny_variables(), card=tiny_card())
-    student = encoder.load(folder / "encoder")
+    student = encoder.load(folder / "encoder", devices=jax.local_devices()[:1])
     rows = coloured_rows()
     rows[5] = student.embed(random_clouds(1))[0]
     index = indices.read(write(folder / "index", rows))

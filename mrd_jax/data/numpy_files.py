@@ -12,7 +12,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -65,7 +65,7 @@ class ArrayFile(Mapping[str, np.ndarray]):
         """
         self._stream = stream
         self._most = most_bytes
-        self._archive = None
+        self._archive: Any = None
         start = stream.read(len(np.lib.format.MAGIC_PREFIX))
         stream.seek(0)
         self._members: dict[str, zipfile.ZipInfo | None] = {"": None}

@@ -9,6 +9,7 @@ password and no encryption, so put a server that has both in front of it on an o
 """
 
 import argparse
+import signal
 import socket
 import sys
 import time
@@ -18,8 +19,12 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
+from mrd_jax import compiled
 from mrd_jax.search import index as indices
 from mrd_jax.search import nearest, queries
+
+# Beyond these, whoever comes is told to come back later.
+MOST_CONNECTIONS = 200
 
 
 def warm(searcher: queries.Searcher) -> None:
@@ -95,7 +100,10 @@ def run(options: argparse.Namespace) -> None:
                 f"{time.perf_counter() - started:.1f} s; Ctrl-C ends it",
                 flush=True,
             )
-            config = uvicorn.Config(app, log_level="warning", server_header=False)
+            # The server passes on what it was ended by: not at once, but past what cleans up.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            # Logs go where those of the rest go.
+            config = uvicorn.Config(app, log_config=None, log_level="warning", server_header=False)
             uvicorn.Server(config).run(sockets=[listener])
 
 
@@ -104,6 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_options(arguments)
     try:
         run(options)
+    except KeyboardInterrupt:
+        return 0
     except ModuleNotFoundError as error:
         if error.name not in ("starlette", "uvicorn"):
             raise
@@ -119,4 +129,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    compiled.keep()
     sys.exit(main())

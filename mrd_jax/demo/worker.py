@@ -7,6 +7,7 @@ Answers with a JSON object a line: `kind` ("cloud" or "picture") and `faults`, o
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,8 @@ def _limit_memory() -> None:
 
 def main() -> None:
     """Answers until its standard input ends."""
+    # Ctrl-C in a terminal reaches this process, too; its standard input ends all the same.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _limit_memory()
     # What a library prints must not be taken for an answer.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")

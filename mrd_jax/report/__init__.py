@@ -62,7 +62,7 @@ def write_report(
     """
     if (gallery is None) != (gallery_embeddings is None):
         raise ValueError("gallery and gallery_embeddings belong together: give both or neither")
-    if gallery is None:
+    if gallery is None or gallery_embeddings is None:
         gallery, gallery_embeddings = held_out, embeddings
     own_gallery = gallery.ids == held_out.ids
     workdir = pathlib.Path(workdir)

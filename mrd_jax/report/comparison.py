@@ -97,10 +97,14 @@ def tests(runs: Sequence[FinishedRun]) -> dict[str, statistics.Comparison]:
     """Every other run against the first, shape by shape, where both saw the same shapes."""
     first, *others = runs
     return {
-        other.name: statistics.mcnemar([first.student.correct], [other.student.correct])
+        other.name: statistics.mcnemar([_correct(first)], [_correct(other)])
         for other in others
         if other.ids == first.ids
     }
+
+
+def _correct(run: FinishedRun) -> np.ndarray:
+    return np.asarray(run.student.correct, dtype=bool)
 
 
 def differences(runs: Sequence[FinishedRun]) -> dict[str, list[object]]:

@@ -19,7 +19,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#0
 # Curves that lie on one another, such as mirrored weights, can both be seen when dashed apart.
 _DASHES = ("-", "--", ":", "-.")
 # Fixed, so that the same run gives the same bytes.
-STYLE: dict[str, Any] = {"svg.hashsalt": "mrd_jax", "font.size": 9.0}
+STYLE: Any = {"svg.hashsalt": "mrd_jax", "font.size": 9.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +130,7 @@ def confusion(table: np.ndarray, *, class_names: Sequence[str]) -> Figure:
       The figure.
     """
     used = np.flatnonzero(table.sum(axis=0) + table.sum(axis=1))
-    table, names = table[np.ix_(used, used)], [class_names[i] for i in used]
+    table, names = table[np.ix_(used, used)], [class_names[i] for i in used.tolist()]
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     side = 2.0 + 0.19 * len(names)
     with matplotlib.rc_context(STYLE):

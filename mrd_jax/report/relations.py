@@ -138,9 +138,10 @@ class Watched:
         shown = [snapshots[i] for i in places.round().astype(int)]
         students = [self.student(snapshot.rows) for snapshot in shown]
         most = max(self.teacher.max(), *(student.max() for student in students))
-        panels = [("teacher, images", self.teacher, "viridis", 0.0, most)]
+        # Square roots: small entries can be told from none.
+        panels = [("teacher, images", self.teacher**0.5, "viridis", 0.0, most**0.5)]
         panels += [
-            (f"student, step {snapshot.step}", student, "viridis", 0.0, most)
+            (f"student, step {snapshot.step}", student**0.5, "viridis", 0.0, most**0.5)
             for snapshot, student in zip(shown, students, strict=True)
         ]
         panels.append(("student - teacher", students[-1] - self.teacher, "RdBu", -most, most))
@@ -151,7 +152,8 @@ class Watched:
             title="Relations over time",
             caption=f"How alike {len(self.positions)} held-out shapes are to one another, a row "
             "each, sorted by class: the softmax of their similarities at the temperatures of the "
-            "objective, without the diagonal.",
+            "objective, without the diagonal; shades are square roots. In the last panel red is "
+            "what the teacher finds alike and the student not yet, blue the reverse.",
             alt="Mean total variation distance between the rows of student and teacher: "
             + ", ".join(
                 f"{gap:.2f} at step {snapshot.step}"

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +158,7 @@ class Index:
         Raises:
           IndexMismatchError: names the field that differs and both values.
         """
-        wanted = {"dim": self.card.teacher_dim}
+        wanted: dict[str, object] = {"dim": self.card.teacher_dim}
         wanted |= {"name": self.teacher.name} if self.teacher.name else {}
         wanted |= {"revision": self.teacher.revision} if self.teacher.revision else {}
         for field, want in wanted.items():
@@ -241,7 +241,7 @@ def write(
 
 
 def _fill(
-    arrays: dict[str, np.ndarray], entries: Iterable[Entry], lines: Any, *, pictures: Path
+    arrays: Mapping[str, np.ndarray], entries: Iterable[Entry], lines: Any, *, pictures: Path
 ) -> None:
     """Writes every entry to its place in the arrays, the lines and the pictures."""
     count, seen = len(arrays["rows"]), set()

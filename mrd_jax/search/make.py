@@ -36,7 +36,7 @@ def from_records(
     points: int,
     teacher: str,
     ann: bool = False,
-) -> int:
+) -> None:
     """Embeds a prepared data set and writes its index.
 
     Args:
@@ -48,9 +48,6 @@ def from_records(
       points: of a stored cloud, at most.
       teacher: hub name or folder; "" looks for it where `data_prep.build` leaves or was given it.
       ann: write what approximate search needs, too.
-
-    Returns:
-      number of shapes.
 
     Raises:
       ValueError: the data set has no such split, or fewer points than the encoder takes; or as
@@ -74,12 +71,11 @@ def from_records(
             teacher=_teacher(encoder.card, metadata, place=teacher, data=directory, output=output),
             ann=ann,
         )
-    return count
 
 
 def from_embeddings(
     output: Path, file: Path, *, points: int, teacher: str, ann: bool = False
-) -> int:
+) -> None:
     """Writes the index of files that `tools.embed` has embedded; they are read again to be shown.
 
     Args:
@@ -88,9 +84,6 @@ def from_embeddings(
       points: of a stored cloud.
       teacher: hub name or folder; "" where it is not known.
       ann: write what approximate search needs, too.
-
-    Returns:
-      number of shapes.
 
     Raises:
       ValueError: the npz file is damaged or of an earlier version; a file that it names has gone
@@ -118,7 +111,6 @@ def from_embeddings(
         teacher=indices.Teacher(card.teacher, place=_place(teacher or card.teacher, output)),
         ann=ann,
     )
-    return len(files)
 
 
 def _record_entries(
@@ -169,7 +161,11 @@ def _file_entry(
 
 
 def _entry(
-    *texts: str,
+    identity: str,
+    name: str,
+    creator: str,
+    licence: str,
+    *,
     row: np.ndarray,
     xyz: np.ndarray,
     rgb: np.ndarray,
@@ -179,7 +175,8 @@ def _entry(
     """A shape to store; without a picture of its own it gets one of its cloud."""
     if picture is None:
         picture = pictures.draw_cloud(xyz, rgb, size=_SIDE)
-    item = indices.Item(*texts, picture=evaluation.picture_name(texts[0]))
+    file = evaluation.picture_name(identity)
+    item = indices.Item(identity, name, creator, licence, picture=file)
     return indices.Entry(item, row, xyz[:points], rgb[:points], picture)
 
 

@@ -43,7 +43,7 @@ def draw_cloud(xyz: np.ndarray, rgb: np.ndarray, *, size: int) -> bytes:
     columns = (right - centre[0]) / half * side / 2 + side / 2
     rows = side / 2 - (up - centre[1]) / half * side / 2
     # As wide as the gaps between points spread over the outline, but no blot.
-    reach = max(1, round(min(1.5 * side / np.sqrt(len(xyz)), 0.04 * side)))
+    reach = max(1, round(min(2 * side / np.sqrt(len(xyz)), 0.04 * side)))
     shade = _FAR + (1 - _FAR) * (back - back.min()) / max(np.ptp(back), 1e-6)
     colours = np.rint(rgb * shade[:, None]).astype(np.uint8)
     canvas = np.full((side, side, 3), 255, np.uint8)
@@ -113,10 +113,10 @@ def _paste(sheet: Image.Image, file: Path, *, corner: tuple[int, int]) -> None:
     with Image.open(file) as opened:
         picture = opened.convert("RGB")
     scale = _SIDE / max(picture.size)
-    size = tuple(max(1, round(side * scale)) for side in picture.size)
-    picture = picture.resize(size, Image.Resampling.LANCZOS)
-    at = tuple(start + (_SIDE - side) // 2 for start, side in zip(corner, size, strict=True))
-    sheet.paste(picture, at)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    left, top = corner
+    sheet.paste(picture, (left + (_SIDE - width) // 2, top + (_SIDE - height) // 2))
 
 
 def _write(

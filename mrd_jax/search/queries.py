@@ -6,6 +6,7 @@ import functools
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -24,6 +25,8 @@ from mrd_jax.suite import hashes
 _TEXTS, _PICTURES = len(prompts.NAME_TEMPLATES), 1
 # Texts whose rows are kept.
 _KEPT_TEXTS = 1_024
+
+_Part = TypeVar("_Part")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,19 +87,22 @@ class Searcher:
 
     def _embed_text(self, words: str) -> np.ndarray:
         with self._one_at_a_time:
-            row = prompts.prompt_average(self.teacher, [words], templates=prompts.NAME_TEMPLATES)[0]
+            teacher = _needed(self.teacher, "words need the teacher of the index")
+            row = prompts.prompt_average(teacher, [words], templates=prompts.NAME_TEMPLATES)[0]
         row.setflags(write=False)
         return row
 
     def picture(self, picture: PIL.Image.Image) -> np.ndarray:
         """An RGB picture, float32 [dim]."""
         with self._one_at_a_time:
-            return unit(self.teacher.encode_images([picture])[0])
+            teacher = _needed(self.teacher, "pictures need the teacher of the index")
+            return unit(teacher.encode_images([picture])[0])
 
     def cloud(self, xyz: np.ndarray, rgb: np.ndarray) -> np.ndarray:
         """A cloud that obeys the encoder's card, float32 [dim]."""
         with self._one_at_a_time:
-            return self.encoder.embed([(xyz, rgb)], batch_size=1)[0]
+            encoder = _needed(self.encoder, "shapes need the encoder that made the index")
+            return encoder.embed([(xyz, rgb)], batch_size=1)[0]
 
     def shape(self, number: int) -> np.ndarray:
         """A shape of the index, float32 [dim]."""
@@ -191,7 +197,8 @@ def load_teacher(index: indices.Index, place: str | None = None) -> teachers.Tea
         teacher = teachers.load_teacher(place, batch_size=_TEXTS, picture_batch_size=_PICTURES)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"the teacher of {index.folder}: {error}; pass --teacher"
+            f"the teacher of {index.folder} is not where the index looks for it; pass --teacher, a "
+            f"hub name or the folder of a trained one. {error}"
         ) from error
     index.check_teacher(teacher.info)
     return teacher
@@ -214,3 +221,14 @@ def read_cloud(path: Path, index: indices.Index, *, up: str | None = None) -> cl
       clouds.CloudError, clouds.MeshesUnsupportedError: as `clouds.read_cloud`.
     """
     return clouds.read_cloud(path, conventions=clouds.Conventions.of(index.card), up=up)
+
+
+def _needed(part: _Part | None, why: str) -> _Part:
+    """A part of a `Searcher` that a question cannot be answered without.
+
+    Raises:
+      ValueError: it is not there.
+    """
+    if part is None:
+        raise ValueError(f"{why}, which this search was opened without")
+    return part

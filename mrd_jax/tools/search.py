@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.geometry import clouds
+from mrd_jax import compiled
 from mrd_jax import encoder as encoders
 from mrd_jax.data import source
 from mrd_jax.search import index as indices
@@ -35,7 +36,7 @@ _ERRORS = (OSError, ValueError, clouds.MeshesUnsupportedError, nearest.AnnUnsupp
 def build(options: argparse.Namespace) -> None:
     """Writes an index."""
     if options.embeddings:
-        count = make.from_embeddings(
+        make.from_embeddings(
             options.output,
             options.embeddings,
             points=options.points,
@@ -45,7 +46,7 @@ def build(options: argparse.Namespace) -> None:
     else:
         metadata = source.read_metadata(options.data)
         conventions = {name: metadata[name] for name in ("up_axis", "from_y_up", "normalisation")}
-        count = make.from_records(
+        make.from_records(
             options.output,
             options.data,
             encoder=encoders.load(options.checkpoint, **conventions),
@@ -55,7 +56,17 @@ def build(options: argparse.Namespace) -> None:
             teacher=options.teacher or "",
             ann=options.ann,
         )
-    print(f"{count} shapes in {options.output}")
+    index = indices.read(options.output)
+    print(f"{len(index)} shapes in {options.output}")
+    teacher = index.teacher
+    # Names of a model hub have a slash.
+    if not (index.folder / teacher.place).is_dir() and "/" not in teacher.place:
+        name = teacher.name or "not named on the encoder's card"
+        print(
+            f"note: searching by words and pictures will need --teacher, the folder of the "
+            f"encoder's teacher ({name}); passed to build, the index remembers it",
+            file=sys.stderr,
+        )
 
 
 def find(options: argparse.Namespace) -> None:
@@ -222,4 +233,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    compiled.keep()
     sys.exit(main())

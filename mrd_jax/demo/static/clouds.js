@@ -6,7 +6,7 @@ import * as THREE from "./vendor/three.module.min.js";
 
 const FIELD_OF_VIEW = 32; // degrees
 const DISTANCE = 1.02 / Math.sin((FIELD_OF_VIEW / 2) * (Math.PI / 180)); // the unit sphere fits
-const POINT = 0.08; // diameter, the unit sphere's radius being 1
+const COVER = 2; // diameter of the points of a cloud of one point; more points are smaller
 const HAZE = 8; // behind the middle of the sphere, where points would be black
 const TURN = 0.6; // degrees a pixel
 const STEP = 15; // degrees a key
@@ -34,9 +34,8 @@ class Stage {
     // Farther points are darker, which tells front from back.
     this.scene.fog = new THREE.Fog(0x000000, DISTANCE - 1, DISTANCE + HAZE);
     this.material = new THREE.PointsMaterial({
-      size: POINT,
       vertexColors: true,
-      map: disc(),
+      alphaMap: disc(),
       alphaTest: 0.5,
     });
     this.points = new THREE.Points(new THREE.BufferGeometry(), this.material);
@@ -54,6 +53,8 @@ class Stage {
     if (view.canvas.width !== side) view.canvas.width = view.canvas.height = side;
     this.renderer.setSize(side, side, false);
     this.points.geometry = view.geometry;
+    // three.js takes sizes as a field of view of 90 degrees would show them.
+    this.material.size = view.point / Math.tan(THREE.MathUtils.degToRad(FIELD_OF_VIEW / 2));
     const azimuth = THREE.MathUtils.degToRad(view.azimuth);
     const tilt = THREE.MathUtils.degToRad(view.tilt);
     this.camera.position.set(
@@ -69,12 +70,13 @@ class Stage {
   }
 }
 
-// A texture that makes points round.
+// A texture that makes points round: nothing of them is seen where it is black.
 function disc() {
   const side = 32;
   const canvas = document.createElement("canvas");
   canvas.width = canvas.height = side;
   const context = canvas.getContext("2d");
+  context.fillRect(0, 0, side, side);
   context.fillStyle = "white";
   context.arc(side / 2, side / 2, side / 2, 0, 2 * Math.PI);
   context.fill();
@@ -87,6 +89,7 @@ class View {
     this.azimuth = -45;
     this.tilt = 25;
     this.waiting = false;
+    this.point = COVER / Math.sqrt(Math.max(1, cloud.rgb.length / 3));
     this.geometry = new THREE.BufferGeometry();
     this.geometry.setAttribute("position", new THREE.BufferAttribute(cloud.xyz, 3, true));
     this.geometry.setAttribute("color", new THREE.BufferAttribute(cloud.rgb, 3, true));

@@ -8,7 +8,7 @@ of rows, not embeddings, and nothing is reduce-scattered.
 """
 
 import functools
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -107,7 +107,8 @@ def _backward(
     )
     rows = by_points.astype(samples.local["P"].rows.dtype)
     by_scalar = by_scalar._replace(teacher=jnp.zeros_like(scalars.teacher))
-    return modalities.Modality(rows, None), by_scalar, None
+    # No gradient for the mask, nor for the teacher.
+    return modalities.Modality(rows, cast(Any, None)), by_scalar, None
 
 
 _values.defvjp(_forward, _backward)
