@@ -98,7 +98,7 @@ class Teacher(tiny_index.FakeTeacher):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_parts():
+def small_parts(fast_compile):
     """The teacher of colours in all teachers' place, and one encoder, so that it compiles once."""
     load, kept = encoder.load, []
 
