@@ -290,8 +290,10 @@ def _read(
       of_a_run: which of them.
     """
     wanted = _abstract(card)
-    with manifests.reading(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        stored = dict(reader.metadata(folder).item_metadata)
+    handler = ocp.PyTreeCheckpointHandler()
+    with manifests.reading(folder), ocp.Checkpointer(handler) as reader:
+        # Not by the reader, which misses the file of a whole step and warns.
+        stored = dict(handler.metadata(folder))
         places: dict[str, tuple[str, ...]] = {name: (name,) for name in wanted}
         if of_a_run:
             places = saved.student_places(stored)

@@ -210,7 +210,7 @@ def test_a_trained_checkpoint_embeds_as_the_evaluator_does(dataset, tmp_path, mo
 
 
 @pytest.mark.parametrize("decay", [0.9, 0.0])
-def test_of_a_run_the_moving_average_is_loaded_where_there_is_one(dataset, tmp_path, decay):
+def test_of_a_run_the_moving_average_is_loaded_where_there_is_one(dataset, tmp_path, decay, caplog):
     config = run_config(dataset, optimizer__ema_decay=decay)
     state = train.build_run(config, devices=jax.devices()[:1]).initial_state()
     last = jax.tree.map(lambda leaf: leaf + 1, state.params["student"])
@@ -220,7 +220,9 @@ def test_of_a_run_the_moving_average_is_loaded_where_there_is_one(dataset, tmp_p
         checkpoints.save(state, step=step)
         state = state.replace(batch_stats=jax.tree.map(lambda leaf: leaf + 1, state.batch_stats))
     checkpoints.close()
+    caplog.clear()
     found = encoder.load(tmp_path).variables
+    assert not caplog.messages  # nothing is amiss
     assert_trees_equal(found["params"], state.ema if decay else last)
     before = jax.tree.map(lambda leaf: leaf - 1, state.batch_stats)
     assert_trees_equal(found["batch_stats"], before)
