@@ -51,7 +51,8 @@ run() {
     local mounts=(/gs/*) status=0
     mounts=("${mounts[@]/#\/gs\//gs-}")
     as_service mrd_jax --wait --property=After="${mounts[*]/%/.service}" \
-        --property=TimeoutStopSec=300 --working-directory="$folder" -- \
+        --property=TimeoutStopSec=300 --property=LimitMEMLOCK=infinity \
+        --working-directory="$folder" -- \
         "$folder/.venv/bin/python" -m mrd_jax.main --multihost "$@" || status=$?
     sudo journalctl --unit=mrd_jax --lines=20 --output=cat --no-pager
     return $status
