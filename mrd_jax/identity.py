@@ -105,7 +105,13 @@ def claim(workdir: epath.Path, mine: Mapping[str, Any]) -> None:
       WorkdirMismatchError: the workdir belongs to a run of other settings or other data; names
         every field and both values.
       mrd_jax.faults.manifest.DamagedError: what is written there cannot be read.
+      ValueError: it is no folder of a file system.
     """
+    if "://" in str(workdir):
+        raise ValueError(
+            f"--workdir is {workdir}: expected a folder; mount the bucket, as scripts/tpu_pod.py "
+            "does, and name the folder where it is mounted"
+        )
     path = workdir / RUN_FILE
     if not path.exists():
         if jax.process_index() != 0:
