@@ -19,8 +19,8 @@ from mrd_jax.faults import manifest as manifests
 LOGGER = logging.getLogger(__name__)
 
 # Fields that may differ between the start of a run and its continuation, because the result does
-# not depend on them, up to float rounding for `spmd`, `shard_state`, `model.micro_batch`,
-# `loss.form` and `loss.block`. Everything else may not.
+# not depend on them, up to float rounding for `spmd`, `shard_state`, `model.attention`,
+# `model.micro_batch`, `loss.form` and `loss.block`. Everything else may not.
 NEUTRAL_FIELDS = frozenset(
     {
         "checkpoint_every",
@@ -37,6 +37,7 @@ NEUTRAL_FIELDS = frozenset(
         "loss.block",
         "loss.form",
         "max_bad_steps",
+        "model.attention",
         "model.micro_batch",
         "model.remat",
         "shard_state",

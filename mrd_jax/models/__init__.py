@@ -8,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from mrd_jax.models import grouping, point_bert, transformer, uni3d
+from mrd_jax.models import attention, grouping, point_bert, transformer, uni3d
 
 MODELS = {"point_bert": point_bert.PointBert, "uni3d": uni3d.Uni3D}
 
@@ -21,6 +21,7 @@ RELEASED = {
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 CHOICES = {
+    "attention": attention.WAYS,
     "dtype": tuple(DTYPES),
     "mlp": transformer.MLPS,
     "patch_choice": grouping.CENTRE_CHOICES,

@@ -45,6 +45,7 @@ class PointBert(nn.Module):
       scan: loop over the blocks rather than unroll them.
       micro_batch: clouds that pass the model at a time, see `microbatch`: less memory for about a
         forward pass more, the same values and gradient. 0 takes the whole batch at once.
+      attention: on a TPU, one of `attention.WAYS`.
     """
 
     dim: int
@@ -62,6 +63,7 @@ class PointBert(nn.Module):
     patch_choice: str = "fewer"
     scan: bool = True
     micro_batch: int = 0
+    attention: str = "auto"
 
     @nn.compact
     def __call__(
@@ -141,7 +143,9 @@ class PointBert(nn.Module):
 
     def block_options(self) -> transformer.BlockOptions:
         """What the blocks have in common."""
-        return transformer.BlockOptions(self.heads, self.mlp_dim, dtype=self.dtype)
+        return transformer.BlockOptions(
+            self.heads, self.mlp_dim, dtype=self.dtype, attention=self.attention
+        )
 
     def _dense(self, features: int, name: str) -> nn.Dense:
         return nn.Dense(features, dtype=self.dtype, kernel_init=norm.KERNEL_INIT, name=name)

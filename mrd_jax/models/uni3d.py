@@ -53,6 +53,7 @@ class Uni3D(nn.Module):
       scan: loop over the blocks rather than unroll them.
       micro_batch: clouds that pass the model at a time, see `microbatch`: less memory for about a
         forward pass more, the same values and gradient. 0 takes the whole batch at once.
+      attention: on a TPU, one of `attention.WAYS`.
     """
 
     dim: int
@@ -71,6 +72,7 @@ class Uni3D(nn.Module):
     drop_path: float = 0.0
     scan: bool = True
     micro_batch: int = 0
+    attention: str = "auto"
 
     @nn.compact
     def __call__(
@@ -171,6 +173,7 @@ class Uni3D(nn.Module):
             qkv_bias=True,
             epsilon=EPSILON,
             dtype=self.dtype,
+            attention=self.attention,
         )
 
     def _dense(self, features: int, name: str) -> nn.Dense:
