@@ -24,7 +24,7 @@ $(VENV)/installed: setup.py $(WEIGHTS)
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	$(VENV)/bin/pip install --quiet --editable ".[prep,test]"
+	$(VENV)/bin/pip install --quiet --editable ".[demo,prep,test]"
 	touch $@
 
 # Meshes, pictures and names -> records with teacher features.
@@ -78,6 +78,12 @@ test_slow: $(VENV)/installed-test
 tpu: $(VENV)/installed-test
 	$(VENV)/bin/pip install --quiet --editable ".[tpu]"
 	$(RUN) -m pytest -m tpu
+
+# The search page in chromium (apt-get install chromium); pictures of it go to RUNS/browser.
+.PHONY: test_browser
+test_browser: $(VENV)/installed-test
+	$(VENV)/bin/pip install --quiet --editable ".[browser]"
+	SCREENSHOTS=$(RUNS)/browser $(RUN) -m pytest -m browser
 
 lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff check --fix .

@@ -2,10 +2,13 @@
 """Packages, versions and extras; tool settings live in pyproject.toml."""
 
 import pathlib
+import re
 
 import setuptools
 
 HERE = pathlib.Path(__file__).parent
+# Read and not imported: what mrd_jax needs is not installed yet.
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "mrd_jax/__init__.py").read_text("utf-8"))[1]
 
 # These ranges resolve together on Python 3.11 and 3.12. The upper bounds are deliberate:
 # transformers 5 removed Flax, and jax, flax, orbax and grain change behaviour in minor releases.
@@ -41,25 +44,37 @@ EXTRAS = {
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
     # PyTorch checkpoints of the peers are read, never written.
     "convert": ["safetensors>=0.5,<1", "torch>=2.6,<3"],
-    "demo": ["python-multipart>=0.0.18", "starlette>=0.40,<2", "uvicorn>=0.30,<1"],
+    # The search page, and approximate search above 200,000 shapes.
+    "demo": ["starlette>=1.10,<2", "uvicorn>=0.54,<1"],
+    "ann": ["faiss-cpu>=1.9,<2"],
     "test": [
+        "faiss-cpu>=1.9,<2",
+        "httpx2>=2,<3",
         "pytest>=8.3,<10",
         "pytest-xdist>=3.6,<4",
         "ruff>=0.15,<1",
         "scikit-learn>=1.6,<2",
+        # Builds the wheel that the tests install.
+        "setuptools>=77,<82",
     ],
+    # Drives a chromium that is there already (apt-get install chromium), and axe-core.
+    "browser": ["axe-playwright-python>=0.1.7,<0.2", "playwright>=1.50,<2"],
 }
 
 setuptools.setup(
     name="mrd_jax",
-    version="0.1.0",
+    version=VERSION,
     description="Multi-modal relation distillation for 3D encoders, in JAX and Flax.",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
-    packages=setuptools.find_packages(include=["mrd_jax*", "data_prep*"]),
-    package_data={"": ["*.tsv", "*.txt", "*.html", "*.css"]},
+    packages=setuptools.find_packages(include=["mrd_jax*", "data_prep*", "configs*"]),
+    package_data={
+        "": ["*.tsv", "*.txt", "*.html", "*.css"],
+        "mrd_jax.demo": ["static/*", "static/vendor/*"],
+    },
+    entry_points={"console_scripts": ["mrd-jax = mrd_jax.console:main"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
 )

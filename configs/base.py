@@ -30,9 +30,16 @@ def get_config() -> ConfigDict:
     config.eval_windows = 1
     # Newest checkpoints kept in the workdir.
     config.checkpoints_kept = 2
+    # Best checkpoints kept besides; every evaluation then saves one. 0 is off.
+    config.checkpoints_best = 0
+    # Best by which metric of an evaluation, named as in metrics.jsonl: the highest, of a
+    # median_rank the lowest.
+    config.best_metric = "test/top1"
     # Updates in a row that may be left out because they are not finite; then the run stops. 0
     # never stops it.
     config.max_bad_steps = 10
+    # Steps to record for TensorBoard's profiler, from the sixth after each start on; 0 is off.
+    config.profile_steps = 0
     # Minutes without a step after which the stack of every thread is printed; 0 is off. Longer
     # than an evaluation takes.
     config.stall_minutes = 60.0

@@ -250,12 +250,12 @@ def count_parameters(variables: Mapping[str, Any]) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(variables["params"]))
 
 
-def _kind(field: dataclasses.Field) -> type:
+def _kind(field: dataclasses.Field) -> Any:
     """The plain type of a field."""
     return dict if field.name == "student" else field.type
 
 
-def _is(value: Any, kind: type) -> bool:
+def _is(value: Any, kind: Any) -> bool:
     """Whether a value of JSON may stand where `kind` is wanted."""
     if isinstance(value, bool):
         return False

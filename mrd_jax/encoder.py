@@ -15,7 +15,7 @@ from etils import epath
 from flax import linen as nn
 
 from mrd_jax import card as cards
-from mrd_jax import checkpointing, models, sharding, step
+from mrd_jax import identity, models, saved, sharding, step
 from mrd_jax.faults import manifest as manifests
 
 # What `save` leaves in its folder.
@@ -91,7 +91,8 @@ class Encoder:
     @functools.cached_property
     def _body(self) -> Any:
         def body(variables: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
-            return step.unit(self.model.apply(variables, batch["xyz"], batch["rgb"]))
+            rows: Any = self.model.apply(variables, batch["xyz"], batch["rgb"])
+            return step.unit(rows)
 
         return self._runner.embed(body)
 
@@ -126,8 +127,8 @@ class Encoder:
             fault = f"its largest norm is {largest:g}; expected at most 1 (unit_sphere)"
         if fault:
             raise ValueError(
-                f"cloud {position} does not obey the card: {fault}. data_prep.clouds.read_cloud "
-                "and prepare_cloud make clouds that do."
+                f"cloud {position} does not obey the card: {fault}. read_cloud and prepare_cloud "
+                "of data_prep.geometry.clouds make clouds that do."
             )
         return xyz, rgb
 
@@ -181,13 +182,13 @@ def load(
     points: int | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> Encoder:
-    """Loads an encoder that `save` wrote, or the newest checkpoint of a training run.
+    """Loads an encoder that `save` wrote, or the newest or any checkpoint of a training run.
 
     Of a run that keeps a moving average of its parameters, that is what is loaded, as in its
     evaluation.
 
     Args:
-      path: folder of `save`, or the workdir of a run.
+      path: folder of `save`, the workdir of a run, or one of its checkpoints.
       teacher: name that the card must hold; None accepts any, as for all the following.
       teacher_dim: length of the embeddings.
       up_axis: of the clouds.
@@ -214,11 +215,13 @@ def load(
         "points": points,
     }
     folder = epath.Path(path).absolute()
-    of_a_run = (folder / checkpointing.RUN_FILE).exists()
+    place = folder
+    if (folder / identity.RUN_FILE).exists():
+        place = saved.newest(folder)
+    of_a_run = saved.is_step(place)
     if of_a_run:
-        saved = checkpointing.newest(folder)
-        card, stored = checkpointing.read_card(saved), saved / checkpointing.STATE
-        manifest = checkpointing.read_manifest(saved)
+        card, stored = saved.read_card(place), place / saved.STATE
+        manifest = saved.read_manifest(place)
     elif (folder / CARD_FILE).exists():
         card = cards.from_json((folder / CARD_FILE).read_text())
         stored = folder / VARIABLES
@@ -226,7 +229,8 @@ def load(
     else:
         raise FileNotFoundError(
             f"{folder} holds no encoder: there is neither {CARD_FILE} (mrd_jax.encoder.save, "
-            f"mrd_jax.tools.convert) nor {checkpointing.RUN_FILE} (the workdir of a run)"
+            f"mrd_jax.tools.convert) nor {identity.RUN_FILE} (the workdir of a run), and it is no "
+            f"step of {saved.FOLDER}/ in one"
         )
     card.expect(**{name: value for name, value in expected.items() if value is not None})
     devices = tuple(jax.local_devices() if devices is None else devices)
@@ -288,9 +292,9 @@ def _read(
     wanted = _abstract(card)
     with manifests.reading(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         stored = dict(reader.metadata(folder).item_metadata)
-        places = {name: (name,) for name in wanted}
+        places: dict[str, tuple[str, ...]] = {name: (name,) for name in wanted}
         if of_a_run:
-            places = checkpointing.student_places(stored)
+            places = saved.student_places(stored)
         found = {name: _at(stored, place) for name, place in places.items()}
         fault = _difference(_leaves(found), _leaves(wanted))
         if fault:

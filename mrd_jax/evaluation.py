@@ -7,7 +7,7 @@ import logging
 import pathlib
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,6 +16,7 @@ from ml_collections import FrozenConfigDict
 from mrd_jax import hosts, report, step
 from mrd_jax.data import source
 from mrd_jax.evaluators import baselines, held_out, results, retrieval, zero_shot
+from mrd_jax.report import relations
 
 if TYPE_CHECKING:
     from mrd_jax import train
@@ -24,6 +25,18 @@ LOGGER = logging.getLogger(__name__)
 
 # What the student makes of both splits, for whatever else is to be measured on frozen features.
 EMBEDDINGS_FILE = "embeddings.npz"
+
+
+class Measured(NamedTuple):
+    """One evaluation.
+
+    Attributes:
+      values: metrics by name.
+      embeddings: [count, dim] of the held-out split.
+    """
+
+    values: dict[str, float]
+    embeddings: np.ndarray
 
 
 class Evaluator:
@@ -54,6 +67,11 @@ class Evaluator:
         self.held_out = held_out.load_held_out(self.directory, data.test_split)
         if data.test_directory:
             self.held_out = held_out.without_unseen(self.held_out)
+        self.watched = relations.Watched(
+            self.held_out,
+            teacher_temperature=run.config.loss.teacher_temperature,
+            student_temperature=run.config.loss.student_temperature,
+        )
         self._body = run.runner.embed(
             functools.partial(step.embed_step, model=run.model, config=run.config)
         )
@@ -74,18 +92,14 @@ class Evaluator:
         ]
         return np.concatenate(rows)[: len(records)]
 
-    def run(self, variables: dict[str, Any]) -> dict[str, float]:
+    def run(self, variables: dict[str, Any]) -> Measured:
         """Zero-shot and retrieval figures of the held-out split, as `test/...` metrics.
 
         Without the retrieval by class: it takes minutes on Objaverse-LVIS, and `write_results`
         measures it once at the end.
         """
         embeddings = self.embed(variables, self.records)
-        values = zero_shot.zero_shot(embeddings, self.held_out)
-        found = retrieval.retrieval(embeddings, self.held_out, by_class=False)
-        return {f"test/{name}": value for name, value in values.items()} | {
-            f"test/retrieval/{name}": value for name, value in found.items()
-        }
+        return Measured(measure(embeddings, self.held_out), embeddings)
 
     def _batches(self, records: source.RecordSource) -> Iterator[dict[str, np.ndarray]]:
         """This process's rows of each global batch; the last one repeats its last record."""
@@ -96,6 +110,32 @@ class Evaluator:
                 return
             rows = [records[min(i, len(records) - 1)] for i in range(start, start + local)]
             yield {name: np.stack([row[name] for row in rows]) for name in ("xyz", "rgb")}
+
+
+def measure(embeddings: np.ndarray, shapes: held_out.HeldOut) -> dict[str, float]:
+    """The values of `Evaluator.run`, of embeddings [count, dim], one per shape, in their order."""
+    values = zero_shot.zero_shot(embeddings, shapes)
+    found = retrieval.retrieval(embeddings, shapes, by_class=False)
+    return {f"test/{name}": value for name, value in values.items()} | {
+        f"test/retrieval/{name}": value for name, value in found.items()
+    }
+
+
+def metric_names() -> list[str]:
+    """What evaluations may report: what they do report of a shape of which everything is known."""
+    feature = np.ones((1, 1), np.float32)
+    shape = {
+        "id": "shape", "name": "name", "label": 0, "picture": "", "creator": "", "licence": "",
+        "image_features": feature, "text_features": feature, "caption_kinds": ["name"],
+    }  # fmt: skip
+    shapes = held_out.collect(
+        [shape],
+        class_names=("class",),
+        class_features=feature,
+        unseen_ids=["shape"],
+        pictures=pathlib.Path(),
+    )
+    return sorted(measure(feature, shapes))
 
 
 def write_results(evaluator: Evaluator, variables: dict[str, Any], *, workdir: str) -> None:
@@ -114,7 +154,7 @@ def write_results(evaluator: Evaluator, variables: dict[str, Any], *, workdir: s
     if jax.process_index() != 0:
         return
     folder = pathlib.Path(workdir)
-    saved = {"test": embeddings, "test_ids": evaluator.held_out.ids}
+    saved: dict[str, Any] = {"test": embeddings, "test_ids": evaluator.held_out.ids}
     if gallery is not None:
         saved |= {"train": gallery_embeddings, "train_ids": gallery.ids}
     np.savez(folder / EMBEDDINGS_FILE, **saved)
@@ -139,6 +179,7 @@ def write_results(evaluator: Evaluator, variables: dict[str, Any], *, workdir: s
         results=lines,
         gallery=gallery,
         gallery_embeddings=gallery_embeddings,
+        watched=evaluator.watched,
     )
     print(report.format_table(lines))
     LOGGER.info("evaluation: %.0f s", time.perf_counter() - started)

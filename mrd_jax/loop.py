@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from mrd_jax import checkpointing, evaluation, hosts, metrics
+from mrd_jax import checkpointing, evaluation, hosts, metrics, profiling
 from mrd_jax import state as states
 from mrd_jax.data import damaged, source
 from mrd_jax.faults import bad_steps, stopping, watchdog
@@ -56,10 +56,12 @@ class Loop:
           the state that was saved last.
         """
         watch = watchdog.Watchdog(minutes=self.config.stall_minutes, leave=self.config.stall_leaves)
+        profile = profiling.Profile(self.workdir, steps=self.config.profile_steps)
         try:
             with stopping.StopRequest() as request:
-                return self._steps(state, stream, evaluated, request, watch)
+                return self._steps(state, stream, evaluated, request, watch, profile)
         finally:
+            profile.close()
             watch.stop()
 
     @property
@@ -74,6 +76,7 @@ class Loop:
         evaluated: bool,
         request: stopping.StopRequest,
         watch: watchdog.Watchdog,
+        profile: profiling.Profile,
     ) -> states.TrainState:
         config, start = self.config, int(state.step)
         train_step = self.run.train_step()
@@ -89,6 +92,7 @@ class Loop:
                 if self._evaluate_and_save(s, state):
                     stopwatch.restart()
 
+            profile.before(s - start, in_flight)
             asked = time.perf_counter()
             batch = next(stream)
             stopwatch.step(waited=time.perf_counter() - asked)
@@ -145,14 +149,26 @@ class Loop:
     def _evaluate_and_save(self, s: int, state: states.TrainState) -> bool:
         """Does what is due at step s, and says whether anything was."""
         saves = s == self.config.total_steps or s % self.config.checkpoint_every == 0
+        # The best are among those that were evaluated.
+        saves |= self._evaluates(s) and self.config.checkpoints_best > 0
         if self._evaluates(s):
-            values = self.evaluator.run(state.variables())
+            values, embeddings = self.evaluator.run(state.variables())
+            self.checkpoints.see(s, values)
             if self.writer:
                 self.writer.write(s, values)
                 LOGGER.info("step %d: test top-1 %.1f%%", s, 100 * values["test/top1"])
+                self._watch(s, embeddings)
         if saves:
             self.checkpoints.save(state, step=s)
         return self._evaluates(s) or saves
+
+    def _watch(self, s: int, embeddings: np.ndarray) -> None:
+        """Keeps how the watched shapes relate at step s, for the report and TensorBoard."""
+        watched = self.evaluator.watched
+        if watched:
+            watched.save(self.workdir, step=s, embeddings=embeddings)
+            drawn = watched.pictures(embeddings)
+            self.writer.pictures(s, {f"relations/{name}": one for name, one in drawn.items()})
 
     def _sample_ids(self, index: Sequence[int]) -> list[str]:
         return [self.records[position]["id"] for position in index]

@@ -4,10 +4,8 @@
 Kept short on purpose; what it calls can be imported and tested.
 """
 
+import functools
 import logging
-import os
-import pathlib
-import platform
 import sys
 from collections.abc import Callable
 
@@ -16,7 +14,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from mrd_jax import hosts, suite, train
+from mrd_jax import compiled, hosts, suite, train
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/x.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; an unfinished one continues.")
@@ -24,7 +22,10 @@ _MODE = flags.DEFINE_enum(
     "mode",
     "train",
     ["train", "eval"],
-    "Train, then evaluate; or evaluate a checkpoint: a run's newest, or any on every test set.",
+    "Train, then evaluate; or evaluate: a checkpoint of a run, or any encoder on every test set.",
+)
+_STEP = flags.DEFINE_string(
+    "step", "newest", "What --mode eval evaluates of a run: newest, best, or the number of a step."
 )
 _MULTIHOST = flags.DEFINE_bool(
     "multihost", False, "Join the other processes that the cluster names: TPU, SLURM, Open MPI."
@@ -57,33 +58,24 @@ def show_progress() -> None:
     logger.propagate = False
 
 
-def command(config: ConfigDict, mode: str) -> Callable[[ConfigDict, str], None]:
-    """What a config and a mode ask for; takes the config and the workdir.
+def command(config: ConfigDict, mode: str, step: str) -> Callable[[ConfigDict, str], None]:
+    """What a config and the flags ask for; takes the config and the workdir.
 
     Raises:
-      absl.app.UsageError: the config only evaluates, and the mode is to train.
+      absl.app.UsageError: the config only evaluates, and the mode is to train; or a step is asked
+        for where there is no choice.
     """
+    if step != "newest" and (mode == "train" or "sets" in config):
+        raise app.UsageError(
+            f"--step={step} is for --mode eval of a run: training goes on from the newest "
+            "checkpoint, and config.checkpoint names what is evaluated on every test set"
+        )
     if "sets" not in config:
-        return {"train": train.train_and_evaluate, "eval": train.evaluate}[mode]
+        evaluate = functools.partial(train.evaluate, which=step)
+        return {"train": train.train_and_evaluate, "eval": evaluate}[mode]
     if mode == "train":
         raise app.UsageError("this config evaluates checkpoints and trains none: pass --mode eval")
     return suite.evaluate
-
-
-def keep_compiled() -> None:
-    """Keeps compiled programs in the user's cache folder, so that a second run need not compile.
-
-    JAX_COMPILATION_CACHE_DIR names another folder (on a pod, one that all hosts see), and
-    JAX_ENABLE_COMPILATION_CACHE=false turns it off. The folder may be deleted at any time.
-    """
-    if jax.config.jax_compilation_cache_dir is not None:
-        return
-    folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-    folder = folder / "mrd_jax" / "compiled"
-    if jax.default_backend() == "cpu":
-        # Made for this very processor, while a home folder may be shared with others.
-        folder /= platform.node()
-    jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def join() -> None:
@@ -114,10 +106,10 @@ def main(argv: list[str]) -> None:
     """Runs one experiment."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; every option starts with --")
-    run = command(_CONFIG.value, _MODE.value)
+    run = command(_CONFIG.value, _MODE.value, _STEP.value)
     join()
     # After joining: this asks for the devices.
-    keep_compiled()
+    compiled.keep()
     show_progress()
     with hosts.leaving_at_once():
         logging.getLogger("mrd_jax").info(

@@ -6,8 +6,12 @@ import math
 import time
 from collections.abc import Mapping
 
+import numpy as np
 import tensorboardX
 from etils import epath
+
+from mrd_jax import history
+from mrd_jax.faults import whole_files
 
 
 class MetricWriter:
@@ -29,7 +33,7 @@ class MetricWriter:
           evaluated: whether the evaluation of that very step has been done for good; otherwise
             its lines are dropped, too.
         """
-        self._path = epath.Path(workdir) / "metrics.jsonl"
+        self._path = epath.Path(workdir) / history.FILE
         kept = []
         if self._path.exists():
             for line in self._path.read_text().splitlines():
@@ -40,7 +44,7 @@ class MetricWriter:
                 owed = not evaluated and any(name.startswith("test/") for name in values)
                 if values["step"] < start_step + (not owed):
                     kept.append(line + "\n")
-        self._path.write_text("".join(kept))
+        whole_files.write_text(self._path, "".join(kept))
         self._board = tensorboardX.SummaryWriter(
             str(epath.Path(workdir) / "tensorboard"), purge_step=start_step + 1
         )
@@ -53,6 +57,12 @@ class MetricWriter:
             file.write(json.dumps({"step": step, **line}) + "\n")
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
+        self._board.flush()
+
+    def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Writes pictures, uint8 [height, width, 3], to TensorBoard."""
+        for name, pixels in pictures.items():
+            self._board.add_image(name, pixels, step, dataformats="HWC")
         self._board.flush()
 
     def close(self) -> None:

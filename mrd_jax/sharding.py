@@ -90,6 +90,10 @@ class Sharded:
 class Runner(Protocol):
     """How a per-device body becomes a function of the global batch."""
 
+    @property
+    def devices(self) -> Sequence[jax.Device]:
+        """That the batch is split over."""
+
     def state_shardings(self, state: Any) -> Any:
         """Where the leaves of a state belong; a state of shapes will do."""
 
@@ -154,11 +158,11 @@ class PmapRunner:
 
     def gather(self, rows: jax.Array) -> np.ndarray:
         """See `Runner.gather`."""
-        rows = np.asarray(rows)
-        rows = rows.reshape(-1, *rows.shape[2:])
+        own = np.asarray(rows)
+        own = own.reshape(-1, *own.shape[2:])
         if jax.process_count() == 1:
-            return rows
-        return np.asarray(multihost_utils.process_allgather(rows, tiled=True))
+            return own
+        return np.asarray(multihost_utils.process_allgather(own, tiled=True))
 
     def _local_devices(self) -> np.ndarray:
         return np.array([d for d in self.devices if d.process_index == jax.process_index()])

@@ -14,8 +14,7 @@ from ml_collections import ConfigDict
 from mrd_jax import losses
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """Everything a step reads and writes; everything a checkpoint holds.
 
     Attributes:

@@ -205,9 +205,9 @@ def moving_average(ema: Any, params: Any, decay: float, step: jax.Array) -> Any:
     """
     if ema is None:
         return None
-    step = step.astype(jnp.float32)
-    decay = jnp.minimum(decay, (1 + step) / (10 + step))
-    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, params)
+    done = step.astype(jnp.float32)
+    kept = jnp.minimum(decay, (1 + done) / (10 + done))
+    return jax.tree.map(lambda old, new: kept * old + (1 - kept) * new, ema, params)
 
 
 def embed_step(
@@ -228,7 +228,8 @@ def embed_step(
 
     def embed(window: jax.Array) -> jax.Array:
         xyz, rgb = augment.plain(batch, num_points=config.model.points, window=window)
-        return unit(model.apply(variables, xyz, rgb).astype(jnp.float32))
+        rows: Any = model.apply(variables, xyz, rgb)
+        return unit(rows.astype(jnp.float32))
 
     return unit(jnp.mean(jax.lax.map(embed, jnp.arange(config.eval_windows)), axis=0))
 

@@ -10,19 +10,35 @@ from typing import Any
 
 import jax
 import optax
+from etils import epath
 from flax import linen as nn
 from ml_collections import ConfigDict, FrozenConfigDict
 
 import mrd_jax
+from mrd_jax import (
+    best,
+    checkpointing,
+    evaluation,
+    hosts,
+    identity,
+    initial,
+    metrics,
+    models,
+    sharding,
+    step,
+)
 from mrd_jax import card as cards
-from mrd_jax import checkpointing, evaluation, hosts, initial, metrics, models, sharding, step
 from mrd_jax import loop as loops
 from mrd_jax import optimizer as optimizers
 from mrd_jax import state as states
 from mrd_jax.data import captions, damaged, loader, source
 from mrd_jax.data import neighbours as neighbours_lib
+from mrd_jax.faults import whole_files
 
 LOGGER = logging.getLogger(__name__)
+
+# In the workdir of a run that has nothing left to do; its exit status alone does not say so.
+FINISHED = "finished"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +88,8 @@ def build_run(config: ConfigDict, *, devices: Sequence[jax.Device] | None = None
         {"mrd_jax": mrd_jax.__version__, "jax": jax.__version__}
         | {
             f"config.{name}": value
-            for name, value in checkpointing.flatten(config).items()
-            if name not in checkpointing.HOST_FIELDS
+            for name, value in identity.flatten(config).items()
+            if name not in identity.HOST_FIELDS
         }
     )
     if config.model.out_dim != config.teacher.dim:
@@ -92,6 +108,7 @@ def build_run(config: ConfigDict, *, devices: Sequence[jax.Device] | None = None
             f"and model.points {config.model.points} it must be 1 to "
             f"{config.data.points // config.model.points}"
         )
+    best.check(config, metrics=evaluation.metric_names())
     captions.check(config.data)
     damaged.check(config.data)
     neighbours_lib.check(config)
@@ -124,7 +141,8 @@ def train_and_evaluate(
     """Trains to the end, continuing what the workdir holds, then evaluates and reports.
 
     Without a test split (`config.data.test_split` empty), it trains only. Asked to stop by SIGTERM
-    or SIGINT, it saves where it is and returns.
+    or SIGINT, it saves where it is and returns; only a run that came to its end leaves a file
+    `finished` in the workdir.
 
     Args:
       config: of the run.
@@ -175,24 +193,33 @@ def train_and_evaluate(
     if int(state.step) < config.total_steps:
         LOGGER.info("the same command continues this run")
         return
+    if config.checkpoints_best:
+        LOGGER.info("best step by %s: %d", config.best_metric, checkpoints.find("best"))
     if evaluator is None:
         LOGGER.info("no evaluation: config.data.test_split is empty")
-        return
-    evaluation.write_results(evaluator, state.variables(), workdir=workdir)
+    else:
+        evaluation.write_results(evaluator, state.variables(), workdir=workdir)
+    if jax.process_index() == 0:
+        whole_files.write_text(epath.Path(workdir) / FINISHED, f"{config.total_steps} steps\n")
 
 
 def evaluate(
-    config: ConfigDict, workdir: str, *, devices: Sequence[jax.Device] | None = None
+    config: ConfigDict,
+    workdir: str,
+    *,
+    which: str = "newest",
+    devices: Sequence[jax.Device] | None = None,
 ) -> None:
-    """Evaluates the newest checkpoint of a workdir and writes its table and report.
+    """Evaluates a checkpoint of a workdir and writes its table and report.
 
     Args:
       config: of the run.
       workdir: its folder.
+      which: "newest", "best" by `config.best_metric`, or the number of a step.
       devices: to evaluate on; every device by default.
 
     Raises:
-      FileNotFoundError: the workdir has no checkpoint.
+      FileNotFoundError: the workdir has no such checkpoint.
       mrd_jax.faults.manifest.DamagedError: it is damaged.
       ValueError: config, data set and workdir do not fit together, or there is no test split.
     """
@@ -202,10 +229,10 @@ def evaluate(
             "config.data.directory"
         )
     run = build_run(config, devices=devices)
-    checkpointing.require_run(workdir)
+    identity.require_run(workdir)
     *_, checkpoints = open_run(config, workdir, read_only=True)
     try:
-        state = checkpoints.restore(run.initial_state()).state
+        state = checkpoints.read(checkpoints.find(which), run.initial_state()).state
     finally:
         checkpoints.close()
     evaluator = evaluation.Evaluator(run)

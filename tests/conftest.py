@@ -8,6 +8,14 @@ import shutil
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Small solves only: more threads than free cores make them wait for one another.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Tests compile much and run it once: the code generator that is quick, here and in what they start.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_cpu_parallel_codegen_split_count=1",
+    ]
+)
 
 import jax
 import pytest

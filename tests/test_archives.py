@@ -5,7 +5,7 @@ import zipfile
 
 import pytest
 
-from data_prep import archives
+from data_prep.foreign import archives
 
 
 def zipped(path, **files):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from tiny import assert_trees_equal, tiny_config
 
-from mrd_jax import checkpointing
+from mrd_jax import checkpointing, identity
 from mrd_jax.faults import manifest
 
 
@@ -38,7 +38,7 @@ def test_a_new_workdir_has_nothing_to_restore(tmp_path):
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"config": 1, "data": "x"}', "[" * 100_000])
 def test_a_damaged_file_of_the_run_is_named(tmp_path, text):
     open_workdir(tmp_path, tiny_config()).close()
-    (tmp_path / checkpointing.RUN_FILE).write_text(text)
+    (tmp_path / identity.RUN_FILE).write_text(text)
     with pytest.raises(manifest.DamagedError, match="run.json is damaged .*run/metadata"):
         open_workdir(tmp_path, tiny_config())
 
@@ -46,7 +46,7 @@ def test_a_damaged_file_of_the_run_is_named(tmp_path, text):
 def test_another_config_is_refused_naming_every_field_and_both_values(tmp_path):
     open_workdir(tmp_path, tiny_config()).close()
     other = tiny_config(loss__lambda_intra=0.25, seed=7)
-    with pytest.raises(checkpointing.WorkdirMismatchError) as error:
+    with pytest.raises(identity.WorkdirMismatchError) as error:
         open_workdir(tmp_path, other)
     assert "config.loss.lambda_intra: 1.0 there, 0.25 now" in str(error.value)
     assert "config.seed: 0 there, 7 now" in str(error.value)
@@ -55,18 +55,18 @@ def test_another_config_is_refused_naming_every_field_and_both_values(tmp_path):
 
 def test_other_data_is_refused(tmp_path):
     open_workdir(tmp_path, tiny_config()).close()
-    with pytest.raises(checkpointing.WorkdirMismatchError, match="data-1 there, data-2 now"):
+    with pytest.raises(identity.WorkdirMismatchError, match="data-1 there, data-2 now"):
         open_workdir(tmp_path, tiny_config(), fingerprint="data-2")
 
 
-@pytest.mark.parametrize("field", sorted(checkpointing.NEUTRAL_FIELDS))
+@pytest.mark.parametrize("field", sorted(identity.NEUTRAL_FIELDS))
 def test_a_field_that_cannot_change_the_result_may_change(tmp_path, field):
     open_workdir(tmp_path, tiny_config()).close()
-    value = checkpointing.flatten(tiny_config())[field]
+    value = identity.flatten(tiny_config())[field]
     changed = {bool: True, int: 77, float: 7.5, str: "shard_map"}[type(value)]
     other = tiny_config()
     other.update_from_flattened_dict({field: changed})
-    assert checkpointing.flatten(other)[field] != value
+    assert identity.flatten(other)[field] != value
     open_workdir(tmp_path, other).close()
 
 
@@ -76,5 +76,5 @@ def test_a_field_added_since_is_named(tmp_path):
     there = json.loads(path.read_text())
     del there["config"]["loss"]["mix"]
     path.write_text(json.dumps(there))
-    with pytest.raises(checkpointing.WorkdirMismatchError, match="config.loss.mix: 'absent' there"):
+    with pytest.raises(identity.WorkdirMismatchError, match="config.loss.mix: 'absent' there"):
         open_workdir(tmp_path, tiny_config())

@@ -17,6 +17,7 @@ import tokenizers
 import transformers
 
 from data_prep import teachers
+from data_prep.teachers import batching
 
 WORDS = ("<pad>", "<start>", "<unknown>", "<end>", "a", "red", "chair", "lamp", "of", "wood")
 TEXTS = [
@@ -197,6 +198,18 @@ def test_pytorch_safetensors_give_the_same_features_without_pytorch(
     teacher = teachers.load_teacher(folder, batch_size=8)
     np.testing.assert_allclose(teacher.encode_images(pictures(2)), direct[0][:2], atol=1e-5)
     np.testing.assert_allclose(teacher.encode_texts(TEXTS), direct[1], atol=1e-5)
+
+
+def test_pictures_may_come_in_batches_of_another_size(tmp_path, model, processor, monkeypatch):
+    """A search has one picture at a time, and a name in all its prompts."""
+    folder = save_pytorch(tmp_path, model, processor)
+    sizes = []
+    monkeypatch.setattr(
+        batching, "BatchedFunction", lambda *_, batch_size: sizes.append(batch_size)
+    )
+    teachers.load_teacher(folder, batch_size=8)
+    teachers.load_teacher(folder, batch_size=8, picture_batch_size=2)
+    assert sizes == [8, 8, 2, 8]
 
 
 def test_bfloat16_files_and_activations_are_close_and_come_back_as_float32(

@@ -10,7 +10,8 @@ import pytest
 import tiny_catalogue
 import trimesh
 
-from data_prep import clouds, meshes, shapes
+from data_prep import shapes
+from data_prep.geometry import clouds, meshes
 
 RULES = clouds.Conventions(
     points=64, up_axis="z", from_y_up="rotate", normalisation="unit_sphere", colour_fill=0.25
@@ -338,8 +339,8 @@ def test_a_folder_without_meshes_or_clouds_is_an_error(tmp_path):
 def test_without_trimesh_arrays_work_and_meshes_name_the_extra(tmp_path, monkeypatch):
     np.save(tmp_path / "x.npy", points(64)[0])
     monkeypatch.setitem(sys.modules, "trimesh", None)
-    monkeypatch.delitem(sys.modules, "data_prep.meshes")
-    monkeypatch.delattr("data_prep.meshes")
+    monkeypatch.delitem(sys.modules, "data_prep.geometry.meshes")
+    monkeypatch.delattr("data_prep.geometry.meshes")
     assert read(tmp_path / "x.npy").xyz.shape == (64, 3)
     clouds.check_readable([tmp_path / "x.npy"])
     with pytest.raises(clouds.MeshesUnsupportedError, match=r'pip install "mrd_jax\[prep\]"'):

@@ -18,14 +18,15 @@ from configs import (
     openshape,
     quickstart,
     uni3d,
+    uni3d_g,
 )
 from data_prep import sources
-from mrd_jax import checkpointing, losses, models, sharding, state, step, train
+from mrd_jax import identity, losses, models, sharding, state, step, train
 from mrd_jax.data import batch as batches
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
-RECIPES = (mrd_pointbert, mrd_uni3d, openshape, uni3d)
+RECIPES = (mrd_pointbert, mrd_uni3d, openshape, uni3d, uni3d_g)
 experiments = pytest.mark.parametrize("experiment", [quickstart, furniture, *RECIPES])
 recipes = pytest.mark.parametrize("recipe", RECIPES)
 
@@ -35,7 +36,7 @@ def test_an_experiment_overrides_fields_and_adds_none(experiment):
     """Fields of the student are its own: `models.build_model` knows them."""
 
     def fields(config):
-        return {name for name in checkpointing.flatten(config) if not name.startswith("model.")}
+        return {name for name in identity.flatten(config) if not name.startswith("model.")}
 
     config = experiment.get_config()
     assert fields(config) == fields(base.get_config())
@@ -128,7 +129,7 @@ def test_the_student_of_uni3d_is_the_published_one():
 
 
 def test_uni3d_with_and_without_mrd_differ_in_the_objective_alone():
-    one, other = (checkpointing.flatten(each.get_config()) for each in (uni3d, mrd_uni3d))
+    one, other = (identity.flatten(each.get_config()) for each in (uni3d, mrd_uni3d))
     different = {name for name in one if one[name] != other[name]}
     fields = ("lambda_intra", "lambda_image", "lambda_text", "image_weight", "text_weight")
     assert different == {f"loss.{field}" for field in fields}

@@ -11,9 +11,10 @@ import pytest
 import trimesh
 from tiny_encoder import DIM, POINTS, tiny_card, tiny_variables
 
-from data_prep import clouds
+from data_prep.geometry import clouds
 from mrd_jax import card as cards
 from mrd_jax import encoder
+from mrd_jax.suite import hashes
 from mrd_jax.tools import embed
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
@@ -165,14 +166,15 @@ def test_a_broken_file_is_reported_and_skipped_and_the_order_kept(run, tmp_path)
         np.testing.assert_allclose(row, alone, rtol=0, atol=1e-5)
 
 
-def test_the_output_says_everything_about_its_rows(run, tmp_path):
+def test_the_output_says_everything_about_its_rows(run, checkpoint, tmp_path):
     np.savez(tmp_path / "x.npz", xyz=cloud(0)[0])
     status, arrays, *_ = run(tmp_path / "x.npz")
     assert status == 0
-    assert set(arrays) == {"embeddings", "files", "skipped", "reasons", "card"}
+    assert set(arrays) == {"embeddings", "files", "skipped", "reasons", "card", "checkpoint", "up"}
     assert arrays["embeddings"].dtype == np.float32 and arrays["embeddings"].shape == (1, DIM)
     np.testing.assert_allclose(np.linalg.norm(arrays["embeddings"], axis=1), 1, atol=1e-6)
     assert cards.from_dict(json.loads(str(arrays["card"]))) == tiny_card()
+    assert arrays["checkpoint"] == hashes.checkpoint(checkpoint) and arrays["up"] == ""
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["E.npz"]
 
 

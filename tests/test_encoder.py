@@ -224,6 +224,8 @@ def test_of_a_run_the_moving_average_is_loaded_where_there_is_one(dataset, tmp_p
     assert_trees_equal(found["params"], state.ema if decay else last)
     before = jax.tree.map(lambda leaf: leaf - 1, state.batch_stats)
     assert_trees_equal(found["batch_stats"], before)
+    earlier = encoder.load(tmp_path / "checkpoints" / "9").variables["batch_stats"]
+    assert_trees_equal(earlier, jax.tree.map(lambda leaf: leaf - 1, before))
 
 
 def test_a_run_without_a_checkpoint_says_to_train_first(dataset, tmp_path):

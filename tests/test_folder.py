@@ -12,7 +12,8 @@ import pytest
 import small_shapes
 from small_shapes import COLOURS, SETTINGS, box, picture, rgb, run_build, write
 
-from data_prep import build, evaluation, meshes, prepare, shapes, sources, teachers
+from data_prep import build, evaluation, prepare, shapes, sources, teachers
+from data_prep.geometry import meshes
 from data_prep.sources import folder as folder_lib
 from mrd_jax import evaluators
 from mrd_jax.data import source

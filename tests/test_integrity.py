@@ -11,7 +11,7 @@ from etils import epath
 from tiny import assert_trees_equal, tiny_config
 from tiny_encoder import tiny_card, tiny_variables
 
-from mrd_jax import checkpointing, encoder
+from mrd_jax import checkpointing, encoder, saved
 from mrd_jax.faults import manifest
 from mrd_jax.tools import verify
 
@@ -144,7 +144,7 @@ def test_a_checkpoint_remembers_whether_its_evaluation_is_owed(tmp_path, evaluat
 def test_what_a_killed_save_left_is_removed_by_the_run_and_by_nobody_else(workdir):
     step = workdir / "checkpoints" / "3"
     left = step.rename(step.with_name("3.orbax-checkpoint-tmp"))
-    assert checkpointing.newest(workdir).name == "2"
+    assert saved.newest(workdir).name == "2"
     open_workdir(workdir, read_only=True).close()
     assert left.exists()
     checkpoints = open_workdir(workdir)
@@ -171,7 +171,7 @@ def test_every_random_flip_is_noticed_or_leaves_the_arrays_as_they_were(workdir)
         flip(file, byte=rng.randrange(len(before)), bit=rng.randrange(8))
         try:
             # Compares every array with its checksum, so that a flip unnoticed changed none.
-            checkpointing.verify(epath.Path(folder))
+            saved.verify(epath.Path(folder))
         except manifest.DamagedError:
             noticed += 1
         file.write_bytes(before)

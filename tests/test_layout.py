@@ -8,17 +8,21 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-# Command lines join the two halves: an encoder of mrd_jax reads files as data_prep reads them.
-# Nothing imports the command lines in turn, so no other part comes to need data_prep.
-TOOLS, TOOLS_MAY_USE = "mrd_jax/tools", "data_prep"
+# Search, its page and command lines join the two halves: an encoder of mrd_jax reads files as
+# data_prep reads them. Nothing else imports them, so no other part comes to need data_prep.
+JOINTS = ("mrd_jax/demo", "mrd_jax/search", "mrd_jax/tools")
+JOINTS_MAY_USE = ("data_prep", "mrd_jax.demo", "mrd_jax.search")
 # Reads the pickles of PyTorch, from an optional extra and inside a function.
 READER_OF_PICKLES = ROOT / "mrd_jax/convert/files.py"
 # Package or module -> what it must not import.
 FORBIDDEN = {
     "mrd_jax": (
-        *("data_prep", "configs", "benchmarks", "tests", "mrd_jax.tools"),
+        *("data_prep", "configs", "benchmarks", "tests"),
+        *("mrd_jax.demo", "mrd_jax.search", "mrd_jax.tools"),
         *("transformers", "torch", "trimesh"),
     ),
+    "mrd_jax/search": ("mrd_jax.demo",),
+    "mrd_jax/tools": ("mrd_jax.demo",),
     "data_prep": ("configs", "benchmarks", "tests"),
     "mrd_jax/losses": ("mrd_jax.models", "mrd_jax.data", "mrd_jax.train", "mrd_jax.step"),
     "mrd_jax/models": ("mrd_jax.losses", "mrd_jax.data", "mrd_jax.train", "mrd_jax.step"),
@@ -64,7 +68,10 @@ def test_nothing_imports_against_the_stream(place):
         for name in imports(path)
         for forbidden in FORBIDDEN[place]
         if f"{name}.".startswith(f"{forbidden}.")
-        and not (forbidden == TOOLS_MAY_USE and path.is_relative_to(ROOT / TOOLS))
+        and not (
+            forbidden in JOINTS_MAY_USE
+            and any(path.is_relative_to(ROOT / joint) for joint in JOINTS)
+        )
         and not (forbidden == "torch" and path == READER_OF_PICKLES)
     ]
     assert not wrong

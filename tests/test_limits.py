@@ -15,7 +15,9 @@ import tiny_catalogue
 import trimesh
 from small_shapes import box, picture
 
-from data_prep import archives, clouds, limits, materials, meshes, safe_pickle, shapes
+from data_prep import shapes
+from data_prep.foreign import archives, limits, safe_pickle
+from data_prep.geometry import clouds, materials, meshes
 from data_prep.sources import furniture, off
 from data_prep.teachers.lit.frozen import torch_file
 

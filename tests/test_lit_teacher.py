@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 
 from data_prep import teachers
-from data_prep.teachers import lit
+from data_prep.teachers import batching, lit
 from data_prep.teachers.lit import backbones as backbones_lib
 from data_prep.teachers.lit import feature_cache, training
 from data_prep.teachers.lit.frozen import efficientnet, minilm, packages
@@ -184,6 +184,18 @@ def test_a_saved_teacher_is_loaded_as_it_was(trained):
     np.testing.assert_array_equal(loaded.encode_texts(texts), teacher.encode_texts(texts))
     assert loaded.info == teacher.info
     assert (loaded.info.name, loaded.info.dim, loaded.info.kind) == ("lit_colours", 384, "lit")
+
+
+def test_pictures_may_come_in_batches_of_another_size(trained, monkeypatch):
+    """A search has one picture at a time, and a name in all its prompts."""
+    folder, _ = trained
+    sizes = []
+    monkeypatch.setattr(
+        batching, "BatchedFunction", lambda *_, batch_size: sizes.append(batch_size)
+    )
+    teachers.load_teacher(folder, batch_size=8)
+    teachers.load_teacher(folder, batch_size=8, picture_batch_size=2)
+    assert sizes == [8, 8, 2, 8]
 
 
 def test_the_folder_says_what_the_teacher_was_trained_on(trained):

@@ -8,7 +8,8 @@ import pytest
 import tiny_catalogue
 import trimesh
 
-from data_prep import limits, materials, meshes
+from data_prep.foreign import limits
+from data_prep.geometry import materials, meshes
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0, 255), (0, 255, 0, 255), (0, 0, 255, 255), (255,) * 4
 PAINTED = "newmtl paint\nKd 0 0 1\nmap_Kd my paint.png\n"

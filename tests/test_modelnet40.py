@@ -10,7 +10,8 @@ import openshape_release as release
 import pytest
 from made_up import FakeTeacher
 
-from data_prep import build, safe_pickle, shapes, teachers
+from data_prep import build, shapes, teachers
+from data_prep.foreign import safe_pickle
 from data_prep.sources import off, published
 from mrd_jax.data import source
 from mrd_jax.evaluators import held_out, zero_shot

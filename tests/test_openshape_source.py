@@ -10,7 +10,8 @@ import numpy as np
 import openshape_release as release
 import pytest
 
-from data_prep import build, catalogue, prepare, safe_pickle, shapes, sources
+from data_prep import build, catalogue, prepare, shapes, sources
+from data_prep.foreign import safe_pickle
 from data_prep.sources import openshape
 from mrd_jax.data import source
 

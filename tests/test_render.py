@@ -8,7 +8,7 @@ import pytest
 import tiny_catalogue
 from PIL import Image
 
-from data_prep import meshes, normals, render
+from data_prep.geometry import meshes, normals, render
 
 FRONT, LEFT, BACK = 4, 5, 6  # of the twelve cameras, the level ring
 COLOURS = "newmtl red\nKd 1 0 0\nnewmtl green\nKd 0 1 0\nnewmtl blue\nKd 0 0 1\n"

@@ -13,16 +13,16 @@ import pytest
 from held_out_example import CHAIR, LAMP, TABLE, held_out, record, records
 from PIL import Image
 
-from mrd_jax import report
+from mrd_jax import history, report
 from mrd_jax.evaluators import baselines, results
-from mrd_jax.report import cards, figures, history
+from mrd_jax.report import cards, figures
 
 EMBEDDINGS = np.stack(
     [CHAIR, CHAIR + 2 * TABLE, TABLE, LAMP + 0.2 * TABLE, LAMP + 0.3 * CHAIR]
 ).astype(np.float32)
 METRICS = [
     {"step": 1, "train/loss": 4.0, "train/contrastive": 3.0, "train/grad_norm": 2.0},
-    {"step": 2, "train/loss": 3.0, "train/mixing/intra/VV": 0.5, "train/mixing/intra/TT": 0.5},
+    {"step": 2, "train/loss": 3.0, "train/weight/intra/VV": 0.5, "train/weight/intra/TT": 0.5},
     {"step": 3, "train/loss": 2.5, "test/top1": 0.25, "test/retrieval/points_to_text/recall@5": 1},
 ]
 

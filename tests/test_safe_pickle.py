@@ -11,7 +11,7 @@ import pickletools
 import numpy as np
 import pytest
 
-from data_prep import safe_pickle
+from data_prep.foreign import safe_pickle
 
 
 def write(path, payload: bytes, *, shape=()):

@@ -11,7 +11,7 @@ import pytest
 from made_up import DIM, run_build
 from tiny import assert_trees_equal, tiny_config
 
-from mrd_jax import checkpointing, train
+from mrd_jax import saved, train
 from mrd_jax.data import loader, source
 from mrd_jax.faults import bad_steps, stopping
 
@@ -94,9 +94,9 @@ def test_a_run_that_was_asked_to_stop_continues_bit_for_bit(
     with monkeypatch.context() as patch:
         change_stream(patch, ask)
         train.train_and_evaluate(config, str(tmp_path), devices=ONE)
-    assert checkpointing.newest(tmp_path).name == str(step)
+    assert saved.newest(tmp_path).name == str(step)
     assert signal.getsignal(number) is before
-    assert not (tmp_path / "results.json").exists()
+    assert not (tmp_path / "results.json").exists() and not (tmp_path / "finished").exists()
 
     train.train_and_evaluate(config, str(tmp_path), devices=ONE)
     assert_trees_equal(final_state(config, tmp_path), final_state(config, straight))
@@ -159,7 +159,7 @@ def test_too_many_bad_batches_in_a_row_end_the_run_and_keep_the_last_checkpoint(
     with pytest.raises(bad_steps.NotFiniteError, match="3 updates in a row.*steps 3 to 5") as error:
         train.train_and_evaluate(config, str(tmp_path), devices=ONE)
     assert "learning rate" in str(error.value) and "data_prep.verify" in str(error.value)
-    assert checkpointing.newest(tmp_path).name == "3"
+    assert saved.newest(tmp_path).name == "3"
     state = final_state(config, tmp_path)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 

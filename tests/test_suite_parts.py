@@ -10,8 +10,8 @@ from made_up import DIM, POINTS
 from tiny_encoder import tiny_card
 
 from configs import benchmarks, quickstart
-from data_prep import clouds
-from mrd_jax import checkpointing, main, suite, train
+from data_prep.geometry import clouds
+from mrd_jax import identity, main, saved, suite, train
 from mrd_jax.data import source
 from mrd_jax.evaluators import results
 from mrd_jax.suite import hashes, measure, page, published, sets
@@ -87,15 +87,15 @@ def test_a_folder_is_hashed_as_sha256sum_does(tmp_path):
 
 
 def test_of_a_run_the_newest_step_alone_is_hashed(tmp_path):
-    (tmp_path / checkpointing.RUN_FILE).write_text("{}")
+    (tmp_path / identity.RUN_FILE).write_text("{}")
     for step in ("9", "10"):
-        (tmp_path / checkpointing.FOLDER / step).mkdir(parents=True)
-        (tmp_path / checkpointing.FOLDER / step / "state").write_text(step)
+        (tmp_path / saved.FOLDER / step).mkdir(parents=True)
+        (tmp_path / saved.FOLDER / step / "state").write_text(step)
     before = hashes.checkpoint(tmp_path)
-    (tmp_path / checkpointing.FOLDER / "9" / "state").write_text("other")
+    (tmp_path / saved.FOLDER / "9" / "state").write_text("other")
     (tmp_path / "metrics.jsonl").write_text("{}")
     assert hashes.checkpoint(tmp_path) == before
-    (tmp_path / checkpointing.FOLDER / "10" / "state").write_text("other")
+    (tmp_path / saved.FOLDER / "10" / "state").write_text("other")
     assert hashes.checkpoint(tmp_path) != before
 
 
@@ -197,8 +197,12 @@ def test_the_page_marks_what_others_published_and_has_a_table_for_every_set():
 
 
 def test_the_config_decides_between_one_run_and_the_suite():
-    assert main.command(benchmarks.get_config(), "eval") is suite.evaluate
-    assert main.command(quickstart.get_config(), "eval") is train.evaluate
-    assert main.command(quickstart.get_config(), "train") is train.train_and_evaluate
+    assert main.command(benchmarks.get_config(), "eval", "newest") is suite.evaluate
+    assert main.command(quickstart.get_config(), "train", "newest") is train.train_and_evaluate
+    evaluate = main.command(quickstart.get_config(), "eval", "best")
+    assert (evaluate.func, evaluate.keywords) == (train.evaluate, {"which": "best"})
     with pytest.raises(app.UsageError, match="trains none: pass --mode eval"):
-        main.command(benchmarks.get_config(), "train")
+        main.command(benchmarks.get_config(), "train", "newest")
+    for config, mode in ((benchmarks, "eval"), (quickstart, "train")):
+        with pytest.raises(app.UsageError, match="--step=best is for --mode eval of a run"):
+            main.command(config.get_config(), mode, "best")

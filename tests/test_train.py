@@ -11,8 +11,9 @@ import pytest
 from made_up import DIM, FakeTeacher, run_build
 from tiny import assert_trees_equal, tiny_config
 
-from mrd_jax import checkpointing, evaluation, train
+from mrd_jax import evaluation, identity, saved, train
 from mrd_jax.data import loader, neighbours, source
+from mrd_jax.report import figures
 from mrd_jax.tools import neighbours as tool
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
@@ -30,9 +31,10 @@ def dataset(tmp_path_factory):
 
 
 def config_for(dataset, **fields):
-    """Hard negatives are on: they must be in every promise of the loop."""
+    """Hard negatives are on: they must be in every promise of the loop; so are the best steps."""
     hard = {"data__hard_negatives": 6, "data__neighbours": 5}
-    fields = {"teacher__dim": DIM, "model__out_dim": DIM} | hard | fields
+    best = {"checkpoints_best": 1, "checkpoint_every": 6}
+    fields = {"teacher__dim": DIM, "model__out_dim": DIM} | hard | best | fields
     return tiny_config(data__directory=str(dataset), **fields)
 
 
@@ -104,15 +106,29 @@ def test_a_finished_run_ends_with_results_and_a_report(straight):
     names = [line["name"] for line in results["results"]]
     assert names == ["chance", "majority", "floor", "student", "ceiling"]
     assert results["config"]["total_steps"] == 6
-    assert "<img" in (straight / "report.html").read_text()
+    assert (straight / "finished").read_text() == "6 steps\n"
+    page = (straight / "report.html").read_text()
+    assert "<img" in page
+    # Every figure of the report finds its numbers under the names that a run gives them.
+    assert [panel.title for panel in figures.PANELS if f"<b>{panel.title}</b>" not in page] == []
+    assert "Relations over time" in page and 'class="dot' in page
 
 
-def test_evaluation_of_the_checkpoint_repeats_the_results(dataset, straight, capsys):
+def test_evaluation_of_a_checkpoint_repeats_its_results(dataset, straight, capsys):
     before = json.loads((straight / "results.json").read_text())
-    (straight / "results.json").unlink()
-    train.evaluate(config_for(dataset), str(straight), devices=jax.devices()[:1])
-    assert json.loads((straight / "results.json").read_text()) == before
+    for which, step in (("3", 3), ("newest", 6)):
+        train.evaluate(config_for(dataset), str(straight), which=which, devices=jax.devices()[:1])
+        found = json.loads((straight / "results.json").read_text())
+        (student,) = (line for line in found["results"] if line["name"] == "student")
+        logged = lines(straight, prefix="test/")[step]
+        assert student["metrics"]["top1"] == logged["test/top1"]
+        assert student["metrics"]["mean_per_class"] == logged["test/mean_per_class"]
+    assert found == before
     assert "student" in capsys.readouterr().out
+
+
+def test_where_the_best_are_kept_every_evaluation_is_saved(straight):
+    assert [step.name for step in saved.steps(straight)] == ["3", "6"]
 
 
 def test_one_and_eight_devices_give_one_loss_curve(dataset, tmp_path):
@@ -129,7 +145,7 @@ def test_one_and_eight_devices_give_one_loss_curve(dataset, tmp_path):
 
 
 def test_a_workdir_of_another_run_is_refused(dataset, straight):
-    with pytest.raises(checkpointing.WorkdirMismatchError, match="loss.lambda_intra: 1.0 there"):
+    with pytest.raises(identity.WorkdirMismatchError, match="loss.lambda_intra: 1.0 there"):
         train.train_and_evaluate(config_for(dataset, loss__lambda_intra=0.5), str(straight))
 
 
@@ -144,7 +160,7 @@ def test_a_run_keeps_to_the_neighbours_it_began_with(dataset, straight, tmp_path
 
     other = dataclasses.replace(there, indices=there.indices[:, ::-1])
     neighbours.write(path, other)
-    with pytest.raises(checkpointing.WorkdirMismatchError, match=f"neighbours {other.digest()}"):
+    with pytest.raises(identity.WorkdirMismatchError, match=f"neighbours {other.digest()}"):
         train.open_run(config, str(straight))
 
 
@@ -206,12 +222,13 @@ def test_a_run_on_some_of_the_devices_need_not_fit_all_of_them(dataset, tmp_path
 def test_without_a_test_split_a_run_trains_the_same_and_evaluates_nothing(
     dataset, straight, tmp_path
 ):
-    config = config_for(dataset, data__test_split="")
+    config = config_for(dataset, data__test_split="", checkpoints_best=0)
     train.train_and_evaluate(config, str(tmp_path / "run"), devices=jax.devices()[:1])
     want = final_state(config_for(dataset), straight)
     assert_trees_equal(final_state(config, tmp_path / "run"), want)
     assert not lines(tmp_path / "run", prefix="test/")
     assert not (tmp_path / "run" / "results.json").exists()
+    assert (tmp_path / "run" / "finished").exists()
     with pytest.raises(ValueError, match="config.data.test_split is empty"):
         train.evaluate(config, str(tmp_path / "run"))
 

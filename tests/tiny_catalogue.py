@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 from PIL import Image
 
-from data_prep import assets, meshes
+from data_prep.geometry import assets, meshes
 
 # The unit square in the plane y = 0 of the file (a floor, y up), texture upright seen from +y
 # with x to the right and -z up.

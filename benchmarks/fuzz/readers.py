@@ -13,7 +13,9 @@ from ml_collections import ConfigDict
 
 from benchmarks.fuzz import valid
 from configs import base
-from data_prep import archives, assets, clouds, limits, meshes, records, render, safe_pickle, shapes
+from data_prep import records, shapes
+from data_prep.foreign import archives, limits, safe_pickle
+from data_prep.geometry import assets, clouds, meshes, render
 from data_prep.sources import furniture, off, properties, tables
 from data_prep.teachers.lit.frozen import torch_file
 from mrd_jax import card as cards

@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.fuzz import mutations, readers
 
 # Memory that a reader may take for a file, above what Python holds already: what the largest
-# picture that `data_prep.limits` lets through takes, and half as much again.
+# picture that `data_prep.foreign.limits` lets through takes, and half as much again.
 MEMORY = 2 * 2**30
 # After so many seconds with one file the process is ended.
 SECONDS = 10

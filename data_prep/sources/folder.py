@@ -46,7 +46,9 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
-from data_prep import archives, clouds, shapes, teachers
+from data_prep import shapes, teachers
+from data_prep.foreign import archives
+from data_prep.geometry import clouds
 from data_prep.sources import shape_files, splitting, tables
 
 # The split of shapes that no table divides.

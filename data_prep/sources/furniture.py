@@ -13,7 +13,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from data_prep import archives, assets, meshes, render, shapes, timing
+from data_prep import shapes, timing
+from data_prep.foreign import archives
+from data_prep.geometry import assets, meshes, render
 from data_prep.sources import properties, surfaces
 
 CATALOGUE_FILE = "PluginFurnitureCatalog.properties"

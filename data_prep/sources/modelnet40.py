@@ -22,7 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import limits, meshes, safe_pickle, shapes
+from data_prep import shapes
+from data_prep.foreign import limits, safe_pickle
+from data_prep.geometry import meshes
 from data_prep.sources import benchmark, off, published
 
 # Folders below the input folder where each form may lie.

@@ -41,7 +41,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from data_prep import limits, shapes
+from data_prep import shapes
+from data_prep.foreign import limits
 from data_prep.sources import shape_files, splitting
 
 CACHE_FOLDER = "hf-objaverse-v1"

@@ -6,7 +6,9 @@ Many files of ModelNet40 run the word OFF together with the counts ("OFF6586 553
 
 import numpy as np
 
-from data_prep import limits, meshes, shapes
+from data_prep import shapes
+from data_prep.foreign import limits
+from data_prep.geometry import meshes
 
 
 def parse(data: bytes) -> tuple[np.ndarray, np.ndarray]:

@@ -25,7 +25,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from data_prep import archives, safe_pickle, shapes, timing
+from data_prep import shapes, timing
+from data_prep.foreign import archives, safe_pickle
 from data_prep.sources import published
 
 FILTER_FILE = "gpt4_filtering.json"

@@ -23,7 +23,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from data_prep import safe_pickle, shapes, teachers
+from data_prep import shapes, teachers
+from data_prep.foreign import safe_pickle
 from data_prep.sources import splitting
 
 # The model behind every feature of OpenShape's release, by the names of its README.

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import safe_pickle
+from data_prep.foreign import safe_pickle
 from data_prep.sources import benchmark, published
 
 # By label, as the authors of the data set number them.

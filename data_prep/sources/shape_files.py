@@ -7,16 +7,15 @@ import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from data_prep import clouds, limits, meshes, render, shapes, timing
+from data_prep import pictures, shapes, timing
+from data_prep.foreign import limits
+from data_prep.geometry import clouds, meshes, render
 from data_prep.sources import surfaces
 from mrd_jax.data import batch
 
 # Of parts and clouds without colour: 0.4 of 1, as in OpenShape and Uni3D.
 FILL = 0.4
-# Longer side of a picture in pixels: CLIP models look at 224 to 448, and a shard holds 32 shapes.
-MAX_PICTURE_SIDE = 512
 # Noted where a cloud had to repeat points.
 TOO_FEW = "fewer points than asked for, repeated"
 # Noted where neither the type of a file nor the table says which axis is vertical.
@@ -210,6 +209,4 @@ def _pictures(item: Item) -> tuple[list[bytes], list[str]]:
 
 def _picture(data: bytes) -> bytes:
     """A picture on white and of moderate size. ValueError where the bytes are none."""
-    picture = Image.fromarray(render.on_white(data))
-    picture.thumbnail((MAX_PICTURE_SIDE, MAX_PICTURE_SIDE), Image.Resampling.LANCZOS)
-    return render.encode(np.asarray(picture))
+    return render.encode(np.asarray(pictures.read(data)))

@@ -3,7 +3,8 @@
 
 import numpy as np
 
-from data_prep import meshes, render, shapes, timing
+from data_prep import shapes, timing
+from data_prep.geometry import meshes, render
 
 
 def sample(

@@ -68,7 +68,11 @@ class Teacher(Protocol):
 
 
 def load_teacher(
-    name_or_dir: str | pathlib.Path, *, batch_size: int = 32, dtype: str = "float32"
+    name_or_dir: str | pathlib.Path,
+    *,
+    batch_size: int = 32,
+    picture_batch_size: int | None = None,
+    dtype: str = "float32",
 ) -> Teacher:
     """Load a CLIP checkpoint or a trained LiT teacher.
 
@@ -76,6 +80,7 @@ def load_teacher(
       name_or_dir: a folder of `train_lit`, a folder of `save_pretrained`, or a hub name,
         optionally with a revision ("owner/name@revision").
       batch_size: pictures or texts a call, over all devices of this host.
+      picture_batch_size: pictures a call, where that is another number.
       dtype: of the activations, "float32" or "bfloat16".
 
     Returns:
@@ -94,5 +99,7 @@ def load_teacher(
             "trains one on the source's training split; pass the folder it was saved to."
         )
     if (pathlib.Path(name_or_dir) / lit.CONFIG_FILE).is_file():
-        return lit.LitTeacher.load(pathlib.Path(name_or_dir), batch_size=batch_size, dtype=dtype)
-    return clip.ClipTeacher.load(name_or_dir, batch_size=batch_size, dtype=dtype)
+        load, place = lit.LitTeacher.load, pathlib.Path(name_or_dir)
+    else:
+        load, place = clip.ClipTeacher.load, name_or_dir
+    return load(place, batch_size=batch_size, picture_batch_size=picture_batch_size, dtype=dtype)

@@ -41,6 +41,7 @@ class ClipTeacher:
       name: hub name or folder name.
       revision: of the weights.
       batch_size: pictures or texts a call.
+      picture_batch_size: pictures a call, where that is another number.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class ClipTeacher:
         name: str,
         revision: str,
         batch_size: int,
+        picture_batch_size: int | None = None,
     ):
         settings = image_processor.to_dict()
         self.info = teachers.TeacherInfo(
@@ -76,9 +78,12 @@ class ClipTeacher:
         text_names = ("text_model", "text_projection", "logit_scale")
         self._images, self._texts = (
             batching.BatchedFunction(
-                function, {name: params[name] for name in names}, batch_size=batch_size
+                function, {name: params[name] for name in names}, batch_size=size
             )
-            for function, names in ((embed_images, image_names), (embed_texts, text_names))
+            for function, names, size in (
+                (embed_images, image_names, picture_batch_size or batch_size),
+                (embed_texts, text_names, batch_size),
+            )
         )
 
     def encode_images(
@@ -120,7 +125,12 @@ class ClipTeacher:
 
     @classmethod
     def load(
-        cls, name_or_dir: str | pathlib.Path, *, batch_size: int = 32, dtype: str = "float32"
+        cls,
+        name_or_dir: str | pathlib.Path,
+        *,
+        batch_size: int = 32,
+        picture_batch_size: int | None = None,
+        dtype: str = "float32",
     ) -> ClipTeacher:
         """Load a checkpoint; arguments and errors are those of `teachers.load_teacher`."""
         if dtype not in ("float32", "bfloat16"):
@@ -139,6 +149,7 @@ class ClipTeacher:
             name=str(name_or_dir) if revision else folder.resolve().name,
             revision=revision or weights_hash(),
             batch_size=batch_size,
+            picture_batch_size=picture_batch_size,
         )
 
 

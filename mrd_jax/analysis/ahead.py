@@ -77,7 +77,7 @@ def measure(config: ConfigDict, *, topology: str, calibrated: bool = True) -> di
         report |= refusal(str(error)) | {"lower_s": round(traced_at - started, 1)}
         return report | {"compile_s": round(time.perf_counter() - traced_at, 1)}
     compiled_at = time.perf_counter()
-    report |= _of_compiled(compiled, chip)
+    report |= of_compiled(compiled, chip)
     if calibrated:
         report["calibration"] = calibrate(devices[0], chip)
     return report | {
@@ -112,7 +112,7 @@ def _of_config(
     }
 
 
-def _of_compiled(compiled: jax.stages.Compiled, chip: chips.Chip) -> dict[str, Any]:
+def of_compiled(compiled: jax.stages.Compiled, chip: chips.Chip) -> dict[str, Any]:
     """Memory, schedule and communication of a program that fits."""
     memory = compiled.memory_analysis()
     found = schedule.read(hlo.parse(compiled.as_text()))

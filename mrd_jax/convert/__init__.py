@@ -56,8 +56,15 @@ def from_state_dict(
       ValueError: naming every key without a place, every leaf that nothing fills, every wrong
         shape; or an argument that does not fit.
     """
-    given = {"groups": groups, "group_size": group_size, "radius": radius, "heads": heads}
-    done = convert(state_dict, source=source, name=f"the {source} state dict", **given)
+    done = convert(
+        state_dict,
+        source=source,
+        name=f"the {source} state dict",
+        groups=groups,
+        group_size=group_size,
+        radius=radius,
+        heads=heads,
+    )
     return done.model, done.variables
 
 

@@ -46,7 +46,8 @@ def stack(tree: Mapping) -> dict[str, Any]:
     Returns:
       Nested dict as the model has it.
     """
-    flat, layers = {}, {}
+    flat: dict[str, Any] = {}
+    layers: dict[Any, Any] = {}
     for path, leaf in flax.traverse_util.flatten_dict(tree, sep="/").items():
         head, found, tail = path.partition(SINGLE)
         if not found:

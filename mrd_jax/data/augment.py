@@ -3,6 +3,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +62,7 @@ def augment(
 
 
 def plain(
-    batch: Mapping[str, jax.Array], *, num_points: int, window: jax.typing.ArrayLike = 0
+    batch: Mapping[str, Any], *, num_points: int, window: jax.typing.ArrayLike = 0
 ) -> tuple[jax.Array, jax.Array]:
     """Evaluation clouds: points of each record in their order, unchanged.
 

@@ -60,12 +60,12 @@ def write(path: str | os.PathLike, neighbours: Neighbours) -> None:
     fields = dataclasses.asdict(neighbours)
     buffer = io.BytesIO()
     np.savez(buffer, indices=fields.pop("indices"), about=np.array(json.dumps(fields)))
-    path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    target = epath.Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f".{target.name}.{os.getpid()}.tmp"
     try:
         temporary.write_bytes(buffer.getvalue())
-        temporary.replace(path)
+        temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -80,14 +80,14 @@ def read(path: str | os.PathLike) -> Neighbours:
       FileNotFoundError: there is no such file.
       ValueError: it is damaged, or something else.
     """
-    path = epath.Path(path)
-    if not path.exists():
+    file_path = epath.Path(path)
+    if not file_path.exists():
         raise FileNotFoundError(
             f"no neighbours in {path}, and config.data.hard_negatives needs them; run {COMMAND} "
             f"--data DIR, or set config.data.neighbours_file"
         )
     try:
-        file = numpy_files.ArrayFile(io.BytesIO(path.read_bytes()))
+        file = numpy_files.ArrayFile(io.BytesIO(file_path.read_bytes()))
         found = Neighbours(file["indices"], **json.loads(str(file["about"])))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(

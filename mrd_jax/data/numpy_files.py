@@ -12,7 +12,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -53,7 +53,7 @@ class TooLargeError(ArrayFileError):
 class ArrayFile(Mapping[str, np.ndarray]):
     """The arrays of a file by name; that of a `.npy` file is "". Nothing is kept."""
 
-    def __init__(self, stream: BinaryIO, *, most_bytes: int | None = None):
+    def __init__(self, stream: IO[bytes], *, most_bytes: int | None = None):
         """Looks at the start of a file, and at the names of an archive.
 
         Args:
@@ -65,7 +65,7 @@ class ArrayFile(Mapping[str, np.ndarray]):
         """
         self._stream = stream
         self._most = most_bytes
-        self._archive = None
+        self._archive: Any = None
         start = stream.read(len(np.lib.format.MAGIC_PREFIX))
         stream.seek(0)
         self._members: dict[str, zipfile.ZipInfo | None] = {"": None}
@@ -110,7 +110,7 @@ class ArrayFile(Mapping[str, np.ndarray]):
         except _DAMAGED as error:
             raise ArrayFileError(f"damaged: {error}") from error
 
-    def _read(self, stream: BinaryIO, size: int) -> np.ndarray:
+    def _read(self, stream: IO[bytes], size: int) -> np.ndarray:
         """An array from a stream that claims to have `size` bytes, header included."""
         version = np.lib.format.read_magic(stream)
         if version not in _HEADERS:

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -70,6 +70,10 @@ class RecordSource:
 
     def __len__(self) -> int:
         return len(self._records)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Every record in order, with every field."""
+        return (self[index] for index in range(len(self)))
 
     def __repr__(self) -> str:
         return f"RecordSource({str(self.directory)!r}, split={self.split!r}, records={len(self)})"

@@ -54,7 +54,7 @@ def few_shot(
         )
     labels = np.asarray(labels)
     _, sizes = np.unique(labels[labels >= 0], return_counts=True)
-    found = {"seeds": seeds}
+    found: dict[str, float] = {"seeds": seeds}
     for number in shots:
         probes = []
         for seed in range(seeds):

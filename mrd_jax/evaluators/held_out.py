@@ -124,7 +124,8 @@ def collect(
     Raises:
       ValueError: where there is no record, or features, labels and classes do not fit together.
     """
-    fields, image_features, text = [], [], {}
+    fields, image_features = [], []
+    text: dict[str, Any] = {}
     name_index = []
     for record in records:
         fields.append([record[key] for key in ("id", "name", "picture", "creator", "licence")])

@@ -101,10 +101,10 @@ def compare_with_student(results: list[Result]) -> dict[str, statistics.Comparis
     Returns:
       By the name of the other method, the comparison whose first model is the student.
     """
-    students = [line for line in results if line.name == STUDENT]
-    others = [line for line in results if line.name != STUDENT and line.correct is not None]
+    measured = [(line.name, line.correct) for line in results if line.correct is not None]
     return {
-        other.name: statistics.mcnemar([student.correct], [other.correct])
-        for student in students
-        for other in others
+        name: statistics.mcnemar([ours], [theirs])
+        for student, ours in measured
+        for name, theirs in measured
+        if student == STUDENT != name
     }

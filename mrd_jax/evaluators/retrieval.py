@@ -61,7 +61,7 @@ def retrieval(
         )
     embeddings = np.asarray(embeddings)
     directions = _directions(embeddings, held_out)
-    found = {}
+    found: dict[str, float] = {}
     for direction, (queries, gallery) in directions.items():
         if not len(queries.features):
             continue

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from types import FrameType
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -21,9 +22,9 @@ class StopRequest:
     is passed on to it.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._signal: int | None = None
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
         # Python runs signal handlers in the main thread alone and refuses to set them elsewhere.

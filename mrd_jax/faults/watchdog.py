@@ -22,7 +22,10 @@ class Watchdog:
         if self._seconds:
             # The real stderr: it must be a file of the system, whatever stands in its place.
             faulthandler.dump_traceback_later(
-                self._seconds, repeat=not self._leave, exit=self._leave, file=sys.__stderr__
+                self._seconds,
+                repeat=not self._leave,
+                exit=self._leave,
+                file=sys.__stderr__ or sys.stderr,
             )
 
     def stop(self) -> None:

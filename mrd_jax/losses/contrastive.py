@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Symmetric InfoNCE between point clouds and one teacher modality, and its accuracy."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -32,7 +34,7 @@ def contrastive_loss(
       [local_batch], one value per sample, 0 where masked. `losses.mrd_loss` averages.
     """
     teacher = jax.lax.stop_gradient(teacher)
-    options = {"temperature": 1 / scale, "mask": mask, "axis_name": axis_name}
+    options: dict[str, Any] = {"temperature": 1 / scale, "mask": mask, "axis_name": axis_name}
     find_teacher = relation.log_relation(points, teacher, **options)
     find_points = relation.log_relation(teacher, points, **options)
     own = batch_axis.own_columns(points.shape[0], axis_name)[:, None]

@@ -2,6 +2,7 @@
 """The values of a plan from whole relation matrices: the reference, and fastest while they fit."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ def row_values(
     rows = {}
     for name, find_teacher, _ in plan.contrasts:
         pair = tuple(batch[letter].rows for letter in find_teacher.name)
-        where = {
+        where: dict[str, Any] = {
             "mask": modalities.present(batch, find_teacher.present),
             "axis_name": axis_name,
         }
@@ -63,7 +64,7 @@ def _relate(
 ) -> jax.Array:
     """[local_batch, global_batch], the relation R^XY."""
     rows, columns = (batch[modality].rows for modality in which.name)
-    pairs = {
+    pairs: dict[str, Any] = {
         "exclude_self": which.exclude_self,
         "mask": modalities.present(batch, which.present),
         "axis_name": axis_name,

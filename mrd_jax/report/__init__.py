@@ -4,15 +4,15 @@
 import pathlib
 from collections.abc import Sequence
 
-import jinja2
 import numpy as np
 
+from mrd_jax import history
 from mrd_jax.evaluators import held_out as held_out_lib
 from mrd_jax.evaluators import results as results_lib
 from mrd_jax.evaluators import retrieval, table, zero_shot
 from mrd_jax.evaluators.measures import metrics
 from mrd_jax.evaluators.table import format_table
-from mrd_jax.report import cards, figures, history
+from mrd_jax.report import cards, embedding_map, figures, relations, templates
 
 __all__ = ["format_table", "write_report"]
 
@@ -32,6 +32,7 @@ def write_report(
     results: Sequence[results_lib.Result],
     gallery: held_out_lib.HeldOut | None = None,
     gallery_embeddings: np.ndarray | None = None,
+    watched: relations.Watched | None = None,
     title: str = "Training report",
     notes: Sequence[str] = (),
     limit: int = 200,
@@ -46,6 +47,8 @@ def write_report(
       gallery: shapes that neighbours are looked up among, such as those of the training split;
         held_out itself by default.
       gallery_embeddings: [items, dim], the student's, one per shape of gallery.
+      watched: the shapes whose relations were saved at every evaluation; without them the page
+        shows no relations.
       title: heading of the page.
       notes: paragraphs under it, such as the limits of the teacher.
       limit: most shapes in the gallery.
@@ -59,12 +62,12 @@ def write_report(
     """
     if (gallery is None) != (gallery_embeddings is None):
         raise ValueError("gallery and gallery_embeddings belong together: give both or neither")
-    if gallery is None:
+    if gallery is None or gallery_embeddings is None:
         gallery, gallery_embeddings = held_out, embeddings
     own_gallery = gallery.ids == held_out.ids
     workdir = pathlib.Path(workdir)
-    curves = workdir / "metrics.jsonl"
-    page = _template().render(
+    curves = workdir / history.FILE
+    page = templates.load("page.html").render(
         title=title,
         notes=notes,
         curves=figures.curves(history.read_metrics(curves)) if curves.is_file() else [],
@@ -74,6 +77,8 @@ def write_report(
         measured=results[0].metrics,
         retrieval=[row for line in results for row in _retrieval_rows(line)],
         recall_at=retrieval.RECALL_AT,
+        relations=_relations(workdir, watched),
+        map=embedding_map.make_map(embeddings, held_out=held_out, limit=limit),
         **_confusion(embeddings, held_out),
         cards=cards.make_cards(
             embeddings,
@@ -91,16 +96,10 @@ def write_report(
     return target
 
 
-def _template() -> jinja2.Template:
-    """The page; names of shapes come from strangers, so everything in it is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html")
+def _relations(workdir: pathlib.Path, watched: relations.Watched | None) -> figures.Figure | None:
+    """The relation matrices, where there is something to draw."""
+    snapshots = watched.read(str(workdir)) if watched else []
+    return watched.draw(snapshots) if watched and snapshots else None
 
 
 def _retrieval_rows(line: results_lib.Result) -> list[list[str]]:

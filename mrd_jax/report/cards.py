@@ -108,8 +108,8 @@ def picture_uri(path: pathlib.Path, *, size: int) -> str:
     """
     if not path.is_file():
         return ""
-    with Image.open(path) as image:
-        image = image.convert("RGBA")
+    with Image.open(path) as opened:
+        image = opened.convert("RGBA")
         image.thumbnail((size, size))
         flat = Image.new("RGB", image.size, "white")
         flat.paste(image, mask=image.getchannel("A"))

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -14,11 +15,11 @@ from matplotlib import ticker
 
 # The palette of Okabe and Ito, which colour-blind readers can tell apart; yellow left out, since
 # it is too pale for a line on white.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 # Curves that lie on one another, such as mirrored weights, can both be seen when dashed apart.
 _DASHES = ("-", "--", ":", "-.")
 # Fixed, so that the same run gives the same bytes.
-_STYLE = {"svg.hashsalt": "mrd_jax", "font.size": 9.0}
+STYLE: Any = {"svg.hashsalt": "mrd_jax", "font.size": 9.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,7 @@ class _Panel:
     share: bool = False
 
 
-_PANELS = (
+PANELS = (
     _Panel("Loss", "The whole loss and its contrastive term.", r"train/(loss|total|contrastive)"),
     _Panel(
         "Distillation terms",
@@ -59,7 +60,7 @@ _PANELS = (
     _Panel(
         "Mixing weights",
         "How much each teacher relation counts in each term.",
-        r"train/mixing/.+",
+        r"train/weight/.+",
         share=True,
     ),
     _Panel("Gradient norm", "Before clipping.", r"train/grad_norm", scale="log"),
@@ -90,10 +91,30 @@ def curves(history: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> list[Figure]
       One figure per group of keys.
     """
     drawn = []
-    for panel in _PANELS:
+    for panel in PANELS:
         keys = [key for key in history if re.fullmatch(panel.pattern, key)]
         if keys:
             drawn.append(_draw_panel(panel, {key: history[key] for key in keys}))
+    return drawn
+
+
+def overlays(histories: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> list[Figure]:
+    """Draws every metric that two or more runs measured, the runs over one another.
+
+    Args:
+      histories: by run, as `history.read_metrics` returns.
+
+    Returns:
+      One figure per metric, titled by its name, in the order of `curves`.
+    """
+    drawn = []
+    keys = dict.fromkeys(key for history in histories.values() for key in history)
+    for panel in PANELS:
+        for key in keys:
+            measured = {run: history[key] for run, history in histories.items() if key in history}
+            if re.fullmatch(panel.pattern, key) and len(measured) > 1:
+                named = dataclasses.replace(panel, title=key, caption=panel.title)
+                drawn.append(_draw_panel(named, measured))
     return drawn
 
 
@@ -109,10 +130,10 @@ def confusion(table: np.ndarray, *, class_names: Sequence[str]) -> Figure:
       The figure.
     """
     used = np.flatnonzero(table.sum(axis=0) + table.sum(axis=1))
-    table, names = table[np.ix_(used, used)], [class_names[i] for i in used]
+    table, names = table[np.ix_(used, used)], [class_names[i] for i in used.tolist()]
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     side = 2.0 + 0.19 * len(names)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         canvas = mpl_figure.Figure(figsize=(side, side), layout="constrained")
         axes = canvas.add_subplot()
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -139,14 +160,14 @@ def confusion(table: np.ndarray, *, class_names: Sequence[str]) -> Figure:
             "the row. The diagonal is right.",
             alt=f"Confusion matrix of {len(names)} classes: {right} of {table.sum()} shapes on "
             "the diagonal. The table above it lists the most frequent confusions.",
-            source=_data_uri(canvas),
+            source=data_uri(canvas),
         )
 
 
 def _draw_panel(panel: _Panel, history: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     """Draws the curves of one panel and says in words where each begins and ends."""
     factor = 100 if panel.share else 1
-    with matplotlib.rc_context(_STYLE | {"axes.spines.top": False, "axes.spines.right": False}):
+    with matplotlib.rc_context(STYLE | {"axes.spines.top": False, "axes.spines.right": False}):
         canvas = mpl_figure.Figure(figsize=(5.4, 3.4), layout="constrained")
         axes = canvas.add_subplot()
         words = []
@@ -155,7 +176,7 @@ def _draw_panel(panel: _Panel, history: Mapping[str, tuple[np.ndarray, np.ndarra
             axes.plot(
                 steps,
                 factor * values,
-                color=_COLOURS[index % len(_COLOURS)],
+                color=COLOURS[index % len(COLOURS)],
                 linestyle=_DASHES[index % len(_DASHES)],
                 marker="o" if len(steps) < 15 else None,
                 markersize=3,
@@ -177,7 +198,7 @@ def _draw_panel(panel: _Panel, history: Mapping[str, tuple[np.ndarray, np.ndarra
             title=panel.title,
             caption=panel.caption,
             alt=f"{panel.title}, steps {first} to {last}: {'; '.join(words)}.",
-            source=_data_uri(canvas),
+            source=data_uri(canvas),
         )
 
 
@@ -191,7 +212,7 @@ def _short_labels(keys: Sequence[str]) -> dict[str, str]:
     return {key: " ".join(words).replace("_", " ") for key, words in zip(keys, parts, strict=True)}
 
 
-def _data_uri(canvas: mpl_figure.Figure) -> str:
+def data_uri(canvas: mpl_figure.Figure) -> str:
     """Writes a figure as an SVG inside a data URI, so that the page needs no other file."""
     buffer = io.BytesIO()
     canvas.savefig(buffer, format="svg", metadata={"Date": None})

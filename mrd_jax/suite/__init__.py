@@ -12,8 +12,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from mrd_jax import checkpointing
 from mrd_jax import encoder as encoders
+from mrd_jax import identity
 from mrd_jax.suite import hashes, measure, page, sets
 
 LOGGER = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def _check(config: ConfigDict, folder: pathlib.Path) -> None:
             f"{jax.process_count()} processes would each do the whole work: start one, without "
             "--multihost or --coordinator"
         )
-    if (folder / checkpointing.RUN_FILE).exists():
+    if (folder / identity.RUN_FILE).exists():
         raise ValueError(
             f"{folder} is the workdir of a run, which has a {RESULTS_FILE} of its own: choose "
             "another --workdir, and name this one in config.checkpoint"

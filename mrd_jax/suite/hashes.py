@@ -12,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import mrd_jax
-from mrd_jax import checkpointing
+from mrd_jax import identity, saved
 from mrd_jax.convert import files
 
 # Fields that say where things lie and which sets are meant, not what is done with them.
@@ -56,8 +56,8 @@ def checkpoint(path: str | os.PathLike) -> str:
       FileNotFoundError: a run has no checkpoint.
     """
     folder = pathlib.Path(path).absolute()
-    if (folder / checkpointing.RUN_FILE).exists():
-        folder = pathlib.Path(checkpointing.newest(folder))
+    if (folder / identity.RUN_FILE).exists():
+        folder = pathlib.Path(saved.newest(folder))
     return tree(folder, names=folder.rglob("*"))
 
 

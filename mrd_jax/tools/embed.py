@@ -2,8 +2,9 @@
 """Embeds files of meshes and clouds with a trained or converted encoder.
 
 Writes an npz file: `embeddings` [n, dim] of unit norm and `files` [n], in the order given;
-`skipped` [m] and `reasons` [m]; the encoder's `card` as JSON. A file that cannot be used is
-reported and skipped, and the exit status is then 1; 2 means that nothing was embedded at all.
+`skipped` [m] and `reasons` [m]; the encoder's `card` as JSON and the hash of its `checkpoint`; and
+what `up` was. A file that cannot be used is reported and skipped, and the exit status is then 1; 2
+means that nothing was embedded at all.
 """
 
 import argparse
@@ -19,9 +20,10 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from data_prep import clouds
+from data_prep.geometry import clouds
 from mrd_jax import card as cards
 from mrd_jax import encoder as encoders
+from mrd_jax.suite import hashes
 
 
 @dataclasses.dataclass
@@ -58,7 +60,7 @@ def embed_files(
       float32 [embedded files, dim] of unit norm, and what became of each file.
     """
     report = Report()
-    conventions = conventions_of(encoder.card)
+    conventions = clouds.Conventions.of(encoder.card)
 
     def read(path: Path) -> clouds.Cloud | clouds.CloudError:
         try:
@@ -83,14 +85,14 @@ def embed_files(
     return encoder.embed(readable(), batch_size=batch_size), report
 
 
-def conventions_of(card: cards.ModelCard) -> clouds.Conventions:
-    """What the card says about clouds."""
-    names = [field.name for field in dataclasses.fields(clouds.Conventions)]
-    return clouds.Conventions(**{name: getattr(card, name) for name in names})
-
-
 def write_embeddings(
-    output: Path, embeddings: np.ndarray, report: Report, *, card: cards.ModelCard
+    output: Path,
+    embeddings: np.ndarray,
+    report: Report,
+    *,
+    card: cards.ModelCard,
+    checkpoint: str,
+    up: str | None,
 ) -> None:
     """Writes the npz file that the command promises, complete or not at all."""
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
@@ -102,6 +104,8 @@ def write_embeddings(
             skipped=np.array([str(path) for path, _ in report.skipped], np.str_),
             reasons=np.array([reason for _, reason in report.skipped], np.str_),
             card=np.array(card.to_json()),
+            checkpoint=np.array(checkpoint),
+            up=np.array(up or ""),
         )
     os.replace(temporary, output)
 
@@ -147,7 +151,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--checkpoint",
         required=True,
         type=Path,
-        help="workdir of a run, or folder of mrd_jax.encoder.save or mrd_jax.tools.convert",
+        help="workdir of a run or one of its checkpoints, or folder of mrd_jax.encoder.save or "
+        "mrd_jax.tools.convert",
     )
     add("--output", required=True, type=Path, help="npz file to write")
     add(
@@ -179,7 +184,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     embeddings, report = embed_files(
         encoder, paths, up=options.up, seed=options.seed, batch_size=options.batch_size
     )
-    write_embeddings(options.output, embeddings, report, card=encoder.card)
+    write_embeddings(
+        options.output,
+        embeddings,
+        report,
+        card=encoder.card,
+        checkpoint=hashes.checkpoint(options.checkpoint),
+        up=options.up,
+    )
     print(
         f"embedded {len(report.files)} of {len(paths)} files into {options.output}; "
         f"skipped {len(report.skipped)}"

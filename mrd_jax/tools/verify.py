@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from etils import epath
 
-from mrd_jax import card, checkpointing, encoder
+from mrd_jax import card, encoder, identity, saved
 from mrd_jax.faults import manifest
 
 
@@ -18,20 +18,23 @@ def find(place: epath.Path) -> Iterator[tuple[epath.Path, Callable[[epath.Path],
     """The checkpoints that a path means, and how each is verified.
 
     Args:
-      place: workdir of a run, whose steps are meant, or folder of an encoder.
+      place: workdir of a run, whose steps are meant, one of these, or folder of an encoder.
 
     Raises:
-      FileNotFoundError: it is neither, or holds no checkpoint.
+      FileNotFoundError: it is none of them, or holds no checkpoint.
     """
-    if (place / checkpointing.RUN_FILE).exists():
-        for step in checkpointing.steps(place):
-            yield step, checkpointing.verify
+    if (place / identity.RUN_FILE).exists():
+        for step in saved.steps(place):
+            yield step, saved.verify
+    elif saved.is_step(place):
+        yield place, saved.verify
     elif (place / encoder.CARD_FILE).exists():
         yield place, encoder.verify
     else:
         raise FileNotFoundError(
-            f"{place} is neither the workdir of a run ({checkpointing.RUN_FILE} is missing) nor "
-            f"the folder of an encoder ({encoder.CARD_FILE} is missing); check the path"
+            f"{place} is neither the workdir of a run ({identity.RUN_FILE} is missing) nor one of "
+            f"its checkpoints nor the folder of an encoder ({encoder.CARD_FILE} is missing); check "
+            "the path"
         )
 
 
@@ -40,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("places", nargs="+", type=epath.Path, help="workdirs, encoders' folders")
+    parser.add_argument("places", nargs="+", type=epath.Path, help="workdirs, steps, encoders")
     damaged = 0
     try:
         for place in parser.parse_args(arguments).places:

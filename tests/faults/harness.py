@@ -13,7 +13,7 @@ import time
 
 from etils import epath
 
-from mrd_jax import checkpointing
+from mrd_jax import saved
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = ROOT / "tests" / "faults" / "small_run.py"
@@ -86,13 +86,13 @@ class Runs:
 
     def saving(self) -> set[str]:
         """Names of the checkpoints that are being written."""
-        folder = self.workdir / checkpointing.FOLDER
+        folder = self.workdir / saved.FOLDER
         names = [path.name for path in folder.iterdir()] if folder.exists() else []
         return {name for name in names if "tmp" in name}
 
     def checksums(self) -> dict[str, str]:
         """Of every array of the newest checkpoint."""
-        manifest = checkpointing.read_manifest(checkpointing.newest(epath.Path(self.workdir)))
+        manifest = saved.read_manifest(saved.newest(epath.Path(self.workdir)))
         return {path: leaf["checksum"] for path, leaf in manifest["leaves"].items()}
 
     def curve(self) -> list[dict[str, float]]:

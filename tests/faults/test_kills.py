@@ -50,6 +50,15 @@ def disturb(runs, *, saves, elsewhere):
     return killed
 
 
+def ask_to_stop(runs, *, after):
+    """Sends SIGTERM once a step has been reached."""
+    process = runs.start()
+    while runs.step() < after and process.poll() is None:
+        time.sleep(0.002)
+    process.terminate()
+    assert process.wait(timeout=PATIENCE) == 0
+
+
 def check(runs, straight):
     assert runs.step() == straight.step() == runs.steps
     assert runs.checksums() == straight.checksums()
@@ -79,7 +88,7 @@ def test_thirty_kills_change_nothing(folders, straight, tmp_path):
 @pytest.mark.slow
 def test_a_full_disk_stops_the_run_and_costs_nothing_that_was_saved(folders, straight, tmp_path):
     runs = Runs(tmp_path / "run", **folders, steps=60)
-    kill_anywhere(runs, random.Random(1), ahead=10)
+    ask_to_stop(runs, after=7)
     saved = runs.checksums()
     process = runs.start(file_limit=100_000)  # a checkpoint has files of 200,000
     assert process.wait(timeout=PATIENCE) not in (0, -signal.SIGKILL)
@@ -92,11 +101,7 @@ def test_a_full_disk_stops_the_run_and_costs_nothing_that_was_saved(folders, str
 @pytest.mark.slow
 def test_a_request_to_stop_is_heeded_in_the_middle(folders, straight, tmp_path):
     runs = Runs(tmp_path / "run", **folders, steps=60)
-    process, target = runs.start(), 7
-    while runs.step() < target and process.poll() is None:
-        time.sleep(0.002)
-    process.terminate()
-    assert process.wait(timeout=PATIENCE) == 0
+    ask_to_stop(runs, after=7)
     assert "by SIGTERM; everything is saved" in runs.log()
     runs.finish()
     check(runs, straight(60))

@@ -16,7 +16,7 @@ from made_up import run_build
 from processes import rows, start
 from tiny import assert_trees_close, assert_trees_equal
 
-from mrd_jax import checkpointing, encoder, evaluation, train
+from mrd_jax import encoder, evaluation, saved, train
 
 RUNNERS = ("pmap", "shard_map")
 STEPS = 12
@@ -88,7 +88,7 @@ def stop(group, *, process, number, after):
     group.reach(after)
     group.processes[process].send_signal(number)
     group.finish()
-    step = int(checkpointing.newest(group.workdir).name)
+    step = int(saved.newest(group.workdir).name)
     assert after <= step < STEPS
     for index in range(len(group.processes)):
         assert f"stopped at step {step} by a preemption notice" in group.log(index)
@@ -104,8 +104,8 @@ def test_one_of_two_processes_is_asked_to_stop_and_one_process_goes_on(data, str
     assert losses(workdir) == pytest.approx(losses(straight)[:step], rel=RTOL)
     assert {row["train/waiting_process"] for row in rows(workdir, "train/total")} <= {0, 1}
 
-    newest = checkpointing.newest(workdir)
-    assert checkpointing.verify(newest) == len(checkpointing.read_manifest(newest)["leaves"])
+    newest = saved.newest(workdir)
+    assert saved.verify(newest) == len(saved.read_manifest(newest)["leaves"])
     assert encoder.load(workdir).card.teacher == "fake/teacher"
 
     # Under the other runner, which is neutral, too.
@@ -166,7 +166,7 @@ def test_a_run_goes_on_with_fewer_devices_and_with_more_processes(data, straight
         group.reach(after)
         group.processes[0].send_signal(signal.SIGTERM)
         group.finish()
-        assert after <= int(checkpointing.newest(workdir).name) < STEPS
+        assert after <= int(saved.newest(workdir).name) < STEPS
     start(workdir, data, *flags, devices=2).finish()
     assert_same_run(data, workdir, straight)
 

@@ -26,12 +26,18 @@ class Backbones:
 
     Args:
       batch_size: pictures or texts a call.
+      picture_batch_size: pictures a call, where that is another number.
       dtype: of the activations, "float32" or "bfloat16".
       cache: finished backbone features; None computes every picture.
     """
 
     def __init__(
-        self, *, batch_size: int, dtype: str, cache: feature_cache.FeatureCache | None = None
+        self,
+        *,
+        batch_size: int,
+        picture_batch_size: int | None = None,
+        dtype: str,
+        cache: feature_cache.FeatureCache | None = None,
     ):
         if dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype is {dtype!r}, expected 'float32' or 'bfloat16'")
@@ -40,7 +46,7 @@ class Backbones:
         self._images = batching.BatchedFunction(
             lambda variables, batch: model.apply(variables, batch["pixels"]),
             efficientnet.load_variables(folder / packages.EFFICIENTNET.files[0][0]),
-            batch_size=batch_size,
+            batch_size=picture_batch_size or batch_size,
         )
         self.encode_texts = minilm.MiniLM(
             packages.locate(packages.MINILM), batch_size=batch_size, dtype=jnp.dtype(dtype)

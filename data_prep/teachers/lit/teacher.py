@@ -122,6 +122,7 @@ class LitTeacher:
         directory: pathlib.Path,
         *,
         batch_size: int = 32,
+        picture_batch_size: int | None = None,
         dtype: str = "float32",
         cache_dir: pathlib.Path | None = None,
     ) -> LitTeacher:
@@ -130,6 +131,7 @@ class LitTeacher:
         Args:
           directory: of one trained teacher.
           batch_size: pictures or texts a call.
+          picture_batch_size: pictures a call, where that is another number.
           dtype: of the activations, "float32" or "bfloat16".
           cache_dir: folder of backbone features to use and to add to; None reads the one that
             training left in the folder, and adds nothing.
@@ -147,7 +149,9 @@ class LitTeacher:
             if cache_dir is None
             else feature_cache.FeatureCache(cache_dir)
         )
-        backbones = backbones_lib.Backbones(batch_size=batch_size, dtype=dtype, cache=cache)
+        backbones = backbones_lib.Backbones(
+            batch_size=batch_size, picture_batch_size=picture_batch_size, dtype=dtype, cache=cache
+        )
         return cls(name=config["name"], projection=projection, backbones=backbones)
 
 

@@ -157,9 +157,9 @@ def ceiling(held_out: evaluators.HeldOut, *, by_class: bool = True) -> results.R
 def measure_floor(
     held_out: evaluators.HeldOut,
     *,
-    test_records: Sequence[Mapping[str, Any]],
+    test_records: source.RecordSource | Sequence[Mapping[str, Any]],
     train: evaluators.HeldOut,
-    train_records: Sequence[Mapping[str, Any]],
+    train_records: source.RecordSource | Sequence[Mapping[str, Any]],
     by_class: bool = True,
 ) -> results.Result:
     """Accuracy of histograms and kernel ridge regression, without any deep 3D encoder.
@@ -202,7 +202,9 @@ def measure_floor(
     )
 
 
-def _histograms(records: Sequence[Mapping[str, Any]], used: np.ndarray) -> floor.Histograms:
+def _histograms(
+    records: source.RecordSource | Sequence[Mapping[str, Any]], used: np.ndarray
+) -> floor.Histograms:
     """Describes the used records, in their order."""
     clouds = (records[int(i)] for i in used)
     shape, colour = zip(

@@ -8,7 +8,7 @@ of rows, not embeddings, and nothing is reduce-scattered.
 """
 
 import functools
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -45,9 +45,9 @@ def row_values(
     teacher = {letter: batch[letter] for letter in sorted(used)}
     values, correct = _values(plan, block, axis_name, batch["P"], scalars, teacher)
     rows = {c.part: values[c.part] for c in plan.comparisons}
-    for name, *pair in plan.contrasts:
-        rows[f"contrastive_{name}"] = sum(values[which.name] for which in pair) / 2
-        rows[f"accuracy_{name}"] = correct[pair[0].name]
+    for name, there, back in plan.contrasts:
+        rows[f"contrastive_{name}"] = (values[there.name] + values[back.name]) / 2
+        rows[f"accuracy_{name}"] = correct[there.name]
     return rows
 
 
@@ -107,7 +107,8 @@ def _backward(
     )
     rows = by_points.astype(samples.local["P"].rows.dtype)
     by_scalar = by_scalar._replace(teacher=jnp.zeros_like(scalars.teacher))
-    return modalities.Modality(rows, None), by_scalar, None
+    # No gradient for the mask, nor for the teacher.
+    return modalities.Modality(rows, cast(Any, None)), by_scalar, None
 
 
 _values.defvjp(_forward, _backward)

@@ -41,7 +41,7 @@ def compare(
                     tile, statistics=statistics._replace(normalisers=changed)
                 )
                 rows[c.part] = jnp.sum(_terms(seen, c), axis=1)
-            return sum(jnp.sum(values) for values in rows.values()), rows
+            return sum((jnp.sum(values) for values in rows.values()), jnp.float32(0)), rows
 
         at = {c.part: statistics.normalisers[c.student] for c in comparisons}
         slopes, rows = jax.grad(values, has_aux=True)(at)
@@ -101,7 +101,7 @@ def differentiate(
             theirs = mine.flip(beside.statistics)
             # R^PP has its share of these from the side of its rows.
             fixed = dataclasses.replace(theirs, scalars=jax.lax.stop_gradient(scalars))
-            result = sum(_pull(mine, c, near) for c in rows)
+            result = sum((_pull(mine, c, near) for c in rows), jnp.float32(0))
             for c in columns:
                 result += _pull(fixed if c in rows else theirs, c, beside)
             return result

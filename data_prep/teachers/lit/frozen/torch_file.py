@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from data_prep import pickle_checks
+from data_prep.foreign import pickle_checks
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001

@@ -7,6 +7,9 @@ import pathlib
 
 import numpy as np
 
+# In the workdir; see `mrd_jax.metrics.MetricWriter`.
+FILE = "metrics.jsonl"
+
 # json has no word for these, so the writer puts them in quotes.
 _NOT_FINITE = ("nan", "inf", "-inf")
 

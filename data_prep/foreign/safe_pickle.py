@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from data_prep import pickle_checks
+from data_prep.foreign import pickle_checks
 
 # Booleans, integers, floats, text and bytes; "O" only as the type of a wrapper.
 _DTYPE = re.compile(r"b1|[iu][1248]|f[248]|[US]\d{1,6}|O8?")

@@ -10,7 +10,7 @@ import numpy as np
 import trimesh
 from PIL import Image, ImageOps
 
-from data_prep import limits
+from data_prep.foreign import limits
 
 # Colour of a part that names no material: mid grey, darker than most materials and than white.
 GREY = (102, 102, 102, 255)

@@ -12,7 +12,8 @@ import numpy as np
 import trimesh
 from trimesh.exchange import stl
 
-from data_prep import assets, limits, materials, mesh_checks
+from data_prep.foreign import limits
+from data_prep.geometry import assets, materials, mesh_checks
 
 # A texel with less alpha is a hole (leaves, grilles), not a surface.
 HOLE_ALPHA = 128

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import trimesh
 
-from data_prep import archives, limits, materials
+from data_prep.foreign import archives, limits
+from data_prep.geometry import materials
 
 # What a mesh refers to, by ending; anything else is a texture.
 _KINDS = {".mtl": "materials file", ".bin": "buffer"}

@@ -4,15 +4,16 @@
 import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data_prep import archives, arrays, limits, shapes
+from data_prep import shapes
+from data_prep.foreign import archives, arrays, limits
 from mrd_jax.data import batch
 
 if TYPE_CHECKING:
-    from data_prep import meshes
+    from data_prep.geometry import meshes
 
 # glTF fixes its vertical axis; of the other types only the author knows, z up is assumed.
 Y_UP_TYPES = ("glb", "gltf")
@@ -58,6 +59,20 @@ class Conventions:
         ):
             if getattr(self, name) not in values:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {values}")
+
+    @classmethod
+    def of(cls, card: Any, *, points: int | None = None) -> "Conventions":
+        """What an encoder's card says about clouds.
+
+        Args:
+          card: a `mrd_jax.card.ModelCard`.
+          points: of a cloud, instead of the card's.
+
+        Raises:
+          ValueError: as the class.
+        """
+        fields = {field.name: getattr(card, field.name) for field in dataclasses.fields(cls)}
+        return cls(**fields | ({} if points is None else {"points": points}))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +244,7 @@ def _kind(path: Path) -> str:
 def _mesh_reader():
     """The modules that read meshes; they need trimesh, which arrays do without."""
     try:
-        from data_prep import assets, meshes
+        from data_prep.geometry import assets, meshes
     except ModuleNotFoundError as error:
         raise MeshesUnsupportedError(
             f'{error.name} is missing, and meshes need it: pip install "mrd_jax[prep]"'

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from data_prep import limits
+from data_prep.foreign import limits
 
 # What zipfile raises on damaged archives, and on what it does not know.
 _DAMAGED = (

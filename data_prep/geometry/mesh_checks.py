@@ -13,7 +13,7 @@ import re
 import struct
 from typing import Any
 
-from data_prep import limits
+from data_prep.foreign import limits
 
 # Bytes of a number, by its code in glTF; numbers of an item, by its type.
 _NUMBER_BYTES = {5120: 1, 5121: 1, 5122: 2, 5123: 2, 5125: 4, 5126: 4}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import limits
+from data_prep.foreign import limits
 from mrd_jax.data import numpy_files
 
 # Names of the arrays in an npz file.

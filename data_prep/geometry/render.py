@@ -8,7 +8,7 @@ import numpy as np
 from embreex import mesh_construction, rtcore_scene
 from PIL import Image
 
-from data_prep import materials, meshes, normals
+from data_prep.geometry import materials, meshes, normals
 
 # Degrees from the z axis, as in OpenShape's renders: from above, level, from below.
 POLAR = (60.0, 90.0, 120.0)

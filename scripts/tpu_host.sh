@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# What scripts/tpu_pod.py does on every host of a slice, from the home folder:
+#   bash tpu_host.sh install COMMIT BUCKET...   make it ready; a second time does next to nothing
+#   bash tpu_host.sh run COMMIT ARGUMENT...     run mrd_jax and wait for it to end
+set -euo pipefail
+task=$1 folder=$HOME/mrd_jax-$2
+shift 2
+
+install_code() {
+    [[ -e $folder/installed ]] && return
+    # The images come with an older Python than this package needs.
+    curl -LsSf https://astral.sh/uv/install.sh | UV_NO_MODIFY_PATH=1 sh
+    mkdir -p "$folder"
+    tar -xzf "$folder.tar.gz" -C "$folder"
+    "$HOME/.local/bin/uv" venv --quiet --clear --python 3.12 "$folder/.venv"
+    "$HOME/.local/bin/uv" pip install --quiet --python "$folder/.venv" --editable "${folder}[tpu]"
+    touch "$folder/installed"
+}
+
+install_gcsfuse() {
+    command -v gcsfuse > /dev/null && return
+    local key=/usr/share/keyrings/cloud.google.asc
+    curl -fsS https://packages.cloud.google.com/apt/doc/apt-key.gpg | sudo tee $key > /dev/null
+    echo "deb [signed-by=$key] https://packages.cloud.google.com/apt gcsfuse-$(lsb_release -cs) main" |
+        sudo tee /etc/apt/sources.list.d/gcsfuse.list > /dev/null
+    sudo apt-get -qq -o DPkg::Lock::Timeout=600 update
+    sudo apt-get -qq -o DPkg::Lock::Timeout=600 install -y gcsfuse
+}
+
+mount_bucket() {
+    mountpoint -q "/gs/$1" && return
+    sudo install -d -o "$(id -un)" "/gs/$1"
+    # Names are not cached: what one host writes, the others see.
+    gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 --metadata-cache-negative-ttl-secs=0 \
+        "$1" "/gs/$1"
+}
+
+# A service outlives a lost connection, and is asked to stop, hence saves, when its machine is
+# taken away.
+run() {
+    sudo systemctl stop mrd_jax 2> /dev/null || true
+    local status=0
+    sudo systemd-run --quiet --wait --collect --unit=mrd_jax --uid="$(id -un)" \
+        --property=TimeoutStopSec=300 --working-directory="$folder" \
+        "$folder/.venv/bin/python" -m mrd_jax.main --multihost "$@" || status=$?
+    sudo journalctl --unit=mrd_jax --lines=20 --output=cat --no-pager
+    return $status
+}
+
+case $task in
+install)
+    install_code
+    install_gcsfuse
+    for bucket in "$@"; do mount_bucket "$bucket"; done
+    ;;
+run) run "$@" ;;
+*)
+    echo "tpu_host.sh: no task '$task'; expected install or run" >&2
+    exit 2
+    ;;
+esac

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What people do on the search page, and what they see."""
+
+import base64
+
+DROP = """([encoded, name]) => {
+    const bytes = Uint8Array.from(atob(encoded), (letter) => letter.charCodeAt(0));
+    const dataTransfer = new DataTransfer();
+    dataTransfer.items.add(new File([bytes], name));
+    document.body.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true }));
+}"""
+
+
+def search(page, words):
+    page.fill("#words", words)
+    page.press("#words", "Enter")
+    page.wait_for_selector(f"#status:has-text('“{words}”')")
+
+
+def drop(page, name, data):
+    page.evaluate(DROP, [base64.b64encode(data).decode(), name])
+
+
+def titles(page):
+    page.wait_for_selector("#results[aria-busy=false] .card")
+    return page.locator(".card h3").all_inner_texts()
+
+
+def names(searcher, row, **options):
+    found = searcher.find(row, count=12, **options)
+    return [searcher.index.items[number].title for number in found.numbers]
+
+
+def pixels(page, selector):
+    """What a canvas shows, and how many of its pixels are painted."""
+    return page.locator(selector).first.evaluate(
+        """(canvas) => {
+            const { width, height } = canvas;
+            const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
+            const painted = data.filter((value, place) => place % 4 == 3 && value).length;
+            return [canvas.toDataURL(), painted];
+        }"""
+    )

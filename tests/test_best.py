@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The best checkpoints are kept beside the newest, and never what a run goes on from."""
+
+import json
+
+import jax.numpy as jnp
+import pytest
+from tiny import assert_trees_equal, tiny_config
+
+from mrd_jax import best, checkpointing, evaluation, saved
+
+TOP1, RANK = "test/top1", "test/retrieval/points_to_text/median_rank"
+
+
+def state(s):
+    return {"w": jnp.arange(4.0) + s}
+
+
+def open_workdir(folder, *, metric=TOP1, kept=1, count=1, **options):
+    config = tiny_config(checkpoints_kept=kept, checkpoints_best=count, best_metric=metric)
+    return checkpointing.Checkpoints(str(folder), config=config, fingerprint="data", **options)
+
+
+def evaluate(folder, checkpoints, step, value):
+    """As the loop does: the checkpoints are told, and the metrics are written."""
+    values = {TOP1: value, RANK: value}
+    checkpoints.see(step, values)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": step} | values) + "\n")
+
+
+def save(folder, checkpoints, values):
+    """Saves a step for each (step, value); evaluates it first unless the value is None."""
+    for step, value in values.items():
+        if value is not None:
+            evaluate(folder, checkpoints, step, value)
+        checkpoints.save(state(step), step=step)
+
+
+def kept(folder):
+    return [int(path.name) for path in saved.steps(folder)]
+
+
+@pytest.mark.parametrize(
+    "metric, count, steps", [(TOP1, 1, [2, 5]), (TOP1, 2, [2, 4, 5]), (RANK, 1, [3, 5])]
+)
+def test_the_best_stay_and_the_newest_stays(tmp_path, metric, count, steps):
+    """Of a median rank the lowest is best; of equals the later."""
+    checkpoints = open_workdir(tmp_path, metric=metric, count=count)
+    save(tmp_path, checkpoints, {1: 0.5, 2: 0.9, 3: 0.1, 4: 0.5, 5: 0.2})
+    checkpoints.close()
+    assert kept(tmp_path) == steps
+
+
+def test_without_an_evaluation_a_checkpoint_stays_only_while_it_is_the_newest(tmp_path):
+    checkpoints = open_workdir(tmp_path, count=2)
+    save(tmp_path, checkpoints, {1: 0.1, 2: None, 3: None})
+    checkpoints.close()
+    assert kept(tmp_path) == [1, 3]
+
+
+def test_a_checkpoint_that_is_evaluated_after_it_was_saved_counts(tmp_path):
+    """A run that is asked to stop saves first; its continuation evaluates."""
+    checkpoints = open_workdir(tmp_path)
+    save(tmp_path, checkpoints, {1: 0.1, 2: None})
+    evaluate(tmp_path, checkpoints, 2, 0.8)
+    save(tmp_path, checkpoints, {3: 0.3})
+    checkpoints.close()
+    assert kept(tmp_path) == [2, 3]
+
+
+def test_a_continuation_remembers_the_best_and_goes_on_from_the_newest(tmp_path):
+    checkpoints = open_workdir(tmp_path)
+    save(tmp_path, checkpoints, {1: 0.9, 2: 0.3})
+    checkpoints.close()
+    again = open_workdir(tmp_path)
+    assert_trees_equal(again.restore(state(0)).state, state(2))
+    save(tmp_path, again, {3: 0.5, 4: 0.4})
+    again.close()
+    assert kept(tmp_path) == [1, 4]
+
+
+def test_a_damaged_newest_is_set_aside_also_where_the_best_is_older(tmp_path):
+    checkpoints = open_workdir(tmp_path, kept=2)
+    save(tmp_path, checkpoints, {1: 0.9, 2: 0.3, 3: 0.2})
+    checkpoints.close()
+    (tmp_path / "checkpoints" / "3" / "manifest" / "metadata").unlink()
+    again = open_workdir(tmp_path, kept=2)
+    assert_trees_equal(again.restore(state(0)).state, state(2))
+    again.close()
+    assert kept(tmp_path) == [1, 2]
+
+
+def test_newest_best_and_numbers_name_a_checkpoint(tmp_path):
+    checkpoints = open_workdir(tmp_path, kept=3)
+    save(tmp_path, checkpoints, {1: 0.2, 2: 0.9, 3: 0.3})
+    checkpoints.close()
+    reader = open_workdir(tmp_path, kept=3, read_only=True)
+    assert [reader.find(which) for which in ("newest", "best", "1")] == [3, 2, 1]
+    assert_trees_equal(reader.read(2, state(0)).state, state(2))
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint '7'; there are \[1, 2, 3\]"):
+        reader.find("7")
+    reader.close()
+
+
+def test_a_value_that_is_not_finite_is_never_the_best():
+    ranking = best.Best(TOP1, count=1)
+    for step, value in {1: 0.2, 2: float("nan"), 3: float("inf")}.items():
+        ranking.see(step, {TOP1: value})
+    assert ranking.ranked([1, 2, 3]) == [1]
+
+
+def test_a_metric_that_the_evaluation_lacks_is_named_with_those_it_has():
+    with pytest.raises(ValueError, match="'test/top2', which no .* one of test/top1, test/top3"):
+        best.Best("test/top2", count=1).see(1, {"test/top3": 0.1, "test/top1": 0.1})
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"best_metric": "top1"}, "best_metric is 'top1'.*test/mean_per_class.*test/top1"),
+        ({"checkpoints_kept": 0}, "checkpoints_kept is 0; expected 1 or more"),
+        ({"checkpoints_best": -1}, "checkpoints_best is -1; expected 0 or more"),
+        ({"checkpoints_best": 1, "data__test_split": ""}, "without config.data.test_split"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused_before_the_run(fields, message):
+    with pytest.raises(ValueError, match=message):
+        best.check(tiny_config(**fields), metrics=evaluation.metric_names())
+
+
+def test_the_names_of_metrics_are_those_of_an_evaluation():
+    names = evaluation.metric_names()
+    assert {TOP1, RANK, "test/retrieval/unseen/image_to_points/recall@10"} < set(names)

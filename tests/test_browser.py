@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The search page as people use it, in a real browser."""
+
+import argparse
+import contextlib
+import importlib.resources
+import os
+import pathlib
+import shutil
+import socket
+import threading
+
+import pages
+import pytest
+import small_shapes
+import tiny_index
+import uvicorn
+
+from benchmarks import demo
+from mrd_jax.demo import app as apps
+from mrd_jax.search import queries
+
+pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("fast_compile")]
+SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
+# Pictures by the processor: WebGL where there is no graphics card.
+OPTIONS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+WITHOUT_WEBGL = """
+    const original = HTMLCanvasElement.prototype.getContext;
+    HTMLCanvasElement.prototype.getContext = function (kind, ...rest) {
+        return kind.startsWith("webgl") ? null : original.call(this, kind, ...rest);
+    };
+"""
+
+
+@pytest.fixture(scope="module")
+def searcher(tmp_path_factory, fast_compile):
+    return tiny_index.searcher(tmp_path_factory.mktemp("demo"))
+
+
+@pytest.fixture(scope="module")
+def address(searcher):
+    """The server, as `python -m mrd_jax.demo` runs it."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        apps.serving(searcher, apps.Limits(upload_bytes=2**20, read_seconds=60)) as app,
+    ):
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="warning"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.skip(f"none of {', '.join(names)} is installed: apt-get install chromium")
+    driver = pytest.importorskip("playwright.sync_api", reason='pip install -e ".[browser]"')
+    with driver.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=OPTIONS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(chromium, address, request):
+    """Opens the page in some size; whatever the page's code complains of fails the test."""
+    with contextlib.ExitStack() as stack:
+
+        def call(size="desktop", *, script=None, **options):
+            width, height = SIZES[size]
+            viewport = {"width": width, "height": height}
+            context = chromium.new_context(viewport=viewport, **options)
+            stack.callback(context.close)
+            page = context.new_page()
+            page.set_default_timeout(20_000)
+            page.on("pageerror", lambda error: pytest.fail(f"the page failed: {error}"))
+            if script:
+                page.add_init_script(script)
+            page.goto(address)
+            page.wait_for_selector("#about:has-text('among')")
+            return page
+
+        yield call
+
+
+@pytest.fixture(scope="module")
+def shoot(tmp_path_factory):
+    """Saves a picture of a page."""
+    folder = os.environ.get("SCREENSHOTS") or tmp_path_factory.mktemp("screenshots")
+    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+
+    def call(page, name):
+        page.wait_for_timeout(300)  # until the clouds are drawn
+        page.screenshot(path=pathlib.Path(folder) / f"{name}.png", full_page=True)
+
+    return call
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_typed_words_find_shapes_by_name(opened, searcher, shoot, size):
+    page = opened(size)
+    shoot(page, f"{size}-start")
+    pages.search(page, "green")
+    assert pages.titles(page) == pages.names(searcher, searcher.text("green"))
+    first = page.locator(".card").first.inner_text()
+    assert "likeness" in first and "maker 1, CC0" in first
+    shoot(page, f"{size}-words")
+    assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
+
+
+def test_a_dropped_picture_finds_shapes(opened, searcher, shoot):
+    page = opened()
+    pages.drop(page, "blue.png", small_shapes.picture((0, 0, 255)))
+    page.wait_for_selector("#status:has-text('blue.png')")
+    assert pages.titles(page)[0] == "box 2"
+    assert page.get_by_role("img", name="Picture blue.png").is_visible()
+    shoot(page, "desktop-picture")
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_dropped_mesh_finds_shapes_and_is_named(opened, searcher, shoot, size, tmp_path):
+    data = small_shapes.box().export(file_type="glb")
+    (tmp_path / "box.glb").write_bytes(data)
+    cloud = queries.read_cloud(tmp_path / "box.glb", searcher.index)
+    row = searcher.cloud(cloud.xyz, cloud.rgb)
+    page = opened(size)
+    pages.drop(page, "box.glb", data)
+    page.wait_for_selector("#given-view canvas")
+    assert pages.titles(page) == pages.names(searcher, row)
+    page.fill("#classes", "red, green,blue")
+    page.get_by_role("button", name="Name it").click()
+    page.wait_for_selector("#named li")
+    found = [text.split()[-1] for text in page.locator("#named li").all_inner_texts()]
+    assert found == [name for name, _ in searcher.classify(row, tiny_index.WORDS)]
+    shoot(page, f"{size}-mesh")
+    pages.search(page, "red")
+    assert pages.titles(page) == pages.names(
+        searcher, queries.mix([row, searcher.text("red")], [1, 1])
+    )
+    page.get_by_role("slider", name="Weight of box.glb").press("Home")  # at -1
+    page.wait_for_selector("#parts output:has-text('-1')")
+    want = pages.names(searcher, queries.mix([row, searcher.text("red")], [-1, 1]))
+    page.wait_for_selector(f".card:first-child h3:text-is('{want[0]}')")
+    assert pages.titles(page) == want
+    page.get_by_role("button", name="Remove box.glb").click()
+    page.wait_for_selector("#given", state="hidden")
+    assert pages.titles(page) == pages.names(searcher, searcher.text("red"))
+
+
+def test_a_cloud_is_turned_by_mouse_and_by_keys(opened):
+    page = opened()
+    pages.search(page, "red")
+    canvas = page.locator(".card canvas").first
+    canvas.wait_for()
+    page.wait_for_timeout(300)
+    before, painted = pages.pixels(page, ".card canvas")
+    assert painted > 100
+    assert canvas.get_attribute("aria-valuenow") == "315"
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + 50, box["y"] + 50)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 150, box["y"] + 50, steps=5)
+    page.mouse.up()
+    page.wait_for_timeout(100)
+    dragged, painted = pages.pixels(page, ".card canvas")
+    assert dragged != before and painted > 100
+    assert canvas.get_attribute("aria-valuenow") == "255"  # 100 pixels of 0.6 degrees
+    canvas.press("ArrowRight")
+    canvas.press("ArrowUp")
+    page.wait_for_timeout(100)
+    assert pages.pixels(page, ".card canvas")[0] != dragged
+    assert canvas.get_attribute("aria-valuetext") == "270 degrees, seen from 40 degrees above"
+
+
+def test_more_like_this_finds_neighbours_of_a_shape(opened, searcher, shoot):
+    page = opened()
+    pages.search(page, "green")
+    page.get_by_role("button", name="More like this: box 1", exact=True).click()
+    page.wait_for_selector("#status:has-text('shapes like box 1')")
+    assert pages.titles(page) == pages.names(searcher, searcher.shape(1), leave_out=1)
+    shoot(page, "desktop-alike")
+
+
+def test_what_is_refused_is_said_on_the_page(opened, shoot):
+    page = opened()
+    pages.drop(page, "bad.glb", b"glTF garbage")
+    alert = page.get_by_role("alert")
+    page.wait_for_selector("#error:has-text('bad.glb cannot be used: unreadable mesh')")
+    shoot(page, "desktop-refused")
+    page.evaluate(
+        """() => {
+            const dataTransfer = new DataTransfer();
+            dataTransfer.items.add(new File([new Uint8Array(200 * 2 ** 20)], "huge.glb"));
+            document.body.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true }));
+        }"""
+    )
+    page.wait_for_selector("#error:has-text('huge.glb has 200 MB: at most 1 MB are taken.')")
+    pages.search(page, "red")
+    assert alert.inner_text() == ""
+
+
+def test_a_server_that_is_gone_is_said_on_the_page(opened):
+    page = opened()
+    page.route("**/api/find*", lambda route: route.abort())
+    page.fill("#words", "red")
+    page.press("#words", "Enter")
+    page.wait_for_selector("#error:has-text('The server does not answer')")
+
+
+def test_without_webgl_pictures_stand_for_clouds(opened, shoot):
+    page = opened(script=WITHOUT_WEBGL)
+    pages.search(page, "red")
+    pages.titles(page)
+    page.wait_for_timeout(300)
+    assert page.locator(".card canvas").count() == 0
+    assert page.get_by_role("img", name="Picture of box 1", exact=True).is_visible()
+    assert page.locator("#turning").is_hidden()
+    shoot(page, "desktop-without-webgl")
+
+
+def test_the_page_can_be_used_by_keyboard(opened):
+    page = opened()
+    page.locator("#words").focus()
+    page.keyboard.type("green")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".card:first-child canvas")
+    reached = []
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        reached.append(
+            page.evaluate(
+                """() => {
+                    const at = document.activeElement;
+                    const outline = getComputedStyle(at).outlineStyle;
+                    const name = at.getAttribute("aria-label") || at.textContent || at.id;
+                    return name + " " + outline;
+                }"""
+            )
+        )
+    assert all(text.endswith(" solid") for text in reached)
+    for control in ("Search", "file", "Remove “green”", "Turn box 1", "More like this: box 1"):
+        assert f"{control} solid" in reached
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_axe_finds_no_serious_fault(opened, shoot, size, scheme):
+    page = opened(size, color_scheme=scheme)
+    rules = importlib.resources.files("axe_playwright_python").joinpath("axe.min.js").read_text()
+    page.evaluate(rules)
+    faults = page.evaluate("() => axe.run()")["violations"]
+    pages.drop(page, "box.glb", small_shapes.box().export(file_type="glb"))
+    page.wait_for_selector("#given-view canvas")
+    page.fill("#classes", "red, green")
+    page.get_by_role("button", name="Name it").click()
+    page.wait_for_selector("#named li")
+    pages.search(page, "green")
+    page.locator(".card").first.scroll_into_view_if_needed()
+    page.locator(".card canvas").first.wait_for()
+    faults += page.evaluate("() => axe.run()")["violations"]
+    pages.drop(page, "bad.glb", b"garbage")
+    page.wait_for_selector("#error:not(:empty)")
+    faults += page.evaluate("() => axe.run()")["violations"]
+    shoot(page, f"{size}-{scheme}")
+    found = {(fault["id"], fault["impact"], fault["nodes"][0]["html"]) for fault in faults}
+    assert not found
+
+
+def test_the_page_asks_nobody_else(chromium, address, searcher):
+    """Everything that it loads, it loads from its own server."""
+    page = chromium.new_page()
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(address)
+    pages.search(page, "red")
+    page.locator(".card canvas").first.wait_for()
+    page.close()
+    assert len(asked) > 10
+    assert [url for url in asked if not url.startswith(address)] == []
+
+
+def test_the_benchmark_measures_the_page(chromium, address, searcher):
+    options = argparse.Namespace(index=searcher.index.folder, repeats=2)
+    measured = demo.measure(address, options, chromium)
+    assert measured["shapes"] == 12
+    assert 100_000 < measured["page_bytes"] < 250_000 < measured["page_bytes_unpacked"]
+    assert measured["page_files"] == 9
+    times = {name: value for name, value in measured.items() if name.endswith("_ms")}
+    assert sorted(times) == [
+        *("browser_answer_ms", "browser_load_ms", "fifty_at_once_ms", "image_ms"),
+        *("load_ms", "mesh_ms", "text_ms"),
+    ]
+    assert all(0 < value < 60_000 for value in times.values())

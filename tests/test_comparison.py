@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs side by side."""
+
+import json
+
+import numpy as np
+import pytest
+from held_out_example import CHAIR, LAMP, TABLE, held_out
+
+from mrd_jax.evaluators import results
+from mrd_jax.report import comparison
+from mrd_jax.tools import compare
+
+RIGHT = np.stack([CHAIR, CHAIR, TABLE, LAMP, LAMP])
+# The second chair is taken for a table, and so is the lamp.
+WORSE = np.stack([CHAIR, TABLE, TABLE, TABLE, LAMP])
+
+
+def finished(folder, *, embeddings=RIGHT, ids=("s1", "s2", "d", "t", "x"), **config):
+    """What a run leaves."""
+    folder.mkdir()
+    line = results.from_embeddings(embeddings, name=results.STUDENT, held_out=held_out())
+    config = {"seed": 0, "log_every": 20, "loss": {"lambda_intra": 1.0}} | config
+    saved = {"config": config, "results": [line.as_dict()]}
+    (folder / "results.json").write_text(json.dumps(saved))
+    np.savez(folder / "embeddings.npz", test=embeddings, test_ids=np.asarray(ids))
+    steps = [{"step": s, "train/total": 5.0 - s, "train/learning_rate": 0.1} for s in (1, 2)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in steps))
+    return folder
+
+
+@pytest.fixture
+def two(tmp_path):
+    other = {"log_every": 5, "loss": {"lambda_intra": 0.0}}
+    return finished(tmp_path / "mrd"), finished(tmp_path / "plain", embeddings=WORSE, **other)
+
+
+def read(folders):
+    return [comparison.read(folder, name=folder.name) for folder in folders]
+
+
+def test_runs_are_tested_shape_by_shape_against_the_first(two):
+    (test,) = comparison.tests(read(two)).values()
+    assert (test.count, test.only_first, test.only_second) == (4, 2, 0)
+    assert test.p_value == pytest.approx(0.5)  # two coins that fall alike
+
+
+def test_runs_on_other_shapes_are_not_tested(two, tmp_path):
+    other = finished(tmp_path / "other", ids=tuple("abcde"))
+    assert comparison.tests(read([two[0], other])) == {}
+
+
+def test_settings_that_change_no_result_do_not_count_as_different(two):
+    assert comparison.differences(read(two)) == {"loss.lambda_intra": [1.0, 0.0]}
+
+
+def test_the_page_shows_results_tests_settings_and_both_curves(two, tmp_path, capsys):
+    page = tmp_path / "pages/both.html"
+    assert compare.main([*map(str, two), "--output", str(page)]) == 0
+    assert capsys.readouterr().out.strip() == str(page)
+    text = " ".join(page.read_text("utf-8").split())
+    assert "mrd against plain, 4 shapes: 2 only mrd got right, 0 only plain" in text
+    assert '<th scope="row">loss.lambda_intra</th><td>1.0</td><td>0.0</td>' in text
+    assert '<th scope="row">mrd</th><td>100.0</td>' in text
+    assert "<b>train/total</b><br>Loss" in text
+    assert "train/total, steps 1 to 2: mrd from 4 to 3; plain from 4 to 3." in text
+    assert "same shapes" not in text and "http" not in text
+
+
+def test_the_page_says_when_rows_do_not_compare(two, tmp_path):
+    other = finished(tmp_path / "other", ids=tuple("abcde"))
+    page = comparison.write_comparison(read([two[0], other]), output=tmp_path / "p.html")
+    assert "not tested on the same shapes" in page.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["mrd"], "two or more"),
+        (["mrd", "plain", "--names", "a", "a"], "a name of its own"),
+        (["mrd", "nothing"], "results.json is missing: let the run end"),
+        (["mrd", "broken"], "results.json is damaged"),
+    ],
+)
+def test_what_cannot_be_compared_is_named(two, tmp_path, capsys, arguments, message):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/results.json").write_text("{}")
+    places = [str(tmp_path / a) if (tmp_path / a).exists() else a for a in arguments]
+    assert compare.main([*places, "--output", str(tmp_path / "page.html")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The search command, from files and data sets to answers."""
+
+import dataclasses
+import json
+
+import jax
+import made_up
+import numpy as np
+import PIL.Image
+import pytest
+import tiny_index
+from tiny_encoder import random_clouds, tiny_card, tiny_variables
+
+from mrd_jax import encoder
+from mrd_jax.data import source
+from mrd_jax.search import index as indices
+from mrd_jax.search import queries
+from mrd_jax.tools import embed, search
+
+pytestmark = pytest.mark.usefixtures("fast_compile")
+NAMES = ("oak_chair-2.npz", "b/0001.npz", "RedLamp.npz")
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """A folder with an encoder, embedded clouds and their index."""
+    folder = tmp_path_factory.mktemp("search")
+    encoder.save(folder / "encoder", variables=tiny_variables(), card=tiny_card())
+    for name, (xyz, rgb) in zip(NAMES, random_clouds(3), strict=True):
+        (folder / "files" / name).parent.mkdir(parents=True, exist_ok=True)
+        np.savez(folder / "files" / name, xyz=xyz[:, [0, 2, 1]] * [1, 1, -1], rgb=rgb)
+    with pytest.MonkeyPatch.context() as patch:
+        load, kept = encoder.load, {}
+
+        def once(path, **_):
+            """Commands of this module load one encoder, so that it is compiled once."""
+            if str(path) not in kept:
+                kept[str(path)] = load(path, devices=jax.local_devices()[:1])
+            return kept[str(path)]
+
+        patch.setattr(encoder, "load", once)
+        patch.setattr(queries.teachers, "load_teacher", lambda *a, **k: tiny_index.FakeTeacher())
+        patch.chdir(folder)
+        arguments = ["--checkpoint", "encoder", "--output", "E.npz", "--up", "y", "files"]
+        assert embed.main(arguments) == 0
+        arguments = ["build", "--embeddings", "E.npz", "--output", "index", "--points", "50"]
+        assert search.main(arguments) == 0
+        yield folder
+
+
+@pytest.fixture
+def run(here, capsys):
+    """Runs the command; returns (status, stdout, stderr)."""
+
+    def call(*arguments):
+        capsys.readouterr()
+        return search.main([str(one) for one in arguments]), *capsys.readouterr()
+
+    return call
+
+
+def test_embedded_files_become_an_index_with_names_clouds_and_pictures(here):
+    index = indices.read(here / "index")
+    by_id = {item.id: (number, item) for number, item in enumerate(index.items)}
+    assert set(by_id) == {f"files/{name}" for name in NAMES}
+    assert [by_id[f"files/{name}"][1].name for name in NAMES] == ["oak chair", "", "Red Lamp"]
+    assert index.teacher == indices.Teacher("fake/teacher", "", "fake/teacher")
+    embedded = np.load(here / "E.npz")["embeddings"]
+    np.testing.assert_allclose(index.rows, embedded, rtol=0, atol=1e-3)
+    # Turned upright again, as they were embedded, and coloured.
+    xyz, rgb = random_clouds(3)[0]
+    number = by_id["files/oak_chair-2.npz"][0]
+    assert index.xyz.shape == (3, 50, 3)
+    for point, colour in zip(index.xyz[number] / 32_767, index.rgb[number], strict=True):
+        nearest = np.linalg.norm(xyz - point, axis=1).argmin()
+        # Some of the few points come once more often than others, which moves their mean.
+        np.testing.assert_allclose(point, xyz[nearest], atol=2e-3)
+        np.testing.assert_allclose(colour / 255, rgb[nearest], atol=1 / 255)
+    with PIL.Image.open(index.picture(number)) as picture:
+        assert picture.size == (128, 128)
+
+
+def test_a_file_finds_itself_and_the_answer_is_a_table(run):
+    mesh = "files/oak_chair-2.npz"
+    status, out, _ = run(
+        "find", "--index", "index", "--checkpoint", "encoder", "--up", "y", "--mesh", mesh
+    )
+    lines = [line.split() for line in out.splitlines()]
+    assert status == 0 and len(lines) == 4
+    assert lines[0] == ["rank", "score", "name", "id", "creator", "licence"]
+    assert lines[1] == ["1", "1.000", "oak", "chair", mesh]
+
+
+def test_parts_are_mixed_by_their_weights_in_their_order(run, here, tmp_path):
+    PIL.Image.new("RGB", (3, 3), (0, 255, 0)).save(tmp_path / "green.png")
+    searcher = queries.Searcher(indices.read(here / "index"), teacher=tiny_index.FakeTeacher())
+    parts = [searcher.text("red"), tiny_index.row((0, 255, 0)), searcher.text("blue")]
+    rows = [queries.unit(part) for part in parts]
+    want = searcher.find(queries.mix(rows, [2, -1, 0.5]), count=2)
+    status, out, _ = run(
+        *("find", "--index", "index", "--text", "red", "--image", tmp_path / "green.png"),
+        *("--text", "blue", "--weights", 2, -1, 0.5, "--format", "json", "--count", 2),
+    )
+    found = json.loads(out)
+    assert status == 0 and [one["rank"] for one in found] == [1, 2]
+    assert [one["id"] for one in found] == [searcher.index.items[n].id for n in want.numbers]
+    np.testing.assert_allclose([one["score"] for one in found], want.scores, atol=1e-5)
+    assert set(found[0]) == {"rank", "score", "id", "name", "creator", "licence", "picture"}
+
+
+def test_a_sheet_is_written(run, tmp_path):
+    sheet = tmp_path / "found.png"
+    status, out, _ = run(
+        "find", "--index", "index", "--text", "red", "--format", "sheet", "--output", sheet
+    )
+    assert status == 0 and "3 shapes in" in out
+    with PIL.Image.open(sheet) as picture:
+        assert picture.format == "PNG" and picture.width == 3 * 216
+
+
+def test_another_encoder_is_refused(run, tmp_path):
+    encoder.save(tmp_path / "e", variables=tiny_variables(), card=tiny_card(licence="another"))
+    status, _, err = run(
+        *("find", "--index", "index", "--mesh", "files/RedLamp.npz"),
+        *("--checkpoint", tmp_path / "e"),
+    )
+    assert status == 2 and "was made by the encoder with the hash" in err
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["find", "--index", "nothing", "--text", "x"], "nothing holds no index"),
+        (["find", "--index", "index", "--image", "x.png"], "No such file or directory: 'x.png'"),
+        (["build", "--embeddings", "E.npz", "--output", "index"], "index exists already"),
+        (["build", "--embeddings", "files/RedLamp.npz", "--output", "i"], "lacks ['embeddings'"),
+        (["build", "--embeddings", "E.npz", "--output", "i", "--ann"], "leave it out"),
+        (["build", "--data", "x", "--checkpoint", "y", "--output", "i"], "no data set in 'x'"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_by_name(run, arguments, message):
+    status, _, err = run(*arguments)
+    assert status == 2 and message in err
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["find", "--index", "i"], "nothing to search for"),
+        (["find", "--index", "i", "--text", "x", "--weights", "1", "2"], "2 --weights for 1 parts"),
+        (["find", "--index", "i", "--mesh", "x.glb"], "--mesh needs --checkpoint"),
+        (["find", "--index", "i", "--text", "x", "--format", "sheet"], "sheet needs --output"),
+        (["find", "--index", "i", "--text", "x", "--count", "0"], "--count is 0"),
+        (["build", "--output", "i"], "pass --data or --embeddings"),
+        (["build", "--output", "i", "--data", "d"], "--checkpoint belongs to --data"),
+        (["build", "--output", "i", "--embeddings", "e", "--splits", "test"], "--splits belongs"),
+    ],
+)
+def test_options_that_do_not_fit_together_are_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        search.main(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_a_data_set_becomes_an_index(made, tmp_path, monkeypatch, capsys):
+    """The encoder takes fewer points than a record has; a shape without a picture gets one."""
+
+    class Encoder:
+        card = dataclasses.replace(
+            tiny_card(), points=7, teacher_dim=6, student=tiny_card().student | {"out_dim": 6}
+        )
+
+        def embed(self, clouds):
+            rows = np.array([[*xyz.sum(axis=0), *rgb.sum(axis=0)] for xyz, rgb in clouds])
+            return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    monkeypatch.setattr(search.encoders, "load", lambda path, **_: Encoder())
+    monkeypatch.setattr(search.hashes, "checkpoint", lambda path: "hash")
+    monkeypatch.setattr(search.make, "_CHUNK", 10)  # the last is not full
+    arguments = ["--data", str(made), "--checkpoint", "e", "--output", str(tmp_path / "index")]
+    assert search.main(["build", *arguments, "--points", "5"]) == 0
+    records = [one for split in ("train", "test") for one in source.open_split(made, split)]
+    assert f"{len(records)} shapes in" in capsys.readouterr().out
+    index = indices.read(tmp_path / "index")
+    assert [item.id for item in index.items] == [record["id"] for record in records]
+    assert index.teacher == indices.Teacher("fake/teacher", "1", "fake/teacher")
+    assert index.checkpoint == "hash" and index.xyz.shape == (len(records), 5, 3)
+    for number, record in enumerate(records):
+        item = index.items[number]
+        assert (item.name, item.creator, item.licence) == (
+            record["name"],
+            record["creator"],
+            record["licence"],
+        )
+        np.testing.assert_allclose(index.xyz[number] / 32_767, record["xyz"][:5], atol=1e-4)
+        np.testing.assert_array_equal(index.rgb[number], record["rgb"][:5])
+        cloud = np.float32(record["xyz"][:7]), record["rgb"][:7] / 255
+        row = np.concatenate([part.sum(axis=0) for part in cloud])
+        np.testing.assert_allclose(index.rows[number], row / np.linalg.norm(row), atol=1e-3)
+        own = made / "evaluation" / "pictures" / record["picture"]
+        if record["picture"]:
+            assert index.picture(number).read_bytes() == own.read_bytes()
+        else:
+            with PIL.Image.open(index.picture(number)) as drawn:
+                assert drawn.size == (128, 128)
+    assert [item.id for item in index.items].count("Thing #9/\u00fc") == 1
+    assert made_up.ITEMS - 1 == len(records)
+
+
+def test_one_split_alone_can_be_indexed(made, tmp_path, monkeypatch):
+    taken = {}
+
+    def write(output, directory, **options):
+        taken.update(options)
+        tiny_index.write(output)
+
+    monkeypatch.setattr(search.encoders, "load", lambda path, **_: None)
+    monkeypatch.setattr(search.hashes, "checkpoint", lambda path: "hash")
+    monkeypatch.setattr(search.make, "from_records", write)
+    arguments = ["--data", str(made), "--checkpoint", "e", "--output", str(tmp_path / "index")]
+    assert search.main(["build", *arguments, "--splits", "test"]) == 0
+    assert taken["splits"] == ["test"]
+
+
+def test_where_the_teacher_is_is_remembered_or_asked_for(run, here, tmp_path, monkeypatch):
+    monkeypatch.chdir(here)
+    (here / "mine").mkdir()
+    status, _, err = run(
+        *("build", "--embeddings", "E.npz", "--output", tmp_path / "a", "--teacher", "mine")
+    )
+    assert status == 0 and "note" not in err
+    place = indices.read(tmp_path / "a").teacher.place
+    assert (tmp_path / "a" / place).resolve() == (here / "mine").resolve()
+    status, _, err = run(
+        *("build", "--embeddings", "E.npz", "--output", tmp_path / "b", "--teacher", "gone")
+    )
+    assert status == 0 and "will need --teacher" in err

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The launcher for Cloud TPU, with a gcloud that only pretends."""
+
+import importlib.util
+import os
+import pathlib
+import subprocess
+
+import pytest
+
+from mrd_jax import saved, train
+
+ROOT = pathlib.Path(__file__).parents[1]
+# Acts on $FAKE: `state` of the slice, `events` of coming runs, `bucket` with its folders.
+GCLOUD = r"""#!/bin/bash
+echo "$*" >> $FAKE/calls
+workdir=$FAKE/bucket/run
+case "$*" in
+*"resources list"*)
+    [[ -e $FAKE/state ]] || { echo "[]"; exit; }
+    echo "[{\"name\": \"projects/p/locations/z/queuedResources/mrd\",
+          \"state\": {\"state\": \"$(cat $FAKE/state)\"}}]"
+    [[ $(cat $FAKE/state) != WAITING_FOR_RESOURCES ]] || echo ACTIVE > $FAKE/state ;;
+*"resources create"*) echo WAITING_FOR_RESOURCES > $FAKE/state ;;
+*"resources delete"*) rm $FAKE/state ;;
+*"storage ls"*)
+    folder=$FAKE/bucket/${3#gs://b/}
+    [[ -d $folder ]] || { echo "ERROR: One or more URLs matched no objects." >&2; exit 1; }
+    for path in $folder*; do echo "gs://b/$(basename $path)/"; done ;;
+*"tpu_host.sh install"*) [[ ! -e $FAKE/broken ]] ;;
+*"tpu_host.sh run"*)
+    event=$(head -n 1 $FAKE/events) && sed -i 1d $FAKE/events
+    case $event in
+    finish) mkdir -p $workdir/checkpoints/60 && touch $workdir/finished ;;
+    stop) mkdir -p $workdir/checkpoints/40 ;;
+    preempt) mkdir -p $workdir/checkpoints/20 && echo SUSPENDED > $FAKE/state; exit 255 ;;
+    fail) exit 1 ;;
+    esac ;;
+esac
+"""
+OPTIONS = ["--name=mrd", "--zone=z", "--type=v5litepod-16", "--poll=0", "--attempts=3"]
+ARGUMENTS = ["--", "--config", "c.py", "--workdir", "gs://b/run", "--config.data.directory=gs://d"]
+
+
+def load():
+    spec = importlib.util.spec_from_file_location("tpu_pod", ROOT / "scripts" / "tpu_pod.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+tpu_pod = load()
+
+
+class Cloud:
+    """The pretended cloud and what the launcher did with it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def run(self, *options, events=()):
+        (self.folder / "events").write_text("".join(f"{event}\n" for event in events))
+        return tpu_pod.main([*OPTIONS, *options, *ARGUMENTS])
+
+    def did(self):
+        """The commands in order, looks at the state left out, each by the words that tell."""
+        words = ("create", "delete", "scp", "install", "run")
+        calls = (self.folder / "calls").read_text().splitlines()
+        acts = [call for call in calls if " list " not in call and "storage" not in call]
+        return [next(word for word in words if f" {word} " in call) for call in acts]
+
+
+@pytest.fixture
+def cloud(tmp_path, monkeypatch):
+    script = tmp_path / "bin" / "gcloud"
+    script.parent.mkdir()
+    script.write_text(GCLOUD)
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{script.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE", str(tmp_path))
+    return Cloud(tmp_path)
+
+
+def test_a_run_that_finishes_takes_one_slice_which_stays(cloud, capfd):
+    assert cloud.run(events=["finish"]) == 0
+    assert cloud.did() == ["create", "scp", "install", "run"]
+    assert "is not deleted, and costs money until you run" in capfd.readouterr().out
+
+
+def test_a_slice_that_is_there_is_used_and_deleted_only_when_asked_to(cloud):
+    (cloud.folder / "state").write_text("ACTIVE")
+    assert cloud.run("--delete", events=["finish"]) == 0
+    assert cloud.did() == ["scp", "install", "run", "delete"]
+
+
+def test_a_slice_that_was_taken_away_is_made_anew_and_the_run_goes_on(cloud):
+    assert cloud.run("--delete", events=["preempt", "finish"]) == 0
+    once = ["create", "scp", "install", "run"]
+    assert cloud.did() == [*once, "delete", *once, "delete"]
+
+
+def test_without_leave_to_delete_it_says_what_is_in_the_way(cloud):
+    with pytest.raises(SystemExit, match=r"taken away \(SUSPENDED\).*pass --delete, or run\ngclou"):
+        cloud.run(events=["preempt"])
+    assert "delete" not in cloud.did()
+
+
+def test_a_run_that_was_stopped_exits_with_0_and_goes_on(cloud):
+    assert cloud.run(events=["stop", "finish"]) == 0
+    assert cloud.did().count("run") == 2
+
+
+def test_it_gives_up_after_so_many_failures_without_a_new_checkpoint(cloud, capfd):
+    """The count begins anew with every new checkpoint."""
+    assert cloud.run(events=["fail", "fail", "stop", "fail", "fail", "fail", "finish"]) == 1
+    assert cloud.did().count("run") == 6
+    assert "giving up after 3 attempts without a new checkpoint" in capfd.readouterr().out
+
+
+def test_an_installation_that_fails_counts_and_nothing_is_run(cloud):
+    (cloud.folder / "broken").touch()
+    assert cloud.run(events=["finish"]) == 1
+    assert cloud.did() == ["create"] + ["scp", "install"] * 3
+
+
+def test_a_finished_run_costs_nothing(cloud):
+    (cloud.folder / "bucket" / "run").mkdir(parents=True)
+    (cloud.folder / "bucket" / "run" / "finished").touch()
+    assert cloud.run("--delete") == 0
+    assert cloud.did() == []
+
+
+def test_a_dry_run_prints_the_commands_and_does_nothing(cloud, capsys):
+    assert cloud.run("--dry_run", "--spot", "--project=p", "--setup=true") == 0
+    archive, create, copy, install, run = capsys.readouterr().out.splitlines()
+    assert "git" in archive and "scp" in copy and not (cloud.folder / "calls").exists()
+    assert create.endswith(
+        "queued-resources create mrd --node-id=mrd --zone=z --project=p "
+        "--accelerator-type=v5litepod-16 --runtime-version=v2-alpha-tpuv5-lite --spot"
+    )
+    assert "--worker=all" in install and install.endswith(" b d && true'")
+    assert run.endswith("--config c.py --workdir /gs/b/run --config.data.directory=/gs/d'")
+
+
+def test_a_workdir_that_ends_with_the_host_is_refused(cloud, capsys):
+    with pytest.raises(SystemExit):
+        tpu_pod.main([*OPTIONS, "--", "--workdir", "runs/mrd"])
+    assert "pass --workdir gs://BUCKET" in capsys.readouterr().err
+
+
+def test_it_reads_the_workdir_as_the_run_writes_it():
+    assert (tpu_pod.FINISHED, tpu_pod.CHECKPOINTS) == (train.FINISHED, saved.FOLDER)
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    """Runs a task of tpu_host.sh in a home folder where every program only says that it ran."""
+    programs = ("sudo", "curl", "gcsfuse", "mountpoint", "lsb_release", "home/.local/bin/uv")
+    for name in programs:
+        path = tmp_path / (name if "/" in name else f"bin/{name}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(
+            f'#!/bin/bash\necho "{path.name} $*" >> {tmp_path}/calls\n'
+            '[[ "$*" == *systemd-run* ]] && exit 3\n'
+            f"[[ {path.name} != mountpoint ]]\n"
+        )
+        path.chmod(0o755)
+    (tmp_path / "tree").mkdir()
+    archive = tmp_path / "home" / "mrd_jax-abc.tar.gz"
+    subprocess.run(["tar", "-czf", archive, "-C", tmp_path / "tree", "."], check=True)
+    environment = os.environ | {
+        "HOME": str(tmp_path / "home"),
+        "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
+    }
+
+    def run(*arguments):
+        (tmp_path / "calls").write_text("")
+        command = ["bash", ROOT / "scripts" / "tpu_host.sh", *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        return done, (tmp_path / "calls").read_text().splitlines()
+
+    return run
+
+
+def test_a_host_installs_once_and_mounts_every_bucket(host):
+    done, calls = host("install", "abc", "b", "d")
+    assert done.returncode == 0, done.stderr
+    assert any(call.startswith("uv pip") and call.endswith("mrd_jax-abc[tpu]") for call in calls)
+    assert [call.split()[-2:] for call in calls if call.startswith("gcsfuse")] == [
+        ["b", "/gs/b"], ["d", "/gs/d"],
+    ]  # fmt: skip
+    assert not any(call.startswith("uv") for call in host("install", "abc", "b")[1])
+
+
+def test_a_host_stops_what_still_runs_and_passes_the_exit_status_on(host):
+    done, (stop, start, log) = host("run", "abc", "--workdir", "/gs/b/run")
+    assert done.returncode == 3
+    assert stop == "sudo systemctl stop mrd_jax"
+    assert start.endswith(" -m mrd_jax.main --multihost --workdir /gs/b/run")
+    assert log.startswith("sudo journalctl --unit=mrd_jax")
