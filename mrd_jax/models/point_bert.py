@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """OpenShape's point patch transformer ("PointBERT"): coloured points to one embedding."""
 
+from collections.abc import Callable
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -46,6 +49,7 @@ class PointBert(nn.Module):
       micro_batch: clouds that pass the model at a time, see `microbatch`: less memory for about a
         forward pass more, the same values and gradient. 0 takes the whole batch at once.
       attention: on a TPU, one of `attention.WAYS`.
+      gather: as of `transformer.Transformer`; set by whoever shares parameters, not by a config.
     """
 
     dim: int
@@ -64,6 +68,7 @@ class PointBert(nn.Module):
     scan: bool = True
     micro_batch: int = 0
     attention: str = "auto"
+    gather: Callable[[Any], Any] | None = None
 
     @nn.compact
     def __call__(
@@ -138,7 +143,12 @@ class PointBert(nn.Module):
     def make_transformer(self, name: str | None = None) -> transformer.Transformer:
         """The layer from tokens to the first token."""
         return transformer.Transformer(
-            self.block_options(), self.depth, remat=self.remat, scan=self.scan, name=name
+            self.block_options(),
+            self.depth,
+            remat=self.remat,
+            scan=self.scan,
+            gather=self.gather,
+            name=name,
         )
 
     def block_options(self) -> transformer.BlockOptions:

@@ -3,6 +3,8 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -166,6 +168,8 @@ class Transformer(nn.Module):
         Otherwise the products with kernels are kept too; attention weights and what is elementwise
         are always recomputed, which costs no more than reading them back.
       scan: loop over the blocks; False unrolls the loop, for the same values and parameters.
+      gather: makes the parameters of one block of the loop whole, where a device holds a share of
+        them; forward and again to go back, so that one block at a time is whole. None: they are.
     """
 
     options: BlockOptions
@@ -173,6 +177,7 @@ class Transformer(nn.Module):
     drop_path: float = 0.0
     remat: bool = False
     scan: bool = True
+    gather: Callable[[Any], Any] | None = None
 
     @nn.compact
     def __call__(self, tokens: jax.Array, keys: jax.Array | None = None) -> jax.Array:
@@ -185,7 +190,10 @@ class Transformer(nn.Module):
         batch, count, dim = tokens.shape
         saveable = _OF_ATTENTION if self.remat else _SAVEABLE
         # Inside a loop nothing can be merged with the forward pass, so no barrier is needed.
-        block = nn.remat(Block, policy=saveable, prevent_cse=not self.scan)
+        shared = Block
+        if self.gather is not None:
+            shared = nn.map_variables(Block, "params", trans_in_fn=self.gather)
+        block = nn.remat(shared, policy=saveable, prevent_cse=not self.scan)
         last_block = nn.remat(Block, policy=saveable)
         rates, block_keys = None, None
         if keys is not None and self.drop_path > 0:
