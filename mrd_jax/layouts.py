@@ -126,8 +126,9 @@ class Sharded:
         return {"params": jax.tree.map(one, variables["params"], stacked)}
 
     def sum(self, gradients: Any) -> Any:
-        """See `Layout`. What was gathered by block comes back summed: `all_gather` transposes
-        to reduce-scatter.
+        """See `Layout`.
+
+        What was gathered by block comes back summed: `all_gather` transposes to reduce-scatter.
         """
 
         def split(x, axis, in_block):
