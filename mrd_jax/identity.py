@@ -13,8 +13,8 @@ from mrd_jax.faults import manifest as manifests
 from mrd_jax.faults import whole_files
 
 # Fields that may differ between the start of a run and its continuation, because the result does
-# not depend on them, up to float rounding for `spmd`, `shard_state`, `model.micro_batch`,
-# `loss.form` and `loss.block`. Everything else may not.
+# not depend on them, up to float rounding for `spmd`, `shard_state`, `model.attention`,
+# `model.micro_batch`, `loss.form` and `loss.block`. Everything else may not.
 NEUTRAL_FIELDS = frozenset(
     {
         "best_metric",
@@ -33,6 +33,7 @@ NEUTRAL_FIELDS = frozenset(
         "loss.block",
         "loss.form",
         "max_bad_steps",
+        "model.attention",
         "model.micro_batch",
         "model.remat",
         "profile_steps",
