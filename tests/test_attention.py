@@ -75,8 +75,8 @@ def test_kernels_equal_the_loop():
     np.testing.assert_allclose(got, pack(*to_parts), rtol=0, atol=1e-5)
 
 
-def lowered_for_tpu(way, *, heads=2, width=64):
-    packed = jax.ShapeDtypeStruct((2, 9, 3 * heads * width), jnp.float32)
+def lowered_for_tpu(way, *, heads=2, width=64, tokens=9):
+    packed = jax.ShapeDtypeStruct((2, tokens, 3 * heads * width), jnp.float32)
     gradient = jax.grad(lambda packed: jnp.sum(attention.self_attention(packed, heads, way)))
     return jax.jit(gradient).trace(packed).lower(lowering_platforms=("tpu",)).as_text()
 
@@ -88,7 +88,7 @@ def test_kernels_run_on_a_tpu_where_they_take_the_sizes(way, heads, kernels):
     assert lowered_for_tpu(way, heads=heads).count("@tpu_custom_call") == kernels
 
 
-@pytest.mark.parametrize("sizes", [{"heads": 3}, {"width": 32}], ids=str)
+@pytest.mark.parametrize("sizes", [{"heads": 3}, {"width": 32}, {"tokens": 2000}], ids=str)
 def test_kernels_that_are_asked_for_and_do_not_take_the_sizes_are_an_error(sizes):
     with pytest.raises(ValueError, match="'pallas'.*'heads': .*Use 'auto'"):
         lowered_for_tpu("pallas", **sizes)

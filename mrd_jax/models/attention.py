@@ -84,13 +84,14 @@ self_attention.defvjp(_self_forward, _self_backward)
 
 
 def _by_kernels(packed: jax.Array, heads: int, way: str) -> bool:
-    sizes = dict(dim=packed.shape[2] // 3, heads=heads, tokens=packed.shape[1])
+    _, tokens, width = packed.shape
+    sizes = dict(dim=width // 3, heads=heads, tokens=tokens, itemsize=packed.dtype.itemsize)
     fits = attention_rows.applies(**sizes)
     if way == "pallas" and not fits:
         raise ValueError(
             f"model.attention is 'pallas', whose kernels do not take {sizes}; they take an even "
-            f"number of heads of {attention_rows.WIDTH} and at most {attention_rows.MOST_TOKENS} "
-            "tokens. Use 'auto'"
+            f"number of heads of {attention_rows.WIDTH}, as many rows as fit into vector memory. "
+            "Use 'auto'"
         )
     return fits and way != "xla"
 

@@ -17,13 +17,16 @@ from jax.experimental.pallas import tpu as pltpu
 
 # Width of a head, and lanes of a register, which hold a pair of heads.
 WIDTH, LANES = 64, 128
-# A row of scores for each of a program's queries must fit into vector memory, a few times.
-MOST_TOKENS = 1024
+# Bytes of vector memory that a program may take: the smallest of the generations have 16 MiB.
+VECTOR_MEMORY = 15 * 2**20
 
 
-def applies(*, dim: int, heads: int, tokens: int) -> bool:
-    """Whether the kernels take these sizes."""
-    return dim == heads * WIDTH and heads % 2 == 0 and tokens <= MOST_TOKENS
+def applies(*, dim: int, heads: int, tokens: int, itemsize: int) -> bool:
+    """Whether the kernels take these sizes; `itemsize` is bytes of a number."""
+    # Of the backward pass: what eight rows of `dim` hold for each token, twice, so that the next
+    # cloud arrives meanwhile; and four float32 matrices of scores.
+    memory = 2 * 8 * tokens * dim * itemsize + 4 * 4 * tokens * tokens
+    return dim == heads * WIDTH and heads % 2 == 0 and memory <= VECTOR_MEMORY
 
 
 def forward(
