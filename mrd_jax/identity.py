@@ -13,8 +13,8 @@ from mrd_jax.faults import manifest as manifests
 from mrd_jax.faults import whole_files
 
 # Fields that may differ between the start of a run and its continuation, because the result does
-# not depend on them, up to float rounding for `spmd`, `shard_state`, `model.micro_batch`,
-# `loss.form` and `loss.block`. Everything else may not.
+# not depend on them, up to float rounding for `spmd`, `shard_state`, `model.attention`,
+# `model.micro_batch`, `loss.form` and `loss.block`. Everything else may not.
 NEUTRAL_FIELDS = frozenset(
     {
         "best_metric",
@@ -33,6 +33,7 @@ NEUTRAL_FIELDS = frozenset(
         "loss.block",
         "loss.form",
         "max_bad_steps",
+        "model.attention",
         "model.micro_batch",
         "model.remat",
         "profile_steps",
@@ -105,7 +106,13 @@ def claim(workdir: epath.Path, mine: Mapping[str, Any]) -> None:
       WorkdirMismatchError: the workdir belongs to a run of other settings or other data; names
         every field and both values.
       mrd_jax.faults.manifest.DamagedError: what is written there cannot be read.
+      ValueError: it is no folder of a file system.
     """
+    if "://" in str(workdir):
+        raise ValueError(
+            f"--workdir is {workdir}: expected a folder; mount the bucket, as scripts/tpu_pod.py "
+            "does, and name the folder where it is mounted"
+        )
     path = workdir / RUN_FILE
     if not path.exists():
         if jax.process_index() != 0:

@@ -8,10 +8,10 @@ gradients itself. Hence `check_vma=False`: with it left on, shard_map would hand
 replicated parameters that are already summed, and they would count once per device too often.
 
 With a split state a device keeps its share of the parameters, of the optimizer's memory and of the
-moving average, by one rule for every array, `shard_axis`. A step gathers the parameters, leaves
-each device with the sum of its share of the gradient, and updates that share: the numbers are those
-of the replicated state. Shapes stay those of the whole arrays, so a checkpoint fits any number of
-devices, split or not.
+moving average, by one rule for every array, `layouts.shard_axis`. A step gathers the parameters,
+those of the transformer's loop a block at a time, leaves each device with the sum of its share of
+the gradient, and updates that share: the numbers are those of the replicated state. Shapes stay
+those of the whole arrays, so a checkpoint fits any number of devices, split or not.
 """
 
 import dataclasses
@@ -20,11 +20,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from mrd_jax import layouts
 from mrd_jax.data import batch as batches
 
 AXIS = "data"
@@ -32,59 +32,6 @@ AXIS = "data"
 SHARDED_FIELDS = ("params", "opt_state", "ema")
 
 Batch = Mapping[str, Any]
-
-
-def shard_axis(shape: Sequence[int], *, count: int) -> int | None:
-    """Axis of an array that the devices share equally; None where every device keeps a copy.
-
-    The first axis that divides. The leading axis of a matrix is left alone: it may stack layers,
-    which layer decay counts. On TPU the rows that come next are split without padding in memory,
-    where columns would be padded to 128.
-    """
-    axes = range(1, len(shape)) if len(shape) > 1 else range(len(shape))
-    return next((axis for axis in axes if shape[axis] % count == 0), None)
-
-
-@dataclasses.dataclass(frozen=True)
-class Sharded:
-    """A `step.Layout` of parameters that the devices share; used inside a body.
-
-    Attributes:
-      shapes: of the whole parameters, a tree like them.
-      count: number of devices.
-    """
-
-    shapes: Any
-    count: int
-
-    def gather(self, shards: Any) -> Any:
-        """See `step.Layout`."""
-        return self._map(
-            lambda x, axis: jax.lax.all_gather(x, AXIS, axis=axis, tiled=True), lambda x: x, shards
-        )
-
-    def sum(self, gradients: Any) -> Any:
-        """See `step.Layout`."""
-        return self._map(
-            lambda x, axis: jax.lax.psum_scatter(x, AXIS, scatter_dimension=axis, tiled=True),
-            lambda x: jax.lax.psum(x, AXIS),
-            gradients,
-        )
-
-    def norm(self, shards: Any) -> jax.Array:
-        """See `step.Layout`."""
-        squares = jax.tree.map(lambda x: jnp.sum(x * x), shards)
-        squares = self._map(lambda x, _: jax.lax.psum(x, AXIS), lambda x: x, squares)
-        return jnp.sqrt(sum(jax.tree.leaves(squares)))
-
-    def _map(self, split: Callable, whole: Callable, tree: Any) -> Any:
-        """Applies `split(leaf, axis)` to leaves that are split, `whole(leaf)` to the others."""
-
-        def one(leaf, shape):
-            axis = shard_axis(shape.shape, count=self.count)
-            return whole(leaf) if axis is None else split(leaf, axis)
-
-        return jax.tree.map(one, tree, self.shapes)
 
 
 class Runner(Protocol):
@@ -107,7 +54,7 @@ class Runner(Protocol):
         """Compiles `body(state, batch) -> (state, metrics)`; donates the state.
 
         The metrics are replicated, and so is the state, unless the runner splits it. Then the body
-        sees shares, and `layout=Sharded(...)` says of what.
+        sees shares, and `layout=layouts.Sharded(...)` says of what.
         """
 
     def embed(self, body: Callable) -> Callable:
@@ -237,7 +184,9 @@ class ShardMapRunner:
             own = body
             if self.shard_state:
                 shapes = jax.eval_shape(lambda params: params, state.params)
-                own = functools.partial(body, layout=Sharded(shapes, len(self.devices)))
+                own = functools.partial(
+                    body, layout=layouts.Sharded(shapes, len(self.devices), AXIS)
+                )
             return self._map(own, specs, (specs, PartitionSpec()))(state, batch)
 
         return jax.jit(run, donate_argnums=0)
@@ -258,7 +207,7 @@ class ShardMapRunner:
         def spec(path, leaf):
             if not (self.shard_state and path[0].name in SHARDED_FIELDS):
                 return PartitionSpec()
-            axis = shard_axis(leaf.shape, count=len(self.devices))
+            axis = layouts.shard_axis(leaf.shape, count=len(self.devices))
             return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, AXIS)
 
         return jax.tree_util.tree_map_with_path(spec, state)

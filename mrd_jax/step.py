@@ -5,8 +5,7 @@ Both are pure functions of their arguments. `axis_name` names the axis that the 
 over; None means that this device holds all of it, which is the reference for every other count.
 """
 
-import dataclasses
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,55 +13,13 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from mrd_jax import losses
+from mrd_jax import layouts, losses
 from mrd_jax.data import augment
 from mrd_jax.data import batch as batches
 from mrd_jax.faults import bad_steps
 from mrd_jax.state import TrainState
 
 Metrics = dict[str, jax.Array]
-
-
-@jax.named_scope("gradient_sum")
-def psum(tree: Any, axis_name: str | None) -> Any:
-    """Sums over devices; the identity where there is only one."""
-    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
-
-
-class Layout(Protocol):
-    """What this device holds of the parameters, and hence of gradients and their updates."""
-
-    def gather(self, shards: Any) -> Any:
-        """The whole parameters from what the devices hold."""
-
-    def sum(self, gradients: Any) -> Any:
-        """What this device holds of the sum over devices of whole gradients."""
-
-    def norm(self, shards: Any) -> jax.Array:
-        """The global norm of the whole of what the devices hold."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Replicated:
-    """Every device holds all parameters; `sharding.Sharded` is the other layout.
-
-    Attributes:
-      axis_name: axis that the batch is split over; None for one device.
-    """
-
-    axis_name: str | None
-
-    def gather(self, shards: Any) -> Any:
-        """See `Layout`."""
-        return shards
-
-    def sum(self, gradients: Any) -> Any:
-        """See `Layout`."""
-        return psum(gradients, self.axis_name)
-
-    def norm(self, shards: Any) -> jax.Array:
-        """See `Layout`."""
-        return optax.tree.norm(shards)
 
 
 def loss_and_gradients(
@@ -72,7 +29,7 @@ def loss_and_gradients(
     model: nn.Module,
     config: ConfigDict,
     axis_name: str | None = None,
-    layout: Layout | None = None,
+    layout: layouts.Layout | None = None,
 ) -> tuple[Any, Metrics, Any]:
     """Gradients of the global loss, its parts, and the new batch-norm statistics.
 
@@ -80,7 +37,7 @@ def loss_and_gradients(
     norm carry gradients across devices, and the sum over devices comes last, here.
 
     Args:
-      state: replicated, its parameters whole.
+      state: replicated, its parameters as `layout.gather` gives them.
       batch: this device's rows, see `mrd_jax.data.batch`.
       model: the student.
       config: of the whole run.
@@ -91,7 +48,7 @@ def loss_and_gradients(
       Gradients like `state.params`, by `layout`; scalar parts of the loss and statistics like
       `state.batch_stats`, the same on every device.
     """
-    layout = layout or Replicated(axis_name)
+    layout = layout or layouts.Replicated(axis_name)
     keys = batches.sample_keys(config.seed, batch["index"], batch["epoch"])
     augment_keys, model_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
     xyz, rgb = augment.augment(
@@ -118,7 +75,7 @@ def loss_and_gradients(
         return loss, (parts, updates.get("batch_stats", {}))
 
     gradients, (parts, batch_stats) = jax.grad(share_of_loss, has_aux=True)(state.params)
-    return layout.sum(gradients), psum(parts, axis_name), batch_stats
+    return layout.sum(gradients), layouts.psum(parts, axis_name), batch_stats
 
 
 def train_step(
@@ -129,7 +86,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     config: ConfigDict,
     axis_name: str | None = None,
-    layout: Layout | None = None,
+    layout: layouts.Layout | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One update from one global batch; arguments as for `loss_and_gradients`.
 
@@ -147,7 +104,7 @@ def train_step(
     Returns:
       The next state, by `layout`, and scalar metrics, the same on every device.
     """
-    layout = layout or Replicated(axis_name)
+    model, layout = (layout or layouts.Replicated(axis_name)).adapt(model)
     whole = layout.gather(state.params)
     gradients, parts, batch_stats = loss_and_gradients(
         state.replace(params=whole),

@@ -4,6 +4,7 @@
 #   bash tpu_host.sh install COMMIT BUCKET...   make it ready; a second time does next to nothing
 #   bash tpu_host.sh run COMMIT ARGUMENT...     run mrd_jax and wait for it to end
 set -euo pipefail
+shopt -s nullglob
 task=$1 folder=$HOME/mrd_jax-$2
 shift 2
 
@@ -32,17 +33,26 @@ mount_bucket() {
     mountpoint -q "/gs/$1" && return
     sudo install -d -o "$(id -un)" "/gs/$1"
     # Names are not cached: what one host writes, the others see.
-    gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 --metadata-cache-negative-ttl-secs=0 \
-        "$1" "/gs/$1"
+    as_service "gs-$1" --property=After=network-online.target -- \
+        gcsfuse --foreground --implicit-dirs --metadata-cache-ttl-secs=0 \
+        --metadata-cache-negative-ttl-secs=0 "$1" "/gs/$1"
+    timeout 60 bash -c "until mountpoint -q '/gs/$1'; do sleep 1; done" ||
+        { sudo journalctl --unit="gs-$1" --lines=20 --no-pager && return 1; }
 }
 
-# A service outlives a lost connection, and is asked to stop, hence saves, when its machine is
-# taken away.
+# A service outlives a lost connection, and is stopped in order when its machine is taken away.
+as_service() {
+    sudo systemd-run --quiet --collect --unit="$1" --uid="$(id -un)" "${@:2}"
+}
+
 run() {
     sudo systemctl stop mrd_jax 2> /dev/null || true
-    local status=0
-    sudo systemd-run --quiet --wait --collect --unit=mrd_jax --uid="$(id -un)" \
-        --property=TimeoutStopSec=300 --working-directory="$folder" \
+    # After the mounts, hence stopped before them: there is a last checkpoint to write.
+    local mounts=(/gs/*) status=0
+    mounts=("${mounts[@]/#\/gs\//gs-}")
+    as_service mrd_jax --wait --property=After="${mounts[*]/%/.service}" \
+        --property=TimeoutStopSec=300 --property=LimitMEMLOCK=infinity \
+        --working-directory="$folder" -- \
         "$folder/.venv/bin/python" -m mrd_jax.main --multihost "$@" || status=$?
     sudo journalctl --unit=mrd_jax --lines=20 --output=cat --no-pager
     return $status

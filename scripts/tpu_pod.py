@@ -213,7 +213,8 @@ def until_finished(tpu: Slice, options: argparse.Namespace, archive: pathlib.Pat
             if fruitless >= options.attempts:
                 say(f"giving up after {fruitless} attempts without a new checkpoint")
                 return False
-            time.sleep(options.poll)
+            # Longer every time: it may take minutes until a slice that is gone is known to be.
+            time.sleep(options.poll * (1 + fruitless))
         last = now
     say(f"finished: {options.workdir}")
     return True
@@ -239,7 +240,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--spot", action="store_true", help="cheaper, and may be taken away at any time")
     add("--setup", default="", help="shell commands for every host, after the installation")
     add("--attempts", type=int, default=5, help="in a row without a new checkpoint; then give up")
-    add("--poll", type=float, default=30, help="seconds between looks and attempts")
+    add("--poll", type=float, default=30, help="seconds between looks at the slice")
     add("--delete", action="store_true",
         help="delete the slice at the end, finished or given up, and what is left of one that was "
         "taken away; without it nothing is deleted")  # fmt: skip

@@ -1,20 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention equals a plain loop in value and gradient, in both of its ways."""
+"""Attention equals a plain loop in value and gradient, in all of its ways."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mrd_jax.models import attention
+from mrd_jax.models import attention, attention_rows
 
 WAYS = {"attention": attention.attention, "head_by_head": attention.head_by_head}
 
 
-def inputs(queries=7, tokens=7):
+def inputs(queries=7, tokens=7, heads=3, width=5):
     rng = np.random.default_rng(0)
     counts = (queries, tokens, tokens, queries)
-    return [rng.normal(size=(2, n, 3, 5)).astype(np.float32) for n in counts]
+    return [rng.normal(size=(2, n, heads, width)).astype(np.float32) for n in counts]
+
+
+def pack(*parts):
+    """[batch, tokens, dim] of every part, side by side."""
+    return np.concatenate([part.reshape(*part.shape[:2], -1) for part in parts], axis=-1)
 
 
 def plain(query, key, value, gradient):
@@ -44,6 +49,49 @@ def test_values_and_gradients_equal_the_loop(way, queries):
     mixed, pull = jax.vjp(jax.jit(WAYS[way]), query, key, value)
     for got, want in zip((mixed, *pull(gradient)), plain(*inputs(queries)), strict=True):
         np.testing.assert_allclose(got, want, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "default"])
+def test_packed_values_and_gradients_equal_the_loop(monkeypatch, platform):
+    def choose(*operands, **ways):
+        return ways[platform](*operands)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", choose)
+    *parts, gradient = inputs()
+    mixed, pull = jax.vjp(lambda packed: attention.self_attention(packed, 3), pack(*parts))
+    want, *to_parts = plain(*inputs())
+    np.testing.assert_allclose(mixed, pack(want), rtol=0, atol=2e-6)
+    np.testing.assert_allclose(*pull(pack(gradient)), pack(*to_parts), rtol=0, atol=2e-6)
+
+
+def test_kernels_equal_the_loop():
+    sizes = dict(queries=9, tokens=9, heads=4, width=64)
+    *parts, gradient = inputs(**sizes)
+    packed, gradient = pack(*parts), pack(gradient)
+    want, *to_parts = plain(*inputs(**sizes))
+    mixed, normaliser = attention_rows.forward(packed, heads=4, interpret=True)
+    np.testing.assert_allclose(mixed, pack(want), rtol=0, atol=4e-6)
+    got = attention_rows.backward(packed, mixed, normaliser, gradient, interpret=True)
+    np.testing.assert_allclose(got, pack(*to_parts), rtol=0, atol=1e-5)
+
+
+def lowered_for_tpu(way, *, heads=2, width=64, tokens=9):
+    packed = jax.ShapeDtypeStruct((2, tokens, 3 * heads * width), jnp.float32)
+    gradient = jax.grad(lambda packed: jnp.sum(attention.self_attention(packed, heads, way)))
+    return jax.jit(gradient).trace(packed).lower(lowering_platforms=("tpu",)).as_text()
+
+
+@pytest.mark.parametrize(
+    ("way", "heads", "kernels"), [("auto", 2, 2), ("pallas", 2, 2), ("xla", 2, 0), ("auto", 3, 0)]
+)
+def test_kernels_run_on_a_tpu_where_they_take_the_sizes(way, heads, kernels):
+    assert lowered_for_tpu(way, heads=heads).count("@tpu_custom_call") == kernels
+
+
+@pytest.mark.parametrize("sizes", [{"heads": 3}, {"width": 32}, {"tokens": 2000}], ids=str)
+def test_kernels_that_are_asked_for_and_do_not_take_the_sizes_are_an_error(sizes):
+    with pytest.raises(ValueError, match="'pallas'.*'heads': .*Use 'auto'"):
+        lowered_for_tpu("pallas", **sizes)
 
 
 def test_large_scores_do_not_overflow():

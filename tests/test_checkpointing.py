@@ -53,6 +53,11 @@ def test_another_config_is_refused_naming_every_field_and_both_values(tmp_path):
     assert "batch_size" not in str(error.value)
 
 
+def test_a_bucket_is_refused_that_is_not_mounted():
+    with pytest.raises(ValueError, match="--workdir is gs://b/run: expected a folder; mount"):
+        open_workdir("gs://b/run", tiny_config())
+
+
 def test_other_data_is_refused(tmp_path):
     open_workdir(tmp_path, tiny_config()).close()
     with pytest.raises(identity.WorkdirMismatchError, match="data-1 there, data-2 now"):

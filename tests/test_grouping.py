@@ -18,6 +18,16 @@ def edge():
         return dict(archive)
 
 
+@pytest.fixture(params=["cpu", "tpu"])
+def platform(request, monkeypatch):
+    """Runs what that platform would."""
+
+    def choose(*operands, default, **ways):
+        return ways.get(request.param, default)(*operands)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", choose)
+
+
 def squared_distance(cloud, point):
     gap = cloud - point
     return gap[:, 0] ** 2 + gap[:, 1] ** 2 + gap[:, 2] ** 2
@@ -49,6 +59,7 @@ def lattice(seed, shape, steps=16):
     return np.random.default_rng(seed).integers(-steps, steps + 1, shape).astype(np.float32) / steps
 
 
+@pytest.mark.usefixtures("platform")
 @pytest.mark.parametrize("points", [33, 64, 200])
 def test_farthest_points_equal_the_loop(points):
     clouds = lattice(0, (3, points, 3))
@@ -58,16 +69,19 @@ def test_farthest_points_equal_the_loop(points):
     assert got.dtype == np.int32
 
 
+@pytest.mark.usefixtures("platform")
 def test_farthest_points_of_a_cloud_of_duplicates_repeat_the_first():
     cloud = np.ones((40, 3), np.float32)
     np.testing.assert_array_equal(grouping.farthest_point_sample(cloud, 5), np.zeros(5))
 
 
+@pytest.mark.usefixtures("platform")
 def test_ties_of_the_farthest_point_go_to_the_lowest_index():
     cloud = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 1]], np.float32)
     np.testing.assert_array_equal(grouping.farthest_point_sample(cloud, 4), [0, 1, 2, 3])
 
 
+@pytest.mark.usefixtures("platform")
 @pytest.mark.parametrize(
     "case",
     ["grid_ties", "few_unique", "all_near_origin", "first_near_origin", "skip_matters", "n_1000",
@@ -94,6 +108,7 @@ def test_a_cloud_without_three_coordinates_is_refused():
 
 
 # One short word, exactly one word, several words with and without a remainder.
+@pytest.mark.usefixtures("platform")
 @pytest.mark.parametrize("points", [20, 32, 128, 333])
 @pytest.mark.parametrize("count", [1, 7, 40])
 def test_ball_query_equals_the_loop(points, count):
@@ -120,12 +135,14 @@ def test_the_boundary_belongs_to_the_ball_and_short_balls_repeat_their_first_poi
     np.testing.assert_array_equal(got, [[1, 2, 1, 1]])
 
 
+@pytest.mark.usefixtures("platform")
 def test_an_empty_ball_is_filled_with_index_zero():
     cloud = np.full((50, 3), 9, np.float32)
     got = grouping.ball_query(cloud, np.zeros((2, 3), np.float32), radius=1.0, count=3)
     np.testing.assert_array_equal(got, np.zeros((2, 3)))
 
 
+@pytest.mark.usefixtures("platform")
 @pytest.mark.parametrize("case", ["boundary_r0.5", "boundary_r0.25_short", "cut_r0.5"])
 def test_ball_query_matches_the_peer(edge, case):
     want = edge[f"ball/{case}/idx"]
@@ -146,6 +163,20 @@ def test_neighbours_equal_the_loop_nearest_first():
 def test_neighbours_match_the_peer(edge):
     got = grouping.knn(edge["knn/xyz"], edge["knn/centres"], count=int(edge["knn/k"]))
     np.testing.assert_array_equal(np.sort(got), edge["knn/idx_sorted_by_index"])
+
+
+def test_on_a_tpu_nothing_is_gathered_number_by_number():
+    cloud = jax.ShapeDtypeStruct((2, 64, 3), np.float32)
+
+    def group(xyz):
+        centres = xyz[:, :5]
+        return grouping.farthest_point_sample(xyz, 5), grouping.ball_query(
+            xyz, centres, radius=0.5, count=4
+        )
+
+    lowered = jax.jit(group).trace(cloud).lower(lowering_platforms=("tpu",)).as_text()
+    assert "gather" not in lowered
+    assert "sort" not in lowered
 
 
 def test_more_neighbours_than_points_are_refused():

@@ -28,6 +28,7 @@ FORBIDDEN = {
     "mrd_jax/models": ("mrd_jax.losses", "mrd_jax.data", "mrd_jax.train", "mrd_jax.step"),
     "mrd_jax/data": ("mrd_jax.losses", "mrd_jax.models", "mrd_jax.train", "mrd_jax.step"),
     "mrd_jax/hosts.py": ("mrd_jax",),
+    "mrd_jax/layouts.py": ("mrd_jax",),
     "mrd_jax/step.py": ("mrd_jax.train", "mrd_jax.sharding", "mrd_jax.evaluation"),
     "mrd_jax/evaluators": (
         "mrd_jax.losses",

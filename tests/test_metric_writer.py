@@ -5,6 +5,7 @@ import json
 import struct
 
 import pytest
+from etils import epath
 from tensorboardX.proto import event_pb2
 
 from mrd_jax import metrics
@@ -53,6 +54,19 @@ def test_lines_beyond_the_checkpoint_are_computed_again_not_kept(tmp_path):
     assert [(line["step"], line["train/total"]) for line in lines(tmp_path)] == [
         (1, 1.0), (2, 2.0), (3, 4.0),
     ]  # fmt: skip
+
+
+def test_a_kill_while_lines_are_dropped_loses_none_that_are_kept(tmp_path, monkeypatch):
+    write(tmp_path, {1: 1.0, 2: 2.0})
+    before = lines(tmp_path)
+
+    def killed(path, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(epath.Path(tmp_path)), "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path, {2: 3.0}, start_step=1)
+    assert lines(tmp_path) == before
 
 
 def test_an_evaluation_that_is_still_owed_is_not_there_twice(tmp_path):

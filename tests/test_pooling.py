@@ -71,3 +71,12 @@ def test_the_widest_array_is_never_whole(monkeypatch):
     compiled = jax.jit(jax.grad(total)).lower(x).compile()
     whole = 64 * 16 * 256 * 4
     assert compiled.memory_analysis().temp_size_in_bytes < whole / 2
+
+
+@pytest.mark.parametrize(("platform", "chunks"), [("cpu", "4x128"), ("tpu", "1x512")])
+def test_more_points_pass_at_a_time_on_a_tpu(platform, chunks):
+    groups = jax.ShapeDtypeStruct((512, 32, 3), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((3, 4), jnp.float32)
+    gradient = jax.grad(lambda *x: jnp.sum(pooling.group_maximum(pooling.product, *x)))
+    lowered = jax.jit(gradient).trace(groups, kernel).lower(lowering_platforms=(platform,))
+    assert f"tensor<{chunks}x32x3xf32>" in lowered.as_text()

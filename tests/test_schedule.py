@@ -92,6 +92,7 @@ ENTRY %main (x: bf16[8,4], y: bf16[4,16], z: f32[4,4], i: s32[]) -> f32[4,4] {
   %fusion.1 = bf16[8,16]{1,0:T(8,128)(2,1)} fusion(%x, %y), kind=kOutput, calls=%tokens, metadata={op_name="jit(train_step)/transpose(jvp(PointBert))/tokenizer/layer_0/dot_general"}, backend_config={"window_config":{"estimated_cycles":"100"}}
   %copy.9 = f32[4,4]{1,0:S(1)} copy(%z), metadata={op_name="jit(train_step)/jvp(PointBert)/lift/add"}, backend_config={"window_config":{"estimated_cycles":"9223372036854775807"}}
   %kernel.1 = f32[4,4]{1,0:S(1)} custom-call(%copy.9), custom_call_target="tpu_custom_call"
+  %kernel.2 = f32[4,4]{1,0:S(1)} custom-call(%copy.9), custom_call_target="tpu_custom_call", metadata={op_name="jit(train_step)/jvp(PointBert)/transformer/pallas_call"}, backend_config={"custom_call_config":{"cost_estimate":{"flops":"700","transcendentals":"9","bytes_accessed":"8"}}}
   %fusion.4 = (f32[4,4]{1,0}, f32[8,4]{1,0}, /*index=2*/u32[]{:S(2)}) fusion(%z), kind=kLoop, calls=%piece
   %tuple.1 = (s32[]{:T(128)}, f32[4,4]{1,0}) tuple(%i, %z)
   %while.2 = (s32[]{:T(128)}, f32[4,4]{1,0}) while(%tuple.1), condition=%outer_condition, body=%outer_body, metadata={op_name="jit(train_step)/augment/while"}
@@ -120,6 +121,8 @@ def test_cycles_count_as_often_as_loops_run_and_go_to_their_part(found):
         "optimizer": 9,
         # The largest integer means that there is no estimate.
         "rest of student": 0,
+        # Kernels have none.
+        "transformer": 0,
         "other": 0,
     }
 
@@ -137,8 +140,9 @@ def test_bytes_are_those_of_main_memory_only(found):
     assert found.bytes["augment"] == 5 * 3 * (2 * 64 + 64 + 128)
 
 
-def test_kernels_are_told_apart(found):
+def test_kernels_count_what_they_say_and_those_that_say_nothing_are_told_apart(found):
     assert found.kernels == 1
+    assert found.kernel_operations == {"other": 0, "transformer": 700}
     assert found.unknown_loops == 0
 
 

@@ -2,6 +2,7 @@
 """A state that the devices share trains, and is stored, as one that each of them holds."""
 
 import functools
+import re
 
 import flax.linen as nn
 import jax
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 from tiny import assert_trees_close, assert_trees_equal, tiny_config
 
-from mrd_jax import checkpointing, models, optimizer, sharding, state, step
+from mrd_jax import checkpointing, layouts, models, optimizer, sharding, state, step
+from mrd_jax import train as train_lib
+from mrd_jax.analysis import ahead
 from mrd_jax.data import batch as batches
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
@@ -129,7 +132,7 @@ def test_five_steps_on_eight_devices_are_those_of_one(reference, on_eight):
 def test_gradients_are_summed_once_over_devices_and_count_once_in_the_norm():
     """Device i of eight gives i + 1 everywhere: the sum is 36, in 2 x 16 and in 3 places."""
     whole = {"shared": jnp.zeros((2, 16)), "kept": jnp.zeros(3)}
-    layout = sharding.Sharded(whole, 8)
+    layout = layouts.Sharded(whole, 8, sharding.AXIS)
 
     def body(whole):
         given = jax.tree.map(lambda x: x + 1.0 + jax.lax.axis_index(sharding.AXIS), whole)
@@ -172,7 +175,7 @@ def test_a_device_holds_its_part_of_what_divides(on_eight):
     ],
 )
 def test_the_first_axis_after_the_leading_one_that_divides_is_split(shape, count, axis):
-    assert sharding.shard_axis(shape, count=count) == axis
+    assert layouts.shard_axis(shape, count=count) == axis
 
 
 def test_little_of_the_largest_student_is_held_twice_on_16_devices():
@@ -180,7 +183,7 @@ def test_little_of_the_largest_student_is_held_twice_on_16_devices():
     clouds = jax.ShapeDtypeStruct((1, 1024, 3), jnp.float32)
     shapes = jax.eval_shape(models.build_model(fields).init, jax.random.key(0), clouds, clouds)
     leaves = jax.tree.leaves(shapes["params"])
-    whole = [leaf.size for leaf in leaves if sharding.shard_axis(leaf.shape, count=16) is None]
+    whole = [leaf.size for leaf in leaves if layouts.shard_axis(leaf.shape, count=16) is None]
     assert sum(whole) < 1e-4 * sum(leaf.size for leaf in leaves)
 
 
@@ -230,6 +233,17 @@ def test_a_shared_student_embeds_like_a_whole_one(on_eight, reference):
     found = runner.embed(body)(now.variables(), runner.place_batch(BATCHES[0]))
     wanted = jax.jit(body)(reference[0].variables(), BATCHES[0])
     np.testing.assert_allclose(runner.gather(found), wanted, atol=1e-5)
+
+
+def test_one_block_of_the_loop_at_a_time_is_whole():
+    """No array that stacks blocks is gathered, forward or back, and every kernel of a block is."""
+    config = tiny_config(spmd="shard_map", shard_state=True, model__depth=4)
+    run = train_lib.build_run(config, devices=jax.devices()[:8])
+    text = ahead.trace(run).lower().as_text()
+    gathered = re.findall(r"all_gather.*-> tensor<([\dx]+)xf32>", text)
+    width, hidden = config.model.dim, config.model.mlp_dim
+    assert f"{width}x{hidden}" in gathered
+    assert not [shape for shape in gathered if shape.startswith("3x")]
 
 
 def test_pmap_cannot_share_a_state():

@@ -10,7 +10,7 @@ import optax
 import pytest
 from tiny import assert_trees_close, tiny_config
 
-from mrd_jax import models, sharding, state, step
+from mrd_jax import layouts, models, sharding, state, step
 from mrd_jax.data import batch as batches
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
@@ -87,9 +87,9 @@ def test_micro_batches_leave_the_loss_its_gradient_and_the_statistics_as_they_ar
 
 def test_a_planted_factor_of_eight_is_noticed(start, batch, reference, monkeypatch):
     """Summing gradients that are sums already is this factor, on eight devices."""
-    psum = step.psum
+    psum = layouts.psum
     monkeypatch.setattr(
-        step, "psum", lambda tree, axis: jax.tree.map(lambda x: 8 * x, psum(tree, axis))
+        layouts, "psum", lambda tree, axis: jax.tree.map(lambda x: 8 * x, psum(tree, axis))
     )
     found = run(start, batch, spmd="shard_map", devices=8)
     with pytest.raises(AssertionError):

@@ -161,8 +161,9 @@ def host(tmp_path, monkeypatch):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(
             f'#!/bin/bash\necho "{path.name} $*" >> {tmp_path}/calls\n'
-            '[[ "$*" == *systemd-run* ]] && exit 3\n'
-            f"[[ {path.name} != mountpoint ]]\n"
+            f'[[ "$*" != *gcsfuse* ]] || touch {tmp_path}/mounted-$(basename ${{@: -1}})\n'
+            '[[ "$*" != *mrd_jax.main* ]] || exit 3\n'
+            f"[[ {path.name} != mountpoint || -e {tmp_path}/mounted-$(basename ${{@: -1}}) ]]\n"
         )
         path.chmod(0o755)
     (tmp_path / "tree").mkdir()
@@ -186,10 +187,9 @@ def test_a_host_installs_once_and_mounts_every_bucket(host):
     done, calls = host("install", "abc", "b", "d")
     assert done.returncode == 0, done.stderr
     assert any(call.startswith("uv pip") and call.endswith("mrd_jax-abc[tpu]") for call in calls)
-    assert [call.split()[-2:] for call in calls if call.startswith("gcsfuse")] == [
-        ["b", "/gs/b"], ["d", "/gs/d"],
-    ]  # fmt: skip
-    assert not any(call.startswith("uv") for call in host("install", "abc", "b")[1])
+    mounts = [call.split()[-2:] for call in calls if " gcsfuse --foreground" in call]
+    assert mounts == [["b", "/gs/b"], ["d", "/gs/d"]]
+    assert host("install", "abc", "b", "d")[1] == ["mountpoint -q /gs/b", "mountpoint -q /gs/d"]
 
 
 def test_a_host_stops_what_still_runs_and_passes_the_exit_status_on(host):

@@ -16,10 +16,11 @@ from configs import base
 from data_prep import records, shapes
 from data_prep.foreign import archives, limits, safe_pickle
 from data_prep.geometry import assets, clouds, meshes, render
-from data_prep.sources import furniture, off, properties, tables
+from data_prep.sources import benchmark, furniture, off, properties, tables
 from data_prep.teachers.lit.frozen import torch_file
 from mrd_jax import card as cards
 from mrd_jax import models
+from mrd_jax.convert import files
 from mrd_jax.data import damaged, example, loader, numpy_files, source
 from mrd_jax.faults import manifest
 
@@ -119,6 +120,19 @@ def _torch(path: Path) -> None:
         array.tobytes()
 
 
+def _safetensors(path: Path) -> None:
+    for array in files.read(path, source="openshape").values():
+        array.tobytes()
+
+
+def _hdf5(path: Path) -> None:
+    names, rng = ("chair", "table"), np.random.default_rng(0)
+    for item in benchmark.list_hdf5(path, split="test", names=names, form="hdf5"):
+        assert item.label in names
+        xyz, _, _ = item.read(points=1, rng=rng)
+        assert xyz.ndim == 2 and xyz.shape[1] == 3
+
+
 def _arrays(path: Path) -> None:
     with path.open("rb") as stream:
         for array in numpy_files.ArrayFile(stream).values():
@@ -216,6 +230,8 @@ READERS = {
         functools.partial(valid.arrays, "npz"), _arrays, (numpy_files.ArrayFileError,)
     ),
     "pickle": Reader(valid.pickled, _pickle, (safe_pickle.UnsafePickleError,)),
+    "safetensors": Reader(valid.safetensors_files, _safetensors, (ValueError,), "safetensors"),
+    "hdf5": Reader(valid.hdf5_files, _hdf5, (ValueError,), "h5"),
     "torch_file": Reader(valid.torch_files, _torch, (ValueError,)),
     "record": Reader(valid.serialised, _record, (source.DamagedRecordError,)),
     "card": Reader(_valid_card, _card, (ValueError,)),

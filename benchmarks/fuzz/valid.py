@@ -9,7 +9,9 @@ import struct
 import zipfile
 from collections.abc import Callable
 
+import h5py
 import numpy as np
+import safetensors.numpy
 import trimesh
 from PIL import Image
 
@@ -205,6 +207,28 @@ def torch_files() -> list[Valid]:
     state = f"\x80\x02}}X\x01\x00\x00\x00w{call}s.".encode("latin1")
     tail = pickle.dumps(["0"], protocol=2) + struct.pack("<q", 6) + bytes(24)
     return [Valid(head + state + tail), Valid(state, lambda part: head + part + tail)]
+
+
+def safetensors_files() -> list[Valid]:
+    """A state dict of three types, and its header alone."""
+    arrays = {"w": np.eye(3, dtype=np.float32), "b": np.ones(2, np.float16), "n": np.int64([[7]])}
+    whole = safetensors.numpy.save(arrays)
+    (size,) = struct.unpack_from("<Q", whole)
+    header, data = whole[8 : 8 + size], whole[8 + size :]
+    return [Valid(whole), Valid(header, lambda part: struct.pack("<Q", len(part)) + part + data)]
+
+
+def hdf5_files() -> list[Valid]:
+    """Two labelled clouds, plain and in packed chunks."""
+    found = []
+    for options in ({}, {"compression": "gzip", "chunks": (1, 4, 3)}):
+        buffer = io.BytesIO()
+        with h5py.File(buffer, "w") as file:
+            clouds = np.random.default_rng(0).random((2, 8, 3), np.float32)
+            file.create_dataset("data", data=clouds, **options)
+            file.create_dataset("label", data=np.uint8([[1], [0]]))
+        found.append(Valid(buffer.getvalue()))
+    return found
 
 
 def serialised() -> list[Valid]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from data_prep import shapes, timing
-from data_prep.sources import published
+from data_prep.sources import hdf5, published
 
 CLASS_FEATURES = "cat_name_pt_feat.npy"
 
@@ -73,14 +73,14 @@ class Stored(Item):
         Raises:
           ValueError: the clouds of the file are smaller than asked for.
         """
-        with open_hdf5(Path(self.path)) as file:
-            available = file["data"].shape[1]
+        with hdf5.opened(Path(self.path)) as file:
+            available = file.points
             if available < points:
                 raise ValueError(
                     f"{self.path}: clouds of {available} points, but --points {points} is asked "
                     f"for; pass --points {available} or fewer"
                 )
-            return file["data"][self.index], None, True
+            return file.cloud(self.index), None, True
 
 
 class Benchmark(published.Published):
@@ -134,25 +134,6 @@ def mark_repeated(items: Iterable[Item]) -> list[Item]:
     return found
 
 
-def open_hdf5(path: Path) -> Any:
-    """Opens an HDF5 file for reading.
-
-    Raises:
-      ImportError: h5py is not installed.
-      ValueError: the file is damaged.
-    """
-    try:
-        import h5py  # only the HDF5 forms of two benchmarks need it
-    except ImportError as error:
-        raise ImportError(
-            f"{path}: reading HDF5 needs h5py; pip install 'mrd_jax[prep]'"
-        ) from error
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(f"{path}: not a whole HDF5 file ({error}); get it again") from error
-
-
 def list_hdf5(path: Path, *, split: str, names: Sequence[str], form: str) -> list[Stored]:
     """Lists the clouds of one file; the clouds themselves stay on disk.
 
@@ -165,15 +146,8 @@ def list_hdf5(path: Path, *, split: str, names: Sequence[str], form: str) -> lis
     Raises:
       ValueError: the file does not hold that; names the file and what was found.
     """
-    with open_hdf5(path) as file:
-        if "data" not in file or "label" not in file:
-            raise ValueError(f"{path}: holds {sorted(file)}, expected 'data' and 'label'")
-        shape, labels = file["data"].shape, np.asarray(file["label"]).reshape(-1)
-    if len(shape) != 3 or shape[2] != 3 or shape[0] != len(labels):
-        raise ValueError(
-            f"{path}: data {list(shape)} and {len(labels)} labels; expected [count, points, 3] and "
-            "a label each"
-        )
+    with hdf5.opened(path) as file:
+        labels = file.labels()
     return [
         Stored(
             id=f"{path.stem}/{index:05d}",

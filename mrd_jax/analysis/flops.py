@@ -132,6 +132,8 @@ def of_program(jaxpr: Any) -> int:
             )
         elif equation.primitive.name == "cond":
             total += max(inner)
+        elif equation.primitive.name == "pallas_call":
+            total += sum(inner) * math.prod(equation.params["grid_mapping"].grid)
         else:
             total += sum(inner) * equation.params.get("length", 1)
     return total

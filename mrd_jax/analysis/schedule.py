@@ -85,20 +85,23 @@ class Schedule:
       cycles: by part, see `NAMES`; the compiler's estimate, without communication and kernels.
       bytes: by part, read from and written to main memory.
       collectives: by kind.
-      kernels: calls of hand-written kernels, for which the compiler has no estimate.
+      kernel_operations: by part, what hand-written kernels say that they multiply and add; the
+        compiler has no estimate of their cycles.
+      kernels: calls of those that do not say.
       unknown_loops: loops whose length the text does not tell; they count as one round.
     """
 
     cycles: Mapping[str, int]
     bytes: Mapping[str, int]
     collectives: Mapping[str, Collective]
+    kernel_operations: Mapping[str, int]
     kernels: int
     unknown_loops: int
 
 
 def read(module: hlo.Module) -> Schedule:
     """Adds up what a program executes."""
-    cycles, moved = collections.Counter(), collections.Counter()
+    cycles, moved, operations = (collections.Counter() for _ in range(3))
     kernels, sent = 0, {}
     for run in executed(module):
         opcode = run.instruction.opcode
@@ -113,13 +116,17 @@ def read(module: hlo.Module) -> Schedule:
             continue
         cycles[run.part] += run.times * run.cycles
         moved[run.part] += run.times * traffic.bytes_of(run.instruction, run.computation, module)
-        kernels += run.times * ("tpu_custom_call" in run.instruction.attributes)
+        if "tpu_custom_call" in run.instruction.attributes:
+            said = re.search(r'"cost_estimate":\{"flops":"(\d+)"', run.instruction.attributes)
+            operations[run.part] += run.times * int(said[1] if said else 0)
+            kernels += run.times * (said is None)
     unknown = sum(
         instruction.opcode == "while" and trip_count(instruction, module) is None
         for computation in module.computations.values()
         for instruction in computation.instructions.values()
     )
-    return Schedule(dict(cycles), dict(moved), _by_kind(sent), kernels, unknown)
+    by_part = dict(cycles), dict(moved), _by_kind(sent), dict(operations)
+    return Schedule(*by_part, kernels, unknown)
 
 
 def executed(module: hlo.Module) -> Iterator[Executed]:

@@ -9,7 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from mrd_jax.models import grouping, point_bert, transformer, uni3d
+from mrd_jax.models import attention, grouping, point_bert, transformer, uni3d
 
 MODELS = {"point_bert": point_bert.PointBert, "uni3d": uni3d.Uni3D}
 
@@ -22,6 +22,7 @@ RELEASED = {
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 CHOICES = {
+    "attention": attention.WAYS,
     "dtype": tuple(DTYPES),
     "mlp": transformer.MLPS,
     "patch_choice": grouping.CENTRE_CHOICES,
@@ -29,6 +30,8 @@ CHOICES = {
 _SHARES = ("patch_dropout", "drop_path")
 # Fields of config.model that size the batch rather than the model.
 _NOT_OF_THE_MODEL = ("name", "points")
+# Fields of the modules that no config sets.
+_NOT_OF_A_CONFIG = ("parent", "name", "gather")
 
 
 def build_model(config: Mapping[str, Any]) -> nn.Module:
@@ -56,7 +59,7 @@ def build_model(config: Mapping[str, Any]) -> nn.Module:
 
 
 def _check_names(fields: dict[str, Any], model: type[nn.Module]) -> None:
-    own = [field for field in dataclasses.fields(model) if field.name not in ("parent", "name")]
+    own = [field for field in dataclasses.fields(model) if field.name not in _NOT_OF_A_CONFIG]
     known = {field.name for field in own}
     unknown = sorted(set(fields) - known - set(_NOT_OF_THE_MODEL))
     if unknown:

@@ -3,6 +3,9 @@
 
 Every function takes one cloud `[points, 3]` or any number of leading batch axes, computes in
 float32, and returns int32 indices. Indices carry no gradient.
+
+On a TPU a gather of single numbers is one transfer each, so there the inner steps compare and add
+over whole rows instead; elsewhere they search. The indices are the same.
 """
 
 import functools
@@ -42,26 +45,22 @@ def farthest_point_sample(
         raise ValueError(f"cannot choose {count} of {points} points; use 1 to {points}")
     xyz = jax.lax.stop_gradient(xyz.astype(jnp.float32))
     planes = [xyz[..., axis] for axis in range(3)]
-    lane = jax.lax.broadcasted_iota(jnp.int32, planes[0].shape, planes[0].ndim - 1)
     distance = jnp.full(planes[0].shape, jnp.inf)
     if skip_squared_norm is not None:
         squared_norm = sum(plane * plane for plane in planes)
         distance = jnp.where(squared_norm <= skip_squared_norm, -1.0, distance)
 
     def choose(carry, _):
-        distance, chosen = carry
-        gap = [
-            plane - jnp.take_along_axis(plane, chosen[..., None], axis=-1, mode="clip")
-            for plane in planes
-        ]
+        distance, chosen, place = carry
+        gap = [plane - axis for plane, axis in zip(planes, place, strict=True)]
         distance = jnp.minimum(distance, sum(axis * axis for axis in gap))
-        # A maximum and a minimum vectorise on CPU and TPU; argmax carries pairs and does not.
-        farthest = jnp.max(distance, axis=-1, keepdims=True)
-        following = jnp.min(jnp.where(distance == farthest, lane, points), axis=-1)
-        return (distance, following), chosen
+        following, place = jax.lax.platform_dependent(
+            distance, *planes, tpu=_farthest_in_one_pass, default=_farthest
+        )
+        return (distance, following, place), chosen
 
-    first = jnp.zeros(planes[0].shape[:-1], jnp.int32)
-    _, chosen = jax.lax.scan(choose, (distance, first), length=count)
+    first = jnp.zeros(planes[0].shape[:-1], jnp.int32), tuple(plane[..., :1] for plane in planes)
+    _, chosen = jax.lax.scan(choose, (distance, *first), length=count)
     return jnp.moveaxis(chosen, 0, -1)
 
 
@@ -143,13 +142,9 @@ def ball_query(xyz: jax.Array, centres: jax.Array, *, radius: float, count: int)
     running = jnp.cumsum(hits, axis=-1)
     wanted = jnp.arange(count, dtype=jnp.int32)
     wanted = jnp.where(wanted < running[..., -1:], wanted, 0)  # [batch, groups, count]
-    # The first word whose running count exceeds `wanted` holds that hit.
-    search = functools.partial(jnp.searchsorted, side="right", method="scan_unrolled")
-    for _ in range(running.ndim - 1):
-        search = jax.vmap(search)
-    word = search(running, wanted).astype(jnp.int32)
-    rank = wanted - jnp.take_along_axis(running - hits, word, axis=-1, mode="clip")
-    bits = jnp.take_along_axis(words, word, axis=-1, mode="clip")
+    word, rank, bits = jax.lax.platform_dependent(
+        words, running - hits, running, wanted, tpu=_words_by_comparison, default=_words_by_search
+    )
     index = word * WORD + _position_of_set_bit(bits, rank)
     return jnp.where(running[..., -1:] > 0, index, 0)
 
@@ -198,6 +193,80 @@ def _number_of_points(xyz: jax.Array) -> int:
     if xyz.ndim < 2 or xyz.shape[-1] != 3:
         raise ValueError(f"points must be [batch, points, 3] or [points, 3], not {xyz.shape}")
     return xyz.shape[-2]
+
+
+def _farthest(distance: jax.Array, *planes: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Index [batch] of each cloud's largest distance, the lowest of several, and its coordinates.
+
+    Args:
+      distance: [batch, points].
+      *planes: each axis of the points, [batch, points].
+
+    Returns:
+      [batch] and, for each axis, [batch, 1].
+    """
+    lane = jax.lax.broadcasted_iota(jnp.int32, distance.shape, distance.ndim - 1)
+    # A maximum and a minimum vectorise on a CPU; argmax carries pairs and does not.
+    farthest = jnp.max(distance, axis=-1, keepdims=True)
+    index = jnp.min(jnp.where(distance == farthest, lane, distance.shape[-1]), axis=-1)
+    take = functools.partial(jnp.take_along_axis, indices=index[..., None], axis=-1, mode="clip")
+    return index, tuple(take(plane) for plane in planes)
+
+
+def _farthest_in_one_pass(
+    distance: jax.Array, *planes: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """As `_farthest`, by one reduction that carries index and coordinates along."""
+    lane = jax.lax.broadcasted_iota(jnp.int32, distance.shape, distance.ndim - 1)
+
+    def better(one, other):
+        first = (one[0] > other[0]) | ((one[0] == other[0]) & (one[1] < other[1]))
+        return tuple(jnp.where(first, *pair) for pair in zip(one, other, strict=True))
+
+    worst = (-jnp.inf, distance.shape[-1], *(0.0 for _ in planes))
+    arrays = distance, lane, *planes
+    starts = [jnp.asarray(start, array.dtype) for start, array in zip(worst, arrays, strict=True)]
+    found = jax.lax.reduce(arrays, tuple(starts), better, (distance.ndim - 1,))
+    return found[1], tuple(axis[..., None] for axis in found[2:])
+
+
+def _words_by_search(
+    words: jax.Array, before: jax.Array, running: jax.Array, wanted: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Which word holds each wanted hit.
+
+    Args:
+      words: [batch, groups, words] bit masks.
+      before: [batch, groups, words], hits in the words before each.
+      running: [batch, groups, words], and in the word itself.
+      wanted: [batch, groups, count], numbers of hits from 0.
+
+    Returns:
+      [batch, groups, count] each: index of the word, number of the hit in it, and the word.
+    """
+    # The first word whose running count exceeds `wanted` holds that hit.
+    search = functools.partial(jnp.searchsorted, side="right", method="scan_unrolled")
+    for _ in range(running.ndim - 1):
+        search = jax.vmap(search)
+    word = search(running, wanted).astype(jnp.int32)
+    take = functools.partial(jnp.take_along_axis, indices=word, axis=-1, mode="clip")
+    return word, wanted - take(before), take(words)
+
+
+def _words_by_comparison(
+    words: jax.Array, before: jax.Array, running: jax.Array, wanted: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """As `_words_by_search`: of all words, add up the one that holds the hit."""
+    own = (before[..., None, :] <= wanted[..., None]) & (wanted[..., None] < running[..., None, :])
+
+    def pick(values):
+        zero = jnp.zeros((), values.dtype)
+        return jnp.sum(jnp.where(own, values[..., None, :], zero), axis=-1, dtype=values.dtype)
+
+    lane = jax.lax.broadcasted_iota(jnp.int32, words.shape, words.ndim - 1)
+    # A word's index and the number of the hit in it, which is less than WORD, as one number.
+    both = pick(lane * WORD - before) + wanted
+    return both // WORD, both % WORD, pick(words)
 
 
 def _squared_distances(xyz: jax.Array, centres: jax.Array) -> jax.Array:

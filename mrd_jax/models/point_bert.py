@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """OpenShape's point patch transformer ("PointBERT"): coloured points to one embedding."""
 
+from collections.abc import Callable
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -45,6 +48,8 @@ class PointBert(nn.Module):
       scan: loop over the blocks rather than unroll them.
       micro_batch: clouds that pass the model at a time, see `microbatch`: less memory for about a
         forward pass more, the same values and gradient. 0 takes the whole batch at once.
+      attention: on a TPU, one of `attention.WAYS`.
+      gather: as of `transformer.Transformer`; set by whoever shares parameters, not by a config.
     """
 
     dim: int
@@ -62,6 +67,8 @@ class PointBert(nn.Module):
     patch_choice: str = "fewer"
     scan: bool = True
     micro_batch: int = 0
+    attention: str = "auto"
+    gather: Callable[[Any], Any] | None = None
 
     @nn.compact
     def __call__(
@@ -136,12 +143,19 @@ class PointBert(nn.Module):
     def make_transformer(self, name: str | None = None) -> transformer.Transformer:
         """The layer from tokens to the first token."""
         return transformer.Transformer(
-            self.block_options(), self.depth, remat=self.remat, scan=self.scan, name=name
+            self.block_options(),
+            self.depth,
+            remat=self.remat,
+            scan=self.scan,
+            gather=self.gather,
+            name=name,
         )
 
     def block_options(self) -> transformer.BlockOptions:
         """What the blocks have in common."""
-        return transformer.BlockOptions(self.heads, self.mlp_dim, dtype=self.dtype)
+        return transformer.BlockOptions(
+            self.heads, self.mlp_dim, dtype=self.dtype, attention=self.attention
+        )
 
     def _dense(self, features: int, name: str) -> nn.Dense:
         return nn.Dense(features, dtype=self.dtype, kernel_init=norm.KERNEL_INIT, name=name)

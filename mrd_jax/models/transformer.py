@@ -3,6 +3,8 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -15,10 +17,10 @@ from mrd_jax.models import norm
 # "swiglu_norm" adds a LayerNorm before the second map.
 MLPS = ("gelu", "swiglu", "swiglu_norm")
 
-# What the backward pass keeps of a block: products with kernels, and what attention asks for.
+# What the backward pass keeps of a block: what attention asks for, and products with kernels.
+_OF_ATTENTION = jax.checkpoint_policies.save_only_these_names(attentions.SAVED)
 _SAVEABLE = jax.checkpoint_policies.save_from_both_policies(
-    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    jax.checkpoint_policies.save_only_these_names(attentions.SAVED),
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _OF_ATTENTION
 )
 
 
@@ -33,6 +35,7 @@ class BlockOptions:
       qkv_bias: whether queries and values have a bias (keys never do: softmax would not see it).
       epsilon: what LayerNorm adds to the variance.
       dtype: of the activations; norms and softmax are float32.
+      attention: on a TPU, one of `attention.WAYS`.
     """
 
     heads: int
@@ -41,6 +44,7 @@ class BlockOptions:
     qkv_bias: bool = False
     epsilon: float = 1e-5
     dtype: jax.typing.DTypeLike = jnp.float32
+    attention: str = "auto"
 
 
 class Attention(nn.Module):
@@ -62,22 +66,26 @@ class Attention(nn.Module):
         dim, dtype = x.shape[-1], self.options.dtype
         kernel = self.param("qkv", norm.KERNEL_INIT, (dim, 3 * dim)).astype(dtype)
 
-        def heads_of(rows, tokens):
-            return rows.reshape(-1, tokens, self.options.heads, dim // self.options.heads)
+        bias = jnp.zeros(3 * dim, dtype)
+        if self.options.qkv_bias:
+            to_query = self.param("query_bias", nn.initializers.zeros, (dim,))
+            to_value = self.param("value_bias", nn.initializers.zeros, (dim,))
+            bias = jnp.concatenate([to_query, bias[:dim], to_value]).astype(dtype)
+
+        def rows_of(x, part):
+            rows = x @ kernel[:, part]
+            return rows + bias[part] if self.options.qkv_bias else rows
 
         if self.queries is None:
-            answered = self.tokens
-            query, key, value = jnp.split(x @ kernel, 3, axis=-1)
+            packed = rows_of(x, slice(None)).reshape(-1, self.tokens, 3 * dim)
+            mixed = attentions.self_attention(packed, self.options.heads, self.options.attention)
         else:
-            answered = self.queries
-            query = first_tokens(x, self.tokens, answered) @ kernel[:, :dim]
-            key, value = jnp.split(x @ kernel[:, dim:], 2, axis=-1)
-        if self.options.qkv_bias:
-            query = query + self.param("query_bias", nn.initializers.zeros, (dim,)).astype(dtype)
-            value = value + self.param("value_bias", nn.initializers.zeros, (dim,)).astype(dtype)
-        mixed = attentions.attention(
-            heads_of(query, answered), heads_of(key, self.tokens), heads_of(value, self.tokens)
-        )
+            query = rows_of(first_tokens(x, self.tokens, self.queries), slice(dim))
+            key, value = jnp.split(rows_of(x, slice(dim, None)), 2, axis=-1)
+            heads = self.options.heads, dim // self.options.heads
+            query = query.reshape(-1, self.queries, *heads)
+            key, value = (rows.reshape(-1, self.tokens, *heads) for rows in (key, value))
+            mixed = attentions.attention(query, key, value)
         output = nn.Dense(dim, dtype=dtype, kernel_init=norm.KERNEL_INIT, name="output")
         return output(mixed.reshape(-1, dim))
 
@@ -156,10 +164,12 @@ class Transformer(nn.Module):
       depth: number of blocks, at least 1.
       drop_path: chance of leaving out a branch of the last block for a sample in training; from
         zero at the first block, linear in between (stochastic depth, Huang et al. 2016).
-      remat: keep only the input of each block for the backward pass. Otherwise the products with
-        kernels are kept too; attention weights and what is elementwise are always recomputed,
-        which costs no more than reading them back.
+      remat: keep only the input of each block, and what its attention gives, for the backward pass.
+        Otherwise the products with kernels are kept too; attention weights and what is elementwise
+        are always recomputed, which costs no more than reading them back.
       scan: loop over the blocks; False unrolls the loop, for the same values and parameters.
+      gather: makes the parameters of one block of the loop whole, where a device holds a share of
+        them; forward and again to go back, so that one block at a time is whole. None: they are.
     """
 
     options: BlockOptions
@@ -167,6 +177,7 @@ class Transformer(nn.Module):
     drop_path: float = 0.0
     remat: bool = False
     scan: bool = True
+    gather: Callable[[Any], Any] | None = None
 
     @nn.compact
     def __call__(self, tokens: jax.Array, keys: jax.Array | None = None) -> jax.Array:
@@ -177,9 +188,12 @@ class Transformer(nn.Module):
           keys: [batch] random keys: drops branches; None drops none (evaluation).
         """
         batch, count, dim = tokens.shape
-        saveable = None if self.remat else _SAVEABLE
+        saveable = _OF_ATTENTION if self.remat else _SAVEABLE
         # Inside a loop nothing can be merged with the forward pass, so no barrier is needed.
-        block = nn.remat(Block, policy=saveable, prevent_cse=not self.scan)
+        shared = Block
+        if self.gather is not None:
+            shared = nn.map_variables(Block, "params", trans_in_fn=self.gather)
+        block = nn.remat(shared, policy=saveable, prevent_cse=not self.scan)
         last_block = nn.remat(Block, policy=saveable)
         rates, block_keys = None, None
         if keys is not None and self.drop_path > 0:

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Uni3D (Zhou et al., ICLR 2024): an image transformer over tokens of local groups of points."""
 
+from collections.abc import Callable
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -53,6 +56,8 @@ class Uni3D(nn.Module):
       scan: loop over the blocks rather than unroll them.
       micro_batch: clouds that pass the model at a time, see `microbatch`: less memory for about a
         forward pass more, the same values and gradient. 0 takes the whole batch at once.
+      attention: on a TPU, one of `attention.WAYS`.
+      gather: as of `transformer.Transformer`; set by whoever shares parameters, not by a config.
     """
 
     dim: int
@@ -71,6 +76,8 @@ class Uni3D(nn.Module):
     drop_path: float = 0.0
     scan: bool = True
     micro_batch: int = 0
+    attention: str = "auto"
+    gather: Callable[[Any], Any] | None = None
 
     @nn.compact
     def __call__(
@@ -159,6 +166,7 @@ class Uni3D(nn.Module):
             drop_path=self.drop_path,
             remat=self.remat,
             scan=self.scan,
+            gather=self.gather,
             name=name,
         )
 
@@ -171,6 +179,7 @@ class Uni3D(nn.Module):
             qkv_bias=True,
             epsilon=EPSILON,
             dtype=self.dtype,
+            attention=self.attention,
         )
 
     def _dense(self, features: int, name: str) -> nn.Dense:

@@ -128,8 +128,8 @@ def test_two_processes_of_four_devices_are_one_of_eight(data, straight, two):
     assert "wrote" in two.log(0) and "wrote" not in two.log(1)
     files = {path.name for path in two.workdir.iterdir()}
     assert files == {
-        *("checkpoints", "embeddings.npz", "metrics.jsonl", "report.html", "results.json"),
-        *("run.json", "tensorboard"),
+        *("checkpoints", "embeddings.npz", "finished", "metrics.jsonl", "report.html"),
+        *("results.json", "run.json", "tensorboard"),
     }
 
 
