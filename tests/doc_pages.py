@@ -31,9 +31,9 @@ class Block:
 
     @property
     def commands(self):
-        """Its commands, each on one line."""
+        """Its commands, each on one line; comments are none."""
         joined = re.sub(r"\\\n\s*", "", self.text)
-        return [line.strip() for line in joined.splitlines() if line.strip()]
+        return [line.strip() for line in joined.splitlines() if line.strip() and line[0] != "#"]
 
 
 def name(page):

@@ -46,6 +46,8 @@ NOT_RUN = {
     f"{PYTHON} -m mrd_jax.tools.compile_tpu": "needs the TPU compiler; `make tpu`",
     f"{PYTHON} -m mrd_jax.tools.convert": "needs a released file; tests/test_convert_tool.py",
     f"{PYTHON} -m benchmarks.transfer": "needs six trainings; tests/test_benchmarks.py",
+    "gcloud": "needs Google Cloud",
+    "--setup": "is a flag of the launcher, whose value goes to the hosts",
 }
 # Programs that take more than a few seconds: processes of their own, in the slow tests only.
 SLOW = ("mrd_jax.main", "docs/examples/student.py")
@@ -61,6 +63,8 @@ QUICK = {
     "mrd_jax.tools.verify": (verify_checkpoints.main, ()),
     "mrd_jax.demo": (demo.main, ("--port", "0")),
 }
+# What makes a script small.
+SCRIPTS = {"scripts/tpu_pod.py": ("--dry_run",)}
 # What stands for something of the reader's.
 PLACEHOLDERS = {"FILES...": "my_shapes"}
 
@@ -128,7 +132,8 @@ def template(tmp_path_factory, small_parts):
     (folder / "photo.jpg").write_bytes(small_shapes.picture((255, 0, 0)))
     for place in ("runs/quickstart", "encoders/openshape"):
         encoder.save(folder / place, variables=tiny_variables(), card=tiny_card())
-    (folder / "docs").symlink_to(ROOT / "docs")
+    for place in ("docs", "scripts"):
+        (folder / place).symlink_to(ROOT / place)
     shutil.copytree(ROOT / "configs", folder / "configs")
     with (folder / "configs" / "quickstart.py").open("a") as file:
         file.write(SMALLER)
@@ -164,31 +169,43 @@ def world(template, tmp_path, monkeypatch):
 
 def call(program, arguments):
     run, smaller = QUICK[program]
-    status = run([*arguments, *smaller])
+    status = run([*smaller, *arguments])
     assert not isinstance(status, int) or status == 0, (program, arguments)
 
 
 def taken_apart(command):
     """The program of a command and its arguments."""
-    words = [PLACEHOLDERS.get(word, word) for word in shlex.split(command)]
+    words = shlex.split(os.path.expandvars(command))
+    words = [PLACEHOLDERS.get(word, word) for word in words]
     start = 2 if words[1] == "-m" else 1
     return words[start], words[start + 1 :]
 
 
 def run_command(command, *, slow, monkeypatch):
     """Runs a command unless it is listed, or too long for this test."""
-    if any(command.startswith(beginning) for beginning in NOT_RUN):
+    if command.startswith(tuple(NOT_RUN)):
+        return
+    if command.startswith("export "):
+        for assignment in shlex.split(os.path.expandvars(command))[1:]:
+            monkeypatch.setenv(*assignment.split("=", 1))
         return
     program, arguments = taken_apart(command)
     if program in SLOW:
         if slow:
             run_process(command)
     elif program.endswith(".py"):
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "argv", [program, *arguments])
-            runpy.run_path(program, run_name="__main__")
+        run_script(program, arguments, monkeypatch)
     else:
         call(program, arguments)
+
+
+def run_script(program, arguments, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "argv", [program, *SCRIPTS.get(program, ()), *arguments])
+        try:
+            runpy.run_path(program, run_name="__main__")
+        except SystemExit as end:
+            assert not end.code, (program, end.code)
 
 
 def run_process(command):
@@ -248,11 +265,11 @@ def test_every_block_is_of_a_kind_that_is_run_or_known():
 
 def test_every_command_is_run_or_listed():
     for page, command in doc_pages.commands():
-        if not any(command.startswith(beginning) for beginning in NOT_RUN):
-            assert command.startswith(PYTHON), (page, command)
+        if not command.startswith((*NOT_RUN, "export ")):
+            assert command.startswith((PYTHON, "python ")), (page, command)
             program, _ = taken_apart(command)
-            known = program in SLOW or program in QUICK or program.startswith("docs/examples/")
-            assert known, f"{page}: run `{command}` in this file, or list it in NOT_RUN"
+            known = {*SLOW, *QUICK, *SCRIPTS, "docs/examples/evaluator.py"}
+            assert program in known, f"{page}: run `{command}` in this file, or list it in NOT_RUN"
 
 
 @pytest.mark.parametrize("beginning", NOT_RUN)

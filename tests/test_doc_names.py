@@ -146,6 +146,11 @@ def source_of(program):
     return file.read_text("utf-8")
 
 
+def split_at(mark, words):
+    """Lists of the words between the marks."""
+    return [list(some) for is_mark, some in itertools.groupby(words, mark.__eq__) if not is_mark]
+
+
 def python_commands():
     """(page, program, arguments) of all that Python is asked to run, in blocks and in text."""
     found = []
@@ -153,7 +158,9 @@ def python_commands():
         words = shlex.split(command)
         if words[0].endswith("python"):
             start = 2 if words[1] == "-m" else 1
-            found.append((page, words[start], words[start + 1 :]))
+            # Behind a -- are arguments of the run that the launcher starts.
+            own, *rest = split_at("--", words[start + 1 :])
+            found += [(page, words[start], own)] + [(page, "mrd_jax.main", one) for one in rest]
     for page in PAGES:
         for piece in doc_pages.code(page):
             if match := re.match(r"(?:\.venv/bin/)?python -m ([\w.]+)(.*)", piece):
