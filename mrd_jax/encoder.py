@@ -15,8 +15,9 @@ from etils import epath
 from flax import linen as nn
 
 from mrd_jax import card as cards
-from mrd_jax import identity, models, saved, sharding, step
+from mrd_jax import models, sharding, step
 from mrd_jax.faults import manifest as manifests
+from mrd_jax.workdir import identity, saved
 
 # What `save` leaves in its folder.
 CARD_FILE = "card.json"

@@ -11,10 +11,11 @@ import jax
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from mrd_jax import checkpointing, evaluation, hosts, metrics, profiling
+from mrd_jax import evaluation, hosts, profiling
 from mrd_jax import state as states
 from mrd_jax.data import damaged, source
 from mrd_jax.faults import bad_steps, stopping, watchdog
+from mrd_jax.workdir import checkpointing, metrics
 
 if TYPE_CHECKING:
     from mrd_jax import train

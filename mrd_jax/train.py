@@ -15,25 +15,15 @@ from flax import linen as nn
 from ml_collections import ConfigDict, FrozenConfigDict
 
 import mrd_jax
-from mrd_jax import (
-    best,
-    checkpointing,
-    evaluation,
-    hosts,
-    identity,
-    initial,
-    metrics,
-    models,
-    sharding,
-    step,
-)
 from mrd_jax import card as cards
+from mrd_jax import evaluation, hosts, initial, models, sharding, step
 from mrd_jax import loop as loops
 from mrd_jax import optimizer as optimizers
 from mrd_jax import state as states
 from mrd_jax.data import captions, damaged, loader, source
 from mrd_jax.data import neighbours as neighbours_lib
 from mrd_jax.faults import whole_files
+from mrd_jax.workdir import best, checkpointing, identity, metrics
 
 LOGGER = logging.getLogger(__name__)
 

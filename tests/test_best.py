@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import pytest
 from tiny import assert_trees_equal, tiny_config
 
-from mrd_jax import best, checkpointing, evaluation, saved
+from mrd_jax import evaluation
+from mrd_jax.workdir import best, checkpointing, saved
 
 TOP1, RANK = "test/top1", "test/retrieval/points_to_text/median_rank"
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 from tiny import assert_trees_equal, tiny_config
 
-from mrd_jax import checkpointing, identity
 from mrd_jax.faults import manifest
+from mrd_jax.workdir import checkpointing, identity
 
 
 def open_workdir(folder, config, fingerprint="data-1"):

@@ -21,8 +21,9 @@ from configs import (
     uni3d_g,
 )
 from data_prep import sources
-from mrd_jax import identity, losses, models, sharding, state, step, train
+from mrd_jax import losses, models, sharding, state, step, train
 from mrd_jax.data import batch as batches
+from mrd_jax.workdir import identity
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 

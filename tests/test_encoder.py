@@ -13,8 +13,9 @@ from tiny import assert_trees_equal, tiny_config
 from tiny_encoder import DIM, FIELDS, POINTS, random_clouds, tiny_card, tiny_variables
 
 from mrd_jax import card as cards
-from mrd_jax import checkpointing, encoder, evaluation, models, train
+from mrd_jax import encoder, evaluation, models, train
 from mrd_jax.data import augment, source
+from mrd_jax.workdir import checkpointing
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 

@@ -11,9 +11,10 @@ from etils import epath
 from tiny import assert_trees_equal, tiny_config
 from tiny_encoder import tiny_card, tiny_variables
 
-from mrd_jax import checkpointing, encoder, saved
+from mrd_jax import encoder
 from mrd_jax.faults import manifest
 from mrd_jax.tools import verify
+from mrd_jax.workdir import checkpointing, saved
 
 FLIPS = 200
 

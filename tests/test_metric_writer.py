@@ -8,7 +8,7 @@ import pytest
 from etils import epath
 from tensorboardX.proto import event_pb2
 
-from mrd_jax import metrics
+from mrd_jax.workdir import metrics
 
 
 def lines(folder):

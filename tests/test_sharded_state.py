@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from tiny import assert_trees_close, assert_trees_equal, tiny_config
 
-from mrd_jax import checkpointing, layouts, models, optimizer, sharding, state, step
+from mrd_jax import layouts, models, optimizer, sharding, state, step
 from mrd_jax import train as train_lib
 from mrd_jax.analysis import ahead
 from mrd_jax.data import batch as batches
+from mrd_jax.workdir import checkpointing
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 

@@ -11,9 +11,10 @@ import pytest
 from made_up import DIM, run_build
 from tiny import assert_trees_equal, tiny_config
 
-from mrd_jax import saved, train
+from mrd_jax import train
 from mrd_jax.data import loader, source
 from mrd_jax.faults import bad_steps, stopping
+from mrd_jax.workdir import saved
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 ONE = jax.devices()[:1]

@@ -11,10 +11,11 @@ from tiny_encoder import tiny_card
 
 from configs import benchmarks, quickstart
 from data_prep.geometry import clouds
-from mrd_jax import identity, main, saved, suite, train
+from mrd_jax import main, suite, train
 from mrd_jax.data import source
 from mrd_jax.evaluators import results
 from mrd_jax.suite import hashes, measure, page, published, sets
+from mrd_jax.workdir import identity, saved
 
 
 def card(**changes):

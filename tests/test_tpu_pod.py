@@ -8,7 +8,8 @@ import subprocess
 
 import pytest
 
-from mrd_jax import saved, train
+from mrd_jax import train
+from mrd_jax.workdir import saved
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Acts on $FAKE: `state` of the slice, `events` of coming runs, `bucket` with its folders.

@@ -11,10 +11,11 @@ import pytest
 from made_up import DIM, FakeTeacher, run_build
 from tiny import assert_trees_equal, tiny_config
 
-from mrd_jax import evaluation, identity, saved, train
+from mrd_jax import evaluation, train
 from mrd_jax.data import loader, neighbours, source
 from mrd_jax.report import figures
 from mrd_jax.tools import neighbours as tool
+from mrd_jax.workdir import identity, saved
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 

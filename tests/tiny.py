@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import base
-from mrd_jax import identity
+from mrd_jax.workdir import identity
 
 
 def tiny_config(**fields: Any) -> ConfigDict:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mrd_jax import history
 from mrd_jax.evaluators import held_out as held_out_lib
 from mrd_jax.evaluators import results as results_lib
 from mrd_jax.evaluators import retrieval, table, zero_shot
 from mrd_jax.evaluators.measures import metrics
 from mrd_jax.evaluators.table import format_table
 from mrd_jax.report import cards, embedding_map, figures, relations, templates
+from mrd_jax.workdir import history
 
 __all__ = ["format_table", "write_report"]
 

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mrd_jax import evaluation, history, identity
+from mrd_jax import evaluation
 from mrd_jax.evaluators import results, table
 from mrd_jax.evaluators.measures import statistics
 from mrd_jax.report import figures, templates
+from mrd_jax.workdir import history, identity
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,8 +13,8 @@ import jax
 from ml_collections import ConfigDict
 
 from mrd_jax import encoder as encoders
-from mrd_jax import identity
 from mrd_jax.suite import hashes, measure, page, sets
+from mrd_jax.workdir import identity
 
 LOGGER = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import mrd_jax
-from mrd_jax import identity, saved
 from mrd_jax.convert import files
+from mrd_jax.workdir import identity, saved
 
 # Fields that say where things lie and which sets are meant, not what is done with them.
 PLACES = ("checkpoint", "data", "sets")

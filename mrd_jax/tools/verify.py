@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from etils import epath
 
-from mrd_jax import card, encoder, identity, saved
+from mrd_jax import card, encoder
 from mrd_jax.faults import manifest
+from mrd_jax.workdir import identity, saved
 
 
 def find(place: epath.Path) -> Iterator[tuple[epath.Path, Callable[[epath.Path], int]]]:

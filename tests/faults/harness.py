@@ -13,7 +13,7 @@ import time
 
 from etils import epath
 
-from mrd_jax import saved
+from mrd_jax.workdir import saved
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = ROOT / "tests" / "faults" / "small_run.py"

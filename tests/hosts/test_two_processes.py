@@ -16,7 +16,8 @@ from made_up import run_build
 from processes import rows, start
 from tiny import assert_trees_close, assert_trees_equal
 
-from mrd_jax import encoder, evaluation, saved, train
+from mrd_jax import encoder, evaluation, train
+from mrd_jax.workdir import saved
 
 RUNNERS = ("pmap", "shard_map")
 STEPS = 12

@@ -10,8 +10,8 @@ import numpy as np
 import tensorboardX
 from etils import epath
 
-from mrd_jax import history
 from mrd_jax.faults import whole_files
+from mrd_jax.workdir import history
 
 
 class MetricWriter:

@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 
-# In the workdir; see `mrd_jax.metrics.MetricWriter`.
+# In the workdir; see `mrd_jax.workdir.metrics.MetricWriter`.
 FILE = "metrics.jsonl"
 
 # json has no word for these, so the writer puts them in quotes.

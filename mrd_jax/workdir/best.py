@@ -8,7 +8,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from ml_collections import ConfigDict
 
-from mrd_jax import history
+from mrd_jax.workdir import history
 
 _Infos = Sequence[ocp.checkpoint_managers.PolicyCheckpointInfo]
 # Of all measures, the one whose smaller values are better.

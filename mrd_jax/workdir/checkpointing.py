@@ -12,9 +12,10 @@ import orbax.checkpoint as ocp
 from etils import epath
 from ml_collections import ConfigDict
 
-from mrd_jax import best, history, hosts, identity, saved
 from mrd_jax import card as cards
+from mrd_jax import hosts
 from mrd_jax.faults import manifest as manifests
+from mrd_jax.workdir import best, history, identity, saved
 
 LOGGER = logging.getLogger(__name__)
 
@@ -60,8 +61,8 @@ class Checkpoints:
             Otherwise what a killed save left is removed here.
 
         Raises:
-          mrd_jax.identity.WorkdirMismatchError: the workdir was started with other settings or
-            other data.
+          mrd_jax.workdir.identity.WorkdirMismatchError: the workdir was started with other
+            settings or other data.
         """
         self._workdir = epath.Path(workdir)
         self._card = card
