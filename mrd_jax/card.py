@@ -220,7 +220,7 @@ def student_of(model: nn.Module) -> dict[str, Any]:
     own = {
         field.name: getattr(model, field.name)
         for field in dataclasses.fields(model)
-        if field.name not in ("parent", "name")
+        if field.name not in models.NOT_OF_A_CONFIG
     }
     return {"name": name} | own | {"dtype": dtype}
 

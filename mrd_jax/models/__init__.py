@@ -31,7 +31,7 @@ _SHARES = ("patch_dropout", "drop_path")
 # Fields of config.model that size the batch rather than the model.
 _NOT_OF_THE_MODEL = ("name", "points")
 # Fields of the modules that no config sets.
-_NOT_OF_A_CONFIG = ("parent", "name", "gather")
+NOT_OF_A_CONFIG = ("parent", "name", "gather")
 
 
 def build_model(config: Mapping[str, Any]) -> nn.Module:
@@ -59,7 +59,7 @@ def build_model(config: Mapping[str, Any]) -> nn.Module:
 
 
 def _check_names(fields: dict[str, Any], model: type[nn.Module]) -> None:
-    own = [field for field in dataclasses.fields(model) if field.name not in _NOT_OF_A_CONFIG]
+    own = [field for field in dataclasses.fields(model) if field.name not in NOT_OF_A_CONFIG]
     known = {field.name for field in own}
     unknown = sorted(set(fields) - known - set(_NOT_OF_THE_MODEL))
     if unknown:
