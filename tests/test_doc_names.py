@@ -16,7 +16,7 @@ import doc_pages
 import pytest
 from doc_pages import PACKAGES, PAGES, ROOT
 
-from mrd_jax import identity
+from mrd_jax.workdir import identity
 
 EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=doc_pages.name)
 
