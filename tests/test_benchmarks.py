@@ -5,12 +5,13 @@ import json
 import sys
 import types
 
+import jax
 import numpy as np
 import pytest
 from made_up import DIM
 from tiny import tiny_config
 
-from benchmarks import ablation, furniture, losses, student_table, sweep, transfer
+from benchmarks import ablation, furniture, losses, student_table, sweep, tpu_parts, transfer
 from mrd_jax import evaluation
 from mrd_jax.data import source
 from mrd_jax.evaluators import few_shot, held_out, linear_probe, zero_shot
@@ -189,3 +190,15 @@ def test_the_losses_are_measured_and_the_forms_compared(fast_compile, monkeypatc
     assert "plain_over_blockwise" not in report
     found = {"plain": {"s": 3.0, "temporary_mb": 8.0}, "blockwise": {"s": 2.0, "temporary_mb": 1.0}}
     assert losses.ratio(found) == {"plain_over_blockwise": {"s": 1.5, "temporary_mb": 8.0}}
+
+
+def test_parts_for_the_tpu_compiler_are_the_students_own(monkeypatch):
+    """Traced only: compiling needs libtpu."""
+    command = "tpu_parts fps gather tokenizer --batch 2 --points 64 --groups 8 --group_size 4"
+    monkeypatch.setattr(sys, "argv", command.split())
+    options = tpu_parts.parse_arguments()
+    shapes = []
+    for part in options.parts:
+        function, arguments = tpu_parts.build(part, options)
+        shapes.append(jax.tree.leaves(jax.eval_shape(function, *arguments))[0].shape)
+    assert shapes == [(2, 8), (2, 8, 4, 9), (2, 8, 256)]
