@@ -106,6 +106,7 @@ def evaluated(workdir, made, *, seed):
         records=source.open_split(made, "test"),
         held_out=held_out.load_held_out(made),
         embed=embed,
+        watched=None,
     )
     workdir.mkdir()
     evaluation.write_results(evaluator, {}, workdir=str(workdir))
