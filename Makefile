@@ -63,6 +63,7 @@ fuzz: $(VENV)/installed
 test: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 	$(RUN) -m pytest -n $(WORKERS) --dist loadfile
 
 # Thirty kills, a full disk, a signal: what a run survives; at most fifteen minutes on two cores.

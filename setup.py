@@ -50,6 +50,7 @@ EXTRAS = {
     "test": [
         "faiss-cpu>=1.9,<2",
         "httpx2>=2,<3",
+        "mypy>=1.13,<3",
         "pytest>=8.3,<10",
         "pytest-xdist>=3.6,<4",
         "ruff>=0.15,<1",

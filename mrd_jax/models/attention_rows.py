@@ -9,6 +9,7 @@ values the masked half holds ones, and so returns the sums of the weights.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -125,10 +126,11 @@ def _call(
     batch, tokens, width = arrays[0].shape
     # As the matrix unit sees it: rows in full registers, and the lanes of two heads for one.
     padded, heads = -(-tokens // LANES) * LANES, width // (3 * WIDTH)
+    ends: list[Any] = [*arrays, *results]
     cost = pl.CostEstimate(
         flops=products * batch * heads * 2 * padded * padded * LANES,
         transcendentals=batch * heads * padded * padded,
-        bytes_accessed=sum(one.size * one.dtype.itemsize for one in (*arrays, *results)),
+        bytes_accessed=sum(one.size * jnp.dtype(one.dtype).itemsize for one in ends),
     )
     return pl.pallas_call(
         kernel,
@@ -163,7 +165,8 @@ def _keep(x: jax.Array, own: jax.Array, *, scale: float = 1.0, fill: float = 0.0
 
 def _merge(halves: Sequence[jax.Array]) -> jax.Array:
     """The first head's lanes of one array and the second's of another."""
-    return jnp.where(_own_lanes(0) > 0, *halves)
+    first, second = halves
+    return jnp.where(_own_lanes(0) > 0, first, second)
 
 
 def _product(left: jax.Array, right: jax.Array, contracted: tuple[int, int]) -> jax.Array:

@@ -274,8 +274,8 @@ def _squared_distances(xyz: jax.Array, centres: jax.Array) -> jax.Array:
     _number_of_points(xyz)
     xyz = jax.lax.stop_gradient(xyz.astype(jnp.float32))
     centres = jax.lax.stop_gradient(centres.astype(jnp.float32))
-    gap = [xyz[..., None, :, axis] - centres[..., :, None, axis] for axis in range(3)]
-    return sum(axis * axis for axis in gap)
+    x, y, z = (xyz[..., None, :, axis] - centres[..., :, None, axis] for axis in range(3))
+    return x * x + y * y + z * z
 
 
 def _hit_words(xyz: jax.Array, centres: jax.Array, *, radius: float) -> jax.Array:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From points to one token per group: OpenShape's set abstraction, Uni3D's small PointNet."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -90,7 +90,7 @@ class MiniPointNet(nn.Module):
     def __call__(self, groups: jax.Array, train: bool, axis_name: str | None = None) -> jax.Array:
         """Encode every group; as `SetAbstraction`."""
         _, count, group_size, channels = groups.shape
-        options = dict(train=train, axis_name=axis_name)
+        options: dict[str, Any] = dict(train=train, axis_name=axis_name)
         x = microbatch.apply(lambda groups: groups.reshape(-1, channels), groups)
         x = norm.NormedDense(POINT_WIDTH, self.dtype, name="layer_0")(x, **options)
         local = _Affine(LOCAL_WIDTH, POINT_WIDTH, name="local")()

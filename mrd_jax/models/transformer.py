@@ -140,7 +140,9 @@ class Block(nn.Module):
           rate: [] chance of leaving out each of the two branches, per sample; None for none.
           keys: [batch] random keys of this block, where `rate` is given.
         """
-        branch_keys = (None, None) if rate is None else jnp.moveaxis(_split_each(keys), 1, 0)
+        branch_keys: Any = (None, None)
+        if rate is not None and keys is not None:
+            branch_keys = jnp.moveaxis(_split_each(keys), 1, 0)
         attention = Attention(self.options, self.tokens, self.queries, name="attention")
         change = attention(layer_normalisation(self.options, name="attention_norm")(x))
         if self.queries is not None:
