@@ -15,7 +15,7 @@ from etils import epath
 from flax import linen as nn
 
 from mrd_jax import card as cards
-from mrd_jax import models, sharding, step
+from mrd_jax import sharding, step, stored_variables
 from mrd_jax.faults import manifest as manifests
 from mrd_jax.workdir import identity, saved
 
@@ -150,7 +150,7 @@ def save(directory: str | os.PathLike, *, variables: Mapping[str, Any], card: ca
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise FileExistsError(f"{target} exists already; choose another folder or remove it first")
     variables = {"batch_stats": {}} | dict(variables)
-    fault = _difference(_leaves(variables), _leaves(_abstract(card)))
+    fault = stored_variables.difference(variables, stored_variables.abstract(card))
     parameters = cards.count_parameters(variables)
     if not fault and parameters != card.parameters:
         fault = f"  params hold {parameters} numbers, the card says {card.parameters}"
@@ -235,9 +235,9 @@ def load(
         )
     card.expect(**{name: value for name, value in expected.items() if value is not None})
     devices = tuple(jax.local_devices() if devices is None else devices)
-    variables = _read(stored, card, manifest=manifest, of_a_run=of_a_run)
+    variables = stored_variables.read(stored, card, manifest=manifest, of_a_run=of_a_run)
     variables = sharding.ShardMapRunner(devices).place_state(variables)
-    return Encoder(_build(card), variables, card, devices)
+    return Encoder(stored_variables.build(card), variables, card, devices)
 
 
 def read_manifest(directory: epath.Path) -> dict[str, Any]:
@@ -269,74 +269,6 @@ def verify(directory: str | os.PathLike) -> int:
     cards.from_json((folder / CARD_FILE).read_text())
     manifest = read_manifest(folder)
     return manifests.verify(folder / VARIABLES, manifest)
-
-
-def _build(card: cards.ModelCard) -> nn.Module:
-    return models.build_model({**card.student, "points": card.points})
-
-
-def _abstract(card: cards.ModelCard) -> dict[str, Any]:
-    return cards.abstract_variables(_build(card), points=card.points)
-
-
-def _read(
-    folder: epath.Path, card: cards.ModelCard, *, manifest: Mapping[str, Any], of_a_run: bool
-) -> dict[str, Any]:
-    """The variables of the student on the card, on the host, as they were saved.
-
-    Args:
-      folder: what Orbax wrote: the variables alone, or the state of a run.
-      card: of the student.
-      manifest: of the folder.
-      of_a_run: which of them.
-    """
-    wanted = _abstract(card)
-    handler = ocp.PyTreeCheckpointHandler()
-    with manifests.reading(folder), ocp.Checkpointer(handler) as reader:
-        # Not by the reader, which misses the file of a whole step and warns.
-        stored = dict(handler.metadata(folder))
-        places: dict[str, tuple[str, ...]] = {name: (name,) for name in wanted}
-        if of_a_run:
-            places = saved.student_places(stored)
-        found = {name: _at(stored, place) for name, place in places.items()}
-        fault = _difference(_leaves(found), _leaves(wanted))
-        if fault:
-            raise manifests.DamagedError(
-                f"{folder} does not hold the student on its card:\n{fault}"
-            )
-        # Nothing else is read: the optimizer's moments are twice the size of the student.
-        part: dict[str, Any] = {}
-        for name, place in places.items():
-            _at(part, place[:-1])[place[-1]] = wanted[name]
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), part)
-        arguments = ocp.args.PyTreeRestore(item=part, restore_args=as_numpy, partial_restore=True)
-        restored = reader.restore(folder, args=arguments)
-    manifests.compare(manifest, restored, where=folder)
-    return {name: _at(restored, place) for name, place in places.items()}
-
-
-def _at(tree: dict[str, Any], place: Sequence[str]) -> Any:
-    """The subtree at the end of these keys, made where it is absent."""
-    for key in place:
-        tree = tree.setdefault(key, {})
-    return tree
-
-
-def _leaves(tree: Any) -> dict[str, str]:
-    """Path of every leaf -> its type and shape, such as "float32 [3, 64]"."""
-    return {
-        jax.tree_util.keystr(path): f"{np.dtype(leaf.dtype).name} {list(leaf.shape)}"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
-def _difference(found: dict[str, str], wanted: dict[str, str]) -> str:
-    """One line per leaf that is missing, too much or of another shape."""
-    return "\n".join(
-        f"  {name}: {found.get(name, 'absent')} there, {wanted.get(name, 'absent')} on the card"
-        for name in sorted(found.keys() | wanted.keys())
-        if found.get(name) != wanted.get(name)
-    )
 
 
 def _stack(clouds: Sequence[Cloud], size: int) -> dict[str, np.ndarray]:
