@@ -61,10 +61,13 @@ SECTIONS = {
     ),
     "step": tuple(
         _step(topology)
-        for topology in ("v5e:8x8", "v6e:8x8", "v5p:4x4x4", "v4:4x4x4")
+        for topology in ("v5e:1x1", "v5e:8x8", "v6e:8x8", "v5p:4x4x4", "v4:4x4x4")
     ),
     "paper": (Row(COMPILE, ("--config=configs/mrd_pointbert.py", "--topology=v5e:16x16")),),
-    "giant": (Row(COMPILE, (*GIANT, "--batch_per_chip=32", "--config.model.micro_batch=0")),),
+    "giant": tuple(
+        Row(COMPILE, (*GIANT, f"--batch_per_chip={batch}", f"--config.model.micro_batch={batch}"))
+        for batch in (8, 32)
+    ),
 }  # fmt: skip
 
 
@@ -197,7 +200,7 @@ def _gathered(report: Mapping[str, Any]) -> float:
 
 
 def _commands(section: str) -> str:
-    return "\n".join(["```sh", *(row.command for row in SECTIONS[section]), "```"])
+    return "\n".join(["```sh", *(f".venv/bin/{row.command}" for row in SECTIONS[section]), "```"])
 
 
 if __name__ == "__main__":

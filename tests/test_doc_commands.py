@@ -44,6 +44,7 @@ NOT_RUN = {
     f"{TRAIN} runs/clip": "needs the data set of the line before it",
     f"{TRAIN} /shared/run": "waits for a second machine; tests/hosts starts both",
     f"{PYTHON} -m mrd_jax.tools.compile_tpu": "needs the TPU compiler; `make tpu`",
+    f"{PYTHON} -m benchmarks.tpu_losses": "needs the TPU compiler; tests/test_compile_tpu.py",
     f"{PYTHON} -m mrd_jax.tools.convert": "needs a released file; tests/test_convert_tool.py",
     f"{PYTHON} -m benchmarks.transfer": "needs six trainings; tests/test_benchmarks.py",
     "gcloud": "needs Google Cloud",
