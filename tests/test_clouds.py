@@ -198,7 +198,7 @@ def test_mesh_files_without_faces_are_clouds(tmp_path, kind, coloured):
     want = clouds.prepare_cloud(
         xyz.astype(np.float32), rgb if coloured else None, conventions=RULES
     )
-    cloud = read(path)
+    cloud = read(path, up="z")
     np.testing.assert_allclose(cloud.xyz, want.xyz, atol=1e-6)
     np.testing.assert_allclose(cloud.rgb, want.rgb, atol=1e-6)
 

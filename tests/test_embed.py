@@ -99,12 +99,12 @@ def distances(one, other):
 
 
 def three_types(number, folder, *, shuffle):
-    """One solid as glb (turned, since glTF has y up), obj and ply."""
+    """One solid as glb and obj (turned, since they have y up) and ply."""
     turn = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
     files = []
     for seed, kind in enumerate(("glb", "obj", "ply")):
         mesh = shape(number)
-        if kind == "glb":
+        if kind != "ply":
             mesh.apply_transform(turn)
         path = folder / f"{number}.{kind}"
         files.append(export_in_order(mesh, path, seed=seed if shuffle else None))

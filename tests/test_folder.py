@@ -66,7 +66,14 @@ def test_records_say_where_they_come_from(searchable):
 
 @pytest.mark.parametrize(
     ("kind", "up_axis", "upright"),
-    [("glb", "", 1), ("glb", "z", 2), ("obj", "", 2), ("obj", "y", 1), ("ply", "Y", 1)],
+    [
+        ("glb", "", 1),
+        ("glb", "z", 2),
+        ("obj", "", 1),
+        ("obj", "z", 2),
+        ("ply", "", 2),
+        ("ply", "Y", 1),
+    ],
 )
 def test_the_vertical_axis_follows_the_type_unless_the_table_says_it(
     tmp_path, kind, up_axis, upright
@@ -78,7 +85,8 @@ def test_the_vertical_axis_follows_the_type_unless_the_table_says_it(
     spans = np.ptp(shape.xyz, axis=0)
     np.testing.assert_allclose(spans[2] / spans[0], extents[upright], rtol=0.1)
     assumed = kind != "glb" and not up_axis
-    assert ("vertical axis not stated, z taken" in shape.faults) == assumed
+    taken = "yz"[upright - 1]
+    assert (f"vertical axis not stated, {taken} taken" in shape.faults) == assumed
 
 
 def test_y_up_is_turned_and_not_mirrored(tmp_path):

@@ -15,9 +15,10 @@ from mrd_jax.data import batch
 if TYPE_CHECKING:
     from data_prep.geometry import meshes
 
-# glTF fixes its vertical axis; of the other types only the author knows, z up is assumed.
-Y_UP_TYPES = ("glb", "gltf")
-MESH_TYPES = (*Y_UP_TYPES, "obj", "off", "ply", "stl")
+# glTF fixes its vertical axis. Of the other types only the author knows: most programs write OBJ
+# with y up and the rest, which come from scanners and for printers, with z up.
+Y_UP_TYPES = ("glb", "gltf", "obj")
+MESH_TYPES = (*Y_UP_TYPES, "off", "ply", "stl")
 ARRAY_TYPES = ("npy", "npz")
 TYPES = MESH_TYPES + ARRAY_TYPES
 
@@ -103,7 +104,7 @@ def read_cloud(
         [n, 3] xyz or [n, 6] xyz and rgb; an npz holds `xyz` (or `points`) and perhaps `rgb` (or
         `colors`), or a single array. Colours are integers 0 to 255 or floats 0 to 1.
       conventions: of the encoder.
-      up: "y" or "z", the file's vertical axis; None: y for glb and gltf, z for the rest.
+      up: "y" or "z", the file's vertical axis; None: as `up_axis` says.
       seed: of the sampling; the same numbers are drawn for every file.
 
     Raises:
@@ -155,8 +156,13 @@ def read_content(
 
 
 def up_axis(path: Path | str) -> str:
-    """The vertical axis that a file has by its type: "y" or "z"."""
+    """The vertical axis of a file by its type: "y" of glb, gltf and obj, "z" of the rest."""
     return "y" if _kind(Path(path)) in Y_UP_TYPES else "z"
+
+
+def up_is_certain(path: Path | str) -> bool:
+    """Whether a standard fixes the vertical axis of files of this type, as glTF's does."""
+    return _kind(Path(path)) in ("glb", "gltf")
 
 
 def prepare_cloud(

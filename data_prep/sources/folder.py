@@ -6,8 +6,9 @@ python -m data_prep.build --source folder --input DIR --output data \
 
 Every glb, gltf, obj, off, ply, stl, npy and npz file below the folder becomes a shape, named by its
 file: `oak_chair-2.glb` is an "oak chair". Names of sub-folders are not used; they may say a class,
-an author or a date. y is up in glb and gltf, z in the other types. All shapes are in the split
-"test", which is what evaluation reads unless told otherwise.
+an author or a date. y is up in glb, gltf and obj, z in the other types; only glTF's standard says so,
+and what is assumed is counted. All shapes are in the split "test", which is what evaluation reads
+unless told otherwise.
 
 A table at the top of the folder (one .csv or .jsonl file, of any name) says more:
 
@@ -23,7 +24,7 @@ A table at the top of the folder (one .csv or .jsonl file, of any name) says mor
 | split | a word; either every line has one or none | "test" |
 | creator, licence | travel with the record | unknown |
 
-Only `path` must be there. Say `up_axis` where you know it: many OBJ files have y up. Several
+Only `path` must be there. Say `up_axis` where you know it. Several
 captions or images are a list in JSON, and divided by "|" in CSV. Meshes are rendered; clouds have
 no views. The offline teacher learns from names; to train one on a folder (`--teacher lit`), the
 table must have a split "train".
@@ -204,6 +205,8 @@ def _item(row: tables.Row, path: str, *, root: Path) -> shape_files.Item:
     name = row.name or name_of(path)
     captions = [("name", name)] if name else []
     captions += [("caption", text) for text in row.captions]
+    up = row.up_axis or clouds.up_axis(path)
+    certain = row.up_axis or clouds.up_is_certain(path)
     return shape_files.with_version(
         shape_files.Item(
             id=row.id or path,
@@ -216,7 +219,8 @@ def _item(row: tables.Row, path: str, *, root: Path) -> shape_files.Item:
             label=row.label,
             creator=row.creator,
             licence=row.licence,
-            up_axis=row.up_axis,
+            up_axis=up,
+            faults=() if certain else (shape_files.UP_ASSUMED.format(up),),
         )
     )
 

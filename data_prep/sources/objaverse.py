@@ -90,6 +90,7 @@ class Objaverse:
                             root=str(root),
                             path=path.relative_to(root).as_posix(),
                             split=SPLIT,
+                            up_axis="y",
                             label=found[0] if found else "",
                             **described,
                         )

@@ -18,8 +18,8 @@ from mrd_jax.data import batch
 FILL = 0.4
 # Noted where a cloud had to repeat points.
 TOO_FEW = "fewer points than asked for, repeated"
-# Noted where neither the type of a file nor the table says which axis is vertical.
-UP_ASSUMED = "vertical axis not stated, z taken"
+# Noted where neither a standard nor the table says which axis is vertical.
+UP_ASSUMED = "vertical axis not stated, {} taken"
 # Why an item is skipped whose file is a link to elsewhere.
 LINK_OUTSIDE = "a link that leaves the folder"
 
@@ -39,7 +39,7 @@ class Item:
       label: name of its class, or "".
       creator: to be credited, or "".
       licence: of the shape, or "".
-      up_axis: "y" or "z"; "" by the type of the file.
+      up_axis: "y" or "z"; "" of an item that is left out.
       faults: found so far.
       skip: why the item becomes no shape, or "".
       version: size and time of the file and its pictures, so that a change is noticed.
@@ -103,10 +103,7 @@ def prepare(
         shape.
     """
     path = _usable_path(item)
-    up = item.up_axis or clouds.up_axis(path)
     faults = list(item.faults)
-    if not item.up_axis and up != "y":
-        faults.append(UP_ASSUMED)
     sizes = {"points": points, "seed": seed, "shape_id": item.id}
     images: list[bytes] = []
     try:
@@ -115,9 +112,9 @@ def prepare(
         faults += found
         if isinstance(content, tuple):
             with timing.stage("sample"):
-                xyz, rgb, found = _cloud(*content, up=up, **sizes)
+                xyz, rgb, found = _cloud(*content, up=item.up_axis, **sizes)
         else:
-            surface = _upright(content) if up == "y" else content
+            surface = _upright(content) if item.up_axis == "y" else content
             xyz, rgb = surfaces.sample(surface, **sizes)
             images, found = surfaces.views(surface, count=views, size=image_size)
         faults += found

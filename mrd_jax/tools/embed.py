@@ -158,8 +158,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--up",
         choices=("y", "z"),
-        help="vertical axis of all files; left out: y for glb and gltf, whose standard says so, z "
-        "for the rest",
+        help="vertical axis of all files; left out: y for glb, gltf and obj, z for the rest",
     )
     add("--batch_size", type=int, default=32, help="clouds a call over all devices; 32")
     add("--seed", type=int, default=0, help="of the sampling of points; 0")
