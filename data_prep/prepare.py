@@ -18,7 +18,7 @@ import tqdm
 from data_prep import shapes, sources, timing
 
 ITEMS_PER_SHARD = 32
-# Skipped items that a summary names, for each reason.
+# Items that a summary names, for each reason.
 NAMED = 5
 # Changes whenever prepared shapes change their content: older shards are then prepared again.
 FORMAT = 2
@@ -33,8 +33,8 @@ class Summary:
       written: shapes in the cache.
       reused: items whose shard was there already.
       skipped: reason -> items that became no shape.
-      examples: reason -> ids of the first of them.
       faults: kind -> how often shapes were kept with something repaired or left out.
+      examples: reason or kind -> ids of the first of them.
       bytes: of the shards in the cache.
       cpu_seconds: stage -> CPU seconds over all processes, without reused shards.
       seconds: wall time.
@@ -44,8 +44,8 @@ class Summary:
     written: int = 0
     reused: int = 0
     skipped: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-    examples: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     faults: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    examples: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     bytes: int = 0
     cpu_seconds: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     seconds: float = 0.0
@@ -57,10 +57,13 @@ class Summary:
             f"({self.reused} items found prepared), {self.skipped.total()} skipped, "
             f"{self.bytes} bytes, {self.seconds:.1f} s"
         ]
-        for reason, count in sorted(self.skipped.items()):
-            named = [*self.examples[reason], *(["..."] if count > NAMED else [])]
-            lines += [f"  skipped, {reason}: {count}", f"    {', '.join(named)}"]
-        lines += [f"  kept, {kind}: {count}" for kind, count in sorted(self.faults.items())]
+        for what, counts in (("skipped", self.skipped), ("kept", self.faults)):
+            for reason, count in sorted(counts.items()):
+                named = self.examples.get(reason, [])
+                lines.append(f"  {what}, {reason}: {count}")
+                if named:
+                    more = ["..."] if len(named) == NAMED < count else []
+                    lines.append(f"    {', '.join(named + more)}")
         if self.cpu_seconds:
             stages = ", ".join(f"{name} {sec:.1f}" for name, sec in self.cpu_seconds.items())
             lines.append(f"  CPU seconds: {stages}")
@@ -120,7 +123,7 @@ def prepare_shapes(
         for (path, batch), outcomes in _outcomes(source, pending, settings, workers):
             done: list[shapes.Shape] = []
             header = {"format": FORMAT, **settings, **_listed(batch)}
-            header |= {"skipped": {}, "faults": {}}
+            header |= {"skipped": {}}
             for item, (outcome, seconds) in zip(batch, outcomes, strict=True):
                 summary.cpu_seconds.update(seconds)
                 if isinstance(outcome, shapes.Shape):
@@ -129,6 +132,10 @@ def prepare_shapes(
                     header["skipped"][item.id] = outcome
                 bar.update()
             header["faults"] = collections.Counter(f for shape in done for f in shape.faults)
+            header["faulty"] = {
+                kind: [shape.id for shape in done if kind in shape.faults][:NAMED]
+                for kind in header["faults"]
+            }
             shapes.save_shard(path, done, header=header)
             _count(summary, path, header, written=len(done))
     summary.seconds = time.monotonic() - start
@@ -182,11 +189,12 @@ def _count(summary: Summary, path: Path, header: dict, *, written: int) -> None:
     summary.written += written
     summary.bytes += path.stat().st_size
     summary.skipped.update(header["skipped"].values())
-    for item_id, reason in header["skipped"].items():
-        named = summary.examples.setdefault(reason, [])
-        if len(named) < NAMED:
-            named.append(item_id)
     summary.faults.update(header["faults"])
+    found = [(reason, [item_id]) for item_id, reason in header["skipped"].items()]
+    # Shards of earlier versions only count what they kept with faults.
+    for reason, ids in [*found, *header.get("faulty", {}).items()]:
+        named = summary.examples.setdefault(reason, [])
+        named += ids[: NAMED - len(named)]
 
 
 def _outcomes(source: str, pending: list, settings: dict, workers: int) -> Iterator[tuple]:

@@ -118,7 +118,8 @@ def test_the_summary_counts_skipped_items_and_faults_also_when_resumed(tmp_path)
     text = str(summary)
     assert "3 items read, 1 shapes in the cache (3 items found prepared), 2 skipped" in text
     assert "skipped, no faces: 1" in text
-    assert "kept, missing texture: 1" in text
+    (kept,) = load(tmp_path / "cache")
+    assert f"kept, missing texture: 1\n    {kept.id}" in text
 
 
 def test_the_summary_names_the_first_five_skipped_items_of_a_reason(tmp_path):

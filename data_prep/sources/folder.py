@@ -6,9 +6,9 @@ python -m data_prep.build --source folder --input DIR --output data \
 
 Every glb, gltf, obj, off, ply, stl, npy and npz file below the folder becomes a shape, named by its
 file: `oak_chair-2.glb` is an "oak chair". Names of sub-folders are not used; they may say a class,
-an author or a date. y is up in glb, gltf and obj, z in the other types; only glTF's standard says so,
-and what is assumed is counted. All shapes are in the split "test", which is what evaluation reads
-unless told otherwise.
+an author or a date. y is up in glb, gltf and obj, z in the other types; only glTF's standard says
+so, and what is assumed is counted. All shapes are in the split "test", which is what evaluation
+reads unless told otherwise.
 
 A table at the top of the folder (one .csv or .jsonl file, of any name) says more:
 
