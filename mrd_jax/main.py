@@ -47,8 +47,7 @@ _HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
 
 
 def show_progress() -> None:
-    """Sends this package's messages to the terminal, and only the warnings of the libraries."""
-    absl_logging.set_verbosity(absl_logging.WARNING)
+    """Sends this package's messages to the terminal."""
     handler = logging.StreamHandler(sys.stderr)
     who = f"[{jax.process_index()}] " if jax.process_count() > 1 else ""
     handler.setFormatter(logging.Formatter(f"%(asctime)s {who}%(message)s", datefmt="%H:%M:%S"))
@@ -107,6 +106,8 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; every option starts with --")
     run = command(_CONFIG.value, _MODE.value, _STEP.value)
+    # Of the libraries, such as JAX on its way to the devices, only warnings.
+    absl_logging.set_verbosity(absl_logging.WARNING)
     join()
     # After joining: this asks for the devices.
     compiled.keep()

@@ -132,7 +132,7 @@ def test_another_encoder_is_refused(run, tmp_path):
     "arguments, message",
     [
         (["find", "--index", "nothing", "--text", "x"], "nothing holds no index"),
-        (["find", "--index", "index", "--image", "x.png"], "No such file or directory: 'x.png'"),
+        (["find", "--index", "index", "--image", "x.png"], "x.png: cannot be read: No such file"),
         (["build", "--embeddings", "E.npz", "--output", "index"], "index exists already"),
         (["build", "--embeddings", "files/RedLamp.npz", "--output", "i"], "lacks ['embeddings'"),
         (["build", "--embeddings", "E.npz", "--output", "i", "--ann"], "leave it out"),

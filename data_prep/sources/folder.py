@@ -164,13 +164,18 @@ def name_of(path: str) -> str:
     """What the name of a file says: words, without numbers at the end.
 
     Args:
-      path: of the file; `oak_chair-2.glb` gives "oak chair", `DamagedHelmet.glb` "Damaged Helmet",
-        `0001.ply` nothing.
+      path: of the file; `oak_chair-2.glb` and `oakChair2.glb` give "oak chair",
+        `DamagedHelmet.glb` "Damaged Helmet", `0001.ply` nothing.
     """
     stem = unicodedata.normalize("NFC", PurePosixPath(path).stem)
     # Two small letters before a capital: DamagedHelmet is two words, iPhone is one.
     apart = re.sub(r"(?<=[a-z]{2})(?=[A-Z])", " ", stem)
+    if stem[:1].islower():
+        # As in oakChair, where capitals only divide; not those of an abbreviation.
+        apart = re.sub(r" [A-Z](?=[a-z])", lambda capital: capital.group().lower(), apart)
     words = [word for word in re.split(r"[\s_.+()\[\]-]+", apart) if word]
+    # A number at the end of a word, as in stool2, but not of one as short as mp3.
+    words[-1:] = [re.sub(r"(?<=[a-z]{3})\d+$", "", word) for word in words[-1:]]
     while words and words[-1].isdigit():
         words.pop()
     return " ".join(words)

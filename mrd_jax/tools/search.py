@@ -104,6 +104,8 @@ def _row(searcher: queries.Searcher, kind: str, value: str, *, up: str | None) -
         if kind == "image":
             return searcher.picture(queries.read_picture(Path(value)))
         cloud = queries.read_cloud(Path(value), searcher.index, up=up)
+    except OSError as error:
+        raise ValueError(f"{value}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise ValueError(f"{value}: {error}") from error
     if cloud.faults:
