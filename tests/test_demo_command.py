@@ -3,6 +3,7 @@
 
 import functools
 import re
+import sys
 import tempfile
 import types
 from unittest import mock
@@ -34,7 +35,8 @@ def test_a_file_that_takes_too_long_ends_its_worker_and_not_the_next_one(tmp_pat
     vertices = "v 0 0 0\nv 1 0 0\nv 0 1 0\n"
     (tmp_path / "slow.obj").write_text(vertices + "f 1 2 3\n" * 200_000)
     (tmp_path / "quick.png").write_bytes(small_shapes.picture((1, 2, 3)))
-    pool = pools.Pool(clouds.Conventions.of(tiny_card()), seconds=0.05, workers=1)
+    conventions = clouds.Conventions.of(tiny_card())
+    pool = pools.Pool(conventions, seconds=0.05, memory=2**32, workers=1)
     try:
         with pytest.raises(pools.UnreadableError, match="it takes more than 0.05 s to read"):
             pool.read(tmp_path / "slow.obj")
@@ -44,6 +46,30 @@ def test_a_file_that_takes_too_long_ends_its_worker_and_not_the_next_one(tmp_pat
         pool.close()
     assert content.kind == "picture"
     np.testing.assert_array_equal(content.arrays["picture"], np.full((8, 8, 3), (1, 2, 3)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit address space")
+def test_a_mesh_that_wants_too_much_memory_is_refused_and_the_next_file_is_read(searcher):
+    """Nothing is wrong with it, though trimesh calls unreadable what it has no memory for."""
+    mesh = b"v 0 0 0\nv 1 0 0\nv 0 1 0\n" + b"f 1 2 3\n" * 1_500_000
+    limits = apps.Limits(read_seconds=60, read_bytes=2**29, hosts=("testserver",))
+    with apps.serving(searcher, limits) as served:
+        client = testclient.TestClient(served)
+
+        def send(name, data):
+            raw = {"content-type": "application/octet-stream"}
+            return client.post("/api/uploads", params={"name": name}, content=data, headers=raw)
+
+        refused = [send("big.obj", mesh) for _ in range(3)]  # there are two workers
+        taken = send("red.png", small_shapes.picture((255, 0, 0)))
+        query = {"upload": taken.json()["id"], "count": 1}
+        found = client.get("/api/find", params=query).json()["found"]
+    assert [answer.status_code for answer in refused] == [422] * 3
+    assert {answer.json()["error"] for answer in refused} == {
+        "big.obj cannot be used: it needs more than 0.5 GB of memory to read; the file is damaged, "
+        "hostile or too large"
+    }
+    assert [one["number"] for one in found] == [0]
 
 
 def test_nothing_is_left_of_uploads(searcher, tmp_path, monkeypatch):
@@ -72,8 +98,10 @@ def folders_in(path):
 class FakePool:
     """Notes where the file was that it should open."""
 
-    def __init__(self, conventions, *, seconds):
-        pass
+    memory = None
+
+    def __init__(self, conventions, *, seconds, memory):
+        FakePool.memory = memory
 
     def read(self, path):
         assert path.read_bytes() == b"picture"
@@ -105,9 +133,22 @@ def test_the_command_says_where_it_serves_and_leaves_nothing(
 
     monkeypatch.setattr(uvicorn.Server, "run", serve)
     arguments = ["--checkpoint", "c", "--index", str(searcher.index.folder), "--port", "0"]
-    assert demo.main([*arguments, "--upload_megabytes", "0.5"]) == 0
+    monkeypatch.setattr(FakePool, "memory", None)
+    arguments += ["--upload_megabytes", "0.5", "--read_gigabytes", "0.75"]
+    assert demo.main(arguments) == 0
+    assert FakePool.memory == 3 * 2**28
     assert (asked[0]["shapes"], asked[0]["upload_bytes"]) == (12, 2**19)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "option, value, least",
+    [("upload_megabytes", "0", 0), ("read_seconds", "nan", 0), ("read_gigabytes", "0.5", 0.5)],
+)
+def test_limits_that_nothing_could_meet_are_refused(option, value, least, capsys):
+    with pytest.raises(SystemExit):
+        demo.main(["--checkpoint", "c", "--index", "i", f"--{option}", value])
+    assert f"--{option} is {float(value)}; expected more than {least}" in capsys.readouterr().err
 
 
 def test_without_the_extra_it_is_named(monkeypatch, capsys):

@@ -194,6 +194,15 @@ def test_arrays_are_limited_by_what_they_promise(tmp_path, monkeypatch):
         read(path)
 
 
+def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.obj", b"v 0 0 0\n")
+    before = os.stat(path)
+    write(path, b"v 0 0 0\nv 1 1 1\n")
+    monkeypatch.setattr(limits.os, "fstat", lambda number: before)
+    with pytest.raises(OSError, match="a.obj: it grew while it was read; try again"):
+        limits.read_file(path)
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "1e9", "", "many", "\u00b2"])
 def test_a_limit_that_is_no_number_is_refused(monkeypatch, value):
     monkeypatch.setenv("MRD_MAX_FACES", value)

@@ -92,15 +92,16 @@ def read_file(path: Path) -> bytes:
 
     Raises:
       LimitError: it is too large.
-      OSError: it cannot be read, or is no ordinary file, which might never end.
+      OSError: it cannot be read, grows meanwhile, or is no ordinary file, which might never end.
     """
     with open(path, "rb", opener=_open_at_once) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise OSError(f"{path}: not an ordinary file")
         FILE_BYTES.check(status.st_size)
-        data = file.read(FILE_BYTES.most() + 1)  # it may have grown
-    FILE_BYTES.check(len(data))
+        data = file.read(status.st_size + 1)  # all of this is allocated beforehand
+    if len(data) > status.st_size:
+        raise OSError(f"{path}: it grew while it was read; try again when it is complete")
     return data
 
 

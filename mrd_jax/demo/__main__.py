@@ -56,11 +56,12 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--port", type=int, default=8000, help="to serve at, 0 is any that is free; 8000")
     add("--upload_megabytes", type=float, default=32, help="most of a dropped file; 32")
     add("--read_seconds", type=float, default=10, help="most that reading one may take; 10")
+    add("--read_gigabytes", type=float, default=6, help="of memory, most for reading one; 6")
     add("--ann", action="store_true", help="search approximately, from 200,000 shapes")
     options = parser.parse_args(arguments)
-    for name in ("upload_megabytes", "read_seconds"):
-        if not 0 < getattr(options, name) < float("inf"):
-            parser.error(f"--{name} is {getattr(options, name)}; expected a positive number")
+    for name, least in (("upload_megabytes", 0), ("read_seconds", 0), ("read_gigabytes", 0.5)):
+        if not least < getattr(options, name) < float("inf"):
+            parser.error(f"--{name} is {getattr(options, name)}; expected more than {least}")
     return options
 
 
@@ -89,6 +90,7 @@ def run(options: argparse.Namespace) -> None:
     limits = apps.Limits(
         upload_bytes=int(options.upload_megabytes * 2**20),
         read_seconds=options.read_seconds,
+        read_bytes=int(options.read_gigabytes * 2**30),
         hosts=allowed_hosts(options.host),
     )
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET

@@ -33,11 +33,13 @@ class Limits:
     Attributes:
       upload_bytes: of one file.
       read_seconds: that opening it may take.
+      read_bytes: of memory that opening it may take: a mesh takes ten to twenty times its size.
       hosts: names that the page may be reached by; ("*",) is any.
     """
 
     upload_bytes: int = 32 * 2**20
     read_seconds: float = 10
+    read_bytes: int = 6 * 2**30
     hosts: Sequence[str] = ("localhost", "127.0.0.1")
 
 
@@ -179,7 +181,7 @@ def serving(searcher: queries.Searcher, limits: Limits) -> Iterator[applications
     with contextlib.ExitStack() as resources:
         folder = resources.enter_context(tempfile.TemporaryDirectory(prefix="mrd_jax_demo_"))
         conventions = clouds.Conventions.of(searcher.index.card)
-        pool = pools.Pool(conventions, seconds=limits.read_seconds)
+        pool = pools.Pool(conventions, seconds=limits.read_seconds, memory=limits.read_bytes)
         resources.callback(pool.close)
         uploads = uploads_lib.Uploads(
             searcher, pool, folder=Path(folder), most_bytes=limits.upload_bytes

@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import os
 import queue
 import subprocess
 import sys
@@ -17,8 +18,12 @@ from mrd_jax.data import numpy_files
 
 # Seconds that a worker may take to start; it imports what reads meshes.
 START_SECONDS = 120
+# Workers multiply no matrices. On many cores, the buffers for that would use up their memory.
+_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}
 # Bytes of one array that a worker may hand over.
 _LARGEST = 64 * 2**20
+# What a file is that takes too much, as far as one can know.
+_BLAME = "the file is damaged, hostile or too large"
 
 
 class UnreadableError(ValueError):
@@ -46,17 +51,21 @@ class Pool:
     Args:
       conventions: of the clouds that files become.
       seconds: that one file may take.
+      memory: bytes of address space of a worker, which needs 300 MB by itself.
       workers: processes.
 
     Raises:
       RuntimeError: a worker does not start.
     """
 
-    def __init__(self, conventions: clouds.Conventions, *, seconds: float, workers: int = 2):
-        self._arguments = json.dumps(dataclasses.asdict(conventions))
+    def __init__(
+        self, conventions: clouds.Conventions, *, seconds: float, memory: int, workers: int = 2
+    ):
+        settings = {"conventions": dataclasses.asdict(conventions), "memory": memory}
         self._seconds = seconds
+        self._memory = memory
         self._idle: queue.Queue[_Worker] = queue.Queue()
-        self._workers = [_Worker(self._arguments) for _ in range(workers)]
+        self._workers = [_Worker(json.dumps(settings)) for _ in range(workers)]
         for worker in self._workers:  # at once: each takes seconds
             worker.launch()
         for worker in self._workers:
@@ -71,14 +80,20 @@ class Pool:
             in.
 
         Raises:
-          UnreadableError: it cannot be used, takes too long, or ended its worker.
+          UnreadableError: it cannot be used, takes too long or too much memory, or ended its
+            worker.
         """
         output = path.with_name("content.npz")
         worker = self._idle.get()
         try:
             answer = worker.ask({"path": str(path), "output": str(output)}, self._seconds)
+            if answer.get("spent"):
+                worker.stop()  # what it could not free would be missing for the next file
         finally:
             self._idle.put(worker)
+        if answer.get("spent"):
+            needed = f"it needs more than {self._memory / 2**30:g} GB of memory to read"
+            raise UnreadableError(f"{needed}; {_BLAME}")
         if "error" in answer:
             raise UnreadableError(answer["error"])
         with output.open("rb") as stream:
@@ -102,7 +117,11 @@ class _Worker:
     def launch(self) -> None:
         """Starts the process."""
         self._process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | _ENVIRONMENT,
         )
 
     def await_ready(self) -> None:
@@ -127,7 +146,7 @@ class _Worker:
         late = self._late
         self.stop()
         reason = f"it takes more than {seconds:g} s to read" if late else "reading it failed"
-        return {"error": f"{reason}; the file is damaged, hostile or too large"}
+        return {"error": f"{reason}; {_BLAME}"}
 
     def stop(self) -> None:
         """Ends the process; the next question starts another."""
