@@ -17,6 +17,7 @@ from starlette import testclient
 from tiny_encoder import tiny_card
 
 from data_prep.geometry import clouds
+from data_prep.teachers.lit.frozen import minilm, packages
 from mrd_jax.demo import __main__ as demo
 from mrd_jax.demo import app as apps
 from mrd_jax.demo import pool as pools
@@ -149,6 +150,40 @@ def test_limits_that_nothing_could_meet_are_refused(option, value, least, capsys
     with pytest.raises(SystemExit):
         demo.main(["--checkpoint", "c", "--index", "i", f"--{option}", value])
     assert f"--{option} is {float(value)}; expected more than {least}" in capsys.readouterr().err
+
+
+class Lengths:
+    """Stands for the model: notes the lengths of texts, each of which would be compiled apart."""
+
+    batch_size = 8
+
+    def __init__(self):
+        self.seen = set()
+
+    def __call__(self, batches):
+        for batch in batches:
+            self.seen.add(batch["input_ids"].shape[1])
+            yield np.ones((len(batch["input_ids"]), minilm.DIM), np.float32)
+
+
+def test_after_the_start_no_length_of_a_name_is_compiled(searcher, monkeypatch):
+    """Compiling one takes longer than answering."""
+    try:
+        encode = minilm.MiniLM(packages.locate(packages.MINILM), batch_size=8, dtype=np.float32)
+    except FileNotFoundError as error:
+        pytest.skip(f"the weight packages of the LiT teacher are absent: {error}")
+    lengths = Lengths()
+    monkeypatch.setattr(encode, "_function", lengths)
+    teacher = types.SimpleNamespace(encode_texts=encode)
+    lit = queries.Searcher(searcher.index, teacher=teacher)
+    demo.warm_texts(lit)
+    compiled = frozenset(lengths.seen)
+    assert compiled == {4, 8, 12, 16, 20, 24}
+    lit.texts("chair table lamp plant bed shelf door sofa vase car".split())
+    lit.texts([" ".join(["door"] * words) for words in range(1, 13)])
+    for words in range(1, 13):
+        lit.text(" ".join(["lamp"] * words))
+    assert lengths.seen == compiled
 
 
 def test_without_the_extra_it_is_named(monkeypatch, capsys):

@@ -162,6 +162,30 @@ def test_words_are_averaged_over_the_prompts_of_names(searcher):
     )
 
 
+def test_texts_come_as_each_alone_and_only_new_ones_are_embedded(searcher, monkeypatch):
+    asked = []
+    encode = searcher.teacher.encode_texts
+    monkeypatch.setattr(
+        searcher.teacher, "encode_texts", lambda texts: asked.append(len(texts)) or encode(texts)
+    )
+    alone = np.stack([searcher.text(word) for word in ("red", "green blue")])
+    rows = searcher.texts(["green  blue", "blue", "red", "teal", "blue"])
+    assert asked == [8, 8, 16]  # a name has eight prompts
+    np.testing.assert_array_equal(rows[[2, 0]], alone)
+    np.testing.assert_array_equal(rows[1], rows[4])
+    np.testing.assert_array_equal(searcher.texts(["blue", "teal"]), rows[[1, 3]])
+    assert len(asked) == 3
+    with pytest.raises(ValueError, match="no words"):
+        searcher.texts(["red", " "])
+
+
+def test_texts_that_were_asked_for_long_ago_are_embedded_again(searcher, monkeypatch):
+    monkeypatch.setattr(queries, "_KEPT_TEXTS", 2)
+    want = searcher.texts(["red", "green", "blue"])
+    assert list(searcher._known) == ["green", "blue"]
+    np.testing.assert_array_equal(searcher.texts(["red", "green", "blue"]), want)
+
+
 def test_more_like_a_shape_leaves_the_shape_out(searcher):
     row = searcher.shape(5)
     np.testing.assert_allclose(np.linalg.norm(row), 1, atol=1e-6)
