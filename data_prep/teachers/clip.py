@@ -13,7 +13,7 @@ import numpy as np
 import transformers
 
 from data_prep import teachers
-from data_prep.teachers import batching, clip_weights
+from data_prep.teachers import batching, clip_weights, notices
 
 # What decides the pixels; the rest of a processor's settings are bookkeeping.
 PREPROCESSING_FIELDS = (
@@ -138,7 +138,8 @@ class ClipTeacher:
         folder, revision = clip_weights.resolve(str(name_or_dir))
         config = _read_config(folder)
         image_processor, tokenizer = _read_processor(folder)
-        model = transformers.FlaxCLIPModel(config, dtype=jnp.dtype(dtype), _do_init=False)
+        with notices.without_flax_notice():
+            model = transformers.FlaxCLIPModel(config, dtype=jnp.dtype(dtype), _do_init=False)
         params, weights_hash = clip_weights.load(folder, expected=model.params_shape_tree)
         params = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), params)
         return cls(

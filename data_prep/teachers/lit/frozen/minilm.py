@@ -10,7 +10,7 @@ import numpy as np
 import safetensors.numpy
 import transformers
 
-from data_prep.teachers import batching
+from data_prep.teachers import batching, notices
 from mrd_jax.convert import rules
 
 DIM = 384
@@ -40,9 +40,10 @@ class MiniLM:
 
     def __init__(self, folder: pathlib.Path, *, batch_size: int, dtype: jnp.dtype):
         config = transformers.BertConfig.from_pretrained(folder)
-        model = transformers.FlaxBertModel(
-            config, dtype=dtype, _do_init=False, add_pooling_layer=False
-        )
+        with notices.without_flax_notice():
+            model = transformers.FlaxBertModel(
+                config, dtype=dtype, _do_init=False, add_pooling_layer=False
+            )
         path = folder / "model.safetensors"
         variables = rules.apply(
             safetensors.numpy.load_file(path),
