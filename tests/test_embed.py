@@ -170,11 +170,16 @@ def test_the_output_says_everything_about_its_rows(run, checkpoint, tmp_path):
     np.savez(tmp_path / "x.npz", xyz=cloud(0)[0])
     status, arrays, *_ = run(tmp_path / "x.npz")
     assert status == 0
-    assert set(arrays) == {"embeddings", "files", "skipped", "reasons", "card", "checkpoint", "up"}
+    assert set(arrays) == {
+        *("embeddings", "files", "names", "creators", "licences", "up"),
+        *("skipped", "reasons", "card", "checkpoint"),
+    }
     assert arrays["embeddings"].dtype == np.float32 and arrays["embeddings"].shape == (1, DIM)
     np.testing.assert_allclose(np.linalg.norm(arrays["embeddings"], axis=1), 1, atol=1e-6)
     assert cards.from_dict(json.loads(str(arrays["card"]))) == tiny_card()
-    assert arrays["checkpoint"] == hashes.checkpoint(checkpoint) and arrays["up"] == ""
+    assert arrays["checkpoint"] == hashes.checkpoint(checkpoint)
+    for name in ("names", "creators", "licences", "up"):
+        assert arrays[name].tolist() == [""]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["E.npz"]
 
 
@@ -194,6 +199,73 @@ def test_y_up_and_z_up_copies_embed_alike_when_told_so(run, tmp_path):
     np.testing.assert_array_equal(run(tmp_path / "y.npz", "--up", "y")[1]["embeddings"], upright)
     untold = run(tmp_path / "y.npz")[1]["embeddings"]
     assert distances(untold, upright).min() > 0.01
+
+
+def table(folder, *lines):
+    (folder / "shapes.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def test_the_table_of_a_folder_says_what_is_embedded_and_how(run, tmp_path):
+    xyz, rgb = cloud(0)
+    upright = {"xyz": xyz, "rgb": rgb}
+    lying = {"xyz": xyz[:, [0, 2, 1]] * [1, 1, -1], "rgb": rgb}
+    (tmp_path / "own").mkdir()
+    for name, arrays in (("z", upright), ("y", lying), ("by_type", upright), ("other", upright)):
+        np.savez(tmp_path / "own" / f"{name}.npz", **arrays)
+    np.savez(tmp_path / "alone_1.npz", **lying)
+    table(
+        tmp_path / "own",
+        "path,name,up_axis,creator,license,id",
+        "y.npz,oak chair,y,Zoë,CC0,a",
+        "z.npz,,z,,,b",
+        "by_type.npz,,,,,c",
+    )
+    status, arrays, _, err = run("--up", "y", tmp_path / "own", tmp_path / "alone_1.npz")
+    assert status == 0
+    listed = [tmp_path / "own" / f"{name}.npz" for name in ("y", "z", "by_type")]
+    assert arrays["files"].tolist() == [*map(str, listed), str(tmp_path / "alone_1.npz")]
+    assert arrays["names"].tolist() == ["oak chair", "z", "by type", ""]
+    assert arrays["creators"].tolist() == ["Zoë", "", "", ""]
+    assert arrays["licences"].tolist() == ["CC0", "", "", ""]
+    assert arrays["up"].tolist() == ["y", "z", "z", "y"]
+    want = np.broadcast_to(arrays["embeddings"][1], arrays["embeddings"].shape)
+    np.testing.assert_allclose(arrays["embeddings"], want, rtol=0, atol=1e-5)
+    note = "left out 1 files that the table of their folder does not list, such as"
+    assert f"{note} {tmp_path / 'own' / 'other.npz'}" in err
+
+
+def test_a_table_of_files_that_are_not_there_is_refused_before_any_is_read(run, tmp_path):
+    np.savez(tmp_path / "here.npz", xyz=cloud(0)[0])
+    table(tmp_path, "path", "here.npz", *(f"gone{number}.npz" for number in range(7)))
+    status, arrays, _, err = run(tmp_path)
+    assert status == 2 and arrays is None
+    assert (
+        f"the table of {tmp_path} lists files that are not there: gone0.npz, gone1.npz, gone2.npz, "
+        "gone3.npz, gone4.npz and 2 more; correct their paths"
+    ) in err
+
+
+def test_a_table_of_something_else_is_refused_and_can_be_gone_round(run, tmp_path):
+    np.savez(tmp_path / "x.npz", xyz=cloud(0)[0])
+    table(tmp_path, "date,amount", "1,2")
+    status, _, _, err = run(tmp_path)
+    assert status == 2
+    assert "shapes.csv, line 1: unknown columns ['date', 'amount']" in err
+    assert "Files that are passed by themselves need no table" in err
+    assert run(tmp_path / "x.npz")[0] == 0
+
+
+def test_without_the_extra_a_folder_of_arrays_is_embedded_and_a_table_names_it(
+    run, tmp_path, monkeypatch
+):
+    np.savez(tmp_path / "x.npz", xyz=cloud(0)[0])
+    # As if trimesh were missing.
+    monkeypatch.setitem(sys.modules, "data_prep.sources", None)
+    monkeypatch.delattr("data_prep.sources", raising=False)
+    assert run(tmp_path)[0] == 0
+    table(tmp_path, "path", "x.npz")
+    status, _, _, err = run(tmp_path)
+    assert status == 2 and 'needs it: pip install "mrd_jax[prep]", or pass the files' in err
 
 
 def test_under_swapped_axes_a_swapped_copy_embeds_alike(tmp_path):

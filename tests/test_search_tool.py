@@ -81,6 +81,23 @@ def test_embedded_files_become_an_index_with_names_clouds_and_pictures(here):
         assert picture.size == (128, 128)
 
 
+def test_what_the_table_of_a_folder_says_is_in_the_index(run, tmp_path):
+    xyz, _ = random_clouds(1)[0]
+    np.savez(tmp_path / "x.npz", xyz=xyz[:, [0, 2, 1]] * [1, 1, -1])
+    lines = "path,name,up_axis,creator,licence\nx.npz,oak chair,y,Zoë,CC-BY-4.0\n"
+    (tmp_path / "shapes.csv").write_text(lines, encoding="utf-8")
+    arguments = ["--checkpoint", "encoder", "--output", str(tmp_path / "E.npz"), str(tmp_path)]
+    assert embed.main(arguments) == 0
+    output = tmp_path / "index"
+    assert run("build", "--embeddings", tmp_path / "E.npz", "--output", output)[0] == 0
+    index = indices.read(output)
+    (item,) = index.items
+    assert (item.name, item.creator, item.licence) == ("oak chair", "Zoë", "CC-BY-4.0")
+    # Upright, but for what the repetition of some points does to their size.
+    extents = np.ptp(index.xyz[0] / 32_767, axis=0)
+    np.testing.assert_allclose(extents, np.ptp(xyz, axis=0), rtol=0, atol=0.01)
+
+
 def test_a_file_finds_itself_and_the_answer_is_a_table(run):
     mesh = "files/oak_chair-2.npz"
     status, out, _ = run(

@@ -54,6 +54,8 @@ from data_prep.sources import shape_files, splitting, tables
 
 # The split of shapes that no table divides.
 SPLIT = "test"
+# Why a file is skipped that the table says nothing of.
+UNLISTED = "not in the table"
 # Remembers, beside the prepared shapes, whose they are.
 ORIGIN_FILE = "input_folder.txt"
 
@@ -87,9 +89,7 @@ class Folder:
             items = _listed_items(tables.read(table), root=root)
             listed = {item.path for item in items}
             items += [
-                _left_out(path, root=root, why="not in the table")
-                for path in files
-                if path not in listed
+                _left_out(path, root=root, why=UNLISTED) for path in files if path not in listed
             ]
         links = sorted(path for path in root.rglob("*") if path.is_symlink() and path.is_dir())
         return items + [

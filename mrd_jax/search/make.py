@@ -16,6 +16,7 @@ from data_prep.sources import folder as folders
 from mrd_jax import card as cards
 from mrd_jax import encoder as encoders
 from mrd_jax.data import augment, numpy_files, source
+from mrd_jax.search import files as files_lib
 from mrd_jax.search import index as indices
 from mrd_jax.search import pictures
 
@@ -92,15 +93,13 @@ def from_embeddings(
     """
     found = _read_embeddings(file)
     card = cards.from_json(str(found["card"]))
-    files = [Path(path) for path in found["files"].tolist()]
-    clouds.check_readable(files)
+    known = (found[name].tolist() for name in ("files", "names", "creators", "licences", "up"))
+    files = [files_lib.File(Path(path), *texts) for path, *texts in zip(*known, strict=True)]
+    clouds.check_readable(file.path for file in files)
     conventions = clouds.Conventions.of(card, points=max(points, _DRAWN))
     read = zip(files, found["embeddings"], strict=True)
     bar = tqdm.tqdm(read, total=len(files), desc="reading", unit="file")
-    entries = (
-        _file_entry(path, row, conventions=conventions, up=str(found["up"]) or None, points=points)
-        for path, row in bar
-    )
+    entries = (_file_entry(file, row, conventions=conventions, points=points) for file, row in bar)
     indices.write(
         output,
         entries,
@@ -141,22 +140,29 @@ def _record_entries(
 
 
 def _file_entry(
-    path: Path, row: np.ndarray, *, conventions: clouds.Conventions, up: str | None, points: int
+    file: files_lib.File, row: np.ndarray, *, conventions: clouds.Conventions, points: int
 ) -> indices.Entry:
     """A file with its embedding and its cloud."""
     try:
-        cloud = clouds.read_cloud(path, conventions=conventions, up=up)
+        cloud = clouds.read_cloud(file.path, conventions=conventions, up=file.up or None)
     except clouds.CloudError as error:
         raise ValueError(
-            f"{path} was embedded, but now: {error}. Run from the folder that the files were "
+            f"{file.path} was embedded, but now: {error}. Run from the folder that the files were "
             "embedded from, or embed again"
         ) from error
     # Repeated points of a small cloud come in rounds.
     order = np.random.default_rng(0).permutation(len(cloud.xyz))
     rgb = np.rint(cloud.rgb[order] * 255).astype(np.uint8)
-    name = folders.name_of(str(path))
     return _entry(
-        str(path), name, "", "", row=row, xyz=cloud.xyz[order], rgb=rgb, points=points, picture=None
+        str(file.path),
+        file.name or folders.name_of(str(file.path)),
+        file.creator,
+        file.licence,
+        row=row,
+        xyz=cloud.xyz[order],
+        rgb=rgb,
+        points=points,
+        picture=None,
     )
 
 
@@ -206,7 +212,7 @@ def _place(place: str, output: Path) -> str:
 
 def _read_embeddings(file: Path) -> dict[str, np.ndarray]:
     """The arrays of an npz file of `tools.embed`."""
-    wanted = ("embeddings", "files", "card", "checkpoint", "up")
+    wanted = ("embeddings", "files", "names", "creators", "licences", "up", "card", "checkpoint")
     try:
         with file.open("rb") as stream:
             arrays = numpy_files.ArrayFile(stream)

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Embeds files of meshes and clouds with a trained or converted encoder.
 
-Writes an npz file: `embeddings` [n, dim] of unit norm and `files` [n], in the order given;
-`skipped` [m] and `reasons` [m]; the encoder's `card` as JSON and the hash of its `checkpoint`; and
-what `up` was. A file that cannot be used is reported and skipped, and the exit status is then 1; 2
-means that nothing was embedded at all.
+Writes an npz file: `embeddings` [n, dim] of unit norm and `files` [n], in the order given; what is
+known of these, `names`, `creators`, `licences` and `up` [n]; `skipped` [m] and `reasons` [m]; the
+encoder's `card` as JSON and the hash of its `checkpoint`. A file that cannot be used is reported
+and skipped, and the exit status is then 1; 2 means that nothing was embedded at all.
+
+A folder may hold a table of its shapes, as `data_prep.sources.folder` describes it. Then the files
+that it lists are embedded, with the name, creator, licence and vertical axis that it says.
 """
 
 import argparse
@@ -23,6 +26,7 @@ import tqdm
 from data_prep.geometry import clouds
 from mrd_jax import card as cards
 from mrd_jax import encoder as encoders
+from mrd_jax.search import files as files_lib
 from mrd_jax.suite import hashes
 
 
@@ -43,7 +47,7 @@ def embed_files(
     encoder: encoders.Encoder,
     paths: Sequence[Path],
     *,
-    up: str | None = None,
+    up: str | Sequence[str] | None = None,
     seed: int = 0,
     batch_size: int = 32,
 ) -> tuple[np.ndarray, Report]:
@@ -52,7 +56,7 @@ def embed_files(
     Args:
       encoder: with the card that the clouds are made for.
       paths: of files that `clouds.read_cloud` reads.
-      up: "y" or "z", the vertical axis of all files; None: by their type.
+      up: "y" or "z", the vertical axis of all files, or of each; "" or None: by their type.
       seed: of the sampling of points.
       batch_size: clouds a call, over all devices.
 
@@ -62,16 +66,20 @@ def embed_files(
     report = Report()
     conventions = clouds.Conventions.of(encoder.card)
 
-    def read(path: Path) -> clouds.Cloud | clouds.CloudError:
+    axes = [up] * len(paths) if up is None or isinstance(up, str) else up
+
+    def read(file: tuple[Path, str | None]) -> clouds.Cloud | clouds.CloudError:
+        path, axis = file
         try:
-            return clouds.read_cloud(path, conventions=conventions, up=up, seed=seed)
+            return clouds.read_cloud(path, conventions=conventions, up=axis or None, seed=seed)
         except clouds.CloudError as error:
             return error
 
     def readable() -> Iterator[encoders.Cloud]:
         bar = tqdm.tqdm(total=len(paths), desc="embedding", unit="file")
         with bar:
-            for path, cloud in zip(paths, _ahead(read, paths, count=2 * batch_size), strict=True):
+            files = zip(paths, axes, strict=True)
+            for path, cloud in zip(paths, _ahead(read, files, count=2 * batch_size), strict=True):
                 bar.update()
                 if isinstance(cloud, clouds.CloudError):
                     bar.write(f"skipped {path}: {cloud}", file=sys.stderr)
@@ -90,22 +98,27 @@ def write_embeddings(
     embeddings: np.ndarray,
     report: Report,
     *,
+    known: Sequence[files_lib.File],
     card: cards.ModelCard,
     checkpoint: str,
-    up: str | None,
 ) -> None:
     """Writes the npz file that the command promises, complete or not at all."""
+    by_path = {file.path: file for file in known}
+    files = [by_path[path] for path in report.files]
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as stream:
         np.savez(
             stream,
             embeddings=embeddings,
-            files=np.array([str(path) for path in report.files], np.str_),
+            files=np.array([str(file.path) for file in files], np.str_),
+            names=np.array([file.name for file in files], np.str_),
+            creators=np.array([file.creator for file in files], np.str_),
+            licences=np.array([file.licence for file in files], np.str_),
+            up=np.array([file.up for file in files], np.str_),
             skipped=np.array([str(path) for path, _ in report.skipped], np.str_),
             reasons=np.array([reason for _, reason in report.skipped], np.str_),
             card=np.array(card.to_json()),
             checkpoint=np.array(checkpoint),
-            up=np.array(up or ""),
         )
     os.replace(temporary, output)
 
@@ -145,7 +158,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         nargs="+",
         type=Path,
         metavar="FILE",
-        help=f"{', '.join(clouds.TYPES)}; a folder is searched, sorted",
+        help=f"{', '.join(clouds.TYPES)}; a folder is searched, sorted, or has a table",
     )
     add(
         "--checkpoint",
@@ -158,7 +171,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--up",
         choices=("y", "z"),
-        help="vertical axis of all files; left out: y for glb, gltf and obj, z for the rest",
+        help="vertical axis of all files that are in no table; left out: y for glb, gltf and obj, "
+        "z for the rest",
     )
     add("--batch_size", type=int, default=32, help="clouds a call over all devices; 32")
     add("--seed", type=int, default=0, help="of the sampling of points; 0")
@@ -173,23 +187,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = parse_options(arguments)
     try:
-        paths = list(clouds.find_files(options.files, leave_out=options.output))
+        listing = files_lib.find(options.files, leave_out=options.output)
+        known = [
+            dataclasses.replace(file, up=file.up or options.up or "") for file in listing.files
+        ]
+        paths = [file.path for file in known]
         clouds.check_readable(paths)
         options.output.parent.mkdir(parents=True, exist_ok=True)
         encoder = encoders.load(options.checkpoint, teacher=options.teacher)
     except (OSError, ValueError, clouds.MeshesUnsupportedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if listing.left_out:
+        print(
+            f"note: left out {len(listing.left_out)} files that the table of their folder does not "
+            f"list, such as {listing.left_out[0]}",
+            file=sys.stderr,
+        )
     embeddings, report = embed_files(
-        encoder, paths, up=options.up, seed=options.seed, batch_size=options.batch_size
+        encoder,
+        paths,
+        up=[file.up for file in known],
+        seed=options.seed,
+        batch_size=options.batch_size,
     )
     write_embeddings(
         options.output,
         embeddings,
         report,
+        known=known,
         card=encoder.card,
         checkpoint=hashes.checkpoint(options.checkpoint),
-        up=options.up,
     )
     print(
         f"embedded {len(report.files)} of {len(paths)} files into {options.output}; "
