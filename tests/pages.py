@@ -3,6 +3,7 @@
 
 import base64
 
+SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 DROP = """([encoded, name]) => {
     const bytes = Uint8Array.from(atob(encoded), (letter) => letter.charCodeAt(0));
     const dataTransfer = new DataTransfer();

@@ -2,28 +2,18 @@
 """The search page as people use it, in a real browser."""
 
 import argparse
-import contextlib
 import importlib.resources
-import os
-import pathlib
-import shutil
-import socket
-import threading
 
 import pages
 import pytest
 import small_shapes
 import tiny_index
-import uvicorn
 
 from benchmarks import demo
-from mrd_jax.demo import app as apps
 from mrd_jax.search import queries
 
+pytest_plugins = ("opened_page",)
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("fast_compile")]
-SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
-# Pictures by the processor: WebGL where there is no graphics card.
-OPTIONS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 WITHOUT_WEBGL = """
     const original = HTMLCanvasElement.prototype.getContext;
     HTMLCanvasElement.prototype.getContext = function (kind, ...rest) {
@@ -32,75 +22,7 @@ WITHOUT_WEBGL = """
 """
 
 
-@pytest.fixture(scope="module")
-def searcher(tmp_path_factory, fast_compile):
-    return tiny_index.searcher(tmp_path_factory.mktemp("demo"))
-
-
-@pytest.fixture(scope="module")
-def address(searcher):
-    """The server, as `python -m mrd_jax.demo` runs it."""
-    with (
-        socket.create_server(("127.0.0.1", 0)) as listener,
-        apps.serving(searcher, apps.Limits(upload_bytes=2**20, read_seconds=60)) as app,
-    ):
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="warning"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        server.should_exit = True
-        thread.join()
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        pytest.skip(f"none of {', '.join(names)} is installed: apt-get install chromium")
-    driver = pytest.importorskip("playwright.sync_api", reason='pip install -e ".[browser]"')
-    with driver.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=OPTIONS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def opened(chromium, address, request):
-    """Opens the page in some size; whatever the page's code complains of fails the test."""
-    with contextlib.ExitStack() as stack:
-
-        def call(size="desktop", *, script=None, **options):
-            width, height = SIZES[size]
-            viewport = {"width": width, "height": height}
-            context = chromium.new_context(viewport=viewport, **options)
-            stack.callback(context.close)
-            page = context.new_page()
-            page.set_default_timeout(20_000)
-            page.on("pageerror", lambda error: pytest.fail(f"the page failed: {error}"))
-            if script:
-                page.add_init_script(script)
-            page.goto(address)
-            page.wait_for_selector("#about:has-text('among')")
-            return page
-
-        yield call
-
-
-@pytest.fixture(scope="module")
-def shoot(tmp_path_factory):
-    """Saves a picture of a page."""
-    folder = os.environ.get("SCREENSHOTS") or tmp_path_factory.mktemp("screenshots")
-    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-
-    def call(page, name):
-        page.wait_for_timeout(300)  # until the clouds are drawn
-        page.screenshot(path=pathlib.Path(folder) / f"{name}.png", full_page=True)
-
-    return call
-
-
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", pages.SIZES)
 def test_typed_words_find_shapes_by_name(opened, searcher, shoot, size):
     page = opened(size)
     shoot(page, f"{size}-start")
@@ -121,7 +43,7 @@ def test_a_dropped_picture_finds_shapes(opened, searcher, shoot):
     shoot(page, "desktop-picture")
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", pages.SIZES)
 def test_a_dropped_mesh_finds_shapes_and_is_named(opened, searcher, shoot, size, tmp_path):
     data = small_shapes.box().export(file_type="glb")
     (tmp_path / "box.glb").write_bytes(data)
@@ -149,31 +71,6 @@ def test_a_dropped_mesh_finds_shapes_and_is_named(opened, searcher, shoot, size,
     page.get_by_role("button", name="Remove box.glb").click()
     page.wait_for_selector("#given", state="hidden")
     assert pages.titles(page) == pages.names(searcher, searcher.text("red"))
-
-
-def test_a_cloud_is_turned_by_mouse_and_by_keys(opened):
-    page = opened()
-    pages.search(page, "red")
-    canvas = page.locator(".card canvas").first
-    canvas.wait_for()
-    page.wait_for_timeout(300)
-    before, painted = pages.pixels(page, ".card canvas")
-    assert painted > 100
-    assert canvas.get_attribute("aria-valuenow") == "315"
-    box = canvas.bounding_box()
-    page.mouse.move(box["x"] + 50, box["y"] + 50)
-    page.mouse.down()
-    page.mouse.move(box["x"] + 150, box["y"] + 50, steps=5)
-    page.mouse.up()
-    page.wait_for_timeout(100)
-    dragged, painted = pages.pixels(page, ".card canvas")
-    assert dragged != before and painted > 100
-    assert canvas.get_attribute("aria-valuenow") == "255"  # 100 pixels of 0.6 degrees
-    canvas.press("ArrowRight")
-    canvas.press("ArrowUp")
-    page.wait_for_timeout(100)
-    assert pages.pixels(page, ".card canvas")[0] != dragged
-    assert canvas.get_attribute("aria-valuetext") == "270 degrees, seen from 40 degrees above"
 
 
 def test_more_like_this_finds_neighbours_of_a_shape(opened, searcher, shoot):
@@ -242,12 +139,18 @@ def test_the_page_can_be_used_by_keyboard(opened):
             )
         )
     assert all(text.endswith(" solid") for text in reached)
-    for control in ("Search", "file", "Remove “green”", "Turn box 1", "More like this: box 1"):
+    for control in (
+        "Search",
+        "file",
+        "Remove “green”",
+        "Turn and enlarge box 1",
+        "More like this: box 1",
+    ):
         assert f"{control} solid" in reached
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", pages.SIZES)
 def test_axe_finds_no_serious_fault(opened, shoot, size, scheme):
     page = opened(size, color_scheme=scheme)
     rules = importlib.resources.files("axe_playwright_python").joinpath("axe.min.js").read_text()

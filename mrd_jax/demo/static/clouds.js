@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Clouds that can be turned. One WebGL context draws them all, each into a canvas of its own:
-// browsers allow only a few contexts, and canvases scroll with the page.
+// Clouds that can be turned and enlarged. One WebGL context draws them all, each into a canvas of
+// its own: browsers allow only a few contexts, and canvases scroll with the page.
 
 import * as THREE from "./vendor/three.module.min.js";
 
@@ -12,6 +12,11 @@ const TURN = 0.6; // degrees a pixel
 const STEP = 15; // degrees a key
 const MOST_TILT = 85;
 const KEYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+const MOST_ZOOM = 4; // times the size at which the whole cloud is seen
+const ZOOM_STEP = 1.25; // times a key
+const ZOOM_KEYS = { "+": ZOOM_STEP, "=": ZOOM_STEP, "-": 1 / ZOOM_STEP, _: 1 / ZOOM_STEP };
+const ZOOM_SCROLL = 0.01; // of the size a pixel of scrolling
+const MOST_SCROLL = 22; // pixels: a notch of a wheel is some 100, a step of a pinch a few
 
 // Returns null where the browser has no WebGL: pictures then stand for the clouds.
 export function makeStage() {
@@ -54,7 +59,10 @@ class Stage {
     this.renderer.setSize(side, side, false);
     this.points.geometry = view.geometry;
     // three.js takes sizes as a field of view of 90 degrees would show them.
-    this.material.size = view.point / Math.tan(THREE.MathUtils.degToRad(FIELD_OF_VIEW / 2));
+    this.material.size =
+      (view.zoom * view.point) / Math.tan(THREE.MathUtils.degToRad(FIELD_OF_VIEW / 2));
+    this.camera.zoom = view.zoom;
+    this.camera.updateProjectionMatrix();
     const azimuth = THREE.MathUtils.degToRad(view.azimuth);
     const tilt = THREE.MathUtils.degToRad(view.tilt);
     this.camera.position.set(
@@ -88,6 +96,8 @@ class View {
     this.stage = stage;
     this.azimuth = -45;
     this.tilt = 25;
+    this.zoom = 1;
+    this.held = new Map(); // where the pointers are that hold the canvas, by their ids
     this.waiting = false;
     this.point = COVER / Math.sqrt(Math.max(1, cloud.rgb.length / 3));
     this.geometry = new THREE.BufferGeometry();
@@ -96,12 +106,14 @@ class View {
     this.canvas = document.createElement("canvas");
     this.canvas.tabIndex = 0;
     this.canvas.setAttribute("role", "slider");
-    this.canvas.setAttribute("aria-label", `Turn ${name}`);
+    this.canvas.setAttribute("aria-label", `Turn and enlarge ${name}`);
     this.canvas.setAttribute("aria-valuemin", "0");
     this.canvas.setAttribute("aria-valuemax", "359");
     this.canvas.addEventListener("pointerdown", (event) => this.grab(event));
     this.canvas.addEventListener("pointermove", (event) => this.drag(event));
+    this.canvas.addEventListener("lostpointercapture", (event) => this.release(event));
     this.canvas.addEventListener("keydown", (event) => this.key(event));
+    this.canvas.addEventListener("wheel", (event) => this.scroll(event), { passive: false });
     this.resizes = new ResizeObserver(() => this.show());
     this.resizes.observe(this.canvas);
     this.show();
@@ -109,18 +121,45 @@ class View {
 
   grab(event) {
     this.canvas.setPointerCapture(event.pointerId);
+    this.held.set(event.pointerId, { x: event.clientX, y: event.clientY });
+  }
+
+  release(event) {
+    this.held.delete(event.pointerId);
   }
 
   drag(event) {
-    if (!this.canvas.hasPointerCapture(event.pointerId)) return;
-    this.turn(-TURN * event.movementX, TURN * event.movementY);
+    const before = this.held.get(event.pointerId);
+    if (!before) return;
+    const spread = this.spread();
+    this.held.set(event.pointerId, { x: event.clientX, y: event.clientY });
+    if (spread) this.enlarge(this.spread() / spread);
+    else this.turn(-TURN * (event.clientX - before.x), TURN * (event.clientY - before.y));
+  }
+
+  // Pixels between the fingers of a pinch; 0 where there is one finger.
+  spread() {
+    const [one, other = one] = this.held.values();
+    return Math.hypot(one.x - other.x, one.y - other.y);
+  }
+
+  // Scrolling alone is the page's: whoever reads on must not get stuck in a cloud. Browsers report
+  // the pinch of a touchpad as scrolling with Ctrl.
+  scroll(event) {
+    if (!event.ctrlKey && !event.metaKey) return;
+    event.preventDefault();
+    const pixels = event.deltaY * (event.deltaMode ? MOST_SCROLL : 1); // or lines, or pages
+    this.enlarge(Math.exp(-ZOOM_SCROLL * Math.min(MOST_SCROLL, Math.max(-MOST_SCROLL, pixels))));
   }
 
   key(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return; // the browser's own
     const direction = KEYS[event.key];
-    if (!direction) return;
+    const factor = ZOOM_KEYS[event.key];
+    if (!direction && !factor) return;
     event.preventDefault();
-    this.turn(STEP * direction[0], STEP * direction[1]);
+    if (direction) this.turn(STEP * direction[0], STEP * direction[1]);
+    else this.enlarge(factor);
   }
 
   turn(azimuth, tilt) {
@@ -129,13 +168,20 @@ class View {
     this.show();
   }
 
+  enlarge(factor) {
+    this.zoom = Math.min(MOST_ZOOM, Math.max(1, this.zoom * factor));
+    this.show();
+  }
+
   show() {
     const turned = Math.round(this.azimuth + 360) % 360;
     const tilt = Math.round(this.tilt);
+    const zoom = Math.round(10 * this.zoom) / 10;
     this.canvas.setAttribute("aria-valuenow", turned);
     this.canvas.setAttribute(
       "aria-valuetext",
-      `${turned} degrees, seen from ${Math.abs(tilt)} degrees ${tilt < 0 ? "below" : "above"}`,
+      `${turned} degrees, seen from ${Math.abs(tilt)} degrees ${tilt < 0 ? "below" : "above"}` +
+        (zoom > 1 ? `, enlarged ${zoom} times` : ""),
     );
     if (this.waiting) return;
     this.waiting = true;
