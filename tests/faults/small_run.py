@@ -9,7 +9,7 @@ import sys
 
 from ml_collections import ConfigDict
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "support"))
 from made_up import DIM
 from tiny import tiny_config
 

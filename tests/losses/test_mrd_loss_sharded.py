@@ -2,13 +2,12 @@
 """The objective does not depend on how many devices hold the batch, nor on what runs them."""
 
 import jax
+import loss_inputs
 import numpy as np
 import pytest
+import reference_losses as reference
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-
-from tests import loss_inputs
-from tests import reference_losses as reference
 
 # The runner, the number of devices, the variant, and the form on the devices.
 SHARDED = [

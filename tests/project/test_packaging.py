@@ -13,7 +13,7 @@ import pytest
 import mrd_jax
 from mrd_jax import console
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def run(*arguments, folder, **options):

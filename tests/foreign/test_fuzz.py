@@ -14,7 +14,7 @@ import pytest
 from benchmarks.fuzz import __main__ as command
 from benchmarks.fuzz import mutations, readers, valid, worker
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", readers.READERS)

@@ -5,7 +5,7 @@ import dataclasses
 import pathlib
 import re
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 # Packages and folders of the repository that text may name.
 PACKAGES = ("mrd_jax", "data_prep", "configs", "benchmarks")

@@ -11,7 +11,7 @@ import pytest
 from mrd_jax import train
 from mrd_jax.workdir import saved
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 # Acts on $FAKE: `state` of the slice, `events` of coming runs, `bucket` with its folders.
 GCLOUD = r"""#!/bin/bash
 echo "$*" >> $FAKE/calls

@@ -13,7 +13,7 @@ import numpy as np
 
 from mrd_jax import convert
 
-FIXTURES = pathlib.Path(__file__).parent / "fixtures"
+FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 # What the fixtures' notes allow for an embedding: PyTorch's own rounding is below 5e-6, and every
 # wrong convention moves it by at least 6e-5.
 PARITY = 3e-5

@@ -38,16 +38,16 @@ TRAIN = f"{PYTHON} -m mrd_jax.main --config configs/quickstart.py --workdir"
 # The beginning of a command -> why no test runs it.
 NOT_RUN = {
     "make quickstart": "fetches packages and meshes, and takes ten minutes",
-    "make furniture": "fetches meshes and trains for 20 minutes; tests/test_benchmarks.py",
+    "make furniture": "fetches meshes and trains for 20 minutes; tests/project/test_benchmarks.py",
     "make test": "is what runs this",
     ".venv/bin/pip install": "fetches packages",
-    f"{PYTHON} -m data_prep.build --source furniture": "fetches a CLIP; tests/test_clip_teacher.py",
+    f"{PYTHON} -m data_prep.build --source furniture": "fetches a CLIP; tests/teachers",
     f"{TRAIN} runs/clip": "needs the data set of the line before it",
     f"{TRAIN} /shared/run": "waits for a second machine; tests/hosts starts both",
     f"{PYTHON} -m mrd_jax.tools.compile_tpu": "needs the TPU compiler; `make tpu`",
-    f"{PYTHON} -m benchmarks.tpu_losses": "needs the TPU compiler; tests/test_compile_tpu.py",
-    f"{PYTHON} -m mrd_jax.tools.convert": "needs a released file; tests/test_convert_tool.py",
-    f"{PYTHON} -m benchmarks.transfer": "needs six trainings; tests/test_benchmarks.py",
+    f"{PYTHON} -m benchmarks.tpu_losses": "needs the TPU compiler; tests/tpu/test_compile_tpu.py",
+    f"{PYTHON} -m mrd_jax.tools.convert": "needs a released file; tests/encoders",
+    f"{PYTHON} -m benchmarks.transfer": "needs six trainings; tests/project/test_benchmarks.py",
     "gcloud": "needs Google Cloud",
     "--setup": "is a flag of the launcher, whose value goes to the hosts",
 }

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference_losses as reference
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from mrd_jax.losses import relation
-from tests import reference_losses as reference
 
 MASK = np.array([True, True, False, True, True, False])
 PAIR_OPTIONS = list(itertools.product([False, True], [None, MASK]))

@@ -9,7 +9,7 @@ import pytest
 
 from mrd_jax.models import grouping
 
-FIXTURE = pathlib.Path(__file__).parent / "fixtures" / "geometry_edge.npz"
+FIXTURE = pathlib.Path(__file__).parents[1] / "fixtures" / "geometry_edge.npz"
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 # Search, its page and command lines join the two halves: an encoder of mrd_jax reads files as
 # data_prep reads them. Nothing else imports them, so no other part comes to need data_prep.

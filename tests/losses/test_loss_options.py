@@ -3,12 +3,12 @@
 
 import math
 
+import loss_inputs
 import numpy as np
 import pytest
+import reference_losses as reference
 
 from mrd_jax import losses
-from tests import loss_inputs
-from tests import reference_losses as reference
 
 
 def test_loss_parameters_start_symmetric():

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
+import reference_losses as reference
 
 from mrd_jax import losses
-from tests import reference_losses as reference
 
-PEERS = np.load(pathlib.Path(__file__).parent / "fixtures" / "peer_losses.npz")
+PEERS = np.load(pathlib.Path(__file__).parents[1] / "fixtures" / "peer_losses.npz")
 CASES = [str(name) for name in PEERS["names"]]
 
 # Their sum of an image and a text term; the relation terms are off.

@@ -7,12 +7,12 @@ import math
 
 import jax
 import jax.numpy as jnp
+import loss_inputs
 import numpy as np
 import pytest
+import reference_losses as reference
 
 from mrd_jax import losses
-from tests import loss_inputs
-from tests import reference_losses as reference
 
 
 def numeric_gradients(config, embeddings):

@@ -10,15 +10,15 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import loss_inputs
 import numpy as np
 import pytest
+import reference_losses as reference
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from mrd_jax.losses import batch_axis, blockwise, modalities, plain
 from mrd_jax.losses import plan as plans
-from tests import loss_inputs
-from tests import reference_losses as reference
 
 # 24 samples: 3 on each of eight devices. Blocks that do not divide, and one that holds them all.
 BATCH = 24

@@ -5,11 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference_losses as reference
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from mrd_jax.losses import contrastive
-from tests import reference_losses as reference
 
 MASK = np.array([True, False, True, True, False, True])
 MASKS = {"all": None, "some": MASK, "one": np.arange(6) == 2, "none": np.zeros(6, bool)}
