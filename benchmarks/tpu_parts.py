@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from mrd_jax import models
 from mrd_jax.analysis import ahead, chips, hlo, schedule
-from mrd_jax.models import attention, grouping
+from mrd_jax.models import attention, attention_rows, grouping
 
 PARTS = ("fps", "ball_query", "knn", "gather", "tokenizer", "attention", "transformer")
 
@@ -32,14 +32,16 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--points", type=int, default=10_000, help="of a cloud")
     parser.add_argument("--groups", type=int, default=512)
     parser.add_argument("--group_size", type=int, default=32)
+    parser.add_argument("--dim", type=int, default=512, help="of a token, in heads of 64")
     parser.add_argument("--attention", default="auto", choices=attention.WAYS)
     return parser.parse_args()
 
 
 def student(options: argparse.Namespace) -> Any:
-    """OpenShape's scaling 4 with the groups of the command line, in bfloat16, with remat."""
+    """OpenShape's scaling 4 with the sizes of the command line, in bfloat16, with remat."""
     changes = dict(
         groups=options.groups, group_size=options.group_size, points=options.points, out_dim=1280,
+        dim=options.dim, heads=options.dim // attention_rows.WIDTH,
         dtype="bfloat16", remat=True, attention=options.attention,
     )  # fmt: skip
     return models.build_model(models.RELEASED["openshape-4"] | changes)

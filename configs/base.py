@@ -154,9 +154,9 @@ def model() -> ConfigDict:
     # Clouds of a device that pass the student at a time; the loss, its gradient and batch norm stay
     # those of the whole batch. Divides the clouds of a device; 0 takes them all at once.
     config.micro_batch = 0
-    # On a TPU: "pallas", kernels that keep the scores of a cloud in vector memory (heads of 64, an
-    # even number of them, about 640 tokens of width 512); "xla", the library's attention; "auto",
-    # the kernels where they take the sizes. Elsewhere all are the same.
+    # On a TPU: "pallas", kernels that keep scores in vector memory (heads of 64, an even number of
+    # them, 513 tokens of width 1,024 or fewer); "xla", the library's attention; "auto", the
+    # kernels where they take the sizes. Elsewhere all are the same.
     config.attention = "auto"
     return config
 

@@ -84,4 +84,6 @@ def model() -> ConfigDict:
     config.remat = True
     # Clouds of a device that pass the student at a time; 0 takes them all at once. Ours.
     config.micro_batch = 0
+    # On a TPU, as in configs/base.py. Ours.
+    config.attention = "auto"
     return config

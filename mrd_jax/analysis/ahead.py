@@ -18,8 +18,8 @@ from mrd_jax.data import batch as batches
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 # Time of a hand-written kernel over its operations at the chip's peak. The compiler's own static
-# schedule of the attention kernels gives 1.33 (forward) and 1.05 (see docs/tpu_step.md); as for
-# large products, the estimate errs towards slow.
+# schedule of the attention kernels gives 1.33 (forward) and 1.2 to 1.3 (see docs/tpu_step.md); as
+# for large products, the estimate errs towards slow.
 KERNEL_MARGIN = 1.4
 # Side of the matrices that `calibrate` multiplies: large enough to fill every matrix unit.
 _SIDE = 8192

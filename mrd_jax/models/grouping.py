@@ -13,10 +13,12 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from mrd_jax.models import bit_words
+
 # How patch dropout chooses among the centres, see `choose_centres`.
 CENTRE_CHOICES = ("fewer", "random")
-# Hits of a ball query are kept as bits of unsigned words of this many.
-WORD = 32
+# Bits of a distance that `_kth_smallest` finds in one pass: three counts for a look at each.
+BITS = 2
 
 
 def farthest_point_sample(
@@ -124,9 +126,8 @@ def ball_query(xyz: jax.Array, centres: jax.Array, *, radius: float, count: int)
     """Return the first `count` points, by ascending index, within `radius` of each centre.
 
     The boundary belongs to the ball (float32). A ball with fewer points is filled up with its
-    first one, an empty ball with index 0 (as PointNet++ and OpenShape do). Instead of sorting,
-    hits become bits of words; the k-th hit is found from running counts of words, then inside its
-    word. Exact, whatever the number of hits.
+    first one, an empty ball with index 0 (as PointNet++ and OpenShape do). Exact, whatever the
+    number of hits, and without a sort: see `bit_words`.
 
     Args:
       xyz: [batch, points, 3] or [points, 3].
@@ -137,20 +138,14 @@ def ball_query(xyz: jax.Array, centres: jax.Array, *, radius: float, count: int)
     Returns:
       [batch, groups, count] or [groups, count] indices.
     """
-    words = _hit_words(xyz, centres, radius=radius)  # [batch, groups, words]
-    hits = jax.lax.population_count(words).astype(jnp.int32)
-    running = jnp.cumsum(hits, axis=-1)
-    wanted = jnp.arange(count, dtype=jnp.int32)
-    wanted = jnp.where(wanted < running[..., -1:], wanted, 0)  # [batch, groups, count]
-    word, rank, bits = jax.lax.platform_dependent(
-        words, running - hits, running, wanted, tpu=_words_by_comparison, default=_words_by_search
-    )
-    index = word * WORD + _position_of_set_bit(bits, rank)
-    return jnp.where(running[..., -1:] > 0, index, 0)
+    distances = _squared_distances(_whole_words(xyz), centres)
+    return bit_words.first(bit_words.pack(distances <= jnp.float32(radius * radius)), count)
 
 
 def knn(xyz: jax.Array, centres: jax.Array, *, count: int) -> jax.Array:
-    """Return the `count` nearest points of each centre, nearest first; ties to the lowest index.
+    """Return the `count` nearest points of each centre, by ascending index.
+
+    Ties for the last place go to the lowest indices.
 
     Args:
       xyz: [batch, points, 3] or [points, 3].
@@ -166,8 +161,12 @@ def knn(xyz: jax.Array, centres: jax.Array, *, count: int) -> jax.Array:
     points = _number_of_points(xyz)
     if not 1 <= count <= points:
         raise ValueError(f"cannot take {count} neighbours of {points} points; use 1 to {points}")
-    _, index = jax.lax.top_k(-_squared_distances(xyz, centres), count)
-    return index.astype(jnp.int32)
+    return jax.lax.platform_dependent(
+        xyz,
+        centres,
+        tpu=functools.partial(_nearest_by_selection, count=count),
+        default=functools.partial(_nearest_by_sort, count=count),
+    )
 
 
 def gather(values: jax.Array, index: jax.Array) -> jax.Array:
@@ -230,45 +229,6 @@ def _farthest_in_one_pass(
     return found[1], tuple(axis[..., None] for axis in found[2:])
 
 
-def _words_by_search(
-    words: jax.Array, before: jax.Array, running: jax.Array, wanted: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Which word holds each wanted hit.
-
-    Args:
-      words: [batch, groups, words] bit masks.
-      before: [batch, groups, words], hits in the words before each.
-      running: [batch, groups, words], and in the word itself.
-      wanted: [batch, groups, count], numbers of hits from 0.
-
-    Returns:
-      [batch, groups, count] each: index of the word, number of the hit in it, and the word.
-    """
-    # The first word whose running count exceeds `wanted` holds that hit.
-    search = functools.partial(jnp.searchsorted, side="right", method="scan_unrolled")
-    for _ in range(running.ndim - 1):
-        search = jax.vmap(search)
-    word = search(running, wanted).astype(jnp.int32)
-    take = functools.partial(jnp.take_along_axis, indices=word, axis=-1, mode="clip")
-    return word, wanted - take(before), take(words)
-
-
-def _words_by_comparison(
-    words: jax.Array, before: jax.Array, running: jax.Array, wanted: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """As `_words_by_search`: of all words, add up the one that holds the hit."""
-    own = (before[..., None, :] <= wanted[..., None]) & (wanted[..., None] < running[..., None, :])
-
-    def pick(values):
-        zero = jnp.zeros((), values.dtype)
-        return jnp.sum(jnp.where(own, values[..., None, :], zero), axis=-1, dtype=values.dtype)
-
-    lane = jax.lax.broadcasted_iota(jnp.int32, words.shape, words.ndim - 1)
-    # A word's index and the number of the hit in it, which is less than WORD, as one number.
-    both = pick(lane * WORD - before) + wanted
-    return both // WORD, both % WORD, pick(words)
-
-
 def _squared_distances(xyz: jax.Array, centres: jax.Array) -> jax.Array:
     """Squared distances [batch, groups, points], from differences: exact zeros stay zero."""
     _number_of_points(xyz)
@@ -278,24 +238,45 @@ def _squared_distances(xyz: jax.Array, centres: jax.Array) -> jax.Array:
     return x * x + y * y + z * z
 
 
-def _hit_words(xyz: jax.Array, centres: jax.Array, *, radius: float) -> jax.Array:
-    """Bit masks [batch, groups, words] of the points inside each ball, lowest index lowest bit."""
-    padding = -_number_of_points(xyz) % WORD
+def _whole_words(xyz: jax.Array) -> jax.Array:
+    """Add points that are nowhere near, until all fill words of bits."""
+    padding = -_number_of_points(xyz) % bit_words.WORD
     widths = [(0, 0)] * (xyz.ndim - 2) + [(0, padding), (0, 0)]
-    padded = jnp.pad(xyz.astype(jnp.float32), widths, constant_values=jnp.inf)  # never inside
-    inside = _squared_distances(padded, centres) <= jnp.float32(radius * radius)
-    inside = inside.reshape(*inside.shape[:-1], -1, WORD)
-    bit = jnp.uint32(1) << jax.lax.broadcasted_iota(jnp.uint32, (WORD,), 0)
-    return jnp.sum(jnp.where(inside, bit, jnp.uint32(0)), axis=-1, dtype=jnp.uint32)
+    return jnp.pad(xyz.astype(jnp.float32), widths, constant_values=jnp.inf)
 
 
-def _position_of_set_bit(bits: jax.Array, rank: jax.Array) -> jax.Array:
-    """Position of the set bit number `rank` (from 0) of each word, by halving."""
-    position = jnp.zeros_like(rank)
-    for half in (16, 8, 4, 2, 1):
-        below = jax.lax.population_count(bits & jnp.uint32((1 << half) - 1)).astype(jnp.int32)
-        upper = rank >= below
-        rank = jnp.where(upper, rank - below, rank)
-        bits = jnp.where(upper, bits >> half, bits)
-        position = jnp.where(upper, position + half, position)
-    return position
+def _nearest_by_sort(xyz: jax.Array, centres: jax.Array, *, count: int) -> jax.Array:
+    _, index = jax.lax.top_k(-_squared_distances(xyz, centres), count)
+    return jnp.sort(index.astype(jnp.int32), axis=-1)
+
+
+def _nearest_by_selection(xyz: jax.Array, centres: jax.Array, *, count: int) -> jax.Array:
+    """As `_nearest_by_sort`: all points nearer than the last one, and of its equals the first."""
+    # Floats that are not negative are in the order of their bits as whole numbers.
+    distances = _squared_distances(_whole_words(xyz), centres)
+    order = jax.lax.bitcast_convert_type(distances, jnp.int32)
+    last = _kth_smallest(order, count)[..., None]
+    nearer, equal = bit_words.pack(order < last), bit_words.pack(order == last)
+    missing = count - bit_words.size(nearer)
+    return bit_words.first(nearer | bit_words.keep_first(equal, missing), count)
+
+
+def _kth_smallest(numbers: jax.Array, count: int) -> jax.Array:
+    """The `count`-th smallest of int32 [..., numbers], none negative: its bits from the highest on.
+
+    The largest number that has fewer than `count` below it. Every pass counts anew what is below a
+    few candidates, so that numbers that are cheap to compute never reach main memory.
+    """
+    passes = -(-31 // BITS)
+
+    def settle(number, done):
+        shift = jnp.maximum(31 - (done + 1) * BITS, 0)  # the sign is none of them
+        found = number
+        for bits in range(1, 2**BITS):
+            candidate = number + (bits << shift)
+            below = jnp.sum(numbers < candidate[..., None], axis=-1, dtype=jnp.int32)
+            found = jnp.where(below < count, candidate, found)
+        return found, None
+
+    start = jnp.zeros(numbers.shape[:-1], jnp.int32)
+    return jax.lax.scan(settle, start, jnp.arange(passes))[0]

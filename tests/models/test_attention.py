@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention equals a plain loop in value and gradient, in all of its ways."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mrd_jax.models import attention, attention_rows
+from mrd_jax.models import attention, attention_rows, uni3d
 
 WAYS = {"attention": attention.attention, "head_by_head": attention.head_by_head}
 
@@ -64,15 +66,28 @@ def test_packed_values_and_gradients_equal_the_loop(monkeypatch, platform):
     np.testing.assert_allclose(*pull(pack(gradient)), pack(*to_parts), rtol=0, atol=2e-6)
 
 
-def test_kernels_equal_the_loop():
-    sizes = dict(queries=9, tokens=9, heads=4, width=64)
+# Bytes of vector memory, and what fits: all heads of a cloud, half of them, a pair.
+@pytest.mark.parametrize(("memory", "programs"), [(15 * 2**20, 1), (210_000, 2), (160_000, 4)])
+def test_kernels_equal_the_loop(monkeypatch, memory, programs):
+    monkeypatch.setattr(attention_rows, "VECTOR_MEMORY", memory)
+    sizes = dict(queries=9, tokens=9, heads=8, width=64)
     *parts, gradient = inputs(**sizes)
     packed, gradient = pack(*parts), pack(gradient)
     want, *to_parts = plain(*inputs(**sizes))
-    mixed, normaliser = attention_rows.forward(packed, heads=4, interpret=True)
+    mixed, normaliser = attention_rows.forward(packed, heads=8, interpret=True)
     np.testing.assert_allclose(mixed, pack(want), rtol=0, atol=4e-6)
     got = attention_rows.backward(packed, mixed, normaliser, gradient, interpret=True)
     np.testing.assert_allclose(got, pack(*to_parts), rtol=0, atol=1e-5)
+    jaxpr = jax.make_jaxpr(functools.partial(attention_rows.forward, heads=8))(packed)
+    assert jaxpr.eqns[0].params["grid_mapping"].grid == (2, programs)
+
+
+@pytest.mark.parametrize(
+    ("size", "takes"), [("ti", False), ("s", True), ("b", True), ("l", True), ("g", False)]
+)
+def test_kernels_take_the_students_with_an_even_number_of_heads_of_64(size, takes):
+    shape = {name: uni3d.SIZES[size][name] for name in ("dim", "heads")}
+    assert attention_rows.applies(**shape, tokens=513, itemsize=2) == takes
 
 
 def lowered_for_tpu(way, *, heads=2, width=64, tokens=9):
@@ -86,6 +101,11 @@ def lowered_for_tpu(way, *, heads=2, width=64, tokens=9):
 )
 def test_kernels_run_on_a_tpu_where_they_take_the_sizes(way, heads, kernels):
     assert lowered_for_tpu(way, heads=heads).count("@tpu_custom_call") == kernels
+
+
+def test_kernels_of_a_few_heads_are_lowered_for_a_tpu(monkeypatch):
+    monkeypatch.setattr(attention_rows, "VECTOR_MEMORY", 110_000)
+    assert lowered_for_tpu("pallas", heads=4).count("@tpu_custom_call") == 2
 
 
 @pytest.mark.parametrize("sizes", [{"heads": 3}, {"width": 32}, {"tokens": 2000}], ids=str)

@@ -51,7 +51,8 @@ def slow_ball_query(cloud, centres, radius, count):
 
 
 def slow_knn(cloud, centres, count):
-    return [np.argsort(squared_distance(cloud, c), kind="stable")[:count] for c in centres]
+    nearest = [np.argsort(squared_distance(cloud, c), kind="stable")[:count] for c in centres]
+    return np.sort(nearest, axis=-1)
 
 
 def lattice(seed, shape, steps=16):
@@ -153,30 +154,57 @@ def test_ball_query_matches_the_peer(edge, case):
     np.testing.assert_array_equal(got, want)
 
 
-def test_neighbours_equal_the_loop_nearest_first():
-    clouds, centres = lattice(3, (2, 150, 3), steps=4), lattice(4, (2, 9, 3), steps=4)
-    got = grouping.knn(clouds, centres, count=12)
-    want = [slow_knn(cloud, some, 12) for cloud, some in zip(clouds, centres, strict=True)]
+# Part of a word, whole words, and a rest; on a coarse lattice most points have equals.
+@pytest.mark.usefixtures("platform")
+@pytest.mark.parametrize(("points", "count"), [(20, 20), (64, 1), (64, 12), (150, 149)])
+def test_neighbours_equal_the_loop_ties_for_the_last_place_included(points, count):
+    clouds, centres = lattice(3, (2, points, 3), steps=2), lattice(4, (2, 9, 3), steps=2)
+    got = grouping.knn(clouds, centres, count=count)
+    want = [slow_knn(cloud, some, count) for cloud, some in zip(clouds, centres, strict=True)]
     np.testing.assert_array_equal(got, want)
+    assert got.dtype == np.int32
 
 
+@pytest.mark.usefixtures("platform")
+def test_neighbours_of_a_cloud_drawn_with_replacement_are_its_first_copies():
+    """Whole words of one point, more often than there are neighbours, across words."""
+    few = lattice(8, (5, 3))
+    draw = np.random.default_rng(9).integers(0, 5, 200)
+    draw[40:140] = 2
+    got = grouping.knn(few[draw], few, count=70)
+    np.testing.assert_array_equal(got, slow_knn(few[draw], few, 70))
+    np.testing.assert_array_equal(got[2], np.flatnonzero(draw == 2)[:70])
+
+
+@pytest.mark.usefixtures("platform")
+def test_neighbours_are_told_apart_by_the_last_bit_and_by_the_exponent():
+    """Squares of distances: 0, the least, 1 and just above it, the largest, and infinity."""
+    along = jax.numpy.array([1, 3e38, 2e-19, 1 + 2**-23, 1.8e19, 0, 1, 1e25])
+    cloud = jax.numpy.stack([along, 0 * along, 0 * along], axis=-1)
+    order = [5, 2, 0, 6, 3, 4, 1, 7]
+    for count in (1, 2, 4, 6, 7):
+        got = grouping.knn(cloud, np.zeros((1, 3), np.float32), count=count)
+        np.testing.assert_array_equal(got, [sorted(order[:count])])
+
+
+@pytest.mark.usefixtures("platform")
 def test_neighbours_match_the_peer(edge):
     got = grouping.knn(edge["knn/xyz"], edge["knn/centres"], count=int(edge["knn/k"]))
-    np.testing.assert_array_equal(np.sort(got), edge["knn/idx_sorted_by_index"])
+    np.testing.assert_array_equal(got, edge["knn/idx_sorted_by_index"])
 
 
-def test_on_a_tpu_nothing_is_gathered_number_by_number():
+def test_on_a_tpu_nothing_is_sorted_or_gathered_number_by_number():
     cloud = jax.ShapeDtypeStruct((2, 64, 3), np.float32)
 
     def group(xyz):
         centres = xyz[:, :5]
-        return grouping.farthest_point_sample(xyz, 5), grouping.ball_query(
-            xyz, centres, radius=0.5, count=4
-        )
+        within = grouping.ball_query(xyz, centres, radius=0.5, count=4)
+        nearest = grouping.knn(xyz, centres, count=4)
+        return grouping.farthest_point_sample(xyz, 5), within, nearest
 
     lowered = jax.jit(group).trace(cloud).lower(lowering_platforms=("tpu",)).as_text()
     assert "gather" not in lowered
-    assert "sort" not in lowered
+    assert "sort" not in lowered and "top_k" not in lowered
 
 
 def test_more_neighbours_than_points_are_refused():

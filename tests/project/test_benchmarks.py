@@ -195,11 +195,12 @@ def test_the_losses_are_measured_and_the_forms_compared(fast_compile, monkeypatc
 
 def test_parts_for_the_tpu_compiler_are_the_students_own(monkeypatch):
     """Traced only: compiling needs libtpu."""
-    command = "tpu_parts fps gather tokenizer --batch 2 --points 64 --groups 8 --group_size 4"
-    monkeypatch.setattr(sys, "argv", command.split())
+    parts = "fps knn gather tokenizer attention"
+    sizes = "--batch 2 --points 64 --groups 8 --group_size 4 --dim 128"
+    monkeypatch.setattr(sys, "argv", f"tpu_parts {parts} {sizes}".split())
     options = tpu_parts.parse_arguments()
     shapes = []
     for part in options.parts:
         function, arguments = tpu_parts.build(part, options)
         shapes.append(jax.tree.leaves(jax.eval_shape(function, *arguments))[0].shape)
-    assert shapes == [(2, 8), (2, 8, 4, 9), (2, 8, 256)]
+    assert shapes == [(2, 8), (2, 8, 4), (2, 8, 4, 9), (2, 8, 256), (2, 9, 128)]
