@@ -45,7 +45,9 @@ def bytes_of(instruction: hlo.Instruction, computation: hlo.Computation, module:
         return source + sum(map(_main_bytes, [*operands[1:], instruction]))
     if opcode == _UPDATES:
         return _main_bytes(operands[1]) + operands[1].bytes * _all_in_main_memory(instruction)
-    return sum(map(_main_bytes, [*operands, instruction]))
+    # A kernel is given one array several times, for a part of it each.
+    once = {one.name: one for one in [*operands, instruction]}.values()
+    return sum(map(_main_bytes, once))
 
 
 def _fusion_bytes(

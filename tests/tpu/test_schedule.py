@@ -224,3 +224,15 @@ def test_text_that_is_no_program_is_refused():
         hlo.parse("HloModule nothing\n")
     with pytest.raises(ValueError, match="line 2.*no instruction"):
         hlo.parse("ENTRY %main () -> f32[] {\n  nonsense\n}\n")
+
+
+def test_an_array_that_a_kernel_is_given_several_times_is_read_once():
+    program = """\
+HloModule jit_step, is_scheduled=true
+
+ENTRY %main (p: f32[10,10]) -> f32[10] {
+  %p = f32[10,10]{1,0} parameter(0)
+  ROOT %kernel = f32[10]{0} custom-call(%p, %p, %p), custom_call_target="tpu_custom_call"
+}
+"""
+    assert sum(schedule.read(hlo.parse(program)).bytes.values()) == 400 + 40
