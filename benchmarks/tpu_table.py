@@ -65,8 +65,8 @@ SECTIONS = {
     ),
     "paper": (Row(COMPILE, ("--config=configs/mrd_pointbert.py", "--topology=v5e:16x16")),),
     "giant": tuple(
-        Row(COMPILE, (*GIANT, f"--batch_per_chip={batch}", f"--config.model.micro_batch={batch}"))
-        for batch in (8, 32)
+        Row(COMPILE, (*GIANT, f"--batch_per_chip={batch}", f"--config.model.micro_batch={part}"))
+        for batch, part in ((8, 8), (32, 16))
     ),
 }  # fmt: skip
 
