@@ -130,7 +130,7 @@ def test_two_processes_of_four_devices_are_one_of_eight(data, straight, two):
     files = {path.name for path in two.workdir.iterdir()}
     assert files == {
         *("checkpoints", "embeddings.npz", "finished", "metrics.jsonl", "report.html"),
-        *("results.json", "run.json", "tensorboard"),
+        *("relations", "results.json", "run.json", "tensorboard"),
     }
 
 
