@@ -122,8 +122,7 @@ def prepare_shapes(
     with tqdm.tqdm(total=len(items), initial=summary.reused, unit="shape", desc="prepare") as bar:
         for (path, batch), outcomes in _outcomes(source, pending, settings, workers):
             done: list[shapes.Shape] = []
-            header = {"format": FORMAT, **settings, **_listed(batch)}
-            header |= {"skipped": {}}
+            header = {"format": FORMAT, **settings, **_listed(batch), "skipped": {}}
             for item, (outcome, seconds) in zip(batch, outcomes, strict=True):
                 summary.cpu_seconds.update(seconds)
                 if isinstance(outcome, shapes.Shape):

@@ -24,10 +24,9 @@ A table at the top of the folder (one .csv or .jsonl file, of any name) says mor
 | split | a word; either every line has one or none | "test" |
 | creator, licence | travel with the record | unknown |
 
-Only `path` must be there. Say `up_axis` where you know it. Several
-captions or images are a list in JSON, and divided by "|" in CSV. Meshes are rendered; clouds have
-no views. The offline teacher learns from names; to train one on a folder (`--teacher lit`), the
-table must have a split "train".
+Only `path` must be there. Say `up_axis` where you know it. Several captions or images are a list in
+JSON, and divided by "|" in CSV. Meshes are rendered; clouds have no views. The offline teacher
+learns from names; to train one on a folder (`--teacher lit`), the table must have a split "train".
 
 Bad input. These stop the import, with file, line and what was expected: a table that is none, has
 an unknown column or a cell that cannot be meant, an unknown up axis, an id or a path that is there
@@ -168,11 +167,14 @@ def name_of(path: str) -> str:
         `DamagedHelmet.glb` "Damaged Helmet", `0001.ply` nothing.
     """
     stem = unicodedata.normalize("NFC", PurePosixPath(path).stem)
+    only_divide = stem[:1].islower()  # capitals, as in oakChair; not those of an abbreviation
+
+    def word(start: re.Match) -> str:
+        found = start.group()
+        return " " + (found.lower() if only_divide and len(found) == 2 else found)
+
     # Two small letters before a capital: DamagedHelmet is two words, iPhone is one.
-    apart = re.sub(r"(?<=[a-z]{2})(?=[A-Z])", " ", stem)
-    if stem[:1].islower():
-        # As in oakChair, where capitals only divide; not those of an abbreviation.
-        apart = re.sub(r" [A-Z](?=[a-z])", lambda capital: capital.group().lower(), apart)
+    apart = re.sub(r"(?<=[a-z]{2})[A-Z][a-z]?", word, stem)
     words = [word for word in re.split(r"[\s_.+()\[\]-]+", apart) if word]
     # A number at the end of a word, as in stool2, but not of one as short as mp3.
     words[-1:] = [re.sub(r"(?<=[a-z]{3})\d+$", "", word) for word in words[-1:]]

@@ -9,7 +9,7 @@ from data_prep.geometry import clouds
 
 # As `data_prep.sources.tables` has them, whose package needs the extra `prep`: a folder of arrays
 # without a table does not.
-_TABLES = (".csv", ".jsonl")
+TABLES = (".csv", ".jsonl")
 # Missing files that an error names.
 _NAMED = 5
 
@@ -64,7 +64,7 @@ def find(places: Iterable[Path], *, leave_out: Path | None = None) -> Listing:
     files: list[File] = []
     left_out: list[Path] = []
     for place in map(Path, places):
-        if place.is_dir() and any(path.suffix.lower() in _TABLES for path in place.iterdir()):
+        if place.is_dir() and any(path.suffix.lower() in TABLES for path in place.iterdir()):
             listing = _listed(place)
             files += listing.files
             left_out += [path for path in listing.left_out if not _same(path, leave_out)]

@@ -12,8 +12,10 @@ import trimesh
 from tiny_encoder import DIM, POINTS, tiny_card, tiny_variables
 
 from data_prep.geometry import clouds
+from data_prep.sources import tables
 from mrd_jax import card as cards
 from mrd_jax import encoder
+from mrd_jax.search import files
 from mrd_jax.suite import hashes
 from mrd_jax.tools import embed
 
@@ -232,6 +234,10 @@ def test_the_table_of_a_folder_says_what_is_embedded_and_how(run, tmp_path):
     np.testing.assert_allclose(arrays["embeddings"], want, rtol=0, atol=1e-5)
     note = "left out 1 files that the table of their folder does not list, such as"
     assert f"{note} {tmp_path / 'own' / 'other.npz'}" in err
+
+
+def test_a_table_is_known_by_the_types_that_a_build_reads():
+    assert files.TABLES == tables.TYPES
 
 
 def test_a_table_of_files_that_are_not_there_is_refused_before_any_is_read(run, tmp_path):

@@ -369,6 +369,7 @@ def test_what_would_end_badly_is_refused_before_any_work(tmp_path, monkeypatch):
         ("DamagedHelmet.glb", "Damaged Helmet"),
         ("smallOakChair2.obj", "small oak chair"),
         ("wallMountedTV.obj", "wall mounted TV"),
+        ("van Gogh 2.obj", "van Gogh"),
         ("old mp3.obj", "old mp3"),
         ("iPhone.v2.stl", "iPhone v2"),
         ("3_seater-sofa_0004_02.ply", "3 seater sofa"),
