@@ -15,7 +15,7 @@ from data_prep.geometry import clouds
 from data_prep.sources import tables
 from mrd_jax import card as cards
 from mrd_jax import encoder
-from mrd_jax.search import files
+from mrd_jax.search import files as files_lib
 from mrd_jax.suite import hashes
 from mrd_jax.tools import embed
 
@@ -237,7 +237,7 @@ def test_the_table_of_a_folder_says_what_is_embedded_and_how(run, tmp_path):
 
 
 def test_a_table_is_known_by_the_types_that_a_build_reads():
-    assert files.TABLES == tables.TYPES
+    assert files_lib.TABLES == tables.TYPES
 
 
 def test_a_table_of_files_that_are_not_there_is_refused_before_any_is_read(run, tmp_path):
