@@ -3,6 +3,7 @@
 
 import functools
 import re
+import subprocess
 import sys
 import tempfile
 import types
@@ -50,10 +51,14 @@ def test_a_file_that_takes_too_long_ends_its_worker_and_not_the_next_one(tmp_pat
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit address space")
-def test_a_mesh_that_wants_too_much_memory_is_refused_and_the_next_file_is_read(searcher):
+def test_a_mesh_that_wants_too_much_memory_is_refused_and_the_next_file_is_read(
+    searcher, monkeypatch
+):
     """Nothing is wrong with it, though trimesh calls unreadable what it has no memory for."""
     mesh = b"v 0 0 0\nv 1 0 0\nv 0 1 0\n" + b"f 1 2 3\n" * 1_500_000
     limits = apps.Limits(read_seconds=60, read_bytes=2**29, hosts=("testserver",))
+    start = mock.Mock(wraps=subprocess.Popen)
+    monkeypatch.setattr(pools.subprocess, "Popen", start)
     with apps.serving(searcher, limits) as served:
         client = testclient.TestClient(served)
 
@@ -71,6 +76,8 @@ def test_a_mesh_that_wants_too_much_memory_is_refused_and_the_next_file_is_read(
         "hostile or too large"
     }
     assert [one["number"] for one in found] == [0]
+    # The two, and another for each file that follows one which took all that there was.
+    assert start.call_count == 2 + 2
 
 
 def test_nothing_is_left_of_uploads(searcher, tmp_path, monkeypatch):
