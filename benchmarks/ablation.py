@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import sweep
-from mrd_jax.evaluators import table
+from mrd_jax.evaluation import table
 
 CONFIG = "configs/quickstart.py"
 OFF = {"loss.lambda_intra": 0.0, "loss.lambda_image": 0.0, "loss.lambda_text": 0.0}

@@ -25,7 +25,7 @@ def main() -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
     import jax
 
-    from mrd_jax.models import attention
+    from mrd_jax.kernels import attention
 
     shape = (options.batch, options.tokens, options.heads, options.width)
     keys = jax.random.split(jax.random.key(0), 4)

@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 
 from benchmarks import sweep
-from mrd_jax.evaluators.measures import statistics
+from mrd_jax.evaluation.metrics import statistics
 
 FOLDS = ("furniture", "furniture_ccby")
 CONFIG = "configs/furniture.py"

@@ -30,7 +30,7 @@ from benchmarks import student_step
 from configs import base
 from data_prep import evaluation, records, shapes
 from data_prep.sources import published
-from mrd_jax.data import augment, batch, loader, source
+from mrd_jax.data import augment, batch_spec, loader, source
 
 # Records of OpenShape's largest training list: Grain's shuffle is slow on the few made here.
 OPENSHAPE = 800_000
@@ -76,9 +76,9 @@ def make_data_set(folder: pathlib.Path, options: argparse.Namespace) -> pathlib.
         dim=options.dim,
         metadata={
             "teacher": dataclasses.asdict(published.OPENCLIP) | {"dim": options.dim},
-            "up_axis": batch.UP_AXIS,
+            "up_axis": batch_spec.UP_AXIS,
             "from_y_up": published.Published.from_y_up,
-            "normalisation": batch.NORMALISATION,
+            "normalisation": batch_spec.NORMALISATION,
             "points": options.points,
             "source": "made_up",
             "counts": {"train": options.records, "classes": 0},
@@ -242,10 +242,10 @@ def time_augmentation(config: ConfigDict, *, repeats: int) -> student_step.Timin
 
     @jax.jit
     def augmented(fields):
-        keys = batch.sample_keys(config.seed, fields["index"], fields["epoch"])
+        keys = batch_spec.sample_keys(config.seed, fields["index"], fields["epoch"])
         return augment.augment(fields, config.augment, keys=keys, num_points=config.model.points)
 
-    return student_step.measure(augmented, batch.fake_batch(config), repeats=repeats)
+    return student_step.measure(augmented, batch_spec.fake_batch(config), repeats=repeats)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

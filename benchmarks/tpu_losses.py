@@ -21,8 +21,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from configs import base
-from mrd_jax import losses, sharding
+from mrd_jax import losses
 from mrd_jax.analysis import ahead, chips, flops
+from mrd_jax.distributed import backends
 
 FIELDS = ("fits", "temporary_bytes", "peak_bytes", "estimate_s", "collectives")
 
@@ -62,16 +63,16 @@ def lower(
       batch: samples on all of them.
       dim: length of an embedding.
     """
-    mesh = Mesh(np.asarray(devices), (sharding.AXIS,))
-    split, whole = PartitionSpec(sharding.AXIS), PartitionSpec()
+    mesh = Mesh(np.asarray(devices), (backends.AXIS,))
+    split, whole = PartitionSpec(backends.AXIS), PartitionSpec()
 
     def body(points: jax.Array, teacher: Any, weights: Any) -> Any:
         def value(points: jax.Array, weights: Any) -> jax.Array:
             embeddings = teacher | {"points": points, "log_scale": weights["log_scale"]}
-            return losses.mrd_loss(embeddings, weights, config, axis_name=sharding.AXIS)[0]
+            return losses.mrd_loss(embeddings, weights, config, axis_name=backends.AXIS)[0]
 
         found, (to_points, to_weights) = jax.value_and_grad(value, argnums=(0, 1))(points, weights)
-        return jax.lax.psum((found, to_weights), sharding.AXIS), to_points
+        return jax.lax.psum((found, to_weights), backends.AXIS), to_points
 
     def shapes(tree: Any, spec: PartitionSpec) -> Any:
         place = functools.partial(jax.ShapeDtypeStruct, sharding=NamedSharding(mesh, spec))

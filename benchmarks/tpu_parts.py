@@ -18,7 +18,8 @@ import jax.numpy as jnp
 
 from mrd_jax import models
 from mrd_jax.analysis import ahead, chips, hlo, schedule
-from mrd_jax.models import attention, attention_rows, grouping
+from mrd_jax.kernels import attention, attention_rows
+from mrd_jax.models import grouping
 
 PARTS = ("fps", "ball_query", "knn", "gather", "tokenizer", "attention", "transformer")
 

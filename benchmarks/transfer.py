@@ -13,9 +13,16 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from mrd_jax import evaluation
 from mrd_jax.data import source
-from mrd_jax.evaluators import few_shot, held_out, linear_probe, results, table, transfer
+from mrd_jax.evaluation import (
+    few_shot,
+    held_out_split,
+    linear_probe,
+    results,
+    table,
+    transfer,
+)
+from mrd_jax.report import final
 
 
 def main() -> None:
@@ -58,23 +65,23 @@ def measure(workdir: pathlib.Path, *, data: pathlib.Path | None = None) -> dict[
       FileNotFoundError: the run has not been evaluated.
       ValueError: the data set holds other shapes than were embedded, or no training shape was.
     """
-    embeddings = evaluation.load_embeddings(workdir)
+    embeddings = final.load_embeddings(workdir)
     if "train" not in embeddings:
         raise ValueError(
-            f"{workdir / evaluation.EMBEDDINGS_FILE} has no training shapes to learn from: the run "
+            f"{workdir / final.EMBEDDINGS_FILE} has no training shapes to learn from: the run "
             "was tested on another data set (config.data.test_directory); evaluate it again "
             "without that, or with configs/benchmarks.py"
         )
     config = json.loads((workdir / "results.json").read_text("utf-8"))["config"]
     folder = data or config["data"]["directory"]
     splits = {
-        part: held_out.load_held_out(folder, config["data"][f"{part}_split"])
+        part: held_out_split.load_held_out(folder, config["data"][f"{part}_split"])
         for part in ("train", "test")
     }
     for part, split in splits.items():
         if tuple(embeddings[f"{part}_ids"]) != split.ids:
             raise ValueError(
-                f"{workdir / evaluation.EMBEDDINGS_FILE} has {len(embeddings[part])} {part} shapes "
+                f"{workdir / final.EMBEDDINGS_FILE} has {len(embeddings[part])} {part} shapes "
                 f"that are not the {len(split.ids)} of {folder}: name the data set of the run with "
                 "--data, or evaluate the run again"
             )

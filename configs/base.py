@@ -37,14 +37,14 @@ def get_config() -> ConfigDict:
     config.best_metric = "test/top1"
     # Updates in a row that may be left out because they are not finite; then the run stops. 0
     # never stops it.
-    config.max_bad_steps = 10
+    config.max_nonfinite_steps = 10
     # Steps to record for TensorBoard's profiler, from the sixth after each start on; 0 is off.
     config.profile_steps = 0
     # Minutes without a step after which the stack of every thread is printed; 0 is off. Longer
     # than an evaluation takes.
-    config.stall_minutes = 60.0
+    config.hang_minutes = 60.0
     # And end the process then, with status 1, for whatever restarts it.
-    config.stall_leaves = False
+    config.exit_on_hang = False
 
     config.data = data()
     config.teacher = ConfigDict()
@@ -91,8 +91,8 @@ def data() -> ConfigDict:
     # File of mrd_jax.tools.neighbours; "" is where it writes by itself, below `directory`.
     config.neighbours_file = ""
     # Distinct records that may be left out of training because they are damaged, see
-    # mrd_jax.data.damaged; one more stops the run. 0 stops it at the first.
-    config.damaged_records = 0
+    # mrd_jax.data.corrupt_records; one more stops the run. 0 stops it at the first.
+    config.corrupt_records = 0
     # Keep decoded records in memory: right below about 2 GiB.
     config.cache = False
     return config

@@ -31,7 +31,7 @@ from data_prep import (
 from data_prep.sources import folder as folder_lib
 from data_prep.sources import published
 from data_prep.teachers import prompts
-from mrd_jax.data import batch, source
+from mrd_jax.data import batch_spec, source
 
 Splits = Mapping[str, Sequence[str]]
 
@@ -195,9 +195,9 @@ def _plan(
     counts = {split: len(members) for split, members in splits.items()}
     metadata = {
         "teacher": dataclasses.asdict(info),
-        "up_axis": batch.UP_AXIS,
+        "up_axis": batch_spec.UP_AXIS,
         "from_y_up": sources.SOURCES[options.source].from_y_up,
-        "normalisation": batch.NORMALISATION,
+        "normalisation": batch_spec.NORMALISATION,
         "points": options.points,
         "source": options.source,
         "counts": counts | {"classes": len(classes)},

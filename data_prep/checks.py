@@ -14,7 +14,7 @@ import PIL.Image
 import tensorflow_datasets as tfds
 
 from data_prep import evaluation, records
-from mrd_jax.data import batch
+from mrd_jax.data import batch_spec
 
 IMAGE_KINDS = ("render", "picture")
 # Points are half floats: rounding moves a coordinate, and so the mean and a point of norm 1, by
@@ -82,7 +82,7 @@ def record_reasons(
         for other in lists:
             if len(record[other]) != len(record[name]):
                 yield f"{name} has {len(record[name])} rows, but {other} {len(record[other])}"
-    for name, known in (("image_kinds", IMAGE_KINDS), ("caption_kinds", batch.CAPTION_KINDS)):
+    for name, known in (("image_kinds", IMAGE_KINDS), ("caption_kinds", batch_spec.CAPTION_KINDS)):
         unknown = sorted(set(record[name]) - set(known))
         if unknown:
             yield f"{name} has the unknown kinds {unknown}, expected some of {list(known)}"
@@ -150,7 +150,10 @@ def metadata_faults(
     if reasons:
         yield from (of_file("metadata.json", reason) for reason in reasons)
         return
-    for name, wanted in (("up_axis", batch.UP_AXIS), ("normalisation", batch.NORMALISATION)):
+    for name, wanted in (
+        ("up_axis", batch_spec.UP_AXIS),
+        ("normalisation", batch_spec.NORMALISATION),
+    ):
         if metadata[name] != wanted:
             yield of_file("metadata.json", f"{name} is {metadata[name]!r}, expected {wanted!r}")
     counts = {name: count for name, count in metadata["counts"].items() if name != "classes"}

@@ -3,7 +3,6 @@
 
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import tqdm
 from data_prep import shapes as shapes_lib
 from data_prep import teachers
 from data_prep.teachers import prompts
+from mrd_jax import atomic_io
 
 # The kind of caption that is averaged over prompts; the others are sentences already.
 NAME_KIND = "name"
@@ -162,19 +162,15 @@ def _save(path: Path, features: Features, *, mark: str) -> None:
     images = [image for image, _ in features.values()]
     texts = [text for _, text in features.values()]
     empty = np.zeros((0, 0), np.float16)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        np.savez(
-            file,
-            fingerprint=np.array(mark),
-            ids=np.array(list(features), np.str_),
-            views=np.array([len(image) for image in images], np.int64),
-            captions=np.array([len(text) for text in texts], np.int64),
-            image_features=np.concatenate(images) if images else empty,
-            text_features=np.concatenate(texts) if texts else empty,
-        )
-    os.replace(temporary, path)
+    atomic_io.write_npz(
+        path,
+        fingerprint=np.array(mark),
+        ids=np.array(list(features), np.str_),
+        views=np.array([len(image) for image in images], np.int64),
+        captions=np.array([len(text) for text in texts], np.int64),
+        image_features=np.concatenate(images) if images else empty,
+        text_features=np.concatenate(texts) if texts else empty,
+    )
 
 
 def _read_mark(path: Path) -> str:

@@ -3,14 +3,14 @@
 
 import dataclasses
 import hashlib
-import io
 import json
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from mrd_jax import atomic_io
 
 # Arrays that only shards of published features have.
 OPTIONAL = ("released_image", "released_text")
@@ -159,12 +159,7 @@ def save_shard(
     if released:
         arrays["released_image"] = np.concatenate([one.image for one in released])
         arrays["released_text"] = np.concatenate([one.text for one in released])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(buffer.getbuffer())
-    os.replace(temporary, path)
+    atomic_io.write_npz(path, **arrays)
 
 
 def load_header(path: Path) -> dict:

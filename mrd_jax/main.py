@@ -14,7 +14,9 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from mrd_jax import compiled, hosts, suite, train
+from mrd_jax.distributed import compilation_cache, processes
+from mrd_jax.evaluation import benchmark
+from mrd_jax.training import train
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/x.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; an unfinished one continues.")
@@ -74,7 +76,7 @@ def command(config: ConfigDict, mode: str, step: str) -> Callable[[ConfigDict, s
         return {"train": train.train_and_evaluate, "eval": evaluate}[mode]
     if mode == "train":
         raise app.UsageError("this config evaluates checkpoints and trains none: pass --mode eval")
-    return suite.evaluate
+    return benchmark.evaluate
 
 
 def join() -> None:
@@ -90,7 +92,7 @@ def join() -> None:
     if asked and _MULTIHOST.value:
         raise app.UsageError("--multihost finds what --coordinator says: pass one of them")
     try:
-        hosts.join(
+        processes.join(
             place[0],
             processes=place[1],
             process=place[2],
@@ -110,9 +112,9 @@ def main(argv: list[str]) -> None:
     absl_logging.set_verbosity(absl_logging.WARNING)
     join()
     # After joining: this asks for the devices.
-    compiled.keep()
+    compilation_cache.enable()
     show_progress()
-    with hosts.leaving_at_once():
+    with processes.leaving_at_once():
         logging.getLogger("mrd_jax").info(
             "process %d of %d, %d local devices: %s",
             jax.process_index(),

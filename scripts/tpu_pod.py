@@ -33,7 +33,7 @@ RUNTIMES = (
 )
 # States of a queued resource (cloud.google.com/tpu/docs/queued-resources).
 READY, GONE = "ACTIVE", ("FAILED", "SUSPENDED")
-# What a finished run leaves in its workdir, see mrd_jax.train, and its folder of checkpoints.
+# What a finished run leaves in its workdir, see mrd_jax.training.train, and its folder of checkpoints.
 FINISHED, CHECKPOINTS = "finished", "checkpoints"
 
 

@@ -18,11 +18,10 @@ from data_prep.foreign import archives, limits, safe_pickle
 from data_prep.geometry import assets, clouds, meshes, render
 from data_prep.sources import benchmark, furniture, off, properties, tables
 from data_prep.teachers.lit.frozen import torch_file
-from mrd_jax import card as cards
 from mrd_jax import models
+from mrd_jax.checkpoints import manifest, model_card
 from mrd_jax.convert import files
-from mrd_jax.data import damaged, example, loader, numpy_files, source
-from mrd_jax.faults import manifest
+from mrd_jax.data import corrupt_records, example, loader, numpy_files, source
 
 RULES = clouds.Conventions(
     points=32, up_axis="z", from_y_up="rotate", normalisation="unit_sphere", colour_fill=0.4
@@ -154,7 +153,7 @@ def _record(path: Path) -> None:
         stored, shards=[("a", 1)], directory="made/up", split="train", cache=False
     )
     record = opened[0]
-    if reason := damaged.contradiction(record):
+    if reason := corrupt_records.contradiction(record):
         raise opened.damaged(0, reason)
     row = loader.draw_sample(record | {"index": 0}, _record_config(), rng=np.random.default_rng(0))
     assert row["xyz"].shape == row["rgb"].shape == (valid.POINTS, 3)
@@ -162,7 +161,7 @@ def _record(path: Path) -> None:
 
 
 def _card(path: Path) -> None:
-    card = cards.from_json(path.read_text("utf-8", errors="replace"))
+    card = model_card.from_json(path.read_text("utf-8", errors="replace"))
     models.build_model({**card.student, "points": card.points})
 
 
@@ -233,10 +232,12 @@ READERS = {
     "safetensors": Reader(valid.safetensors_files, _safetensors, (ValueError,), "safetensors"),
     "hdf5": Reader(valid.hdf5_files, _hdf5, (ValueError,), "h5"),
     "torch_file": Reader(valid.torch_files, _torch, (ValueError,)),
-    "record": Reader(valid.serialised, _record, (source.DamagedRecordError,)),
+    "record": Reader(valid.serialised, _record, (source.CorruptRecordError,)),
     "card": Reader(_valid_card, _card, (ValueError,)),
     "run": Reader(
-        _valid_run, lambda path: manifest.read_run(epath.Path(path)), (manifest.DamagedError,)
+        _valid_run,
+        lambda path: manifest.read_run(epath.Path(path)),
+        (manifest.CorruptCheckpointError,),
     ),
     "picture": Reader(_pictures, _picture, (ValueError,)),
     "csv": Reader(_valid_table, tables.read, (ValueError,), "csv"),

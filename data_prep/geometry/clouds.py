@@ -10,7 +10,7 @@ import numpy as np
 
 from data_prep import shapes
 from data_prep.foreign import archives, arrays, limits
-from mrd_jax.data import batch
+from mrd_jax.data import batch_spec
 
 if TYPE_CHECKING:
     from data_prep.geometry import meshes
@@ -33,7 +33,7 @@ class MeshesUnsupportedError(ImportError):
 
 @dataclasses.dataclass(frozen=True)
 class Conventions:
-    """What clouds an encoder expects; fields and values as on its `mrd_jax.card.ModelCard`.
+    """What clouds an encoder expects; fields and values as on its `mrd_jax.checkpoints.model_card.ModelCard`.
 
     Attributes:
       points: of a cloud.
@@ -54,9 +54,9 @@ class Conventions:
 
     def __post_init__(self):
         for name, values in (
-            ("up_axis", (batch.UP_AXIS,)),
+            ("up_axis", (batch_spec.UP_AXIS,)),
             ("from_y_up", tuple(_FROM_Y_UP)),
-            ("normalisation", (batch.NORMALISATION,)),
+            ("normalisation", (batch_spec.NORMALISATION,)),
         ):
             if getattr(self, name) not in values:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {values}")
@@ -66,7 +66,7 @@ class Conventions:
         """What an encoder's card says about clouds.
 
         Args:
-          card: a `mrd_jax.card.ModelCard`.
+          card: a `mrd_jax.checkpoints.model_card.ModelCard`.
           points: of a cloud, instead of the card's.
 
         Raises:

@@ -12,7 +12,7 @@ from data_prep import pictures, shapes, timing
 from data_prep.foreign import limits
 from data_prep.geometry import clouds, meshes, render
 from data_prep.sources import surfaces
-from mrd_jax.data import batch
+from mrd_jax.data import batch_spec
 
 # Of parts and clouds without colour: 0.4 of 1, as in OpenShape and Uni3D.
 FILL = 0.4
@@ -174,9 +174,9 @@ def _cloud(
     """A cloud as records have it: z up, in random order; and what was done about too few points."""
     rules = clouds.Conventions(
         points=points,
-        up_axis=batch.UP_AXIS,
+        up_axis=batch_spec.UP_AXIS,
         from_y_up="rotate",
-        normalisation=batch.NORMALISATION,
+        normalisation=batch_spec.NORMALISATION,
         colour_fill=FILL,
     )
     cloud = clouds.prepare_cloud(xyz, rgb, conventions=rules, up=up, seed=seed)

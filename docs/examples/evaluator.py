@@ -9,8 +9,9 @@ import sys
 
 import numpy as np
 
-from mrd_jax import evaluation, evaluators
-from mrd_jax.evaluators import retrieval
+from mrd_jax import evaluation as evaluators
+from mrd_jax.evaluation import retrieval
+from mrd_jax.report import final
 
 
 # --8<-- [start:measure]
@@ -58,7 +59,7 @@ def shared_neighbours(
 # --8<-- [start:command]
 def main(workdir: str, dataset: str) -> None:
     """Prints the measure of a run's newest evaluation."""
-    embeddings = evaluation.load_embeddings(workdir)["test"]
+    embeddings = final.load_embeddings(workdir)["test"]
     print(json.dumps(shared_neighbours(embeddings, evaluators.load_held_out(dataset)), indent=1))
 
 

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from configs import quickstart
-from mrd_jax import models, train
+from mrd_jax import models
+from mrd_jax.training import train
 
 
 # --8<-- [start:student]

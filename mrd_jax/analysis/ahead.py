@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from mrd_jax import state as states
-from mrd_jax import train
 from mrd_jax.analysis import chips, flops, hlo, schedule
-from mrd_jax.data import batch as batches
+from mrd_jax.data import batch_spec
+from mrd_jax.training import initial_state
+from mrd_jax.training import run as run_lib
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 # Time of a hand-written kernel over its operations at the chip's peak. The compiler's own static
@@ -25,24 +25,24 @@ KERNEL_MARGIN = 1.4
 _SIDE = 8192
 
 
-def build(config: ConfigDict, devices: Sequence[jax.Device]) -> train.Run:
+def build(config: ConfigDict, devices: Sequence[jax.Device]) -> run_lib.Run:
     """The run of a config, under `shard_map`: pmap cannot be lowered for absent devices.
 
     Raises:
-      ValueError: as `train.build_run`.
+      ValueError: as `run_lib.build_run`.
     """
     config = ConfigDict(config)
     config.spmd = "shard_map"
-    return train.build_run(config, devices=devices)
+    return run_lib.build_run(config, devices=devices)
 
 
-def trace(run: train.Run) -> jax.stages.Traced:
+def trace(run: run_lib.Run) -> jax.stages.Traced:
     """Traces the function that training calls, from the shapes of its state and batch alone."""
     state = jax.eval_shape(
-        lambda: states.create_state(run.config, model=run.model, optimizer=run.optimizer)
+        lambda: initial_state.create_state(run.config, model=run.model, optimizer=run.optimizer)
     )
-    batch = batches.batch_spec(run.config)
-    return run.train_step().trace(*run.runner.placed_shapes(state, batch))
+    batch = batch_spec.batch_spec(run.config)
+    return run.train_step().trace(*run.backend.placed_shapes(state, batch))
 
 
 def measure(config: ConfigDict, *, topology: str, calibrated: bool = True) -> dict[str, Any]:
@@ -87,11 +87,11 @@ def measure(config: ConfigDict, *, topology: str, calibrated: bool = True) -> di
 
 
 def _of_config(
-    config: ConfigDict, run: train.Run, traced: jax.stages.Traced, *, topology: str
+    config: ConfigDict, run: run_lib.Run, traced: jax.stages.Traced, *, topology: str
 ) -> dict[str, Any]:
     """What needs no compiler."""
     chip, _ = chips.find(topology)
-    count = len(run.runner.devices)
+    count = len(run.backend.devices)
     local_batch = run.config.batch_size // count
     needed = flops.step(run.model, run.config, local_batch=local_batch, chips=count)
     state = traced.in_avals[0][0]

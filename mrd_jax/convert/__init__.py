@@ -9,7 +9,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from mrd_jax import card, models
+from mrd_jax import models
+from mrd_jax.checkpoints import model_card
 from mrd_jax.convert import layers, openshape, rules, uni3d
 
 SOURCES = {"openshape": openshape, "uni3d": uni3d}
@@ -151,7 +152,7 @@ def _fill(
 
 
 def _shapes(model: nn.Module) -> dict[str, Any]:
-    return card.abstract_variables(model, points=max(model.groups, model.group_size))
+    return model_card.abstract_variables(model, points=max(model.groups, model.group_size))
 
 
 def _untold(fields: dict[str, Any], **given: Any) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoint files as flat dicts of numpy arrays, without running anything that they name."""
 
-import hashlib
 import pathlib
 import pickle
 import struct
@@ -50,12 +49,6 @@ def read(path: pathlib.Path, *, source: str) -> dict[str, np.ndarray]:
     if state and all(key.startswith(WRAPPER) for key in state):
         state = {key.removeprefix(WRAPPER): value for key, value in state.items()}
     return state
-
-
-def sha256(path: pathlib.Path) -> str:
-    """Hex digest of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:

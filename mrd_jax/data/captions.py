@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from mrd_jax.data import batch
+from mrd_jax.data import batch_spec
 
 
 def check(config: ConfigDict) -> None:
@@ -58,11 +58,11 @@ def check(config: ConfigDict) -> None:
 
 
 def _check_kinds(field: str, kinds: Collection[str]) -> None:
-    unknown = sorted(set(kinds) - set(batch.CAPTION_KINDS))
+    unknown = sorted(set(kinds) - set(batch_spec.CAPTION_KINDS))
     if unknown:
         raise ValueError(
             f"config.data.{field} has the unknown kinds {unknown}; choose from "
-            f"{sorted(batch.CAPTION_KINDS)}"
+            f"{sorted(batch_spec.CAPTION_KINDS)}"
         )
 
 

@@ -8,11 +8,10 @@ import grain
 import numpy as np
 from ml_collections import ConfigDict
 
-from mrd_jax.data import batch as batch_lib
-from mrd_jax.data import captions, hard_negatives
-from mrd_jax.data import damaged as damaged_lib
-from mrd_jax.data import neighbours as neighbours_lib
+from mrd_jax.data import batch_spec, captions, corrupt_records
 from mrd_jax.data import source as source_lib
+from mrd_jax.data.hard_negatives import index as neighbour_index
+from mrd_jax.data.hard_negatives import sampler
 
 # One thread keeps two batches ready; decoding and stacking outrun any step on one core.
 READ_OPTIONS = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
@@ -31,8 +30,8 @@ def train_stream(
     source: source_lib.RecordSource,
     config: ConfigDict,
     *,
-    neighbours: neighbours_lib.Neighbours | None = None,
-    damaged: damaged_lib.DamagedRecords | None = None,
+    neighbours: neighbour_index.Neighbours | None = None,
+    corrupt: corrupt_records.CorruptRecords | None = None,
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -44,31 +43,31 @@ def train_stream(
     and however many processes load it: the processes' batches, put after one another in order,
     are the one-process batch. Epochs follow one another without a gap, so a batch may span two.
     With neighbours, the last data.hard_negatives rows of a batch are neighbours of the others.
-    `mrd_jax.data.damaged` says what becomes of records that cannot be read.
+    `mrd_jax.data.corrupt_records` says what becomes of records that cannot be read.
 
     Args:
       source: the training split.
       config: the run's config; reads seed, batch_size, data.caption_kinds, data.caption_groups,
         data.caption_chances (as `captions.check` accepts them), data.picture_probability,
-        data.hard_negatives, data.damaged_records and teacher.dim.
+        data.hard_negatives, data.corrupt_records and teacher.dim.
       neighbours: of the records, from `neighbours.open_for`, which gives them where the config asks
         for hard negatives.
-      damaged: of the run, which counts the records that cannot be read; None begins with none.
+      corrupt: corrupt records of the run so far; None begins with none.
       start_step: the first step, the only state that a checkpoint has to keep.
       process_index: of this process.
       process_count: processes that load a part of every batch.
       device_count: devices of all processes.
 
     Returns:
-      iterator of dicts as `batch.batch_spec` says, with batch_size / process_count rows.
+      iterator of dicts as `batch_spec.batch_spec` says, with batch_size / process_count rows.
 
     Raises:
       ValueError: no records, hard negatives without neighbours, or a batch that does not divide
         over the processes or the devices.
-      mrd_jax.data.damaged.TooManyDamagedError: from the iterator, where it meets more damaged
+      mrd_jax.data.corrupt_records.TooManyCorruptRecordsError: from the iterator, where it meets more damaged
         records than the config allows.
     """
-    local_batch = batch_lib.check_batch_size(
+    local_batch = batch_spec.check_batch_size(
         config.batch_size, process_count=process_count, device_count=device_count
     )
     count = len(source)
@@ -76,7 +75,7 @@ def train_stream(
         raise ValueError(f"split {source.split!r} of {source.directory} has no records.")
 
     order = _order(count, config, neighbours)
-    damaged = damaged or damaged_lib.DamagedRecords(source, config)
+    corrupt = corrupt or corrupt_records.CorruptRecords(source, config)
 
     def batch(step: int) -> list[int]:
         rows = range(step * config.batch_size, (step + 1) * config.batch_size)
@@ -84,24 +83,24 @@ def train_stream(
 
     def read(index: int, rng: np.random.Generator) -> dict[str, Any]:
         record = source.read(index, FIELDS)
-        if reason := damaged_lib.contradiction(record):
+        if reason := corrupt_records.contradiction(record):
             raise source.damaged(index, reason)
         return draw_sample(record | {"index": index}, config, rng=rng)
 
     def sample(index: int, rng: np.random.Generator) -> dict[str, Any]:
         try:
             return read(index, rng)
-        except source_lib.DamagedRecordError as error:
+        except source_lib.CorruptRecordError as error:
             return {"index": index, "error": error}  # the next stage knows whose place it is
 
     def place(position: int, sample: dict[str, Any]) -> dict[str, Any]:
-        epoch = hard_negatives.epoch_of(position, count, config)
+        epoch = sampler.epoch_of(position, count, config)
         if "error" in sample:
             rng = np.random.default_rng((config.seed, position, 1))
-            sample = damaged.replace(
+            sample = corrupt.replace(
                 **sample, position=position, read=lambda index: read(index, rng), batch=batch
             )
-            epoch = hard_negatives.unplanned_epoch(position, config)
+            epoch = sampler.unplanned_epoch(position, config)
         return sample | {"epoch": np.int32(epoch)}
 
     dataset = (
@@ -113,7 +112,7 @@ def train_stream(
 
 
 def _order(
-    count: int, config: ConfigDict, neighbours: neighbours_lib.Neighbours | None
+    count: int, config: ConfigDict, neighbours: neighbour_index.Neighbours | None
 ) -> grain.MapDataset:
     """The record of each row of the stream, of a split of count records."""
     shuffled = grain.MapDataset.range(count).seed(config.seed).shuffle().repeat()
@@ -122,9 +121,9 @@ def _order(
     if neighbours is None:
         raise ValueError(
             f"config.data.hard_negatives is {config.data.hard_negatives}, but the stream was given "
-            f"no neighbours; open them with mrd_jax.data.neighbours.open_for"
+            f"no neighbours; open them with mrd_jax.data.hard_negatives.index.open_for"
         )
-    order = hard_negatives.Order(shuffled, neighbours.indices, config, length=MAX_SAMPLES)
+    order = sampler.Order(shuffled, neighbours.indices, config, length=MAX_SAMPLES)
     return grain.MapDataset.source(order).seed(config.seed)
 
 
@@ -140,7 +139,7 @@ def draw_sample(
       rng: of this sample and epoch.
 
     Returns:
-      the fields of `batch.batch_spec` except epoch, without the batch axis.
+      the fields of `batch_spec.batch_spec` except epoch, without the batch axis.
     """
     # Both are always drawn, so a record without one modality leaves the other's draw alone.
     view = draw_view(

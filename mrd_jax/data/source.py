@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from google.protobuf import json_format
 from ml_collections import ConfigDict
 
-from mrd_jax.data import batch, example
+from mrd_jax.data import batch_spec, example
 
 TEXTS = ("id", "source", "name", "creator", "licence", "picture")
 TEXT_LISTS = ("captions", "caption_kinds", "image_kinds")
@@ -26,7 +26,7 @@ INFO_FILES = ("dataset_info.json", "features.json", "metadata.json")
 _COPY_AGAIN = "copy it again, or delete the data set's folder and run data_prep.build"
 
 
-class DamagedRecordError(RuntimeError):
+class CorruptRecordError(RuntimeError):
     """A record that cannot be read; names its shard and its place in it."""
 
 
@@ -91,7 +91,7 @@ class RecordSource:
 
         Raises:
           IndexError: the split has no such record.
-          DamagedRecordError: the record cannot be read; names its shard and place.
+          CorruptRecordError: the record cannot be read; names its shard and place.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of split {self.split!r}, which has {len(self)}.")
@@ -110,11 +110,11 @@ class RecordSource:
         except (RuntimeError, ValueError) as error:
             raise self.damaged(index, error) from error
 
-    def damaged(self, index: int, reason: Any) -> DamagedRecordError:
+    def damaged(self, index: int, reason: Any) -> CorruptRecordError:
         """The error that says where a record lies and what is wrong with it."""
         shard = bisect.bisect_right(self._ends, index)
         place = index - (self._ends[shard - 1] if shard else 0) + self._skipped[shard]
-        return DamagedRecordError(
+        return CorruptRecordError(
             f"cannot read record {place} of {self.shards[shard][0]} (record {index} of split "
             f"{self.split!r}): {reason}. The shard is damaged or missing: {_COPY_AGAIN}."
         )
@@ -129,12 +129,12 @@ def _decoded(name: str, value: Any) -> Any:
     return value
 
 
-def first_damaged(records: RecordSource) -> DamagedRecordError | None:
+def first_corrupt(records: RecordSource) -> CorruptRecordError | None:
     """What is wrong with the first record that cannot be read; None where all can."""
     for index in range(len(records)):
         try:
             records[index]
-        except DamagedRecordError as error:
+        except CorruptRecordError as error:
             return error
     return None
 
@@ -217,8 +217,8 @@ def check_metadata(metadata: Mapping[str, Any], config: ConfigDict) -> None:
     expected = [
         ("teacher.dim", teacher["dim"], config.teacher.dim, "config.teacher.dim"),
         ("points", metadata["points"], config.data.points, "config.data.points"),
-        ("up_axis", metadata["up_axis"], batch.UP_AXIS, "mrd_jax"),
-        ("normalisation", metadata["normalisation"], batch.NORMALISATION, "mrd_jax"),
+        ("up_axis", metadata["up_axis"], batch_spec.UP_AXIS, "mrd_jax"),
+        ("normalisation", metadata["normalisation"], batch_spec.NORMALISATION, "mrd_jax"),
     ]
     if config.teacher.name:
         name = ("teacher.name", teacher["name"], config.teacher.name, "config.teacher.name")

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from mrd_jax import compiled
+from mrd_jax.distributed import compilation_cache
 from mrd_jax.search import index as indices
 from mrd_jax.search import nearest, queries
 
@@ -138,5 +138,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    compiled.keep()
+    compilation_cache.enable()
     sys.exit(main())

@@ -19,8 +19,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from mrd_jax.losses import batch_axis, blockwise, mixing, modalities, options, plain
-from mrd_jax.losses import plan as plans
+from mrd_jax.losses import batch_axis, blockwise, loss_plan, mixing, modalities, options, plain
 
 # The parts that `mrd_loss` always returns, 0 where the config switches a term off.
 PARTS = (
@@ -120,7 +119,7 @@ def mrd_loss(
     """
     options.check(config)
     batch = modalities.from_embeddings(embeddings, dtype=config.dtype)
-    plan = plans.make(config)
+    plan = loss_plan.make(config)
     scalars = _scalars(embeddings["log_scale"], weights, config)
     rows = _row_values(plan, batch, scalars, config, axis_name)
 
@@ -154,14 +153,14 @@ def mrd_loss(
 
 def _scalars(
     log_scale: jax.Array, weights: Mapping[str, Any], config: ml_collections.ConfigDict
-) -> plans.Scalars:
+) -> loss_plan.Scalars:
     # A select and not a minimum: at the very limit the scale still gets its whole gradient.
     log_scale = jnp.where(log_scale > config.log_scale_max, config.log_scale_max, log_scale)
     if config.learn_student_temperature:
         student = jnp.exp(weights["student_log_temperature"])
     else:
         student = jnp.asarray(config.student_temperature, dtype=log_scale.dtype)
-    return plans.Scalars(
+    return loss_plan.Scalars(
         contrast=jnp.exp(-log_scale),
         student=student,
         teacher=jnp.asarray(config.teacher_temperature, dtype=log_scale.dtype),
@@ -172,9 +171,9 @@ def _scalars(
 
 
 def _row_values(
-    plan: plans.Plan,
+    plan: loss_plan.Plan,
     batch: modalities.Batch,
-    scalars: plans.Scalars,
+    scalars: loss_plan.Scalars,
     config: ml_collections.ConfigDict,
     axis_name: str | None,
 ) -> dict[str, jax.Array]:

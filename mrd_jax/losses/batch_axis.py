@@ -3,7 +3,7 @@
 
 Every function takes `axis_name`; None means that one device holds the whole batch. Losses are
 *shares*: what the rows of this device add to the global value, so that the sum over devices is
-the loss. Differentiate the share, then `psum` the gradients. Both runners transpose collectives
+the loss. Differentiate the share, then `psum` the gradients. Both backends transpose collectives
 accordingly (`jax.pmap`, and `jax.shard_map` with `check_vma=False`); under `check_vma=True` the
 gradient of a replicated parameter arrives already summed and that `psum` would count it twice.
 """

@@ -7,14 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mrd_jax.losses import contrastive, modalities, relation
-from mrd_jax.losses import plan as plans
+from mrd_jax.losses import contrastive, loss_plan, modalities, relation
 
 
 def row_values(
-    plan: plans.Plan,
+    plan: loss_plan.Plan,
     batch: modalities.Batch,
-    scalars: plans.Scalars,
+    scalars: loss_plan.Scalars,
     *,
     axis_name: str | None = None,
 ) -> dict[str, jax.Array]:
@@ -57,8 +56,8 @@ def row_values(
 
 def _relate(
     batch: modalities.Batch,
-    scalars: plans.Scalars,
-    which: plans.Relation,
+    scalars: loss_plan.Scalars,
+    which: loss_plan.Relation,
     *,
     axis_name: str | None,
 ) -> jax.Array:

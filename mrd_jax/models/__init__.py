@@ -9,7 +9,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from mrd_jax.models import attention, grouping, point_bert, transformer, uni3d
+from mrd_jax.kernels import attention
+from mrd_jax.models import grouping, point_bert, transformer, uni3d
 
 MODELS = {"point_bert": point_bert.PointBert, "uni3d": uni3d.Uni3D}
 

@@ -13,7 +13,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from mrd_jax.models import bit_words
+from mrd_jax.kernels import bit_words
 
 # How patch dropout chooses among the centres, see `choose_centres`.
 CENTRE_CHOICES = ("fewer", "random")

@@ -7,7 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mrd_jax.models import microbatch, pooling
+from mrd_jax.kernels import pooling
+from mrd_jax.models import microbatch
 
 # PyTorch's defaults, which the released checkpoints were trained with.
 EPSILON = 1e-5

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mrd_jax.models import grouping, norm, student, tokenizer, transformer
+from mrd_jax.models import grouping, norm, patch_student, tokenizer, transformer
 
 _FIELDS = ("dim", "depth", "heads", "mlp_dim", "sa_dim", "groups", "radius", "group_size")
 # Sizes of the released models (github.com/Colin97/OpenShape_code).
@@ -94,7 +94,7 @@ class PointBert(nn.Module):
         Raises:
           ValueError: if the clouds have fewer points than there are groups, or keys are missing.
         """
-        return student.embed(self, xyz, rgb, train=train, axis_name=axis_name, keys=keys)
+        return patch_student.embed(self, xyz, rgb, train=train, axis_name=axis_name, keys=keys)
 
     def embed_tokens(
         self, centres: jax.Array, features: jax.Array, keys: jax.Array | None

@@ -7,7 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mrd_jax.models import grouping, microbatch, norm, pooling
+from mrd_jax.kernels import pooling
+from mrd_jax.models import grouping, microbatch, norm
 
 # Widths of the shared MLP before its last layer, the same in every size OpenShape released.
 HIDDEN = (64, 64)

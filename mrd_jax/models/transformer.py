@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mrd_jax.models import attention as attentions
+from mrd_jax.kernels import attention as attentions
 from mrd_jax.models import norm
 
 # Kinds of MLP. "swiglu" multiplies the second half of its hidden layer by SiLU of the first;

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mrd_jax.models import grouping, norm, student, tokenizer, transformer
+from mrd_jax.models import grouping, norm, patch_student, tokenizer, transformer
 
 # What the released models' LayerNorms add to the variance.
 EPSILON = 1e-6
@@ -107,7 +107,7 @@ class Uni3D(nn.Module):
         """
         if train and self.drop_path > 0 and keys is None:
             raise ValueError(f"drop_path={self.drop_path} needs keys=[local_batch] in training")
-        return student.embed(self, xyz, rgb, train=train, axis_name=axis_name, keys=keys)
+        return patch_student.embed(self, xyz, rgb, train=train, axis_name=axis_name, keys=keys)
 
     def embed_tokens(
         self, centres: jax.Array, features: jax.Array, keys: jax.Array | None

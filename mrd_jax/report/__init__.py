@@ -6,13 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mrd_jax.evaluators import held_out as held_out_lib
-from mrd_jax.evaluators import results as results_lib
-from mrd_jax.evaluators import retrieval, table, zero_shot
-from mrd_jax.evaluators.measures import metrics
-from mrd_jax.evaluators.table import format_table
+from mrd_jax.evaluation import held_out_split, history, retrieval, table, zero_shot
+from mrd_jax.evaluation import results as results_lib
+from mrd_jax.evaluation.metrics import classification
+from mrd_jax.evaluation.table import format_table
 from mrd_jax.report import cards, embedding_map, figures, relations, templates
-from mrd_jax.workdir import history
 
 __all__ = ["format_table", "write_report"]
 
@@ -27,12 +25,12 @@ _DIRECTIONS = (
 def write_report(
     workdir: str | pathlib.Path,
     *,
-    held_out: held_out_lib.HeldOut,
+    held_out: held_out_split.HeldOut,
     embeddings: np.ndarray,
     results: Sequence[results_lib.Result],
-    gallery: held_out_lib.HeldOut | None = None,
+    gallery: held_out_split.HeldOut | None = None,
     gallery_embeddings: np.ndarray | None = None,
-    watched: relations.Watched | None = None,
+    tracked: relations.TrackedShapes | None = None,
     title: str = "Training report",
     notes: Sequence[str] = (),
     limit: int = 200,
@@ -47,7 +45,7 @@ def write_report(
       gallery: shapes that neighbours are looked up among, such as those of the training split;
         held_out itself by default.
       gallery_embeddings: [items, dim], the student's, one per shape of gallery.
-      watched: the shapes whose relations were saved at every evaluation; without them the page
+      tracked: the shapes whose relations were saved at every evaluation; without them the page
         shows no relations.
       title: heading of the page.
       notes: paragraphs under it, such as the limits of the teacher.
@@ -77,7 +75,7 @@ def write_report(
         measured=results[0].metrics,
         retrieval=[row for line in results for row in _retrieval_rows(line)],
         recall_at=retrieval.RECALL_AT,
-        relations=_relations(workdir, watched),
+        relations=_relations(workdir, tracked),
         map=embedding_map.make_map(embeddings, held_out=held_out, limit=limit),
         **_confusion(embeddings, held_out),
         cards=cards.make_cards(
@@ -96,10 +94,12 @@ def write_report(
     return target
 
 
-def _relations(workdir: pathlib.Path, watched: relations.Watched | None) -> figures.Figure | None:
+def _relations(
+    workdir: pathlib.Path, tracked: relations.TrackedShapes | None
+) -> figures.Figure | None:
     """The relation matrices, where there is something to draw."""
-    snapshots = watched.read(str(workdir)) if watched else []
-    return watched.draw(snapshots) if watched and snapshots else None
+    snapshots = tracked.read(str(workdir)) if tracked else []
+    return tracked.draw(snapshots) if tracked and snapshots else None
 
 
 def _retrieval_rows(line: results_lib.Result) -> list[list[str]]:
@@ -125,12 +125,12 @@ def _retrieval_rows(line: results_lib.Result) -> list[list[str]]:
 
 
 def _confusion(
-    embeddings: np.ndarray, held_out: held_out_lib.HeldOut
+    embeddings: np.ndarray, held_out: held_out_split.HeldOut
 ) -> dict[str, figures.Figure | list[tuple[str, str, int]]]:
     """The confusion matrix and its largest entries off the diagonal."""
     scores = zero_shot.class_scores(embeddings, held_out)[held_out.labelled]
     best = zero_shot.predictions(scores, top=1).classes[:, 0]
-    counts = metrics.confusion(
+    counts = classification.confusion(
         best, labels=held_out.labelled_classes, classes=len(held_out.class_names)
     )
     wrong = counts - np.diag(np.diag(counts))

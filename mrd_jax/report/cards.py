@@ -9,8 +9,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from mrd_jax.evaluators import held_out as held_out_lib
-from mrd_jax.evaluators import retrieval, zero_shot
+from mrd_jax.evaluation import held_out_split, retrieval, zero_shot
 
 _PICTURE_SIZE = 128
 # Neighbours are many; at this size the page of 175 shapes stays near 3 MB.
@@ -54,8 +53,8 @@ class Card:
 def make_cards(
     embeddings: np.ndarray,
     *,
-    held_out: held_out_lib.HeldOut,
-    gallery: held_out_lib.HeldOut,
+    held_out: held_out_split.HeldOut,
+    gallery: held_out_split.HeldOut,
     gallery_embeddings: np.ndarray,
     limit: int,
     top: int = 3,
@@ -121,7 +120,7 @@ def picture_uri(path: pathlib.Path, *, size: int) -> str:
 def _card(
     i: int,
     *,
-    held_out: held_out_lib.HeldOut,
+    held_out: held_out_split.HeldOut,
     predictions: tuple[Prediction, ...],
     neighbours: tuple[Neighbour, ...],
 ) -> Card:
@@ -143,7 +142,7 @@ def _card(
 
 
 def _predictions(
-    i: int, *, best: zero_shot.Predictions, held_out: held_out_lib.HeldOut
+    i: int, *, best: zero_shot.Predictions, held_out: held_out_split.HeldOut
 ) -> tuple[Prediction, ...]:
     """The best classes of shape i."""
     return tuple(
@@ -152,7 +151,7 @@ def _predictions(
     )
 
 
-def _neighbour(j: int, *, score: float, gallery: held_out_lib.HeldOut) -> Neighbour:
+def _neighbour(j: int, *, score: float, gallery: held_out_split.HeldOut) -> Neighbour:
     """Describes item j of the gallery."""
     return Neighbour(
         name=gallery.names[j] or gallery.ids[j],
@@ -163,6 +162,6 @@ def _neighbour(j: int, *, score: float, gallery: held_out_lib.HeldOut) -> Neighb
     )
 
 
-def _class_name(i: int, held_out: held_out_lib.HeldOut) -> str:
+def _class_name(i: int, held_out: held_out_split.HeldOut) -> str:
     """The class of shape i, "" where it is unknown."""
     return held_out.class_names[held_out.labels[i]] if held_out.labels[i] >= 0 else ""

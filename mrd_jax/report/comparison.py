@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mrd_jax import evaluation
-from mrd_jax.evaluators import results, table
-from mrd_jax.evaluators.measures import statistics
-from mrd_jax.report import figures, templates
-from mrd_jax.workdir import history, identity
+from mrd_jax.checkpoints import run_identity
+from mrd_jax.evaluation import history, results, table
+from mrd_jax.evaluation.metrics import statistics
+from mrd_jax.report import figures, final, templates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +54,11 @@ def read(workdir: pathlib.Path, *, name: str) -> FinishedRun:
         saved = json.loads(path.read_text("utf-8"))
         lines = [results.from_dict(line) for line in saved["results"]]
         (student,) = (line for line in lines if line.name == results.STUDENT)
-        config = identity.flatten(saved["config"])
+        config = run_identity.flatten(saved["config"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}); evaluate the run again") from error
     curves = workdir / history.FILE
-    ids = tuple(evaluation.load_embeddings(workdir)["test_ids"].tolist())
+    ids = tuple(final.load_embeddings(workdir)["test_ids"].tolist())
     measured = history.read_metrics(curves) if curves.is_file() else {}
     return FinishedRun(name, measured, student, config, ids)
 
@@ -110,7 +109,7 @@ def _correct(run: FinishedRun) -> np.ndarray:
 
 def differences(runs: Sequence[FinishedRun]) -> dict[str, list[object]]:
     """Fields of the config that change a result and differ: a value of each run, or None."""
-    fields = {field for run in runs for field in run.config} - identity.NEUTRAL_FIELDS
+    fields = {field for run in runs for field in run.config} - run_identity.NEUTRAL_FIELDS
     found = {field: [run.config.get(field) for run in runs] for field in sorted(fields)}
     return {
         field: values

@@ -5,7 +5,7 @@ import dataclasses
 
 import numpy as np
 
-from mrd_jax.evaluators import held_out as held_out_lib
+from mrd_jax.evaluation import held_out_split
 from mrd_jax.report import cards, figures
 
 # Grey, for classes that have no colour of their own and for shapes without a class.
@@ -49,7 +49,7 @@ class Map:
     others: str = _OTHERS
 
 
-def make_map(embeddings: np.ndarray, *, held_out: held_out_lib.HeldOut, limit: int) -> Map:
+def make_map(embeddings: np.ndarray, *, held_out: held_out_split.HeldOut, limit: int) -> Map:
     """Projects embeddings on their first two principal components.
 
     Args:

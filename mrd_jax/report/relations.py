@@ -8,14 +8,15 @@ import matplotlib
 import numpy as np
 from etils import epath
 from matplotlib import figure as mpl_figure
+from ml_collections import ConfigDict
 
-from mrd_jax.evaluators import held_out as held_out_lib
-from mrd_jax.faults import whole_files
+from mrd_jax import atomic_io
+from mrd_jax.evaluation import held_out_split
 from mrd_jax.report import figures
 
 # Folder of a workdir with one file per evaluation.
 FOLDER = "relations"
-# Shapes that are watched, and how many of one class: a matrix that can still be read.
+# Shapes that are tracked, and how many of one class: a matrix that can still be read.
 MOST, MOST_OF_A_CLASS = 40, 8
 # Evaluations in the figure, spread over those there are.
 SHOWN = 4
@@ -24,11 +25,11 @@ PIXELS = 6
 
 
 class Snapshot(NamedTuple):
-    """What the student made of the watched shapes.
+    """What the student made of the tracked shapes.
 
     Attributes:
       step: of the run.
-      rows: float32 [watched, dim], unit norm.
+      rows: float32 [tracked, dim], unit norm.
     """
 
     step: int
@@ -51,17 +52,31 @@ def relation(rows: np.ndarray, *, temperature: float) -> np.ndarray:
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-class Watched:
+def track(held_out: held_out_split.HeldOut, config: ConfigDict) -> "TrackedShapes":
+    """Chooses the held-out shapes whose relations a run tracks.
+
+    Args:
+      held_out: held-out split.
+      config: `config.loss` of the run; reads the two temperatures.
+    """
+    return TrackedShapes(
+        held_out,
+        teacher_temperature=config.teacher_temperature,
+        student_temperature=config.student_temperature,
+    )
+
+
+class TrackedShapes:
     """A fixed choice of held-out shapes, and their relations as the teacher sees them.
 
     Attributes:
-      positions: int64 [watched], in the split, sorted by class; shapes without image are left out.
-      teacher: float64 [watched, watched], R^VV.
+      positions: int64 [tracked], in the split, sorted by class; shapes without image are left out.
+      teacher: float64 [tracked, tracked], R^VV.
     """
 
     def __init__(
         self,
-        held_out: held_out_lib.HeldOut,
+        held_out: held_out_split.HeldOut,
         *,
         teacher_temperature: float,
         student_temperature: float,
@@ -86,23 +101,20 @@ class Watched:
         return len(self.positions) > 0
 
     def student(self, rows: np.ndarray) -> np.ndarray:
-        """R^PP of the watched shapes' embeddings [watched, dim]; [watched, watched]."""
+        """R^PP of the tracked shapes' embeddings [tracked, dim]; [tracked, tracked]."""
         return relation(rows, temperature=self._temperature)
 
     def save(self, workdir: str, *, step: int, embeddings: np.ndarray) -> None:
-        """Keeps the watched shapes' embeddings of one evaluation, to be drawn at the end.
+        """Keeps the tracked shapes' embeddings of one evaluation, to be drawn at the end.
 
         Args:
           workdir: of the run.
           step: that was evaluated.
           embeddings: [count, dim] of the whole split.
         """
-        buffer = io.BytesIO()
         rows = embeddings[self.positions].astype(np.float16)
-        np.savez(buffer, rows=rows, ids=np.asarray(self._ids))
-        folder = epath.Path(workdir) / FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
-        whole_files.write_bytes(folder / f"{step}.npz", buffer.getvalue())
+        path = epath.Path(workdir) / FOLDER / f"{step}.npz"
+        atomic_io.write_npz(path, rows=rows, ids=np.asarray(self._ids))
 
     def read(self, workdir: str) -> list[Snapshot]:
         """What was saved of exactly these shapes, in the order of the steps."""
@@ -180,7 +192,7 @@ class Watched:
             return figures.data_uri(canvas)
 
 
-def _choose(held_out: held_out_lib.HeldOut) -> np.ndarray:
+def _choose(held_out: held_out_split.HeldOut) -> np.ndarray:
     """Positions, class by class from the most frequent on; none where there are not two."""
     seen = held_out.image_features.any(axis=1) & (held_out.labels >= 0)
     labels, counts = np.unique(held_out.labels[seen], return_counts=True)

@@ -8,15 +8,14 @@ arrays are mapped into memory, not read, so an index opens at once whatever its 
 
 import dataclasses
 import json
-import os
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mrd_jax import card as cards
+from mrd_jax import atomic_io
+from mrd_jax.checkpoints import model_card
 from mrd_jax.search import nearest
 
 FORMAT = 1
@@ -109,7 +108,7 @@ class Index:
     Attributes:
       folder: of it.
       card: of the encoder that made the rows.
-      checkpoint: hash of that encoder's files, see `mrd_jax.suite.hashes.checkpoint`.
+      checkpoint: hash of that encoder's files, see `mrd_jax.checkpoints.hashes.checkpoint`.
       teacher: whose space the rows are in.
       items: one per shape.
       rows: float16 [shapes, dim], unit norm, mapped.
@@ -118,7 +117,7 @@ class Index:
     """
 
     folder: Path
-    card: cards.ModelCard
+    card: model_card.ModelCard
     checkpoint: str
     teacher: Teacher
     items: tuple[Item, ...]
@@ -177,7 +176,7 @@ def write(
     *,
     count: int,
     points: int,
-    card: cards.ModelCard,
+    card: model_card.ModelCard,
     checkpoint: str,
     teacher: Teacher,
     ann: bool = False,
@@ -206,14 +205,14 @@ def write(
         raise ValueError("there are no shapes to put into an index")
     if ann:
         nearest.check_ann(count)
-    staging = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
-    (staging / PICTURES).mkdir(parents=True)
     sizes = {
         "rows": (count, card.teacher_dim),
         "xyz": (count, points, 3),
         "rgb": (count, points, 3),
     }
-    try:
+    with atomic_io.replacing(folder) as temporary:
+        staging = Path(temporary)
+        (staging / PICTURES).mkdir(parents=True)
         arrays = {
             name: np.lib.format.open_memmap(
                 staging / f"{name}.npy", "w+", dtype=dtype, shape=sizes[name]
@@ -234,10 +233,6 @@ def write(
             "card": card.as_dict(),
         }
         (staging / INFO_FILE).write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
-        staging.rename(folder)
-    finally:
-        if staging.exists():
-            shutil.rmtree(staging)
 
 
 def _fill(
@@ -284,7 +279,7 @@ def read(folder: Path | str) -> Index:
         lengths = {len(items), info["shapes"], *map(len, arrays.values())}
         if len(lengths) != 1:
             raise ValueError(f"its files are of {sorted(lengths)} shapes")
-        card, teacher = cards.from_dict(info["card"]), Teacher(**info["teacher"])
+        card, teacher = model_card.from_dict(info["card"]), Teacher(**info["teacher"])
         return Index(folder, card, info["checkpoint"], teacher, items, **arrays)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DamagedIndexError(f"{folder} is a damaged index ({error}); build it again") from error

@@ -13,8 +13,8 @@ import tqdm
 from data_prep import evaluation
 from data_prep.geometry import clouds
 from data_prep.sources import folder as folders
-from mrd_jax import card as cards
 from mrd_jax import encoder as encoders
+from mrd_jax.checkpoints import model_card
 from mrd_jax.data import augment, numpy_files, source
 from mrd_jax.search import files as files_lib
 from mrd_jax.search import index as indices
@@ -92,7 +92,7 @@ def from_embeddings(
       clouds.MeshesUnsupportedError: meshes are among the files and trimesh is not installed.
     """
     found = _read_embeddings(file)
-    card = cards.from_json(str(found["card"]))
+    card = model_card.from_json(str(found["card"]))
     known = (found[name].tolist() for name in ("files", "names", "creators", "licences", "up"))
     files = [files_lib.File(Path(path), *texts) for path, *texts in zip(*known, strict=True)]
     clouds.check_readable(file.path for file in files)
@@ -187,7 +187,7 @@ def _entry(
 
 
 def _teacher(
-    card: cards.ModelCard, metadata: dict[str, Any], *, place: str, data: Path, output: Path
+    card: model_card.ModelCard, metadata: dict[str, Any], *, place: str, data: Path, output: Path
 ) -> indices.Teacher:
     """The encoder's teacher; its revision where it is that of the data set, and where it lies."""
     told = metadata["teacher"]

@@ -16,9 +16,9 @@ from data_prep.foreign import limits
 from data_prep.geometry import clouds
 from data_prep.teachers import prompts
 from mrd_jax import encoder as encoders
+from mrd_jax.checkpoints import hashes
 from mrd_jax.search import index as indices
 from mrd_jax.search import nearest
-from mrd_jax.suite import hashes
 
 # One name in all its prompts is a call; a picture comes alone.
 _TEXTS, _PICTURES = len(prompts.NAME_TEMPLATES), 1

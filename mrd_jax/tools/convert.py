@@ -11,15 +11,16 @@ import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 
-from mrd_jax import card, convert, encoder, initial
+from mrd_jax import convert, encoder
+from mrd_jax.checkpoints import hashes, initial_weights, model_card
 from mrd_jax.convert import files
-from mrd_jax.data import batch
+from mrd_jax.data import batch_spec
 
 # What the peers' released encoders expect of a cloud, and the teacher that they were trained with.
 CONVENTIONS = {
-    "up_axis": batch.UP_AXIS,
+    "up_axis": batch_spec.UP_AXIS,
     "from_y_up": "swap",
-    "normalisation": batch.NORMALISATION,
+    "normalisation": batch_spec.NORMALISATION,
     "colour_fill": 0.4,
     "points": 10_000,
 }
@@ -73,7 +74,7 @@ def run(options: argparse.Namespace) -> None:
     if options.source == "eva":
         done = convert.transformer_from_eva(state, size=options.size, name=name)
         print_destinations(done.destinations)
-        initial.save(options.output, done.variables)
+        initial_weights.save(options.output, done.variables)
         print(f"start a uni3d-{options.size} with --config.initial_weights={options.output}")
         return
     given = ("groups", "group_size", "radius", "heads")
@@ -94,18 +95,18 @@ def print_destinations(destinations: Mapping[str, str]) -> None:
     print(f"{len(destinations)} keys, {len(destinations) - unused} used, {unused} without a use")
 
 
-def make_card(done: convert.Conversion, options: argparse.Namespace) -> card.ModelCard:
+def make_card(done: convert.Conversion, options: argparse.Namespace) -> model_card.ModelCard:
     """What the converted encoder is, for whoever loads it."""
-    student = card.student_of(done.model)
-    return card.ModelCard(
+    student = model_card.student_of(done.model)
+    return model_card.ModelCard(
         student=student,
-        size=card.size_of(student),
-        parameters=card.count_parameters(done.variables),
+        size=model_card.size_of(student),
+        parameters=model_card.count_parameters(done.variables),
         teacher=options.teacher or TEACHERS[options.source],
         teacher_dim=done.model.out_dim,
         source=options.source,
         source_file=options.checkpoint.name,
-        source_sha256=files.sha256(options.checkpoint),
+        source_sha256=hashes.sha256(options.checkpoint),
         licence=options.licence,
         **CONVENTIONS,
     )

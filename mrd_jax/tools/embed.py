@@ -13,7 +13,6 @@ that it lists are embedded, with the name, creator, licence and vertical axis th
 import argparse
 import collections
 import dataclasses
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
@@ -24,10 +23,10 @@ import numpy as np
 import tqdm
 
 from data_prep.geometry import clouds
-from mrd_jax import card as cards
+from mrd_jax import atomic_io
 from mrd_jax import encoder as encoders
+from mrd_jax.checkpoints import hashes, model_card
 from mrd_jax.search import files as files_lib
-from mrd_jax.suite import hashes
 
 
 @dataclasses.dataclass
@@ -99,28 +98,25 @@ def write_embeddings(
     report: Report,
     *,
     known: Sequence[files_lib.File],
-    card: cards.ModelCard,
+    card: model_card.ModelCard,
     checkpoint: str,
 ) -> None:
     """Writes the npz file that the command promises, complete or not at all."""
     by_path = {file.path: file for file in known}
     files = [by_path[path] for path in report.files]
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
-        np.savez(
-            stream,
-            embeddings=embeddings,
-            files=np.array([str(file.path) for file in files], np.str_),
-            names=np.array([file.name for file in files], np.str_),
-            creators=np.array([file.creator for file in files], np.str_),
-            licences=np.array([file.licence for file in files], np.str_),
-            up=np.array([file.up for file in files], np.str_),
-            skipped=np.array([str(path) for path, _ in report.skipped], np.str_),
-            reasons=np.array([reason for _, reason in report.skipped], np.str_),
-            card=np.array(card.to_json()),
-            checkpoint=np.array(checkpoint),
-        )
-    os.replace(temporary, output)
+    atomic_io.write_npz(
+        output,
+        embeddings=embeddings,
+        files=np.array([str(file.path) for file in files], np.str_),
+        names=np.array([file.name for file in files], np.str_),
+        creators=np.array([file.creator for file in files], np.str_),
+        licences=np.array([file.licence for file in files], np.str_),
+        up=np.array([file.up for file in files], np.str_),
+        skipped=np.array([str(path) for path, _ in report.skipped], np.str_),
+        reasons=np.array([reason for _, reason in report.skipped], np.str_),
+        card=np.array(card.to_json()),
+        checkpoint=np.array(checkpoint),
+    )
 
 
 def _ahead(function: Callable, items: Iterable, *, count: int) -> Iterator[Any]:

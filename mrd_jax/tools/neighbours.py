@@ -22,7 +22,9 @@ import numpy as np
 import tqdm
 
 from mrd_jax import encoder as encoders
-from mrd_jax.data import augment, nearest, neighbours, source
+from mrd_jax.data import augment, source
+from mrd_jax.data.hard_negatives import index as neighbour_index
+from mrd_jax.data.hard_negatives import mining
 
 FEATURES = ("image", "text", "shape")
 # Records that are embedded at a time.
@@ -53,7 +55,7 @@ def teacher_features(
         if found is None:
             continue
         try:
-            grid[index] = nearest.to_grid(nearest.unit_mean(found))
+            grid[index] = mining.to_grid(mining.unit_mean(found))
         except ValueError as error:
             raise ValueError(f"record {index}, {record['id']!r}: {error}") from error
         present[index] = True
@@ -81,7 +83,7 @@ def shape_features(
     while chunk := list(itertools.islice(remaining, CHUNK)):
         batch = {name: np.stack([record[name] for record in chunk]) for name in ("xyz", "rgb")}
         xyz, rgb = map(np.asarray, augment.plain(batch, num_points=encoder.card.points))
-        parts.append(nearest.to_grid(encoder.embed(zip(xyz, rgb, strict=True))))
+        parts.append(mining.to_grid(encoder.embed(zip(xyz, rgb, strict=True))))
     return np.concatenate(parts), np.ones(len(records), bool)
 
 
@@ -98,7 +100,7 @@ def find(grid: np.ndarray, present: np.ndarray, *, count: int) -> np.ndarray:
     """
     parts = []
     with tqdm.tqdm(total=len(grid), desc="searching", unit="record") as bar:
-        for part in nearest.search(grid, nearest.group_equals(grid, present), count=count):
+        for part in mining.search(grid, mining.group_equals(grid, present), count=count):
             parts.append(part)
             bar.update(len(part))
     return np.concatenate(parts)
@@ -164,14 +166,14 @@ def run(options: argparse.Namespace) -> None:
     read = time.perf_counter()
     indices = find(grid, present, count=options.count)
     searched = time.perf_counter()
-    found = neighbours.Neighbours(
+    found = neighbour_index.Neighbours(
         indices,
         fingerprint=source.fingerprint(metadata),
         split=options.split,
         feature=options.feature,
     )
-    output = options.output or neighbours.default_path(options.data, options.split)
-    neighbours.write(output, found)
+    output = options.output or neighbour_index.default_path(options.data, options.split)
+    neighbour_index.write(output, found)
     print_examples(records, indices, examples=options.examples)
     fewer = int((indices < 0).any(axis=1).sum())
     print(

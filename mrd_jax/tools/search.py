@@ -22,12 +22,12 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.geometry import clouds
-from mrd_jax import compiled
 from mrd_jax import encoder as encoders
+from mrd_jax.checkpoints import hashes
 from mrd_jax.data import source
+from mrd_jax.distributed import compilation_cache
 from mrd_jax.search import index as indices
 from mrd_jax.search import make, nearest, pictures, queries
-from mrd_jax.suite import hashes
 
 FORMATS = ("table", "json", "sheet")
 _ERRORS = (OSError, ValueError, clouds.MeshesUnsupportedError, nearest.AnnUnsupportedError)
@@ -235,5 +235,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    compiled.keep()
+    compilation_cache.enable()
     sys.exit(main())

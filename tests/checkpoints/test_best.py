@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import pytest
 from tiny import assert_trees_equal, tiny_config
 
-from mrd_jax import evaluation
-from mrd_jax.workdir import best, checkpointing, saved
+from mrd_jax.checkpoints import manager, paths, retention
+from mrd_jax.evaluation import evaluator, history
+from mrd_jax.training import validation
 
 TOP1, RANK = "test/top1", "test/retrieval/points_to_text/median_rank"
 
@@ -19,13 +20,17 @@ def state(s):
 
 def open_workdir(folder, *, metric=TOP1, kept=1, count=1, **options):
     config = tiny_config(checkpoints_kept=kept, checkpoints_best=count, best_metric=metric)
-    return checkpointing.Checkpoints(str(folder), config=config, fingerprint="data", **options)
+    checkpoints = manager.CheckpointManager(
+        str(folder), config=config, fingerprint="data", **options
+    )
+    checkpoints.recall_evaluations(history.evaluations(folder))
+    return checkpoints
 
 
 def evaluate(folder, checkpoints, step, value):
     """As the loop does: the checkpoints are told, and the metrics are written."""
     values = {TOP1: value, RANK: value}
-    checkpoints.see(step, values)
+    checkpoints.note_evaluation(step, values)
     with (folder / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": step} | values) + "\n")
 
@@ -39,7 +44,7 @@ def save(folder, checkpoints, values):
 
 
 def kept(folder):
-    return [int(path.name) for path in saved.steps(folder)]
+    return [int(path.name) for path in paths.steps(folder)]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +80,7 @@ def test_a_continuation_remembers_the_best_and_goes_on_from_the_newest(tmp_path)
     save(tmp_path, checkpoints, {1: 0.9, 2: 0.3})
     checkpoints.close()
     again = open_workdir(tmp_path)
-    assert_trees_equal(again.restore(state(0)).state, state(2))
+    assert_trees_equal(again.restore(state(0)), state(2))
     save(tmp_path, again, {3: 0.5, 4: 0.4})
     again.close()
     assert kept(tmp_path) == [1, 4]
@@ -87,7 +92,7 @@ def test_a_damaged_newest_is_set_aside_also_where_the_best_is_older(tmp_path):
     checkpoints.close()
     (tmp_path / "checkpoints" / "3" / "manifest" / "metadata").unlink()
     again = open_workdir(tmp_path, kept=2)
-    assert_trees_equal(again.restore(state(0)).state, state(2))
+    assert_trees_equal(again.restore(state(0)), state(2))
     again.close()
     assert kept(tmp_path) == [1, 2]
 
@@ -98,22 +103,24 @@ def test_newest_best_and_numbers_name_a_checkpoint(tmp_path):
     checkpoints.close()
     reader = open_workdir(tmp_path, kept=3, read_only=True)
     assert [reader.find(which) for which in ("newest", "best", "1")] == [3, 2, 1]
-    assert_trees_equal(reader.read(2, state(0)).state, state(2))
+    assert_trees_equal(reader.read(2, state(0)), state(2))
     with pytest.raises(FileNotFoundError, match=r"no checkpoint '7'; there are \[1, 2, 3\]"):
         reader.find("7")
     reader.close()
 
 
 def test_a_value_that_is_not_finite_is_never_the_best():
-    ranking = best.Best(TOP1, count=1)
+    ranking = retention.BestCheckpoints(TOP1, count=1)
     for step, value in {1: 0.2, 2: float("nan"), 3: float("inf")}.items():
-        ranking.see(step, {TOP1: value})
+        ranking.note(step, {TOP1: value})
     assert ranking.ranked([1, 2, 3]) == [1]
 
 
 def test_a_metric_that_the_evaluation_lacks_is_named_with_those_it_has():
     with pytest.raises(ValueError, match="'test/top2', which no .* one of test/top1, test/top3"):
-        best.Best("test/top2", count=1).see(1, {"test/top3": 0.1, "test/top1": 0.1})
+        retention.BestCheckpoints("test/top2", count=1).note(
+            1, {"test/top3": 0.1, "test/top1": 0.1}
+        )
 
 
 @pytest.mark.parametrize(
@@ -127,9 +134,9 @@ def test_a_metric_that_the_evaluation_lacks_is_named_with_those_it_has():
 )
 def test_what_cannot_be_kept_is_refused_before_the_run(fields, message):
     with pytest.raises(ValueError, match=message):
-        best.check(tiny_config(**fields), metrics=evaluation.metric_names())
+        validation.validate(tiny_config(**fields), device_count=1, process_count=1)
 
 
 def test_the_names_of_metrics_are_those_of_an_evaluation():
-    names = evaluation.metric_names()
+    names = evaluator.metric_names()
     assert {TOP1, RANK, "test/retrieval/unseen/image_to_points/recall@10"} < set(names)

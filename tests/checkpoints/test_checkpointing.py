@@ -7,12 +7,11 @@ import jax.numpy as jnp
 import pytest
 from tiny import assert_trees_equal, tiny_config
 
-from mrd_jax.faults import manifest
-from mrd_jax.workdir import checkpointing, identity
+from mrd_jax.checkpoints import manager, manifest, run_identity
 
 
 def open_workdir(folder, config, fingerprint="data-1"):
-    return checkpointing.Checkpoints(str(folder), config=config, fingerprint=fingerprint)
+    return manager.CheckpointManager(str(folder), config=config, fingerprint=fingerprint)
 
 
 def test_the_newest_checkpoint_comes_back_bit_for_bit(tmp_path):
@@ -23,7 +22,7 @@ def test_the_newest_checkpoint_comes_back_bit_for_bit(tmp_path):
     checkpoints.close()
     again = open_workdir(tmp_path, tiny_config())
     assert again.latest_step() == 3
-    assert_trees_equal(again.restore(states[1]).state, states[3])
+    assert_trees_equal(again.restore(states[1]), states[3])
     again.close()
 
 
@@ -38,15 +37,15 @@ def test_a_new_workdir_has_nothing_to_restore(tmp_path):
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"config": 1, "data": "x"}', "[" * 100_000])
 def test_a_damaged_file_of_the_run_is_named(tmp_path, text):
     open_workdir(tmp_path, tiny_config()).close()
-    (tmp_path / identity.RUN_FILE).write_text(text)
-    with pytest.raises(manifest.DamagedError, match="run.json is damaged .*run/metadata"):
+    (tmp_path / run_identity.RUN_FILE).write_text(text)
+    with pytest.raises(manifest.CorruptCheckpointError, match="run.json is damaged .*run/metadata"):
         open_workdir(tmp_path, tiny_config())
 
 
 def test_another_config_is_refused_naming_every_field_and_both_values(tmp_path):
     open_workdir(tmp_path, tiny_config()).close()
     other = tiny_config(loss__lambda_intra=0.25, seed=7)
-    with pytest.raises(identity.WorkdirMismatchError) as error:
+    with pytest.raises(run_identity.WorkdirMismatchError) as error:
         open_workdir(tmp_path, other)
     assert "config.loss.lambda_intra: 1.0 there, 0.25 now" in str(error.value)
     assert "config.seed: 0 there, 7 now" in str(error.value)
@@ -60,18 +59,18 @@ def test_a_bucket_is_refused_that_is_not_mounted():
 
 def test_other_data_is_refused(tmp_path):
     open_workdir(tmp_path, tiny_config()).close()
-    with pytest.raises(identity.WorkdirMismatchError, match="data-1 there, data-2 now"):
+    with pytest.raises(run_identity.WorkdirMismatchError, match="data-1 there, data-2 now"):
         open_workdir(tmp_path, tiny_config(), fingerprint="data-2")
 
 
-@pytest.mark.parametrize("field", sorted(identity.NEUTRAL_FIELDS))
+@pytest.mark.parametrize("field", sorted(run_identity.NEUTRAL_FIELDS))
 def test_a_field_that_cannot_change_the_result_may_change(tmp_path, field):
     open_workdir(tmp_path, tiny_config()).close()
-    value = identity.flatten(tiny_config())[field]
+    value = run_identity.flatten(tiny_config())[field]
     changed = {bool: True, int: 77, float: 7.5, str: "shard_map"}[type(value)]
     other = tiny_config()
     other.update_from_flattened_dict({field: changed})
-    assert identity.flatten(other)[field] != value
+    assert run_identity.flatten(other)[field] != value
     open_workdir(tmp_path, other).close()
 
 
@@ -81,5 +80,5 @@ def test_a_field_added_since_is_named(tmp_path):
     there = json.loads(path.read_text())
     del there["config"]["loss"]["mix"]
     path.write_text(json.dumps(there))
-    with pytest.raises(identity.WorkdirMismatchError, match="config.loss.mix: 'absent' there"):
+    with pytest.raises(run_identity.WorkdirMismatchError, match="config.loss.mix: 'absent' there"):
         open_workdir(tmp_path, tiny_config())

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mrd_jax.faults import checksums
+from mrd_jax.checkpoints import checksums
 
 WORD = 2**32
 

@@ -12,9 +12,8 @@ from tiny import assert_trees_equal, tiny_config
 from tiny_encoder import tiny_card, tiny_variables
 
 from mrd_jax import encoder
-from mrd_jax.faults import manifest
+from mrd_jax.checkpoints import manager, manifest, paths, restore
 from mrd_jax.tools import verify
-from mrd_jax.workdir import checkpointing, saved
 
 FLIPS = 200
 
@@ -25,7 +24,7 @@ def state(s):
 
 
 def open_workdir(folder, **options):
-    return checkpointing.Checkpoints(
+    return manager.CheckpointManager(
         str(folder), config=tiny_config(checkpoints_kept=3), fingerprint="data", **options
     )
 
@@ -71,7 +70,7 @@ def restored(workdir, **options):
 
 def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_it_read(workdir, caplog):
     damage_step(workdir, 3)
-    assert_trees_equal(restored(workdir).state, state(2))
+    assert_trees_equal(restored(workdir), state(2))
     assert "1 of 2 arrays are not what was saved: w/a" in caplog.text
     assert "checkpoint 3 was moved to" in caplog.text
     assert sorted(f.name for f in (workdir / "checkpoints").iterdir()) == ["1", "2"]
@@ -85,20 +84,22 @@ def test_the_step_that_was_set_aside_can_be_saved_again(workdir):
     checkpoints.save(state(3), step=3)
     checkpoints.close()
     damage_step(workdir, 3)
-    assert_trees_equal(restored(workdir).state, state(2))
+    assert_trees_equal(restored(workdir), state(2))
     assert sorted(f.name for f in (workdir / "damaged").iterdir()) == ["3", "3_again"]
 
 
 def test_without_one_whole_checkpoint_a_run_does_not_begin_anew(workdir):
     for step in (1, 2, 3):
         damage_step(workdir, step)
-    with pytest.raises(manifest.DamagedError, match=r"every checkpoint was damaged \(\[1, 2, 3\]"):
+    with pytest.raises(
+        manifest.CorruptCheckpointError, match=r"every checkpoint was damaged \(\[1, 2, 3\]"
+    ):
         restored(workdir)
 
 
 def test_reading_only_a_damaged_checkpoint_is_an_error_and_nothing_moves(workdir):
     damage_step(workdir, 3)
-    with pytest.raises(manifest.DamagedError, match="w/a"):
+    with pytest.raises(manifest.CorruptCheckpointError, match="w/a"):
         restored(workdir, read_only=True)
     assert (workdir / "checkpoints" / "3").is_dir() and not (workdir / "damaged").exists()
 
@@ -113,9 +114,9 @@ def test_files_that_are_cut_or_gone_are_noticed(workdir, fault):
         file.unlink()
     else:
         (workdir / "checkpoints" / "3" / "manifest" / "metadata").unlink()
-    with pytest.raises(manifest.DamagedError, match=r"checkpoints/3"):
+    with pytest.raises(manifest.CorruptCheckpointError, match=r"checkpoints/3"):
         restored(workdir, read_only=True)
-    assert_trees_equal(restored(workdir).state, state(2))
+    assert_trees_equal(restored(workdir), state(2))
 
 
 @pytest.mark.parametrize(
@@ -128,31 +129,23 @@ def test_files_that_are_cut_or_gone_are_noticed(workdir, fault):
 )
 def test_another_state_is_refused_and_the_checkpoint_left_in_place(workdir, target, message):
     checkpoints = open_workdir(workdir)
-    with pytest.raises(checkpointing.StateMismatchError, match=message):
+    with pytest.raises(manager.StateMismatchError, match=message):
         checkpoints.restore(target)
     checkpoints.close()
     assert (workdir / "checkpoints" / "3").is_dir()
 
 
-@pytest.mark.parametrize("evaluated", [True, False])
-def test_a_checkpoint_remembers_whether_its_evaluation_is_owed(tmp_path, evaluated):
-    checkpoints = open_workdir(tmp_path)
-    checkpoints.save(state(1), step=1, evaluated=evaluated)
-    checkpoints.close()
-    assert restored(tmp_path).evaluated is evaluated
-
-
 def test_what_a_killed_save_left_is_removed_by_the_run_and_by_nobody_else(workdir):
     step = workdir / "checkpoints" / "3"
     left = step.rename(step.with_name("3.orbax-checkpoint-tmp"))
-    assert saved.newest(workdir).name == "2"
+    assert paths.newest(workdir).name == "2"
     open_workdir(workdir, read_only=True).close()
     assert left.exists()
     checkpoints = open_workdir(workdir)
     checkpoints.save(state(3), step=3)  # waits until there is room
     checkpoints.close()
     assert not left.exists()
-    assert_trees_equal(restored(workdir).state, state(3))
+    assert_trees_equal(restored(workdir), state(3))
 
 
 # Where a read fails, Orbax abandons the others that are under way, and they complain.
@@ -172,8 +165,8 @@ def test_every_random_flip_is_noticed_or_leaves_the_arrays_as_they_were(workdir)
         flip(file, byte=rng.randrange(len(before)), bit=rng.randrange(8))
         try:
             # Compares every array with its checksum, so that a flip unnoticed changed none.
-            saved.verify(epath.Path(folder))
-        except manifest.DamagedError:
+            restore.student_of_step(epath.Path(folder)).verify()
+        except manifest.CorruptCheckpointError:
             noticed += 1
         file.write_bytes(before)
     assert noticed > FLIPS / 4
@@ -200,7 +193,7 @@ def test_an_encoder_that_was_damaged_does_not_load(tmp_path):
     folder = tmp_path / "encoder"
     encoder.save(folder, variables=tiny_variables(), card=tiny_card())
     damage(folder)
-    with pytest.raises(manifest.DamagedError, match="not what was saved"):
+    with pytest.raises(manifest.CorruptCheckpointError, match="not what was saved"):
         encoder.load(folder)
 
 
@@ -209,5 +202,5 @@ def test_a_manifest_that_was_edited_is_noticed(workdir):
     edited = json.loads(path.read_text())
     edited["evaluated"] = False
     path.write_text(json.dumps(edited))
-    with pytest.raises(manifest.DamagedError, match="changed since it was written"):
+    with pytest.raises(manifest.CorruptCheckpointError, match="changed since it was written"):
         restored(workdir, read_only=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from mrd_jax.data import augment, batch
+from mrd_jax.data import augment, batch_spec
 
 POINTS, WINDOW, SAMPLES = 48, 32, 6
 NEUTRAL = {
@@ -59,7 +59,7 @@ def clouds(samples: int = SAMPLES, points: int = POINTS) -> dict[str, np.ndarray
 
 
 def keys_of(samples: int = SAMPLES) -> jax.Array:
-    return batch.sample_keys(3, jnp.arange(samples), jnp.zeros(samples, jnp.int32))
+    return batch_spec.sample_keys(3, jnp.arange(samples), jnp.zeros(samples, jnp.int32))
 
 
 def reference(xyz, rgb, config, key, count):

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from mrd_jax.data import batch
+from mrd_jax.data import batch_spec
 
 CONFIG = ConfigDict({"batch_size": 16, "data": {"points": 20}, "teacher": {"dim": 5}})
 
 
 def test_the_spec_is_the_contract():
-    spec = {name: (leaf.shape, leaf.dtype.name) for name, leaf in batch.batch_spec(CONFIG).items()}
+    spec = {
+        name: (leaf.shape, leaf.dtype.name) for name, leaf in batch_spec.batch_spec(CONFIG).items()
+    }
 
     assert spec == {
         "xyz": ((16, 20, 3), "float16"),
@@ -29,9 +31,9 @@ def test_the_spec_is_the_contract():
 
 
 def test_a_fake_batch_keeps_the_contract_and_its_seed():
-    fake, again, other = (batch.fake_batch(CONFIG, seed=seed) for seed in (1, 1, 2))
+    fake, again, other = (batch_spec.fake_batch(CONFIG, seed=seed) for seed in (1, 1, 2))
 
-    for name, leaf in batch.batch_spec(CONFIG).items():
+    for name, leaf in batch_spec.batch_spec(CONFIG).items():
         assert fake[name].shape == leaf.shape and fake[name].dtype == leaf.dtype
         np.testing.assert_array_equal(fake[name], again[name])
     assert not np.array_equal(fake["xyz"], other["xyz"])
@@ -39,7 +41,7 @@ def test_a_fake_batch_keeps_the_contract_and_its_seed():
 
 
 def test_missing_modalities_of_a_fake_batch_are_zeros():
-    fake = batch.fake_batch(ConfigDict(CONFIG.to_dict() | {"batch_size": 64}))
+    fake = batch_spec.fake_batch(ConfigDict(CONFIG.to_dict() | {"batch_size": 64}))
 
     for name in ("image", "text"):
         assert 0 < fake[f"has_{name}"].sum() < 64
@@ -50,7 +52,7 @@ def test_a_key_depends_on_seed_sample_and_epoch_and_on_nothing_else():
     index, epoch = jnp.array([0, 1, 0, 1, 5]), jnp.array([0, 0, 1, 1, 0])
 
     def draws(seed, index, epoch):
-        return np.asarray(jax.vmap(jax.random.bits)(batch.sample_keys(seed, index, epoch)))
+        return np.asarray(jax.vmap(jax.random.bits)(batch_spec.sample_keys(seed, index, epoch)))
 
     all_five = draws(7, index, epoch)
     assert len(set(all_five.tolist())) == 5
@@ -60,7 +62,7 @@ def test_a_key_depends_on_seed_sample_and_epoch_and_on_nothing_else():
 
 
 def test_a_process_loads_its_share():
-    assert batch.check_batch_size(48, process_count=4, device_count=16) == 12
+    assert batch_spec.check_batch_size(48, process_count=4, device_count=16) == 12
 
 
 @pytest.mark.parametrize(
@@ -73,4 +75,4 @@ def test_a_process_loads_its_share():
 )
 def test_a_batch_that_does_not_divide_is_refused_with_numbers(size, processes, devices, message):
     with pytest.raises(ValueError, match=message):
-        batch.check_batch_size(size, process_count=processes, device_count=devices)
+        batch_spec.check_batch_size(size, process_count=processes, device_count=devices)

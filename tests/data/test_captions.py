@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from configs import base
-from mrd_jax import train
 from mrd_jax.data import captions
+from mrd_jax.training import run as run_lib
 
 GROUPS = (("name",), ("blip", "msft"), ("retrieved",))
 # Two retrieved texts, as OpenShape's records have several.
@@ -89,7 +89,7 @@ def test_a_config_that_was_not_meant_is_refused_before_any_data(fields, message)
     config = base.get_config()
     config.data.update(fields)
     with pytest.raises(ValueError, match=message):
-        train.build_run(config)
+        run_lib.build_run(config)
 
 
 def test_a_draw_of_zero_does_not_meet_a_group_that_is_left_out():

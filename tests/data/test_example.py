@@ -67,7 +67,7 @@ def test_batches_are_those_of_records_that_tfds_decoded_whole(made):
         "picture_probability": 0.5,
         "caption_kinds": (),
         "hard_negatives": 0,
-        "damaged_records": 0,
+        "corrupt_records": 0,
     }
     data |= {"caption_groups": (("name",), ("tags",)), "caption_chances": (1.0, 2.0)}
     config = ConfigDict({"seed": 3, "batch_size": 8, "data": data, "teacher": {"dim": DIM}})

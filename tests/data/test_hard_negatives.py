@@ -10,7 +10,9 @@ import pytest
 from ml_collections import ConfigDict
 from tiny import tiny_config
 
-from mrd_jax.data import batch, hard_negatives, loader, neighbours, source
+from mrd_jax.data import batch_spec, loader, source
+from mrd_jax.data.hard_negatives import index as neighbour_index
+from mrd_jax.data.hard_negatives import sampler
 
 # Records of the split, rows of a batch, and how many of those are neighbours.
 RECORDS, BATCH, HARD = 29, 8, 5
@@ -27,7 +29,7 @@ def near():
     """Any four other records, in any order."""
     rng = np.random.default_rng(0)
     rows = [rng.permutation(np.delete(np.arange(RECORDS), i))[:NEAREST] for i in range(RECORDS)]
-    return neighbours.Neighbours(
+    return neighbour_index.Neighbours(
         np.array(rows, np.int32), fingerprint="", split="train", feature="image"
     )
 
@@ -118,14 +120,14 @@ def test_without_hard_negatives_neighbours_change_nothing(batches, made):
 def test_no_two_appearances_of_a_record_share_their_random_numbers(stream):
     """Augmentation would repeat itself; epochs of neighbours are negative."""
     index, epoch = (np.concatenate([got[name] for got in stream]) for name in ("index", "epoch"))
-    keys = jax.random.key_data(batch.sample_keys(0, index, epoch))
+    keys = jax.random.key_data(batch_spec.sample_keys(0, index, epoch))
     assert len(np.unique(keys, axis=0)) == len(index)
 
 
 def order(near, *, count=BATCH, hard=HARD, seed=0):
     config = ConfigDict({"seed": seed, "batch_size": count, "data": {"hard_negatives": hard}})
     seeds = list(range(len(near))) * 2_000
-    return hard_negatives.Order(seeds, np.array(near, np.int32), config, length=2**48)
+    return sampler.Order(seeds, np.array(near, np.int32), config, length=2**48)
 
 
 def test_neighbours_are_drawn_evenly_and_anew_in_every_step_and_for_every_seed(near):

@@ -10,8 +10,10 @@ import pytest
 from test_loader import RECORDS, batches, config_of, raw_record
 from tiny import tiny_config
 
-from mrd_jax import evaluation, train
-from mrd_jax.data import batch, damaged, loader, neighbours, source
+from mrd_jax.data import batch_spec, corrupt_records, loader, source
+from mrd_jax.data.hard_negatives import index as neighbour_index
+from mrd_jax.report import final
+from mrd_jax.training import run as run_lib
 
 BROKEN = (7, 21, 30)
 
@@ -39,18 +41,18 @@ def stream(count, config, *, broken=BROKEN, **options):
 
 
 def test_by_default_the_first_damaged_record_stops_the_stream_with_its_shard_and_place():
-    with pytest.raises(damaged.TooManyDamagedError) as caught:
+    with pytest.raises(corrupt_records.TooManyCorruptRecordsError) as caught:
         stream(30, config_of())
     found = str(caught.value)
     assert "record 1 of a-1-of-2 (record 21 of split 'train'): checksum does not match" in found
-    assert "config.data.damaged_records lets 0 damaged records" in found
+    assert "config.data.corrupt_records lets 0 damaged records" in found
 
 
 def test_only_the_rows_of_damaged_records_change_and_each_becomes_another_whole_record():
-    config = config_of(damaged_records=3)
+    config = config_of(corrupt_records=3)
     replaced = 0
     for step, (got, meant) in enumerate(zip(stream(30, config), batches(config, 30), strict=True)):
-        spec = batch.batch_spec(config)
+        spec = batch_spec.batch_spec(config)
         assert {n: (a.shape, a.dtype) for n, a in got.items()} == {
             name: (leaf.shape, leaf.dtype) for name, leaf in spec.items()
         }
@@ -69,7 +71,7 @@ def test_only_the_rows_of_damaged_records_change_and_each_becomes_another_whole_
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_what_stands_in_depends_on_the_step_alone_not_on_processes_or_the_start(processes):
-    config = config_of(damaged_records=3)
+    config = config_of(corrupt_records=3)
     whole = stream(20, config)
     options = {"start_step": 4, "process_count": processes}
     parts = [stream(16, config, process_index=i, **options) for i in range(processes)]
@@ -81,26 +83,30 @@ def test_what_stands_in_depends_on_the_step_alone_not_on_processes_or_the_start(
 
 def test_another_seed_puts_other_records_in_the_place():
     def stand_ins(seed):
-        config = config_of(seed=seed, damaged_records=3)
+        config = config_of(seed=seed, corrupt_records=3)
         return [i for got in stream(30, config) for i in got["index"][got["epoch"] < 0]]
 
     assert stand_ins(0) != stand_ins(1)
 
 
 def test_one_damaged_record_more_than_allowed_stops_the_stream():
-    with pytest.raises(damaged.TooManyDamagedError, match="lets 2 damaged.*this is one more"):
-        stream(10, config_of(damaged_records=2))
+    with pytest.raises(
+        corrupt_records.TooManyCorruptRecordsError, match="lets 2 damaged.*this is one more"
+    ):
+        stream(10, config_of(corrupt_records=2))
 
 
 def test_a_split_without_any_whole_record_stops():
-    with pytest.raises(damaged.TooManyDamagedError, match="every record of the split is damaged"):
-        stream(1, config_of(damaged_records=RECORDS), broken=range(RECORDS))
+    with pytest.raises(
+        corrupt_records.TooManyCorruptRecordsError, match="every record of the split is damaged"
+    ):
+        stream(1, config_of(corrupt_records=RECORDS), broken=range(RECORDS))
 
 
 def test_no_stand_in_repeats_a_record_of_a_batch_with_hard_negatives():
     nearest = np.stack([(i + np.arange(1, 9)) % RECORDS for i in range(RECORDS)]).astype(np.int32)
-    near = neighbours.Neighbours(nearest, fingerprint="", split="train", feature="image")
-    config = config_of(batch_size=16, hard_negatives=8, damaged_records=3)
+    near = neighbour_index.Neighbours(nearest, fingerprint="", split="train", feature="image")
+    config = config_of(batch_size=16, hard_negatives=8, corrupt_records=3)
     found = stream(20, config, neighbours=near)
     assert sum((got["epoch"][:8] < 0).sum() for got in found) > 4
     for got in found:
@@ -108,8 +114,8 @@ def test_no_stand_in_repeats_a_record_of_a_batch_with_hard_negatives():
 
 
 def test_each_damaged_record_is_logged_once_and_counted_from_its_step_on(caplog):
-    config = config_of(damaged_records=3)
-    lost = damaged.DamagedRecords(records(), config)
+    config = config_of(corrupt_records=3)
+    lost = corrupt_records.CorruptRecords(records(), config)
     stream(30, config, damaged=lost)
     assert sorted(record.args[0] for record in caplog.records) == [
         "shape 21",
@@ -127,25 +133,25 @@ def test_each_damaged_record_is_logged_once_and_counted_from_its_step_on(caplog)
 
 
 def test_a_restart_goes_on_counting(tmp_path, caplog):
-    config = config_of(damaged_records=3)
-    lost = damaged.DamagedRecords(records(), config, workdir=tmp_path)
+    config = config_of(corrupt_records=3)
+    lost = corrupt_records.CorruptRecords(records(), config, workdir=tmp_path)
     stream(10, config, damaged=lost)
     caplog.clear()
 
-    again = damaged.DamagedRecords(records(), config, workdir=tmp_path, process_index=1)
+    again = corrupt_records.CorruptRecords(records(), config, workdir=tmp_path, process_index=1)
     stream(10, config, damaged=again)
     assert [again.count(step) for step in range(10)] == [lost.count(step) for step in range(10)]
     assert not caplog.records
-    with pytest.raises(damaged.TooManyDamagedError):
+    with pytest.raises(corrupt_records.TooManyCorruptRecordsError):
         stream(10, config, damaged=again, broken=(*BROKEN, 8))
-    lines = (tmp_path / "damaged_records.0.jsonl").read_text().splitlines()
+    lines = (tmp_path / "corrupt_records.0.jsonl").read_text().splitlines()
     assert {json.loads(line)["id"] for line in lines} == {"shape 7", "shape 21", "shape 30"}
-    assert not (tmp_path / "damaged_records.1.jsonl").exists()
+    assert not (tmp_path / "corrupt_records.1.jsonl").exists()
 
 
 def test_a_negative_number_is_refused():
-    with pytest.raises(ValueError, match="damaged_records is -1; expected 0, .* or how many"):
-        train.build_run(tiny_config(data__damaged_records=-1))
+    with pytest.raises(ValueError, match="corrupt_records is -1; expected 0, .* or how many"):
+        run_lib.build_run(tiny_config(data__damaged_records=-1))
 
 
 @pytest.mark.parametrize(
@@ -165,7 +171,9 @@ def test_a_record_that_contradicts_itself_is_damaged(field, value, message):
         split="train",
         cache=False,
     )
-    with pytest.raises(damaged.TooManyDamagedError, match=f"of a .record . of split.*{message}"):
+    with pytest.raises(
+        corrupt_records.TooManyCorruptRecordsError, match=f"of a .record . of split.*{message}"
+    ):
         next(loader.train_stream(contradicts, config_of()))
 
 
@@ -180,7 +188,7 @@ def test_nothing_is_measured_on_a_training_split_that_is_damaged(copied, caplog)
         config = tiny_config(data__directory=str(folder), data__damaged_records=allowed)
         return types.SimpleNamespace(config=config, embed=lambda variables, records: [*records])
 
-    assert evaluation.gallery_of(evaluator(1), {}) == (None, None)
+    assert final.gallery_of(evaluator(1), {}) == (None, None)
     assert f"training split, which is damaged: cannot read record 6 of {shard.name}" in caplog.text
-    with pytest.raises(source.DamagedRecordError):
-        evaluation.gallery_of(evaluator(0), {})
+    with pytest.raises(source.CorruptRecordError):
+        final.gallery_of(evaluator(0), {})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from mrd_jax.data import batch, loader, source
+from mrd_jax.data import batch_spec, loader, source
 
 # Grain's shuffle is slow below a hundred records: it walks a 2**16 permutation until it hits one.
 RECORDS, POINTS, DIM = 40, 7, 4
@@ -53,7 +53,7 @@ def records(count: int = RECORDS, *, cache: bool = False) -> source.RecordSource
 def config_of(*, batch_size: int = 4, seed: int = 0, **data) -> ConfigDict:
     defaults = {"caption_kinds": (), "caption_groups": (), "caption_chances": ()}
     defaults |= {"points": POINTS, "picture_probability": -1.0, "hard_negatives": 0}
-    defaults |= {"damaged_records": 0}
+    defaults |= {"corrupt_records": 0}
     return ConfigDict(
         {
             "seed": seed,
@@ -79,7 +79,7 @@ def assert_same(got, want):
 def test_batches_keep_the_contract():
     config = config_of()
     for got in batches(config, 3):
-        spec = batch.batch_spec(config)
+        spec = batch_spec.batch_spec(config)
         assert {name: (a.shape, a.dtype) for name, a in got.items()} == {
             name: (leaf.shape, leaf.dtype) for name, leaf in spec.items()
         }

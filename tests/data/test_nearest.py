@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from mrd_jax.data import nearest
+from mrd_jax.data.hard_negatives import mining
 
 RECORDS, DIM = 43, 4
 
@@ -36,38 +36,38 @@ def grid():
 def test_blocks_find_what_a_loop_over_all_pairs_finds(grid, block):
     present = np.ones(RECORDS, bool)
     present[[0, 17]] = False
-    groups = nearest.group_equals(grid, present)
-    got = np.concatenate(list(nearest.search(grid, groups, count=6, block=block)))
+    groups = mining.group_equals(grid, present)
+    got = np.concatenate(list(mining.search(grid, groups, count=6, block=block)))
     np.testing.assert_array_equal(got, slow_search(grid, present, count=6))
     assert got.dtype == np.int32
 
 
 def test_a_record_with_fewer_neighbours_than_asked_for_says_so():
     grid = np.array([[3, 0], [3, 0], [0, 3], [1, 1]], np.int16)
-    groups = nearest.group_equals(grid, np.array([True, True, True, False]))
+    groups = mining.group_equals(grid, np.array([True, True, True, False]))
     assert groups.tolist() == [0, 0, 2, -1]
-    (got,) = nearest.search(grid, groups, count=2)
+    (got,) = mining.search(grid, groups, count=2)
     assert got.tolist() == [[2, -1], [2, -1], [0, 1], [-1, -1]]
 
 
 def test_a_grid_keeps_cosines_and_its_sums_are_exact():
     features = np.random.default_rng(1).normal(size=(60, 1_280))
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    grid = nearest.to_grid(unit).astype(np.int64)
-    np.testing.assert_allclose(grid @ grid.T / nearest.GRID**2, unit @ unit.T, atol=1e-3)
+    grid = mining.to_grid(unit).astype(np.int64)
+    np.testing.assert_allclose(grid @ grid.T / mining.GRID**2, unit @ unit.T, atol=1e-3)
     # The longest a row can become: float32 holds whole numbers up to 2**24.
-    assert (nearest.GRID + np.sqrt(nearest.MAX_DIM) / 2) ** 2 <= 2**24
+    assert (mining.GRID + np.sqrt(mining.MAX_DIM) / 2) ** 2 <= 2**24
     with pytest.raises(ValueError, match="30001 dimensions; at most 30000"):
-        nearest.to_grid(np.zeros(30_001))
+        mining.to_grid(np.zeros(30_001))
 
 
 def test_every_view_of_a_record_weighs_the_same():
     """Features are unnormalised: the longer one must not count for more."""
     views = np.array([[10, 0], [0, 1]], np.float16)
-    np.testing.assert_allclose(nearest.unit_mean(views), [0.5**0.5, 0.5**0.5])
+    np.testing.assert_allclose(mining.unit_mean(views), [0.5**0.5, 0.5**0.5])
 
 
 @pytest.mark.parametrize("views", [[[0, 0], [1, 0]], [[1, 0], [-1, 0]], [[np.inf, 0]]])
 def test_features_without_a_direction_are_refused(views):
     with pytest.raises(ValueError, match="no direction"):
-        nearest.unit_mean(np.array(views, np.float16))
+        mining.unit_mean(np.array(views, np.float16))

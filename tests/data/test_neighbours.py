@@ -9,7 +9,8 @@ import pytest
 from made_up import DIM
 from tiny import tiny_config
 
-from mrd_jax.data import neighbours, source
+from mrd_jax.data import source
+from mrd_jax.data.hard_negatives import index as neighbour_index
 from mrd_jax.tools import neighbours as tool
 
 COUNT = 5
@@ -22,7 +23,7 @@ def run(made, tmp_path, capsys):
     def call(*arguments, output=tmp_path / "out" / "N.npz"):
         options = ["--data", made, "--output", output, "--count", COUNT, *arguments]
         status = tool.main([str(x) for x in options])
-        found = neighbours.read(output) if output.exists() else None
+        found = neighbour_index.read(output) if output.exists() else None
         return status, found, *capsys.readouterr()
 
     return call
@@ -93,7 +94,7 @@ def test_the_file_lies_in_the_folder_of_the_data_set(copied, capsys):
     folder = copied / "made_up" / "1.0.0"
     assert tool.main(["--data", str(folder), "--count", "3", "--split", "test"]) == 0
     written = folder / "neighbours" / "test.npz"
-    assert neighbours.read(written).indices.shape[1] == 3
+    assert neighbour_index.read(written).indices.shape[1] == 3
     assert str(written) in capsys.readouterr().out
     assert [path.name for path in written.parent.iterdir()] == ["test.npz"]
 
@@ -139,18 +140,20 @@ def test_a_record_whose_features_cancel_is_named(made, monkeypatch):
 
 def some(**changes):
     indices = np.array([[1, 2], [0, 2], [1, -1]], np.int32)
-    found = neighbours.Neighbours(indices, fingerprint="data-1", split="train", feature="image")
+    found = neighbour_index.Neighbours(
+        indices, fingerprint="data-1", split="train", feature="image"
+    )
     return dataclasses.replace(found, **changes)
 
 
 def open_for(path, *, records=3, **fields):
     fields = {"batch_size": 3, "data__hard_negatives": 1, "data__neighbours": 2} | fields
     config = tiny_config(data__neighbours_file=str(path), **fields)
-    return neighbours.open_for(config, fingerprint="data-1", records=records)
+    return neighbour_index.open_for(config, fingerprint="data-1", records=records)
 
 
 def test_a_run_gets_the_nearest_that_it_asks_for(tmp_path):
-    neighbours.write(tmp_path / "N.npz", some())
+    neighbour_index.write(tmp_path / "N.npz", some())
     np.testing.assert_array_equal(open_for(tmp_path / "N.npz").indices, some().indices)
     fewer = open_for(tmp_path / "N.npz", data__neighbours=1)
     np.testing.assert_array_equal(fewer.indices, [[1], [0], [1]])
@@ -160,8 +163,10 @@ def test_a_run_gets_the_nearest_that_it_asks_for(tmp_path):
 def test_a_digest_tells_other_neighbours_apart_but_not_other_files(tmp_path):
     one, other = some(), some(indices=np.array([[1, 2], [0, 2], [1, 0]], np.int32))
     assert one.digest() == some(feature="text").digest() != other.digest()
-    neighbours.write(tmp_path / "N.npz", some(indices=np.array([[1, 2], [0, 1], [1, 0]], np.int32)))
-    neighbours.write(tmp_path / "M.npz", some())
+    neighbour_index.write(
+        tmp_path / "N.npz", some(indices=np.array([[1, 2], [0, 1], [1, 0]], np.int32))
+    )
+    neighbour_index.write(tmp_path / "M.npz", some())
     digests = {
         open_for(tmp_path / name, data__neighbours=1).digest() for name in ("N.npz", "M.npz")
     }
@@ -180,7 +185,7 @@ def test_a_digest_tells_other_neighbours_apart_but_not_other_files(tmp_path):
     ],
 )
 def test_a_file_that_does_not_fit_says_what_to_do(tmp_path, changes, message):
-    neighbours.write(tmp_path / "N.npz", some(**changes))
+    neighbour_index.write(tmp_path / "N.npz", some(**changes))
     with pytest.raises(ValueError, match=message) as error:
         open_for(tmp_path / "N.npz")
     assert "run python -m mrd_jax.tools.neighbours" in str(error.value)
@@ -189,7 +194,7 @@ def test_a_file_that_does_not_fit_says_what_to_do(tmp_path, changes, message):
 def test_a_missing_or_damaged_file_says_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match="no neighbours in .*; run python -m"):
         open_for(tmp_path / "N.npz")
-    neighbours.write(tmp_path / "N.npz", some())
+    neighbour_index.write(tmp_path / "N.npz", some())
     whole = (tmp_path / "N.npz").read_bytes()
     np.savez(tmp_path / "other.npz", indices=np.zeros(3))
     for content in (whole[:-30], b"", b"no zip", (tmp_path / "other.npz").read_bytes()):
@@ -199,13 +204,13 @@ def test_a_missing_or_damaged_file_says_what_to_do(tmp_path):
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    neighbours.write(tmp_path / "N.npz", some())
+    neighbour_index.write(tmp_path / "N.npz", some())
 
     def full(*arguments):
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
-        patch.setattr(type(neighbours.epath.Path(tmp_path)), "replace", full)
-        neighbours.write(tmp_path / "N.npz", some(split="test"))
-    assert neighbours.read(tmp_path / "N.npz").split == "train"
+        patch.setattr(type(neighbour_index.epath.Path(tmp_path)), "replace", full)
+        neighbour_index.write(tmp_path / "N.npz", some(split="test"))
+    assert neighbour_index.read(tmp_path / "N.npz").split == "train"
     assert [path.name for path in tmp_path.iterdir()] == ["N.npz"]

@@ -8,8 +8,8 @@ import pytest
 from tiny import tiny_config
 from tiny_encoder import FIELDS, tiny_card
 
-from mrd_jax import card as cards
 from mrd_jax import models
+from mrd_jax.checkpoints import model_card
 
 METADATA = {
     "teacher": {"name": "openai/clip", "dim": 24},
@@ -22,15 +22,15 @@ METADATA = {
 
 def test_a_card_survives_json():
     card = tiny_card(size="openshape-4", source="openshape", source_file="model.pt")
-    assert cards.from_json(card.to_json()) == card
-    assert cards.from_dict(json.loads(json.dumps(card.as_dict()))) == card
+    assert model_card.from_json(card.to_json()) == card
+    assert model_card.from_dict(json.loads(json.dumps(card.as_dict()))) == card
 
 
 def test_unknown_and_missing_fields_are_all_named():
     fields = tiny_card().as_dict() | {"mood": "good"}
     del fields["licence"], fields["points"]
-    with pytest.raises(cards.CardError, match=r"\['mood'\].*\['licence', 'points'\]"):
-        cards.from_dict(fields)
+    with pytest.raises(model_card.CardError, match=r"\['mood'\].*\['licence', 'points'\]"):
+        model_card.from_dict(fields)
 
 
 @pytest.mark.parametrize(
@@ -43,8 +43,8 @@ def test_unknown_and_missing_fields_are_all_named():
     ],
 )
 def test_a_file_that_is_no_card_is_refused(text, message):
-    with pytest.raises(cards.CardError, match=message):
-        cards.from_json(text)
+    with pytest.raises(model_card.CardError, match=message):
+        model_card.from_json(text)
 
 
 @pytest.mark.parametrize(
@@ -63,14 +63,14 @@ def test_a_file_that_is_no_card_is_refused(text, message):
     ],
 )
 def test_a_value_that_cannot_be_is_refused(field, value, message):
-    with pytest.raises(cards.CardError, match=message):
+    with pytest.raises(model_card.CardError, match=message):
         dataclasses.replace(tiny_card(), **{field: value})
 
 
 def test_every_difference_is_named_with_both_values():
     card = tiny_card()
     card.expect(teacher="fake/teacher", points=card.points)
-    with pytest.raises(cards.CardMismatchError) as error:
+    with pytest.raises(model_card.CardMismatchError) as error:
         card.expect(teacher="openai/clip", up_axis="y", points=card.points)
     assert "teacher: 'fake/teacher' on the card, 'openai/clip' expected" in str(error.value)
     assert "up_axis: 'z' on the card, 'y' expected" in str(error.value)
@@ -88,10 +88,10 @@ def test_the_student_on_the_card_builds_the_same_model(size, dtype):
     model = models.build_model(
         models.RELEASED[size] | {"out_dim": 8, "patch_dropout": 0.5, "remat": True, "dtype": dtype}
     )
-    student = json.loads(json.dumps(cards.student_of(model)))
+    student = json.loads(json.dumps(model_card.student_of(model)))
     assert models.build_model(student) == model
-    assert cards.size_of(student) == size
-    assert cards.size_of(student | {"depth": 7}) == ""
+    assert model_card.size_of(student) == size
+    assert model_card.size_of(student | {"depth": 7}) == ""
 
 
 def test_parameters_are_counted_without_the_running_statistics():
@@ -100,13 +100,13 @@ def test_parameters_are_counted_without_the_running_statistics():
     lift = (3 + 16) * 64 + 64 + 2 * 64
     block = 2 * 64 * 2 + 64 * 3 * 64 + (64 * 64 + 64) + (64 * 96 + 96) + (96 * 64 + 64)
     want = tokenizer + lift + 64 + 2 * block + (64 * 24 + 24)
-    abstract = cards.abstract_variables(models.build_model(FIELDS), points=128)
-    assert cards.count_parameters(abstract) == want
+    abstract = model_card.abstract_variables(models.build_model(FIELDS), points=128)
+    assert model_card.count_parameters(abstract) == want
 
 
 def test_the_card_of_a_run_follows_from_its_config_and_its_data():
     config = tiny_config(augment__color_fill=0.25)
-    card = cards.from_run(config, metadata=METADATA)
+    card = model_card.from_run(config, metadata=METADATA)
     assert (card.teacher, card.teacher_dim, card.points) == ("openai/clip", 24, 64)
     assert (card.up_axis, card.normalisation, card.colour_fill) == ("z", "unit_sphere", 0.25)
     assert (card.source, card.source_sha256, card.size) == ("mrd_jax", "", "")
@@ -115,11 +115,11 @@ def test_the_card_of_a_run_follows_from_its_config_and_its_data():
 
 
 def test_a_data_set_may_say_that_its_axes_were_swapped():
-    card = cards.from_run(tiny_config(), metadata=METADATA | {"from_y_up": "swap"})
+    card = model_card.from_run(tiny_config(), metadata=METADATA | {"from_y_up": "swap"})
     assert card.from_y_up == "swap"
 
 
 def test_a_data_set_of_an_earlier_version_says_to_prepare_it_again():
     old = {name: value for name, value in METADATA.items() if name != "from_y_up"}
     with pytest.raises(ValueError, match="from_y_up.*--overwrite"):
-        cards.from_run(tiny_config(), metadata=old)
+        model_card.from_run(tiny_config(), metadata=old)

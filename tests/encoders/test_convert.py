@@ -7,7 +7,8 @@ import numpy as np
 import peers
 import pytest
 
-from mrd_jax import card, convert, models
+from mrd_jax import convert, models
+from mrd_jax.checkpoints import model_card
 
 # Rotary tables and the like aside, what a Uni3D file holds for its image model alone.
 UNUSED = (
@@ -37,7 +38,7 @@ def test_the_released_sizes_are_the_eleven_of_the_tables():
 def test_every_released_size_converts_and_has_the_published_parameters(name):
     state = released_state(name)
     done = convert.convert(state, source=source_of(name), name="x.pt")
-    assert card.size_of(card.student_of(done.model)) == name
+    assert model_card.size_of(model_card.student_of(done.model)) == name
     assert set(done.destinations) == set(state)
     used = sum(leaf.size for leaf in jax.tree.leaves(done.variables["params"]))
     unused = sum(v.size for key, v in state.items() if any(part in key for part in UNUSED))

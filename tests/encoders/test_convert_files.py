@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from mrd_jax.checkpoints import hashes
 from mrd_jax.convert import files
 
 STATE = {
@@ -62,7 +63,7 @@ def test_a_pickle_without_torch_says_what_to_do(tmp_path, monkeypatch):
 
 def test_the_hash_is_that_of_the_bytes(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
-    assert files.sha256(tmp_path / "x") == (
+    assert hashes.sha256(tmp_path / "x") == (
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     )
 

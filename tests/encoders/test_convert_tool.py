@@ -10,8 +10,8 @@ import pytest
 import safetensors.numpy
 from tiny import assert_trees_equal
 
-from mrd_jax import card as cards
-from mrd_jax import encoder, initial, models
+from mrd_jax import encoder, models
+from mrd_jax.checkpoints import initial_weights, model_card
 from mrd_jax.tools import convert as tool
 
 OPTIONS = {
@@ -56,7 +56,7 @@ def test_another_teacher_than_the_converted_one_is_refused(tmp_path):
     name = "openshape_small"
     path = checkpoint(tmp_path, name)
     tool.main(["--from=openshape", f"--checkpoint={path}", f"--output={out}", *OPTIONS[name]])
-    with pytest.raises(cards.CardMismatchError, match="laion/CLIP-ViT-bigG.*'lit'"):
+    with pytest.raises(model_card.CardMismatchError, match="laion/CLIP-ViT-bigG.*'lit'"):
         encoder.load(out, teacher="lit")
 
 
@@ -90,9 +90,9 @@ def test_image_weights_start_a_student(tmp_path, capsys):
         + [f"--output={out}"]
     )
     assert f"--config.initial_weights={out}" in capsys.readouterr().out
-    variables = initial.load(str(out))
+    variables = initial_weights.load(str(out))
     model = models.build_model(models.RELEASED["uni3d-ti"] | {"out_dim": 8})
-    shapes = cards.abstract_variables(model, points=512)["params"]
+    shapes = model_card.abstract_variables(model, points=512)["params"]
     got = {part: variables["params"][part] for part in ("transformer", "norm")}
     assert set(variables["params"]) == set(got)
     assert_trees_equal(

@@ -13,10 +13,9 @@ from tiny_encoder import DIM, POINTS, tiny_card, tiny_variables
 
 from data_prep.geometry import clouds
 from data_prep.sources import tables
-from mrd_jax import card as cards
 from mrd_jax import encoder
+from mrd_jax.checkpoints import hashes, model_card
 from mrd_jax.search import files as files_lib
-from mrd_jax.suite import hashes
 from mrd_jax.tools import embed
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
@@ -178,7 +177,7 @@ def test_the_output_says_everything_about_its_rows(run, checkpoint, tmp_path):
     }
     assert arrays["embeddings"].dtype == np.float32 and arrays["embeddings"].shape == (1, DIM)
     np.testing.assert_allclose(np.linalg.norm(arrays["embeddings"], axis=1), 1, atol=1e-6)
-    assert cards.from_dict(json.loads(str(arrays["card"]))) == tiny_card()
+    assert model_card.from_dict(json.loads(str(arrays["card"]))) == tiny_card()
     assert arrays["checkpoint"] == hashes.checkpoint(checkpoint)
     for name in ("names", "creators", "licences", "up"):
         assert arrays[name].tolist() == [""]

@@ -12,10 +12,12 @@ from made_up import run_build
 from tiny import assert_trees_equal, tiny_config
 from tiny_encoder import DIM, FIELDS, POINTS, random_clouds, tiny_card, tiny_variables
 
-from mrd_jax import card as cards
-from mrd_jax import encoder, evaluation, models, train
+from mrd_jax import encoder, models
+from mrd_jax.checkpoints import manager, model_card, paths
 from mrd_jax.data import augment, source
-from mrd_jax.workdir import checkpointing
+from mrd_jax.evaluation import evaluator as evaluation
+from mrd_jax.training import run as run_lib
+from mrd_jax.training import train
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
@@ -77,7 +79,7 @@ def test_every_device_works_on_its_share(saved):
     for leaf in jax.tree.leaves(found.variables):
         assert leaf.sharding.device_set == set(jax.local_devices())
     batch = {name: np.zeros((16, POINTS, 3), np.float32) for name in ("xyz", "rgb")}
-    rows = found._body(found.variables, found._runner.place_batch(batch))
+    rows = found._body(found.variables, found._backend.place_batch(batch))
     assert [shard.data.shape for shard in rows.addressable_shards] == [(2, DIM)] * 8
 
 
@@ -121,7 +123,7 @@ def test_an_embedding_that_is_not_finite_is_never_returned(loaded):
     ],
 )
 def test_another_teacher_or_convention_is_refused_with_both_values(saved, expected, lines):
-    with pytest.raises(cards.CardMismatchError) as error:
+    with pytest.raises(model_card.CardMismatchError) as error:
         encoder.load(saved, **expected)
     for line in lines:
         assert line in str(error.value)
@@ -146,14 +148,14 @@ def test_saving_that_fails_leaves_nothing(tmp_path, monkeypatch):
     def full(self):
         raise OSError("disk full")
 
-    monkeypatch.setattr(cards.ModelCard, "to_json", full)
+    monkeypatch.setattr(model_card.ModelCard, "to_json", full)
     with pytest.raises(OSError, match="disk full"):
         encoder.save(tmp_path / "new", variables=tiny_variables(), card=tiny_card())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_variables_of_another_student_are_not_saved(tmp_path):
-    wider = cards.student_of(models.build_model(FIELDS | {"mlp_dim": 128}))
+    wider = model_card.student_of(models.build_model(FIELDS | {"mlp_dim": 128}))
     with pytest.raises(ValueError, match=r"mlp.*96.* there, .*128.* on the card"):
         encoder.save(tmp_path / "new", variables=tiny_variables(), card=tiny_card(student=wider))
     with pytest.raises(ValueError, match="the card says 7"):
@@ -164,9 +166,9 @@ def test_variables_of_another_student_are_not_saved(tmp_path):
 def test_a_card_that_was_edited_does_not_load_another_student(saved, tmp_path):
     folder = tmp_path / "copy"
     encoder.save(folder, variables=tiny_variables(), card=tiny_card())
-    fields = json.loads((folder / encoder.CARD_FILE).read_text())
+    fields = json.loads((folder / paths.CARD_FILE).read_text())
     fields["student"]["depth"] = 3
-    (folder / encoder.CARD_FILE).write_text(json.dumps(fields))
+    (folder / paths.CARD_FILE).write_text(json.dumps(fields))
     with pytest.raises(ValueError, match=r"blocks.*\[1, 64\] there, .*\[2, 64\] on"):
         encoder.load(folder)
 
@@ -201,7 +203,7 @@ def test_a_trained_checkpoint_embeds_as_the_evaluator_does(dataset, tmp_path, mo
     train.train_and_evaluate(config, str(tmp_path), devices=jax.devices()[:1])
     found = encoder.load(tmp_path, teacher="fake/teacher", devices=jax.devices()[:1])
     assert_trees_equal(found.variables, seen["variables"])
-    assert found.card == cards.from_run(config, metadata=source.read_metadata(dataset))
+    assert found.card == model_card.from_run(config, metadata=source.read_metadata(dataset))
 
     clouds = []
     for record in source.open_split(dataset, "test"):
@@ -213,10 +215,10 @@ def test_a_trained_checkpoint_embeds_as_the_evaluator_does(dataset, tmp_path, mo
 @pytest.mark.parametrize("decay", [0.9, 0.0])
 def test_of_a_run_the_moving_average_is_loaded_where_there_is_one(dataset, tmp_path, decay, caplog):
     config = run_config(dataset, optimizer__ema_decay=decay)
-    state = train.build_run(config, devices=jax.devices()[:1]).initial_state()
+    state = run_lib.build_run(config, devices=jax.devices()[:1]).initial_state()
     last = jax.tree.map(lambda leaf: leaf + 1, state.params["student"])
     state = state.replace(params=state.params | {"student": last})
-    *_, checkpoints = train.open_run(config, str(tmp_path))
+    checkpoints = run_lib.open_checkpoints(config, str(tmp_path), run_lib.open_data(config))
     for step in (9, 10):  # as numbers, 10 is the newest
         checkpoints.save(state, step=step)
         state = state.replace(batch_stats=jax.tree.map(lambda leaf: leaf + 1, state.batch_stats))
@@ -232,17 +234,19 @@ def test_of_a_run_the_moving_average_is_loaded_where_there_is_one(dataset, tmp_p
 
 
 def test_a_run_without_a_checkpoint_says_to_train_first(dataset, tmp_path):
-    *_, checkpoints = train.open_run(run_config(dataset), str(tmp_path))
+    checkpoints = run_lib.open_checkpoints(
+        run_config(dataset), str(tmp_path), run_lib.open_data(run_config(dataset))
+    )
     checkpoints.close()
     with pytest.raises(FileNotFoundError, match="no checkpoint.*--mode train"):
         encoder.load(tmp_path)
 
 
 def test_a_checkpoint_without_a_card_is_refused(tmp_path):
-    checkpoints = checkpointing.Checkpoints(
+    checkpoints = manager.CheckpointManager(
         str(tmp_path), config=tiny_config(), fingerprint="data-1"
     )
     checkpoints.save({"w": np.zeros(3)}, step=1)
     checkpoints.close()
-    with pytest.raises(cards.CardError, match="no model card"):
+    with pytest.raises(model_card.CardError, match="no model card"):
         encoder.load(tmp_path)

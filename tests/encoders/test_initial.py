@@ -7,14 +7,16 @@ import pytest
 from made_up import DIM, run_build
 from tiny import assert_trees_equal, tiny_config
 
-from mrd_jax import encoder, initial, train
-from mrd_jax import state as states
+from mrd_jax import encoder
+from mrd_jax.checkpoints import initial_weights, train_state
+from mrd_jax.training import run as run_lib
+from mrd_jax.training import train
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
 
 def new_state(config):
-    return jax.device_get(train.build_run(config).initial_state())
+    return jax.device_get(run_lib.build_run(config).initial_state())
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,7 @@ def test_given_leaves_replace_random_ones_and_the_rest_stays(config):
         "params": {"projection": {"bias": bias}},
         "batch_stats": {"tokenizer": {"layer_0": {"mean": mean}}},
     }
-    got = initial.start_from(state, given)
+    got = initial_weights.start_from(state, given)
     assert_trees_equal(got.params["student"]["projection"]["bias"], bias)
     assert_trees_equal(got.ema["projection"]["bias"], bias)
     assert_trees_equal(got.batch_stats["tokenizer"]["layer_0"]["mean"], mean)
@@ -40,8 +42,8 @@ def test_given_leaves_replace_random_ones_and_the_rest_stays(config):
 
 
 def test_the_moving_average_is_a_copy(config):
-    state = initial.start_from(new_state(config), {"params": {}})
-    assert isinstance(state, states.TrainState)
+    state = initial_weights.start_from(new_state(config), {"params": {}})
+    assert isinstance(state, train_state.TrainState)
     for one, other in zip(
         jax.tree.leaves(state.ema), jax.tree.leaves(state.params["student"]), strict=True
     ):
@@ -51,22 +53,22 @@ def test_the_moving_average_is_a_copy(config):
 def test_leaves_that_do_not_fit_are_all_named(config):
     given = {"params": {"projection": {"bias": np.zeros(5)}, "head": {"kernel": np.zeros(2)}}}
     with pytest.raises(ValueError) as error:
-        initial.start_from(new_state(config), given)
+        initial_weights.start_from(new_state(config), given)
     assert "params/projection/bias: (5,) there, (24,) here" in str(error.value)
     assert "params/head/kernel: (2,) there, absent here" in str(error.value)
 
 
 def test_a_part_is_written_and_read_again(tmp_path):
     part = {"params": {"a": {"kernel": np.arange(6.0).reshape(2, 3)}}}
-    initial.save(tmp_path / "part.npz", part)
-    assert_trees_equal(initial.load(str(tmp_path / "part.npz")), part)
+    initial_weights.save(tmp_path / "part.npz", part)
+    assert_trees_equal(initial_weights.load(str(tmp_path / "part.npz")), part)
     with pytest.raises(FileExistsError, match="part.npz exists already"):
-        initial.save(tmp_path / "part.npz", part)
+        initial_weights.save(tmp_path / "part.npz", part)
     with pytest.raises(ValueError, match="name the output so"):
-        initial.save(tmp_path / "part", part)
+        initial_weights.save(tmp_path / "part", part)
     (tmp_path / "bad.npz").write_bytes(b"PK no")
     with pytest.raises(ValueError, match="bad.npz: not a whole .npz file"):
-        initial.load(str(tmp_path / "bad.npz"))
+        initial_weights.load(str(tmp_path / "bad.npz"))
 
 
 def test_a_run_starts_from_the_weights_of_another(tmp_path, monkeypatch):

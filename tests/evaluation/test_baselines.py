@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from held_out_example import CHAIR, LAMP, TABLE, held_out, record, records
 
-from mrd_jax import evaluators
+from mrd_jax import evaluation
 from mrd_jax.data import source
-from mrd_jax.evaluators import baselines
-from mrd_jax.evaluators.baselines import __main__ as command
-from mrd_jax.evaluators.baselines import floor
+from mrd_jax.evaluation import baselines
+from mrd_jax.evaluation.baselines import __main__, histogram
 
 GREY = (102, 102, 102)
 
@@ -58,7 +57,7 @@ def test_the_ceiling_is_the_teacher_on_the_pictures():
 def test_histograms_count_points_where_they_are():
     # Half of the points at one corner of the box, half at the opposite one, in turns.
     xyz = np.array([[-0.5, -0.5, -0.5], [0.5, 0.5, 0.5]] * 10)
-    shape, colour = floor.describe(xyz, np.tile(GREY, (20, 1)))
+    shape, colour = histogram.describe(xyz, np.tile(GREY, (20, 1)))
     half = np.sqrt(0.5)
     occupancy, stretched = shape[:512].reshape(8, 8, 8), shape[512:637].reshape(5, 5, 5)
     for grid in (occupancy, stretched):
@@ -85,7 +84,7 @@ def test_proportions_are_kept_in_the_cube_and_lost_in_the_stretched_box():
     rgb = np.tile(GREY, (4_000, 1))
     cube = rng.uniform(-0.5, 0.5, size=(4_000, 3))
     plate = cube * [1, 1, 0.1]
-    first, second = floor.describe(cube, rgb)[0], floor.describe(plate, rgb)[0]
+    first, second = histogram.describe(cube, rgb)[0], histogram.describe(plate, rgb)[0]
     assert np.sum((first[:512] - second[:512]) ** 2) > 0.5
     np.testing.assert_allclose(first[512:637], second[512:637], atol=1e-6)
 
@@ -93,7 +92,7 @@ def test_proportions_are_kept_in_the_cube_and_lost_in_the_stretched_box():
 def test_a_flat_cloud_has_histograms():
     flat = np.zeros((16, 3))
     flat[:, 0] = np.linspace(-1, 1, 16)
-    shape, colour = floor.describe(flat, np.zeros((16, 3), np.uint8))
+    shape, colour = histogram.describe(flat, np.zeros((16, 3), np.uint8))
     assert np.all(np.isfinite(shape)) and np.all(np.isfinite(colour))
 
 
@@ -101,7 +100,7 @@ def test_kernel_ridge_solves_the_regularised_equations():
     rng = np.random.default_rng(1)
     kernel, queries = np.cov(rng.normal(size=(6, 20))), rng.normal(size=(2, 6))
     targets = rng.normal(size=(6, 3))
-    got = floor._ridge(kernel, targets, queries, ridge=0.3)
+    got = histogram._ridge(kernel, targets, queries, ridge=0.3)
     weights = np.linalg.inv(kernel + 0.3 * np.eye(6)) @ (targets - targets.mean(axis=0))
     np.testing.assert_allclose(got, queries @ weights + targets.mean(axis=0), rtol=1e-9)
 
@@ -114,8 +113,8 @@ def cloud(kind, rng):
 
 def histograms(kinds, *, seed):
     rng = np.random.default_rng(seed)
-    shape, colour = zip(*(floor.describe(*cloud(kind, rng)) for kind in kinds), strict=True)
-    return floor.Histograms(np.stack(shape), np.stack(colour))
+    shape, colour = zip(*(histogram.describe(*cloud(kind, rng)) for kind in kinds), strict=True)
+    return histogram.Histograms(np.stack(shape), np.stack(colour))
 
 
 KINDS = ("ball", "plate", "pole")
@@ -123,7 +122,7 @@ KINDS = ("ball", "plate", "pole")
 
 def test_the_floor_learns_names_from_shapes_alone():
     labels = np.tile(np.arange(3), 8)
-    fit = floor.fit(
+    fit = histogram.fit(
         histograms([KINDS[label] for label in labels], seed=2),
         targets=np.eye(3)[labels],
         labels=labels,
@@ -136,13 +135,13 @@ def test_the_floor_learns_names_from_shapes_alone():
 
 def test_the_floor_chooses_the_settings_that_predict_left_out_shapes(monkeypatch):
     # The class is told by colour only, so a colour weight of 0 cannot win.
-    monkeypatch.setattr(floor, "WIDTHS", (1.0,))
-    monkeypatch.setattr(floor, "RIDGES", (0.1,))
+    monkeypatch.setattr(histogram, "WIDTHS", (1.0,))
+    monkeypatch.setattr(histogram, "RIDGES", (0.1,))
     labels = np.tile([0, 1], 10)
     balls = histograms(["ball"] * 20, seed=4)
     red_or_blue = np.eye(2, dtype=np.float32)[labels]
-    train = floor.Histograms(balls.shape, red_or_blue)
-    fit = floor.fit(
+    train = histogram.Histograms(balls.shape, red_or_blue)
+    fit = histogram.fit(
         train, targets=np.eye(2)[labels], labels=labels, class_features=np.eye(2), queries=train
     )
     assert fit.settings.colour_weight > 0
@@ -156,8 +155,8 @@ def test_the_queries_take_no_part_in_the_choice():
         "class_features": np.eye(3),
     }
     train = histograms([KINDS[label] for label in labels], seed=5)
-    first = floor.fit(train, queries=histograms(KINDS, seed=6), **arguments)
-    second = floor.fit(train, queries=histograms(["ball"], seed=7), **arguments)
+    first = histogram.fit(train, queries=histograms(KINDS, seed=6), **arguments)
+    second = histogram.fit(train, queries=histograms(["ball"], seed=7), **arguments)
     assert first.settings == second.settings
     assert first.reciprocal_rank == second.reciprocal_rank
 
@@ -165,7 +164,7 @@ def test_the_queries_take_no_part_in_the_choice():
 def test_the_floor_needs_a_labelled_training_shape():
     train = histograms(["ball"] * 5, seed=8)
     with pytest.raises(ValueError, match="5 training shapes, 0 with a class"):
-        floor.fit(
+        histogram.fit(
             train,
             targets=np.ones((5, 3)),
             labels=np.full(5, -1),
@@ -202,7 +201,7 @@ def dataset(tmp_path, monkeypatch):
 
 
 def test_every_baseline_is_measured_on_a_dataset(dataset):
-    lines = baselines.measure(dataset, held_out=evaluators.load_held_out(dataset))
+    lines = baselines.measure(dataset, held_out=evaluation.load_held_out(dataset))
     assert [line.name for line in lines] == ["chance", "majority", "floor", "ceiling"]
     _, majority, fitted, _ = lines
     assert majority.metrics["top1"] == 2 / 4
@@ -213,13 +212,13 @@ def test_every_baseline_is_measured_on_a_dataset(dataset):
 def test_a_training_split_without_names_has_no_floor(dataset):
     for row in source.open_split(dataset, "train"):
         row["name"] = ""
-    lines = baselines.measure(dataset, held_out=evaluators.load_held_out(dataset))
+    lines = baselines.measure(dataset, held_out=evaluation.load_held_out(dataset))
     assert [line.name for line in lines] == ["chance", "majority", "ceiling"]
 
 
 def test_without_a_training_split_only_chance_and_ceiling_are_left(dataset):
     lines = baselines.measure(
-        dataset, held_out=evaluators.load_held_out(dataset), train_split=None, by_class=False
+        dataset, held_out=evaluation.load_held_out(dataset), train_split=None, by_class=False
     )
     assert [line.name for line in lines] == ["chance", "ceiling"]
     assert "points_to_text/recall@1" in lines[1].retrieval
@@ -229,23 +228,25 @@ def test_without_a_training_split_only_chance_and_ceiling_are_left(dataset):
 def test_the_floor_fits_large_training_splits_on_a_part(dataset, monkeypatch):
     monkeypatch.setattr(baselines, "MAX_FLOOR_SHAPES", 12)
     seen = []
-    whole = floor.fit
+    whole = histogram.fit
     monkeypatch.setattr(
-        floor, "fit", lambda train, **rest: seen.append(len(train.shape)) or whole(train, **rest)
+        histogram,
+        "fit",
+        lambda train, **rest: seen.append(len(train.shape)) or whole(train, **rest),
     )
-    baselines.measure(dataset, held_out=evaluators.load_held_out(dataset))
+    baselines.measure(dataset, held_out=evaluation.load_held_out(dataset))
     assert seen == [12]
 
 
 def test_the_command_prints_a_table(dataset, capsys):
-    command.main(["--data", str(dataset)])
+    __main__.main(["--data", str(dataset)])
     printed = capsys.readouterr().out
     assert "zero-shot, % of 4 shapes in 3 classes" in printed
     assert "majority   50.0" in printed
 
 
 def test_the_command_prints_json(dataset, capsys):
-    command.main(["--data", str(dataset), "--json"])
+    __main__.main(["--data", str(dataset), "--json"])
     printed = json.loads(capsys.readouterr().out)
     assert printed["floor"]["top1"] == 1.0
     assert printed["ceiling"]["retrieval"]["points_to_text/queries"] == 5

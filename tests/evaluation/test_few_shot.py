@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from mrd_jax.evaluators import few_shot, linear_probe
+from mrd_jax.evaluation import few_shot, linear_probe
 
 draw = np.random.default_rng(0)
 CENTRES = draw.normal(size=(3, 5))

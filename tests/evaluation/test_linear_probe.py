@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from sklearn import linear_model
 
-from mrd_jax.evaluators import linear_probe
-from mrd_jax.evaluators.measures import logistic, metrics
+from mrd_jax.evaluation import linear_probe
+from mrd_jax.evaluation.metrics import classification, logistic
 
 rng = np.random.default_rng(0)
 # 150 shapes around 6 class centres in 8 dimensions, overlapping; 3 is a class that nobody has.
@@ -116,7 +116,7 @@ def test_the_strength_is_the_best_on_the_part_held_out_and_the_fit_takes_all():
     right = sklearn_fit(np.ones(150, dtype=bool), strength).predict(unit_test) == TEST_LABELS
     assert got == {
         "top1": right.mean(),
-        "mean_per_class": metrics.mean_per_class(right, labels=TEST_LABELS),
+        "mean_per_class": classification.mean_per_class(right, labels=TEST_LABELS),
         "strength": strength,
         "train": 150,
         "held_out": held_out.sum(),
@@ -140,7 +140,7 @@ def test_with_nothing_held_out_the_strongest_is_taken_whose_limit_is_the_class_m
     nothing = {"labels": labels, "held_out": np.zeros(12, dtype=bool)}
     assert linear_probe.choose_strength(few, **nothing, strengths=[1e-1, 1e2, 1.0]) == 1e2
     got = logistic.fit(few, labels=labels, strength=1e2, tolerance=1e-10)
-    unit, unit_test = metrics.normalise(few), metrics.normalise(TEST_FEATURES)
+    unit, unit_test = classification.normalise(few), classification.normalise(TEST_FEATURES)
     means = np.stack([unit[labels == c].mean(axis=0) for c in CLASSES]) - unit.mean(axis=0)
     nearest = CLASSES[np.argmax((unit_test - unit.mean(axis=0)) @ means.T, axis=1)]
     np.testing.assert_array_equal(

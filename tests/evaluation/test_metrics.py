@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from mrd_jax.evaluators.measures import metrics, statistics
+from mrd_jax.evaluation.metrics import classification, statistics
 
 # Rows are shapes; the true classes are 0, 1, 2, 1.
 SCORES = np.array(
@@ -20,23 +20,23 @@ LABELS = np.array([0, 1, 2, 1])
 
 
 def test_the_rank_of_a_label_counts_tied_classes_before_it():
-    np.testing.assert_array_equal(metrics.label_ranks(SCORES, labels=LABELS), [1, 4, 2, 2])
+    np.testing.assert_array_equal(classification.label_ranks(SCORES, labels=LABELS), [1, 4, 2, 2])
 
 
 @pytest.mark.parametrize(("k", "share"), [(1, 0.25), (2, 0.75), (3, 0.75), (4, 1.0)])
 def test_topk_accuracy_is_the_share_within_k_places(k, share):
-    assert metrics.topk_accuracy(SCORES, labels=LABELS, k=k) == share
+    assert classification.topk_accuracy(SCORES, labels=LABELS, k=k) == share
 
 
 def test_a_model_with_equal_scores_gets_nothing():
-    assert metrics.topk_accuracy(np.ones((5, 6)), labels=np.arange(5), k=5) == 0.0
+    assert classification.topk_accuracy(np.ones((5, 6)), labels=np.arange(5), k=5) == 0.0
 
 
 def test_label_ranks_are_the_coverage_error_of_scikit_learn_ties_included():
     rng = np.random.default_rng(2)
     # Few distinct scores, so that ties are everywhere.
     scores, labels = rng.integers(4, size=(60, 7)), rng.integers(7, size=60)
-    ranks = metrics.label_ranks(scores, labels=labels)
+    ranks = classification.label_ranks(scores, labels=labels)
     want = [
         sklearn.metrics.coverage_error(np.eye(7)[[label]], row[None])
         for row, label in zip(scores, labels, strict=True)
@@ -50,14 +50,14 @@ def test_topk_accuracy_is_that_of_scikit_learn_without_ties():
     scores, labels = rng.normal(size=(60, 7)), rng.integers(7, size=60)
     for k in (1, 3, 5):
         want = sklearn.metrics.top_k_accuracy_score(labels, scores, k=k, labels=np.arange(7))
-        assert metrics.topk_accuracy(scores, labels=labels, k=k) == pytest.approx(want)
+        assert classification.topk_accuracy(scores, labels=labels, k=k) == pytest.approx(want)
 
 
 def test_mean_per_class_is_the_balanced_accuracy_of_scikit_learn():
     rng = np.random.default_rng(4)
     labels, predicted = rng.integers(5, size=(2, 80))
     want = sklearn.metrics.balanced_accuracy_score(labels, predicted)
-    assert metrics.mean_per_class(predicted == labels, labels=labels) == pytest.approx(want)
+    assert classification.mean_per_class(predicted == labels, labels=labels) == pytest.approx(want)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -65,33 +65,35 @@ def test_a_score_that_is_not_finite_is_an_error_that_names_the_row(bad):
     scores = SCORES.copy()
     scores[2, 1] = bad
     with pytest.raises(ValueError, match="first is row 2"):
-        metrics.label_ranks(scores, labels=LABELS)
+        classification.label_ranks(scores, labels=LABELS)
 
 
 def test_an_unknown_class_is_an_error():
     with pytest.raises(ValueError, match="labels run from -1 to 2"):
-        metrics.label_ranks(SCORES, labels=np.array([0, -1, 2, 1]))
+        classification.label_ranks(SCORES, labels=np.array([0, -1, 2, 1]))
 
 
 def test_mean_per_class_weighs_a_rare_class_like_a_frequent_one():
     correct = np.array([True, True, True, False, True])
     labels = np.array([0, 0, 0, 0, 7])
     # Class 0: 3 of 4; class 7: 1 of 1.
-    assert metrics.mean_per_class(correct, labels=labels) == (0.75 + 1.0) / 2
+    assert classification.mean_per_class(correct, labels=labels) == (0.75 + 1.0) / 2
 
 
 def test_confusion_has_true_classes_in_rows():
-    table = metrics.confusion(np.array([1, 1, 0, 2]), labels=np.array([0, 0, 0, 2]), classes=3)
+    table = classification.confusion(
+        np.array([1, 1, 0, 2]), labels=np.array([0, 0, 0, 2]), classes=3
+    )
     np.testing.assert_array_equal(table, [[1, 2, 0], [0, 0, 0], [0, 0, 1]])
 
 
 def test_confusion_refuses_a_class_out_of_range():
     with pytest.raises(ValueError, match="predicted has values from 0 to 3"):
-        metrics.confusion(np.array([0, 3]), labels=np.array([0, 1]), classes=3)
+        classification.confusion(np.array([0, 3]), labels=np.array([0, 1]), classes=3)
 
 
 def test_normalise_leaves_a_row_of_zeros():
-    got = metrics.normalise(np.array([[3, 4], [0, 0]], dtype=np.float16))
+    got = classification.normalise(np.array([[3, 4], [0, 0]], dtype=np.float16))
     np.testing.assert_allclose(got, [[0.6, 0.8], [0, 0]], rtol=1e-6)
     assert got.dtype == np.float32
 
@@ -101,12 +103,12 @@ def test_normalise_leaves_a_row_of_zeros():
     [(5, 2, [(0, 2), (2, 4), (4, 5)]), (4, 2, [(0, 2), (2, 4)]), (3, 9, [(0, 3)]), (0, 9, [])],
 )
 def test_chunks_cut_every_row_once(count, size, want):
-    assert [(rows.start, rows.stop) for rows in metrics.chunks(count, size=size)] == want
+    assert [(rows.start, rows.stop) for rows in classification.chunks(count, size=size)] == want
 
 
 def test_recall_needs_a_query():
     with pytest.raises(ValueError, match="at least one query"):
-        metrics.recall_at(np.array([]), k=1)
+        classification.recall_at(np.array([]), k=1)
 
 
 def test_mcnemar_is_the_sign_test_of_the_disagreements():

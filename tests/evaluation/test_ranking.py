@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from mrd_jax.evaluators.measures import ranking
+from mrd_jax.evaluation.metrics import ranking
 
 
 def at_angles(*degrees):

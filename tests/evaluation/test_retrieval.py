@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from held_out_example import CHAIR, LAMP, TABLE, held_out, record, records
 
-from mrd_jax.evaluators import retrieval
-from mrd_jax.evaluators.measures import ranking
+from mrd_jax.evaluation import retrieval
+from mrd_jax.evaluation.metrics import ranking
 
 # Shapes: two Stools, Desk, Torch, Thing. Names have the features chair, table, lamp, all three.
 EMBEDDINGS = np.stack(

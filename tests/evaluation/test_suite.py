@@ -12,12 +12,12 @@ import tiny_encoder
 from made_up import DIM, POINTS
 
 from configs import benchmarks
-from mrd_jax import card as cards
 from mrd_jax import encoder as encoders
-from mrd_jax import models, suite
+from mrd_jax import models
+from mrd_jax.checkpoints import hashes, model_card
 from mrd_jax.data import source
-from mrd_jax.evaluators import few_shot, held_out, linear_probe, results
-from mrd_jax.suite import hashes, measure, sets
+from mrd_jax.evaluation import benchmark, few_shot, held_out_split, linear_probe, results
+from mrd_jax.evaluation.benchmark import measure, test_sets
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
@@ -40,8 +40,8 @@ def variables():
 def saved(variables, tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved") / "encoder"
     card = tiny_encoder.tiny_card(
-        student=cards.student_of(models.build_model(FIELDS)),
-        parameters=cards.count_parameters(variables),
+        student=model_card.student_of(models.build_model(FIELDS)),
+        parameters=model_card.count_parameters(variables),
         teacher_dim=DIM,
         points=SEEN,
     )
@@ -70,7 +70,7 @@ def quick(made, saved, **fields):
 def run(config, workdir):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoders, "load", LOAD)
-        suite.evaluate(config, str(workdir), devices=DEVICES)
+        benchmark.evaluate(config, str(workdir), devices=DEVICES)
     return json.loads((workdir / "results.json").read_text())
 
 
@@ -102,7 +102,7 @@ def add_copy(folder, name, **fields):
 
 
 def embed(folder, split, *, encoder, **fields):
-    one = sets.TestSet("made_up", folder, source.read_metadata(folder))
+    one = test_sets.TestSet("made_up", folder, source.read_metadata(folder))
     return measure.embed(one, split, encoder=encoder, config=config_for(folder, **fields))
 
 
@@ -145,7 +145,7 @@ def test_clouds_of_the_mirror_world_are_mirrored(loaded, folder):
 def test_the_figures_are_those_of_the_evaluators(workdir, loaded, made):
     found = json.loads((workdir / "results.json").read_text())
     train, test = (embed(made, split, encoder=loaded) for split in ("train", "test"))
-    shapes = held_out.without_unseen(held_out.load_held_out(made))
+    shapes = held_out_split.without_unseen(held_out_split.load_held_out(made))
     want = results.from_embeddings(test, name="student", held_out=shapes)
     assert line(found).metrics == want.metrics
     assert line(found).retrieval == want.retrieval and "points_to_points/map" in want.retrieval
@@ -154,7 +154,7 @@ def test_the_figures_are_those_of_the_evaluators(workdir, loaded, made):
     names = [each["name"] for each in figures["results"]]
     assert names == ["chance", "majority", "floor", "student", "ceiling"]
     given = {
-        "labels": held_out.load_held_out(made, "train").labels,
+        "labels": held_out_split.load_held_out(made, "train").labels,
         "test_features": test,
         "test_labels": shapes.labels,
     }
@@ -168,7 +168,7 @@ def test_the_seed_draws_the_part_that_chooses_the_penalty(made, loaded, monkeypa
     monkeypatch.setattr(
         linear_probe, "linear_probe", lambda *features, seed, **given: drawn.append(seed)
     )
-    one = sets.TestSet("made_up", made, source.read_metadata(made))
+    one = test_sets.TestSet("made_up", made, source.read_metadata(made))
     measure.measure(one, encoder=loaded, config=config_for(made, few_shot=False, seed=5))
     assert drawn == [5]
 
@@ -180,7 +180,7 @@ def test_the_results_say_what_they_depend_on(workdir, saved, loaded, made):
     assert found["hashes"] == hashes.marks(config)["hashes"]
     assert found["versions"]["jax"] == jax.__version__
     assert found["encoder"] == loaded.card.as_dict()
-    figures, labels = found["sets"]["made_up"], held_out.load_held_out(made).labels
+    figures, labels = found["sets"]["made_up"], held_out_split.load_held_out(made).labels
     assert figures["data"] == source.fingerprint(source.read_metadata(made))
     counts = {"train": 29, "test": 10, "classes": 2, "labelled": np.sum(labels >= 0)}
     assert figures["counts"] == counts

@@ -11,11 +11,12 @@ from tiny_encoder import tiny_card
 
 from configs import benchmarks, quickstart
 from data_prep.geometry import clouds
-from mrd_jax import main, suite, train
+from mrd_jax import main
+from mrd_jax.checkpoints import hashes, paths, run_identity
 from mrd_jax.data import source
-from mrd_jax.evaluators import results
-from mrd_jax.suite import hashes, measure, page, published, sets
-from mrd_jax.workdir import identity, saved
+from mrd_jax.evaluation import benchmark, results
+from mrd_jax.evaluation.benchmark import measure, page, published, test_sets
+from mrd_jax.training import train
 
 
 def card(**changes):
@@ -24,7 +25,7 @@ def card(**changes):
 
 
 def test_what_fits_has_no_fault(made):
-    assert sets.misfit(source.read_metadata(made), card=card(), windows=2) == ""
+    assert test_sets.misfit(source.read_metadata(made), card=card(), windows=2) == ""
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_what_fits_has_no_fault(made):
 def test_what_does_not_fit_is_said(made, metadata, windows, reason):
     changed = source.read_metadata(made) | metadata
     changed = {name: value for name, value in changed.items() if value is not None}
-    assert sets.misfit(changed, card=card(), windows=windows).startswith(reason)
+    assert test_sets.misfit(changed, card=card(), windows=windows).startswith(reason)
 
 
 def test_two_versions_of_a_set_are_not_chosen_between(tmp_path):
@@ -57,7 +58,7 @@ def test_two_versions_of_a_set_are_not_chosen_between(tmp_path):
     config = benchmarks.get_config()
     config.data = str(tmp_path)
     with pytest.raises(ValueError, match=r"lvis has versions \['1.0.0', '2.0.0'\]; keep one"):
-        sets.find(config, card=card())
+        test_sets.find(config, card=card())
 
 
 @pytest.mark.parametrize("own, other", [("rotate", "swap"), ("swap", "rotate")])
@@ -88,15 +89,15 @@ def test_a_folder_is_hashed_as_sha256sum_does(tmp_path):
 
 
 def test_of_a_run_the_newest_step_alone_is_hashed(tmp_path):
-    (tmp_path / identity.RUN_FILE).write_text("{}")
+    (tmp_path / run_identity.RUN_FILE).write_text("{}")
     for step in ("9", "10"):
-        (tmp_path / saved.FOLDER / step).mkdir(parents=True)
-        (tmp_path / saved.FOLDER / step / "state").write_text(step)
+        (tmp_path / paths.FOLDER / step).mkdir(parents=True)
+        (tmp_path / paths.FOLDER / step / "state").write_text(step)
     before = hashes.checkpoint(tmp_path)
-    (tmp_path / saved.FOLDER / "9" / "state").write_text("other")
+    (tmp_path / paths.FOLDER / "9" / "state").write_text("other")
     (tmp_path / "metrics.jsonl").write_text("{}")
     assert hashes.checkpoint(tmp_path) == before
-    (tmp_path / saved.FOLDER / "10" / "state").write_text("other")
+    (tmp_path / paths.FOLDER / "10" / "state").write_text("other")
     assert hashes.checkpoint(tmp_path) != before
 
 
@@ -198,7 +199,7 @@ def test_the_page_marks_what_others_published_and_has_a_table_for_every_set():
 
 
 def test_the_config_decides_between_one_run_and_the_suite():
-    assert main.command(benchmarks.get_config(), "eval", "newest") is suite.evaluate
+    assert main.command(benchmarks.get_config(), "eval", "newest") is benchmark.evaluate
     assert main.command(quickstart.get_config(), "train", "newest") is train.train_and_evaluate
     evaluate = main.command(quickstart.get_config(), "eval", "best")
     assert (evaluate.func, evaluate.keywords) == (train.evaluate, {"which": "best"})

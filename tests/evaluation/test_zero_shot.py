@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from held_out_example import CHAIR, LAMP, TABLE, held_out, record, records
 
-from mrd_jax import evaluators
+from mrd_jax import evaluation
 from mrd_jax.data import source
-from mrd_jax.evaluators import results, zero_shot
-from mrd_jax.evaluators.measures import metrics
+from mrd_jax.evaluation import results, zero_shot
+from mrd_jax.evaluation.metrics import classification
 
 # One embedding per shape: right, second best, right, third best, and the unlabelled one.
 EMBEDDINGS = np.stack(
@@ -39,7 +39,7 @@ def test_accuracy_counts_labelled_shapes_only():
 
 @pytest.mark.parametrize("chunk", [1, 3])
 def test_in_chunks_the_accuracy_is_the_same(chunk):
-    whole = metrics.label_ranks(
+    whole = classification.label_ranks(
         zero_shot.class_scores(EMBEDDINGS, held_out())[:4], labels=np.array([0, 0, 1, 2])
     )
     np.testing.assert_array_equal(whole, [1, 2, 1, 3])
@@ -140,30 +140,30 @@ def dataset(tmp_path, monkeypatch):
 
 
 def test_a_split_is_loaded_with_its_evaluation_files(dataset):
-    got, want = evaluators.load_held_out(dataset), held_out()
-    for field in dataclasses.fields(evaluators.HeldOut):
+    got, want = evaluation.load_held_out(dataset), held_out()
+    for field in dataclasses.fields(evaluation.HeldOut):
         if field.name != "pictures":
             np.testing.assert_array_equal(getattr(got, field.name), getattr(want, field.name))
     assert got.pictures[0] == dataset / "evaluation" / "pictures" / "Stool.jpg"
 
 
 def test_the_training_split_can_be_loaded_for_neighbours(dataset):
-    assert evaluators.load_held_out(dataset, "train").ids == ("shop#Stool",)
+    assert evaluation.load_held_out(dataset, "train").ids == ("shop#Stool",)
 
 
 def test_a_missing_file_says_where_it_comes_from(dataset):
     (dataset / "evaluation" / "class_features.npy").unlink()
     with pytest.raises(FileNotFoundError, match="class_features.npy is missing.*data_prep.build"):
-        evaluators.load_held_out(dataset)
+        evaluation.load_held_out(dataset)
 
 
 def test_an_unseen_id_that_is_not_in_the_split_is_an_error(dataset):
     (dataset / "evaluation" / "unseen_names.json").write_text(json.dumps(["d", "gone"]))
     with pytest.raises(ValueError, match="1 ids are not in the split, such as 'gone'"):
-        evaluators.load_held_out(dataset)
+        evaluation.load_held_out(dataset)
 
 
 def test_classes_and_their_features_must_agree(dataset):
     np.save(dataset / "evaluation" / "class_features.npy", np.eye(3)[:2])
     with pytest.raises(ValueError, match=r"shape \(2, 3\), classes.json 3 names"):
-        evaluators.load_held_out(dataset)
+        evaluation.load_held_out(dataset)

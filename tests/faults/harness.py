@@ -13,11 +13,11 @@ import time
 
 from etils import epath
 
-from mrd_jax.workdir import saved
+from mrd_jax.checkpoints import paths, restore
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = ROOT / "tests" / "faults" / "small_run.py"
-TIMINGS = ("train/samples_per_second", "train/waiting_for_data")
+TIMINGS = ("train/samples_per_second", "train/data_wait_fraction")
 # Seconds that one start of the command may take, however busy the machine.
 PATIENCE = 300
 
@@ -86,13 +86,13 @@ class Runs:
 
     def saving(self) -> set[str]:
         """Names of the checkpoints that are being written."""
-        folder = self.workdir / saved.FOLDER
+        folder = self.workdir / paths.FOLDER
         names = [path.name for path in folder.iterdir()] if folder.exists() else []
         return {name for name in names if "tmp" in name}
 
     def checksums(self) -> dict[str, str]:
         """Of every array of the newest checkpoint."""
-        manifest = saved.read_manifest(saved.newest(epath.Path(self.workdir)))
+        manifest = restore.read_manifest(paths.newest(epath.Path(self.workdir)))
         return {path: leaf["checksum"] for path, leaf in manifest["leaves"].items()}
 
     def curve(self) -> list[dict[str, float]]:

@@ -44,7 +44,7 @@ class Group:
     def reach(self, step: int) -> None:
         """Waits until the metrics of a step are written."""
         ends = time.monotonic() + PATIENCE
-        while not any(row["step"] >= step for row in rows(self.workdir, "train/total")):
+        while not any(row["step"] >= step for row in rows(self.workdir, "train/loss")):
             assert all(process.poll() is None for process in self.processes), self.log()
             assert time.monotonic() < ends, self.log()
             time.sleep(0.02)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from mrd_jax import hosts
+from mrd_jax.distributed import processes as hosts
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,13 @@ from made_up import run_build
 from processes import rows, start
 from tiny import assert_trees_close, assert_trees_equal
 
-from mrd_jax import encoder, evaluation, train
-from mrd_jax.workdir import saved
+from mrd_jax import encoder
+from mrd_jax.checkpoints import paths, restore
+from mrd_jax.report import final
+from mrd_jax.training import run as run_lib
+from mrd_jax.training import train
 
-RUNNERS = ("pmap", "shard_map")
+BACKENDS = ("pmap", "shard_map")
 STEPS = 12
 # Sums over devices in another order, carried on through the steps.
 RTOL = 1e-5
@@ -50,9 +53,9 @@ def straight(data, tmp_path_factory, fast_compile):
 
 def losses(workdir):
     """The loss of every step, by step."""
-    found = rows(workdir, "train/total")
+    found = rows(workdir, "train/loss")
     assert [row["step"] for row in found] == list(range(1, len(found) + 1))
-    return [row["train/total"] for row in found]
+    return [row["train/loss"] for row in found]
 
 
 def evaluations(workdir):
@@ -63,9 +66,11 @@ def evaluations(workdir):
 
 
 def final_state(data, workdir):
-    run = train.build_run(config_for(data), devices=jax.devices()[:1])
-    *_, checkpoints = train.open_run(config_for(data), str(workdir), read_only=True)
-    state = jax.device_get(checkpoints.restore(run.initial_state()).state)
+    run = run_lib.build_run(config_for(data), devices=jax.devices()[:1])
+    checkpoints = run_lib.open_checkpoints(
+        config_for(data), str(workdir), run_lib.open_data(config_for(data)), read_only=True
+    )
+    state = jax.device_get(checkpoints.restore(run.initial_state()))
     checkpoints.close()
     assert int(state.step) == STEPS
     return state
@@ -89,7 +94,7 @@ def stop(group, *, process, number, after):
     group.reach(after)
     group.processes[process].send_signal(number)
     group.finish()
-    step = int(saved.newest(group.workdir).name)
+    step = int(paths.newest(group.workdir).name)
     assert after <= step < STEPS
     for index in range(len(group.processes)):
         assert f"stopped at step {step} by a preemption notice" in group.log(index)
@@ -103,20 +108,20 @@ def test_one_of_two_processes_is_asked_to_stop_and_one_process_goes_on(data, str
     workdir = group.workdir
     assert len(losses(workdir)) == step and not (workdir / "results.json").exists()
     assert losses(workdir) == pytest.approx(losses(straight)[:step], rel=RTOL)
-    assert {row["train/waiting_process"] for row in rows(workdir, "train/total")} <= {0, 1}
+    assert {row["train/data_wait_process"] for row in rows(workdir, "train/loss")} <= {0, 1}
 
-    newest = saved.newest(workdir)
-    assert saved.verify(newest) == len(saved.read_manifest(newest)["leaves"])
+    newest = paths.newest(workdir)
+    assert restore.student_of_step(newest).verify() == len(restore.read_manifest(newest)["leaves"])
     assert encoder.load(workdir).card.teacher == "fake/teacher"
 
-    # Under the other runner, which is neutral, too.
+    # Under the other backend, which is neutral, too.
     train.train_and_evaluate(config_for(data, PLAIN | {"spmd": "shard_map"}), str(workdir))
     assert_same_run(data, workdir, straight)
 
 
-@pytest.fixture(scope="module", params=RUNNERS)
+@pytest.fixture(scope="module", params=BACKENDS)
 def two(request, data, tmp_path_factory):
-    """The undisturbed run of two processes, under each runner."""
+    """The undisturbed run of two processes, under each backend."""
     flags = (f"--config.spmd={request.param}", "--config.checkpoint_every=100")
     group = start(tmp_path_factory.mktemp("two") / request.param, data, *flags)
     group.finish()
@@ -136,12 +141,12 @@ def test_two_processes_of_four_devices_are_one_of_eight(data, straight, two):
 
 @pytest.mark.slow
 def test_a_checkpoint_is_evaluated_alike_by_one_process_and_by_two(data, two, tmp_path):
-    wanted = evaluation.load_embeddings(two.workdir)
+    wanted = final.load_embeddings(two.workdir)
     for count in (1, 2):
         again = shutil.copytree(two.workdir, tmp_path / str(count))
         (again / "embeddings.npz").unlink()
         start(again, data, "--mode=eval", processes=count).finish()
-        found = evaluation.load_embeddings(again)
+        found = final.load_embeddings(again)
         for split in ("train", "test"):
             np.testing.assert_array_equal(found[f"{split}_ids"], wanted[f"{split}_ids"])
             np.testing.assert_allclose(found[split], wanted[split], atol=1e-5)
@@ -158,7 +163,7 @@ def test_two_processes_that_were_stopped_go_on_bit_for_bit(data, two, tmp_path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spmd", RUNNERS)
+@pytest.mark.parametrize("spmd", BACKENDS)
 def test_a_run_goes_on_with_fewer_devices_and_with_more_processes(data, straight, tmp_path, spmd):
     """Eight devices, four, one, then two processes of two."""
     workdir, flags = tmp_path / "run", (f"--config.spmd={spmd}",)
@@ -167,7 +172,7 @@ def test_a_run_goes_on_with_fewer_devices_and_with_more_processes(data, straight
         group.reach(after)
         group.processes[0].send_signal(signal.SIGTERM)
         group.finish()
-        assert after <= int(saved.newest(workdir).name) < STEPS
+        assert after <= int(paths.newest(workdir).name) < STEPS
     start(workdir, data, *flags, devices=2).finish()
     assert_same_run(data, workdir, straight)
 

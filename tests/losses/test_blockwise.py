@@ -17,8 +17,7 @@ import reference_losses as reference
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from mrd_jax.losses import batch_axis, blockwise, modalities, plain
-from mrd_jax.losses import plan as plans
+from mrd_jax.losses import batch_axis, blockwise, loss_plan, modalities, plain
 
 # 24 samples: 3 on each of eight devices. Blocks that do not divide, and one that holds them all.
 BATCH = 24
@@ -30,7 +29,7 @@ COMPILER_OPTIONS = {
     "xla_cpu_use_fusion_emitters": False,
 }
 PLANS = {
-    name: plans.make(loss_inputs.loss_config(**overrides))
+    name: loss_plan.make(loss_inputs.loss_config(**overrides))
     for name, overrides in loss_inputs.VARIANTS.items()
 }
 
@@ -49,7 +48,7 @@ def cut(plan):
 
 def merged(some):
     comparisons = {named(c) for plan in some for c in plan.comparisons}
-    return plans.Plan(PLANS["default"].contrasts, tuple(sorted(comparisons)))
+    return loss_plan.Plan(PLANS["default"].contrasts, tuple(sorted(comparisons)))
 
 
 EVERYTHING = merged(PLANS.values())
@@ -75,7 +74,7 @@ def some_embeddings():
 
 
 SCALARS = loss_inputs.float32(
-    plans.Scalars(
+    loss_plan.Scalars(
         contrast=np.exp(-2.0),
         student=0.4,
         teacher=0.25,

@@ -86,8 +86,8 @@ def test_accuracy_looks_from_points_to_teacher():
     np.testing.assert_array_equal(without_first, [0, 1, 1])
 
 
-@pytest.mark.parametrize("runner", ["pmap", "shard_map"])
-def test_sharded_rows_and_gradients_equal_one_device(runner):
+@pytest.mark.parametrize("backend", ["pmap", "shard_map"])
+def test_sharded_rows_and_gradients_equal_one_device(backend):
     arrays = (float32(unit(2, rows=16)), float32(unit(3, rows=16)), np.arange(16) % 3 > 0)
 
     def rows_and_gradient(points, teacher, mask, axis_name=None):
@@ -103,7 +103,7 @@ def test_sharded_rows_and_gradients_equal_one_device(runner):
     def sharded(*arrays):
         return rows_and_gradient(*arrays, axis_name="data")
 
-    if runner == "pmap":
+    if backend == "pmap":
         split = [values.reshape(8, 2, *values.shape[1:]) for values in arrays]
         actual = jax.pmap(sharded, axis_name="data")(*split)
         actual = [values.reshape(16, *values.shape[2:]) for values in actual]

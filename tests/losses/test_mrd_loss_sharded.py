@@ -9,7 +9,7 @@ import reference_losses as reference
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-# The runner, the number of devices, the variant, and the form on the devices.
+# The backend, the number of devices, the variant, and the form on the devices.
 SHARDED = [
     ("pmap", 8, "learnt student temperature", "plain"),
     ("pmap", 8, "mixed targets", "plain"),
@@ -41,9 +41,9 @@ def sharded_step(config, axis_name):
     return step
 
 
-def run_sharded(runner, devices, config, learnt, embeddings):
+def run_sharded(backend, devices, config, learnt, embeddings):
     step = sharded_step(config, "data")
-    if runner == "pmap":
+    if backend == "pmap":
         split = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), embeddings)
         mapped = jax.pmap(
             step,
@@ -58,8 +58,8 @@ def run_sharded(runner, devices, config, learnt, embeddings):
     return jax.jit(jax.shard_map(step, **specs))(learnt, embeddings)
 
 
-@pytest.mark.parametrize("runner, devices, name, form", SHARDED)
-def test_shares_and_gradients_sum_to_those_of_one_device(runner, devices, name, form):
+@pytest.mark.parametrize("backend, devices, name, form", SHARDED)
+def test_shares_and_gradients_sum_to_those_of_one_device(backend, devices, name, form):
     config = loss_inputs.loss_config(**loss_inputs.VARIANTS[name])
     embeddings = loss_inputs.float32(loss_inputs.embeddings_of(batch=16, seed=1))
     # The first of eight devices has no text and the second no image at all.
@@ -75,6 +75,6 @@ def test_shares_and_gradients_sum_to_those_of_one_device(runner, devices, name, 
     )
     expected = sharded_step(config, None)(learnt, embeddings)
     config.update(form=form, block=5)
-    actual = run_sharded(runner, devices, config, learnt, embeddings)
+    actual = run_sharded(backend, devices, config, learnt, embeddings)
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected[2])) > 0.1
     jax.tree.map(reference.assert_close, actual, expected)

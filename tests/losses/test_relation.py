@@ -253,8 +253,8 @@ def test_a_row_without_any_other_sample_contributes_nothing():
     np.testing.assert_array_equal(gradient, 0)
 
 
-@pytest.mark.parametrize("runner", ["pmap", "shard_map"])
-def test_the_diagonal_and_the_mean_are_those_of_the_global_batch(runner):
+@pytest.mark.parametrize("backend", ["pmap", "shard_map"])
+def test_the_diagonal_and_the_mean_are_those_of_the_global_batch(backend):
     rows, columns = float32(unit(9, rows=16)), float32(unit(10, rows=16))
     mask = np.arange(16) % 3 > 0
 
@@ -268,7 +268,7 @@ def test_the_diagonal_and_the_mean_are_those_of_the_global_batch(runner):
     def sharded(*arrays):
         return both(*arrays, axis_name="data")
 
-    if runner == "pmap":
+    if backend == "pmap":
         arrays = [values.reshape(8, 2, *values.shape[1:]) for values in (rows, columns, mask)]
         actual = [m.reshape(16, 16) for m in jax.pmap(sharded, axis_name="data")(*arrays)]
     else:

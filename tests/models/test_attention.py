@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mrd_jax.models import attention, attention_rows, uni3d
+from mrd_jax.kernels import attention, attention_rows
+from mrd_jax.models import uni3d
 
 WAYS = {"attention": attention.attention, "head_by_head": attention.head_by_head}
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny import assert_trees_close
 
-from mrd_jax.models import pooling
+from mrd_jax.kernels import pooling
 
 
 def layers(groups, params):

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from data_prep import evaluation, features, records
 from data_prep.teachers import prompts
-from mrd_jax.data import batch, loader, source
+from mrd_jax.data import batch_spec, loader, source
 
 
 def test_records_hold_exactly_what_was_prepared_and_encoded(made):
@@ -147,7 +147,7 @@ def test_batches_come_from_disk_with_missing_modalities_masked(made):
                 "caption_chances": (),
                 "picture_probability": -1.0,
                 "hard_negatives": 0,
-                "damaged_records": 0,
+                "corrupt_records": 0,
             },
             "teacher": {"dim": DIM, "name": "fake/teacher"},
         }
@@ -156,7 +156,7 @@ def test_batches_come_from_disk_with_missing_modalities_masked(made):
     opened = source.open_split(made, "train", cache=True)
     (got,) = itertools.islice(loader.train_stream(opened, config), 1)
 
-    for name, leaf in batch.batch_spec(config).items():
+    for name, leaf in batch_spec.batch_spec(config).items():
         assert (got[name].shape, got[name].dtype) == (leaf.shape, leaf.dtype)
     ids = [opened[index]["id"] for index in got["index"]]
     np.testing.assert_array_equal(got["has_image"], ["#9/" not in shape_id for shape_id in ids])

@@ -12,9 +12,9 @@ from made_up import DIM
 from tiny import tiny_config
 
 from benchmarks import ablation, furniture, losses, student_table, sweep, tpu_parts, transfer
-from mrd_jax import evaluation
 from mrd_jax.data import source
-from mrd_jax.evaluators import few_shot, held_out, linear_probe, zero_shot
+from mrd_jax.evaluation import few_shot, held_out_split, linear_probe, zero_shot
+from mrd_jax.report import final
 
 
 class Command(sweep.Job):
@@ -104,19 +104,19 @@ def evaluated(workdir, made, *, seed):
         config=config,
         directory=made,
         records=source.open_split(made, "test"),
-        held_out=held_out.load_held_out(made),
+        held_out=held_out_split.load_held_out(made),
         embed=embed,
         watched=None,
     )
     workdir.mkdir()
-    evaluation.write_results(evaluator, {}, workdir=str(workdir))
+    final.write_results(evaluator, {}, workdir=str(workdir))
     return workdir
 
 
 def test_transfer_measures_what_the_evaluation_of_a_run_saved(made, tmp_path):
     run = evaluated(tmp_path / "run", made, seed=3)
-    saved = evaluation.load_embeddings(run)
-    train, test = (held_out.load_held_out(made, split) for split in ("train", "test"))
+    saved = final.load_embeddings(run)
+    train, test = (held_out_split.load_held_out(made, split) for split in ("train", "test"))
     assert (tuple(saved["train_ids"]), tuple(saved["test_ids"])) == (train.ids, test.ids)
     got = transfer.measure(run)
     given = {
@@ -154,7 +154,7 @@ def test_transfer_says_how_to_evaluate_a_run_that_was_not(tmp_path):
 
 def test_transfer_refuses_embeddings_of_other_shapes(made, tmp_path):
     run = evaluated(tmp_path / "run", made, seed=0)
-    saved = evaluation.load_embeddings(run)
+    saved = final.load_embeddings(run)
     np.savez(run / "embeddings.npz", **(saved | {"train_ids": saved["train_ids"][::-1]}))
     with pytest.raises(ValueError, match="train shapes that are not the .* --data"):
         transfer.measure(run)
@@ -162,7 +162,7 @@ def test_transfer_refuses_embeddings_of_other_shapes(made, tmp_path):
 
 def test_transfer_says_why_a_run_has_no_training_shapes(made, tmp_path):
     run = evaluated(tmp_path / "run", made, seed=0)
-    saved = evaluation.load_embeddings(run)
+    saved = final.load_embeddings(run)
     np.savez(run / "embeddings.npz", test=saved["test"], test_ids=saved["test_ids"])
     with pytest.raises(ValueError, match="no training shapes.*config.data.test_directory"):
         transfer.measure(run)

@@ -11,10 +11,13 @@ from tiny import assert_trees_close, tiny_config
 from tiny_encoder import tiny_card
 
 from docs.examples import divergence, evaluator, student
-from mrd_jax import card as cards
-from mrd_jax import encoder, losses, models, sharding, state, step
-from mrd_jax.data import batch as batches
+from mrd_jax import encoder, losses, models
+from mrd_jax.checkpoints import model_card
+from mrd_jax.data import batch_spec
+from mrd_jax.distributed import backends
+from mrd_jax.encoder import embedding
 from mrd_jax.losses import relation
+from mrd_jax.training import initial_state, step
 
 SIZES = {"dim": 8, "depth": 1, "out_dim": 24, "dtype": "float32", "micro_batch": 0}
 
@@ -34,22 +37,22 @@ def test_the_example_student_trains_alike_on_one_device_and_on_eight(
     # The contrastive term ties the samples together; the others would cost time only.
     config.loss.update(lambda_intra=0.0, lambda_image=0.0, lambda_text=0.0)
     optimizer = optax.sgd(0.1)
-    start = state.create_state(config, model=registered_student, optimizer=optimizer)
-    batch, found = batches.fake_batch(config), {}
+    start = initial_state.create_state(config, model=registered_student, optimizer=optimizer)
+    batch, found = batch_spec.fake_batch(config), {}
     for devices in (1, 8):
-        runner = sharding.make_runner(
+        backend = backends.make_backend(
             "pmap", batch_size=config.batch_size, devices=jax.devices()[:devices]
         )
 
         def body(state, batch):
             return step.train_step(
                 state, batch, model=registered_student, optimizer=optimizer, config=config,
-                axis_name=sharding.AXIS,
+                axis_name=backends.AXIS,
             )  # fmt: skip
 
-        placed = runner.place_state(jax.device_get(start))
-        after, metrics = runner.train(body)(placed, runner.place_batch(batch))
-        found[devices] = jax.device_get((after.params, metrics["total"]))
+        placed = backend.place_state(jax.device_get(start))
+        after, metrics = backend.train(body)(placed, backend.place_batch(batch))
+        found[devices] = jax.device_get((after.params, metrics["loss"]))
     assert_trees_close(found[8], found[1], rtol=1e-5)
     before = jax.tree.leaves(jax.device_get(start.params["student"]))
     after = jax.tree.leaves(found[1][0]["student"])
@@ -62,14 +65,15 @@ def test_the_example_student_is_saved_and_loaded_like_the_others(registered_stud
     rgb = rng.random((3, 128, 3), np.float32)
     variables = jax.device_get(registered_student.init(jax.random.key(0), xyz, rgb))
     card = tiny_card(
-        student=cards.student_of(registered_student), parameters=cards.count_parameters(variables)
+        student=model_card.student_of(registered_student),
+        parameters=model_card.count_parameters(variables),
     )
     encoder.save(tmp_path / "e", variables=variables, card=card)
     loaded = encoder.load(tmp_path / "e", devices=jax.devices()[:1])
     found = loaded.embed(zip(xyz, rgb, strict=True))
     order = rng.permutation(128)
     want = registered_student.apply(variables, xyz[:, order], rgb[:, order])
-    np.testing.assert_allclose(found, step.unit(want), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found, embedding.normalise(want), rtol=1e-5, atol=1e-5)
 
 
 def test_the_example_config_builds_the_example_student(registered_student):

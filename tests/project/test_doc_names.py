@@ -16,7 +16,7 @@ import doc_pages
 import pytest
 from doc_pages import PACKAGES, PAGES, ROOT
 
-from mrd_jax.workdir import identity
+from mrd_jax.checkpoints import run_identity
 
 EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=doc_pages.name)
 
@@ -116,7 +116,7 @@ def test_names_of_the_reference_are_there(page):
 @functools.cache
 def fields(config):
     experiment = importlib.import_module(config.removesuffix(".py").replace("/", "."))
-    return set(identity.flatten(experiment.get_config()))
+    return set(run_identity.flatten(experiment.get_config()))
 
 
 @EVERY_PAGE

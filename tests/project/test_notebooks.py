@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from doc_pages import ROOT
 
-from mrd_jax import evaluators
+from mrd_jax import evaluation
 
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 pages = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -29,7 +29,7 @@ def test_a_notebook_is_kept_without_outputs(path):
 
 def runs(folder, made):
     """Two workdirs with what an evaluation saves."""
-    held_out = evaluators.load_held_out(made)
+    held_out = evaluation.load_held_out(made)
     for seed, name in enumerate(("contrastive", "mrd")):
         rows = np.random.default_rng(seed).normal(size=held_out.image_features.shape)
         rows = np.float32(rows / np.linalg.norm(rows, axis=1, keepdims=True))

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 import mrd_jax
-from mrd_jax import console
+from mrd_jax import cli
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -64,7 +64,7 @@ def test_the_version_is_the_packages_own(installed):
 
 def test_the_name_of_an_experiment_becomes_its_file():
     file = str(ROOT / "configs/uni3d.py")
-    change = console.with_installed_config
+    change = cli.with_installed_config
     assert change(["--config=uni3d", "--x=uni3d"]) == [f"--config={file}", "--x=uni3d"]
     assert change(["--config", "uni3d:shapenet"]) == ["--config", f"{file}:shapenet"]
     assert change(["--config=my/own.py:v"]) == ["--config=my/own.py:v"]
@@ -72,10 +72,10 @@ def test_the_name_of_an_experiment_becomes_its_file():
 
 def test_a_name_that_no_experiment_has_lists_those_there_are():
     with pytest.raises(SystemExit, match="'nothing'.*quickstart.*uni3d"):
-        console.with_installed_config(["--config=nothing"])
+        cli.with_installed_config(["--config=nothing"])
 
 
-@pytest.mark.parametrize("module", console.COMMANDS.values())
+@pytest.mark.parametrize("module", cli.COMMANDS.values())
 def test_every_command_has_a_module(module):
     assert importlib.util.find_spec(module) is not None
 
@@ -83,4 +83,4 @@ def test_every_command_has_a_module(module):
 def test_an_unknown_command_lists_the_known_ones(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["mrd-jax", "trian"])
     with pytest.raises(SystemExit, match="(?s)no command 'trian'.*train +python -m mrd_jax.main"):
-        console.main()
+        cli.main()

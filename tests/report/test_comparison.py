@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from held_out_example import CHAIR, LAMP, TABLE, held_out
 
-from mrd_jax.evaluators import results
+from mrd_jax.evaluation import results
 from mrd_jax.report import comparison
 from mrd_jax.tools import compare
 
@@ -24,7 +24,7 @@ def finished(folder, *, embeddings=RIGHT, ids=("s1", "s2", "d", "t", "x"), **con
     saved = {"config": config, "results": [line.as_dict()]}
     (folder / "results.json").write_text(json.dumps(saved))
     np.savez(folder / "embeddings.npz", test=embeddings, test_ids=np.asarray(ids))
-    steps = [{"step": s, "train/total": 5.0 - s, "train/learning_rate": 0.1} for s in (1, 2)]
+    steps = [{"step": s, "train/loss": 5.0 - s, "train/learning_rate": 0.1} for s in (1, 2)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in steps))
     return folder
 
@@ -62,8 +62,8 @@ def test_the_page_shows_results_tests_settings_and_both_curves(two, tmp_path, ca
     assert "mrd against plain, 4 shapes: 2 only mrd got right, 0 only plain" in text
     assert '<th scope="row">loss.lambda_intra</th><td>1.0</td><td>0.0</td>' in text
     assert '<th scope="row">mrd</th><td>100.0</td>' in text
-    assert "<b>train/total</b><br>Loss" in text
-    assert "train/total, steps 1 to 2: mrd from 4 to 3; plain from 4 to 3." in text
+    assert "<b>train/loss</b><br>Loss" in text
+    assert "train/loss, steps 1 to 2: mrd from 4 to 3; plain from 4 to 3." in text
     assert "same shapes" not in text and "http" not in text
 
 

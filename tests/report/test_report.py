@@ -14,9 +14,8 @@ from held_out_example import CHAIR, LAMP, TABLE, held_out, record, records
 from PIL import Image
 
 from mrd_jax import report
-from mrd_jax.evaluators import baselines, results
+from mrd_jax.evaluation import baselines, history, results
 from mrd_jax.report import cards, figures
-from mrd_jax.workdir import history
 
 EMBEDDINGS = np.stack(
     [CHAIR, CHAIR + 2 * TABLE, TABLE, LAMP + 0.2 * TABLE, LAMP + 0.3 * CHAIR]

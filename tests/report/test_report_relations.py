@@ -34,50 +34,50 @@ def test_a_relation_is_the_softmax_over_the_others():
 def test_shapes_are_watched_class_by_class_where_the_teacher_saw_them():
     split = held_out()
     split.image_features[0] = 0  # the first chair has no picture
-    assert relations.Watched(split, **TEMPERATURES).positions.tolist() == [1, 2, 3]
+    assert relations.TrackedShapes(split, **TEMPERATURES).positions.tolist() == [1, 2, 3]
 
 
 def test_a_frequent_class_does_not_crowd_out_the_others(monkeypatch):
     monkeypatch.setattr(relations, "MOST_OF_A_CLASS", 1)
-    assert relations.Watched(held_out(), **TEMPERATURES).positions.tolist() == [0, 2, 3]
+    assert relations.TrackedShapes(held_out(), **TEMPERATURES).positions.tolist() == [0, 2, 3]
     monkeypatch.setattr(relations, "MOST", 2)
-    assert relations.Watched(held_out(), **TEMPERATURES).positions.tolist() == [0, 2]
+    assert relations.TrackedShapes(held_out(), **TEMPERATURES).positions.tolist() == [0, 2]
 
 
 def test_teacher_and_student_have_their_own_temperatures():
-    watched = relations.Watched(held_out(), **TEMPERATURES)
-    features = held_out().image_features[watched.positions]
+    tracked = relations.TrackedShapes(held_out(), **TEMPERATURES)
+    features = held_out().image_features[tracked.positions]
     features = features / np.linalg.norm(features, axis=1, keepdims=True)
-    np.testing.assert_allclose(watched.teacher, slow_relation(features, 0.1), rtol=1e-5)
-    rows = EMBEDDINGS[watched.positions]
-    np.testing.assert_allclose(watched.student(rows), slow_relation(rows, 0.2), rtol=1e-6)
+    np.testing.assert_allclose(tracked.teacher, slow_relation(features, 0.1), rtol=1e-5)
+    rows = EMBEDDINGS[tracked.positions]
+    np.testing.assert_allclose(tracked.student(rows), slow_relation(rows, 0.2), rtol=1e-6)
 
 
 def test_what_is_saved_comes_back_in_the_order_of_steps_and_only_for_these_shapes(tmp_path):
-    watched = relations.Watched(held_out(), **TEMPERATURES)
+    tracked = relations.TrackedShapes(held_out(), **TEMPERATURES)
     for step in (20, 3):
-        watched.save(str(tmp_path), step=step, embeddings=EMBEDDINGS * step)
-    steps, rows = zip(*watched.read(str(tmp_path)), strict=True)
+        tracked.save(str(tmp_path), step=step, embeddings=EMBEDDINGS * step)
+    steps, rows = zip(*tracked.read(str(tmp_path)), strict=True)
     assert steps == (3, 20)
-    np.testing.assert_array_equal(rows[0], 3 * EMBEDDINGS[watched.positions])
+    np.testing.assert_array_equal(rows[0], 3 * EMBEDDINGS[tracked.positions])
     others = dataclasses.replace(held_out(), ids=("a", "b", "c", "d", "e"))
-    assert relations.Watched(others, **TEMPERATURES).read(str(tmp_path)) == []
+    assert relations.TrackedShapes(others, **TEMPERATURES).read(str(tmp_path)) == []
 
 
 def test_the_figure_says_how_far_the_student_is_from_the_teacher():
-    watched = relations.Watched(held_out(), **TEMPERATURES)
-    rows = EMBEDDINGS[watched.positions]
-    figure = watched.draw([relations.Snapshot(0, np.ones_like(rows)), relations.Snapshot(9, rows)])
-    gap = np.abs(watched.teacher - watched.student(rows)).sum(axis=1).mean() / 2
-    even = np.abs(watched.teacher - (1 - np.eye(4)) / 3).sum(axis=1).mean() / 2
+    tracked = relations.TrackedShapes(held_out(), **TEMPERATURES)
+    rows = EMBEDDINGS[tracked.positions]
+    figure = tracked.draw([relations.Snapshot(0, np.ones_like(rows)), relations.Snapshot(9, rows)])
+    gap = np.abs(tracked.teacher - tracked.student(rows)).sum(axis=1).mean() / 2
+    even = np.abs(tracked.teacher - (1 - np.eye(4)) / 3).sum(axis=1).mean() / 2
     assert f"{even:.2f} at step 0, {gap:.2f} at step 9" in figure.alt
     assert figure.source.startswith("data:image/svg+xml")
 
 
 def test_pictures_for_tensorboard_tell_more_from_less():
-    watched = relations.Watched(held_out(), **TEMPERATURES)
-    drawn = watched.pictures(EMBEDDINGS)
-    side = relations.PIXELS * len(watched.positions)
+    tracked = relations.TrackedShapes(held_out(), **TEMPERATURES)
+    drawn = tracked.pictures(EMBEDDINGS)
+    side = relations.PIXELS * len(tracked.positions)
     assert {one.shape for one in drawn.values()} == {(side, side, 3)}
     assert {one.dtype for one in drawn.values()} == {np.dtype(np.uint8)}
     # The two chairs are alike to the student, a chair and the lamp are not: viridis gets lighter.
@@ -88,7 +88,7 @@ def test_pictures_for_tensorboard_tell_more_from_less():
 def test_without_two_shapes_nothing_is_watched():
     split = held_out()
     split.image_features[:4] = 0
-    assert not relations.Watched(split, **TEMPERATURES)
+    assert not relations.TrackedShapes(split, **TEMPERATURES)
 
 
 def test_the_map_holds_the_two_directions_of_most_variance():

@@ -15,7 +15,7 @@ from small_shapes import COLOURS, SETTINGS, box, picture, rgb, run_build, write
 from data_prep import build, evaluation, prepare, shapes, sources, teachers
 from data_prep.geometry import meshes
 from data_prep.sources import folder as folder_lib
-from mrd_jax import evaluators
+from mrd_jax import evaluation as evaluators
 from mrd_jax.data import source
 
 ONE_FILE = {"points": 64, "views": 2, "image_size": 24, "seed": 0}

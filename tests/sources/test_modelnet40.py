@@ -14,7 +14,7 @@ from data_prep import build, shapes, teachers
 from data_prep.foreign import safe_pickle
 from data_prep.sources import off, published
 from mrd_jax.data import source
-from mrd_jax.evaluators import held_out, zero_shot
+from mrd_jax.evaluation import held_out_split, zero_shot
 
 POINTS = 24
 # In the order of the released features, which is not sorted.
@@ -94,7 +94,7 @@ def test_the_released_clouds_become_records_in_the_order_of_the_list(tmp_path, p
 
 def test_evaluation_reads_shapes_without_names_pictures_and_features(tmp_path):
     _, features = write_released(tmp_path)
-    loaded = held_out.load_held_out(run(tmp_path))
+    loaded = held_out_split.load_held_out(run(tmp_path))
     assert not loaded.image_features.any() and (loaded.name_index == -1).all()
     assert zero_shot.zero_shot(features[loaded.labels], loaded)["top1"] == 1
     assert zero_shot.zero_shot(-features[loaded.labels], loaded)["top1"] == 0

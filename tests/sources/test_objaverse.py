@@ -10,7 +10,7 @@ from small_shapes import box, rgb, run_build, write
 
 from data_prep import sources
 from data_prep.sources import objaverse
-from mrd_jax import evaluators
+from mrd_jax import evaluation
 from mrd_jax.data import source
 
 ONE, TWO, THREE = "8476c4170df24cf5bbe6967222d1a42d", "0" * 32, "f" * 32
@@ -86,7 +86,7 @@ def test_every_object_in_the_cache_becomes_a_record(tmp_path, monkeypatch, capsy
     assert [record["label"] for record in (two, one, three)] == [-1, 0, -1]
     assert (one["rgb"] == rgb("blue")).all() and one["image_kinds"] == ["render", "render"]
     assert np.ptp(one["xyz"].astype(float), axis=0).argmax() == 2  # y of the file is up
-    assert evaluators.load_held_out(made, "train").names == ("", *["Spiral_Staircase"] * 2)
+    assert evaluation.load_held_out(made, "train").names == ("", *["Spiral_Staircase"] * 2)
     printed = capsys.readouterr().out
     assert "4 items read, 3 shapes" in printed
     assert "skipped, unreadable mesh: 1\n    cut\n" in printed

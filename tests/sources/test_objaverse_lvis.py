@@ -10,7 +10,7 @@ from made_up import DIM, FakeTeacher
 
 from data_prep import build, teachers
 from mrd_jax.data import source
-from mrd_jax.evaluators import held_out, retrieval, zero_shot
+from mrd_jax.evaluation import held_out_split, retrieval, zero_shot
 
 POINTS = 16
 # In the order of the list; sorted they are Bible, ambulance, bat_(animal), zebra.
@@ -73,7 +73,7 @@ def test_classes_are_sorted_and_have_the_released_features_at_unit_length(tmp_pa
 
 def test_evaluation_reads_a_set_without_pictures_and_without_a_training_split(tmp_path):
     data, features = write(tmp_path)
-    loaded = held_out.load_held_out(run(tmp_path))
+    loaded = held_out_split.load_held_out(run(tmp_path))
     assert loaded.names == tuple(one["text"][0] for one in data)
     assert not loaded.unseen.any() and not any(path.is_file() for path in loaded.pictures)
 
@@ -100,7 +100,7 @@ def test_another_teacher_embeds_the_class_names_as_they_are_spoken(tmp_path, mon
     for record in records(folder):
         assert record["image_features"].shape == (0, DIM) and record["image_kinds"] == []
         assert record["text_features"].shape == (5, DIM)
-    loaded = held_out.load_held_out(folder)
+    loaded = held_out_split.load_held_out(folder)
     assert not loaded.image_features.any()
     found = retrieval.retrieval(np.ones((5, DIM)), loaded)
     assert found and not any("image" in key for key in found)

@@ -5,8 +5,8 @@ import pathlib
 
 import numpy as np
 
-from mrd_jax import evaluators
-from mrd_jax.evaluators import held_out as held_out_lib
+from mrd_jax import evaluation
+from mrd_jax.evaluation import held_out_split
 
 # The axes of the teacher's space: chair-like, table-like, lamp-like.
 CHAIR, TABLE, LAMP = np.eye(3, dtype=np.float32)
@@ -39,9 +39,9 @@ def records():
     ]
 
 
-def held_out(*, pictures=pathlib.Path("pictures"), rows=None) -> evaluators.HeldOut:
+def held_out(*, pictures=pathlib.Path("pictures"), rows=None) -> evaluation.HeldOut:
     """The records above as a held-out split; Desk and Torch are names not seen in training."""
-    return held_out_lib.collect(
+    return held_out_split.collect(
         records() if rows is None else rows,
         class_names=("chair", "table", "lamp"),
         class_features=np.stack([CHAIR, TABLE, LAMP]),

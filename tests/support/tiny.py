@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import base
-from mrd_jax.workdir import identity
+from mrd_jax.checkpoints import run_identity
 
 
 def tiny_config(**fields: Any) -> ConfigDict:
@@ -31,7 +31,7 @@ def tiny_config(**fields: Any) -> ConfigDict:
     config.loss.learn_student_temperature = True
     for name, value in fields.items():
         path = name.replace("__", ".")
-        assert path in identity.flatten(config), f"no field {path}"
+        assert path in run_identity.flatten(config), f"no field {path}"
         config.update_from_flattened_dict({path: value})
     return config
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mrd_jax import card as cards
 from mrd_jax import models
+from mrd_jax.checkpoints import model_card
 
 POINTS, DIM = 128, 24
 FIELDS = dict(
@@ -19,12 +19,12 @@ FIELDS = dict(
 )  # fmt: skip
 
 
-def tiny_card(**changes: Any) -> cards.ModelCard:
+def tiny_card(**changes: Any) -> model_card.ModelCard:
     model = models.build_model(FIELDS)
-    card = cards.ModelCard(
-        student=cards.student_of(model),
+    card = model_card.ModelCard(
+        student=model_card.student_of(model),
         size="",
-        parameters=cards.count_parameters(cards.abstract_variables(model, points=POINTS)),
+        parameters=model_card.count_parameters(model_card.abstract_variables(model, points=POINTS)),
         teacher="fake/teacher",
         teacher_dim=DIM,
         up_axis="z",

@@ -17,9 +17,11 @@ from tiny import tiny_config
 
 from benchmarks import tpu_losses, tpu_table
 from configs import base
-from mrd_jax import losses, models, sharding, train
+from mrd_jax import losses, models
 from mrd_jax.analysis import ahead, chips, schedule, sweep, table
-from mrd_jax.data import batch as batches
+from mrd_jax.data import batch_spec
+from mrd_jax.distributed import backends
+from mrd_jax.training import run as run_lib
 
 COMMAND = [sys.executable, "-m", "mrd_jax.tools.compile_tpu"]
 # The smallest student that has every part, as flags.
@@ -31,7 +33,7 @@ DEVICES = jax.devices()[:4]
 
 @pytest.fixture(scope="module")
 def lowered():
-    """From shapes alone; the config says pmap, and the tool takes the other runner by itself."""
+    """From shapes alone; the config says pmap, and the tool takes the other backend by itself."""
     config = tiny_config()
     assert config.spmd == "pmap"
     return ahead.trace(ahead.build(config, DEVICES)).lower()
@@ -40,8 +42,8 @@ def lowered():
 def test_the_program_is_the_one_that_training_lowers(lowered, fast_compile):
     """As the loop calls it, with real arrays."""
     config = tiny_config(spmd="shard_map")
-    run = train.build_run(config, devices=DEVICES)
-    batch = run.runner.place_batch(batches.fake_batch(config))
+    run = run_lib.build_run(config, devices=DEVICES)
+    batch = run.backend.place_batch(batch_spec.fake_batch(config))
     assert lowered.as_text() == run.train_step().lower(run.initial_state(), batch).as_text()
 
 
@@ -216,8 +218,8 @@ def test_the_objective_compiled_alone_is_that_of_one_device(fast_compile):
         return losses.mrd_loss(embeddings, weights, config)[0]
 
     lowered = tpu_losses.lower(config, DEVICES, batch=8, dim=6)
-    mesh = jax.sharding.Mesh(np.asarray(DEVICES), (sharding.AXIS,))
-    places = jax.sharding.NamedSharding(mesh, jax.P(sharding.AXIS))
+    mesh = jax.sharding.Mesh(np.asarray(DEVICES), (backends.AXIS,))
+    places = jax.sharding.NamedSharding(mesh, jax.P(backends.AXIS))
     split = jax.device_put((points, teacher), places)
     everywhere = jax.device_put(weights, jax.sharding.NamedSharding(mesh, jax.P()))
     (value, _), to_points = lowered.compile()(*split, everywhere)

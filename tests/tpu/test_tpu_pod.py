@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 
-from mrd_jax import train
-from mrd_jax.workdir import saved
+from mrd_jax.checkpoints import paths
+from mrd_jax.training import train
 
 ROOT = pathlib.Path(__file__).parents[2]
 # Acts on $FAKE: `state` of the slice, `events` of coming runs, `bucket` with its folders.
@@ -150,7 +150,7 @@ def test_a_workdir_that_ends_with_the_host_is_refused(cloud, capsys):
 
 
 def test_it_reads_the_workdir_as_the_run_writes_it():
-    assert (tpu_pod.FINISHED, tpu_pod.CHECKPOINTS) == (train.FINISHED, saved.FOLDER)
+    assert (tpu_pod.FINISHED, tpu_pod.CHECKPOINTS) == (train.FINISHED, paths.FOLDER)
 
 
 @pytest.fixture

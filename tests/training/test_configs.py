@@ -21,9 +21,12 @@ from configs import (
     uni3d_g,
 )
 from data_prep import sources
-from mrd_jax import losses, models, sharding, state, step, train
-from mrd_jax.data import batch as batches
-from mrd_jax.workdir import identity
+from mrd_jax import losses, models
+from mrd_jax.checkpoints import run_identity
+from mrd_jax.data import batch_spec
+from mrd_jax.distributed import backends
+from mrd_jax.training import initial_state, step
+from mrd_jax.training import run as run_lib
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
@@ -37,7 +40,7 @@ def test_an_experiment_overrides_fields_and_adds_none(experiment):
     """Fields of the student are its own: `models.build_model` knows them."""
 
     def fields(config):
-        return {name for name in identity.flatten(config) if not name.startswith("model.")}
+        return {name for name in run_identity.flatten(config) if not name.startswith("model.")}
 
     config = experiment.get_config()
     assert fields(config) == fields(base.get_config())
@@ -47,25 +50,25 @@ def test_an_experiment_overrides_fields_and_adds_none(experiment):
 
 @experiments
 def test_an_experiment_builds_and_fits_eight_devices(experiment):
-    run = train.build_run(experiment.get_config(), devices=jax.devices())
-    assert isinstance(run.runner, sharding.RUNNERS[experiment.get_config().spmd])
+    run = run_lib.build_run(experiment.get_config(), devices=jax.devices())
+    assert isinstance(run.backend, backends.BACKENDS[experiment.get_config().spmd])
 
 
 def test_the_paper_scale_run_takes_two_steps_on_fake_data():
     """Scaling 4, 10,000 points, 1,280 dimensions; a batch of two is all that is small."""
     config = mrd_pointbert.get_config()
     config.batch_size = 2
-    run = train.build_run(config, devices=jax.devices()[:1])
+    run = run_lib.build_run(config, devices=jax.devices()[:1])
     now = run.initial_state()
     sizes = jax.tree.map(lambda x: x.size, now.params["student"])
     assert sum(jax.tree.leaves(sizes)) == pytest.approx(32.3e6, rel=0.01)
     before = np.asarray(jax.tree.leaves(now.params["student"])[0])
     train_step = run.train_step()
     for seed in range(2):
-        batch = run.runner.place_batch(batches.fake_batch(config, seed=seed))
+        batch = run.backend.place_batch(batch_spec.fake_batch(config, seed=seed))
         assert batch["xyz"].shape == (2, 10_000, 3) and batch["image"].shape == (2, 1_280)
         now, metrics = train_step(now, batch)
-        assert np.isfinite(float(metrics["total"])) and float(metrics["grad_norm"]) > 0
+        assert np.isfinite(float(metrics["loss"])) and float(metrics["grad_norm"]) > 0
     assert int(now.step) == 2
     assert not np.array_equal(np.asarray(jax.tree.leaves(now.params["student"])[0]), before)
 
@@ -73,26 +76,26 @@ def test_the_paper_scale_run_takes_two_steps_on_fake_data():
 def test_abstract_shapes_of_a_step_need_no_memory():
     """What ahead-of-time compilation relies on: the spec of a batch is enough to trace the step."""
     config = mrd_pointbert.get_config()
-    run = train.build_run(config, devices=jax.devices()[:1])
+    run = run_lib.build_run(config, devices=jax.devices()[:1])
     create = functools.partial(
-        state.create_state, run.config, model=run.model, optimizer=run.optimizer
+        initial_state.create_state, run.config, model=run.model, optimizer=run.optimizer
     )
     body = functools.partial(
         step.train_step, model=run.model, optimizer=run.optimizer, config=run.config
     )
     now = jax.eval_shape(create)
-    after, metrics = jax.eval_shape(body, now, batches.batch_spec(config))
+    after, metrics = jax.eval_shape(body, now, batch_spec.batch_spec(config))
     assert jax.tree.structure(after) == jax.tree.structure(now)
-    assert metrics["total"].shape == ()
+    assert metrics["loss"].shape == ()
 
 
 @recipes
 @pytest.mark.parametrize("variant", ensembles.VARIANTS)
 def test_every_variant_of_a_recipe_initialises(recipe, variant):
     config = recipe.get_config(variant)
-    run = train.build_run(config, devices=jax.devices()[:1])
+    run = run_lib.build_run(config, devices=jax.devices()[:1])
     create = functools.partial(
-        state.create_state, run.config, model=run.model, optimizer=run.optimizer
+        initial_state.create_state, run.config, model=run.model, optimizer=run.optimizer
     )
     params = jax.eval_shape(create).params["student"]
     assert params["projection"]["kernel"].shape[1] == config.teacher.dim == 1_280
@@ -130,7 +133,7 @@ def test_the_student_of_uni3d_is_the_published_one():
 
 
 def test_uni3d_with_and_without_mrd_differ_in_the_objective_alone():
-    one, other = (identity.flatten(each.get_config()) for each in (uni3d, mrd_uni3d))
+    one, other = (run_identity.flatten(each.get_config()) for each in (uni3d, mrd_uni3d))
     different = {name for name in one if one[name] != other[name]}
     fields = ("lambda_intra", "lambda_image", "lambda_text", "image_weight", "text_weight")
     assert different == {f"loss.{field}" for field in fields}

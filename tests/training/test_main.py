@@ -10,8 +10,6 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from mrd_jax import compiled
-
 COMMAND = [sys.executable, "-m", "mrd_jax.main"]
 
 
@@ -70,14 +68,14 @@ def kept(folder):
 
 
 def test_compiled_programs_are_kept_in_the_users_cache_folder(cache):
-    compiled.keep()
+    compilation_cache.enable()
     assert kept(cache / "mrd_jax" / "compiled")
 
 
 def test_another_folder_for_compiled_programs_is_respected(cache):
     """JAX reads JAX_COMPILATION_CACHE_DIR into this setting."""
     jax.config.update("jax_compilation_cache_dir", str(cache / "own"))
-    compiled.keep()
+    compilation_cache.enable()
     assert kept(cache / "own") and not (cache / "mrd_jax").exists()
 
 

@@ -8,7 +8,8 @@ import pytest
 from etils import epath
 from tensorboardX.proto import event_pb2
 
-from mrd_jax.workdir import metrics
+from mrd_jax.evaluation import history
+from mrd_jax.training import metrics
 
 
 def lines(folder):
@@ -18,7 +19,7 @@ def lines(folder):
 def write(folder, values, *, start_step=0):
     writer = metrics.MetricWriter(str(folder), start_step=start_step)
     for step, value in values.items():
-        writer.write(step, {"train/total": value})
+        writer.write(step, {"train/loss": value})
     writer.close()
 
 
@@ -38,20 +39,20 @@ def scalars(folder):
 def test_a_line_holds_its_step_and_values(tmp_path):
     write(tmp_path, {1: 0.5, 2: 0.25})
     assert lines(tmp_path) == [
-        {"step": 1, "train/total": 0.5},
-        {"step": 2, "train/total": 0.25},
+        {"step": 1, "train/loss": 0.5},
+        {"step": 2, "train/loss": 0.25},
     ]
 
 
 def test_tensorboard_gets_the_same_numbers(tmp_path):
     write(tmp_path, {1: 0.5, 2: 0.25})
-    assert scalars(tmp_path) == [(1, "train/total", 0.5), (2, "train/total", 0.25)]
+    assert scalars(tmp_path) == [(1, "train/loss", 0.5), (2, "train/loss", 0.25)]
 
 
 def test_lines_beyond_the_checkpoint_are_computed_again_not_kept(tmp_path):
     write(tmp_path, {1: 1.0, 2: 2.0, 3: 3.0})
     write(tmp_path, {3: 4.0}, start_step=2)
-    assert [(line["step"], line["train/total"]) for line in lines(tmp_path)] == [
+    assert [(line["step"], line["train/loss"]) for line in lines(tmp_path)] == [
         (1, 1.0), (2, 2.0), (3, 4.0),
     ]  # fmt: skip
 
@@ -69,14 +70,16 @@ def test_a_kill_while_lines_are_dropped_loses_none_that_are_kept(tmp_path, monke
     assert lines(tmp_path) == before
 
 
-def test_an_evaluation_that_is_still_owed_is_not_there_twice(tmp_path):
+def test_the_evaluation_of_the_restored_step_is_kept_and_counts_as_done(tmp_path):
     write(tmp_path, {1: 1.0, 2: 2.0})
+    assert history.evaluations(tmp_path) == {}
     path = tmp_path / "metrics.jsonl"
     path.write_text(path.read_text() + '{"step": 2, "test/top1": 0.5}\n')
-    metrics.MetricWriter(str(tmp_path), start_step=2, evaluated=True).close()
+    metrics.MetricWriter(str(tmp_path), start_step=2).close()
     assert len(lines(tmp_path)) == 3
-    metrics.MetricWriter(str(tmp_path), start_step=2, evaluated=False).close()
-    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+    assert history.evaluations(tmp_path) == {2: {"test/top1": 0.5}}
+    metrics.MetricWriter(str(tmp_path), start_step=1).close()
+    assert history.evaluations(tmp_path) == {}
 
 
 def test_a_line_cut_by_a_crash_is_dropped(tmp_path):
@@ -89,20 +92,22 @@ def test_a_line_cut_by_a_crash_is_dropped(tmp_path):
 
 def test_a_number_that_is_not_finite_stays_readable_json(tmp_path):
     write(tmp_path, {1: float("nan")})
-    assert lines(tmp_path) == [{"step": 1, "train/total": "nan"}]
+    assert lines(tmp_path) == [{"step": 1, "train/loss": "nan"}]
 
 
 def test_the_stopwatch_counts_steps_and_waiting(monkeypatch):
-    now = iter([0.0, 4.0, 4.0]).__next__
+    now = iter([0.0, 1.0, 1.5, 2.0, 2.5, 4.0, 4.0]).__next__
     monkeypatch.setattr(metrics.time, "perf_counter", now)
-    stopwatch = metrics.Stopwatch()
+    stopwatch = metrics.Stopwatch(batch_size=10)
     for _ in range(2):
-        stopwatch.step(waited=0.5)
-    assert stopwatch.lap(batch_size=10) == pytest.approx(
-        {"train/samples_per_second": 5.0, "train/waiting_for_data": 0.25}
+        with stopwatch.data_wait():
+            pass
+    assert stopwatch.lap() == pytest.approx(
+        {"train/samples_per_second": 5.0, "train/data_wait_fraction": 0.25}
     )
 
 
 def test_the_progress_line_shows_what_there_is():
-    line = metrics.progress_line(20, 600, {"train/total": 5.125, "train/learning_rate": 1e-3})
-    assert line == "step 20/600  loss 5.12  lr 0.001"
+    values = {"train/loss": 5.125, "train/learning_rate": 1e-3, "train/data_wait_fraction": 0.002}
+    line = metrics.progress_line(20, 600, values)
+    assert line == "step 20/600  loss 5.12  lr 0.001  data wait 0.2%"

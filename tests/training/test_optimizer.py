@@ -8,7 +8,8 @@ import optax
 import pytest
 
 from configs import base, mrd_uni3d
-from mrd_jax import models, optimizer, state
+from mrd_jax import models
+from mrd_jax.training import initial_state, optimizer
 
 
 def optimizer_config(**fields):
@@ -70,7 +71,7 @@ def test_only_matrices_of_the_student_decay():
     config = base.get_config()
     model = models.build_model(config.model)
     params = jax.eval_shape(
-        lambda: state.create_state(
+        lambda: initial_state.create_state(
             config, model=model, optimizer=optimizer.build_optimizer(
                 config.optimizer, total_steps=config.total_steps)
         )
@@ -187,7 +188,7 @@ def test_every_block_of_a_uni3d_has_its_scale():
     model = models.build_model(config.model)
     chain = optimizer.build_optimizer(config.optimizer, total_steps=config.total_steps)
     params = jax.eval_shape(
-        lambda: state.create_state(config, model=model, optimizer=chain)
+        lambda: initial_state.create_state(config, model=model, optimizer=chain)
     ).params  # fmt: skip
     scales = optimizer.layer_scales(params, 0.95)
     for scale in jax.tree.leaves(scales["student"]["transformer"]["blocks"]):

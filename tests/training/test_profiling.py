@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from mrd_jax import profiling
+from mrd_jax.training import profiling
 
 
 @pytest.fixture

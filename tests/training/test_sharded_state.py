@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 from tiny import assert_trees_close, assert_trees_equal, tiny_config
 
-from mrd_jax import layouts, models, optimizer, sharding, state, step
-from mrd_jax import train as train_lib
+from mrd_jax import models
 from mrd_jax.analysis import ahead
-from mrd_jax.data import batch as batches
-from mrd_jax.workdir import checkpointing
+from mrd_jax.checkpoints import manager
+from mrd_jax.data import batch_spec
+from mrd_jax.distributed import backends, fsdp
+from mrd_jax.encoder import embedding
+from mrd_jax.training import initial_state, optimizer, step
+from mrd_jax.training import run as run_lib
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
@@ -72,33 +75,33 @@ class SmallStudent(nn.Module):
 MODEL = SmallStudent()
 OPTIMIZER = optimizer.build_optimizer(CONFIG.optimizer, total_steps=CONFIG.total_steps)
 BODY = functools.partial(step.train_step, model=MODEL, optimizer=OPTIMIZER, config=CONFIG)
-BATCHES = [batches.fake_batch(CONFIG, seed=seed) for seed in range(5)]
-create = functools.partial(state.create_state, CONFIG, model=MODEL, optimizer=OPTIMIZER)
+BATCHES = [batch_spec.fake_batch(CONFIG, seed=seed) for seed in range(5)]
+create = functools.partial(initial_state.create_state, CONFIG, model=MODEL, optimizer=OPTIMIZER)
 
 
-def make_runner(devices, *, spmd="shard_map", shard_state=True):
-    return sharding.make_runner(
+def make_backend(devices, *, spmd="shard_map", shard_state=True):
+    return backends.make_backend(
         spmd, batch_size=16, shard_state=shard_state, devices=jax.devices()[:devices]
     )
 
 
-def shapes(runner):
+def shapes(backend):
     """A state of shapes that says where a restored one belongs."""
     state = jax.eval_shape(create)
     return jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
         state,
-        runner.state_shardings(state),
+        backend.state_shardings(state),
     )
 
 
-def train(runner, *, steps=5):
+def train(backend, *, steps=5):
     """The state after some steps, and the metrics of each."""
-    now = create(shardings=runner.state_shardings)
-    train_step = runner.train(functools.partial(BODY, axis_name=sharding.AXIS))
+    now = create(shardings=backend.state_shardings)
+    train_step = backend.train(functools.partial(BODY, axis_name=backends.AXIS))
     lines = []
     for batch in BATCHES[:steps]:
-        now, metrics = train_step(now, runner.place_batch(batch))
+        now, metrics = train_step(now, backend.place_batch(batch))
         lines.append(metrics)
     return now, lines
 
@@ -118,12 +121,12 @@ def reference():
 @pytest.fixture(scope="module")
 def on_eight():
     """Five steps on eight devices that share the state."""
-    return train(make_runner(8))
+    return train(make_backend(8))
 
 
 @pytest.mark.parametrize("devices", [1, 2, 4])
 def test_five_steps_are_those_of_one_device(reference, devices):
-    assert_trees_close(train(make_runner(devices)), reference, rtol=1e-5, atol=1e-7)
+    assert_trees_close(train(make_backend(devices)), reference, rtol=1e-5, atol=1e-7)
 
 
 def test_five_steps_on_eight_devices_are_those_of_one(reference, on_eight):
@@ -133,15 +136,15 @@ def test_five_steps_on_eight_devices_are_those_of_one(reference, on_eight):
 def test_gradients_are_summed_once_over_devices_and_count_once_in_the_norm():
     """Device i of eight gives i + 1 everywhere: the sum is 36, in 2 x 16 and in 3 places."""
     whole = {"shared": jnp.zeros((2, 16)), "kept": jnp.zeros(3)}
-    layout = layouts.Sharded(whole, 8, sharding.AXIS)
+    layout = fsdp.Sharded(whole, 8, backends.AXIS)
 
     def body(whole):
-        given = jax.tree.map(lambda x: x + 1.0 + jax.lax.axis_index(sharding.AXIS), whole)
+        given = jax.tree.map(lambda x: x + 1.0 + jax.lax.axis_index(backends.AXIS), whole)
         shards = layout.sum(given)
         assert jax.tree.map(jnp.shape, shards) == {"shared": (2, 2), "kept": (3,)}
         return layout.gather(shards), layout.norm(shards)
 
-    mesh = jax.make_mesh((8,), (sharding.AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = jax.make_mesh((8,), (backends.AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
     spec = jax.sharding.PartitionSpec()
     run = jax.shard_map(body, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
     found, norm = jax.jit(run)(whole)
@@ -176,7 +179,7 @@ def test_a_device_holds_its_part_of_what_divides(on_eight):
     ],
 )
 def test_the_first_axis_after_the_leading_one_that_divides_is_split(shape, count, axis):
-    assert layouts.shard_axis(shape, count=count) == axis
+    assert fsdp.shard_axis(shape, count=count) == axis
 
 
 def test_little_of_the_largest_student_is_held_twice_on_16_devices():
@@ -184,16 +187,16 @@ def test_little_of_the_largest_student_is_held_twice_on_16_devices():
     clouds = jax.ShapeDtypeStruct((1, 1024, 3), jnp.float32)
     shapes = jax.eval_shape(models.build_model(fields).init, jax.random.key(0), clouds, clouds)
     leaves = jax.tree.leaves(shapes["params"])
-    whole = [leaf.size for leaf in leaves if layouts.shard_axis(leaf.shape, count=16) is None]
+    whole = [leaf.size for leaf in leaves if fsdp.shard_axis(leaf.shape, count=16) is None]
     assert sum(whole) < 1e-4 * sum(leaf.size for leaf in leaves)
 
 
 @pytest.mark.parametrize(
     "target",
     [
-        make_runner(2),
-        make_runner(4, shard_state=False),
-        make_runner(1, spmd="pmap", shard_state=False),
+        make_backend(2),
+        make_backend(4, shard_state=False),
+        make_backend(1, spmd="pmap", shard_state=False),
     ],
     ids=["two devices", "replicated on four", "pmap on one"],
 )
@@ -203,43 +206,43 @@ def test_a_checkpoint_goes_from_shared_to_any_number_of_devices_and_back(
     saved, _ = on_eight
     folders = (tmp_path / "there", tmp_path / "back")
     there, back = (
-        checkpointing.Checkpoints(str(folder), config=CONFIG, fingerprint="") for folder in folders
+        manager.CheckpointManager(str(folder), config=CONFIG, fingerprint="") for folder in folders
     )
     there.save(saved, step=5)
-    found = there.restore(shapes(target)).state
+    found = there.restore(shapes(target))
     assert_trees_equal(found, saved)
     assert jax.tree.map(lambda x: x.sharding, found) == target.state_shardings(found)
     back.save(found, step=5)
-    again = back.restore(shapes(make_runner(8))).state
+    again = back.restore(shapes(make_backend(8)))
     assert_trees_equal(again, saved)
-    assert jax.tree.map(lambda x: x.sharding, again) == make_runner(8).state_shardings(again)
+    assert jax.tree.map(lambda x: x.sharding, again) == make_backend(8).state_shardings(again)
     there.close()
     back.close()
 
 
 def test_a_placed_copy_is_shared_and_outlives_the_step(reference):
-    runner = make_runner(8)
-    first = create(shardings=runner.state_shardings)
+    backend = make_backend(8)
+    first = create(shardings=backend.state_shardings)
     kernel = np.asarray(first.params["student"]["lift"]["kernel"])
     given = first.replace(ema=jax.device_get(first.ema))  # as from config.initial_weights
-    placed = runner.place_state(given)
-    assert jax.tree.map(lambda x: x.sharding, placed) == runner.state_shardings(placed)
+    placed = backend.place_state(given)
+    assert jax.tree.map(lambda x: x.sharding, placed) == backend.state_shardings(placed)
     jax.tree.map(lambda x: x.delete(), placed)
     np.testing.assert_array_equal(first.params["student"]["lift"]["kernel"], kernel)
 
 
 def test_a_shared_student_embeds_like_a_whole_one(on_eight, reference):
-    body = functools.partial(step.embed_step, model=MODEL, config=CONFIG)
-    runner, (now, _) = make_runner(8), on_eight
-    found = runner.embed(body)(now.variables(), runner.place_batch(BATCHES[0]))
+    body = functools.partial(embedding.embed_step, model=MODEL, config=CONFIG)
+    backend, (now, _) = make_backend(8), on_eight
+    found = backend.embed(body)(now.variables(), backend.place_batch(BATCHES[0]))
     wanted = jax.jit(body)(reference[0].variables(), BATCHES[0])
-    np.testing.assert_allclose(runner.gather(found), wanted, atol=1e-5)
+    np.testing.assert_allclose(backend.gather(found), wanted, atol=1e-5)
 
 
 def test_one_block_of_the_loop_at_a_time_is_whole():
     """No array that stacks blocks is gathered, forward or back, and every kernel of a block is."""
     config = tiny_config(spmd="shard_map", shard_state=True, model__depth=4)
-    run = train_lib.build_run(config, devices=jax.devices()[:8])
+    run = run_lib.build_run(config, devices=jax.devices()[:8])
     text = ahead.trace(run).lower().as_text()
     gathered = re.findall(r"all_gather.*-> tensor<([\dx]+)xf32>", text)
     width, hidden = config.model.dim, config.model.mlp_dim
@@ -249,4 +252,4 @@ def test_one_block_of_the_loop_at_a_time_is_whole():
 
 def test_pmap_cannot_share_a_state():
     with pytest.raises(ValueError, match="shard_state is True.*spmd is 'pmap'.*'shard_map'"):
-        make_runner(8, spmd="pmap")
+        make_backend(8, spmd="pmap")

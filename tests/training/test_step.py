@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The step means the same on any number of devices, under either runner."""
+"""The step means the same on any number of devices, under either backend."""
 
 import functools
 
@@ -10,8 +10,11 @@ import optax
 import pytest
 from tiny import assert_trees_close, tiny_config
 
-from mrd_jax import layouts, models, sharding, state, step
-from mrd_jax.data import batch as batches
+from mrd_jax import models
+from mrd_jax.data import batch_spec
+from mrd_jax.distributed import backends, fsdp
+from mrd_jax.encoder import embedding
+from mrd_jax.training import initial_state, step
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
@@ -33,12 +36,12 @@ RTOL = 1e-5
 
 @pytest.fixture(scope="module")
 def start():
-    return jax.device_get(state.create_state(CONFIG, model=MODEL, optimizer=SGD))
+    return jax.device_get(initial_state.create_state(CONFIG, model=MODEL, optimizer=SGD))
 
 
 @pytest.fixture(scope="module")
 def batch():
-    return batches.fake_batch(CONFIG, seed=1)
+    return batch_spec.fake_batch(CONFIG, seed=1)
 
 
 one_device = jax.jit(functools.partial(BODY, axis_name=None))
@@ -51,14 +54,14 @@ def reference(start, batch):
 
 
 def run(start, batch, *, spmd, devices, body=BODY, shard_state=False):
-    runner = sharding.make_runner(
+    backend = backends.make_backend(
         spmd,
         batch_size=CONFIG.batch_size,
         shard_state=shard_state,
         devices=jax.devices()[:devices],
     )
-    compiled = runner.train(functools.partial(body, axis_name=sharding.AXIS))
-    return compiled(runner.place_state(start), runner.place_batch(batch))
+    compiled = backend.train(functools.partial(body, axis_name=backends.AXIS))
+    return compiled(backend.place_state(start), backend.place_batch(batch))
 
 
 @pytest.mark.parametrize("spmd", ["pmap", "shard_map"])
@@ -87,9 +90,9 @@ def test_micro_batches_leave_the_loss_its_gradient_and_the_statistics_as_they_ar
 
 def test_a_planted_factor_of_eight_is_noticed(start, batch, reference, monkeypatch):
     """Summing gradients that are sums already is this factor, on eight devices."""
-    psum = layouts.psum
+    psum = fsdp.psum
     monkeypatch.setattr(
-        layouts, "psum", lambda tree, axis: jax.tree.map(lambda x: 8 * x, psum(tree, axis))
+        fsdp, "psum", lambda tree, axis: jax.tree.map(lambda x: 8 * x, psum(tree, axis))
     )
     found = run(start, batch, spmd="shard_map", devices=8)
     with pytest.raises(AssertionError):
@@ -108,7 +111,7 @@ def test_the_loss_is_that_of_the_whole_batch(start, batch, reference):
     """Half of the batch gives another loss: no device works on its own rows alone."""
     half = {name: x[: CONFIG.batch_size // 2] for name, x in batch.items()}
     found = one_device(start, half)
-    assert abs(float(found[1]["total"]) - float(reference[1]["total"])) > 1e-2
+    assert abs(float(found[1]["loss"]) - float(reference[1]["total"])) > 1e-2
 
 
 def test_the_order_of_the_batch_does_not_matter(start, batch, reference):
@@ -120,11 +123,11 @@ def test_the_order_of_the_batch_does_not_matter(start, batch, reference):
 
 def test_randomness_follows_seed_sample_and_epoch(start, batch, reference):
     again = one_device(start, batch)
-    assert float(again[1]["total"]) == float(reference[1]["total"])
+    assert float(again[1]["loss"]) == float(reference[1]["total"])
     for field in ("index", "epoch"):
         other = dict(batch, **{field: batch[field] + 1})
         found = one_device(start, other)
-        assert float(found[1]["total"]) != float(reference[1]["total"])
+        assert float(found[1]["loss"]) != float(reference[1]["total"])
 
 
 def test_the_contrastive_scale_is_clipped_after_the_update(start, batch):
@@ -145,12 +148,14 @@ def test_the_moving_average_starts_as_a_mean_and_ends_at_its_decay():
 
 def test_embeddings_do_not_depend_on_devices_and_come_in_order(start, batch):
     variables = start.variables()
-    wanted = step.embed_step(variables, batch, model=MODEL, config=CONFIG)
+    wanted = embedding.embed_step(variables, batch, model=MODEL, config=CONFIG)
     np.testing.assert_allclose(np.linalg.norm(wanted, axis=1), 1, rtol=1e-5)
     for spmd in ("pmap", "shard_map"):
-        runner = sharding.make_runner(spmd, batch_size=16, devices=jax.devices())
-        compiled = runner.embed(functools.partial(step.embed_step, model=MODEL, config=CONFIG))
-        found = runner.gather(compiled(runner.place_state(variables), runner.place_batch(batch)))
+        backend = backends.make_backend(spmd, batch_size=16, devices=jax.devices())
+        compiled = backend.embed(
+            functools.partial(embedding.embed_step, model=MODEL, config=CONFIG)
+        )
+        found = backend.gather(compiled(backend.place_state(variables), backend.place_batch(batch)))
         np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
@@ -168,16 +173,16 @@ def test_evaluation_windows_are_averaged(start, batch):
     ]
     mean = sum(half / np.linalg.norm(half, axis=1, keepdims=True) for half in halves)
     wanted = mean / np.linalg.norm(mean, axis=1, keepdims=True)
-    found = step.embed_step(variables, batch, model=MODEL, config=config)
+    found = embedding.embed_step(variables, batch, model=MODEL, config=config)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     assert np.abs(found - halves[0] / np.linalg.norm(halves[0], axis=1, keepdims=True)).max() > 1e-3
 
 
 def test_a_batch_that_does_not_divide_is_refused_with_numbers():
     with pytest.raises(ValueError, match="batch_size is 12.*8 devices"):
-        sharding.make_runner("pmap", batch_size=12, devices=jax.devices())
+        backends.make_backend("pmap", batch_size=12, devices=jax.devices())
 
 
 def test_an_unknown_runner_is_refused():
     with pytest.raises(ValueError, match="pmap.*shard_map"):
-        sharding.make_runner("pjit", batch_size=16)
+        backends.make_backend("pjit", batch_size=16)

@@ -11,10 +11,10 @@ import pytest
 from made_up import DIM, run_build
 from tiny import assert_trees_equal, tiny_config
 
-from mrd_jax import train
+from mrd_jax.checkpoints import paths
 from mrd_jax.data import loader, source
-from mrd_jax.faults import bad_steps, stopping
-from mrd_jax.workdir import saved
+from mrd_jax.training import nonfinite, preemption, train
+from mrd_jax.training import run as run_lib
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 ONE = jax.devices()[:1]
@@ -37,7 +37,7 @@ def config(tmp_path_factory):
         data__directory=str(folder),
         teacher__dim=DIM,
         model__out_dim=DIM,
-        max_bad_steps=3,
+        max_nonfinite_steps=3,
     )
 
 
@@ -50,16 +50,18 @@ def straight(config, tmp_path_factory):
 
 
 def final_state(config, workdir):
-    run = train.build_run(config, devices=ONE)
-    *_, checkpoints = train.open_run(config, str(workdir), read_only=True)
-    state = jax.device_get(checkpoints.restore(run.initial_state()).state)
+    run = run_lib.build_run(config, devices=ONE)
+    checkpoints = run_lib.open_checkpoints(
+        config, str(workdir), run_lib.open_data(config), read_only=True
+    )
+    state = jax.device_get(checkpoints.restore(run.initial_state()))
     checkpoints.close()
     return state
 
 
 def lines(workdir, prefix):
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    kept = ("train/samples_per_second", "train/waiting_for_data")
+    kept = ("train/samples_per_second", "train/data_wait_fraction")
     return [
         (row["step"], name, value)
         for row in rows
@@ -95,7 +97,7 @@ def test_a_run_that_was_asked_to_stop_continues_bit_for_bit(
     with monkeypatch.context() as patch:
         change_stream(patch, ask)
         train.train_and_evaluate(config, str(tmp_path), devices=ONE)
-    assert saved.newest(tmp_path).name == str(step)
+    assert paths.newest(tmp_path).name == str(step)
     assert signal.getsignal(number) is before
     assert not (tmp_path / "results.json").exists() and not (tmp_path / "finished").exists()
 
@@ -106,19 +108,19 @@ def test_a_run_that_was_asked_to_stop_continues_bit_for_bit(
 
 
 def test_a_second_signal_has_its_usual_effect():
-    with stopping.StopRequest() as request:
-        assert not request.at(0)
+    with preemption.ShutdownRequest() as request:
+        assert not request.requested(0)
         os.kill(os.getpid(), signal.SIGINT)
-        assert request.at(1) and str(request) == "SIGINT"
+        assert request.requested(1) and str(request) == "SIGINT"
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_signal_that_is_ignored_stays_so():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with stopping.StopRequest() as request:
+    with preemption.ShutdownRequest() as request:
         os.kill(os.getpid(), signal.SIGINT)
-        assert not request.at(1)
+        assert not request.requested(1)
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
@@ -130,9 +132,8 @@ def test_a_bad_batch_leaves_the_state_of_a_run_that_passed_over_it(config, tmp_p
     change_stream(monkeypatch, lambda s, batch: not_a_number(batch) if s == 2 else batch)
     train.train_and_evaluate(config, str(tmp_path), devices=ONE)
 
-    run = train.build_run(config, devices=ONE)
-    records, _, checkpoints = train.open_run(config, str(tmp_path / "other"))
-    checkpoints.close()
+    run = run_lib.build_run(config, devices=ONE)
+    records = run_lib.open_data(config).records
     state, step = run.initial_state(), run.train_step()
     batches = loader.train_stream(records, config)
     for s in range(config.total_steps):
@@ -141,12 +142,12 @@ def test_a_bad_batch_leaves_the_state_of_a_run_that_passed_over_it(config, tmp_p
             state = state.replace(step=state.step + 1)
             ids = [records[i]["id"] for i in batch["index"].tolist()]
         else:
-            state, _ = step(state, run.runner.place_batch(batch))
+            state, _ = step(state, run.backend.place_batch(batch))
     assert_trees_equal(final_state(config, tmp_path), state)
 
     (line,) = map(json.loads, (tmp_path / "skipped.0.jsonl").read_text().splitlines())
     assert line["step"] == 2 and line["ids"] == ids
-    assert {"total", "contrastive_image", "grad_norm"} <= set(line["not_finite"])
+    assert {"loss", "contrastive_image", "grad_norm"} <= set(line["not_finite"])
     assert "contrastive_text" not in line["not_finite"]
     skipped = [value for _, name, value in lines(tmp_path, "train/skipped")]
     assert skipped == [0, 0, 1, 0, 0, 0]
@@ -157,18 +158,21 @@ def test_too_many_bad_batches_in_a_row_end_the_run_and_keep_the_last_checkpoint(
 ):
     bad = (0, 1, 3, 4, 5)  # two in a row are borne, three are not
     change_stream(monkeypatch, lambda s, batch: not_a_number(batch) if s in bad else batch)
-    with pytest.raises(bad_steps.NotFiniteError, match="3 updates in a row.*steps 3 to 5") as error:
+    with pytest.raises(nonfinite.NonFiniteError, match="3 updates in a row.*steps 3 to 5") as error:
         train.train_and_evaluate(config, str(tmp_path), devices=ONE)
     assert "learning rate" in str(error.value) and "data_prep.verify" in str(error.value)
-    assert saved.newest(tmp_path).name == "3"
+    assert paths.newest(tmp_path).name == "3"
     state = final_state(config, tmp_path)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
 def test_the_guard_can_be_told_to_bear_everything(tmp_path):
-    guard = bad_steps.BadSteps(str(tmp_path), limit=0, names=lambda index: [str(i) for i in index])
+    guard = nonfinite.NonFiniteUpdates(
+        str(tmp_path), limit=0, names=lambda index: [str(i) for i in index]
+    )
     for step in range(50):
-        guard.see(step, {"skipped": np.float32(1), "total": np.float32("nan")}, np.array([step]))
+        guard.add(step, {"skipped": np.float32(1), "loss": np.float32("nan")}, np.array([step]))
+        guard.check()
     assert len((tmp_path / "skipped.0.jsonl").read_text().splitlines()) == 50
 
 

@@ -11,15 +11,18 @@ import pytest
 from made_up import DIM, FakeTeacher, run_build
 from tiny import assert_trees_equal, tiny_config
 
-from mrd_jax import evaluation, train
-from mrd_jax.data import loader, neighbours, source
-from mrd_jax.report import figures
+from mrd_jax.checkpoints import paths as saved
+from mrd_jax.checkpoints import run_identity
+from mrd_jax.data import loader, source
+from mrd_jax.data.hard_negatives import index as neighbour_index
+from mrd_jax.report import figures, final
 from mrd_jax.tools import neighbours as tool
-from mrd_jax.workdir import identity, saved
+from mrd_jax.training import run as run_lib
+from mrd_jax.training import train
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
-TIMINGS = ("train/samples_per_second", "train/waiting_for_data")
+TIMINGS = ("train/samples_per_second", "train/data_wait_fraction")
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +53,11 @@ def lines(workdir, *, prefix):
 
 
 def final_state(config, workdir):
-    run = train.build_run(config, devices=jax.devices()[:1])
-    *_, checkpoints = train.open_run(config, str(workdir), read_only=True)
-    state = jax.device_get(checkpoints.restore(run.initial_state()).state)
+    run = run_lib.build_run(config, devices=jax.devices()[:1])
+    checkpoints = run_lib.open_checkpoints(
+        config, str(workdir), run_lib.open_data(config), read_only=True
+    )
+    state = jax.device_get(checkpoints.restore(run.initial_state()))
     checkpoints.close()
     return state
 
@@ -92,12 +97,12 @@ def test_an_interrupted_run_continues_bit_for_bit(dataset, straight, tmp_path, m
 
 def test_every_part_of_the_run_is_logged(straight):
     (last,) = [row for step, row in lines(straight, prefix="train/").items() if step == 6]
-    for name in ("total", "contrastive", "intra", "image", "text", "grad_norm", "learning_rate"):
+    for name in ("loss", "contrastive", "intra", "image", "text", "grad_norm", "learning_rate"):
         assert np.isfinite(last[f"train/{name}"])
     assert last["train/weight/intra/VV"] + last["train/weight/intra/TT"] == pytest.approx(1)
     assert last["train/scale"] > 1 and last["train/student_temperature"] > 0
     assert 0 <= last["train/accuracy_image"] <= 1
-    assert last["train/damaged_records"] == 0
+    assert last["train/corrupt_records"] == 0
     assert set(lines(straight, prefix="test/")) == {3, 6}
     assert list((straight / "tensorboard").iterdir())
 
@@ -140,13 +145,13 @@ def test_one_and_eight_devices_give_one_loss_curve(dataset, tmp_path):
         workdir = tmp_path / str(count)
         train.train_and_evaluate(config, str(workdir), devices=jax.devices()[:count])
         logged = lines(workdir, prefix="train/")
-        curves.append([logged[step]["train/total"] for step in range(1, 21)])
+        curves.append([logged[step]["train/loss"] for step in range(1, 21)])
     assert len(set(curves[0])) == 20
     np.testing.assert_allclose(curves[1], curves[0], rtol=1e-4)
 
 
 def test_a_workdir_of_another_run_is_refused(dataset, straight):
-    with pytest.raises(identity.WorkdirMismatchError, match="loss.lambda_intra: 1.0 there"):
+    with pytest.raises(run_identity.WorkdirMismatchError, match="loss.lambda_intra: 1.0 there"):
         train.train_and_evaluate(config_for(dataset, loss__lambda_intra=0.5), str(straight))
 
 
@@ -154,15 +159,15 @@ def test_a_run_keeps_to_the_neighbours_it_began_with(dataset, straight, tmp_path
     """Where their file lies does not matter."""
     path = tmp_path / "moved.npz"
     config = config_for(dataset, data__neighbours_file=str(path))
-    there = neighbours.read(neighbours.default_path(dataset, "train"))
-    neighbours.write(path, there)
-    *_, checkpoints = train.open_run(config, str(straight))
+    there = neighbour_index.read(neighbour_index.default_path(dataset, "train"))
+    neighbour_index.write(path, there)
+    checkpoints = run_lib.open_checkpoints(config, str(straight), run_lib.open_data(config))
     checkpoints.close()
 
     other = dataclasses.replace(there, indices=there.indices[:, ::-1])
-    neighbours.write(path, other)
-    with pytest.raises(identity.WorkdirMismatchError, match=f"neighbours {other.digest()}"):
-        train.open_run(config, str(straight))
+    neighbour_index.write(path, other)
+    with pytest.raises(run_identity.WorkdirMismatchError, match=f"neighbours {other.digest()}"):
+        run_lib.open_checkpoints(config, str(straight), run_lib.open_data(config))
 
 
 @pytest.mark.parametrize(
@@ -207,7 +212,9 @@ def test_evaluating_an_empty_workdir_says_to_train_first(dataset, tmp_path):
 
 
 def test_evaluating_before_the_first_checkpoint_says_so(dataset, tmp_path):
-    *_, checkpoints = train.open_run(config_for(dataset), str(tmp_path))
+    checkpoints = run_lib.open_checkpoints(
+        config_for(dataset), str(tmp_path), run_lib.open_data(config_for(dataset))
+    )
     checkpoints.close()
     with pytest.raises(FileNotFoundError, match="no checkpoint.*--mode train"):
         train.evaluate(config_for(dataset), str(tmp_path))
@@ -251,10 +258,10 @@ def test_a_run_may_be_tested_on_another_data_set(dataset, another, straight, tmp
     lines = json.loads((run / "results.json").read_text())["results"]
     assert [line["name"] for line in lines] == ["chance", "student", "ceiling"]
     assert not [key for line in lines for key in line["retrieval"] if "unseen" in key]
-    saved = evaluation.load_embeddings(run)
+    saved = final.load_embeddings(run)
     assert set(saved) == {"test", "test_ids"}
     # The same ids of other clouds.
-    own = evaluation.load_embeddings(straight)
+    own = final.load_embeddings(straight)
     np.testing.assert_array_equal(saved["test_ids"], own["test_ids"])
     assert np.abs(saved["test"] - own["test"]).max() > 0.01
     assert "<img" in (run / "report.html").read_text()

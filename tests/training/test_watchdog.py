@@ -6,13 +6,13 @@ import sys
 
 STANDS_STILL = """
 import time
-from mrd_jax.faults import watchdog
+from mrd_jax.training import watchdog
 
 def the_place_where_it_hangs():
     time.sleep(20)
 
-watch = watchdog.Watchdog(minutes={minutes}, leave={leave})
-watch.seen()
+watch = watchdog.Watchdog(minutes={minutes}, exit_on_hang={leave})
+watch.reset()
 {then}
 """
 
@@ -39,6 +39,6 @@ def test_it_prints_and_waits_by_default():
 
 
 def test_progress_and_the_end_keep_it_quiet():
-    steps = "[(watch.seen(), time.sleep(0.1)) for _ in range(10)]; watch.stop(); time.sleep(1)"
+    steps = "[(watch.reset(), time.sleep(0.1)) for _ in range(10)]; watch.__exit__(); time.sleep(1)"
     assert run(minutes=0.01, leave=True, then=steps).stderr == ""
     assert run(minutes=0, leave=True, then="time.sleep(0.5)").stderr == ""

@@ -2,13 +2,13 @@
 """Keep backbone features on disk, so that no picture goes through the backbone twice."""
 
 import hashlib
-import os
 import pathlib
-import tempfile
 import zipfile
 from collections.abc import Sequence
 
 import numpy as np
+
+from mrd_jax import atomic_io
 
 # Rows of one file: an interrupted run loses at most this many.
 PART_ROWS = 2048
@@ -67,13 +67,11 @@ class FeatureCache:
         """Write what was added since the last time."""
         if self._directory is None or not self._unsaved:
             return
-        self._directory.mkdir(parents=True, exist_ok=True)
         name = hashlib.blake2b(b"".join(self._unsaved), digest_size=8).hexdigest()
         # A bytes array would lose trailing zeros of the keys.
         keys = np.frombuffer(b"".join(self._unsaved), np.uint8).reshape(len(self._unsaved), -1)
-        with tempfile.NamedTemporaryFile(dir=self._directory, delete=False) as file:
-            np.savez(file, keys=keys, features=self.rows(self._unsaved))
-        os.replace(file.name, self._directory / PATTERN.replace("*", name))
+        path = self._directory / PATTERN.replace("*", name)
+        atomic_io.write_npz(path, keys=keys, features=self.rows(self._unsaved))
         self._unsaved = []
 
 

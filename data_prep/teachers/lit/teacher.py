@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 from collections.abc import Sequence
 
@@ -19,6 +18,7 @@ from data_prep.teachers import batching
 from data_prep.teachers.lit import backbones as backbones_lib
 from data_prep.teachers.lit import feature_cache
 from data_prep.teachers.lit.frozen import minilm, packages
+from mrd_jax import atomic_io
 
 FORMAT = 1
 CONFIG_FILE = "lit_teacher.json"
@@ -112,9 +112,7 @@ class LitTeacher:
             },
             "training": training,
         }
-        partial = directory / f"{CONFIG_FILE}.partial"
-        partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, directory / CONFIG_FILE)
+        atomic_io.write_text(directory / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
 
     @classmethod
     def load(

@@ -13,15 +13,14 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-from mrd_jax.losses import modalities, relation
-from mrd_jax.losses import plan as plans
+from mrd_jax.losses import loss_plan, modalities, relation
 from mrd_jax.losses.blockwise import collection, passes, tiles
 
 
 def row_values(
-    plan: plans.Plan,
+    plan: loss_plan.Plan,
     batch: modalities.Batch,
-    scalars: plans.Scalars,
+    scalars: loss_plan.Scalars,
     *,
     block: int,
     axis_name: str | None = None,
@@ -53,11 +52,11 @@ def row_values(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _values(
-    plan: plans.Plan,
+    plan: loss_plan.Plan,
     block: int,
     axis_name: str | None,
     points: modalities.Modality,
-    scalars: plans.Scalars,
+    scalars: loss_plan.Scalars,
     teacher: modalities.Batch,
 ) -> tuple[collection.Rows, collection.Rows]:
     """Values of all comparisons, and whether rows of contrasts are correct, by part."""
@@ -65,11 +64,11 @@ def _values(
 
 
 def _forward(
-    plan: plans.Plan,
+    plan: loss_plan.Plan,
     block: int,
     axis_name: str | None,
     points: modalities.Modality,
-    scalars: plans.Scalars,
+    scalars: loss_plan.Scalars,
     teacher: modalities.Batch,
 ) -> tuple[Any, Any]:
     samples = tiles.gather({"P": points, **teacher}, axis_name)
@@ -87,8 +86,8 @@ def _forward(
 
 
 def _backward(
-    plan: plans.Plan, block: int, axis_name: str | None, residuals: Any, cotangents: Any
-) -> tuple[modalities.Modality, plans.Scalars, None]:
+    plan: loss_plan.Plan, block: int, axis_name: str | None, residuals: Any, cotangents: Any
+) -> tuple[modalities.Modality, loss_plan.Scalars, None]:
     samples, scalars, statistics, slopes = residuals
     comparisons = _comparisons(plan)
     sizes = _sizes(comparisons, samples, axis_name)
@@ -114,10 +113,10 @@ def _backward(
 _values.defvjp(_forward, _backward)
 
 
-def _comparisons(plan: plans.Plan) -> tuple[plans.Comparison, ...]:
+def _comparisons(plan: loss_plan.Plan) -> tuple[loss_plan.Comparison, ...]:
     """Those of the plan, and its contrasts as comparisons of their own."""
     contrasts = (
-        plans.Comparison(which.name, contrast.name, collection.CROSS_ENTROPY, which, ())
+        loss_plan.Comparison(which.name, contrast.name, collection.CROSS_ENTROPY, which, ())
         for contrast in plan.contrasts
         for which in (contrast.find_teacher, contrast.find_points)
     )
@@ -125,7 +124,7 @@ def _comparisons(plan: plans.Plan) -> tuple[plans.Comparison, ...]:
 
 
 def _sizes(
-    comparisons: tuple[plans.Comparison, ...], samples: tiles.Samples, axis_name: str | None
+    comparisons: tuple[loss_plan.Comparison, ...], samples: tiles.Samples, axis_name: str | None
 ) -> collection.Rows:
     """Entries of a row, for the divergences that are a mean over them."""
     return {

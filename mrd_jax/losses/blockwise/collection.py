@@ -7,8 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mrd_jax.losses import batch_axis, modalities
-from mrd_jax.losses import plan as plans
+from mrd_jax.losses import batch_axis, loss_plan, modalities
 from mrd_jax.losses.blockwise import tallies, tiles
 
 # The divergence of a contrast, whose target is the identity: -log R_ii.
@@ -25,7 +24,7 @@ class Values(NamedTuple):
     slopes: Rows
 
 
-def is_collected(comparison: plans.Comparison) -> bool:
+def is_collected(comparison: loss_plan.Comparison) -> bool:
     """Whether this pass finds the values of a comparison; else `passes.compare` does."""
     if comparison.divergence == CROSS_ENTROPY:
         return True
@@ -33,9 +32,9 @@ def is_collected(comparison: plans.Comparison) -> bool:
 
 
 def collect(
-    comparisons: Sequence[plans.Comparison],
+    comparisons: Sequence[loss_plan.Comparison],
     samples: tiles.Samples,
-    scalars: plans.Scalars,
+    scalars: loss_plan.Scalars,
     *,
     block: int,
     axis_name: str | None,
@@ -87,7 +86,7 @@ def collect(
     return tiles.Statistics(references, normalisers), found, correct
 
 
-def _tally(comparisons: Sequence[plans.Comparison]) -> tallies.Tally:
+def _tally(comparisons: Sequence[loss_plan.Comparison]) -> tallies.Tally:
     pairs, expected, relations = [], [], []
     for c in comparisons:
         if c.divergence == CROSS_ENTROPY:
@@ -111,9 +110,9 @@ def _tally(comparisons: Sequence[plans.Comparison]) -> tallies.Tally:
 
 
 def _divergence(
-    comparison: plans.Comparison,
-    normalisers: dict[plans.Relation, jax.Array],
-    expectations: dict[tuple[plans.Relation, str], jax.Array],
+    comparison: loss_plan.Comparison,
+    normalisers: dict[loss_plan.Relation, jax.Array],
+    expectations: dict[tuple[loss_plan.Relation, str], jax.Array],
 ) -> tuple[jax.Array, jax.Array]:
     """Values and slopes of a Kullback-Leibler or Jeffrey divergence.
 
@@ -129,26 +128,28 @@ def _divergence(
     return forward + reverse, -reverse
 
 
-def relations_of(comparisons: Sequence[plans.Comparison]) -> list[plans.Relation]:
+def relations_of(comparisons: Sequence[loss_plan.Comparison]) -> list[loss_plan.Relation]:
     """All students and targets, each once."""
     return sorted({which for c in comparisons for which in (c.student, *c.targets)})
 
 
 def number_of_pairs(
-    which: plans.Relation, local: modalities.Batch, axis_name: str | None
+    which: loss_plan.Relation, local: modalities.Batch, axis_name: str | None
 ) -> jax.Array:
     """Ordered pairs of different samples that count in the global batch; at least 1."""
     count = _number_present(which, local, axis_name)
     return jnp.maximum(count * (count - 1), 1)
 
 
-def row_size(which: plans.Relation, local: modalities.Batch, axis_name: str | None) -> jax.Array:
+def row_size(
+    which: loss_plan.Relation, local: modalities.Batch, axis_name: str | None
+) -> jax.Array:
     """Entries of each row that counts; at least 1."""
     return jnp.maximum(_number_present(which, local, axis_name) - which.exclude_self, 1)
 
 
 def _number_present(
-    which: plans.Relation, local: modalities.Batch, axis_name: str | None
+    which: loss_plan.Relation, local: modalities.Batch, axis_name: str | None
 ) -> jax.Array:
     mask = modalities.present(local, which.present)
     return batch_axis.total(jnp.sum(mask, dtype=jnp.float32), axis_name)

@@ -17,16 +17,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mrd_jax.losses import batch_axis, modalities, relation
-from mrd_jax.losses import plan as plans
+from mrd_jax.losses import batch_axis, loss_plan, modalities, relation
 from mrd_jax.losses.blockwise import collection, tiles
 
 
 def compare(
-    comparisons: Sequence[plans.Comparison],
+    comparisons: Sequence[loss_plan.Comparison],
     samples: tiles.Samples,
     statistics: tiles.Statistics,
-    scalars: plans.Scalars,
+    scalars: loss_plan.Scalars,
     *,
     block: int,
 ) -> collection.Values:
@@ -54,16 +53,16 @@ def compare(
 
 
 def differentiate(
-    comparisons: Sequence[plans.Comparison],
+    comparisons: Sequence[loss_plan.Comparison],
     samples: tiles.Samples,
     statistics: tiles.Statistics,
-    scalars: plans.Scalars,
+    scalars: loss_plan.Scalars,
     *,
     weights: collection.Rows,
     slopes: collection.Rows,
     block: int,
     axis_name: str | None,
-) -> tuple[jax.Array, plans.Scalars]:
+) -> tuple[jax.Array, loss_plan.Scalars]:
     """Last pass: the gradient of the weighted sum of all values over all devices.
 
     A local point cloud is a row of R^PX here and a column of the R^XP of every device. Of the
@@ -96,7 +95,7 @@ def differentiate(
     def step(sums: Any, tile: tiles.Tile, take: Callable[..., jax.Array]) -> Any:
         beside = jax.tree.unflatten(structure, () if far is None else tuple(take(far, axis=1)))
 
-        def total(products: dict[str, jax.Array], scalars: plans.Scalars) -> jax.Array:
+        def total(products: dict[str, jax.Array], scalars: loss_plan.Scalars) -> jax.Array:
             mine = dataclasses.replace(tile, products=dict(products), scalars=scalars)
             theirs = mine.flip(beside.statistics)
             # R^PP has its share of these from the side of its rows.
@@ -132,7 +131,7 @@ class _Known(NamedTuple):
     weights: collection.Rows
     reach: collection.Rows
 
-    def of(self, comparisons: Sequence[plans.Comparison]) -> "_Known":
+    def of(self, comparisons: Sequence[loss_plan.Comparison]) -> "_Known":
         """Without what these comparisons do not need."""
         used = collection.relations_of(comparisons)
         names = {which.name for which in used}
@@ -148,7 +147,7 @@ class _Known(NamedTuple):
 
 
 def _reach(
-    comparisons: Sequence[plans.Comparison],
+    comparisons: Sequence[loss_plan.Comparison],
     local: modalities.Batch,
     weights: collection.Rows,
     slopes: collection.Rows,
@@ -166,7 +165,7 @@ def _reach(
     return reach
 
 
-def _pull(tile: tiles.Tile, comparison: plans.Comparison, known: _Known) -> jax.Array:
+def _pull(tile: tiles.Tile, comparison: loss_plan.Comparison, known: _Known) -> jax.Array:
     """A scalar of one block whose gradient, summed over the blocks, is that of the comparison."""
     which = comparison.student
     # The gradient of these is that of the normaliser, as sum_j exp(l_ij - N_i) = 1.
@@ -176,7 +175,7 @@ def _pull(tile: tiles.Tile, comparison: plans.Comparison, known: _Known) -> jax.
     return through_normaliser + jnp.sum(tile.across(known.weights[comparison.part]) * terms)
 
 
-def _terms(tile: tiles.Tile, comparison: plans.Comparison) -> jax.Array:
+def _terms(tile: tiles.Tile, comparison: loss_plan.Comparison) -> jax.Array:
     """[local_batch, block], what each pair adds to the value of its row."""
     student = tile.entries(comparison.student)
     if comparison.divergence == collection.CROSS_ENTROPY:

@@ -8,8 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mrd_jax.losses import batch_axis
-from mrd_jax.losses import plan as plans
+from mrd_jax.losses import batch_axis, loss_plan
 from mrd_jax.losses.blockwise import tiles
 
 # Below every similarity over temperature; finite, so that differences of two of them are numbers.
@@ -54,10 +53,10 @@ class Tally:
         well, so that the rows of the second are had from columns of the first.
     """
 
-    similar: tuple[plans.Relation, ...]
-    expected: tuple[tuple[plans.Relation, plans.Comparison], ...]
-    distant: tuple[plans.Relation, ...]
-    pairs: tuple[tuple[plans.Relation, plans.Relation], ...]
+    similar: tuple[loss_plan.Relation, ...]
+    expected: tuple[tuple[loss_plan.Relation, loss_plan.Comparison], ...]
+    distant: tuple[loss_plan.Relation, ...]
+    pairs: tuple[tuple[loss_plan.Relation, loss_plan.Relation], ...]
 
     def start(self, zeros: jax.Array, *, global_batch: int) -> State:
         """Before the first block; zeros: [rows]."""
@@ -128,21 +127,21 @@ class Tally:
         block = jnp.stack([jnp.stack(largest), jnp.stack(exponentials)])
         return jax.lax.dynamic_update_slice_in_dim(state.columns, block, tile.columns[0], axis=2)
 
-    def log_sum_exp(self, state: State) -> dict[plans.Relation, jax.Array]:
+    def log_sum_exp(self, state: State) -> dict[loss_plan.Relation, jax.Array]:
         """Of the rows of `similar`; 0 for a row with no entry."""
         rows = _log_sum_exp(state.largest, state.exponentials)
         return dict(zip(self.similar, rows, strict=True))
 
     def log_sum_exp_of_columns(
         self, state: State, axis_name: str | None
-    ) -> dict[plans.Relation, jax.Array]:
+    ) -> dict[loss_plan.Relation, jax.Array]:
         """[global_batch], of the rows of each R^XP, from what all devices hold of them."""
         largest, exponentials = state.columns
         most = batch_axis.largest(largest, axis_name)
         total = batch_axis.total(exponentials * jnp.exp(largest - most), axis_name)
         return dict(zip((r for _, r in self.pairs), _log_sum_exp(most, total), strict=True))
 
-    def expectations(self, state: State) -> dict[tuple[plans.Relation, str], jax.Array]:
+    def expectations(self, state: State) -> dict[tuple[loss_plan.Relation, str], jax.Array]:
         """By relation and part; 0 for a row with no entry."""
         sums = dict(zip(self.similar, state.exponentials, strict=True))
         return {

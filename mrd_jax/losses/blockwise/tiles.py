@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mrd_jax.losses import batch_axis, modalities, relation
-from mrd_jax.losses import plan as plans
+from mrd_jax.losses import batch_axis, loss_plan, modalities, relation
 
 
 class Samples(NamedTuple):
@@ -37,7 +36,7 @@ class Statistics(NamedTuple):
     """
 
     references: dict[str, jax.Array]
-    normalisers: dict[plans.Relation, jax.Array]
+    normalisers: dict[loss_plan.Relation, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Tile:
     columns: jax.Array
     fresh: jax.Array
     statistics: Statistics
-    scalars: plans.Scalars
+    scalars: loss_plan.Scalars
     products: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
     flipped: bool = False
 
@@ -88,14 +87,14 @@ class Tile:
             self.products[name] = relation.products(rows, columns)
         return self.products[name]
 
-    def valid(self, which: plans.Relation, *, again: bool = False) -> jax.Array:
+    def valid(self, which: loss_plan.Relation, *, again: bool = False) -> jax.Array:
         """Which pairs count; the same from either side. Once over the pass, or in every block."""
         valid = modalities.present(self.local, which.present)[:, None]
         columns = modalities.present(self.block, which.present)
         valid &= (columns if again else columns & self.fresh)[None, :]
         return valid & ~self.same if which.exclude_self else valid
 
-    def values(self, which: plans.Relation) -> jax.Array:
+    def values(self, which: loss_plan.Relation) -> jax.Array:
         """Similarities over temperature, cosines or distances, also where left out."""
         inner = self.inner(which.name)
         if which.family == "similarity":
@@ -112,7 +111,7 @@ class Tile:
             column_square=relation.squares(self.block[name[1]].rows)[None, :],
         )
 
-    def entries(self, which: plans.Relation) -> jax.Array:
+    def entries(self, which: loss_plan.Relation) -> jax.Array:
         """The relation as the plain form has it, -inf where left out."""
         values = self.values(which)
         normaliser = self.across(self.statistics.normalisers[which])
@@ -122,7 +121,7 @@ class Tile:
             scaled = relation.in_units_of(values, normaliser)
         return jnp.where(self.valid(which), scaled, -jnp.inf)
 
-    def magnitudes(self, which: plans.Relation) -> jax.Array:
+    def magnitudes(self, which: loss_plan.Relation) -> jax.Array:
         """What each pair adds to the sum whose mean is the normaliser of a distance."""
         pairs = self.valid(which._replace(exclude_self=True))
         return jnp.where(pairs, jnp.abs(self.values(which)), 0)
@@ -140,7 +139,7 @@ def sweep(
     carry: Any,
     samples: Samples,
     statistics: Statistics,
-    scalars: plans.Scalars,
+    scalars: loss_plan.Scalars,
     *,
     block: int,
 ) -> Any:

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads the student from a checkpoint of a run or from an encoder folder, and verifies either."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from flax import linen as nn
+
+from mrd_jax import models
+from mrd_jax.checkpoints import manifest, model_card, paths, run_identity, train_state
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredStudent:
+    """A student on disk; its variables are not read yet.
+
+    Attributes:
+      card: model card of the student.
+      folder: what Orbax wrote, either the variables alone or a train state.
+      manifest: manifest of the folder.
+      in_train_state: whether the folder holds a train state.
+    """
+
+    card: model_card.ModelCard
+    folder: epath.Path
+    manifest: dict[str, Any]
+    in_train_state: bool
+
+    def read_variables(self) -> dict[str, Any]:
+        """Reads `params` and `batch_stats` to the host.
+
+        Of a train state with a moving average of the parameters, that average is read. Optimizer
+        state, twice the size of the student, is not.
+
+        Returns:
+          Nested dict of numpy arrays.
+
+        Raises:
+          CorruptCheckpointError: the variables do not match the manifest or the model card.
+        """
+        wanted = abstract(self.card)
+        handler = ocp.PyTreeCheckpointHandler()
+        with manifest.reading(self.folder), ocp.Checkpointer(handler) as reader:
+            # Not through the reader: it warns about the step-level metadata file, absent here.
+            stored = dict(handler.metadata(self.folder))
+            places: dict[str, tuple[str, ...]] = {name: (name,) for name in wanted}
+            if self.in_train_state:
+                places = train_state.student_paths(stored)
+            found = {name: _subtree(stored, place) for name, place in places.items()}
+            if fault := difference(found, wanted):
+                raise manifest.CorruptCheckpointError(
+                    f"{self.folder} does not hold the student on its model card:\n{fault}"
+                )
+            part: dict[str, Any] = {}
+            for name, place in places.items():
+                _subtree(part, place[:-1])[place[-1]] = wanted[name]
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), part)
+            arguments = ocp.args.PyTreeRestore(
+                item=part, restore_args=as_numpy, partial_restore=True
+            )
+            restored = reader.restore(self.folder, args=arguments)
+        manifest.compare(self.manifest, restored, where=self.folder)
+        return {name: _subtree(restored, place) for name, place in places.items()}
+
+    def verify(self) -> int:
+        """Reads everything in the folder and compares it with the manifest.
+
+        Returns:
+          Number of arrays.
+
+        Raises:
+          CorruptCheckpointError: names what is corrupt.
+        """
+        return manifest.verify(self.folder, self.manifest)
+
+
+def find_student(path: epath.Path) -> StoredStudent:
+    """Finds the student that a path means.
+
+    Args:
+      path: encoder folder, workdir of a run (its newest checkpoint is used), or one checkpoint.
+
+    Raises:
+      FileNotFoundError: the path is none of these, or the run has no checkpoint.
+      CardError: the model card is missing, corrupt or of another version.
+      CorruptCheckpointError: the card or the manifest does not match what was saved.
+    """
+    if (path / run_identity.RUN_FILE).exists():
+        return student_of_step(paths.newest(path))
+    if paths.is_step(path):
+        return student_of_step(path)
+    if (path / paths.CARD_FILE).exists():
+        return student_of_encoder(path)
+    raise FileNotFoundError(
+        f"{path} is neither an encoder folder ({paths.CARD_FILE} is missing) nor the workdir of a "
+        f"run ({run_identity.RUN_FILE} is missing) nor one of its checkpoints; check the path"
+    )
+
+
+def student_of_step(folder: epath.Path) -> StoredStudent:
+    """Returns the student in the checkpoint of a step; raises as `find_student`."""
+    return StoredStudent(read_card(folder), folder / paths.STATE, read_manifest(folder), True)
+
+
+def student_of_encoder(folder: epath.Path) -> StoredStudent:
+    """Returns the student in an encoder folder; raises as `find_student`."""
+    card = model_card.from_json((folder / paths.CARD_FILE).read_text())
+    described = manifest.read(folder / paths.MANIFEST_FILE)
+    return StoredStudent(card, folder / paths.VARIABLES, described, False)
+
+
+def read_card(checkpoint: epath.Path) -> model_card.ModelCard:
+    """Reads the model card of a checkpoint.
+
+    Args:
+      checkpoint: folder of a step.
+
+    Raises:
+      CardError: the checkpoint has no model card, or one of another version.
+      CorruptCheckpointError: the card is not the one that was saved.
+    """
+    if not (checkpoint / paths.CARD).exists():
+        raise model_card.CardError(
+            f"{checkpoint} has no model card: an earlier version of mrd_jax saved it; train again"
+        )
+    with manifest.reading(checkpoint / paths.CARD):
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+            card = reader.restore(checkpoint / paths.CARD)
+    if manifest.digest(card) != read_manifest(checkpoint)["card"]:
+        raise manifest.CorruptCheckpointError(
+            f"{checkpoint / paths.CARD}: not the model card that was saved"
+        )
+    return model_card.from_dict(card)
+
+
+def read_manifest(checkpoint: epath.Path) -> dict[str, Any]:
+    """Reads the manifest of a checkpoint.
+
+    Args:
+      checkpoint: folder of a step.
+
+    Raises:
+      CorruptCheckpointError: the manifest is missing or was changed.
+    """
+    # "metadata" is the file that Orbax writes for an item saved as JSON.
+    return manifest.read(checkpoint / paths.MANIFEST / "metadata")
+
+
+def build(card: model_card.ModelCard) -> nn.Module:
+    """Builds the student that a model card describes."""
+    return models.build_model({**card.student, "points": card.points})
+
+
+def abstract(card: model_card.ModelCard) -> dict[str, Any]:
+    """Returns shapes and types of the variables of the student that a model card describes."""
+    return model_card.abstract_variables(build(card), points=card.points)
+
+
+def difference(found: Any, wanted: Any) -> str:
+    """Lists the leaves that are missing, unexpected or of another shape or type.
+
+    Args:
+      found: tree of arrays, or of their shapes.
+      wanted: tree to compare with.
+
+    Returns:
+      One line per leaf; "" if the trees agree.
+    """
+    there, here = _leaves(found), _leaves(wanted)
+    return "\n".join(
+        f"  {name}: {there.get(name, 'absent')} there, {here.get(name, 'absent')} on the card"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name)
+    )
+
+
+def _subtree(tree: dict[str, Any], place: Sequence[str]) -> Any:
+    """Returns the subtree at these keys, created if it is absent."""
+    for key in place:
+        tree = tree.setdefault(key, {})
+    return tree
+
+
+def _leaves(tree: Any) -> dict[str, str]:
+    """Returns type and shape of every leaf by its path, such as "float32 [3, 64]"."""
+    return {
+        jax.tree_util.keystr(path): f"{np.dtype(leaf.dtype).name} {list(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The persistent compilation cache."""
+
+import os
+import pathlib
+import platform
+
+import jax
+
+
+def directory() -> str | None:
+    """Returns the folder of the persistent compilation cache; None if there is none."""
+    if not jax.config.read("jax_enable_compilation_cache"):
+        return None
+    return jax.config.read("jax_compilation_cache_dir")
+
+
+def enable() -> None:
+    """Keeps compiled programs in the user's cache folder, so that a second run does not compile.
+
+    JAX_COMPILATION_CACHE_DIR names another folder (on a pod, one that all hosts can write to), and
+    JAX_ENABLE_COMPILATION_CACHE=false disables the cache. The folder may be deleted at any time.
+    """
+    if directory() is not None:
+        return
+    folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    folder = folder / "mrd_jax" / "compiled"
+    if jax.default_backend() == "cpu":
+        # Programs are compiled for this very processor, and a home folder may be shared.
+        folder /= platform.node()
+    jax.config.update("jax_compilation_cache_dir", str(folder))

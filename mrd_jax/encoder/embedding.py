@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Per-device embedding of records with a student, as evaluation does it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from mrd_jax.data import augment
+
+
+def embed_step(
+    variables: dict[str, Any],
+    batch: dict[str, jax.Array],
+    *,
+    model: nn.Module,
+    config: ConfigDict,
+) -> jax.Array:
+    """Embeds this device's rows of a batch, without augmentation.
+
+    A student that sees fewer points than a record holds can be evaluated on several disjoint
+    subsets of the points (`config.eval_windows`); their unit embeddings are averaged.
+
+    Args:
+      variables: `params` and `batch_stats` of the student.
+      batch: `xyz` and `rgb` of the records, each [local_batch, points, 3].
+      model: the student.
+      config: reads eval_windows and model.points.
+
+    Returns:
+      [local_batch, dim] float32, unit norm.
+    """
+
+    def embed(window: jax.Array) -> jax.Array:
+        xyz, rgb = augment.plain(batch, num_points=config.model.points, window=window)
+        rows: Any = model.apply(variables, xyz, rgb)
+        return normalise(rows.astype(jnp.float32))
+
+    windows = jax.lax.map(embed, jnp.arange(config.eval_windows))
+    return normalise(jnp.mean(windows, axis=0))
+
+
+def normalise(rows: jax.Array) -> jax.Array:
+    """Divides rows [..., dim] by their Euclidean norm."""
+    return rows / jnp.linalg.norm(rows, axis=-1, keepdims=True)

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Embeds the held-out split with given variables of the student, and evaluates it."""
+
+import functools
+import pathlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import linen as nn
+from ml_collections import FrozenConfigDict
+
+from mrd_jax.data import source
+from mrd_jax.distributed import backends, processes
+from mrd_jax.encoder import embedding
+from mrd_jax.evaluation import held_out_split, retrieval, zero_shot
+
+
+class Evaluation(NamedTuple):
+    """Result of one evaluation.
+
+    Attributes:
+      metrics: metric values by name, such as "test/top1".
+      embeddings: [shapes, dim] embeddings of the held-out split.
+    """
+
+    metrics: dict[str, float]
+    embeddings: np.ndarray
+
+
+class Evaluator:
+    """Embeds the held-out split and computes zero-shot and retrieval metrics.
+
+    The teacher features of the split are read once. Points are read at every evaluation, because
+    a split may be larger than memory.
+
+    Attributes:
+      config: config of the run.
+      directory: data set that the held-out split belongs to.
+      records: records of the held-out split.
+      held_out: teacher features, labels and names of the held-out split.
+    """
+
+    def __init__(self, config: FrozenConfigDict, *, model: nn.Module, backend: backends.Backend):
+        """Opens the split that `config.data` names.
+
+        Args:
+          config: config of the run.
+          model: the student.
+          backend: backend that embeds the batches.
+
+        Raises:
+          ValueError: the split does not exist, or `config.data.test_directory` was prepared with
+            another teacher or other conventions than the run.
+        """
+        data = config.data
+        self.config = config
+        self.directory = data.test_directory or data.directory
+        if data.test_directory:
+            source.check_test_set(data.test_directory, config)
+        fingerprint = source.fingerprint(source.read_metadata(self.directory))
+        processes.require_same({"test set": fingerprint})
+        self.records = source.open_split(self.directory, data.test_split)
+        self.held_out = held_out_split.load_held_out(self.directory, data.test_split)
+        if data.test_directory:
+            self.held_out = held_out_split.without_unseen(self.held_out)
+        self._backend = backend
+        self._embed_step = backend.embed(
+            functools.partial(embedding.embed_step, model=model, config=config)
+        )
+
+    def embed(self, variables: dict[str, Any], records: source.RecordSource) -> np.ndarray:
+        """Embeds every record of a split on all devices of all processes.
+
+        Args:
+          variables: `params` and `batch_stats` of the student, on the devices.
+          records: records of the split.
+
+        Returns:
+          [records, dim] float32, unit norm, in the order of the split.
+        """
+        rows = [
+            self._backend.gather(self._embed_step(variables, self._backend.place_batch(batch)))
+            for batch in self._batches(records)
+        ]
+        return np.concatenate(rows)[: len(records)]
+
+    def run(self, variables: dict[str, Any]) -> Evaluation:
+        """Computes the `test/...` metrics of the held-out split.
+
+        Retrieval by class is not among them: it takes minutes on Objaverse-LVIS and is computed
+        once, at the end of a run.
+
+        Args:
+          variables: `params` and `batch_stats` of the student, on the devices.
+        """
+        embeddings = self.embed(variables, self.records)
+        return Evaluation(measure(embeddings, self.held_out), embeddings)
+
+    def _batches(self, records: source.RecordSource) -> Iterator[dict[str, np.ndarray]]:
+        """Yields this process's rows of every global batch; the last batch repeats its last record."""
+        size = self.config.batch_size
+        local = size // jax.process_count()
+        for start in range(jax.process_index() * local, len(records) + size - 1, size):
+            if start - jax.process_index() * local >= len(records):
+                return
+            rows = [records[min(i, len(records) - 1)] for i in range(start, start + local)]
+            yield {name: np.stack([row[name] for row in rows]) for name in ("xyz", "rgb")}
+
+
+def measure(embeddings: np.ndarray, shapes: held_out_split.HeldOut) -> dict[str, float]:
+    """Computes the metrics of `Evaluator.run` from embeddings [shapes, dim] in the split's order."""
+    values = zero_shot.zero_shot(embeddings, shapes)
+    found = retrieval.retrieval(embeddings, shapes, by_class=False)
+    return {f"test/{name}": value for name, value in values.items()} | {
+        f"test/retrieval/{name}": value for name, value in found.items()
+    }
+
+
+def metric_names() -> list[str]:
+    """Lists the metrics that an evaluation may report, from a shape that has every annotation."""
+    feature = np.ones((1, 1), np.float32)
+    shape = {
+        "id": "shape", "name": "name", "label": 0, "picture": "", "creator": "", "licence": "",
+        "image_features": feature, "text_features": feature, "caption_kinds": ["name"],
+    }  # fmt: skip
+    shapes = held_out_split.collect(
+        [shape],
+        class_names=("class",),
+        class_features=feature,
+        unseen_ids=["shape"],
+        pictures=pathlib.Path(),
+    )
+    return sorted(measure(feature, shapes))

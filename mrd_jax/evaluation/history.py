@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads the `metrics.jsonl` of a run: curves over steps, and the evaluations."""
+
+import json
+import math
+import os
+
+import numpy as np
+from etils import epath
+
+# File of a workdir, see `mrd_jax.training.metrics.MetricWriter`.
+FILE = "metrics.jsonl"
+# Metrics that only evaluations report begin with this.
+EVALUATION = "test/"
+
+# How non-finite values are written, since JSON has no word for them.
+_NON_FINITE = ("nan", "inf", "-inf")
+# Names of version 0.1 -> names since.
+_RENAMED = {
+    "train/total": "train/loss",
+    "train/waiting_for_data": "train/data_wait_fraction",
+    "train/waiting_process": "train/data_wait_process",
+    "train/damaged_records": "train/corrupt_records",
+}
+
+
+def read_metrics(path: str | os.PathLike) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Reads the metrics of a run, each as a curve over steps.
+
+    If a step occurs twice, the later value counts. An incomplete last line, which a killed process
+    leaves, is ignored.
+
+    Args:
+      path: file with one JSON object per line, with "step" and numbers.
+
+    Returns:
+      By metric, int64 [points] steps in increasing order and float64 [points] values; a non-finite
+      value is NaN.
+
+    Raises:
+      ValueError: a complete line is not JSON or has no step; names file and line.
+    """
+    curves: dict[str, dict[int, float]] = {}
+    for number, line in enumerate(complete_lines(path), start=1):
+        step, values = _parse(line, where=f"{path}, line {number}")
+        for key, value in values.items():
+            curves.setdefault(_RENAMED.get(key, key), {})[step] = value
+    return {key: _as_arrays(points) for key, points in curves.items()}
+
+
+def evaluations(workdir: str | os.PathLike) -> dict[int, dict[str, float]]:
+    """Reads the evaluations of a run.
+
+    Args:
+      workdir: folder of the run; it need not have any metrics yet.
+
+    Returns:
+      Values of the `test/...` metrics by step.
+
+    Raises:
+      ValueError: as `read_metrics`.
+    """
+    path = epath.Path(workdir) / FILE
+    found: dict[int, dict[str, float]] = {}
+    for name, (steps, values) in (read_metrics(path) if path.exists() else {}).items():
+        if name.startswith(EVALUATION):
+            for step, value in zip(steps.tolist(), values.tolist(), strict=True):
+                found.setdefault(step, {})[name] = value
+    return found
+
+
+def complete_lines(path: str | os.PathLike) -> list[str]:
+    """Reads the lines of a file that end in a newline; a killed process may leave a part of one."""
+    complete, _, _ = epath.Path(path).read_text().rpartition("\n")
+    return complete.splitlines()
+
+
+def _parse(line: str, *, where: str) -> tuple[int, dict[str, float]]:
+    """Parses one line into its step and its numbers."""
+    try:
+        entry = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON ({error}); remove the line") from error
+    if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
+        raise ValueError(f'{where}: found {line[:60]!r}, expected an object with a whole "step"')
+    numbers = {
+        key: math.nan if value in _NON_FINITE else float(value)
+        for key, value in entry.items()
+        if isinstance(value, int | float) or value in _NON_FINITE
+    }
+    step = numbers.pop("step")
+    return int(step), numbers
+
+
+def _as_arrays(points: dict[int, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Sorts the points of a curve by step."""
+    steps = np.asarray(sorted(points), dtype=np.int64)
+    return steps, np.asarray([points[step] for step in steps])

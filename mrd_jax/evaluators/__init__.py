@@ -1,6 +1,0 @@
-# SPDX-License-Identifier: Apache-2.0
-"""Measures of a trained model on shapes it has not seen: accuracy, retrieval, baselines, tests."""
-
-from mrd_jax.evaluators.held_out import HeldOut, load_held_out
-
-__all__ = ["HeldOut", "load_held_out"]

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Initialises the train state from the seed of a config."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from mrd_jax import losses
+from mrd_jax.checkpoints import train_state
+
+
+def create_state(
+    config: ConfigDict,
+    *,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    shardings: Callable[[train_state.TrainState], Any] | None = None,
+) -> train_state.TrainState:
+    """Initialises every leaf from `config.seed` alone.
+
+    Args:
+      config: of the run.
+      model: the student.
+      optimizer: of the run.
+      shardings: gives the place of every leaf of a state of shapes, see
+        `mrd_jax.distributed.backends.Backend.state_shardings`; no device ever holds more than that. None makes
+        the whole state on one device.
+    """
+    points = jnp.zeros((1, config.model.points, 3), jnp.float32)
+
+    def init(key: jax.Array) -> train_state.TrainState:
+        variables = model.init(key, points, points)
+        params = {"student": variables["params"], "loss": losses.init_loss_params(config.loss)}
+        return train_state.TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            batch_stats=variables.get("batch_stats", {}),
+            opt_state=optimizer.init(params),
+            ema=jax.tree.map(jnp.copy, params["student"]) if config.optimizer.ema_decay else None,
+        )
+
+    key = jax.random.key(config.seed)
+    places = None if shardings is None else shardings(jax.eval_shape(init, key))
+    return jax.jit(init, out_shardings=places)(key)
