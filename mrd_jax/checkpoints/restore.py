@@ -97,8 +97,9 @@ def find_student(path: epath.Path) -> StoredStudent:
     if (path / paths.CARD_FILE).exists():
         return student_of_encoder(path)
     raise FileNotFoundError(
-        f"{path} is neither an encoder folder ({paths.CARD_FILE} is missing) nor the workdir of a "
-        f"run ({run_identity.RUN_FILE} is missing) nor one of its checkpoints; check the path"
+        f"{path} holds no encoder: expected {paths.CARD_FILE} (mrd_jax.encoder.save, "
+        f"mrd_jax.tools.convert), {run_identity.RUN_FILE} (the workdir of a run), or a step of its "
+        f"{paths.FOLDER}/; check the path"
     )
 
 

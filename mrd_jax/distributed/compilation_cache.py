@@ -4,15 +4,16 @@
 import os
 import pathlib
 import platform
+from typing import Any
 
 import jax
 
 
 def directory() -> str | None:
     """Returns the folder of the persistent compilation cache; None if there is none."""
-    if not jax.config.read("jax_enable_compilation_cache"):
-        return None
-    return jax.config.read("jax_compilation_cache_dir")
+    # JAX defines its options at import, where mypy does not see them.
+    options: Any = jax.config
+    return options.jax_compilation_cache_dir if options.jax_enable_compilation_cache else None
 
 
 def enable() -> None:
@@ -21,7 +22,8 @@ def enable() -> None:
     JAX_COMPILATION_CACHE_DIR names another folder (on a pod, one that all hosts can write to), and
     JAX_ENABLE_COMPILATION_CACHE=false disables the cache. The folder may be deleted at any time.
     """
-    if directory() is not None:
+    options: Any = jax.config
+    if options.jax_compilation_cache_dir is not None:
         return
     folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     folder = folder / "mrd_jax" / "compiled"

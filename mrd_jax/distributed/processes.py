@@ -21,6 +21,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from mrd_jax.cli import command
+
 # Seconds that a process which has ended well waits for the others: process 0 may have a report to
 # write. A process that has died meanwhile is noticed by its heartbeat.
 _FAREWELL = 24 * 3600
@@ -112,21 +114,47 @@ def _give_up(coordinator: str, process: int | None, seconds: int) -> NoReturn:
     os._exit(1)
 
 
-@contextlib.contextmanager
-def leaving_at_once() -> Iterator[None]:
-    """Around a run: a process that fails ends without waiting for the others, who wait for it.
+def join_cluster(*, multihost: bool, coordinator: str, **place: Any) -> None:
+    """Joins the other processes if the command line asks for it.
 
-    Python's usual end would: JAX says farewell to all processes together.
+    Args:
+      multihost: whether JAX shall find the processes through the cluster.
+      coordinator: HOST:PORT to join the processes at; "" if not given.
+      **place: further arguments of `join`.
+
+    Raises:
+      ValueError: the arguments contradict each other, or there is no cluster.
+    """
+    given = coordinator or place["processes"] is not None or place["process"] is not None
+    if given and multihost:
+        raise ValueError(
+            "--multihost finds by itself what --coordinator, --processes and --process say; "
+            "expected one of the two ways"
+        )
+    if given or multihost:
+        join(coordinator, **place)
+
+
+@contextlib.contextmanager
+def exiting_on_error() -> Iterator[None]:
+    """Ends a process of several at once if the block fails.
+
+    Skips JAX's shutdown barrier, which waits for the other processes, while they wait for this one.
     """
     try:
         yield
-    except BaseException:  # an impatient Ctrl-C, too
+    except BaseException as error:  # KeyboardInterrupt, too
         if jax.process_count() == 1:
             raise
-        traceback.print_exc()
+        if command.is_user_error(error) and not command.is_debug():
+            command.print_error(error)
+            status = command.USAGE_ERROR
+        else:
+            traceback.print_exc()
+            status = 1
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(1)
+        os._exit(status)
 
 
 def check_devices() -> None:

@@ -74,7 +74,7 @@ def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_it_read(wor
     assert "1 of 2 arrays are not what was saved: w/a" in caplog.text
     assert "checkpoint 3 was moved to" in caplog.text
     assert sorted(f.name for f in (workdir / "checkpoints").iterdir()) == ["1", "2"]
-    assert (workdir / "damaged" / "3" / "state").is_dir()
+    assert (workdir / "corrupt" / "3" / "state").is_dir()
 
 
 def test_the_step_that_was_set_aside_can_be_saved_again(workdir):
@@ -85,14 +85,14 @@ def test_the_step_that_was_set_aside_can_be_saved_again(workdir):
     checkpoints.close()
     damage_step(workdir, 3)
     assert_trees_equal(restored(workdir), state(2))
-    assert sorted(f.name for f in (workdir / "damaged").iterdir()) == ["3", "3_again"]
+    assert sorted(f.name for f in (workdir / "corrupt").iterdir()) == ["3", "3_again"]
 
 
 def test_without_one_whole_checkpoint_a_run_does_not_begin_anew(workdir):
     for step in (1, 2, 3):
         damage_step(workdir, step)
     with pytest.raises(
-        manifest.CorruptCheckpointError, match=r"every checkpoint was damaged \(\[1, 2, 3\]"
+        manifest.CorruptCheckpointError, match=r"every checkpoint was corrupt \(\[1, 2, 3\]"
     ):
         restored(workdir)
 
@@ -101,7 +101,7 @@ def test_reading_only_a_damaged_checkpoint_is_an_error_and_nothing_moves(workdir
     damage_step(workdir, 3)
     with pytest.raises(manifest.CorruptCheckpointError, match="w/a"):
         restored(workdir, read_only=True)
-    assert (workdir / "checkpoints" / "3").is_dir() and not (workdir / "damaged").exists()
+    assert (workdir / "checkpoints" / "3").is_dir() and not (workdir / "corrupt").exists()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # as below
@@ -176,11 +176,11 @@ def test_the_tool_names_damaged_checkpoints_and_says_so_in_its_status(workdir, t
     whole = tmp_path / "encoder"
     encoder.save(whole, variables=tiny_variables(), card=tiny_card())
     assert verify.main([str(workdir), str(whole)]) == 0
-    assert capsys.readouterr().out.count("as they were saved") == 4
+    assert capsys.readouterr().out.count("intact") == 4
     damage_step(workdir, 2)
     assert verify.main([str(workdir)]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert [line.startswith("DAMAGED") for line in lines] == [False, True, False]
+    assert [line.startswith("CORRUPT") for line in lines] == [False, True, False]
     assert "checkpoints/2" in lines[1]
 
 

@@ -116,7 +116,7 @@ def test_no_stand_in_repeats_a_record_of_a_batch_with_hard_negatives():
 def test_each_damaged_record_is_logged_once_and_counted_from_its_step_on(caplog):
     config = config_of(corrupt_records=3)
     lost = corrupt_records.CorruptRecords(records(), config)
-    stream(30, config, damaged=lost)
+    stream(30, config, corrupt=lost)
     assert sorted(record.args[0] for record in caplog.records) == [
         "shape 21",
         "shape 30",
@@ -135,15 +135,15 @@ def test_each_damaged_record_is_logged_once_and_counted_from_its_step_on(caplog)
 def test_a_restart_goes_on_counting(tmp_path, caplog):
     config = config_of(corrupt_records=3)
     lost = corrupt_records.CorruptRecords(records(), config, workdir=tmp_path)
-    stream(10, config, damaged=lost)
+    stream(10, config, corrupt=lost)
     caplog.clear()
 
     again = corrupt_records.CorruptRecords(records(), config, workdir=tmp_path, process_index=1)
-    stream(10, config, damaged=again)
+    stream(10, config, corrupt=again)
     assert [again.count(step) for step in range(10)] == [lost.count(step) for step in range(10)]
     assert not caplog.records
     with pytest.raises(corrupt_records.TooManyCorruptRecordsError):
-        stream(10, config, damaged=again, broken=(*BROKEN, 8))
+        stream(10, config, corrupt=again, broken=(*BROKEN, 8))
     lines = (tmp_path / "corrupt_records.0.jsonl").read_text().splitlines()
     assert {json.loads(line)["id"] for line in lines} == {"shape 7", "shape 21", "shape 30"}
     assert not (tmp_path / "corrupt_records.1.jsonl").exists()
@@ -151,7 +151,7 @@ def test_a_restart_goes_on_counting(tmp_path, caplog):
 
 def test_a_negative_number_is_refused():
     with pytest.raises(ValueError, match="corrupt_records is -1; expected 0, .* or how many"):
-        run_lib.build_run(tiny_config(data__damaged_records=-1))
+        run_lib.build_run(tiny_config(data__corrupt_records=-1))
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_nothing_is_measured_on_a_training_split_that_is_damaged(copied, caplog)
     shard.write_bytes(data)
 
     def evaluator(allowed):
-        config = tiny_config(data__directory=str(folder), data__damaged_records=allowed)
+        config = tiny_config(data__directory=str(folder), data__corrupt_records=allowed)
         return types.SimpleNamespace(config=config, embed=lambda variables, records: [*records])
 
     assert final.gallery_of(evaluator(1), {}) == (None, None)

@@ -15,7 +15,7 @@ from tiny_encoder import DIM, FIELDS, POINTS, random_clouds, tiny_card, tiny_var
 from mrd_jax import encoder, models
 from mrd_jax.checkpoints import manager, model_card, paths
 from mrd_jax.data import augment, source
-from mrd_jax.evaluation import evaluator as evaluation
+from mrd_jax.report import final
 from mrd_jax.training import run as run_lib
 from mrd_jax.training import train
 
@@ -174,7 +174,7 @@ def test_a_card_that_was_edited_does_not_load_another_student(saved, tmp_path):
 
 
 def test_a_folder_without_an_encoder_says_what_was_looked_for(tmp_path):
-    with pytest.raises(FileNotFoundError, match="neither card.json .* nor run.json"):
+    with pytest.raises(FileNotFoundError, match="expected card.json .*, run.json .*checkpoints/"):
         encoder.load(tmp_path)
 
 
@@ -199,7 +199,7 @@ def test_a_trained_checkpoint_embeds_as_the_evaluator_does(dataset, tmp_path, mo
         seen["variables"] = jax.device_get(variables)
         seen["embeddings"] = evaluator.embed(variables, evaluator.records)
 
-    monkeypatch.setattr(evaluation, "write_results", look)
+    monkeypatch.setattr(final, "write_results", look)
     train.train_and_evaluate(config, str(tmp_path), devices=jax.devices()[:1])
     found = encoder.load(tmp_path, teacher="fake/teacher", devices=jax.devices()[:1])
     assert_trees_equal(found.variables, seen["variables"])

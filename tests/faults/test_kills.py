@@ -64,7 +64,7 @@ def check(runs, straight):
     assert runs.checksums() == straight.checksums()
     assert runs.curve() == straight.curve()
     assert not runs.saving()
-    assert not (runs.workdir / "damaged").exists()
+    assert not (runs.workdir / "corrupt").exists()
 
 
 def test_a_few_kills_change_nothing(folders, straight, tmp_path):

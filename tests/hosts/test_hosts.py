@@ -31,7 +31,7 @@ def test_half_a_place_is_refused(place, message):
 
 
 def run_alone(code):
-    command = [sys.executable, "-c", f"from mrd_jax import hosts; {code}"]
+    command = [sys.executable, "-c", f"from mrd_jax.distributed import processes as hosts; {code}"]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 

@@ -191,7 +191,7 @@ def test_a_damaged_checkpoint_is_set_aside_once_for_all(data, two, tmp_path):
     group.finish()
     for process in (0, 1):
         assert f"continuing {tmp_path / 'run'} at step {step - 1}" in group.log(process)
-    assert [path.name for path in (tmp_path / "run" / "damaged").iterdir()] == [str(step)]
+    assert [path.name for path in (tmp_path / "run" / "corrupt").iterdir()] == [str(step)]
     assert_equal_runs(data, tmp_path / "run", two.workdir)
 
 

@@ -40,9 +40,7 @@ def test_the_example_student_trains_alike_on_one_device_and_on_eight(
     start = initial_state.create_state(config, model=registered_student, optimizer=optimizer)
     batch, found = batch_spec.fake_batch(config), {}
     for devices in (1, 8):
-        backend = backends.make_backend(
-            "pmap", batch_size=config.batch_size, devices=jax.devices()[:devices]
-        )
+        backend = backends.make_backend("pmap".batch_size, devices=jax.devices()[:devices])
 
         def body(state, batch):
             return step.train_step(

@@ -8,7 +8,9 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
+from jax.experimental.compilation_cache import compilation_cache as jax_cache
+
+from mrd_jax.distributed import compilation_cache
 
 COMMAND = [sys.executable, "-m", "mrd_jax.main"]
 
@@ -54,11 +56,11 @@ def cache(monkeypatch, tmp_path):
     }
     jax.config.update("jax_compilation_cache_dir", None)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    compilation_cache.reset_cache()
+    jax_cache.reset_cache()
     yield tmp_path
     for name, value in before.items():
         jax.config.update(name, value)
-    compilation_cache.reset_cache()
+    jax_cache.reset_cache()
 
 
 def kept(folder):

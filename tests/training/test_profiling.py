@@ -19,7 +19,7 @@ def recorded(monkeypatch):
 
 def run(profile, *, steps, told):
     for done in range(steps):
-        profile.before(done, in_flight=None)
+        profile.before(done, state=None)
         told.append(done)
 
 
@@ -29,10 +29,8 @@ def test_the_sixth_and_seventh_step_are_recorded(recorded):
 
 
 def test_a_run_that_ends_early_ends_its_recording_once(recorded):
-    profile = profiling.Profile("w", steps=20)
-    run(profile, steps=7, told=recorded)
-    profile.close()
-    profile.close()
+    with profiling.Profile("w", steps=20) as profile:
+        run(profile, steps=7, told=recorded)
     assert recorded == [0, 1, 2, 3, 4, "w/tensorboard", 5, 6, "stop"]
 
 
@@ -44,5 +42,5 @@ def test_by_default_nothing_is_recorded(recorded):
 def test_a_recording_is_a_file_for_tensorboard(tmp_path):
     profile = profiling.Profile(str(tmp_path), steps=1)
     for done in range(profiling.AFTER + 2):
-        profile.before(done, in_flight=jnp.ones(8) @ jnp.ones(8))
+        profile.before(done, state=jnp.ones(8) @ jnp.ones(8))
     assert list(tmp_path.glob("tensorboard/plugins/profile/*/*.xplane.pb"))

@@ -80,9 +80,7 @@ create = functools.partial(initial_state.create_state, CONFIG, model=MODEL, opti
 
 
 def make_backend(devices, *, spmd="shard_map", shard_state=True):
-    return backends.make_backend(
-        spmd, batch_size=16, shard_state=shard_state, devices=jax.devices()[:devices]
-    )
+    return backends.make_backend(spmd, shard_state=shard_state, devices=jax.devices()[:devices])
 
 
 def shapes(backend):

@@ -158,7 +158,9 @@ def test_too_many_bad_batches_in_a_row_end_the_run_and_keep_the_last_checkpoint(
 ):
     bad = (0, 1, 3, 4, 5)  # two in a row are borne, three are not
     change_stream(monkeypatch, lambda s, batch: not_a_number(batch) if s in bad else batch)
-    with pytest.raises(nonfinite.NonFiniteError, match="3 updates in a row.*steps 3 to 5") as error:
+    with pytest.raises(
+        nonfinite.NonFiniteError, match="3 consecutive updates.*steps 3 to 5"
+    ) as error:
         train.train_and_evaluate(config, str(tmp_path), devices=ONE)
     assert "learning rate" in str(error.value) and "data_prep.verify" in str(error.value)
     assert paths.newest(tmp_path).name == "3"

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Command lines: a user's mistake ends with its message and exit status 2, not with a traceback."""
+
+import argparse
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn, ParamSpec
+
+from absl import flags
+
+# Exit status of a command that was given something it cannot use.
+USAGE_ERROR = 2
+# Flag of every command.
+DEBUG = "--debug"
+DEBUG_HELP = "show the traceback of an error"
+
+P = ParamSpec("P")
+
+
+class Parser(argparse.ArgumentParser):
+    """Argument parser of a command: knows `--debug`, and reports errors in two lines."""
+
+    def __init__(self, description: str | None, *, prog: str | None = None, **options: Any):
+        """Adds `--debug`.
+
+        Args:
+          description: docstring of the command's module, shown by `--help` as it is.
+          prog: how the command is called, such as "python -m mrd_jax.tools.embed".
+          **options: further arguments of `argparse.ArgumentParser`.
+        """
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(prog, description=description, **options)
+        self.add_argument(DEBUG, action="store_true", help=DEBUG_HELP)
+
+    def error(self, message: str) -> NoReturn:
+        """Prints the message, without the usage of every option, and exits with status 2."""
+        self.exit(USAGE_ERROR, f"error: {message}\n{self.prog} --help lists the options\n")
+
+
+def reports_errors(main: Callable[P, int | None]) -> Callable[P, int]:
+    """Decorates the main function of a command: prints a user's mistake and returns status 2.
+
+    Args:
+      main: returns the exit status, None for 0.
+    """
+
+    @functools.wraps(main)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            return main(*args, **kwargs) or 0
+        except Exception as error:
+            if is_debug() or not is_user_error(error):
+                raise
+            print_error(error)
+            return USAGE_ERROR
+
+    return wrapped
+
+
+def is_debug() -> bool:
+    """Returns whether the command line asks for tracebacks."""
+    return DEBUG in sys.argv
+
+
+def is_user_error(error: BaseException) -> bool:
+    """Returns whether the message of an exception says what the user has to change.
+
+    That holds for the exceptions of this project and for the standard ones that it raises for
+    input it cannot use. Anything else is a fault of the program and keeps its traceback.
+    """
+    own = type(error).__module__.split(".")[0] in ("mrd_jax", "data_prep")
+    return own or isinstance(error, (ValueError, OSError, ImportError))
+
+
+def print_error(error: BaseException) -> None:
+    """Prints the message of an exception to stderr."""
+    print(f"error: {error}", file=sys.stderr, flush=True)
+
+
+def parse_flags(arguments: list[str]) -> list[str]:
+    """Parses absl flags, config files among them, for `absl.app.run`.
+
+    Any exception of a config file is reported like a wrong flag.
+
+    Args:
+      arguments: arguments of the process, with the program's name.
+
+    Returns:
+      The program's name.
+    """
+    try:
+        rest = flags.FLAGS(arguments)
+        if len(rest) > 1:
+            raise flags.Error(f"unexpected arguments {rest[1:]}; every option begins with --")
+    except Exception as error:
+        if is_debug():
+            raise
+        kind = "" if isinstance(error, (flags.Error, OSError)) else f"{type(error).__name__}: "
+        print(f"error: {kind}{' '.join(str(error).split())}", file=sys.stderr)
+        print("--help lists the options, --debug shows the traceback", file=sys.stderr)
+        sys.exit(USAGE_ERROR)
+    return rest
