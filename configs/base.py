@@ -1,56 +1,61 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every field of a run with its unit, source and default; experiments override, never add."""
+"""Default config: every field with its meaning, its unit and, where it has one, its source.
+
+The other configs in this folder override fields and add none, except in `model`.
+"""
 
 from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """Full MRD with neutral sizes; not an experiment of its own."""
+    """Returns full MRD with small default sizes; not an experiment of its own."""
     config = ConfigDict()
 
-    # One seed for initialisation, order of samples, drawn views and captions, augmentation.
+    # Seed of parameter initialisation, sample order, caption and view sampling, and augmentation.
     config.seed = 0
-    # Encoder that a new run starts from: a folder of mrd_jax.tools.convert, another run's workdir,
-    # or an .npz of EVA's image weights; "" starts from random weights.
+    # Encoder that a new run starts from: a folder of mrd_jax.tools.convert, the workdir of another
+    # run, or an .npz file of EVA's image weights. "" initialises at random.
     config.initial_weights = ""
-    # "pmap", or "shard_map" (jit over a mesh). Both run the same step body.
+    # Backend: "pmap", or "shard_map" (jit over a device mesh). Both run the same step function.
     config.spmd = "pmap"
-    # The devices share parameters, optimizer and moving average between the steps rather than hold
-    # them all, each; "shard_map" only. The same numbers.
+    # FSDP: shard parameters, optimizer state and EMA over the devices instead of replicating them.
+    # Requires "shard_map". Same result up to rounding.
     config.shard_state = False
-    # Samples per step over all devices; every one is a negative and a relation of the others.
+    # Samples per step over all devices. Every other sample of the batch is a negative.
     config.batch_size = 64
-    # Optimizer steps of the whole run; the learning-rate schedule spans them.
+    # Optimizer steps of the run; the learning-rate schedule spans them.
     config.total_steps = 1_000
-    # Steps between metric lines, evaluations and checkpoints; the last step always does all three.
+    # Steps between two lines of metrics. The last step is always logged.
     config.log_every = 20
+    # Steps between two evaluations. The last step is always evaluated.
     config.eval_every = 200
+    # Steps between two checkpoints. The last step is always saved.
     config.checkpoint_every = 200
-    # Disjoint samples of a cloud whose embeddings are averaged in evaluation.
+    # Disjoint subsets of the points of a cloud whose embeddings are averaged in evaluation.
     config.eval_windows = 1
-    # Newest checkpoints kept in the workdir.
+    # Number of newest checkpoints to keep in the workdir.
     config.checkpoints_kept = 2
-    # Best checkpoints kept besides; every evaluation then saves one. 0 is off.
+    # Number of best checkpoints to keep in addition. If > 0, every evaluation saves a checkpoint.
     config.checkpoints_best = 0
-    # Best by which metric of an evaluation, named as in metrics.jsonl: the highest, of a
-    # median_rank the lowest.
+    # Evaluation metric that ranks checkpoints, named as in metrics.jsonl. Higher is better, except
+    # for median ranks.
     config.best_metric = "test/top1"
-    # Updates in a row that may be left out because they are not finite; then the run stops. 0
-    # never stops it.
+    # Consecutive steps with a non-finite loss or gradient, whose updates are skipped, before the
+    # run stops. 0 never stops it.
     config.max_nonfinite_steps = 10
-    # Steps to record for TensorBoard's profiler, from the sixth after each start on; 0 is off.
+    # Steps to record with the JAX profiler, from the sixth step after each start. 0 disables it.
     config.profile_steps = 0
-    # Minutes without a step after which the stack of every thread is printed; 0 is off. Longer
-    # than an evaluation takes.
+    # Hang detection: minutes without a completed step before the stacks of all threads are dumped.
+    # Must exceed the duration of an evaluation. 0 disables it.
     config.hang_minutes = 60.0
-    # And end the process then, with status 1, for whatever restarts it.
+    # Exit with status 1 after dumping the stacks, so that a supervisor can restart the run.
     config.exit_on_hang = False
 
     config.data = data()
     config.teacher = ConfigDict()
-    # Name recorded in the data set by data_prep; "" accepts any teacher of the right dimension.
+    # Name of the teacher that data_prep recorded in the data set. "" accepts any teacher.
     config.teacher.name = ""
-    # Length of the teacher's features, which is also the student's embedding.
+    # Dimension of the teacher's features.
     config.teacher.dim = 384
 
     config.augment = augment()
@@ -61,178 +66,213 @@ def get_config() -> ConfigDict:
 
 
 def data() -> ConfigDict:
-    """Where the records are and what the host draws from them."""
+    """Returns the data set and the sampling of captions, images and hard negatives."""
     config = ConfigDict()
-    # Folder of the TFDS data set, version included.
+    # Folder of the TFDS data set, including the version.
     config.directory = ""
+    # Split to train on.
     config.train_split = "train"
-    # "" trains without evaluating, for data sets that hold nothing to test on.
+    # Split to evaluate on. "" disables evaluation.
     config.test_split = "test"
-    # Another data set that the test split is of, such as Objaverse-LVIS; "" is `directory`. Then
-    # there is no training split of its kind to measure a majority or a floor on.
+    # Data set of the test split, if another one, such as Objaverse-LVIS. "" is `directory`. With
+    # another data set, the baselines that are computed on the training split are not reported.
     config.test_directory = ""
-    # Points per record, as prepared; the student sees `model.points` of them.
+    # Points per record, as prepared by data_prep. The student receives `model.points` of them.
     config.points = 10_000
-    # Kinds of caption that may be drawn, each with an equal chance; () allows all.
+    # Caption kinds to sample from, uniformly. () samples from all kinds.
     config.caption_kinds = ()
-    # Or groups of kinds, such as (("name",), ("blip", "msft")): first a group, then one of its
-    # kinds with an equal chance. A kind in no group is never drawn. () draws as above.
+    # Two-stage sampling instead: first a group, then uniformly one of its kinds, as in
+    # (("name",), ("blip", "msft")). Kinds that are in no group are never sampled. () disables it.
     config.caption_groups = ()
-    # Relative chance of each group, among those that a record has; () makes them equal.
+    # Relative probability of each group, renormalised over the groups that a record has. () is
+    # uniform.
     config.caption_chances = ()
-    # Chance of drawing a shape's own picture rather than a rendered view (OpenShape: 0.5 for
-    # Objaverse's thumbnails); a negative value draws uniformly from all pictures.
+    # Probability of using a shape's own picture instead of a rendered view (OpenShape: 0.5, for
+    # Objaverse's thumbnails). A negative value samples uniformly from all images.
     config.picture_probability = -1.0
-    # Rows of each batch that are neighbours of its other rows, as hard negatives; 0 is off. With h
-    # of them in a batch of b, an epoch takes records / (b - h) steps.
+    # Hard negatives per batch: rows that are replaced by neighbours of other rows. An epoch then
+    # takes records / (batch_size - hard_negatives) steps. 0 disables them.
     config.hard_negatives = 0
-    # Nearest records of a row that its hard negatives are drawn from (OpenShape's code: 31).
+    # Nearest neighbours of a row that its hard negatives are sampled from (OpenShape's code: 31).
     config.neighbours = 31
-    # File of mrd_jax.tools.neighbours; "" is where it writes by itself, below `directory`.
+    # Output file of mrd_jax.tools.neighbours. "" is its default path below `directory`.
     config.neighbours_file = ""
-    # Distinct records that may be left out of training because they are damaged, see
-    # mrd_jax.data.corrupt_records; one more stops the run. 0 stops it at the first.
+    # Maximum number of distinct corrupt records to skip in training; one more stops the run. See
+    # mrd_jax.data.corrupt_records.
     config.corrupt_records = 0
-    # Keep decoded records in memory: right below about 2 GiB.
+    # Cache decoded records in memory. Suitable for data sets below about 2 GiB.
     config.cache = False
     return config
 
 
 def augment() -> ConfigDict:
-    """OpenShape's augmentation, in its order; each field off at its neutral value."""
+    """Returns OpenShape's augmentation in its order, then extras that OpenShape does not have."""
     config = ConfigDict()
-    # Upper end of the share of points replaced by the first point; 0 is off.
+    # Point dropout: maximum fraction of points that are replaced by the first point. 0 disables it.
     config.dropout_max = 0.875
-    # Isotropic scale, drawn uniformly; (1, 1) is off.
+    # Range of the isotropic scale, sampled uniformly. (1, 1) disables it.
     config.scale = (0.8, 1.25)
-    # Shift per axis, drawn uniformly in +-shift, in units of the unit sphere; 0 is off.
+    # Maximum translation per axis, sampled uniformly in +-shift; the unit is the radius of the
+    # unit sphere. 0 disables it.
     config.shift = 0.1
-    # Small rotations about x, y, z: standard deviation and clip in radians; 0 is off.
+    # Small rotations about x, y and z: standard deviation of the angles in radians. 0 disables
+    # them.
     config.rotate_sigma = 0.06
+    # Small rotations: maximum angle in radians; larger ones are clipped.
     config.rotate_clip = 0.18
-    # Largest rotation about the vertical axis in degrees, drawn in +-; 180 is any, 0 is off.
+    # Maximum rotation about the vertical axis in degrees, sampled uniformly in +-rotate_z. 0
+    # disables it.
     config.rotate_z = 180.0
-    # Chance of replacing all colours of a cloud by `color_fill`, in 0..1.
+    # Probability of replacing all colours of a cloud by `color_fill`. 0 disables it.
     config.color_drop = 0.5
+    # Grey value of clouds without colours, in 0..1.
     config.color_fill = 0.4
-    # Chance of mirroring left and right; not in OpenShape.
+    # Probability of mirroring left and right. Not in OpenShape.
     config.mirror = 0.0
-    # Gaussian noise per coordinate: standard deviation, unit sphere; not in OpenShape.
+    # Standard deviation of Gaussian noise per coordinate, in units of the unit sphere's radius. Not
+    # in OpenShape.
     config.jitter_sigma = 0.0
-    # Per-cloud colour shift, drawn uniformly in +-color_jitter per channel; not in OpenShape.
+    # Maximum colour shift per cloud and channel, sampled uniformly in +-color_jitter. Not in
+    # OpenShape.
     config.color_jitter = 0.0
     return config
 
 
 def model() -> ConfigDict:
-    """Point-BERT as OpenShape's scaling 4, 32.3 M parameters at out_dim 1,280."""
+    """Returns Point-BERT as in OpenShape's scaling 4: 32.3 M parameters at out_dim 1,280."""
     config = ConfigDict()
+    # Architecture: "point_bert" or "uni3d".
     config.name = "point_bert"
-    # Points per cloud the student sees.
+    # Points per cloud that the student receives.
     config.points = 10_000
-    # Width, blocks, attention heads (64 wide each) and hidden width of the transformer.
+    # Width of the transformer.
     config.dim = 512
+    # Number of transformer blocks.
     config.depth = 12
+    # Number of attention heads, each of width dim / heads.
     config.heads = 8
+    # Hidden width of the MLPs.
     config.mlp_dim = 1_536
-    # Width of a group's token before it is lifted to `dim`.
+    # Output width of the set abstraction that embeds a group, before the projection to `dim`.
     config.sa_dim = 256
-    # Groups (tokens), their radius in units of the unit sphere, and points per group.
+    # Number of groups, which is the number of point tokens.
     config.groups = 384
+    # Radius of a group (ball query), in units of the unit sphere's radius.
     config.radius = 0.2
+    # Points per group.
     config.group_size = 64
-    # Length of the embedding; equals teacher.dim.
+    # Dimension of the embedding. Must equal `teacher.dim`.
     config.out_dim = 384
-    # Share of groups left out in training; 0 is off.
+    # Patch dropout: fraction of groups dropped in training. 0 disables it.
     config.patch_dropout = 0.0
-    # Which: "fewer" samples fewer centres (OpenShape), "random" drops some of all (Uni3D).
+    # How patch dropout is applied: "fewer" samples fewer group centres (OpenShape), "random" drops
+    # some of all groups (Uni3D).
     config.patch_choice = "fewer"
-    # Activations; parameters, norms and softmax stay float32.
+    # Type of activations, "float32" or "bfloat16". Parameters, norms and softmax are float32.
     config.dtype = "float32"
-    # Recompute each block in the backward pass: less memory, about a third more time.
+    # Rematerialise (recompute) each block in the backward pass: less memory, about a third more
+    # time.
     config.remat = False
-    # Clouds of a device that pass the student at a time; the loss, its gradient and batch norm stay
-    # those of the whole batch. Divides the clouds of a device; 0 takes them all at once.
+    # Micro-batching: clouds per device that pass the student at a time. This is not gradient
+    # accumulation: loss, gradient and batch norm are those of the whole batch. Must divide the
+    # clouds per device. 0 disables it.
     config.micro_batch = 0
-    # On a TPU: "pallas", kernels that keep scores in vector memory (heads of 64, an even number of
-    # them, 513 tokens of width 1,024 or fewer); "xla", the library's attention; "auto", the
-    # kernels where they take the sizes. Elsewhere all are the same.
+    # Attention on TPU: "pallas" keeps the scores in vector memory (heads of width 64, an even
+    # number of them, at most 513 tokens at width 1,024), "xla" is the library's attention, "auto"
+    # is "pallas" where the sizes permit. No effect on other platforms.
     config.attention = "auto"
     return config
 
 
 def loss() -> ConfigDict:
-    """MRD (arXiv 2407.14007). Fields marked *ours* are not settled by the published abstract."""
+    """Returns the MRD objective (arXiv 2407.14007).
+
+    Fields marked "ours" are not specified by the published abstract.
+    """
     config = ConfigDict()
-    # Weights of the two halves of the contrastive term.
+    # Weight of the point-image half of the contrastive term.
     config.image_weight = 0.5
+    # Weight of the point-text half of the contrastive term.
     config.text_weight = 0.5
-    # lambda_intra, lambda_image, lambda_text: weights of the three distillation terms (ours).
+    # lambda_intra: weight of the intra-modal distillation term, points with points (ours).
     config.lambda_intra = 1.0
+    # lambda_image: weight of the cross-modal distillation term, points with images (ours).
     config.lambda_image = 1.0
+    # lambda_text: weight of the cross-modal distillation term, points with texts (ours).
     config.lambda_text = 1.0
-    # Relation matrices: "similarity" (softmax of scaled cosines, the paper's preferred form),
-    # "cosine" or "euclidean" (divided by their batch mean).
+    # Relation matrices: "similarity" (softmax of scaled cosines, preferred by the paper), "cosine",
+    # or "euclidean" (divided by the batch mean).
     config.relation = "similarity"
-    # "jeffrey" (the paper's preferred form), "kl" or "js"; for the last two relations "l2" or
-    # "smooth_l1".
+    # Divergence between relations. For "similarity": "jeffrey" (preferred by the paper), "kl" or
+    # "js"; for "cosine" and "euclidean": "l2" or "smooth_l1".
     config.divergence = "jeffrey"
-    # "dynamic": learnable weights of a term's candidate targets; "static": equal ones.
+    # Weights of the target relations of a term: "dynamic" (learnable) or "static" (equal).
     config.weights = "dynamic"
-    # Mix the "divergences" to the candidates, or the "targets" themselves.
+    # What the weights mix: the "divergences" from each target, or the "targets" themselves.
     config.mix = "divergences"
-    # Pull of the mixing weights towards equal ones (ours): entropy_weight * (log K - H(w)).
+    # Entropy regularisation of the mixing weights w over K targets: entropy_weight * (log K - H(w))
+    # is added to the loss (ours).
     config.entropy_weight = 0.01
-    # Temperatures of the teacher's and the student's relations (ours).
+    # Temperature of the teacher's relations (ours).
     config.teacher_temperature = 0.1
+    # Temperature of the student's relations (ours).
     config.student_temperature = 0.1
     # Learn the logarithm of the student's temperature.
     config.learn_student_temperature = False
-    # Leave the diagonal out of the intra relation, and of the cross relations.
+    # Exclude the diagonal of the intra-modal relation.
     config.exclude_self_intra = True
+    # Exclude the diagonal of the cross-modal relations.
     config.exclude_self_cross = False
-    # Target relations of each term, by modality pair: V image, T text (ours).
     config.candidates = ConfigDict()
+    # Target relations of the intra term as modality pairs: V image, T text (ours).
     config.candidates.intra = ("VV", "TT")
+    # Target relations of the image term (ours).
     config.candidates.image = ("VV", "TV")
+    # Target relations of the text term (ours).
     config.candidates.text = ("TT", "VT")
-    # How relations are computed: "plain", from whole [local, global] matrices; "blockwise", a block
-    # of columns at a time, the same values in flat memory; "auto", blockwise from 2^22 entries of a
-    # matrix on (see mrd_jax.losses.options).
+    # Computation of the relations: "plain" materialises [local_batch, global_batch] matrices;
+    # "blockwise" processes `block` columns at a time, with the same result in less memory; "auto"
+    # is "blockwise" from 2^22 entries per matrix (see mrd_jax.losses.options).
     config.form = "auto"
-    # Columns of the global batch at a time, blockwise; more are faster and take more memory.
+    # Columns per block of "blockwise". More columns are faster and take more memory.
     config.block = 1_024
-    # Type of the unit embeddings that are gathered and multiplied, "float32" or "bfloat16"; sums,
-    # softmaxes and divergences stay float32.
+    # Type of the embeddings that are gathered and multiplied, "float32" or "bfloat16". Sums,
+    # softmax and divergences are float32.
     config.dtype = "float32"
-    # Learnable scale of the contrastive logits: log(1 / 0.07) at the start, log 100 at most (CLIP).
+    # Initial log of the learnable scale of the contrastive logits: log(1 / 0.07) (CLIP).
     config.log_scale_init = 2.6592600369327783
+    # Maximum log of the scale: log 100 (CLIP).
     config.log_scale_max = 4.605170185988092
     return config
 
 
 def optimizer() -> ConfigDict:
-    """AdamW with linear warm-up and a decay of the learning rate."""
+    """Returns AdamW with linear warm-up and a learning-rate decay."""
     config = ConfigDict()
+    # Peak learning rate.
     config.learning_rate = 5e-4
-    # "cosine", or "steps" (OpenShape).
+    # Learning-rate decay: "cosine", or "steps" (OpenShape).
     config.schedule = "cosine"
-    # Of "cosine": learning rate at the end, as a share of the peak.
+    # Schedule "cosine": final learning rate as a fraction of the peak.
     config.final_learning_rate = 0.01
-    # Of "steps": the learning rate is multiplied by `decay_rate` after every `decay_every` steps.
+    # Schedule "steps": factor applied to the learning rate after every `decay_every` steps.
     config.decay_rate = 1.0
+    # Schedule "steps": steps between two decays.
     config.decay_every = 10_000
-    # Share of the learning rate that a block of the transformer gets relative to the next one;
-    # 1 is off (Uni3D: 0.95).
+    # Layer-wise learning-rate decay: factor from each transformer block to the one below it (Uni3D:
+    # 0.95). 1 disables it.
     config.layer_decay = 1.0
+    # Steps of linear warm-up from 0 to the peak.
     config.warmup_steps = 100
+    # Exponential decay rate of AdamW's first moment.
     config.b1 = 0.9
+    # Exponential decay rate of AdamW's second moment.
     config.b2 = 0.98
-    # Decay of matrices; biases, norms, temperatures and mixing weights have none.
+    # Weight decay of matrices. Biases, norms, temperatures and mixing weights are not decayed.
     config.weight_decay = 0.05
-    # Largest global norm of the gradient; 0 is off.
+    # Maximum global norm of the gradient; larger gradients are rescaled. 0 disables clipping.
     config.clip_norm = 1.0
-    # Decay of the moving average of the student's parameters, which is then the one evaluated;
-    # 0 is off.
+    # Decay of the exponential moving average (EMA) of the student's parameters. If > 0, the EMA is
+    # evaluated instead of the last parameters. 0 disables it.
     config.ema_decay = 0.0
     return config
