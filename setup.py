@@ -78,7 +78,7 @@ setuptools.setup(
         "": ["*.tsv", "*.txt", "*.html", "*.css"],
         "mrd_jax.demo": ["static/*", "static/vendor/*"],
     },
-    entry_points={"console_scripts": ["mrd-jax = mrd_jax.cli:main"]},
+    entry_points={"console_scripts": ["mrd-jax = mrd_jax.cli.console:main"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
 )

@@ -9,6 +9,8 @@ from typing import Any, NoReturn, ParamSpec
 
 from absl import flags
 
+from mrd_jax.cli import logs
+
 # Exit status of a command that was given something it cannot use.
 USAGE_ERROR = 2
 # Flag of every command.
@@ -21,7 +23,7 @@ P = ParamSpec("P")
 class Parser(argparse.ArgumentParser):
     """Argument parser of a command: knows `--debug`, and reports errors in two lines."""
 
-    def __init__(self, description: str | None, *, prog: str | None = None, **options: Any):
+    def __init__(self, description: str | None = None, *, prog: str | None = None, **options: Any):
         """Adds `--debug`.
 
         Args:
@@ -41,12 +43,15 @@ class Parser(argparse.ArgumentParser):
 def reports_errors(main: Callable[P, int | None]) -> Callable[P, int]:
     """Decorates the main function of a command: prints a user's mistake and returns status 2.
 
+    Messages of the libraries below warnings are dropped.
+
     Args:
       main: returns the exit status, None for 0.
     """
 
     @functools.wraps(main)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
+        logs.quiet_libraries()
         try:
             return main(*args, **kwargs) or 0
         except Exception as error:
@@ -78,26 +83,43 @@ def print_error(error: BaseException) -> None:
     print(f"error: {error}", file=sys.stderr, flush=True)
 
 
-def parse_flags(arguments: list[str]) -> list[str]:
+def parse_flags(
+    arguments: list[str], *, explain: Callable[[str], str] = lambda field: ""
+) -> list[str]:
     """Parses absl flags, config files among them, for `absl.app.run`.
 
     Any exception of a config file is reported like a wrong flag.
 
     Args:
       arguments: arguments of the process, with the program's name.
+      explain: returns what is wrong with a config field that `--config.FIELD=VALUE` sets, "" if
+        nothing is known.
 
     Returns:
       The program's name.
     """
     try:
+        for argument in arguments:
+            name, _, _ = argument.partition("=")
+            if name.startswith("--config.") and (fault := explain(name.removeprefix("--config."))):
+                raise flags.Error(fault)
         rest = flags.FLAGS(arguments)
         if len(rest) > 1:
             raise flags.Error(f"unexpected arguments {rest[1:]}; every option begins with --")
+        return rest
     except Exception as error:
         if is_debug():
             raise
-        kind = "" if isinstance(error, (flags.Error, OSError)) else f"{type(error).__name__}: "
-        print(f"error: {kind}{' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {_one_line(error)}", file=sys.stderr)
         print("--help lists the options, --debug shows the traceback", file=sys.stderr)
         sys.exit(USAGE_ERROR)
-    return rest
+
+
+def _one_line(error: Exception) -> str:
+    """Formats an exception of absl, ml_collections or a config file."""
+    message = " ".join(str(error).replace("\\'", "'").split())
+    if isinstance(error, AttributeError) and "Did you mean" in message:
+        field, _, hint = message.strip("\"'").partition(" Did you mean")
+        return f"config has no field {field}; did you mean{hint}"
+    kinds = (flags.Error, OSError, ValueError)
+    return message if isinstance(error, kinds) else f"{type(error).__name__}: {message}"

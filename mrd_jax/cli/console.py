@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`mrd-jax COMMAND ...` is `python -m MODULE ...`, from any folder.
+"""The `mrd-jax` command: `mrd-jax COMMAND ...` runs `python -m MODULE ...`, from any folder.
 
 mrd-jax train --config quickstart --workdir runs/mine
 
-What follows the command goes to the module as it is, except that `--config NAME` also finds the
-experiments that were installed with the package.
+The arguments after the command go to the module unchanged, except that `--config NAME` also finds
+the experiments that were installed with the package.
 """
 
 import importlib.util
@@ -12,7 +12,9 @@ import pathlib
 import runpy
 import sys
 
-# A command -> the module that `python -m` would run; by name, so that only one is imported.
+from mrd_jax.cli import command
+
+# Module by command; the names of modules, so that only one of them is imported.
 COMMANDS = {
     "train": "mrd_jax.main",
     "prepare": "data_prep.build",
@@ -27,60 +29,66 @@ COMMANDS = {
 }
 
 
-def main() -> None:
-    """Runs the command that the first argument names."""
-    name, arguments = (sys.argv[1] if len(sys.argv) > 1 else ""), sys.argv[2:]
+@command.reports_errors
+def main() -> int:
+    """Runs the command that the first argument names and returns the exit status."""
+    name, arguments = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
+    if name in ("-h", "--help"):
+        print("usage: mrd-jax COMMAND ...; every command takes --help")
+        for key, module in COMMANDS.items():
+            print(f"  {key:<12}python -m {module}")
+        return 0
     if name not in COMMANDS:
-        lines = [f"  {command:<12}python -m {module}" for command, module in COMMANDS.items()]
-        usage = "usage: mrd-jax COMMAND ...; each takes --help\n" + "\n".join(lines)
-        if name in ("", "-h", "--help"):
-            print(usage)
-            return
-        sys.exit(f"mrd-jax: no command {name!r}\n{usage}")
+        raise ValueError(
+            f"unknown command {name!r}; expected one of\n{', '.join(COMMANDS)}\n"
+            "mrd-jax --help lists the module of each"
+        )
     sys.argv = [sys.argv[0], *with_installed_config(arguments)]
     runpy.run_module(COMMANDS[name], run_name="__main__", alter_sys=True)
+    return 0
 
 
 def with_installed_config(arguments: list[str]) -> list[str]:
-    """The arguments with the name of an installed experiment replaced by its file.
+    """Replaces the name of an installed experiment by the path of its file.
 
-    `--config NAME` or `--config=NAME`, optionally `NAME:VARIANT`; a value that ends in `.py` before
-    its variant is a file of the user's and stays.
+    Args:
+      arguments: of a command. Changed are `--config NAME` and `--config=NAME`, with an optional
+        `:VARIANT` after the name; a value that ends in `.py` is a path and stays as it is.
 
     Raises:
-      SystemExit: there is no installed experiment of that name; lists those there are.
+      ValueError: no installed experiment has this name; the message lists them.
     """
-    found = []
+    changed: list[str] = []
     for position, argument in enumerate(arguments):
         flag, equals, value = argument.partition("=")
-        if flag.lstrip("-") == "config" and flag.startswith("-") and equals:
-            found.append(f"{flag}={_file(value)}")
+        if flag in ("--config", "-config") and equals:
+            changed.append(f"{flag}={_find_config(value)}")
         elif position and arguments[position - 1] in ("--config", "-config"):
-            found.append(_file(argument))
+            changed.append(_find_config(argument))
         else:
-            found.append(argument)
-    return found
+            changed.append(argument)
+    return changed
 
 
-def _file(value: str) -> str:
+def _find_config(value: str) -> str:
     name, colon, variant = value.partition(":")
     if name.endswith(".py"):
         return value
     folder = installed_configs()
     path = folder / f"{name}.py"
     if not path.is_file() or name.startswith("_"):
-        there = ", ".join(sorted(one.stem for one in folder.glob("[!_]*.py")))
-        sys.exit(f"--config is {name!r}; expected a file, or one of the experiments: {there}")
+        names = ", ".join(sorted(path.stem for path in folder.glob("[!_]*.py")))
+        raise ValueError(f"--config is {name!r}; expected a .py file or one of {names}")
     return f"{path}{colon}{variant}"
 
 
 def installed_configs() -> pathlib.Path:
-    """The folder of the experiments that belong to this installation.
+    """Returns the folder of the experiments that belong to this installation.
 
     Raises:
-      SystemExit: it is gone.
+      ImportError: the package `configs` is missing.
     """
     spec = importlib.util.find_spec("configs")
     if spec is None or spec.origin is None:
-        sys.exit("the package `configs` is missing: install mrd_jax again")
+        raise ImportError("the package `configs` is missing: install mrd_jax again")
     return pathlib.Path(spec.origin).parent

@@ -4,7 +4,6 @@
 import logging
 import sys
 
-import jax
 from absl import logging as absl_logging
 
 # Warnings of libraries that report no fault here. Orbax looks for a metadata file in each item of a
@@ -17,7 +16,8 @@ def show() -> None:
 
     Asks JAX for its devices, so call it after joining the other processes.
     """
-    quiet_libraries()
+    import jax  # not at the top: `command` imports this module, also for commands without JAX
+
     handler = logging.StreamHandler(sys.stderr)
     process = f"[{jax.process_index()}] " if jax.process_count() > 1 else ""
     handler.setFormatter(logging.Formatter(f"%(asctime)s {process}%(message)s", datefmt="%H:%M:%S"))
@@ -28,10 +28,14 @@ def show() -> None:
 
 
 def quiet_libraries() -> None:
-    """Drops the libraries' messages below warnings, and warnings that report no fault."""
+    """Drops the libraries' messages below warnings, and warnings that report no fault.
+
+    `command.reports_errors` calls it. absl's app sets the root logger to INFO, at which JAX lists
+    the backends that a machine lacks.
+    """
     absl_logging.set_verbosity(absl_logging.WARNING)
-    for handler in (*absl_logging.get_absl_logger().handlers, absl_logging.get_absl_handler()):
-        handler.addFilter(_is_unexpected)
+    # On the logger and not on its handlers: absl adds one with its first message.
+    absl_logging.get_absl_logger().addFilter(_is_unexpected)
 
 
 def _is_unexpected(record: logging.LogRecord) -> bool:
