@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One file per experiment: `get_config()` returns everything a run depends on."""
+"""Configs, one file per experiment: `get_config()` returns everything that a run depends on."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Default config: every field with its meaning, its unit and, where it has one, its source.
 
-The other configs in this folder override fields and add none, except in `model`.
+Experiments override fields and never add any; only `model` depends on the architecture.
 """
 
 from ml_collections import ConfigDict

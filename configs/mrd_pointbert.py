@@ -4,7 +4,7 @@
 python -m mrd_jax.main --config configs/mrd_pointbert.py --workdir /gs/BUCKET/RUN \
     --config.data.directory=/gs/BUCKET/openshape/1.0.0
 
-The other training lists: `--config configs/mrd_pointbert.py:ensembled_no_lvis` or `:shapenet`.
+Other training lists: `--config configs/mrd_pointbert.py:ensembled_no_lvis` or `:shapenet`.
 """
 
 from ml_collections import ConfigDict
@@ -13,23 +13,27 @@ from configs import base, ensembles
 
 
 def get_config(variant: str = "ensembled") -> ConfigDict:
-    """Sizes of OpenShape (NeurIPS 2023) where the MRD abstract leaves them open."""
+    """Returns MRD with the sizes of OpenShape (NeurIPS 2023) where the MRD abstract gives none."""
     config = base.get_config()
 
-    # jit over a mesh: several hosts without round trips.
+    # jit over a device mesh, suited to several hosts.
     config.spmd = "shard_map"
-    # OpenShape trains with 200 on one GPU; a pod takes a power of two. Ours.
+    # OpenShape uses 200 on one GPU; a power of two divides over the chips of a pod. Ours.
     config.batch_size = 1_024
-    # Epochs: ours, as many as Uni3D's.
+    # Number of epochs: that of Uni3D. Ours.
     ensembles.choose(config, variant, epochs=200)
 
-    # As long as the teacher's features.
+    # Dimension of the teacher's features.
     config.model.out_dim = 1_280
+    # Activations in half the memory. Ours.
     config.model.dtype = "bfloat16"
+    # Recompute each block in the backward pass. Ours.
     config.model.remat = True
 
-    # OpenShape: AdamW, 5e-4, weight decay 0.01.
+    # OpenShape: AdamW with a peak learning rate of 5e-4.
     config.optimizer.learning_rate = 5e-4
+    # OpenShape.
     config.optimizer.weight_decay = 0.01
+    # Ours.
     config.optimizer.warmup_steps = 5_000
     return config

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""MRD at the paper's scale with Uni3D, size b, on the OpenShape ensemble.
+r"""MRD at the paper's scale: Uni3D size b on the OpenShape ensemble.
 
 python -m mrd_jax.main --config configs/mrd_uni3d.py --workdir /gs/BUCKET/RUN \
     --config.data.directory=/gs/BUCKET/openshape/1.0.0
 
-The other training lists: `--config configs/mrd_uni3d.py:ensembled_no_lvis` or `:shapenet`.
-Starts from EVA's image weights, which `configs/uni3d.py` says how to convert.
+Other training lists: `--config configs/mrd_uni3d.py:ensembled_no_lvis` or `:shapenet`. Training
+starts from EVA's image weights; see `configs/uni3d.py` for how to convert them.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +14,7 @@ from configs import base, uni3d
 
 
 def get_config(variant: str = "ensembled") -> ConfigDict:
-    """Uni3D's recipe with the objective of MRD, so that the two differ in nothing else."""
+    """Returns the config of Uni3D with the MRD objective; all other fields are equal."""
     config = uni3d.get_config(variant)
     config.loss = base.loss()
     return config

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Uni3D's size g, 1.02 billion parameters, trained by a slice of sixteen small chips.
+r"""Uni3D size g, 1.02 billion parameters, on a slice of sixteen small TPU chips.
 
 python -m mrd_jax.tools.convert --from eva --size g --checkpoint eva_giant.safetensors \
     --output encoders/eva_g.npz
 python -m mrd_jax.main --config configs/uni3d_g.py --workdir gs://BUCKET/RUN \
     --config.data.directory=gs://BUCKET/openshape/1.0.0
 
-Objective and schedule are those of configs/uni3d.py. `docs/performance.md` says what the TPU
-compiler makes of it on v5e:4x4.
+Objective and schedule are those of configs/uni3d.py. `docs/performance.md` reports memory and step
+time on v5e:4x4 as estimated by the TPU compiler.
 """
 
 from ml_collections import ConfigDict
@@ -16,18 +16,18 @@ from configs import uni3d
 
 
 def get_config(variant: str = "ensembled") -> ConfigDict:
-    """configs/uni3d.py with the largest released student."""
+    """Returns configs/uni3d.py with the largest released student."""
     config = uni3d.get_config(variant)
 
-    # Parameters, moments and gradients split over the chips: whole, they do not fit on one. Ours.
+    # FSDP: the replicated train state does not fit on one chip. Ours.
     config.shard_state = True
     config.initial_weights = "encoders/eva_g.npz"
-    # The released size g (`mrd_jax.models.uni3d.SIZES`).
+    # Sizes of the released size g (`mrd_jax.models.uni3d.SIZES`).
     config.model.dim = 1_408
     config.model.depth = 40
     config.model.heads = 16
     config.model.mlp_dim = 6_144
     config.model.mlp = "gelu"
-    # Of the 72 clouds of a chip of sixteen. Ours.
+    # A third of the 72 clouds that each of sixteen chips holds. Ours.
     config.model.micro_batch = 24
     return config
