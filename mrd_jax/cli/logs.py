@@ -2,13 +2,18 @@
 """Logs of a command: this package's messages, and only the warnings of the libraries."""
 
 import logging
+import os
 import sys
+from pathlib import Path
 
 from absl import logging as absl_logging
 
 # Warnings of libraries that report no fault here. Orbax looks for a metadata file in each item of a
 # checkpoint and writes it only for some.
 _EXPECTED = ("Metadata file does not exist", "does not exist, returning empty metadata")
+# libtpu, installed without a TPU, prints errors about these variables where they are not set, at
+# every log level. Any valid value will do.
+_LIBTPU_VARIABLES = {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost"}
 
 
 def show() -> None:
@@ -28,14 +33,22 @@ def show() -> None:
 
 
 def quiet_libraries() -> None:
-    """Drops the libraries' messages below warnings, and warnings that report no fault.
+    """Drops the libraries' messages below warnings, and messages that report no fault.
 
     `command.reports_errors` calls it. absl's app sets the root logger to INFO, at which JAX lists
     the backends that a machine lacks.
     """
+    if not _has_tpu():
+        for name, value in _LIBTPU_VARIABLES.items():
+            os.environ.setdefault(name, value)
     absl_logging.set_verbosity(absl_logging.WARNING)
     # On the logger and not on its handlers: absl adds one with its first message.
     absl_logging.get_absl_logger().addFilter(_is_unexpected)
+
+
+def _has_tpu() -> bool:
+    """Returns whether there may be a TPU: accel* up to v4, groups of vfio since v5e."""
+    return any(Path("/dev").glob("accel*")) or any(Path("/dev/vfio").glob("[0-9]*"))
 
 
 def _is_unexpected(record: logging.LogRecord) -> bool:
