@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Convert a peer's PyTorch checkpoint and say where every key went.
+r"""Converts a released PyTorch checkpoint and prints where every key went.
 
-python -m mrd_jax.tools.convert --from openshape --checkpoint model.pt --output converted/openshape
+python -m mrd_jax.tools.convert --from openshape --checkpoint model.pt --output encoders/openshape
 python -m mrd_jax.tools.convert --from eva --size b --checkpoint eva02_b.safetensors \
     --output eva02_b.npz
 """
@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 
 from mrd_jax import convert, encoder
 from mrd_jax.checkpoints import hashes, initial_weights, model_card
+from mrd_jax.cli import command
 from mrd_jax.convert import files
 from mrd_jax.data import batch_spec
 
-# What the peers' released encoders expect of a cloud, and the teacher that they were trained with.
+# Point clouds and teachers that the released encoders were trained with.
 CONVENTIONS = {
     "up_axis": batch_spec.UP_AXIS,
     "from_y_up": "swap",
@@ -30,80 +31,91 @@ TEACHERS = {
 }
 
 
+@command.reports_errors
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit status."""
+    options = parse_options(arguments)
+    state = files.read(options.checkpoint, source=options.source)
+    if options.source == "eva":
+        convert_image_weights(state, options)
+    else:
+        convert_encoder(state, options)
+    return 0
+
+
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Reads the command line.
+    """Parses the command line.
 
     Args:
-      arguments: without the program's name; None takes the process's own.
+      arguments: without the program's name; None takes those of the process.
     """
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command.Parser(__doc__, prog="python -m mrd_jax.tools.convert")
     add = parser.add_argument
     add("--from", dest="source", required=True, choices=("openshape", "uni3d", "eva"))
     add("--checkpoint", required=True, type=pathlib.Path, help=".pt, .pth, .bin or .safetensors")
-    add("--output", required=True, type=pathlib.Path, help="folder to write (a file for eva)")
-    add("--size", choices=("ti", "s", "b", "l", "g"), help="of the Uni3D that EVA's weights start")
-    add("--groups", type=int, help="only for a size that was never published")
-    add("--group_size", type=int, help="likewise: points per group")
-    add("--radius", type=float, help="likewise: of OpenShape's groups")
-    add("--heads", type=int, help="likewise: attention heads")
-    add("--teacher", help="whose feature space the encoder was trained into, if not the released")
-    add("--licence", default="", help="of the weights, for the model card")
+    add("--output", required=True, type=pathlib.Path, help="folder to write; for eva an .npz file")
+    add(
+        "--size",
+        choices=("ti", "s", "b", "l", "g"),
+        help="size of the Uni3D that starts from EVA's weights",
+    )
+    add("--groups", type=int, help="number of groups; only for a size that was never published")
+    add("--group_size", type=int, help="points per group; likewise")
+    add("--radius", type=float, help="radius of OpenShape's groups; likewise")
+    add("--heads", type=int, help="attention heads; likewise")
+    add("--teacher", help="model whose feature space the encoder was trained into, if another")
+    add("--licence", default="", help="licence of the weights, for the model card")
     options = parser.parse_args(arguments)
     if (options.source == "eva") != (options.size is not None):
         parser.error("--size belongs to --from eva, and --from eva needs it")
     return options
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
-    options = parse_options(arguments)
-    try:
-        run(options)
-    except (OSError, ValueError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+def convert_image_weights(state: Mapping, options: argparse.Namespace) -> None:
+    """Writes the part of EVA's weights that a Uni3D student starts from."""
+    conversion = convert.transformer_from_eva(
+        state, size=options.size, name=str(options.checkpoint)
+    )
+    print_destinations(conversion.destinations)
+    initial_weights.save(options.output, conversion.variables)
+    print(f"start a uni3d-{options.size} with --config.initial_weights={options.output}")
 
 
-def run(options: argparse.Namespace) -> None:
-    """Reads, converts, prints and writes."""
-    state = files.read(options.checkpoint, source=options.source)
-    name = str(options.checkpoint)
-    if options.source == "eva":
-        done = convert.transformer_from_eva(state, size=options.size, name=name)
-        print_destinations(done.destinations)
-        initial_weights.save(options.output, done.variables)
-        print(f"start a uni3d-{options.size} with --config.initial_weights={options.output}")
-        return
-    given = ("groups", "group_size", "radius", "heads")
-    untold = {field: getattr(options, field) for field in given}
-    done = convert.convert(state, source=options.source, name=name, **untold)
-    print_destinations(done.destinations)
-    made = make_card(done, options)
-    encoder.save(options.output, variables=done.variables, card=made)
-    print(f"{made.size or 'no published size'}: {made.parameters:,} parameters, {options.output}")
+def convert_encoder(state: Mapping, options: argparse.Namespace) -> None:
+    """Writes an encoder folder with a model card."""
+    conversion = convert.convert(
+        state,
+        source=options.source,
+        name=str(options.checkpoint),
+        groups=options.groups,
+        group_size=options.group_size,
+        radius=options.radius,
+        heads=options.heads,
+    )
+    print_destinations(conversion.destinations)
+    card = make_card(conversion, options)
+    encoder.save(options.output, variables=conversion.variables, card=card)
+    print(f"{card.size or 'no published size'}: {card.parameters:,} parameters, {options.output}")
 
 
 def print_destinations(destinations: Mapping[str, str]) -> None:
-    """Prints one line for every key of the file: where it went, or that it has no use."""
+    """Prints one line per key of the checkpoint: the path it went to, or that it is not used."""
     width = max(map(len, destinations), default=0)
     for key, path in destinations.items():
         print(f"{key:{width}}  {path or '(not used)'}")
     unused = sum(not path for path in destinations.values())
-    print(f"{len(destinations)} keys, {len(destinations) - unused} used, {unused} without a use")
+    print(f"{len(destinations)} keys, {len(destinations) - unused} used, {unused} not used")
 
 
-def make_card(done: convert.Conversion, options: argparse.Namespace) -> model_card.ModelCard:
-    """What the converted encoder is, for whoever loads it."""
-    student = model_card.student_of(done.model)
+def make_card(conversion: convert.Conversion, options: argparse.Namespace) -> model_card.ModelCard:
+    """Returns the model card of a converted encoder."""
+    student = model_card.student_of(conversion.model)
     return model_card.ModelCard(
         student=student,
         size=model_card.size_of(student),
-        parameters=model_card.count_parameters(done.variables),
+        parameters=model_card.count_parameters(conversion.variables),
         teacher=options.teacher or TEACHERS[options.source],
-        teacher_dim=done.model.out_dim,
+        teacher_dim=conversion.model.out_dim,
         source=options.source,
         source_file=options.checkpoint.name,
         source_sha256=hashes.sha256(options.checkpoint),

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Embeds files of meshes and clouds with a trained or converted encoder.
+"""Embeds mesh and point cloud files with a trained or converted encoder.
 
-Writes an npz file: `embeddings` [n, dim] of unit norm and `files` [n], in the order given; what is
-known of these, `names`, `creators`, `licences` and `up` [n]; `skipped` [m] and `reasons` [m]; the
-encoder's `card` as JSON and the hash of its `checkpoint`. A file that cannot be used is reported
-and skipped, and the exit status is then 1; 2 means that nothing was embedded at all.
+python -m mrd_jax.tools.embed --checkpoint runs/quickstart --output shapes.npz meshes/
 
-A folder may hold a table of its shapes, as `data_prep.sources.folder` describes it. Then the files
-that it lists are embedded, with the name, creator, licence and vertical axis that it says.
+Writes an npz file with `embeddings` [n, dim] of unit norm and, in the order of the files given,
+`files`, `names`, `creators`, `licences` and `up` [n], each "" if unknown; `skipped` [m] and
+`reasons` [m]; the encoder's model card as JSON in `card`; and the fingerprint of its files in
+`checkpoint`. Unusable files are reported and skipped, and the exit status is then 1.
+
+If a folder has a table in the format of `data_prep.sources.folder`, the files that it lists are
+embedded, with the names, creators, licences and vertical axes of the table.
 """
 
 import argparse
@@ -22,20 +24,97 @@ from typing import Any
 import numpy as np
 import tqdm
 
+import mrd_jax.encoder
 from data_prep.geometry import clouds
 from mrd_jax import atomic_io
-from mrd_jax import encoder as encoders
 from mrd_jax.checkpoints import hashes, model_card
-from mrd_jax.search import files as files_lib
+from mrd_jax.cli import command
+from mrd_jax.encoder import Encoder
+from mrd_jax.search import shape_files
+
+
+@command.reports_errors
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit status: 1 if a file was skipped."""
+    options = parse_options(arguments)
+    listing = shape_files.find(options.files, exclude=options.output)
+    if listing.unlisted:
+        print(
+            f"note: skipped {len(listing.unlisted)} files that the table of their folder does not "
+            f"list, such as {listing.unlisted[0]}",
+            file=sys.stderr,
+        )
+    files = [dataclasses.replace(file, up=file.up or options.up or "") for file in listing.files]
+    paths = [file.path for file in files]
+    clouds.check_readable(paths)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    encoder = mrd_jax.encoder.load(options.checkpoint, teacher=options.teacher)
+    embeddings, report = embed_files(
+        encoder,
+        paths,
+        up=[file.up for file in files],
+        seed=options.seed,
+        batch_size=options.batch_size,
+    )
+    write_embeddings(
+        options.output,
+        embeddings,
+        report,
+        files=files,
+        card=encoder.card,
+        checkpoint=hashes.checkpoint(options.checkpoint),
+    )
+    print(
+        f"embedded {len(report.files)} of {len(paths)} files into {options.output}; "
+        f"skipped {len(report.skipped)}"
+    )
+    return 1 if report.skipped else 0
+
+
+def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parses the command line.
+
+    Args:
+      arguments: without the program's name; None takes those of the process.
+    """
+    parser = command.Parser(__doc__, prog="python -m mrd_jax.tools.embed")
+    add = parser.add_argument
+    add(
+        "files",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help=f"{', '.join(clouds.TYPES)}, or a folder: the files of its table, or else all in it",
+    )
+    add(
+        "--checkpoint",
+        required=True,
+        type=Path,
+        help="workdir of a run, one of its checkpoints, or encoder folder",
+    )
+    add("--output", required=True, type=Path, help="npz file to write")
+    add(
+        "--up",
+        choices=("y", "z"),
+        help="vertical axis of the files without one in a table; by default y for glb, gltf and "
+        "obj, z for the other types",
+    )
+    add("--batch_size", type=int, default=32, help="point clouds per batch, over all devices; 32")
+    add("--seed", type=int, default=0, help="seed of the sampling of points; 0")
+    add("--teacher", help="fail if the encoder was trained with another teacher than this")
+    options = parser.parse_args(arguments)
+    if options.batch_size < 1:
+        parser.error(f"--batch_size is {options.batch_size}; expected a positive number")
+    return options
 
 
 @dataclasses.dataclass
 class Report:
-    """What became of the files; both lists grow while they are read, in their order.
+    """Files that were embedded and files that were skipped, each in the order given.
 
     Attributes:
-      files: that became clouds.
-      skipped: (file, reason) of the others.
+      files: embedded files, one per row of the embeddings.
+      skipped: (file, reason) of every other file.
     """
 
     files: list[Path] = dataclasses.field(default_factory=list)
@@ -43,28 +122,26 @@ class Report:
 
 
 def embed_files(
-    encoder: encoders.Encoder,
+    encoder: Encoder,
     paths: Sequence[Path],
     *,
     up: str | Sequence[str] | None = None,
     seed: int = 0,
     batch_size: int = 32,
 ) -> tuple[np.ndarray, Report]:
-    """Embeds files in their order, reading ahead of the devices; problems go to stderr.
+    """Embeds files in order, reading the next while the devices work; reports faults on stderr.
 
     Args:
-      encoder: with the card that the clouds are made for.
-      paths: of files that `clouds.read_cloud` reads.
-      up: "y" or "z", the vertical axis of all files, or of each; "" or None: by their type.
-      seed: of the sampling of points.
-      batch_size: clouds a call, over all devices.
+      encoder: encoder whose model card sets the conventions of the point clouds.
+      paths: files of the types in `clouds.TYPES`.
+      up: vertical axis, "y" or "z", of all files or of each; "" or None for that of the file type.
+      seed: seed of the sampling of points.
+      batch_size: point clouds per batch, over all devices.
 
     Returns:
-      float32 [embedded files, dim] of unit norm, and what became of each file.
+      The embeddings, float32 [embedded files, dim] of unit norm, and the report on every file.
     """
-    report = Report()
     conventions = clouds.Conventions.of(encoder.card)
-
     axes = [up] * len(paths) if up is None or isinstance(up, str) else up
 
     def read(file: tuple[Path, str | None]) -> clouds.Cloud | clouds.CloudError:
@@ -74,22 +151,46 @@ def embed_files(
         except clouds.CloudError as error:
             return error
 
-    def readable() -> Iterator[encoders.Cloud]:
-        bar = tqdm.tqdm(total=len(paths), desc="embedding", unit="file")
-        with bar:
-            files = zip(paths, axes, strict=True)
-            for path, cloud in zip(paths, _ahead(read, files, count=2 * batch_size), strict=True):
-                bar.update()
-                if isinstance(cloud, clouds.CloudError):
-                    bar.write(f"skipped {path}: {cloud}", file=sys.stderr)
-                    report.skipped.append((path, str(cloud)))
-                    continue
-                if cloud.faults:
-                    bar.write(f"note: {path}: {', '.join(cloud.faults)}", file=sys.stderr)
-                report.files.append(path)
-                yield cloud.xyz, cloud.rgb
+    results = _map_ahead(read, zip(paths, axes, strict=True), count=2 * batch_size)
+    report = Report()
+    return encoder.embed(_usable(paths, results, report), batch_size=batch_size), report
 
-    return encoder.embed(readable(), batch_size=batch_size), report
+
+def _usable(
+    paths: Sequence[Path],
+    results: Iterable[clouds.Cloud | clouds.CloudError],
+    report: Report,
+) -> Iterator[mrd_jax.encoder.Cloud]:
+    """Yields the point clouds, adds every file to the report, and prints faults as they occur."""
+    with tqdm.tqdm(total=len(paths), desc="embedding", unit="file") as bar:
+        for path, cloud in zip(paths, results, strict=True):
+            bar.update()
+            if isinstance(cloud, clouds.CloudError):
+                bar.write(f"skipped {path}: {cloud}", file=sys.stderr)
+                report.skipped.append((path, str(cloud)))
+                continue
+            if cloud.faults:
+                bar.write(f"note: {path}: {', '.join(cloud.faults)}", file=sys.stderr)
+            report.files.append(path)
+            yield cloud.xyz, cloud.rgb
+
+
+def _map_ahead(function: Callable, items: Iterable, *, count: int) -> Iterator[Any]:
+    """Maps a function over items in a thread that works up to `count` items ahead.
+
+    One thread only: meshes are read by Python code, which would not run in parallel anyway.
+    """
+    pool = futures.ThreadPoolExecutor(max_workers=1)
+    pending: collections.deque[futures.Future] = collections.deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > count:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def write_embeddings(
@@ -97,129 +198,35 @@ def write_embeddings(
     embeddings: np.ndarray,
     report: Report,
     *,
-    known: Sequence[files_lib.File],
+    files: Sequence[shape_files.ShapeFile],
     card: model_card.ModelCard,
     checkpoint: str,
 ) -> None:
-    """Writes the npz file that the command promises, complete or not at all."""
-    by_path = {file.path: file for file in known}
-    files = [by_path[path] for path in report.files]
+    """Writes the npz file of the command atomically.
+
+    Args:
+      output: file to write.
+      embeddings: [len(report.files), dim].
+      report: embedded and skipped files.
+      files: all files with their metadata.
+      card: model card of the encoder.
+      checkpoint: fingerprint of the encoder, see `hashes.checkpoint`.
+    """
+    by_path = {file.path: file for file in files}
+    embedded = [by_path[path] for path in report.files]
     atomic_io.write_npz(
         output,
         embeddings=embeddings,
-        files=np.array([str(file.path) for file in files], np.str_),
-        names=np.array([file.name for file in files], np.str_),
-        creators=np.array([file.creator for file in files], np.str_),
-        licences=np.array([file.licence for file in files], np.str_),
-        up=np.array([file.up for file in files], np.str_),
+        files=np.array([str(file.path) for file in embedded], np.str_),
+        names=np.array([file.name for file in embedded], np.str_),
+        creators=np.array([file.creator for file in embedded], np.str_),
+        licences=np.array([file.licence for file in embedded], np.str_),
+        up=np.array([file.up for file in embedded], np.str_),
         skipped=np.array([str(path) for path, _ in report.skipped], np.str_),
         reasons=np.array([reason for _, reason in report.skipped], np.str_),
         card=np.array(card.to_json()),
         checkpoint=np.array(checkpoint),
     )
-
-
-def _ahead(function: Callable, items: Iterable, *, count: int) -> Iterator[Any]:
-    """Like `map`, but a thread works up to `count` items ahead.
-
-    One thread: meshes are read by Python code, which would not run in parallel anyway.
-    """
-    pool = futures.ThreadPoolExecutor(max_workers=1)
-    waiting: collections.deque[futures.Future] = collections.deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > count:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Reads the command line.
-
-    Args:
-      arguments: without the program's name; None takes the process's own.
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m mrd_jax.tools.embed",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add(
-        "files",
-        nargs="+",
-        type=Path,
-        metavar="FILE",
-        help=f"{', '.join(clouds.TYPES)}; a folder is searched, sorted, or has a table",
-    )
-    add(
-        "--checkpoint",
-        required=True,
-        type=Path,
-        help="workdir of a run or one of its checkpoints, or folder of mrd_jax.encoder.save or "
-        "mrd_jax.tools.convert",
-    )
-    add("--output", required=True, type=Path, help="npz file to write")
-    add(
-        "--up",
-        choices=("y", "z"),
-        help="vertical axis of all files that are in no table; left out: y for glb, gltf and obj, "
-        "z for the rest",
-    )
-    add("--batch_size", type=int, default=32, help="clouds a call over all devices; 32")
-    add("--seed", type=int, default=0, help="of the sampling of points; 0")
-    add("--teacher", help="refuse a checkpoint whose card names another teacher")
-    options = parser.parse_args(arguments)
-    if options.batch_size < 1:
-        parser.error(f"--batch_size is {options.batch_size}; expected a positive number")
-    return options
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
-    options = parse_options(arguments)
-    try:
-        listing = files_lib.find(options.files, leave_out=options.output)
-        known = [
-            dataclasses.replace(file, up=file.up or options.up or "") for file in listing.files
-        ]
-        paths = [file.path for file in known]
-        clouds.check_readable(paths)
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        encoder = encoders.load(options.checkpoint, teacher=options.teacher)
-    except (OSError, ValueError, clouds.MeshesUnsupportedError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if listing.left_out:
-        print(
-            f"note: left out {len(listing.left_out)} files that the table of their folder does not "
-            f"list, such as {listing.left_out[0]}",
-            file=sys.stderr,
-        )
-    embeddings, report = embed_files(
-        encoder,
-        paths,
-        up=[file.up for file in known],
-        seed=options.seed,
-        batch_size=options.batch_size,
-    )
-    write_embeddings(
-        options.output,
-        embeddings,
-        report,
-        known=known,
-        card=encoder.card,
-        checkpoint=hashes.checkpoint(options.checkpoint),
-    )
-    print(
-        f"embedded {len(report.files)} of {len(paths)} files into {options.output}; "
-        f"skipped {len(report.skipped)}"
-    )
-    return 1 if report.skipped else 0
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import types
 
 import numpy as np
 import pytest
-from made_up import DIM
+from fake_data import DIM
 from tiny import tiny_config
 
 from mrd_jax.data import source
@@ -72,7 +72,7 @@ def test_shapes_are_compared_by_an_encoder(made, run, tmp_path, monkeypatch):
         asked.update(expected, path=path)
         return Encoder()
 
-    monkeypatch.setattr(tool.encoders, "load", load)
+    monkeypatch.setattr("mrd_jax.encoder.load", load)
     monkeypatch.setattr(tool, "CHUNK", 10)  # the last is not full
     _, found, _, _ = run("--feature", "shape", "--checkpoint", tmp_path)
     conventions = {"up_axis": "z", "from_y_up": "rotate", "normalisation": "unit_sphere"}
@@ -91,7 +91,7 @@ def test_shapes_are_compared_by_an_encoder(made, run, tmp_path, monkeypatch):
 
 
 def test_the_file_lies_in_the_folder_of_the_data_set(copied, capsys):
-    folder = copied / "made_up" / "1.0.0"
+    folder = copied / "fake" / "1.0.0"
     assert tool.main(["--data", str(folder), "--count", "3", "--split", "test"]) == 0
     written = folder / "neighbours" / "test.npz"
     assert neighbour_index.read(written).indices.shape[1] == 3

@@ -15,7 +15,7 @@ from data_prep.geometry import clouds
 from data_prep.sources import tables
 from mrd_jax import encoder
 from mrd_jax.checkpoints import hashes, model_card
-from mrd_jax.search import files as files_lib
+from mrd_jax.search import shape_files
 from mrd_jax.tools import embed
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
@@ -231,12 +231,12 @@ def test_the_table_of_a_folder_says_what_is_embedded_and_how(run, tmp_path):
     assert arrays["up"].tolist() == ["y", "z", "z", "y"]
     want = np.broadcast_to(arrays["embeddings"][1], arrays["embeddings"].shape)
     np.testing.assert_allclose(arrays["embeddings"], want, rtol=0, atol=1e-5)
-    note = "left out 1 files that the table of their folder does not list, such as"
+    note = "skipped 1 files that the table of their folder does not list, such as"
     assert f"{note} {tmp_path / 'own' / 'other.npz'}" in err
 
 
 def test_a_table_is_known_by_the_types_that_a_build_reads():
-    assert files_lib.TABLES == tables.TYPES
+    assert shape_files.TABLES == tables.TYPES
 
 
 def test_a_table_of_files_that_are_not_there_is_refused_before_any_is_read(run, tmp_path):
@@ -245,7 +245,7 @@ def test_a_table_of_files_that_are_not_there_is_refused_before_any_is_read(run, 
     status, arrays, _, err = run(tmp_path)
     assert status == 2 and arrays is None
     assert (
-        f"the table of {tmp_path} lists files that are not there: gone0.npz, gone1.npz, gone2.npz, "
+        f"the table of {tmp_path} lists missing files: gone0.npz, gone1.npz, gone2.npz, "
         "gone3.npz, gone4.npz and 2 more; correct their paths"
     ) in err
 
@@ -256,7 +256,7 @@ def test_a_table_of_something_else_is_refused_and_can_be_gone_round(run, tmp_pat
     status, _, _, err = run(tmp_path)
     assert status == 2
     assert "shapes.csv, line 1: unknown columns ['date', 'amount']" in err
-    assert "Files that are passed by themselves need no table" in err
+    assert "Files that are passed one by one need no table" in err
     assert run(tmp_path / "x.npz")[0] == 0
 
 
@@ -316,7 +316,7 @@ def test_without_trimesh_the_extra_is_named_before_anything_is_loaded(run, tmp_p
 
 def test_reading_ahead_keeps_order_and_a_bounded_distance():
     started, seen = [], []
-    for value in embed._ahead(lambda item: started.append(item) or -item, range(20), count=3):
+    for value in embed._map_ahead(lambda item: started.append(item) or -item, range(20), count=3):
         seen.append(value)
         assert len(started) <= len(seen) + 4
     assert seen == [-item for item in range(20)]
