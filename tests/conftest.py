@@ -19,7 +19,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 
 import jax
 import pytest
-from made_up import run_build
+from fake_data import run_build
 
 jax.config.update("jax_num_cpu_devices", 8)
 

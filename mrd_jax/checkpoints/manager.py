@@ -134,7 +134,7 @@ class CheckpointManager:
         """
         if step == self.latest_step():
             return
-        state = processes.shared(state)
+        state = processes.global_arrays(state)
         items = {
             paths.STATE: ocp.args.StandardSave(state),
             paths.RUN: ocp.args.JsonSave(self._identity),
@@ -204,12 +204,12 @@ class CheckpointManager:
                 f"config:\n{differs}\nContinue it with the version that wrote it "
                 f"({described['versions']})."
             )
-        wanted = {paths.STATE: ocp.args.StandardRestore(processes.shared(target))}
+        wanted = {paths.STATE: ocp.args.StandardRestore(processes.global_arrays(target))}
         with _on_every_process(folder), manifest.reading(folder):
             state = self._manager.restore(step, args=ocp.args.Composite(**wanted))[paths.STATE]
         with _on_every_process(folder):
             manifest.compare(described, state, where=folder)
-        return processes.placed_like(state, target)
+        return processes.local_arrays(state, target)
 
     def _set_aside(self, step: int) -> None:
         """Moves a corrupt checkpoint out of the way; nothing is deleted."""

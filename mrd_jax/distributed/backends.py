@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All that knows about devices: the data axis, the two backends, placing state and batches.
+"""SPMD backends: `jax.pmap` and `jax.shard_map` over one data-parallel axis.
 
-A *body* is a pure per-device function; what it gathers or sums over goes by `AXIS`. A backend turns
-a body into a function of the replicated state and the global batch. Both backends share one
-convention for gradients: a body differentiates this device's share of the loss and sums the
-gradients itself. Hence `check_vma=False`: with it left on, shard_map would hand out gradients of
-replicated parameters that are already summed, and they would count once per device too often.
+A *body* is a pure per-device function; its collectives run over the axis `AXIS`. A backend turns a
+body into a function of the train state and the global batch. Both backends share one convention for
+gradients: a body differentiates the loss of its own rows and sums the gradients over devices
+itself. Hence `check_vma=False`: otherwise, shard_map would return gradients of replicated
+parameters that are already summed, and the explicit sum would count them once per device.
 
-With a split state a device keeps its share of the parameters, of the optimizer's memory and of the
-moving average, by one rule for every array, `layouts.shard_axis`. A step gathers the parameters,
-those of the transformer's loop a block at a time, leaves each device with the sum of its share of
-the gradient, and updates that share: the numbers are those of the replicated state. Shapes stay
-those of the whole arrays, so a checkpoint fits any number of devices, split or not.
+With FSDP (`shard_state`), a device holds one shard of the parameters, the optimizer state and the
+moving average, all split by `fsdp.shard_axis`; the result is that of the replicated state up to
+rounding. Global shapes do not change, so a checkpoint restores onto any number of devices, with or
+without FSDP.
 """
 
 import dataclasses
@@ -27,60 +26,72 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mrd_jax.distributed import fsdp
 
 AXIS = "data"
-# Fields of a state that may be split; the statistics of batch norm are small and read whole.
+# Fields of the train state that FSDP shards; batch-norm statistics are small and stay replicated.
 SHARDED_FIELDS = ("params", "opt_state", "ema")
 
 Batch = Mapping[str, Any]
 
 
 class Backend(Protocol):
-    """How a per-device body becomes a function of the global batch."""
+    """Compiles per-device bodies into functions of the global batch, and places their inputs."""
 
     @property
     def devices(self) -> Sequence[jax.Device]:
-        """That the batch is split over."""
+        """Devices that the batch is split over, of all processes."""
 
     def state_shardings(self, state: Any) -> Any:
-        """Where the leaves of a state belong; a state of shapes will do."""
+        """Returns the sharding of every leaf of a train state.
+
+        Args:
+          state: train state, or a tree of its shapes.
+        """
 
     def place_state(self, state: Any) -> Any:
-        """Puts a copy of the state where it belongs."""
+        """Copies a train state onto the devices, as `state_shardings` says."""
 
     def place_batch(self, batch: Batch) -> Batch:
-        """Splits this process's rows over its devices; arrays `[local rows, ...]`."""
+        """Splits this process's rows of the global batch over its devices.
+
+        Args:
+          batch: arrays [local_batch, ...] on the host.
+        """
 
     def train(self, body: Callable) -> Callable:
-        """Compiles `body(state, batch) -> (state, metrics)`; donates the state.
+        """Compiles `body(state, batch) -> (state, metrics)`; the state is donated.
 
-        The metrics are replicated, and so is the state, unless the backend splits it. Then the body
-        sees shares, and `layout=layouts.Sharded(...)` says of what.
+        Metrics are replicated, and so is the state unless the backend shards it. In that case the
+        body receives shards, and `param_sharding=fsdp.FullySharded(...)`, which describes them.
         """
 
     def embed(self, body: Callable) -> Callable:
-        """Compiles `body(variables, batch) -> rows`, rows split over the devices."""
+        """Compiles `body(variables, batch) -> rows`; the rows stay split over the devices."""
 
     def gather(self, rows: jax.Array) -> np.ndarray:
-        """Brings an `embed` result to every host, in the order of the global batch."""
+        """Copies a result of `embed` to every host, in the order of the global batch."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PmapBackend:
-    """`jax.pmap` over all devices; the state never carries a device dimension."""
+    """`jax.pmap` over all devices; the train state has no device axis.
+
+    Attributes:
+      devices: devices of all processes.
+    """
 
     devices: Sequence[jax.Device]
 
     def state_shardings(self, state: Any) -> Any:
         """See `Backend.state_shardings`."""
-        everywhere = NamedSharding(Mesh(self._local_devices(), (AXIS,)), PartitionSpec())
-        return jax.tree.map(lambda _: everywhere, state)
+        replicated = NamedSharding(Mesh(self._local_devices(), (AXIS,)), PartitionSpec())
+        return jax.tree.map(lambda _: replicated, state)
 
     def place_state(self, state: Any) -> Any:
         """See `Backend.place_state`."""
-        # A fresh copy: the step donates its state, and the caller's arrays must survive that.
+        # Copied, because the step donates its state while the caller may keep using these arrays.
         return jax.device_put(jax.tree.map(np.array, state), self.state_shardings(state))
 
     def place_batch(self, batch: Batch) -> Batch:
-        """See `Backend.place_batch`; adds the leading device dimension that pmap asks for."""
+        """See `Backend.place_batch`; adds the leading device axis that pmap expects."""
         count = len(self._local_devices())
         sharding = NamedSharding(Mesh(self._local_devices(), (AXIS,)), PartitionSpec(AXIS))
         return jax.device_put(
@@ -104,11 +115,11 @@ class PmapBackend:
 
     def gather(self, rows: jax.Array) -> np.ndarray:
         """See `Backend.gather`."""
-        own = np.asarray(rows)
-        own = own.reshape(-1, *own.shape[2:])
+        local = np.asarray(rows)
+        local = local.reshape(-1, *local.shape[2:])
         if jax.process_count() == 1:
-            return own
-        return np.asarray(multihost_utils.process_allgather(own, tiled=True))
+            return local
+        return np.asarray(multihost_utils.process_allgather(local, tiled=True))
 
     def _local_devices(self) -> np.ndarray:
         return np.array([d for d in self.devices if d.process_index == jax.process_index()])
@@ -119,8 +130,8 @@ class ShardMapBackend:
     """`jax.jit(jax.shard_map(...))` over a one-dimensional mesh.
 
     Attributes:
-      devices: of all processes.
-      shard_state: whether the devices share the state rather than hold one each.
+      devices: devices of all processes.
+      shard_state: whether to shard the train state over the devices (FSDP).
     """
 
     devices: Sequence[jax.Device]
@@ -131,7 +142,7 @@ class ShardMapBackend:
         return Mesh(np.array(self.devices), (AXIS,))
 
     @functools.cached_property
-    def _split(self) -> NamedSharding:
+    def _batch_sharding(self) -> NamedSharding:
         return NamedSharding(self._mesh, PartitionSpec(AXIS))
 
     def state_shardings(self, state: Any) -> Any:
@@ -144,47 +155,53 @@ class ShardMapBackend:
         def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
             if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
                 return leaf.copy()
-            # `device_put` would send every array round all processes to compare their copies.
+            # `device_put` would compare the processes' copies of every array with one another.
             leaf = np.array(leaf)
-            return jax.make_array_from_callback(leaf.shape, sharding, lambda part: leaf[part])
+            return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 
         return jax.tree.map(place, state, self.state_shardings(state))
 
     def place_batch(self, batch: Batch) -> Batch:
         """See `Backend.place_batch`."""
         return {
-            name: jax.make_array_from_process_local_data(self._split, x)
+            name: jax.make_array_from_process_local_data(self._batch_sharding, x)
             for name, x in batch.items()
         }
 
     def placed_shapes(self, state: Any, batch: Batch) -> tuple[Any, Batch]:
-        """What `place_state` and `place_batch` would give, as shapes, to compile ahead of time.
+        """Returns the abstract results of `place_state` and `place_batch`, for AOT compilation.
 
         Args:
-          state: tree of shapes and types.
+          state: shapes and types of the train state.
           batch: shapes and types of the global batch.
+
+        Returns:
+          Both, with shardings.
         """
 
-        def placed(tree: Any, shardings: Any) -> Any:
+        def with_shardings(tree: Any, shardings: Any) -> Any:
             return jax.tree.map(
                 lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
                 tree,
                 shardings,
             )
 
-        split = dict.fromkeys(batch, self._split)
-        return placed(state, self.state_shardings(state)), placed(dict(batch), split)
+        return (
+            with_shardings(state, self.state_shardings(state)),
+            with_shardings(dict(batch), dict.fromkeys(batch, self._batch_sharding)),
+        )
 
     def train(self, body: Callable) -> Callable:
         """See `Backend.train`."""
 
         def run(state, batch):
             specs = self._specs(state)
-            own = body
+            sharded_body = body
             if self.shard_state:
                 shapes = jax.eval_shape(lambda params: params, state.params)
-                own = functools.partial(body, layout=fsdp.Sharded(shapes, len(self.devices), AXIS))
-            return self._map(own, specs, (specs, PartitionSpec()))(state, batch)
+                sharding = fsdp.FullySharded(shapes, len(self.devices), AXIS)
+                sharded_body = functools.partial(body, param_sharding=sharding)
+            return self._map(sharded_body, specs, (specs, PartitionSpec()))(state, batch)
 
         return jax.jit(run, donate_argnums=0)
 
@@ -199,7 +216,7 @@ class ShardMapBackend:
         return np.asarray(multihost_utils.process_allgather(rows, tiled=True))
 
     def _specs(self, state: Any) -> Any:
-        """How every leaf of a state is split."""
+        """Returns the partition spec of every leaf of a train state."""
 
         def spec(path, leaf):
             if not (self.shard_state and path[0].name in SHARDED_FIELDS):
@@ -210,6 +227,7 @@ class ShardMapBackend:
         return jax.tree_util.tree_map_with_path(spec, state)
 
     def _map(self, body: Callable, first_specs: Any, out_specs: Any) -> Callable:
+        """Maps a body over the devices; its second argument is the batch."""
         return jax.shard_map(
             body,
             mesh=self._mesh,
@@ -229,18 +247,18 @@ def make_backend(
 
     Args:
       spmd: "pmap" or "shard_map".
-      shard_state: whether the devices share the train state (FSDP); "shard_map" only.
-      devices: devices of the run, over all processes; all devices by default.
+      shard_state: whether to shard the train state over the devices (FSDP); "shard_map" only.
+      devices: devices of all processes; `jax.devices()` by default.
 
     Raises:
-      ValueError: unknown `spmd`, or one that cannot shard the state.
+      ValueError: `spmd` is unknown, or cannot shard the train state.
     """
     if spmd not in BACKENDS:
         raise ValueError(f"config.spmd is {spmd!r}; expected one of {sorted(BACKENDS)}")
     if shard_state and spmd != "shard_map":
         raise ValueError(
-            f"config.shard_state is True, but config.spmd is {spmd!r}, which keeps the whole state "
-            "on every device; set config.spmd to 'shard_map'"
+            f"config.shard_state is True, but config.spmd is {spmd!r}, which replicates the state; "
+            "set config.spmd to 'shard_map'"
         )
     devices = tuple(jax.devices() if devices is None else devices)
     return ShardMapBackend(devices, shard_state) if shard_state else BACKENDS[spmd](devices)

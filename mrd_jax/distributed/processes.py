@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several processes, one a host, as one run: how they join, agree, and hear of one another.
+"""Multi-process runs: JAX's distributed runtime, and collectives between hosts.
 
-All of them run the same command and so the same Python code, in the same order; a function here
-that says "every process calls it" stands still until they have. In a run of one process each of
-them costs nothing.
+All processes, one per host, run the same command and thus the same Python code in the same order.
+A function that is documented as collective blocks until every process has called it; in a
+single-process run it costs nothing.
 """
 
 import collections
@@ -23,11 +23,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mrd_jax.cli import command
 
-# Seconds that a process which has ended well waits for the others: process 0 may have a report to
-# write. A process that has died meanwhile is noticed by its heartbeat.
-_FAREWELL = 24 * 3600
-# Seconds that JAX gets beyond our own limit. Its way of giving up is to abort with a stack of C++.
-_GRACE = 60
+# Seconds that JAX's shutdown barrier may take: process 0 may still write a report after the others
+# have finished. The heartbeat detects a process that dies meanwhile.
+_SHUTDOWN_TIMEOUT = 24 * 3600
+# Seconds that JAX's own timeout exceeds `join_timeout`, so that the clear error below is printed
+# first: JAX aborts with a C++ stack trace.
+_JAX_TIMEOUT_MARGIN = 60
 
 
 def join(
@@ -38,48 +39,48 @@ def join(
     join_timeout: int = 300,
     heartbeat_timeout: int = 100,
 ) -> None:
-    """Joins the other processes; comes before the first computation.
+    """Joins the other processes; must be called before the first computation.
 
-    Without the first three arguments, JAX asks the cluster: Cloud TPU, SLURM, Open MPI or
-    Kubernetes. A process that waits in vain ends with status 1, since nothing can be computed.
+    Without the first three arguments, JAX detects the cluster: Cloud TPU, SLURM, Open MPI or
+    Kubernetes. If the others do not join in time, the process exits with status 1.
 
     Args:
-      coordinator: HOST:PORT that process 0 listens on and every process reaches.
-      processes: number of them.
-      process: number of this one, from 0.
-      join_timeout: seconds to wait for the others.
-      heartbeat_timeout: seconds without a sign of life after which a process counts as dead, and
-        the others abort.
+      coordinator: HOST:PORT that process 0 listens on and every process can reach.
+      processes: number of processes.
+      process: index of this process, from 0.
+      join_timeout: seconds to wait for the other processes.
+      heartbeat_timeout: seconds without a heartbeat after which a process counts as dead, and the
+        others abort.
 
     Raises:
-      ValueError: arguments that do not fit together, or no cluster that JAX knows.
+      ValueError: the arguments are incomplete or out of range, or JAX detects no cluster.
     """
-    _check_place(coordinator, processes, process)
-    waiting = threading.Timer(join_timeout, _give_up, (coordinator, process, join_timeout))
-    waiting.daemon = True
-    waiting.start()
+    _check_arguments(coordinator, processes, process)
+    timer = threading.Timer(join_timeout, _exit_on_timeout, (coordinator, process, join_timeout))
+    timer.daemon = True
+    timer.start()
     try:
         jax.distributed.initialize(
             coordinator or None,
             processes,
             process,
-            # Given a place, do not ask a cluster for the rest: it would hand out one device each.
+            # Cluster detection would assign a single device to each process.
             cluster_detection_method="deactivate" if coordinator else None,
-            initialization_timeout=join_timeout + _GRACE,
+            initialization_timeout=join_timeout + _JAX_TIMEOUT_MARGIN,
             heartbeat_timeout_seconds=heartbeat_timeout,
-            shutdown_timeout_seconds=_FAREWELL,
+            shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT,
         )
     except ValueError as error:
         raise ValueError(
-            f"no cluster was found ({error}): --multihost is for Cloud TPU, SLURM, Open MPI and "
-            "Kubernetes. Elsewhere pass --coordinator HOST:PORT --processes N --process I"
+            f"no cluster was found ({error}): --multihost works on Cloud TPU, SLURM, Open MPI and "
+            "Kubernetes; elsewhere pass --coordinator HOST:PORT --processes N --process I"
         ) from error
     finally:
-        waiting.cancel()
+        timer.cancel()
 
 
-def _check_place(coordinator: str, processes: int | None, process: int | None) -> None:
-    """Refuses half of a place, and one that cannot be."""
+def _check_arguments(coordinator: str, processes: int | None, process: int | None) -> None:
+    """Validates the first three arguments of `join`: all or none of them, and in range."""
     given = {"coordinator": coordinator or None, "processes": processes, "process": process}
     missing = [f"--{name}" for name, value in given.items() if value is None]
     if len(missing) == len(given):
@@ -87,7 +88,7 @@ def _check_place(coordinator: str, processes: int | None, process: int | None) -
     if processes is None or process is None or missing:
         raise ValueError(
             f"{' and '.join(missing)} missing: --coordinator HOST:PORT, --processes N and "
-            "--process I go together"
+            "--process I must be given together"
         )
     host, colon, port = coordinator.rpartition(":")
     if not (host and colon and port.isdecimal() and 0 < int(port) < 2**16):
@@ -100,50 +101,51 @@ def _check_place(coordinator: str, processes: int | None, process: int | None) -
         )
 
 
-def _give_up(coordinator: str, process: int | None, seconds: int) -> NoReturn:
-    """Ends the process; the main thread is inside JAX, where no exception reaches it."""
-    place = f" of {coordinator}" if coordinator else ""
-    who = "this process" if process is None else f"process {process}"
+def _exit_on_timeout(coordinator: str, process: int | None, seconds: int) -> NoReturn:
+    """Exits at once: the main thread is blocked inside JAX, where no exception reaches it."""
+    address = f" at {coordinator}" if coordinator else ""
+    name = "this process" if process is None else f"process {process}"
     print(
-        f"{who} waited {seconds} s (--join_timeout) for the others{place}, in vain. Every process "
-        "must be started, with the same --coordinator and --processes, and its port must be open "
-        "from all hosts to that of process 0.",
+        f"error: {name} waited {seconds} s (--join_timeout) for the other processes{address}. "
+        "Start every process with the same --coordinator and --processes, and check that all "
+        "hosts can reach this port on the host of process 0.",
         file=sys.stderr,
         flush=True,
     )
     os._exit(1)
 
 
-def join_cluster(*, multihost: bool, coordinator: str, **place: Any) -> None:
+def join_cluster(*, multihost: bool, coordinator: str, **options: Any) -> None:
     """Joins the other processes if the command line asks for it.
 
     Args:
-      multihost: whether JAX shall find the processes through the cluster.
-      coordinator: HOST:PORT to join the processes at; "" if not given.
-      **place: further arguments of `join`.
+      multihost: whether JAX detects the cluster.
+      coordinator: HOST:PORT of process 0; "" if not given.
+      **options: other arguments of `join`.
 
     Raises:
-      ValueError: the arguments contradict each other, or there is no cluster.
+      ValueError: the arguments contradict each other, or JAX detects no cluster.
     """
-    given = coordinator or place["processes"] is not None or place["process"] is not None
+    given = coordinator or options["processes"] is not None or options["process"] is not None
     if given and multihost:
         raise ValueError(
-            "--multihost finds by itself what --coordinator, --processes and --process say; "
-            "expected one of the two ways"
+            "--multihost detects what --coordinator, --processes and --process state; pass one or "
+            "the other"
         )
     if given or multihost:
-        join(coordinator, **place)
+        join(coordinator, **options)
 
 
 @contextlib.contextmanager
 def exiting_on_error() -> Iterator[None]:
-    """Ends a process of several at once if the block fails.
+    """Exits immediately if the block raises in a multi-process run.
 
-    Skips JAX's shutdown barrier, which waits for the other processes, while they wait for this one.
+    Skips JAX's shutdown barrier, which would wait for the other processes while they wait for this
+    one in a collective. In a single-process run, the exception propagates.
     """
     try:
         yield
-    except BaseException as error:  # KeyboardInterrupt, too
+    except BaseException as error:  # includes KeyboardInterrupt
         if jax.process_count() == 1:
             raise
         if command.is_user_error(error) and not command.is_debug():
@@ -158,28 +160,28 @@ def exiting_on_error() -> Iterator[None]:
 
 
 def check_devices() -> None:
-    """Refuses processes with different numbers of devices.
+    """Checks that every process has the same number of devices.
 
     Raises:
-      ValueError: says how many each of them has.
+      ValueError: the numbers differ; lists the number of each process.
     """
     counts = collections.Counter(device.process_index for device in jax.devices())
     if len(set(counts.values())) > 1:
         raise ValueError(
-            "every process must have as many devices as the others; found "
+            "every process must have the same number of devices; found "
             + ", ".join(f"{count} on process {process}" for process, count in counts.items())
         )
 
 
 def any_process(flag: bool) -> bool:
-    """Whether the flag is up on any process; every process calls it."""
+    """Returns whether the flag is true on any process (collective)."""
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.process_allgather(np.bool_(flag)).any())
 
 
 def largest(value: float) -> tuple[float, int]:
-    """The largest of the processes' values and whose it is; every process calls it."""
+    """Returns the largest value over processes and the index of its process (collective)."""
     if jax.process_count() == 1:
         return value, 0
     values = multihost_utils.process_allgather(np.float32(value))
@@ -187,63 +189,69 @@ def largest(value: float) -> tuple[float, int]:
 
 
 def first_process_first(action: Callable[[], None]) -> None:
-    """Does something on process 0, then on the others; an error on one of them ends all.
+    """Runs an action on process 0, then on the others (collective).
 
-    Every process calls this, for what process 0 creates in a folder that all of them see.
+    For files that process 0 creates in a folder that all processes share. If the action fails on
+    one process, this raises on all of them.
+
+    Args:
+      action: function to run.
 
     Raises:
-      Exception: what the action raised on this process.
-      RuntimeError: the action failed on another one, whose log says why.
+      Exception: whatever the action raised on this process.
+      RuntimeError: the action failed on another process.
     """
     for turn in (jax.process_index() == 0, jax.process_index() != 0):
         error = None
         if turn:
             try:
                 action()
-            except Exception as caught:  # of any kind: the others wait to hear of it
+            except Exception as caught:  # of any type: the other processes must be told
                 error = caught
         failed = any_process(error is not None)
         if error is not None:
             raise error
         if failed:
-            raise RuntimeError("another process of this run has failed; its log says why")
+            raise RuntimeError("another process of this run has failed; see its log")
 
 
 def require_same(facts: Mapping[str, Any]) -> None:
-    """Refuses a run whose processes were started differently; every process calls it.
+    """Checks that all processes were started with the same settings (collective).
 
     Args:
-      facts: name -> value, as JSON has it.
+      facts: JSON value by name.
 
     Raises:
-      ValueError: names every fact that differs, its values and the processes that hold them.
+      ValueError: a value differs; lists the differing values by process.
     """
     if jax.process_count() == 1:
         return
-    everybody = _gather(facts)
+    all_facts = _all_gather_json(facts)
     lines = []
-    for name in sorted(set().union(*everybody)):
-        holders = collections.defaultdict(list)
-        for process, there in enumerate(everybody):
-            holders[repr(there.get(name, "absent"))].append(process)
-        if len(holders) > 1:
-            lines.append(f"  {name}: " + ", ".join(_held(*item) for item in holders.items()))
+    for name in sorted(set().union(*all_facts)):
+        processes_by_value = collections.defaultdict(list)
+        for process, its_facts in enumerate(all_facts):
+            processes_by_value[repr(its_facts.get(name, "absent"))].append(process)
+        if len(processes_by_value) > 1:
+            values = [_on_processes(*item) for item in processes_by_value.items()]
+            lines.append(f"  {name}: " + ", ".join(values))
     if lines:
         raise ValueError(
-            "the processes of this run were not started alike:\n" + "\n".join(lines) + "\n"
-            "Start all of them with the same code, config and data."
+            "the processes of this run were started with different settings:\n"
+            + "\n".join(lines)
+            + "\nStart all of them with the same code, config and data."
         )
 
 
-def _held(value: str, processes: list[int]) -> str:
-    """Such as "0.5 on process 3"; the many are counted, the few are named."""
+def _on_processes(value: str, processes: list[int]) -> str:
+    """Formats as "0.5 on process 3", or as "0.5 on 7 processes" if there are more than four."""
     if len(processes) > 4:
         return f"{value} on {len(processes)} processes"
     return f"{value} on process " + " and ".join(map(str, processes))
 
 
-def _gather(value: Any) -> list[Any]:
-    """What every process holds, as JSON has it, in their order; every process calls it."""
+def _all_gather_json(value: Any) -> list[Any]:
+    """Returns the JSON values of all processes, in their order (collective)."""
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.int32(len(text)))
     rows = multihost_utils.process_allgather(np.pad(text, (0, sizes.max() - len(text))))
@@ -252,44 +260,44 @@ def _gather(value: Any) -> list[Any]:
     ]
 
 
-def shared(tree: Any) -> Any:
-    """Arrays that every process has a copy of, as arrays of the whole run; nothing is copied.
+def global_arrays(tree: Any) -> Any:
+    """Turns arrays of which every process has a copy into global arrays, without copying data.
 
-    Orbax saves and restores no others. `jax.pmap` takes and gives copies, one on every device of a
-    process; what is made of them here spans one device of each process.
+    Orbax saves and restores global arrays only. `jax.pmap` takes and returns process-local ones,
+    with a copy on every device; the global arrays made here span one device of each process.
 
     Args:
-      tree: of arrays, the same on every process; those that span the processes stay as they are.
+      tree: tree of arrays, equal on every process; global arrays are returned as they are.
     """
     if jax.process_count() == 1:
         return tree
     firsts = {device.process_index: device for device in reversed(jax.devices())}
     mesh = Mesh(np.array([firsts[process] for process in sorted(firsts)]), ("processes",))
-    everywhere = NamedSharding(mesh, PartitionSpec())
+    replicated = NamedSharding(mesh, PartitionSpec())
 
-    def share(leaf: jax.Array) -> jax.Array:
+    def to_global(leaf: jax.Array) -> jax.Array:
         if not leaf.is_fully_addressable:
             return leaf
         (copy,) = (x.data for x in leaf.addressable_shards if x.device in mesh.devices)
-        return jax.make_array_from_single_device_arrays(leaf.shape, everywhere, [copy])
+        return jax.make_array_from_single_device_arrays(leaf.shape, replicated, [copy])
 
-    return jax.tree.map(share, tree)
+    return jax.tree.map(to_global, tree)
 
 
-def placed_like(tree: Any, target: Any) -> Any:
-    """The reverse of `shared`.
+def local_arrays(tree: Any, like: Any) -> Any:
+    """Reverses `global_arrays`.
 
     Args:
-      tree: of arrays, shaped as those of `shared(target)`.
-      target: that was shared.
+      tree: tree of arrays, shaped and placed like `global_arrays(like)`.
+      like: tree of process-local or global arrays.
 
     Returns:
-      the values of the tree where the target's are.
+      The values of `tree` with the shardings of `like`.
     """
 
-    def place(leaf: jax.Array, like: jax.Array) -> jax.Array:
-        if leaf.sharding == like.sharding:
+    def place(leaf: jax.Array, target: jax.Array) -> jax.Array:
+        if leaf.sharding == target.sharding:
             return leaf
-        return jax.device_put(leaf.addressable_data(0), like.sharding)
+        return jax.device_put(leaf.addressable_data(0), target.sharding)
 
-    return jax.tree.map(place, tree, target)
+    return jax.tree.map(place, tree, like)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The per-device training step: loss, gradients and optimizer update.
 
-Every function is pure. `axis_name` names the mesh axis that the batch is split over; None means
-that this device holds the whole batch, which is the reference for every other device count.
+Every function is pure. `axis_name` is the mesh axis that the batch is split over; None means that
+one device holds the whole batch, the reference result for every other number of devices.
 """
 
 from typing import Any
@@ -29,33 +29,33 @@ def loss_and_gradients(
     model: nn.Module,
     config: ConfigDict,
     axis_name: str | None = None,
-    layout: fsdp.Layout | None = None,
+    param_sharding: fsdp.ParameterSharding | None = None,
 ) -> tuple[Any, Metrics, Any]:
-    """Gradients of the global loss, its parts, and the new batch-norm statistics.
+    """Computes gradients of the global loss, its parts, and updated batch-norm statistics.
 
-    Each device differentiates its own share of the loss; `all_gather` and the synchronised batch
-    norm carry gradients across devices, and the sum over devices comes last, here.
+    Each device differentiates the loss of its own rows; `all_gather` and synchronised batch norm
+    carry gradients across devices. The sum over devices is taken last.
 
     Args:
-      state: replicated, its parameters as `layout.gather` gives them.
+      state: train state with whole parameters, see `ParameterSharding.gather_params`.
       batch: this device's rows, see `mrd_jax.data.batch_spec`.
-      model: the student.
-      config: of the whole run.
-      axis_name: axis that the batch is split over; None for one device.
-      layout: of the gradients; by default every device gets all of them.
+      model: student encoder.
+      config: config of the run.
+      axis_name: mesh axis that the batch is split over; None for one device.
+      param_sharding: how the gradients are sharded; replicated by default.
 
     Returns:
-      Gradients like `state.params`, by `layout`; scalar parts of the loss and statistics like
-      `state.batch_stats`, the same on every device.
+      Gradients like `state.params`, sharded by `param_sharding`; scalar parts of the loss, and
+      statistics like `state.batch_stats`, both replicated.
     """
-    layout = layout or fsdp.Replicated(axis_name)
+    param_sharding = param_sharding or fsdp.Replicated(axis_name)
     keys = batch_spec.sample_keys(config.seed, batch["index"], batch["epoch"])
     augment_keys, model_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
     xyz, rgb = augment.augment(
         batch, config.augment, keys=augment_keys, num_points=config.model.points
     )
 
-    def share_of_loss(params: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
+    def local_loss(params: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
         points, updates = model.apply(
             {"params": params["student"], "batch_stats": state.batch_stats},
             xyz,
@@ -71,11 +71,12 @@ def loss_and_gradients(
             **{name: batch[name] for name in ("image", "text", "has_image", "has_text")},
         }
         loss, parts = losses.mrd_loss(embeddings, params["loss"], config.loss, axis_name=axis_name)
-        # A student without batch norm has none.
+        # A student without batch norm has no statistics.
         return loss, (parts, updates.get("batch_stats", {}))
 
-    gradients, (parts, batch_stats) = jax.grad(share_of_loss, has_aux=True)(state.params)
-    return layout.sum(gradients), fsdp.psum(parts, axis_name), batch_stats
+    gradients, (parts, batch_stats) = jax.grad(local_loss, has_aux=True)(state.params)
+    gradients = param_sharding.reduce_gradients(gradients)
+    return gradients, fsdp.psum(parts, axis_name), batch_stats
 
 
 def train_step(
@@ -86,35 +87,35 @@ def train_step(
     optimizer: optax.GradientTransformation,
     config: ConfigDict,
     axis_name: str | None = None,
-    layout: fsdp.Layout | None = None,
+    param_sharding: fsdp.ParameterSharding | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """One update from one global batch; arguments as for `loss_and_gradients`.
+    """Updates the train state from one global batch.
 
-    An update whose loss or gradient is not finite is left out: only the step advances.
+    A non-finite update is skipped: only `step` advances.
 
     Args:
-      state: parameters, the optimizer's memory and moving average by `layout`.
-      batch: this device's rows.
-      model: the student.
-      optimizer: its `update` may take `grad_norm`, the global norm of the whole gradient.
-      config: of the whole run.
-      axis_name: axis that the batch is split over; None for one device.
-      layout: what this device holds of the parameters; all by default.
+      state: train state; parameters, optimizer state and moving average by `param_sharding`.
+      batch: this device's rows, see `mrd_jax.data.batch_spec`.
+      model: student encoder.
+      optimizer: its `update` may take `grad_norm`, the global norm of the gradients.
+      config: config of the run.
+      axis_name: mesh axis that the batch is split over; None for one device.
+      param_sharding: how the parameters are sharded; replicated by default.
 
     Returns:
-      The next state, by `layout`, and scalar metrics, the same on every device.
+      The new train state, sharded like `state`, and scalar metrics, replicated.
     """
-    model, layout = (layout or fsdp.Replicated(axis_name)).adapt(model)
-    whole = layout.gather(state.params)
+    model, param_sharding = (param_sharding or fsdp.Replicated(axis_name)).adapt(model)
+    params = param_sharding.gather_params(state.params)
     gradients, parts, batch_stats = loss_and_gradients(
-        state.replace(params=whole),
+        state.replace(params=params),
         batch,
         model=model,
         config=config,
         axis_name=axis_name,
-        layout=layout,
+        param_sharding=param_sharding,
     )
-    grad_norm = layout.norm(gradients)
+    grad_norm = param_sharding.global_norm(gradients)
     finite = jnp.isfinite(parts["total"]) & jnp.isfinite(grad_norm)
     with jax.named_scope("optimizer"):
         updated = _update(
@@ -124,14 +125,14 @@ def train_step(
     metrics = {
         "loss": parts["total"],
         **{name: value for name, value in parts.items() if name != "total"},
-        **losses.mixing_weights(whole["loss"], config.loss),
-        "scale": jnp.exp(whole["loss"]["log_scale"]),
+        **losses.mixing_weights(params["loss"], config.loss),
+        "scale": jnp.exp(params["loss"]["log_scale"]),
         "grad_norm": grad_norm,
         nonfinite.SKIPPED: 1.0 - finite,
     }
-    if "student_log_temperature" in whole["loss"]:
-        metrics["student_temperature"] = jnp.exp(whole["loss"]["student_log_temperature"])
-    # A step that is left out still counts: its batch is behind us.
+    if "student_log_temperature" in params["loss"]:
+        metrics["student_temperature"] = jnp.exp(params["loss"]["student_log_temperature"])
+    # Skipped updates still advance `step`: the next one reads the next batch.
     return new.replace(step=state.step + 1), metrics
 
 
@@ -143,12 +144,12 @@ def _update(
     optimizer: optax.GradientTransformation,
     config: ConfigDict,
 ) -> TrainState:
-    """The state with updated parameters, optimizer's memory and moving average."""
+    """Returns the state with updated parameters, optimizer state and moving average."""
     updates, opt_state = optax.with_extra_args_support(optimizer).update(
         gradients, state.opt_state, state.params, grad_norm=grad_norm
     )
     params = optax.apply_updates(state.params, updates)
-    # CLIP bounds the parameter itself: a bound inside the loss alone would leave it stuck outside.
+    # CLIP clips the parameter itself. Beyond a bound inside the loss, it would get no gradient.
     params["loss"]["log_scale"] = jnp.minimum(
         params["loss"]["log_scale"], config.loss.log_scale_max
     )
@@ -157,13 +158,22 @@ def _update(
 
 
 def moving_average(ema: Any, params: Any, decay: float, step: jax.Array) -> Any:
-    """Exponential moving average that starts as a plain mean, so early steps do not linger.
+    """Updates an exponential moving average of parameters.
 
-    The weight of the past is min(decay, (1 + step) / (10 + step)), as in TensorFlow's
-    `ExponentialMovingAverage` with a step count.
+    ema <- d * ema + (1 - d) * params with d = min(decay, (1 + step) / (10 + step)), as TensorFlow's
+    `ExponentialMovingAverage` with a step count: early parameters are forgotten quickly.
+
+    Args:
+      ema: moving average, a tree like `params`; None to keep none.
+      params: new parameters.
+      decay: upper limit of d.
+      step: int32 scalar, number of updates before this one.
+
+    Returns:
+      The new moving average; None if `ema` is None.
     """
     if ema is None:
         return None
-    done = step.astype(jnp.float32)
-    kept = jnp.minimum(decay, (1 + done) / (10 + done))
-    return jax.tree.map(lambda old, new: kept * old + (1 - kept) * new, ema, params)
+    step = step.astype(jnp.float32)
+    decay = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, params)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A state that the devices share trains, and is stored, as one that each of them holds."""
+"""FSDP: a sharded train state trains and is restored like a replicated one."""
 
 import functools
 import re
@@ -22,8 +22,8 @@ from mrd_jax.training import run as run_lib
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
-# Every part of the optimizer at work: clipping, layer decay, weight decay, moving average, the
-# bound of the scale. Of losses and augmentation, little: they take longest to compile.
+# Every part of the optimizer is active: clipping, layer decay, weight decay, moving average, the
+# bound of the scale. Most losses and augmentations are off: they take longest to compile.
 CONFIG = tiny_config(
     spmd="shard_map", optimizer__clip_norm=0.5, optimizer__layer_decay=0.5,
     optimizer__warmup_steps=1, optimizer__learning_rate=0.01, loss__log_scale_max=2.0,
@@ -36,7 +36,7 @@ dense = functools.partial(nn.Dense, bias_init=nn.initializers.normal(0.5))
 
 
 class Blocks(nn.Module):
-    """Four maps, stacked like the blocks of a transformer."""
+    """Four linear maps, stacked like the blocks of a transformer."""
 
     @nn.compact
     def __call__(self, x):
@@ -53,9 +53,9 @@ class Transformer(nn.Module):
 
 
 class SmallStudent(nn.Module):
-    """The extent of a cloud through a few maps; compiles fast, and has leaves of every kind.
+    """Student that compiles fast and has parameters of every kind; sees the extent of a cloud.
 
-    Twelve rows of 20 columns divide over two and four devices, not over eight.
+    A matrix of 12 rows and 20 columns can be sharded over two and four devices, not over eight.
     """
 
     @nn.compact
@@ -84,7 +84,7 @@ def make_backend(devices, *, spmd="shard_map", shard_state=True):
 
 
 def shapes(backend):
-    """A state of shapes that says where a restored one belongs."""
+    """Returns the shapes and shardings of a state to restore."""
     state = jax.eval_shape(create)
     return jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
@@ -94,74 +94,73 @@ def shapes(backend):
 
 
 def train(backend, *, steps=5):
-    """The state after some steps, and the metrics of each."""
-    now = create(shardings=backend.state_shardings)
+    """Returns the state after some steps, and the metrics of each step."""
+    state = create(shardings=backend.state_shardings)
     train_step = backend.train(functools.partial(BODY, axis_name=backends.AXIS))
-    lines = []
+    history = []
     for batch in BATCHES[:steps]:
-        now, metrics = train_step(now, backend.place_batch(batch))
-        lines.append(metrics)
-    return now, lines
+        state, metrics = train_step(state, backend.place_batch(batch))
+        history.append(metrics)
+    return state, history
 
 
 @pytest.fixture(scope="module")
 def reference():
-    """Five steps on one device, without an axis."""
-    now, train_step, lines = create(), jax.jit(BODY), []
+    """State and metrics of five steps on one device, without a mesh axis."""
+    state, train_step, history = create(), jax.jit(BODY), []
     for batch in BATCHES:
-        now, metrics = train_step(now, batch)
-        lines.append(metrics)
-    assert float(now.params["loss"]["log_scale"]) <= 2.0  # from 2.66
-    assert all(metrics["grad_norm"] > 2 * CONFIG.optimizer.clip_norm for metrics in lines)
-    return jax.device_get((now, lines))
+        state, metrics = train_step(state, batch)
+        history.append(metrics)
+    assert float(state.params["loss"]["log_scale"]) <= 2.0  # from 2.66
+    assert all(metrics["grad_norm"] > 2 * CONFIG.optimizer.clip_norm for metrics in history)
+    return jax.device_get((state, history))
 
 
 @pytest.fixture(scope="module")
 def on_eight():
-    """Five steps on eight devices that share the state."""
+    """State and metrics of five steps with FSDP on eight devices."""
     return train(make_backend(8))
 
 
 @pytest.mark.parametrize("devices", [1, 2, 4])
-def test_five_steps_are_those_of_one_device(reference, devices):
+def test_five_steps_with_fsdp_match_one_device(reference, devices):
     assert_trees_close(train(make_backend(devices)), reference, rtol=1e-5, atol=1e-7)
 
 
-def test_five_steps_on_eight_devices_are_those_of_one(reference, on_eight):
+def test_five_steps_with_fsdp_on_eight_devices_match_one_device(reference, on_eight):
     assert_trees_close(on_eight, reference, rtol=1e-5, atol=1e-7)
 
 
-def test_gradients_are_summed_once_over_devices_and_count_once_in_the_norm():
-    """Device i of eight gives i + 1 everywhere: the sum is 36, in 2 x 16 and in 3 places."""
-    whole = {"shared": jnp.zeros((2, 16)), "kept": jnp.zeros(3)}
-    layout = fsdp.Sharded(whole, 8, backends.AXIS)
+def test_gradients_are_summed_once_over_devices_and_counted_once_in_the_norm():
+    """Every gradient of device i of eight is i + 1: the sums are 36, in 2 x 16 + 3 elements."""
+    params = {"sharded": jnp.zeros((2, 16)), "replicated": jnp.zeros(3)}
+    sharding = fsdp.FullySharded(params, 8, backends.AXIS)
 
-    def body(whole):
-        given = jax.tree.map(lambda x: x + 1.0 + jax.lax.axis_index(backends.AXIS), whole)
-        shards = layout.sum(given)
-        assert jax.tree.map(jnp.shape, shards) == {"shared": (2, 2), "kept": (3,)}
-        return layout.gather(shards), layout.norm(shards)
+    def body(params):
+        gradients = jax.tree.map(lambda x: x + 1.0 + jax.lax.axis_index(backends.AXIS), params)
+        shards = sharding.reduce_gradients(gradients)
+        assert jax.tree.map(jnp.shape, shards) == {"sharded": (2, 2), "replicated": (3,)}
+        return sharding.gather_params(shards), sharding.global_norm(shards)
 
     mesh = jax.make_mesh((8,), (backends.AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
     spec = jax.sharding.PartitionSpec()
     run = jax.shard_map(body, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
-    found, norm = jax.jit(run)(whole)
-    assert_trees_equal(found, jax.tree.map(lambda x: x + 36.0, whole))
+    sums, norm = jax.jit(run)(params)
+    assert_trees_equal(sums, jax.tree.map(lambda x: x + 36.0, params))
     assert float(norm) == pytest.approx(36 * 35**0.5)
 
 
-def test_a_device_holds_its_part_of_what_divides(on_eight):
-    now, _ = on_eight
-    blocks = now.params["student"]["transformer"]["blocks"]["kernel"]
+def test_parameters_optimizer_state_and_moving_average_are_sharded_if_they_divide(on_eight):
+    state, _ = on_eight
     for leaf in (
-        blocks,
-        now.ema["transformer"]["blocks"]["kernel"],
-        now.opt_state[1][0].nu["student"]["transformer"]["blocks"]["kernel"],
+        state.params["student"]["transformer"]["blocks"]["kernel"],
+        state.ema["transformer"]["blocks"]["kernel"],
+        state.opt_state[1][0].nu["student"]["transformer"]["blocks"]["kernel"],
     ):
         assert leaf.shape == (4, 16, 16)
         assert {shard.data.shape for shard in leaf.addressable_shards} == {(4, 2, 16)}
-    whole = (now.params["student"]["odd"]["kernel"], now.batch_stats["mean"], now.step)
-    assert all(leaf.sharding.is_fully_replicated for leaf in whole)
+    replicated = (state.params["student"]["odd"]["kernel"], state.batch_stats["mean"], state.step)
+    assert all(leaf.sharding.is_fully_replicated for leaf in replicated)
 
 
 @pytest.mark.parametrize(
@@ -176,17 +175,17 @@ def test_a_device_holds_its_part_of_what_divides(on_eight):
         ((39, 1404, 6144), 16, 2),
     ],
 )
-def test_the_first_axis_after_the_leading_one_that_divides_is_split(shape, count, axis):
+def test_the_first_axis_after_the_leading_one_that_divides_is_sharded(shape, count, axis):
     assert fsdp.shard_axis(shape, count=count) == axis
 
 
-def test_little_of_the_largest_student_is_held_twice_on_16_devices():
+def test_almost_all_of_the_largest_student_is_sharded_over_16_devices():
     fields = models.RELEASED["uni3d-g"] | {"out_dim": 1280}
     clouds = jax.ShapeDtypeStruct((1, 1024, 3), jnp.float32)
     shapes = jax.eval_shape(models.build_model(fields).init, jax.random.key(0), clouds, clouds)
     leaves = jax.tree.leaves(shapes["params"])
-    whole = [leaf.size for leaf in leaves if fsdp.shard_axis(leaf.shape, count=16) is None]
-    assert sum(whole) < 1e-4 * sum(leaf.size for leaf in leaves)
+    replicated = [leaf.size for leaf in leaves if fsdp.shard_axis(leaf.shape, count=16) is None]
+    assert sum(replicated) < 1e-4 * sum(leaf.size for leaf in leaves)
 
 
 @pytest.mark.parametrize(
@@ -198,47 +197,47 @@ def test_little_of_the_largest_student_is_held_twice_on_16_devices():
     ],
     ids=["two devices", "replicated on four", "pmap on one"],
 )
-def test_a_checkpoint_goes_from_shared_to_any_number_of_devices_and_back(
+def test_a_sharded_checkpoint_restores_onto_any_number_of_devices_and_back(
     on_eight, tmp_path, target
 ):
     saved, _ = on_eight
-    folders = (tmp_path / "there", tmp_path / "back")
-    there, back = (
+    folders = (tmp_path / "first", tmp_path / "second")
+    first, second = (
         manager.CheckpointManager(str(folder), config=CONFIG, fingerprint="") for folder in folders
     )
-    there.save(saved, step=5)
-    found = there.restore(shapes(target))
-    assert_trees_equal(found, saved)
-    assert jax.tree.map(lambda x: x.sharding, found) == target.state_shardings(found)
-    back.save(found, step=5)
-    again = back.restore(shapes(make_backend(8)))
-    assert_trees_equal(again, saved)
-    assert jax.tree.map(lambda x: x.sharding, again) == make_backend(8).state_shardings(again)
-    there.close()
-    back.close()
+    first.save(saved, step=5)
+    restored = first.restore(shapes(target))
+    assert_trees_equal(restored, saved)
+    assert jax.tree.map(lambda x: x.sharding, restored) == target.state_shardings(restored)
+    second.save(restored, step=5)
+    resharded = second.restore(shapes(make_backend(8)))
+    assert_trees_equal(resharded, saved)
+    assert jax.tree.map(lambda x: x.sharding, resharded) == make_backend(8).state_shardings(saved)
+    first.close()
+    second.close()
 
 
-def test_a_placed_copy_is_shared_and_outlives_the_step(reference):
+def test_placing_a_state_shards_it_and_copies_it(reference):
     backend = make_backend(8)
-    first = create(shardings=backend.state_shardings)
-    kernel = np.asarray(first.params["student"]["lift"]["kernel"])
-    given = first.replace(ema=jax.device_get(first.ema))  # as from config.initial_weights
-    placed = backend.place_state(given)
+    state = create(shardings=backend.state_shardings)
+    kernel = np.asarray(state.params["student"]["lift"]["kernel"])
+    on_host = state.replace(ema=jax.device_get(state.ema))  # as from config.initial_weights
+    placed = backend.place_state(on_host)
     assert jax.tree.map(lambda x: x.sharding, placed) == backend.state_shardings(placed)
     jax.tree.map(lambda x: x.delete(), placed)
-    np.testing.assert_array_equal(first.params["student"]["lift"]["kernel"], kernel)
+    np.testing.assert_array_equal(state.params["student"]["lift"]["kernel"], kernel)
 
 
-def test_a_shared_student_embeds_like_a_whole_one(on_eight, reference):
+def test_a_sharded_student_embeds_like_a_replicated_one(on_eight, reference):
     body = functools.partial(embedding.embed_step, model=MODEL, config=CONFIG)
-    backend, (now, _) = make_backend(8), on_eight
-    found = backend.embed(body)(now.variables(), backend.place_batch(BATCHES[0]))
+    backend, (state, _) = make_backend(8), on_eight
+    found = backend.embed(body)(state.variables(), backend.place_batch(BATCHES[0]))
     wanted = jax.jit(body)(reference[0].variables(), BATCHES[0])
     np.testing.assert_allclose(backend.gather(found), wanted, atol=1e-5)
 
 
-def test_one_block_of_the_loop_at_a_time_is_whole():
-    """No array that stacks blocks is gathered, forward or back, and every kernel of a block is."""
+def test_transformer_blocks_are_gathered_one_at_a_time():
+    """The kernels of single blocks are all-gathered, and no array that stacks blocks is."""
     config = tiny_config(spmd="shard_map", shard_state=True, model__depth=4)
     run = run_lib.build_run(config, devices=jax.devices()[:8])
     text = ahead.trace(run).lower().as_text()
@@ -248,6 +247,6 @@ def test_one_block_of_the_loop_at_a_time_is_whole():
     assert not [shape for shape in gathered if shape.startswith("3x")]
 
 
-def test_pmap_cannot_share_a_state():
+def test_pmap_does_not_support_fsdp():
     with pytest.raises(ValueError, match="shard_state is True.*spmd is 'pmap'.*'shard_map'"):
         make_backend(8, spmd="pmap")

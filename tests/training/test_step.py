@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The step means the same on any number of devices, under either backend."""
+"""The step computes the same on any number of devices, under either backend."""
 
 import functools
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("fast_compile")
 
 CONFIG = tiny_config()
 MODEL = models.build_model(CONFIG.model)
-# Plain SGD whose state is the gradient it was given, so that one step shows both.
+# Plain SGD whose state is the gradient, so that the result of a step holds both.
 SGD = optax.GradientTransformation(
     init=lambda params: jax.tree.map(jnp.zeros_like, params),
     update=lambda gradients, _, params=None: (
@@ -30,7 +30,7 @@ SGD = optax.GradientTransformation(
 )
 BODY = functools.partial(step.train_step, model=MODEL, optimizer=SGD, config=CONFIG)
 
-# Float32 sums in another order; the planted error below is 5 orders of magnitude larger.
+# Float32 sums in another order; the injected error below is 5 orders of magnitude larger.
 RTOL = 1e-5
 
 
@@ -49,7 +49,7 @@ one_device = jax.jit(functools.partial(BODY, axis_name=None))
 
 @pytest.fixture(scope="module")
 def reference(start, batch):
-    """One device, no axis."""
+    """State and metrics of one step on one device, without a mesh axis."""
     return jax.device_get(one_device(start, batch))
 
 
@@ -73,22 +73,20 @@ def test_loss_parts_gradients_and_an_sgd_step_do_not_depend_on_devices(
 
 
 @pytest.mark.parametrize("spmd", [None, "pmap", "shard_map"])
-def test_micro_batches_leave_the_loss_its_gradient_and_the_statistics_as_they_are(
-    start, batch, reference, spmd
-):
-    """Under shard_map with a state that the devices share, see also `test_sharded_state`."""
+def test_micro_batches_do_not_change_loss_gradients_and_statistics(start, batch, reference, spmd):
+    """Under shard_map, with FSDP; see also `test_sharded_state`."""
     model = models.build_model(tiny_config(model__micro_batch=2).model)
     body = functools.partial(BODY, model=model)
     if spmd is None:
         found = jax.jit(body)(start, batch)
     else:
-        share = spmd == "shard_map"
-        found = run(start, batch, spmd=spmd, devices=4, body=body, shard_state=share)
+        fsdp_on = spmd == "shard_map"
+        found = run(start, batch, spmd=spmd, devices=4, body=body, shard_state=fsdp_on)
     assert_trees_close(found, reference, rtol=RTOL, atol=1e-7)
 
 
-def test_a_planted_factor_of_eight_is_noticed(start, batch, reference, monkeypatch):
-    """Summing gradients that are sums already is this factor, on eight devices."""
+def test_summing_gradients_twice_would_fail_these_tests(start, batch, reference, monkeypatch):
+    """On eight devices, a second sum would multiply the gradients by eight."""
     psum = fsdp.psum
     monkeypatch.setattr(
         fsdp, "psum", lambda tree, axis: jax.tree.map(lambda x: 8 * x, psum(tree, axis))
@@ -98,29 +96,29 @@ def test_a_planted_factor_of_eight_is_noticed(start, batch, reference, monkeypat
         assert_trees_close(found[0].opt_state, reference[0].opt_state, rtol=RTOL, atol=1e-7)
 
 
-def test_the_trap_of_check_vma_cannot_be_silent(start, batch, monkeypatch):
-    """With it on, gradients would arrive summed and be summed again; tracing refuses instead."""
+def test_check_vma_raises_instead_of_summing_gradients_twice(start, batch, monkeypatch):
+    """With check_vma=True, shard_map would return summed gradients; tracing fails instead."""
     shard_map = jax.shard_map
     monkeypatch.setattr(jax, "shard_map", lambda *a, **k: shard_map(*a, **k | {"check_vma": True}))
     with pytest.raises(TypeError, match="manual axis types do not match"):
         run(start, batch, spmd="shard_map", devices=8)
 
 
-def test_the_loss_is_that_of_the_whole_batch(start, batch, reference):
-    """Half of the batch gives another loss: no device works on its own rows alone."""
+def test_the_loss_depends_on_the_whole_batch(start, batch, reference):
+    """Half of the batch has another loss, so the devices compare their rows with all others."""
     half = {name: x[: CONFIG.batch_size // 2] for name, x in batch.items()}
     found = one_device(start, half)
     assert abs(float(found[1]["loss"]) - float(reference[1]["loss"])) > 1e-2
 
 
-def test_the_order_of_the_batch_does_not_matter(start, batch, reference):
+def test_the_loss_does_not_depend_on_the_order_of_the_batch(start, batch, reference):
     order = np.random.default_rng(0).permutation(CONFIG.batch_size)
     shuffled = {name: x[order] for name, x in batch.items()}
     found = one_device(start, shuffled)
     assert_trees_close(found, reference, rtol=RTOL, atol=1e-6)
 
 
-def test_randomness_follows_seed_sample_and_epoch(start, batch, reference):
+def test_random_numbers_depend_on_seed_sample_and_epoch(start, batch, reference):
     again = one_device(start, batch)
     assert float(again[1]["loss"]) == float(reference[1]["loss"])
     for field in ("index", "epoch"):
@@ -136,7 +134,7 @@ def test_the_contrastive_scale_is_clipped_after_the_update(start, batch):
     assert float(metrics["scale"]) == pytest.approx(np.exp(9), rel=1e-5)
 
 
-def test_the_moving_average_starts_as_a_mean_and_ends_at_its_decay():
+def test_the_decay_of_the_moving_average_rises_from_0_1_to_its_limit():
     ema, value = {"w": np.float32(1.0)}, {"w": np.float32(3.0)}
     early = step.moving_average(ema, value, 0.9, np.int32(0))
     late = step.moving_average(ema, value, 0.9, np.int32(10_000))
@@ -159,7 +157,7 @@ def test_embeddings_do_not_depend_on_devices_and_come_in_order(start, batch):
 
 
 def test_evaluation_windows_are_averaged(start, batch):
-    """Two windows of 48 points: the mean of the unit embeddings of each, made unit again."""
+    """The embedding is the normalised mean of the unit embeddings of two windows of 48 points."""
     config = tiny_config(model__points=48, eval_windows=2)
     variables = start.variables()
     halves = [
@@ -177,11 +175,11 @@ def test_evaluation_windows_are_averaged(start, batch):
     assert np.abs(found - halves[0] / np.linalg.norm(halves[0], axis=1, keepdims=True)).max() > 1e-3
 
 
-def test_a_batch_that_does_not_divide_is_refused_with_numbers():
+def test_a_batch_size_that_does_not_divide_over_devices_is_rejected():
     with pytest.raises(ValueError, match="batch_size is 12.*8 devices"):
         batch_spec.check_batch_size(12, process_count=1, device_count=8)
 
 
-def test_an_unknown_runner_is_refused():
+def test_an_unknown_backend_is_rejected():
     with pytest.raises(ValueError, match="pmap.*shard_map"):
         backends.make_backend("pjit")

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The run that several processes share: twelve steps, everything at every step.
-
-python -m mrd_jax.main --config tests/hosts/hosts_run.py --workdir DIR --config.data.directory=DATA
-"""
+"""Config of the multi-process tests: twelve steps; evaluates and saves at every step."""
 
 import pathlib
 import sys
@@ -10,12 +7,12 @@ import sys
 from ml_collections import ConfigDict
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "support"))
-from made_up import DIM
+from fake_data import DIM
 from tiny import tiny_config
 
 
 def get_config() -> ConfigDict:
-    """A batch of 16 on the made-up data set."""
+    """Returns the tiny config for the fake data set."""
     return tiny_config(
         total_steps=12,
         checkpoint_every=1,

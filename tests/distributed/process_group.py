@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts the real command as several processes of this machine, and waits for what they do."""
+"""Starts the real command as several processes on this machine, and waits for them."""
 
 import dataclasses
 import json
@@ -13,19 +13,19 @@ import time
 from collections.abc import Sequence
 
 ROOT = pathlib.Path(__file__).parents[2]
-CONFIG = ROOT / "tests" / "hosts" / "hosts_run.py"
-# Seconds that anything may take, however busy the machine.
-PATIENCE = 300
+CONFIG = ROOT / "tests" / "distributed" / "multi_process_config.py"
+# Seconds that any wait may take; generous, because test machines are busy.
+TIMEOUT = 300
 
 
 @dataclasses.dataclass
-class Group:
+class ProcessGroup:
     """The processes of one run.
 
     Attributes:
-      workdir: that they share.
-      logs: file of what each has printed.
-      processes: in their order.
+      workdir: folder of the run.
+      logs: log file of each process.
+      processes: processes by index.
     """
 
     workdir: pathlib.Path
@@ -33,24 +33,24 @@ class Group:
     processes: list[subprocess.Popen]
 
     def wait(self) -> list[int]:
-        """The exit status of each."""
-        return [process.wait(timeout=PATIENCE) for process in self.processes]
+        """Waits for all processes; returns their exit statuses."""
+        return [process.wait(timeout=TIMEOUT) for process in self.processes]
 
-    def finish(self) -> None:
-        """Waits for a good end."""
+    def wait_for_success(self) -> None:
+        """Waits for all processes; fails unless each exits with status 0."""
         statuses = self.wait()
         assert statuses == [0] * len(statuses), f"{statuses}:\n{self.log()}"
 
-    def reach(self, step: int) -> None:
+    def wait_for_step(self, step: int) -> None:
         """Waits until the metrics of a step are written."""
-        ends = time.monotonic() + PATIENCE
-        while not any(row["step"] >= step for row in rows(self.workdir, "train/loss")):
+        deadline = time.monotonic() + TIMEOUT
+        while not any(row["step"] >= step for row in metric_rows(self.workdir, "train/loss")):
             assert all(process.poll() is None for process in self.processes), self.log()
-            assert time.monotonic() < ends, self.log()
+            assert time.monotonic() < deadline, self.log()
             time.sleep(0.02)
 
     def log(self, process: int | None = None) -> str:
-        """The end of what one or all of them have printed."""
+        """Returns the end of the log of one process, or of all."""
         logs = self.logs if process is None else [self.logs[process]]
         return "\n".join(path.read_text(errors="replace")[-5000:] for path in logs)
 
@@ -62,16 +62,16 @@ def start(
     processes: int = 2,
     devices: int = 4,
     own_flags: Sequence[Sequence[str]] = (),
-) -> Group:
-    """Starts the command.
+) -> ProcessGroup:
+    """Starts the training command as one run of several processes.
 
     Args:
-      workdir: of the run.
+      workdir: folder of the run.
       data: folder of the data set.
-      flags: further ones, of every process.
-      processes: how many; a single one joins nobody.
-      devices: that each sees.
-      own_flags: further ones of each process.
+      *flags: additional flags of every process.
+      processes: number of processes; a single one joins no cluster.
+      devices: number of devices of each process.
+      own_flags: additional flags of each process, by its index.
     """
     workdir.parent.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
@@ -85,8 +85,8 @@ def start(
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     logs, started = [], []
-    # As in a terminal: background jobs, and what they start, ignore SIGINT.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Processes started by a background job ignore SIGINT; here they must not.
+    old_handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     for process in range(processes):
         command = [sys.executable, "-m", "mrd_jax.main", f"--config={CONFIG}"]
         command += [f"--workdir={workdir}", f"--config.data.directory={data}", *flags]
@@ -105,14 +105,14 @@ def start(
                     stderr=log,
                 )
             )
-    signal.signal(signal.SIGINT, before)
-    return Group(workdir, logs, started)
+    signal.signal(signal.SIGINT, old_handler)
+    return ProcessGroup(workdir, logs, started)
 
 
-def rows(workdir: pathlib.Path, name: str) -> list[dict]:
-    """Lines of the metrics that hold this one."""
+def metric_rows(workdir: pathlib.Path, name: str) -> list[dict]:
+    """Returns the rows of `metrics.jsonl` that hold a metric."""
     path = workdir / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
-    # The last one may be half written.
-    found = [json.loads(line) for line in lines if line.endswith("}")]
-    return [row for row in found if name in row]
+    # The last line may be incomplete.
+    rows = [json.loads(line) for line in lines if line.endswith("}")]
+    return [row for row in rows if name in row]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A made-up source and teacher, and the real build run on them."""
+"""A fake source and a fake teacher, and the real build of a data set from them."""
 
 import dataclasses
 import io
@@ -17,10 +17,10 @@ class Item:
     id: str
 
 
-class MadeUp:
-    """Item i is named after i // 2, so names repeat; every fourth is a test shape."""
+class FakeSource:
+    """Source of 40 items; item i is named after i // 2, and every fourth is a test shape."""
 
-    family = "made_up"
+    family = "fake"
     from_y_up = "rotate"
 
     def items(self, input_dir):
@@ -36,7 +36,7 @@ class MadeUp:
         captions = (("name", f"thing {index // 2}"), ("tags", f"t{index}"), ("tags", "all"))
         return shapes.Shape(
             id=item.id,
-            source="made_up",
+            source="fake",
             name=f"thing {index // 2}",
             catalogue="train" if index % 4 else "test",
             category="",
@@ -66,7 +66,7 @@ def picture(rng, *, size: int) -> bytes:
 
 
 class FakeTeacher:
-    """Image feature: mean colour and size. Text feature: lengths, so that prompts differ."""
+    """Teacher whose image feature is mean colour and size, and whose text feature is counts."""
 
     def __init__(self, revision: str = "1", factor: float = 1.0):
         self.info = teachers.TeacherInfo("fake/teacher", revision, DIM, "clip", "none")
@@ -89,17 +89,17 @@ class FakeTeacher:
 
 
 def run_build(output, monkeypatch, *, teacher=None, kind="fake/teacher", **changes):
-    """Runs the real build with the made-up source; returns (folder, teacher)."""
+    """Runs the real build with the fake source; returns (folder of the data set, teacher)."""
     teacher = teacher or FakeTeacher()
-    monkeypatch.setitem(sources.SOURCES, "made_up", MadeUp())
+    monkeypatch.setitem(sources.SOURCES, "fake", FakeSource())
     monkeypatch.setattr(teachers, "load_teacher", lambda *args, **kwargs: teacher)
     options = {"points": POINTS, "views": 2, "image_size": 8, "workers": 1} | changes
-    options = build.Options(source="made_up", input=output, output=output, teacher=kind, **options)
+    options = build.Options(source="fake", input=output, output=output, teacher=kind, **options)
     return build.build(options), teacher
 
 
-def prepared() -> dict[str, shapes.Shape]:
-    """What the source gives, made again."""
+def prepare_all() -> dict[str, shapes.Shape]:
+    """Prepares every item of the fake source; returns the shapes by id."""
     options = {"points": POINTS, "views": 2, "image_size": 8, "seed": 0}
-    items = [item for item in MadeUp().items(None) if "#7/" not in item.id]
-    return {item.id: MadeUp().prepare(item, **options) for item in items}
+    items = [item for item in FakeSource().items(None) if "#7/" not in item.id]
+    return {item.id: FakeSource().prepare(item, **options) for item in items}
