@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of all prepared shapes without holding their points, images and captions."""
+"""Catalogue of the prepared shapes: their texts and fingerprints, without points and images."""
 
 import dataclasses
 import hashlib
@@ -11,32 +11,32 @@ import numpy as np
 
 from data_prep import shapes
 
-# Hashed as bytes, and not kept.
+# Fields that the fingerprint covers as bytes, and that a catalogue drops.
 ARRAYS = ("xyz", "rgb", "images", "released")
 
 
 @dataclasses.dataclass(frozen=True)
 class Catalogue:
-    """Names, texts and hashes of the shapes in a cache.
+    """Names, texts and fingerprints of the shapes in a cache.
 
     Attributes:
-      shards: files of prepared shapes -> their shapes, without points, images, captions (a
-        released set has millions) and features.
-      digests: shape id -> hash of everything that was prepared for it.
+      shards: file of prepared shapes -> its shapes, without points, images, features and captions
+        (a released set has millions of captions).
+      fingerprints: shape id -> fingerprint of the prepared content.
     """
 
     shards: Mapping[Path, Sequence[shapes.Shape]]
-    digests: Mapping[str, str]
+    fingerprints: Mapping[str, str]
 
     def entries(self) -> list[shapes.Shape]:
-        """The shapes of all shards, as `shards` holds them."""
+        """Returns the shapes of all shards, without their arrays."""
         return [shape for shard in self.shards.values() for shape in shard]
 
     def load(self, ids: Collection[str]) -> Iterator[shapes.Shape]:
-        """Reads whole shapes again, in the order of the shards.
+        """Reads whole shapes from disk, in the order of the shards.
 
         Args:
-          ids: of the shapes to read.
+          ids: ids of the shapes to read.
         """
         wanted = frozenset(ids)
         for path, shard in self.shards.items():
@@ -51,21 +51,21 @@ def read_catalogue(paths: Sequence[Path]) -> Catalogue:
       paths: files of `shapes.save_shard`.
 
     Raises:
-      ValueError: a file is damaged; it names the file.
+      ValueError: a file is corrupt; the message contains its path.
     """
-    shards, digests = {}, {}
+    shards, fingerprints = {}, {}
     for path in paths:
         shard = shapes.load_shard(path)
-        digests.update({shape.id: digest(shape) for shape in shard})
-        # Copies of nothing: a slice would keep the whole array alive.
+        fingerprints.update({shape.id: fingerprint(shape) for shape in shard})
+        # New arrays, because a slice would keep the whole array alive.
         empty = {"xyz": np.zeros((0, 3), np.float32), "rgb": np.zeros((0, 3), np.uint8)}
         empty |= {"images": (), "captions": (), "released": None}
         shards[path] = [dataclasses.replace(shape, **empty) for shape in shard]
-    return Catalogue(shards=shards, digests=digests)
+    return Catalogue(shards=shards, fingerprints=fingerprints)
 
 
-def digest(shape: shapes.Shape) -> str:
-    """Hex hash of everything that was prepared for a shape."""
+def fingerprint(shape: shapes.Shape) -> str:
+    """Returns the SHA-256 of the prepared content of a shape, in hexadecimal."""
     texts = [
         getattr(shape, field.name)
         for field in dataclasses.fields(shape)

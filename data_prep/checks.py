@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a record and the files beside the records must be; each check says what is wrong."""
+"""Checks of records, metadata and evaluation files; each returns the faults that it finds."""
 
 import collections
 import dataclasses
@@ -17,12 +17,12 @@ from data_prep import evaluation, records
 from mrd_jax.data import batch_spec
 
 IMAGE_KINDS = ("render", "picture")
-# Points are half floats: rounding moves a coordinate, and so the mean and a point of norm 1, by
-# half of this at most.
+# Points are float16: rounding moves a coordinate, and so the mean and a point of norm 1, by at most
+# half of this value.
 HALF_STEP = float(np.finfo(np.float16).eps)
-# Class features are single floats.
+# Class features are float32.
 UNIT_TOLERANCE = 1e-5
-# What readers take from metadata.json, and the type of each.
+# Fields of metadata.json that readers use, and their types.
 METADATA = {
     "teacher": dict,
     "up_axis": str,
@@ -37,12 +37,12 @@ TEACHER = {"name": str, "revision": str, "dim": int, "kind": str, "preprocessing
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Fault:
-    """One thing that is wrong.
+    """One fault of a data set.
 
     Attributes:
-      file: below the data set's folder.
-      record: place of the record in that file, or -1 where the fault is of the whole file.
-      id: of the record, or "" where it is not known.
+      file: path relative to the folder of the data set.
+      record: position of the record in the file; -1 for a fault of the whole file.
+      id: id of the record, or "" if unknown.
       reason: what was found and what was expected.
     """
 
@@ -56,47 +56,47 @@ class Fault:
         return f"{where} ({self.id!r}): {self.reason}" if self.id else f"{where}: {self.reason}"
 
 
-def of_file(file: str, reason: str) -> Fault:
-    """A fault of a whole file."""
+def file_fault(file: str, reason: str) -> Fault:
+    """Returns a fault of a whole file."""
     return Fault(file, -1, "", reason)
 
 
 def record_reasons(
     record: Mapping[str, Any], *, classes: int | None, pictures: Path
 ) -> Iterator[str]:
-    """What is wrong with a decoded record, whose shapes the reader has checked.
+    """Yields the faults of a decoded record, whose array shapes the reader has checked.
 
     Args:
-      record: with every field.
-      classes: how many there are; None where that is not known.
+      record: all fields of the record.
+      classes: number of classes; None if unknown.
       pictures: folder of the pictures.
     """
     if not record["id"]:
         yield "id is empty"
     yield from cloud_reasons(record["xyz"])
-    for name, lists in (
+    for name, parallel in (
         ("image_features", ("image_kinds",)),
         ("text_features", ("captions", "caption_kinds")),
     ):
         yield from _feature_reasons(name, record[name])
-        for other in lists:
+        for other in parallel:
             if len(record[other]) != len(record[name]):
                 yield f"{name} has {len(record[name])} rows, but {other} {len(record[other])}"
-    for name, known in (("image_kinds", IMAGE_KINDS), ("caption_kinds", batch_spec.CAPTION_KINDS)):
-        unknown = sorted(set(record[name]) - set(known))
+    for name, kinds in (("image_kinds", IMAGE_KINDS), ("caption_kinds", batch_spec.CAPTION_KINDS)):
+        unknown = sorted(set(record[name]) - set(kinds))
         if unknown:
-            yield f"{name} has the unknown kinds {unknown}, expected some of {list(known)}"
+            yield f"{name} has the unknown kinds {unknown}, expected some of {list(kinds)}"
     if classes is not None and not -1 <= record["label"] < classes:
-        yield f"label is {record['label']}, expected -1 or a place among the {classes} classes"
+        yield f"label is {record['label']}, expected -1 or an index of the {classes} classes"
     yield from _picture_reasons(record, pictures)
 
 
 def cloud_reasons(xyz: np.ndarray) -> Iterator[str]:
-    """Points [points, 3] that are not finite, or not centred in the unit sphere."""
+    """Yields the faults of points [points, 3]: non-finite, or not centred in the unit sphere."""
     xyz = xyz.astype(np.float32)
     bad = np.count_nonzero(~np.isfinite(xyz).all(axis=1))
     if bad:
-        yield f"xyz: {bad} of {len(xyz)} points are not finite"
+        yield f"xyz: {bad} of {len(xyz)} points are non-finite"
         return
     radius = np.sqrt(np.einsum("ij,ij->i", xyz, xyz).max())
     if abs(radius - 1) > HALF_STEP:
@@ -107,22 +107,22 @@ def cloud_reasons(xyz: np.ndarray) -> Iterator[str]:
 
 
 def _feature_reasons(name: str, rows: np.ndarray) -> Iterator[str]:
-    """Features [count, dim] that are not finite or have no direction."""
-    for what, wrong in (
-        ("not finite", ~np.isfinite(rows).all(axis=1)),
+    """Yields the faults of features [count, dim]: rows that are non-finite or zero."""
+    for kind, wrong in (
+        ("non-finite", ~np.isfinite(rows).all(axis=1)),
         ("zero", ~rows.any(axis=1)),
     ):
         if wrong.any():
-            yield f"{name}: rows {np.flatnonzero(wrong).tolist()} of {len(rows)} are {what}"
+            yield f"{name}: rows {np.flatnonzero(wrong).tolist()} of {len(rows)} are {kind}"
 
 
 def _picture_reasons(record: Mapping[str, Any], pictures: Path) -> Iterator[str]:
-    """A picture that has another name than the record's id gives it, is missing or damaged."""
-    found, wanted = record["picture"], evaluation.picture_name(record["id"])
+    """Yields the faults of a picture: wrong name for the record's id, missing or corrupt."""
+    found, expected = record["picture"], evaluation.picture_name(record["id"])
     if not found:
         return
-    if found != wanted:
-        yield f"picture is {found!r}, expected {wanted!r}"
+    if found != expected:
+        yield f"picture is {found!r}, expected {expected!r}"
         return
     path = pictures / found
     try:
@@ -131,43 +131,46 @@ def _picture_reasons(record: Mapping[str, Any], pictures: Path) -> Iterator[str]
     except FileNotFoundError:
         yield f"picture {found} is missing from evaluation/pictures"
     except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        yield f"picture {found} is damaged: {error}"
+        yield f"picture {found} is corrupt: {error}"
 
 
 def metadata_faults(
     metadata: Mapping[str, Any], *, splits: Mapping[str, int], features: tfds.features.FeaturesDict
 ) -> Iterator[Fault]:
-    """Metadata that lack something, or say something else than the rest of the data set.
+    """Yields missing metadata, and metadata that contradict the rest of the data set.
 
     Args:
-      metadata: from metadata.json.
-      splits: name -> records, from dataset_info.json.
-      features: from features.json.
+      metadata: content of metadata.json.
+      splits: split -> number of records, from dataset_info.json.
+      features: record schema, from features.json.
     """
     reasons = list(_type_reasons(metadata, METADATA, ""))
     if not reasons:
         reasons = list(_type_reasons(metadata["teacher"], TEACHER, "teacher."))
     if reasons:
-        yield from (of_file("metadata.json", reason) for reason in reasons)
+        yield from (file_fault("metadata.json", reason) for reason in reasons)
         return
-    for name, wanted in (
+    for name, value in (
         ("up_axis", batch_spec.UP_AXIS),
         ("normalisation", batch_spec.NORMALISATION),
     ):
-        if metadata[name] != wanted:
-            yield of_file("metadata.json", f"{name} is {metadata[name]!r}, expected {wanted!r}")
+        if metadata[name] != value:
+            yield file_fault("metadata.json", f"{name} is {metadata[name]!r}, expected {value!r}")
     counts = {name: count for name, count in metadata["counts"].items() if name != "classes"}
     if counts != dict(splits):
-        yield of_file("metadata.json", f"counts are {counts}, in dataset_info.json {dict(splits)}")
-    wanted = records.schema(points=metadata["points"], dim=metadata["teacher"]["dim"])
-    for name in sorted(set(wanted) | set(features)):
-        ours, found = (str(one[name]) if name in one else "absent" for one in (wanted, features))
-        if found != ours:
-            yield of_file("features.json", f"{name} is {found}, by metadata.json it is {ours}")
+        reason = f"counts are {counts}, in dataset_info.json {dict(splits)}"
+        yield file_fault("metadata.json", reason)
+    schema = records.schema(points=metadata["points"], dim=metadata["teacher"]["dim"])
+    for name in sorted(set(schema) | set(features)):
+        expected = str(schema[name]) if name in schema else "absent"
+        found = str(features[name]) if name in features else "absent"
+        if found != expected:
+            reason = f"{name} is {found}, expected {expected} from metadata.json"
+            yield file_fault("features.json", reason)
 
 
 def _type_reasons(values: Mapping[str, Any], types: Mapping[str, type], prefix: str):
-    """Facts that are missing or of another type."""
+    """Yields the fields that are missing or have another type."""
     for name, kind in types.items():
         if not isinstance(values.get(name), kind):
             found = f"is {values[name]!r}" if name in values else "is missing"
@@ -175,69 +178,69 @@ def _type_reasons(values: Mapping[str, Any], types: Mapping[str, type], prefix: 
 
 
 def read_texts(folder: Path, name: str) -> tuple[list[str] | None, list[Fault]]:
-    """A list of different texts among the evaluation files, and what is wrong with it.
+    """Reads a list of distinct texts among the evaluation files.
 
     Args:
-      folder: of the evaluation files.
-      name: of the file.
+      folder: folder of the evaluation files.
+      name: file name.
 
     Returns:
-      the list, None where it cannot be read, and faults.
+      The list, None if it cannot be read, and the faults.
     """
     file = f"{folder.name}/{name}"
     try:
-        found = json.loads((folder / name).read_bytes())
+        texts = json.loads((folder / name).read_bytes())
     except FileNotFoundError:
-        return None, [of_file(file, "is missing")]
+        return None, [file_fault(file, "is missing")]
     except ValueError as error:
-        return None, [of_file(file, f"is damaged: {error}")]
-    if not isinstance(found, list) or not all(isinstance(one, str) and one for one in found):
-        return None, [of_file(file, "is not a list of texts")]
-    twice = [one for one, count in collections.Counter(found).items() if count > 1]
-    return found, [of_file(file, f"lists {one!r} more than once") for one in twice]
+        return None, [file_fault(file, f"is corrupt: {error}")]
+    if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
+        return None, [file_fault(file, "is not a list of texts")]
+    repeated = [text for text, count in collections.Counter(texts).items() if count > 1]
+    return texts, [file_fault(file, f"lists {text!r} more than once") for text in repeated]
 
 
-def classes(
+def check_classes(
     folder: Path, *, metadata: Mapping[str, Any], dim: int
 ) -> tuple[int | None, list[Fault]]:
-    """How many classes there are, and what is wrong with their names and features.
+    """Checks the names and the features of the classes.
 
     Args:
-      folder: of the evaluation files.
-      metadata: from metadata.json.
-      dim: of the teacher.
+      folder: folder of the evaluation files.
+      metadata: content of metadata.json.
+      dim: length of the teacher's features.
 
     Returns:
-      the number of names, None where they cannot be read, and faults.
+      The number of names, None if they cannot be read, and the faults.
     """
     names, faults = read_texts(folder, "classes.json")
     if names is None:
         return None, faults
     counts = metadata.get("counts")
-    told = counts.get("classes") if isinstance(counts, dict) else None
-    if told != len(names):
-        reason = f"counts.classes is {told}, but evaluation/classes.json has {len(names)} names"
-        faults.append(of_file("metadata.json", reason))
+    count = counts.get("classes") if isinstance(counts, dict) else None
+    if count != len(names):
+        reason = f"counts.classes is {count}, but evaluation/classes.json has {len(names)} names"
+        faults.append(file_fault("metadata.json", reason))
     file = f"{folder.name}/class_features.npy"
     reasons = _class_feature_reasons(folder / "class_features.npy", shape=(len(names), dim))
-    return len(names), faults + [of_file(file, reason) for reason in reasons]
+    return len(names), faults + [file_fault(file, reason) for reason in reasons]
 
 
 def _class_feature_reasons(path: Path, *, shape: tuple[int, int]) -> Iterator[str]:
-    """Class features that are missing, of another size, or not of unit norm."""
+    """Yields the faults of class features: missing, of another shape, or not of unit norm."""
     try:
-        # Opened here, because numpy leaves a file that it cannot read open.
+        # Opened here, because numpy does not close a file that it cannot read.
         with path.open("rb") as stream:
             found = np.load(stream, allow_pickle=False)
     except FileNotFoundError:
         yield "is missing"
         return
     except (OSError, ValueError, EOFError) as error:
-        yield f"is damaged: {error}"
+        yield f"is corrupt: {error}"
         return
     if found.dtype != np.float32 or found.shape != shape:
         yield f"is {found.dtype} {list(found.shape)}, expected float32 {list(shape)}"
         return
     norms = np.linalg.norm(found, axis=1)
-    for row in np.flatnonzero(~(np.abs(norms - 1) <= UNIT_TOLERANCE)):  # finds a NaN, too
+    for row in np.flatnonzero(~(np.abs(norms - 1) <= UNIT_TOLERANCE)):  # True for NaN, too
         yield f"row {row} has norm {norms[row]:.6f}, expected 1"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files beside the records that evaluation and the search page read."""
+"""Evaluation files of a data set: classes, unseen names and pictures."""
 
 import dataclasses
 import hashlib
@@ -20,14 +20,14 @@ PICTURE_SIZE = 128
 
 @dataclasses.dataclass(frozen=True)
 class Sidecar:
-    """What evaluation needs besides the records.
+    """Content of the evaluation files.
 
     Attributes:
-      classes: class names that the zero-shot evaluation chooses among.
+      classes: class names of the zero-shot evaluation.
       class_features: float32 [classes, dim], averaged over prompts, unit norm.
       unseen_names: ids of test shapes whose exact name no training shape has.
-      shapes: whole shapes, of which `portrait` becomes a picture; read once. Those without images
-        may be left out.
+      shapes: whole shapes, whose `portrait` becomes a picture; iterated once. Shapes without images
+        may be omitted.
     """
 
     classes: Sequence[str]
@@ -40,8 +40,8 @@ def write_sidecar(folder: Path, sidecar: Sidecar) -> None:
     """Writes classes.json, class_features.npy, unseen_names.json and pictures/.
 
     Args:
-      folder: evaluation folder of a data set; made where absent.
-      sidecar: what to write.
+      folder: evaluation folder of a data set; created if absent.
+      sidecar: content of the files.
     """
     pictures = folder / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
@@ -56,16 +56,17 @@ def write_sidecar(folder: Path, sidecar: Sidecar) -> None:
 def unseen_names(
     catalogue: Iterable[shapes.Shape], splits: Mapping[str, Sequence[str]]
 ) -> list[str]:
-    """Test shapes whose exact name never occurs in training; none where there is no training split.
+    """Returns the test shapes whose exact name does not occur in the training split.
 
-    A set that is only for testing cannot say what its students were trained on.
+    The list is empty for a data set without a training split, whose students were trained on other
+    data.
 
     Args:
-      catalogue: shapes of all splits; arrays and images may be left out.
+      catalogue: shapes of all splits; arrays and images may be empty.
       splits: "train" and "test", or one of them, with the ids of their shapes.
 
     Returns:
-      ids, in the order of the test split.
+      Ids, in the order of the test split.
     """
     if not {"train", "test"} <= splits.keys():
         return []
@@ -75,32 +76,32 @@ def unseen_names(
 
 
 def picture_name(shape_id: str) -> str:
-    """File name of a shape's picture, safe on every file system and different for every id."""
+    """Returns a file name for a shape's picture, valid on all file systems and unique per id."""
     safe = re.sub(r"[^A-Za-z0-9._-]+", "_", shape_id)
-    # Two ids may differ only in what was replaced, or in letter case.
+    # Two ids may differ only in characters that are replaced here, or in letter case.
     return f"{safe[:80]}-{hashlib.sha256(shape_id.encode()).hexdigest()[:8]}.jpg"
 
 
 def portrait(shape: shapes.Shape) -> bytes:
-    """The image that people see: the first that came with the shape, else the first view.
+    """Returns the image shown to users: the first own picture of the shape, else its first view.
 
-    The first view is from above at an angle; the last ones are from below.
+    The first view is from above at an angle; the last views are from below.
 
     Args:
-      shape: with at least one image.
+      shape: shape with at least one image.
     """
     own = [kind == "picture" for kind in shape.image_kinds]
     return shape.images[own.index(True) if any(own) else 0]
 
 
 def thumbnail(data: bytes) -> bytes:
-    """A small JPEG of an encoded picture.
+    """Returns a small JPEG of an encoded picture.
 
     Args:
       data: encoded RGB picture of any size.
 
     Returns:
-      JPEG whose longer side is at most `PICTURE_SIZE`.
+      JPEG whose longer side has at most `PICTURE_SIZE` pixels.
     """
     with PIL.Image.open(io.BytesIO(data)) as opened:
         image = opened.convert("RGB")

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gets the Sweet Home 3D furniture catalogues (820 models, 127 MB, CC0 and CC-BY).
+"""Downloads the Sweet Home 3D furniture catalogues (820 models, 127 MB, CC0 and CC-BY).
 
 python -m data_prep.fetch --output DIR
 """
 
-import argparse
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+
+from mrd_jax.cli import command
 
 PACKAGE = "sweethome3d-furniture"
 CATALOGUES = (
@@ -22,29 +25,29 @@ CATALOGUES = (
 PROJECT_PAGE = "https://www.sweethome3d.com/importModels.jsp"
 
 
-class FetchError(RuntimeError):
-    """The catalogues could not be had; the message says how to get them by hand."""
+class FetchError(OSError):
+    """Raised when the catalogues cannot be downloaded; the message describes the manual way."""
 
 
 def fetch(output: Path) -> bool:
-    """Puts the five catalogues into a folder, out of Debian's package; needs no root.
+    """Extracts the five catalogues from Debian's package into a folder; needs no root.
 
     Args:
-      output: folder for the .sh3f files, made where absent.
+      output: folder for the .sh3f files; created if absent.
 
     Returns:
-      Whether anything was fetched; False where all five were there.
+      True if the catalogues were downloaded, False if all five existed.
 
     Raises:
-      FetchError: there is no apt here, or the download failed.
+      FetchError: apt or dpkg is not installed, or the download failed.
     """
     output = Path(output)
     if all((output / name).is_file() for name in CATALOGUES):
         return False
     tools = ("apt-get", "dpkg-deb")
-    absent = [tool for tool in tools if shutil.which(tool) is None]
-    if absent:
-        raise FetchError(f"{' and '.join(absent)} not found on this system. {_by_hand(output)}")
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    if missing:
+        raise FetchError(f"{' and '.join(missing)} not found on this system. {_by_hand(output)}")
     output.mkdir(parents=True, exist_ok=True)
     # Inside the output folder, so that the last step is a rename on one file system.
     with tempfile.TemporaryDirectory(dir=output, prefix=".fetch-") as folder:
@@ -53,42 +56,42 @@ def fetch(output: Path) -> bool:
         if not packages:
             raise FetchError(f"apt-get download left no .deb file. {_by_hand(output)}")
         _run(["dpkg-deb", "-x", packages[0].name, "unpacked"], folder=folder, output=output)
-        found = {path.name: path for path in Path(folder, "unpacked").rglob("*.sh3f")}
-        lacking = [name for name in CATALOGUES if name not in found]
-        if lacking:
+        unpacked = {path.name: path for path in Path(folder, "unpacked").rglob("*.sh3f")}
+        absent = [name for name in CATALOGUES if name not in unpacked]
+        if absent:
             raise FetchError(
-                f"{packages[0].name} holds {sorted(found)}, expected {lacking} too. "
+                f"{packages[0].name} holds {sorted(unpacked)}, expected {absent} too. "
                 f"{_by_hand(output)}"
             )
         for name in CATALOGUES:
-            os.replace(found[name], output / name)
+            os.replace(unpacked[name], output / name)
     return True
 
 
 def _download(folder: str, *, output: Path) -> None:
-    """Downloads the package; where the system knows no package lists, with lists of its own."""
+    """Downloads the package, with private package lists if the system has none."""
     try:
         _run(["apt-get", "download", PACKAGE], folder=folder, output=output)
     except FetchError:
-        # A fresh machine has no lists, and refreshing the system's would need root.
+        # A fresh machine has no package lists, and updating those of the system needs root.
         for name in ("lists/partial", "cache/archives/partial"):
             Path(folder, name).mkdir(parents=True)
         here = Path(folder).resolve()
-        own = ["-o", f"Dir::State::Lists={here}/lists", "-o", f"Dir::Cache={here}/cache"]
-        _run(["apt-get", *own, "update"], folder=folder, output=output)
-        _run(["apt-get", *own, "download", PACKAGE], folder=folder, output=output)
+        private = ["-o", f"Dir::State::Lists={here}/lists", "-o", f"Dir::Cache={here}/cache"]
+        _run(["apt-get", *private, "update"], folder=folder, output=output)
+        _run(["apt-get", *private, "download", PACKAGE], folder=folder, output=output)
 
 
-def _run(command: list[str], *, folder: str, output: Path) -> None:
-    """Runs a tool in a folder; its complaint goes into the error."""
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+def _run(arguments: list[str], *, folder: str, output: Path) -> None:
+    """Runs a tool in a folder. FetchError, with the last line of stderr, if it fails."""
+    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
-        complaint = done.stderr.strip() or f"exit status {done.returncode}"
-        raise FetchError(f"`{' '.join(command)}` failed: {complaint}\n{_by_hand(output)}")
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise FetchError(f"`{' '.join(arguments)}` failed: {lines[-1]}\n{_by_hand(output)}")
 
 
 def _by_hand(output: Path) -> str:
-    """What a person can do instead."""
+    """Returns instructions for a manual download."""
     return (
         f"Get the five furniture libraries ({', '.join(CATALOGUES)}) from {PROJECT_PAGE}, or "
         f"unpack Debian's package {PACKAGE} on another machine, and put them into "
@@ -96,17 +99,20 @@ def _by_hand(output: Path) -> str:
     )
 
 
-def main() -> None:
-    """Command line of `fetch`."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+@command.reports_errors
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line of `fetch` and returns its exit status.
+
+    Args:
+      arguments: arguments without the program's name; None for those of the process.
+    """
+    parser = command.Parser(__doc__, prog="python -m data_prep.fetch")
     parser.add_argument("--output", required=True, type=Path, help="folder for the .sh3f files")
-    output = parser.parse_args().output
-    try:
-        fetched = fetch(output)
-    except FetchError as error:
-        raise SystemExit(f"error: {error}") from error
+    output = parser.parse_args(arguments).output
+    fetched = fetch(output)
     print(f"{output}: {len(CATALOGUES)} catalogues {'fetched' if fetched else 'already there'}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

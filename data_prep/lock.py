@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One writer per folder."""
+"""Exclusive lock on an output folder."""
 
 import contextlib
 import fcntl
@@ -8,18 +8,20 @@ from pathlib import Path
 
 
 class BusyError(RuntimeError):
-    """Another process is writing into the folder."""
+    """Raised when another process holds the lock of a folder."""
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Keeps a second process out of a folder, whose files the two would mix.
+def acquire(folder: Path) -> Iterator[None]:
+    """Holds the lock of a folder, so that two builds do not mix their files.
+
+    The operating system releases the lock when the process ends for any reason.
 
     Args:
-      folder: made where absent. The lock goes when the process does, however it ends.
+      folder: output folder; created if absent.
 
     Raises:
-      BusyError: another process holds the folder.
+      BusyError: another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as file:
@@ -27,7 +29,7 @@ def alone_in(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BusyError(
-                f"another data_prep.build is writing into {folder}; wait until it ends, or choose "
-                "another --output."
+                f"--output {folder}: another data_prep.build is writing into this folder; wait "
+                "until it has finished, or choose another --output"
             ) from error
         yield

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The LiT teacher of a data set: trained on its training split, once."""
+"""LiT teacher of a data set, trained once on its training split."""
 
 import dataclasses
 import json
@@ -7,16 +7,15 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep import catalogue as catalogue_lib
-from data_prep import teachers
+from data_prep import catalogue, teachers
 
-# Written into a teacher's folder once it is trained: on what, so that other data retrain it.
+# Written into a teacher's folder after training; other training data cause a new training.
 TRAINED_ON = "trained_on.json"
 
 
 def load_or_train(
     folder: Path,
-    catalogue: catalogue_lib.Catalogue,
+    prepared: catalogue.Catalogue,
     train: Sequence[str],
     *,
     cache_dir: Path,
@@ -24,38 +23,38 @@ def load_or_train(
     batch_size: int,
     dtype: str,
 ) -> teachers.Teacher:
-    """The teacher in a folder, trained where that was not done on just these shapes.
+    """Loads the teacher of a folder, after training it unless it was trained on the same shapes.
 
     Args:
-      folder: of the trained teacher; one that was trained otherwise is replaced.
-      catalogue: of the prepared shapes.
+      folder: folder of the trained teacher; a teacher that was trained otherwise is replaced.
+      prepared: catalogue of the prepared shapes.
       train: ids of the training shapes.
       cache_dir: features of the frozen image model, which all teachers share.
-      seed: of the training.
-      batch_size: pictures or texts a call, over all devices.
-      dtype: of the activations, "float32" or "bfloat16".
+      seed: seed of the training.
+      batch_size: pictures or texts per call, over all devices.
+      dtype: dtype of the activations, "float32" or "bfloat16".
 
     Returns:
-      the teacher.
+      The trained teacher.
     """
     from data_prep.teachers import lit  # takes seconds to import, and needs transformers
     from data_prep.teachers.lit import training
 
-    wanted = {
-        "shapes": {shape_id: catalogue.digests[shape_id] for shape_id in train},
+    trained_on = {
+        "shapes": {shape_id: prepared.fingerprints[shape_id] for shape_id in train},
         "seed": seed,
         "dtype": dtype,
         "settings": json.loads(json.dumps(dataclasses.asdict(training.Settings()))),
     }
-    mark = folder / TRAINED_ON
-    if mark.exists() and json.loads(mark.read_text()) == wanted:
+    path = folder / TRAINED_ON
+    if path.exists() and json.loads(path.read_text()) == trained_on:
         print(f"{folder} is trained on these shapes already")
         return lit.LitTeacher.load(folder, batch_size=batch_size, dtype=dtype, cache_dir=cache_dir)
     if folder.exists():
-        print(f"{folder} was trained on other shapes or not to its end; it is trained again")
+        print(f"{folder} was trained on other shapes or not completed; it is trained again")
         shutil.rmtree(folder)
     teacher = lit.train_lit(
-        catalogue.load(train),
+        prepared.load(train),
         folder,
         seed=seed,
         cache_dir=cache_dir,
@@ -63,5 +62,5 @@ def load_or_train(
         dtype=dtype,
         progress=True,
     )
-    mark.write_text(json.dumps(wanted) + "\n")
+    path.write_text(json.dumps(trained_on) + "\n")
     return teacher

@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of strangers, as a teacher may look at them."""
+"""User-supplied pictures, prepared for a teacher."""
 
 from PIL import Image
 
 from data_prep.geometry import render
 
-# Longer side in pixels: CLIP models look at 224 to 448.
+# Longer side in pixels: CLIP models take inputs of 224 to 448 pixels.
 MAX_SIDE = 512
 
 
 def read(data: bytes) -> Image.Image:
-    """A picture on white, upright as its camera was held, and of moderate size.
+    """Decodes a picture, applies its EXIF orientation, lays it on white and limits its size.
 
     Args:
       data: bytes of one of `materials.FORMATS`.
 
     Returns:
-      RGB, the longer side at most `MAX_SIDE`.
+      RGB picture whose longer side has at most `MAX_SIDE` pixels.
 
     Raises:
-      limits.LimitError: it has too many pixels.
+      limits.LimitError: the picture has too many pixels.
       ValueError: the bytes are not a readable picture.
     """
     picture = Image.fromarray(render.on_white(data))

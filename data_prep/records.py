@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The record schema as a TFDS builder: prepared shapes and their features -> array_record shards.
+"""Record schema and TFDS builder: writes prepared shapes and features to array_record shards.
 
-Every tensor is stored as raw bytes: reading and writing are three to eight times faster than TFDS's
-default and neither imports TensorFlow.
+Tensors are stored as raw bytes: reading and writing are three to eight times faster than with
+TFDS's default encoding, and neither imports TensorFlow.
 """
 
 import contextlib
@@ -22,17 +22,20 @@ import tqdm
 from data_prep import evaluation, features, shapes
 
 VERSION = "1.0.0"
-# Changes whenever the same shapes and features give other records or evaluation files.
+# Increased whenever the same shapes and features give other records or evaluation files.
 FORMAT = 1
-# Shape shards (32 shapes each) that make one record file: about 100 MB with 10,000 points.
+# Shape shards (32 shapes each) per record file: about 100 MB with 10,000 points.
 SHARDS_PER_FILE = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One file of prepared shapes, the file with their features, and the ids in both.
+    """Input files of a data set.
 
-    Without a file of features (None) the shapes bring their own, as released.
+    Attributes:
+      shapes: file of prepared shapes.
+      features: file of their features; None if the shapes contain released features.
+      ids: ids of the shapes in both files.
     """
 
     shapes: Path
@@ -42,16 +45,16 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Everything that decides what a data set contains.
+    """Content of a data set.
 
     Attributes:
-      name: of the data set.
-      shards: where the shapes and features are.
-      splits: split name -> ids of its shapes; a split lists its records in the order of the files.
-      classes: class names; a record's label is a position in them.
-      points: per record.
+      name: name of the data set.
+      shards: files of the shapes and features.
+      splits: split -> ids of its shapes; records are in the order of the files.
+      classes: class names; the label of a record is an index into them.
+      points: points per record.
       dim: length of a feature.
-      metadata: JSON-able facts for readers.
+      metadata: JSON-serialisable facts for readers.
     """
 
     name: str
@@ -64,10 +67,10 @@ class Plan:
 
 
 def schema(*, points: int, dim: int) -> tfds.features.FeaturesDict:
-    """The features of one record.
+    """Returns the schema of a record.
 
     Args:
-      points: per cloud.
+      points: points per point cloud.
       dim: length of the teacher's features.
     """
     text = tfds.features.Text
@@ -79,36 +82,37 @@ def schema(*, points: int, dim: int) -> tfds.features.FeaturesDict:
             "name": text(),
             "creator": text(),
             "licence": text(),
-            # File in the data set's evaluation/pictures.
+            # File name in evaluation/pictures of the data set.
             "picture": text(),
             # z up, mean at the origin, largest norm 1, in random order.
             "xyz": tensor(shape=(points, 3), dtype=np.float16),
             "rgb": tensor(shape=(points, 3), dtype=np.uint8),
-            # As the teacher gives them, not normalised; row i belongs to kind i.
+            # Teacher features, not normalised; row i has kind i.
             "image_features": tensor(shape=(None, dim), dtype=np.float16),
             "image_kinds": tfds.features.Sequence(text()),
             "text_features": tensor(shape=(None, dim), dtype=np.float16),
             "captions": tfds.features.Sequence(text()),
             "caption_kinds": tfds.features.Sequence(text()),
-            # Position in evaluation/classes.json, -1 where unknown.
+            # Index into evaluation/classes.json, -1 if unknown.
             "label": np.int64,
         }
     )
 
 
 class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
-    """Streams records file by file, so that memory holds one file's records at most.
+    """TFDS builder that streams records file by file and holds at most one file in memory.
 
-    (TFDS's generator-based builder shuffles through TensorFlow's file system above 1 GB.)
+    TFDS's generator-based builder, in contrast, shuffles through TensorFlow's file system above
+    1 GB.
 
     Args:
-      plan: what to write.
-      data_dir: the data set becomes data_dir/NAME/VERSION.
-      on_record: called for every record that is written.
+      plan: content of the data set.
+      data_dir: parent folder; the data set is written to data_dir/NAME/VERSION.
+      on_record: called after every record.
     """
 
     VERSION = tfds.core.Version(VERSION)
-    # Nothing is downloaded. TFDS would look for checksums with a package that it does not require.
+    # Nothing is downloaded. TFDS would read checksums with a package that it does not require.
     url_infos = None
 
     def __init__(self, plan: Plan, *, data_dir: Path, on_record: Callable[[], Any]):
@@ -141,40 +145,40 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def _generate(
         self, shards: Sequence[Shard], ids: frozenset[str]
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(key, record) of every wanted shape of a few shards."""
+        """Yields (key, record) of the given shapes in a few shards."""
         labels = {name: position for position, name in enumerate(self._plan.classes)}
         for shard in shards:
             encoded = None if shard.features is None else features.load_features(shard.features)
             for shape in shapes.load_shard(shard.shapes):
                 if shape.id not in ids:
                     continue
-                given = shape.released if encoded is None else encoded.get(shape.id)
-                if given is None:
+                encodings = shape.released if encoded is None else encoded.get(shape.id)
+                if encodings is None:
                     raise ValueError(
                         f"{shard.features or shard.shapes}: no features of shape {shape.id!r}; "
                         f"delete the file and run again"
                     )
-                yield shape.id, make_record(shape, given, labels=labels)
+                yield shape.id, make_record(shape, encodings, labels=labels)
                 self._on_record()
 
 
 def write_records(plan: Plan, output_dir: Path, *, sidecar: evaluation.Sidecar) -> Path:
-    """Writes a data set, complete or not at all; an older one of the same name is replaced.
+    """Writes a data set atomically; replaces an existing one of the same name.
 
     Args:
-      plan: what to write.
-      output_dir: the data set becomes output_dir/NAME/VERSION.
-      sidecar: the evaluation files to put into it.
+      plan: content of the data set.
+      output_dir: parent folder; the data set is written to output_dir/NAME/VERSION.
+      sidecar: content of the evaluation files.
 
     Returns:
-      folder of the data set.
+      Folder of the data set.
 
     Raises:
       ValueError: a split is empty or a shape has no features.
     """
     for split, ids in plan.splits.items():
         if not ids:
-            raise ValueError(f"split {split!r} of {plan.name} has no shapes; nothing to write.")
+            raise ValueError(f"split {split!r} of {plan.name} has no shapes; nothing to write")
     target = output_dir / plan.name / VERSION
     staging = output_dir / f".{plan.name}.incomplete"
     if staging.exists():
@@ -182,7 +186,7 @@ def write_records(plan: Plan, output_dir: Path, *, sidecar: evaluation.Sidecar) 
     total = sum(len(ids) for ids in plan.splits.values())
     with tqdm.tqdm(total=total, desc="records", unit="record") as bar:
         builder = RecordBuilder(plan, data_dir=staging, on_record=bar.update)
-        # TFDS prints that it downloads, and where it does so for now.
+        # TFDS prints that it downloads, and its temporary folder.
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(
                 file_format="array_record", download_dir=staging / "downloads"
@@ -198,20 +202,21 @@ def write_records(plan: Plan, output_dir: Path, *, sidecar: evaluation.Sidecar) 
 
 
 def make_record(
-    shape: shapes.Shape, given: shapes.Released | features.Pair, *, labels: Mapping[str, int]
+    shape: shapes.Shape, encodings: shapes.Released | features.Pair, *, labels: Mapping[str, int]
 ) -> dict[str, Any]:
-    """One record, as `schema` describes it.
+    """Returns one record of `schema`.
 
     Args:
       shape: prepared shape.
-      given: its features as released, or from a teacher: [views, dim], one row per image of the
-        shape, and [captions, dim], one row per caption.
+      encodings: released features of the shape, or features of a teacher: [views, dim], one row per
+        image of the shape, and [captions, dim], one row per caption.
       labels: class name -> label.
     """
-    if isinstance(given, shapes.Released):
-        image_features, image_kinds, text_features = given.image, given.image_kinds, given.text
+    if isinstance(encodings, shapes.Released):
+        image_features, text_features = encodings.image, encodings.text
+        image_kinds = encodings.image_kinds
     else:
-        (image_features, text_features), image_kinds = given, shape.image_kinds
+        (image_features, text_features), image_kinds = encodings, shape.image_kinds
     return {
         "id": shape.id,
         "source": shape.source,

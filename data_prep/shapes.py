@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A prepared shape, before any teacher has seen it, and its file format."""
+"""Prepared shape, before a teacher encodes it, and its file format."""
 
 import dataclasses
 import hashlib
@@ -12,27 +12,27 @@ import numpy as np
 
 from mrd_jax import atomic_io
 
-# Arrays that only shards of published features have.
+# Arrays that only shards with released features have.
 OPTIONAL = ("released_image", "released_text")
 
-# Why an item is skipped whose file is absent; it is looked for again at the next run.
+# Reason for skipping an item whose file is missing; the next run looks for it again.
 FILE_MISSING = "file missing"
 
 _TEXT_FIELDS = ("id", "source", "name", "catalogue", "category", "creator", "licence", "label")
 
 
 class SkipShape(Exception):  # noqa: N818 - a decision, not an error
-    """Raised by a source when an item cannot become a shape; the message is the counted reason."""
+    """Raised by a source to skip an item; the message is the reason that the summary counts."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Released:
-    """Features of a shape that its publisher computed, as published.
+    """Features of a shape that were published with the data.
 
     Attributes:
       image: float16 [views, dim].
-      image_kinds: "render" or "picture" for each row of image.
-      text: float16 [captions, dim], one row for each caption of the shape.
+      image_kinds: "render" or "picture" for each row of `image`.
+      text: float16 [captions, dim], one row per caption of the shape.
     """
 
     image: np.ndarray
@@ -47,21 +47,21 @@ class Shape:
     Points are in random order: any prefix or window of them is a uniform sample of the surface.
 
     Attributes:
-      id: unique within its source family.
-      source: source family that the shape came from.
-      name: its name, as the source gives it.
-      catalogue: part of the source it comes from; splits are made by catalogue.
-      category: coarse category of the source, or "".
+      id: unique within the source family.
+      source: source family of the shape.
+      name: name of the shape in the source.
+      catalogue: part of the source that the shape comes from; splits are made by catalogue.
+      category: coarse category in the source, or "".
       creator: author to be credited, or "".
-      licence: licence text or name, as the source states it.
+      licence: licence text or name in the source.
       xyz: float32 [points, 3], z up, mean at the origin, largest norm 1.
       rgb: uint8 [points, 3].
       images: encoded RGB pictures on white: renders first, the source's own picture last.
-      image_kinds: "render" or "picture" for each of images.
-      captions: (kind, text) pairs; ("name", name) comes first where the shape has a name.
-      label: class name, or "" where unknown.
-      faults: what was repaired or left out on the way, one entry an occurrence.
-      released: features that came with the raw data, or None where a teacher is yet to look.
+      image_kinds: "render" or "picture" for each of `images`.
+      captions: (kind, text) pairs; ("name", name) comes first if the shape has a name.
+      label: class name, or "" if unknown.
+      faults: repairs and omissions during preparation, one entry per occurrence.
+      released: features published with the data; None if a teacher computes them.
     """
 
     id: str
@@ -91,14 +91,14 @@ def normalise(xyz: np.ndarray) -> np.ndarray:
       float32 [points, 3].
 
     Raises:
-      SkipShape: there is no point, a coordinate is not finite (nor its square, in double
-        precision) or all points coincide.
+      SkipShape: there is no point, a coordinate or its square is non-finite in double precision,
+        or all points coincide.
     """
     if not len(xyz):
         raise SkipShape("no points")
     if not np.isfinite(xyz).all():
         raise SkipShape("non-finite coordinates")
-    # Finite coordinates may have a square that is not.
+    # The square of a finite coordinate may overflow.
     with np.errstate(over="ignore", invalid="ignore"):
         centred = xyz.astype(np.float64) - xyz.mean(axis=0, dtype=np.float64)
         radius = np.linalg.norm(centred, axis=1).max()
@@ -110,11 +110,13 @@ def normalise(xyz: np.ndarray) -> np.ndarray:
 
 
 def generator(seed: int, identifier: str) -> np.random.Generator:
-    """Randomness that depends on the seed and the shape alone, not on order or process.
+    """Returns a random generator that depends only on the seed and the shape.
+
+    The order of the shapes and the number of processes have no influence.
 
     Args:
-      seed: of the data set.
-      identifier: of the shape.
+      seed: seed of the data set.
+      identifier: id of the shape.
     """
     digest = hashlib.blake2b(identifier.encode(), digest_size=8).digest()
     return np.random.default_rng([seed, int.from_bytes(digest, "little")])
@@ -126,12 +128,12 @@ def save_shard(
     *,
     header: Mapping[str, object] | None = None,
 ) -> None:
-    """Writes shapes to one npz file, complete or not at all.
+    """Writes shapes to one npz file atomically.
 
     Args:
-      path: target file; replaced atomically.
-      shapes: all with the same number of points.
-      header: JSON-able facts about how the shard was made, for `load_header`.
+      path: target file; replaced if it exists.
+      shapes: shapes with equal numbers of points.
+      header: JSON-serialisable settings of the preparation, for `load_header`.
     """
     blobs = [image for shape in shapes for image in shape.images]
     records = []
@@ -157,21 +159,21 @@ def save_shard(
     }
     released = [shape.released for shape in shapes if shape.released is not None]
     if released:
-        arrays["released_image"] = np.concatenate([one.image for one in released])
-        arrays["released_text"] = np.concatenate([one.text for one in released])
+        arrays["released_image"] = np.concatenate([features.image for features in released])
+        arrays["released_text"] = np.concatenate([features.text for features in released])
     atomic_io.write_npz(path, **arrays)
 
 
 def load_header(path: Path) -> dict:
-    """The header that `save_shard` was given."""
+    """Returns the header of a file of `save_shard`."""
     return _read(path, ("meta",))[0]["header"]
 
 
 def load_shard(path: Path) -> list[Shape]:
-    """Reads what `save_shard` wrote.
+    """Reads a file of `save_shard`.
 
     Raises:
-      ValueError: the file is damaged; it names the file and says to delete it.
+      ValueError: the file is corrupt; the message contains its path and asks to delete it.
     """
     meta, arrays = _read(path, ("meta", "xyz", "rgb", "image_bytes", "image_sizes", *OPTIONAL))
     ends = np.cumsum(arrays["image_sizes"])
@@ -201,14 +203,15 @@ def load_shard(path: Path) -> list[Shape]:
 def _split_released(
     records: Sequence[Mapping], arrays: Mapping[str, np.ndarray]
 ) -> list[Released | None]:
-    """The released features of each shape of a shard, where it has some."""
-    found, image, text = [], 0, 0
+    """Returns the released features of each shape of a shard, None for shapes without."""
+    result: list[Released | None] = []
+    image = text = 0
     for record in records:
         kinds, captions = record.get("released_kinds"), len(record["captions"])
         if kinds is None:
-            found.append(None)
+            result.append(None)
             continue
-        found.append(
+        result.append(
             Released(
                 image=arrays["released_image"][image : image + len(kinds)],
                 image_kinds=tuple(kinds),
@@ -216,15 +219,17 @@ def _split_released(
             )
         )
         image, text = image + len(kinds), text + captions
-    return found
+    return result
 
 
 def _read(path: Path, names: Sequence[str]) -> tuple[dict, dict[str, np.ndarray]]:
-    """Returns (meta, arrays) of a shard file; the released features only where it has some."""
+    """Returns (meta, arrays) of a shard file, with released features if it contains any."""
     try:
-        # Opened here, because numpy leaves a file that it cannot read open.
+        # Opened here, because numpy does not close a file that it cannot read.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in names if name in file or name not in OPTIONAL}
         return json.loads(arrays["meta"].tobytes()), arrays
     except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
-        raise ValueError(f"{path}: not a whole shard ({error}); delete it and run again") from error
+        raise ValueError(
+            f"{path}: not a complete shard ({error}); delete it and run again"
+        ) from error

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seconds spent in each stage of preparation, summed within one process."""
+"""Time of the stages of preparation, summed within one process."""
 
 import collections
 import contextlib
@@ -11,7 +11,7 @@ _seconds: collections.Counter[str] = collections.Counter()
 
 @contextlib.contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Adds the CPU seconds of the block to the stage's sum (waiting is not counted)."""
+    """Adds the CPU seconds of the block, without waiting, to the sum of a stage."""
     start = time.process_time()
     try:
         yield
@@ -21,7 +21,7 @@ def stage(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def announced(name: str) -> Iterator[None]:
-    """Prints a name and, at the end of the block, its seconds (waiting is counted)."""
+    """Prints the name of a stage and, at the end of the block, its wall time."""
     print(f"== {name}", flush=True)
     start = time.monotonic()
     yield
@@ -29,7 +29,7 @@ def announced(name: str) -> Iterator[None]:
 
 
 def take() -> dict[str, float]:
-    """Returns the sums since the last call and starts again at zero."""
+    """Returns the CPU seconds per stage since the last call, and resets them."""
     seconds = dict(_seconds)
     _seconds.clear()
     return seconds

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opens every shard and every record of prepared data sets and names what is wrong.
+"""Checks every shard and every record of prepared data sets, and lists all faults.
 
 python -m data_prep.verify data/furniture/1.0.0
 
-Exit status 0: nothing is. 1: something is; a line names the file, the record's place in it and its
-id. 2: a folder holds no data set, or the command line cannot be understood.
+Prints one line per fault with the file, the position of the record in it and the record's id. Exit
+status: 0 without faults, 1 with faults, 2 if a folder holds no data set or an argument is invalid.
 """
 
-import argparse
 import concurrent.futures
 import dataclasses
 import multiprocessing
@@ -21,27 +20,28 @@ import tensorflow_datasets as tfds
 import tqdm
 from array_record.python import array_record_module
 
-from data_prep import checks, evaluation
+from data_prep import checks, evaluation, flag_types
+from mrd_jax.cli import command
 from mrd_jax.data import source
 
-# Records that a process takes at a time.
+# Records that a process checks at a time.
 RECORDS_PER_PART = 1_024
-# A process takes about as long to start as this many records take to check.
+# Starting a process takes about as long as checking this many records.
 RECORDS_PER_PROCESS = 4_096
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A run of records of one shard.
+    """Consecutive records of one shard.
 
     Attributes:
-      directory: of the data set.
-      split: that the shard belongs to.
-      file: of the shard.
-      offset: place of the shard's first record in the split.
-      start: place of the first record in the shard.
-      stop: place behind the last one.
-      classes: of the data set; None where that is not known.
+      directory: folder of the data set.
+      split: split of the shard.
+      file: file name of the shard.
+      offset: position of the shard's first record in the split.
+      start: position of the first record in the shard.
+      stop: position after the last record in the shard.
+      classes: number of classes of the data set; None if unknown.
     """
 
     directory: Path
@@ -54,26 +54,26 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True)
-class Seen:
-    """A record that could be read."""
+class CheckedRecord:
+    """Identity and position of a record that could be read."""
 
     id: str
     name: str
     split: str
     file: str
-    place: int
+    position: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What was found in a data set.
+    """Result of checking a data set.
 
     Attributes:
-      directory: of it.
-      faults: everything that is wrong.
-      records: read and checked, by split.
-      shards: that could be opened.
-      bytes: of them.
+      directory: folder of the data set.
+      faults: all faults, sorted.
+      records: split -> number of records that could be read.
+      shards: number of shards that could be opened.
+      bytes: size of these shards.
       seconds: wall time.
     """
 
@@ -85,7 +85,7 @@ class Report:
     seconds: float
 
     def __str__(self) -> str:
-        """One line for people."""
+        """Returns a summary of one line."""
         records = ", ".join(f"{count} {split}" for split, count in self.records.items())
         faults = {0: "no fault", 1: "1 fault"}.get(len(self.faults), f"{len(self.faults)} faults")
         return (
@@ -95,14 +95,14 @@ class Report:
 
 
 def verify(directory: Path | str, *, workers: int | None = None) -> Report:
-    """Checks a data set; a fault in one place does not hide one in another.
+    """Checks a data set; a fault in one place does not hide a fault in another.
 
     Args:
-      directory: of the data set, version included.
-      workers: processes at most; None for one per core.
+      directory: folder of the data set, version included.
+      workers: largest number of processes; None for one per core.
 
     Raises:
-      FileNotFoundError: there is no data set.
+      FileNotFoundError: the folder holds no data set.
     """
     directory, started = Path(directory), time.monotonic()
     source.check_exists(directory)
@@ -111,29 +111,28 @@ def verify(directory: Path | str, *, workers: int | None = None) -> Report:
         info = tfds.builder_from_directory(str(directory)).info
         splits = {split: source.open_split(directory, split) for split in info.splits}
     except (FileNotFoundError, ValueError) as error:
-        fault = checks.of_file(directory.name, str(error))
+        fault = checks.file_fault(directory.name, str(error))
         return Report(directory, [fault], {}, 0, 0, time.monotonic() - started)
     counts = {split: len(opened) for split, opened in splits.items()}
     faults = list(checks.metadata_faults(metadata, splits=counts, features=info.features))
     folder = directory / "evaluation"
-    classes, found = checks.classes(
+    classes, class_faults = checks.check_classes(
         folder, metadata=metadata, dim=info.features["image_features"].shape[-1]
     )
-    faults += found
-    parts, found = _parts(splits, classes=classes)
-    faults += found
-    seen: list[Seen] = []
-    for one, found in _checked(parts, workers=workers or os.cpu_count() or 1):
-        seen += one
-        faults += found
-    faults += _repeated(seen)
-    complete = len(seen) == sum(counts.values())
-    faults += _unseen_name_faults(folder, seen, complete=complete)
+    parts, shard_faults = _parts(splits, classes=classes)
+    faults += class_faults + shard_faults
+    read: list[CheckedRecord] = []
+    for part_records, part_faults in _checked(parts, workers=workers or os.cpu_count() or 1):
+        read += part_records
+        faults += part_faults
+    faults += _repeated_ids(read)
+    complete = len(read) == sum(counts.values())
+    faults += _unseen_name_faults(folder, read, complete=complete)
     files = {part.file for part in parts}
     return Report(
         directory,
         sorted(faults),
-        {split: sum(one.split == split for one in seen) for split in splits},
+        {split: sum(record.split == split for record in read) for split in splits},
         len(files),
         sum((directory / file).stat().st_size for file in files),
         time.monotonic() - started,
@@ -143,17 +142,17 @@ def verify(directory: Path | str, *, workers: int | None = None) -> Report:
 def _parts(
     splits: Mapping[str, source.RecordSource], *, classes: int | None
 ) -> tuple[list[Part], list[checks.Fault]]:
-    """The records that are there, and shards that are missing, damaged or of another length."""
+    """Returns the records that exist, and the shards that are missing, corrupt or incomplete."""
     parts, faults = [], []
     for split, opened in splits.items():
         offset = 0
         for file, listed in opened.shards:
-            held, reason = _length(opened.directory / file)
-            if reason is None and held != listed:
-                reason = f"holds {held} records, dataset_info.json says {listed}"
+            count, reason = _length(opened.directory / file)
+            if reason is None and count != listed:
+                reason = f"holds {count} records, dataset_info.json says {listed}"
             if reason is not None:
-                faults.append(checks.of_file(file, reason))
-            stop = min(held, listed)
+                faults.append(checks.file_fault(file, reason))
+            stop = min(count, listed)
             parts += [
                 Part(
                     opened.directory, split, file, offset, start,
@@ -166,7 +165,7 @@ def _parts(
 
 
 def _length(path: Path) -> tuple[int, str | None]:
-    """How many records a shard holds, and why that cannot be known."""
+    """Returns the number of records of a shard, and the reason if it cannot be opened."""
     if not path.is_file():
         return 0, "is missing"
     try:
@@ -181,13 +180,13 @@ def _length(path: Path) -> tuple[int, str | None]:
 
 def _checked(
     parts: Sequence[Part], *, workers: int
-) -> Iterator[tuple[list[Seen], list[checks.Fault]]]:
-    """`check_part` of every part, in order, with a progress bar."""
+) -> Iterator[tuple[list[CheckedRecord], list[checks.Fault]]]:
+    """Yields `check_part` of every part, in order, with a progress bar."""
     total = sum(part.stop - part.start for part in parts)
     workers = min(workers, 1 + total // RECORDS_PER_PROCESS)
     with tqdm.tqdm(total=total, desc="verify", unit="record") as bar:
-        for part, found in zip(parts, _mapped(parts, workers=workers), strict=True):
-            yield found
+        for part, result in zip(parts, _mapped(parts, workers=workers), strict=True):
+            yield result
             bar.update(part.stop - part.start)
 
 
@@ -195,84 +194,81 @@ def _mapped(parts: Sequence[Part], *, workers: int) -> Iterator:
     if workers == 1:
         yield from map(check_part, parts)
         return
-    # Spawned, not forked: the caller may hold JAX, whose threads do not survive a fork.
+    # Spawned, not forked: the caller may use JAX, whose threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
         yield from pool.map(check_part, parts)
 
 
-def check_part(part: Part) -> tuple[list[Seen], list[checks.Fault]]:
-    """Reads and checks a run of records.
+def check_part(part: Part) -> tuple[list[CheckedRecord], list[checks.Fault]]:
+    """Reads and checks consecutive records.
 
     Returns:
-      the records that could be read, and what is wrong.
+      The records that could be read, and the faults.
     """
     opened = source.open_split(part.directory, part.split)
     pictures = part.directory / "evaluation" / "pictures"
-    seen, faults = [], []
-    for place in range(part.start, part.stop):
+    read, faults = [], []
+    for position in range(part.start, part.stop):
         try:
-            record = opened[part.offset + place]
+            record = opened[part.offset + position]
         except RuntimeError as error:
             reason = f"cannot be read: {error.__cause__}"
-            faults.append(checks.Fault(part.file, place, "", reason))
+            faults.append(checks.Fault(part.file, position, "", reason))
             continue
-        seen.append(Seen(record["id"], record["name"], part.split, part.file, place))
+        read.append(CheckedRecord(record["id"], record["name"], part.split, part.file, position))
         faults += [
-            checks.Fault(part.file, place, record["id"], reason)
+            checks.Fault(part.file, position, record["id"], reason)
             for reason in checks.record_reasons(record, classes=part.classes, pictures=pictures)
         ]
-    return seen, faults
+    return read, faults
 
 
-def _repeated(seen: Sequence[Seen]) -> Iterator[checks.Fault]:
-    """Ids that an earlier record of any split has already."""
-    first: dict[str, Seen] = {}
-    for one in seen:
-        other = first.setdefault(one.id, one)
-        if other is not one:
-            reason = f"the id is that of record {other.place} of {other.file}, too"
-            yield checks.Fault(one.file, one.place, one.id, reason)
+def _repeated_ids(read: Sequence[CheckedRecord]) -> Iterator[checks.Fault]:
+    """Yields a fault for each id that an earlier record of any split has."""
+    first: dict[str, CheckedRecord] = {}
+    for record in read:
+        earlier = first.setdefault(record.id, record)
+        if earlier is not record:
+            reason = f"has the same id as record {earlier.position} of {earlier.file}"
+            yield checks.Fault(record.file, record.position, record.id, reason)
 
 
 def _unseen_name_faults(
-    folder: Path, seen: Sequence[Seen], *, complete: bool
+    folder: Path, read: Sequence[CheckedRecord], *, complete: bool
 ) -> Iterator[checks.Fault]:
-    """The list of unseen names, against the records' names where all could be read."""
+    """Compares the list of unseen names with the records' names, if all records could be read."""
     name = "unseen_names.json"
     listed, faults = checks.read_texts(folder, name)
     yield from faults
     if listed is None or not complete:
         return
     splits: dict[str, list[str]] = {}
-    for one in seen:
-        splits.setdefault(one.split, []).append(one.id)
-    wrong = sorted(set(listed) ^ set(evaluation.unseen_names(seen, splits)))
+    for record in read:
+        splits.setdefault(record.split, []).append(record.id)
+    wrong = sorted(set(listed) ^ set(evaluation.unseen_names(read, splits)))
     if wrong:
-        reason = f"by the records' names, {len(wrong)} ids are listed or left out in error"
-        yield checks.of_file(f"{folder.name}/{name}", f"{reason}, such as {wrong[0]!r}")
+        reason = f"{len(wrong)} ids are listed or missing in contradiction to the records' names"
+        yield checks.file_fault(f"{folder.name}/{name}", f"{reason}, such as {wrong[0]!r}")
 
 
+@command.reports_errors
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line of `verify`.
+    """Runs the command line of `verify` and returns its exit status.
 
     Args:
-      arguments: without the program's name; None takes the process's own.
-
-    Returns:
-      exit status.
+      arguments: arguments without the program's name; None for those of the process.
     """
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = command.Parser(__doc__, prog="python -m data_prep.verify")
+    parser.add_argument(
+        "directory", nargs="+", type=Path, help="folder of a data set, such as data/furniture/1.0.0"
     )
-    parser.add_argument("directory", nargs="+", type=Path, help="such as data/furniture/1.0.0")
-    parser.add_argument("--workers", type=int, help="processes; one per core where left out")
+    parser.add_argument(
+        "--workers", type=flag_types.integer(1), help="processes; default: one per core"
+    )
     options = parser.parse_args(arguments)
     for directory in options.directory:
-        try:
-            source.check_exists(directory)
-        except FileNotFoundError as error:
-            parser.error(str(error))
+        source.check_exists(directory)
     status = 0
     for directory in options.directory:
         report = verify(directory, workers=options.workers)

@@ -154,6 +154,18 @@ class ClipTeacher:
         )
 
 
+def check_folder(folder: pathlib.Path) -> None:
+    """Checks that a folder holds a CLIP checkpoint, without reading its weights.
+
+    Raises:
+      FileNotFoundError: the config, the processor, the tokenizer or the weights are missing.
+      ValueError: the config is not that of a CLIP.
+    """
+    _read_config(folder)
+    _read_processor(folder)
+    clip_weights.check_files(clip_weights.weight_files(folder), folder=folder)
+
+
 def _read_config(folder: pathlib.Path) -> transformers.CLIPConfig:
     path = folder / "config.json"
     if not path.is_file():

@@ -90,6 +90,23 @@ def weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
     return [folder / name for name in names if (folder / name).is_file()][:1]
 
 
+def check_files(files: list[pathlib.Path], *, folder: pathlib.Path) -> None:
+    """Checks that a folder has weights, and that every file of them exists.
+
+    Args:
+      files: result of `weight_files`.
+      folder: folder of the checkpoint.
+
+    Raises:
+      FileNotFoundError: there are no weights, or a file of them is missing.
+    """
+    if not files:
+        raise FileNotFoundError(_no_weights(folder))
+    for path in files:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: named in {SAFETENSORS_INDEX}, but not found")
+
+
 def load(folder: pathlib.Path, *, expected: Mapping) -> tuple[dict, Callable[[], str]]:
     """Read the weights of a checkpoint.
 
@@ -107,11 +124,7 @@ def load(folder: pathlib.Path, *, expected: Mapping) -> tuple[dict, Callable[[],
       ValueError: the weights do not fit the config.
     """
     files = weight_files(folder)
-    if not files:
-        raise FileNotFoundError(_no_weights(folder))
-    for path in files:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: named in {SAFETENSORS_INDEX}, but not found")
+    check_files(files, folder=folder)
     if files[0].name == FLAX_FILE:
         state = flax.serialization.msgpack_restore(files[0].read_bytes())
         flat = flax.traverse_util.flatten_dict(state, sep=".")

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Data set of a build: its plan, its fingerprint, and writing it."""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data_prep import catalogue, evaluation, records, sources, teachers
+from data_prep.options import Options
+from data_prep.sources import published
+from data_prep.teachers import prompts
+from mrd_jax.data import batch_spec, source
+
+# Classes without a shape that the summary lists by name.
+EXAMPLES = 10
+
+
+def shape_ids(splits: Mapping[str, Sequence[str]]) -> frozenset[str]:
+    """Returns the ids of the shapes in all splits."""
+    return frozenset(itertools.chain.from_iterable(splits.values()))
+
+
+def make_plan(
+    options: Options,
+    prepared: catalogue.Catalogue,
+    *,
+    splits: Mapping[str, Sequence[str]],
+    classes: Sequence[str],
+    info: teachers.TeacherInfo,
+    feature_dir: Path | None,
+    class_set: published.ClassSet | None,
+) -> records.Plan:
+    """Returns the plan of the data set, with a fingerprint of its content in the metadata.
+
+    Args:
+      options: options of the build.
+      prepared: catalogue of the prepared shapes.
+      splits: split name -> ids of its shapes.
+      classes: class names of the zero-shot evaluation.
+      info: description of the teacher.
+      feature_dir: folder of the teacher's features; None for released features.
+      class_set: classes that a published data set brings; None for other sources.
+    """
+    ids = shape_ids(splits)
+    counts = {split: len(members) for split, members in splits.items()}
+    metadata = {
+        "teacher": dataclasses.asdict(info),
+        "up_axis": batch_spec.UP_AXIS,
+        "from_y_up": sources.SOURCES[options.source].from_y_up,
+        "normalisation": batch_spec.NORMALISATION,
+        "points": options.points,
+        "source": options.source,
+        "counts": counts | {"classes": len(classes)},
+        "build": options.content(),
+    }
+    fingerprints = {shape_id: prepared.fingerprints[shape_id] for shape_id in sorted(ids)}
+    content = [metadata, records.FORMAT, prompts.TEMPLATES, splits, list(classes), fingerprints]
+    if class_set and class_set.features is not None:
+        content.append(hashlib.sha256(np.ascontiguousarray(class_set.features)).hexdigest())
+    encoded = json.dumps(content, sort_keys=True).encode()
+    metadata["build"]["fingerprint"] = hashlib.sha256(encoded).hexdigest()
+    return records.Plan(
+        name=options.source,
+        shards=[
+            records.Shard(
+                shapes=path,
+                features=feature_dir and feature_dir / path.name,
+                ids=frozenset(shape.id for shape in shard) & ids,
+            )
+            for path, shard in prepared.shards.items()
+        ],
+        splits=splits,
+        classes=classes,
+        points=options.points,
+        dim=info.dim,
+        metadata=metadata,
+    )
+
+
+def write(
+    options: Options,
+    plan: records.Plan,
+    prepared: catalogue.Catalogue,
+    *,
+    teacher: teachers.Teacher | None,
+    class_set: published.ClassSet | None,
+) -> bool:
+    """Writes the data set unless the existing one has the same fingerprint.
+
+    Args:
+      options: options of the build.
+      plan: plan of `make_plan`.
+      prepared: catalogue of the prepared shapes.
+      teacher: encodes the class names; None for released features.
+      class_set: classes that a published data set brings; None for other sources.
+
+    Returns:
+      True if the data set was written.
+
+    Raises:
+      ValueError: the existing data set has another fingerprint and `overwrite` is not set.
+    """
+    if options.target.exists():
+        found = source.read_metadata(options.target).get("build", {}).get("fingerprint")
+        if found == plan.metadata["build"]["fingerprint"]:
+            print("the data set was built from the same shapes and features; kept")
+            return False
+        if not options.overwrite:
+            raise ValueError(
+                f"{options.target} was built from other shapes or another revision of the teacher; "
+                "pass --overwrite to replace it, or choose another --output"
+            )
+    class_features = np.zeros((0, plan.dim), np.float32)
+    if plan.classes and teacher is None:
+        class_features = class_set.features
+    elif plan.classes:
+        class_features = prompts.prompt_average(teacher, published.spoken(plan.classes))
+    entries, ids = prepared.entries(), shape_ids(plan.splits)
+    sidecar = evaluation.Sidecar(
+        classes=plan.classes,
+        class_features=class_features,
+        unseen_names=evaluation.unseen_names(entries, plan.splits),
+        shapes=prepared.load([s.id for s in entries if s.image_kinds and s.id in ids]),
+    )
+    records.write_records(plan, options.output, sidecar=sidecar)
+    _print_summary(options, plan, prepared)
+    return True
+
+
+def _print_summary(options: Options, plan: records.Plan, prepared: catalogue.Catalogue) -> None:
+    """Prints the counts of the data set that was written."""
+    entries, ids = prepared.entries(), shape_ids(plan.splits)
+    counts = ", ".join(f"{len(members)} {split}" for split, members in plan.splits.items())
+    print(
+        f"records written: {counts}; shapes in no split: {len(entries) - len(ids)}; "
+        f"classes: {len(plan.classes)}; "
+        f"{sum(file.stat().st_size for file in options.target.glob('*array_record*'))} bytes"
+    )
+    empty = sorted(set(plan.classes) - {shape.label for shape in entries if shape.id in ids})
+    if empty:
+        examples = ", ".join(empty[:EXAMPLES]) + (", ..." if len(empty) > EXAMPLES else "")
+        print(f"{len(empty)} classes have no shape and stay among the names: {examples}")

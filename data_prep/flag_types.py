@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Types of command-line flags that reject values out of range."""
+
+import argparse
+from collections.abc import Callable
+
+
+def integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+    """Returns an argparse type for integers in a range.
+
+    Args:
+      minimum: smallest allowed value.
+      maximum: largest allowed value; None for no upper limit.
+
+    Returns:
+      A function from the text of a flag to its value. It raises argparse.ArgumentTypeError, which
+      states the allowed range and the text, for anything else.
+    """
+    upper = "" if maximum is None else f" and at most {maximum}"
+    allowed = f"an integer of at least {minimum}{upper}"
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = minimum - 1
+        if value < minimum or (maximum is not None and value > maximum):
+            raise argparse.ArgumentTypeError(f"expected {allowed}, found {text!r}")
+        return value
+
+    return parse

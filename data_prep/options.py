@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of `data_prep.build`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from data_prep import prepare, records
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of a build, one field per flag of `data_prep.build`.
+
+    Attributes:
+      source: name in `sources.SOURCES`.
+      input: folder of the raw data.
+      output: folder of caches, teachers and data sets.
+      teacher: "lit", "released", a folder or a hub name.
+      points: points per shape.
+      views: rendered views per shape, at most.
+      image_size: side of a view in pixels.
+      seed: seed of point sampling and LiT training.
+      workers: processes that prepare shapes; None for one per core.
+      batch_size: pictures or texts per call of the teacher, over all devices.
+      dtype: dtype of the teacher's activations, "float32" or "bfloat16".
+      overwrite: True to replace a data set that was built with other options.
+    """
+
+    source: str
+    input: Path
+    output: Path
+    teacher: str
+    points: int = prepare.POINTS
+    views: int = prepare.VIEWS
+    image_size: int = prepare.IMAGE_SIZE
+    seed: int = 0
+    workers: int | None = None
+    batch_size: int = 32
+    dtype: str = "float32"
+    overwrite: bool = False
+
+    @property
+    def target(self) -> Path:
+        """Folder of the data set."""
+        return self.output / self.source / records.VERSION
+
+    def content(self) -> dict[str, Any]:
+        """Returns the options that determine the content of the data set.
+
+        They are stored in the metadata of the data set.
+        """
+        names = ("source", "teacher", "points", "views", "image_size", "seed", "dtype")
+        return {name: getattr(self, name) for name in names}
