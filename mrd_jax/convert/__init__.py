@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The peers' PyTorch checkpoints as Flax students, key by key and without PyTorch."""
+"""Converts the PyTorch checkpoints of OpenShape and Uni3D to Flax, without PyTorch."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ SOURCES = {"openshape": openshape, "uni3d": uni3d}
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """A student with its weights, and where they came from.
+    """A converted encoder.
 
     Attributes:
-      model: the student.
+      model: Flax module of the encoder.
       variables: `params` and `batch_stats`, float32 numpy arrays.
-      destinations: released key -> path of its leaf, "" where the student has no use for it.
+      destinations: path of the leaf by released key, "" for a key that the encoder does not use.
     """
 
     model: nn.Module
@@ -40,24 +40,24 @@ def from_state_dict(
     radius: float | None = None,
     heads: int | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Build the student that a released state dict belongs to, and fill it.
+    """Builds the encoder of a released state dict and converts its weights.
 
     Args:
-      state_dict: released key (without the `module.` prefix) -> array.
+      state_dict: array by released key, without the prefix `module.`.
       source: "openshape" or "uni3d".
-      groups: number of groups, which no shape tells.
+      groups: number of groups; it does not follow from the shapes.
       group_size: points per group.
-      radius: of OpenShape's groups, in the units of the points.
-      heads: of attention; the released head sizes where left out.
+      radius: radius of OpenShape's groups, in the units of the points.
+      heads: attention heads; None for the head size of the released models.
 
     Returns:
-      The student and its variables: `model.apply(variables, xyz, rgb)`.
+      The Flax module and its variables, for `model.apply(variables, xyz, rgb)`.
 
     Raises:
-      ValueError: naming every key without a place, every leaf that nothing fills, every wrong
-        shape; or an argument that does not fit.
+      ValueError: the state dict does not fit the encoder; the message lists every unknown key,
+        unfilled leaf and wrong shape. Or an argument is invalid.
     """
-    done = convert(
+    conversion = convert(
         state_dict,
         source=source,
         name=f"the {source} state dict",
@@ -66,7 +66,7 @@ def from_state_dict(
         radius=radius,
         heads=heads,
     )
-    return done.model, done.variables
+    return conversion.model, conversion.variables
 
 
 def convert(
@@ -79,19 +79,19 @@ def convert(
     radius: float | None = None,
     heads: int | None = None,
 ) -> Conversion:
-    """As `from_state_dict`, with an account of every key.
+    """Converts a released state dict like `from_state_dict`, with the destination of every key.
 
     Args:
-      state_dict: released key (without the `module.` prefix) -> array.
+      state_dict: array by released key, without the prefix `module.`.
       source: "openshape" or "uni3d".
-      name: of the file, for errors.
-      groups: number of groups; left out, the published size with these shapes tells.
+      name: name of the file, for error messages.
+      groups: number of groups; None for that of the published size with these shapes.
       group_size: points per group; likewise.
-      radius: of OpenShape's groups; likewise.
-      heads: of attention; the released head sizes where left out.
+      radius: radius of OpenShape's groups; likewise.
+      heads: attention heads; None for the head size of the released models.
 
     Raises:
-      ValueError: as `from_state_dict`.
+      ValueError: see `from_state_dict`.
     """
     if source not in SOURCES:
         raise ValueError(f"source is {source!r}; choose from {sorted(SOURCES)}")
@@ -100,10 +100,12 @@ def convert(
         fields = table.sizes(state_dict)
     except KeyError as error:
         raise ValueError(
-            f"{name} has no key {error}, which every {source} checkpoint has; it starts with "
+            f"{name} has no key {error}, which every {source} checkpoint has; its first keys are "
             f"{list(state_dict)[:3]}. Is it another model?"
         ) from error
-    fields |= _untold(fields, groups=groups, group_size=group_size, radius=radius, heads=heads)
+    fields |= _fields_without_shape(
+        fields, groups=groups, group_size=group_size, radius=radius, heads=heads
+    )
     model = models.build_model(fields)
     return _fill(
         model,
@@ -118,58 +120,57 @@ def convert(
 def transformer_from_eva(
     state_dict: Mapping[str, np.ndarray], *, size: str, name: str
 ) -> Conversion:
-    """The part of a Uni3D student that EVA's image weights initialise.
+    """Converts EVA's image weights, which initialise the transformer of a Uni3D encoder.
 
     Args:
-      state_dict: key of timm -> array, whole (with patch embedding and head, which are left out).
-      size: of the student, "ti", "s", "b", "l" or "g".
-      name: of the file, for errors.
+      state_dict: array by key of timm, complete; patch embedding and head are ignored.
+      size: size of the encoder, "ti", "s", "b", "l" or "g".
+      name: name of the file, for error messages.
 
     Returns:
-      A conversion whose variables are {"params": {"transformer": ..., "norm": ...}} alone: for
-      `config.initial_weights`, not for embedding.
+      A conversion with the variables {"params": {"transformer": ..., "norm": ...}} only, for
+      `config.initial_weights`; it cannot embed.
 
     Raises:
-      ValueError: naming every key and leaf that does not fit.
+      ValueError: the state dict does not fit; the message lists every faulty key and leaf.
     """
     model = models.build_model(models.RELEASED[f"uni3d-{size}"] | {"out_dim": 1024})
     params = _shapes(model)["params"]
-    wanted = {"params": {part: params[part] for part in ("transformer", "norm")}}
+    expected = {"params": {part: params[part] for part in ("transformer", "norm")}}
     return _fill(
-        model, wanted, state_dict, rules=uni3d.BLOCK_RULES, ignored=uni3d.IMAGE_ONLY, source=name
+        model, expected, state_dict, rules=uni3d.BLOCK_RULES, ignored=uni3d.IMAGE_ONLY, source=name
     )
 
 
 def _fill(
-    model: nn.Module, wanted: Mapping[str, Any], state: Mapping[str, np.ndarray], **table: Any
+    model: nn.Module, expected: Mapping[str, Any], state: Mapping[str, np.ndarray], **table: Any
 ) -> Conversion:
-    """Fills the wanted part of a student's variables; `table` as `rules.apply` takes it."""
-    done = rules.apply(state, expected=layers.unstack_shapes(wanted), **table)
-    single = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), done.tree)
-    # In C order, so that every copy to a device is a plain one.
-    variables = jax.tree.map(np.ascontiguousarray, layers.stack(single))
-    return Conversion(model, variables, done.destinations)
+    """Fills the expected part of the variables; `table` has the arguments of `rules.apply`."""
+    converted = rules.apply(state, expected=layers.unstack_shapes(expected), **table)
+    unstacked = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), converted.tree)
+    # In C order, so that a copy to a device is not strided.
+    variables = jax.tree.map(np.ascontiguousarray, layers.stack(unstacked))
+    return Conversion(model, variables, converted.destinations)
 
 
 def _shapes(model: nn.Module) -> dict[str, Any]:
     return model_card.abstract_variables(model, points=max(model.groups, model.group_size))
 
 
-def _untold(fields: dict[str, Any], **given: Any) -> dict[str, Any]:
-    """The fields that shapes do not tell: as given, else those of the published size."""
+def _fields_without_shape(fields: dict[str, Any], **arguments: Any) -> dict[str, Any]:
+    """Returns the fields that no shape determines: as given, else those of a published size."""
     needed = ["groups", "group_size"] + (["radius"] if fields["name"] == "point_bert" else [])
-    alike = [
+    given = {key: value for key, value in arguments.items() if value is not None}
+    if "radius" in given and "radius" not in needed:
+        raise ValueError("radius is for OpenShape's ball groups; uni3d groups nearest neighbours")
+    published = [
         released
         for released in models.RELEASED.values()
         if all(released[key] == value for key, value in fields.items() if key in released)
         and released["name"] == fields["name"]
     ]
-    known = {key: value for key, value in given.items() if value is not None}
-    if set(needed) - set(known) and not alike:
+    missing = sorted(set(needed) - set(given))
+    if missing and not published:
         sizes = {key: value for key, value in fields.items() if key != "name"}
-        raise ValueError(
-            f"no published size has {sizes}; give {', '.join(sorted(set(needed) - set(known)))}"
-        )
-    if "radius" in known and "radius" not in needed:
-        raise ValueError("radius is a matter of OpenShape's balls; uni3d groups nearest neighbours")
-    return {key: alike[0][key] for key in needed if alike} | known
+        raise ValueError(f"no published size has {sizes}; pass {', '.join(missing)}")
+    return {key: published[0][key] for key in needed if published} | given

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoint files as flat dicts of numpy arrays, without running anything that they name."""
+"""Reads PyTorch checkpoint files as flat dicts of numpy arrays, without executing pickled code."""
 
 import pathlib
 import pickle
@@ -10,36 +10,36 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-# Where each peer keeps the state dict inside its checkpoint.
+# Entry of each source's checkpoint that holds the state dict.
 ENTRIES = {"openshape": "state_dict", "uni3d": "module", "eva": "state_dict"}
-# What PyTorch's reader raises on damaged or forbidden pickles.
-_DAMAGED = (
+# Exceptions of torch.load for corrupt or unsafe pickles.
+_UNREADABLE = (
     *(pickle.UnpicklingError, RuntimeError, EOFError, ValueError),
     *(LookupError, TypeError, struct.error),
 )
-# Left by torch's DistributedDataParallel.
+# Prefix that torch's DistributedDataParallel adds to every key.
 WRAPPER = "module."
 
 
 def read(path: pathlib.Path, *, source: str) -> dict[str, np.ndarray]:
-    """Read a checkpoint's weights.
+    """Reads the state dict of a checkpoint.
 
     Args:
-      path: `.safetensors`, or a pickle of PyTorch (`.pt`, `.pth`, `.bin`), which needs the
-        `convert` extra.
-      source: whose checkpoint it is, a key of `ENTRIES`: the state dict may lie under that entry
-        or be the file itself.
+      path: `.safetensors` file, or a PyTorch pickle (`.pt`, `.pth`, `.bin`), which needs the
+        extra `convert`.
+      source: origin of the checkpoint, a key of `ENTRIES`. The state dict may be under that entry
+        or at the top of the file.
 
     Returns:
-      Released key, without `module.`, -> float array; whole numbers keep their type.
+      Array by released key, without the prefix `module.`; types are kept.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: the file is of another kind, is damaged or holds no state dict.
-      ImportError: PyTorch is needed and not installed.
+      FileNotFoundError: the file does not exist.
+      ValueError: the file is of another type, corrupt, or has no state dict.
+      ImportError: PyTorch or safetensors is needed and not installed.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint file")
+        raise FileNotFoundError(f"{path}: checkpoint file not found")
     if path.suffix == ".safetensors":
         state = _read_safetensors(path)
     elif path.suffix in (".pt", ".pth", ".bin"):
@@ -60,7 +60,7 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         return safetensors.numpy.load_file(path)
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path}: not a whole safetensors file: {error}") from error
+        raise ValueError(f"{path}: not a complete safetensors file: {error}") from error
 
 
 def _read_pickle(path: pathlib.Path, *, entry: str) -> dict[str, np.ndarray]:
@@ -68,29 +68,29 @@ def _read_pickle(path: pathlib.Path, *, entry: str) -> dict[str, np.ndarray]:
         import torch
     except ImportError as error:
         raise ImportError(
-            f"{path} is a pickle of PyTorch, and PyTorch is not installed. Either pip install "
-            '"mrd_jax[convert]", or save the state dict as .safetensors where PyTorch is '
-            "(safetensors.torch.save_file), which is read without it."
+            f"{path} is a PyTorch pickle, and PyTorch is not installed. Either pip install "
+            '"mrd_jax[convert]", or save the state dict as .safetensors on a machine with PyTorch '
+            "(safetensors.torch.save_file); reading that needs no PyTorch."
         ) from error
     try:
-        # Tensors and plain containers only: nothing that the file names is called.
+        # Tensors and plain containers only, so that no code of the file is executed.
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except _DAMAGED as error:
+    except _UNREADABLE as error:
         raise ValueError(
-            f"{path}: not a checkpoint of plain tensors that PyTorch can read safely: {error}"
+            f"{path}: not a checkpoint of plain tensors that torch.load can read safely: {error}"
         ) from error
     state = content.get(entry, content) if isinstance(content, Mapping) else content
-    tensors = isinstance(state, Mapping) and [
+    keys = isinstance(state, Mapping) and [
         key for key, value in state.items() if isinstance(value, torch.Tensor)
     ]
-    if not tensors:
+    if not keys:
         found = sorted(map(str, content)) if isinstance(content, Mapping) else type(content)
         raise ValueError(f"{path}: expected a state dict under {entry!r}, found {found}")
-    return {key: _to_numpy(state[key]) for key in tensors}
+    return {key: _to_numpy(state[key]) for key in keys}
 
 
 def _to_numpy(tensor: Any) -> np.ndarray:
-    """A tensor's values; bfloat16, which numpy lacks, by its bits."""
+    """Converts a tensor; bfloat16 through its bits, since numpy lacks the type."""
     import torch
 
     tensor = tensor.detach()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The transformer's layers one by one, as checkpoints name them, and stacked, as the model does.
+"""Stacking of transformer layers: checkpoints have one array per layer, the models stacked ones.
 
-`transformer/blocks` stacks all blocks but the last along a first axis, `transformer/last_block` is
-the last. Between them and `transformer/layers/N` nothing but the arrangement changes.
+`transformer/blocks` stacks all blocks except the last along a first axis; `transformer/last_block`
+is the last. In the unstacked form, `transformer/layers/N`, every layer is separate.
 """
 
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ STACKED, LAST, SINGLE = "transformer/blocks/", "transformer/last_block/", "trans
 
 
 def unstack_shapes(expected: Mapping) -> dict[str, Any]:
-    """Shapes of the layers one by one.
+    """Converts the shapes of a model's variables to the unstacked form.
 
     Args:
       expected: nested tree of the model whose leaves have a `.shape`.
 
     Returns:
-      The same with `.../transformer/layers/N/...` for N from 0 to depth - 1.
+      The same tree with `.../transformer/layers/N/...` for N from 0 to depth - 1.
     """
     flat = {}
     leaves = flax.traverse_util.flatten_dict(expected, sep="/")
@@ -38,19 +38,19 @@ def unstack_shapes(expected: Mapping) -> dict[str, Any]:
 
 
 def stack(tree: Mapping) -> dict[str, Any]:
-    """Undo `unstack_shapes` for arrays.
+    """Stacks the layers of an unstacked tree; the inverse of `unstack_shapes`.
 
     Args:
       tree: nested dict of numpy arrays with `.../transformer/layers/N/...`.
 
     Returns:
-      Nested dict as the model has it.
+      Nested dict with the structure of the model's variables.
     """
     flat: dict[str, Any] = {}
-    layers: dict[Any, Any] = {}
+    layers: dict[tuple[str, str], dict[int, Any]] = {}
     for path, leaf in flax.traverse_util.flatten_dict(tree, sep="/").items():
-        head, found, tail = path.partition(SINGLE)
-        if not found:
+        head, separator, tail = path.partition(SINGLE)
+        if not separator:
             flat[path] = leaf
             continue
         number, _, name = tail.partition("/")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenShape's released keys (github.com/Colin97/OpenShape_code, the PointBERT models)."""
+"""Conversion table of OpenShape's PointBERT models (github.com/Colin97/OpenShape_code)."""
 
 from collections.abc import Mapping
 
@@ -35,12 +35,12 @@ RULES = (
     Rule(r"proj\.weight", "params/projection/kernel", DENSE),
     Rule(r"proj\.bias", "params/projection/bias"),
 )
-# Counters, and what belongs to the contrastive loss rather than to the encoder.
+# Counters, and parameters of the contrastive loss.
 IGNORED = (r".*\.num_batches_tracked", r"logit_scale", r"(text|image)_proj(\..*)?")
 
 
 def sizes(state: Mapping[str, np.ndarray]) -> dict[str, object]:
-    """Fields of the student that the shapes of a state dict tell.
+    """Returns the fields of the model config that follow from the shapes of a state dict.
 
     Raises:
       KeyError: a key that every OpenShape checkpoint has is missing.
@@ -51,7 +51,7 @@ def sizes(state: Mapping[str, np.ndarray]) -> dict[str, object]:
         "name": "point_bert",
         "dim": dim,
         "depth": 1 + max(int(k.split(".")[3]) for k in state if k.startswith(prefix)),
-        "heads": dim // 64,  # the head size of every released model
+        "heads": dim // 64,  # head size of every released model
         "mlp_dim": state[f"{prefix}0.1.fn.net.0.weight"].shape[0],
         "sa_dim": state["ppat.sa.mlp_convs.2.weight"].shape[0],
         "out_dim": state["proj.weight"].shape[0],

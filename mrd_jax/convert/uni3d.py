@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Uni3D's released keys (github.com/baaivision/Uni3D), and those of EVA's image weights in timm."""
+"""Conversion tables of Uni3D (github.com/baaivision/Uni3D) and of EVA's image weights in timm."""
 
 import dataclasses
 import re
@@ -12,7 +12,7 @@ from mrd_jax.convert.rules import DENSE, Rule
 _BLOCK = r"blocks\.(\d+)\."
 _TO = r"params/transformer/layers/\1/"
 
-# Keys of the transformer, the same in Uni3D (below `point_encoder.visual.`) and in EVA.
+# The transformer has the same keys in Uni3D (below `point_encoder.visual.`) and in EVA.
 BLOCK_RULES = (
     Rule(_BLOCK + r"norm1\.weight", _TO + "attention_norm/scale"),
     Rule(_BLOCK + r"norm1\.bias", _TO + "attention_norm/bias"),
@@ -39,7 +39,7 @@ BLOCK_RULES = (
     Rule(r"fc_norm\.weight", "params/norm/scale"),
     Rule(r"fc_norm\.bias", "params/norm/bias"),
 )
-# What the image model has beside its blocks: stored with a Uni3D checkpoint, never used by it.
+# Parameters of the image model outside its blocks; stored in Uni3D checkpoints but not used.
 IMAGE_ONLY = (r"cls_token", r"pos_embed", r"patch_embed\..*", r"head\..*")
 
 _VISUAL = r"point_encoder\.visual\."
@@ -81,7 +81,7 @@ IGNORED = (
 
 
 def sizes(state: Mapping[str, np.ndarray]) -> dict[str, object]:
-    """Fields of the student that the shapes of a state dict tell.
+    """Returns the fields of the model config that follow from the shapes of a state dict.
 
     Raises:
       KeyError: a key that every Uni3D checkpoint has is missing.
@@ -95,20 +95,25 @@ def sizes(state: Mapping[str, np.ndarray]) -> dict[str, object]:
 
 
 def block_sizes(state: Mapping[str, np.ndarray], *, prefix: str = "") -> dict[str, object]:
-    """Fields of the transformer, in a Uni3D checkpoint or (prefix "") in EVA's image weights."""
-    numbers = [re.match(re.escape(prefix) + r"blocks\.(\d+)\.", key) for key in state]
+    """Returns the fields of the transformer.
+
+    Args:
+      state: array by key of a Uni3D checkpoint or of EVA's image weights.
+      prefix: of the transformer's keys, "" for EVA.
+    """
+    matches = [re.match(re.escape(prefix) + r"blocks\.(\d+)\.", key) for key in state]
     block = f"{prefix}blocks.0."
     dim = state[f"{block}norm1.weight"].shape[0]
     mlp_dim = state[f"{block}mlp.fc2.weight"].shape[1]
     if f"{block}mlp.norm.weight" in state:
         mlp = "swiglu_norm"
     else:
-        # A packed gate doubles the first map only.
+        # A packed gate doubles the first layer of the MLP only.
         packed = state[f"{block}mlp.fc1.weight"].shape[0] == 2 * mlp_dim
         mlp = "swiglu" if packed else "gelu"
     return {
         "dim": dim,
-        "depth": 1 + max((int(found[1]) for found in numbers if found), default=0),
+        "depth": 1 + max((int(match[1]) for match in matches if match), default=0),
         # The head sizes of the released models.
         "heads": dim // (88 if mlp == "gelu" else 64),
         "mlp_dim": mlp_dim,

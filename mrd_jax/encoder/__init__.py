@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Save and load an encoder, and embed point clouds with it."""
+"""Saves and loads encoders, and embeds point clouds with them."""
 
 from mrd_jax.encoder.encoder import Cloud, Encoder, load, save
 

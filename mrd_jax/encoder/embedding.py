@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Per-device embedding of records with a student, as evaluation does it."""
+"""Embedding of records on one device, as used by evaluation."""
 
 from typing import Any
 
@@ -20,14 +20,14 @@ def embed_step(
 ) -> jax.Array:
     """Embeds this device's rows of a batch, without augmentation.
 
-    A student that sees fewer points than a record holds can be evaluated on several disjoint
-    subsets of the points (`config.eval_windows`); their unit embeddings are averaged.
+    If records have more points than the encoder takes, it can be evaluated on several disjoint
+    subsets of the points (`config.eval_windows`), whose unit embeddings are averaged.
 
     Args:
-      variables: `params` and `batch_stats` of the student.
+      variables: `params` and `batch_stats` of the encoder.
       batch: `xyz` and `rgb` of the records, each [local_batch, points, 3].
-      model: the student.
-      config: reads eval_windows and model.points.
+      model: Flax module of the encoder.
+      config: config of the run; reads eval_windows and model.points.
 
     Returns:
       [local_batch, dim] float32, unit norm.
@@ -43,5 +43,5 @@ def embed_step(
 
 
 def normalise(rows: jax.Array) -> jax.Array:
-    """Divides rows [..., dim] by their Euclidean norm."""
+    """Divides rows, [..., dim], by their Euclidean norm."""
     return rows / jnp.linalg.norm(rows, axis=-1, keepdims=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Saving a student for its users, loading it from wherever it was saved, and embedding clouds."""
+"""Encoders: saving, loading from an encoder folder or a training run, embedding point clouds."""
 
 import dataclasses
 import functools
@@ -19,22 +19,22 @@ from mrd_jax.checkpoints import manifest, model_card, paths, restore
 from mrd_jax.distributed import backends
 from mrd_jax.encoder import embedding
 
-# Records keep half floats, so a norm of 1 may read as 1.0005.
-_LARGEST_NORM = 1.001
+# Records are stored in float16, so a norm of 1 may read as 1.0005.
+_MAX_NORM = 1.001
 
-# xyz [points, 3] and rgb [points, 3] of one cloud.
+# A point cloud: xyz [points, 3] and rgb [points, 3].
 Cloud = tuple[np.ndarray, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """A student with its variables and its card.
+    """A 3D encoder with its variables and its model card.
 
     Attributes:
-      model: the student.
-      variables: `params` and `batch_stats`, on every one of `devices`.
-      card: what it is, and what clouds it expects.
-      devices: that batches are split over; local ones.
+      model: Flax module of the encoder.
+      variables: `params` and `batch_stats`, replicated over `devices`.
+      card: model card: architecture, teacher and conventions of the point clouds.
+      devices: local devices that batches are split over.
     """
 
     model: nn.Module
@@ -43,32 +43,32 @@ class Encoder:
     devices: tuple[jax.Device, ...]
 
     def embed(self, clouds: Iterable[Cloud], *, batch_size: int = 32) -> np.ndarray:
-        """Embeds clouds that obey the card, in their order.
+        """Embeds point clouds that follow the conventions of the model card.
 
-        A row depends on its own cloud alone, up to float rounding: not on the batch size, the
-        neighbours or the number of devices.
+        A row depends only on its own cloud, up to rounding: not on the batch size, the other
+        clouds of the batch or the number of devices.
 
         Args:
-          clouds: (xyz [points, 3], rgb [points, 3] in 0..1) each; read batch by batch, the next
-            while the devices work on the last.
-          batch_size: clouds a call over all devices, rounded up to a multiple of their number.
+          clouds: (xyz [points, 3], rgb [points, 3] in 0..1) each. A batch is read from the
+            iterable while the devices work on the previous one.
+          batch_size: clouds per batch, over all devices; rounded up to a multiple of their number.
 
         Returns:
-          float32 [clouds, dim], unit norm.
+          float32 [clouds, dim], unit norm, in the order of the clouds.
 
         Raises:
-          ValueError: a cloud does not obey the card; names its position and what is wrong. Or
-            batch_size is not positive, or an embedding is not finite.
+          ValueError: batch_size is not positive; a cloud does not follow the model card (the
+            message gives its position and the fault); or an embedding is not finite.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; expected a positive number")
         rows = [np.zeros((0, self.card.teacher_dim), np.float32)]
         in_flight = None
         for batch, count in self._batches(clouds, _round_up(batch_size, len(self.devices))):
-            computing = self._body(self.variables, self._backend.place_batch(batch)), count
+            dispatched = self._body(self.variables, self._backend.place_batch(batch)), count
             if in_flight:
                 rows.append(_fetch(*in_flight))
-            in_flight = computing
+            in_flight = dispatched
         if in_flight:
             rows.append(_fetch(*in_flight))
         embeddings = np.concatenate(rows)
@@ -76,7 +76,7 @@ class Encoder:
         if not finite.all():
             raise ValueError(
                 f"the embedding of cloud {int(np.argmin(finite))} is not finite: the checkpoint's "
-                "weights are damaged or overflow in this dtype"
+                "weights are corrupt or overflow in this dtype"
             )
         return embeddings
 
@@ -95,51 +95,51 @@ class Encoder:
     def _batches(
         self, clouds: Iterable[Cloud], size: int
     ) -> Iterator[tuple[dict[str, np.ndarray], int]]:
-        """Batches of one size, and how many clouds each holds; the last repeats its last cloud."""
-        kept: list[Cloud] = []
-        full = False
+        """Yields batches of one size with their number of clouds; the last cloud pads the last."""
+        pending: list[Cloud] = []
+        compiled = False  # whether a full batch has been yielded
         for position, cloud in enumerate(clouds):
-            kept.append(self._checked(cloud, position))
-            if len(kept) == size:
-                yield _stack(kept, size), size
-                kept, full = [], True
-        if kept:
-            # Fewer clouds than one batch need not pay for a whole one.
-            size = size if full else _round_up(len(kept), len(self.devices))
-            yield _stack(kept, size), len(kept)
+            pending.append(self._validate(cloud, position))
+            if len(pending) == size:
+                yield _stack(pending, size), size
+                pending, compiled = [], True
+        if pending:
+            # Fewer clouds than one batch need not pay for a full one.
+            size = size if compiled else _round_up(len(pending), len(self.devices))
+            yield _stack(pending, size), len(pending)
 
-    def _checked(self, cloud: Cloud, position: int) -> Cloud:
-        """The cloud as float32, if it obeys the card."""
+    def _validate(self, cloud: Cloud, position: int) -> Cloud:
+        """Returns the cloud as float32; raises ValueError if it does not follow the model card."""
         xyz, rgb = (np.asarray(part, np.float32) for part in cloud)
         fault = None
         shape = (self.card.points, 3)
         if xyz.shape != shape or rgb.shape != shape:
             fault = f"xyz is {list(xyz.shape)} and rgb {list(rgb.shape)}; expected {list(shape)}"
         elif not (np.isfinite(xyz).all() and np.isfinite(rgb).all()):
-            fault = "not every number is finite"
+            fault = "it has non-finite values"
         elif rgb.min() < 0 or rgb.max() > 1:
             fault = f"rgb spans {rgb.min():g} to {rgb.max():g}; expected 0 to 1"
-        elif (largest := np.linalg.norm(xyz, axis=1).max()) > _LARGEST_NORM:
-            fault = f"its largest norm is {largest:g}; expected at most 1 (unit_sphere)"
+        elif (norm := np.linalg.norm(xyz, axis=1).max()) > _MAX_NORM:
+            fault = f"its largest norm is {norm:g}; expected at most 1 (unit_sphere)"
         if fault:
             raise ValueError(
-                f"cloud {position} does not obey the card: {fault}. read_cloud and prepare_cloud "
-                "of data_prep.geometry.clouds make clouds that do."
+                f"cloud {position} does not follow the model card: {fault}. Prepare it with "
+                "read_cloud or prepare_cloud of data_prep.geometry.clouds."
             )
         return xyz, rgb
 
 
 def save(directory: str | os.PathLike, *, variables: Mapping[str, Any], card: model_card.ModelCard):
-    """Writes an encoder, complete or not at all.
+    """Writes an encoder folder atomically.
 
     Args:
-      directory: a new or empty folder.
-      variables: `params` and `batch_stats` of the student.
-      card: of the student.
+      directory: new or empty folder.
+      variables: `params` and `batch_stats` of the encoder.
+      card: its model card.
 
     Raises:
-      FileExistsError: the folder holds something.
-      ValueError: the variables are not those of the student on the card; lists every difference.
+      FileExistsError: the folder is not empty.
+      ValueError: the variables do not match the model card; the message lists every difference.
     """
     target = epath.Path(directory).absolute()
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
@@ -148,9 +148,9 @@ def save(directory: str | os.PathLike, *, variables: Mapping[str, Any], card: mo
     fault = restore.difference(variables, restore.abstract(card))
     parameters = model_card.count_parameters(variables)
     if not fault and parameters != card.parameters:
-        fault = f"  params hold {parameters} numbers, the card says {card.parameters}"
+        fault = f"  params: parameter count {parameters}, {card.parameters} on the card"
     if fault:
-        raise ValueError(f"the variables are not those of the student on the card:\n{fault}")
+        raise ValueError(f"the variables do not match the encoder on the model card:\n{fault}")
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_io.replacing(target) as staging:
         with ocp.StandardCheckpointer() as writer:
@@ -172,28 +172,30 @@ def load(
     points: int | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> Encoder:
-    """Loads an encoder that `save` wrote, or the newest or any checkpoint of a training run.
+    """Loads an encoder from an encoder folder or from a checkpoint of a training run.
 
-    Of a run that keeps a moving average of its parameters, that is what is loaded, as in its
-    evaluation.
+    From a run that keeps a moving average of the parameters, the average is loaded, as in the
+    run's own evaluation.
 
     Args:
-      path: folder of `save`, the workdir of a run, or one of its checkpoints.
-      teacher: name that the card must hold; None accepts any, as for all the following.
-      teacher_dim: length of the embeddings.
-      up_axis: of the clouds.
-      from_y_up: how y up becomes z up.
-      normalisation: of the clouds.
-      colour_fill: of clouds without colours.
-      points: of a cloud.
-      devices: to embed on; every local one by default.
+      path: folder written by `save`, workdir of a run (its newest checkpoint is used), or one
+        checkpoint.
+      teacher: required name of the teacher; None accepts any, as for the other conventions.
+      teacher_dim: required length of the embeddings.
+      up_axis: required vertical axis of the point clouds.
+      from_y_up: required conversion of y up to z up, "swap" or "rotate".
+      normalisation: required normalisation of the point clouds.
+      colour_fill: required colour of point clouds without colours.
+      points: required number of points per cloud.
+      devices: devices to embed on; all local devices by default.
 
     Raises:
-      FileNotFoundError: there is no encoder.
-      mrd_jax.checkpoints.model_card.CardMismatchError: the card says otherwise; names every field and both values.
-      mrd_jax.checkpoints.model_card.CardError: the card is missing, damaged or of another version.
-      mrd_jax.checkpoints.manifest.CorruptCheckpointError: what is stored is not what was saved.
-      ValueError: the stored variables are not those of the student on the card.
+      FileNotFoundError: the path has no encoder.
+      CardMismatchError: a required value differs from the model card; the message lists every
+        field with both values.
+      CardError: the model card is missing, corrupt or of another version.
+      CorruptCheckpointError: the stored arrays are not those that were saved.
+      ValueError: the stored variables do not match the model card.
     """
     expected = {
         "teacher": teacher,
@@ -222,5 +224,5 @@ def _round_up(count: int, multiple: int) -> int:
 
 
 def _fetch(rows: jax.Array, count: int) -> np.ndarray:
-    """The rows that are not padding, on the host; waits for them."""
+    """Waits for the embeddings of a batch and copies them to the host, without the padding."""
     return np.asarray(rows)[:count]
