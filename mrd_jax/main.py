@@ -10,10 +10,10 @@ from collections.abc import Callable
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from mrd_jax.cli import command, logs
+from mrd_jax.cli import command, flag_parsing, logs
 from mrd_jax.distributed import compilation_cache, processes
 from mrd_jax.evaluation import benchmark
-from mrd_jax.training import train
+from mrd_jax.training import train, validation
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/x.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; an unfinished run continues.")
@@ -69,7 +69,8 @@ def choose(config: ConfigDict, mode: str, step: str) -> Callable[[ConfigDict, st
 
 def main(_: list[str]) -> None:
     """Runs one experiment."""
-    run = choose(_CONFIG.value, _MODE.value, _STEP.value)
+    execute = choose(_CONFIG.value, _MODE.value, _STEP.value)
+    logs.quiet_libraries()
     processes.join_cluster(
         multihost=_MULTIHOST.value,
         coordinator=_COORDINATOR.value,
@@ -82,9 +83,17 @@ def main(_: list[str]) -> None:
     compilation_cache.enable()
     logs.show()
     with processes.exiting_on_error():
-        run(_CONFIG.value, _WORKDIR.value)
+        execute(_CONFIG.value, _WORKDIR.value)
+
+
+def run() -> None:
+    """Parses the flags and runs one experiment; ends the process with its exit status."""
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(
+        command.reports_errors(main),
+        flags_parser=functools.partial(flag_parsing.parse, explain=validation.renamed),
+    )
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
-    app.run(command.reports_errors(main), flags_parser=command.parse_flags)
+    run()

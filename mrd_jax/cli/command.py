@@ -7,8 +7,6 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn, ParamSpec
 
-from absl import flags
-
 from mrd_jax.cli import logs
 
 # Exit status of a command that was given something it cannot use.
@@ -81,45 +79,3 @@ def is_user_error(error: BaseException) -> bool:
 def print_error(error: BaseException) -> None:
     """Prints the message of an exception to stderr."""
     print(f"error: {error}", file=sys.stderr, flush=True)
-
-
-def parse_flags(
-    arguments: list[str], *, explain: Callable[[str], str] = lambda field: ""
-) -> list[str]:
-    """Parses absl flags, config files among them, for `absl.app.run`.
-
-    Any exception of a config file is reported like a wrong flag.
-
-    Args:
-      arguments: arguments of the process, with the program's name.
-      explain: returns what is wrong with a config field that `--config.FIELD=VALUE` sets, "" if
-        nothing is known.
-
-    Returns:
-      The program's name.
-    """
-    try:
-        for argument in arguments:
-            name, _, _ = argument.partition("=")
-            if name.startswith("--config.") and (fault := explain(name.removeprefix("--config."))):
-                raise flags.Error(fault)
-        rest = flags.FLAGS(arguments)
-        if len(rest) > 1:
-            raise flags.Error(f"unexpected arguments {rest[1:]}; every option begins with --")
-        return rest
-    except Exception as error:
-        if is_debug():
-            raise
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        print("--help lists the options, --debug shows the traceback", file=sys.stderr)
-        sys.exit(USAGE_ERROR)
-
-
-def _one_line(error: Exception) -> str:
-    """Formats an exception of absl, ml_collections or a config file."""
-    message = " ".join(str(error).replace("\\'", "'").split())
-    if isinstance(error, AttributeError) and "Did you mean" in message:
-        field, _, hint = message.strip("\"'").partition(" Did you mean")
-        return f"config has no field {field}; did you mean{hint}"
-    kinds = (flags.Error, OSError, ValueError)
-    return message if isinstance(error, kinds) else f"{type(error).__name__}: {message}"

@@ -21,15 +21,18 @@ def create_state(
     optimizer: optax.GradientTransformation,
     shardings: Callable[[train_state.TrainState], Any] | None = None,
 ) -> train_state.TrainState:
-    """Initialises every leaf from `config.seed` alone.
+    """Initialises every leaf from `config.seed`.
 
     Args:
-      config: of the run.
+      config: config of the run.
       model: the student.
-      optimizer: of the run.
-      shardings: gives the place of every leaf of a state of shapes, see
-        `mrd_jax.distributed.backends.Backend.state_shardings`; no device ever holds more than that. None makes
-        the whole state on one device.
+      optimizer: optimizer of the run.
+      shardings: returns the sharding of every leaf of a state of shapes, see
+        `mrd_jax.distributed.backends.Backend.state_shardings`. No device ever holds more than its
+        shard. None places the whole state on one device.
+
+    Returns:
+      The train state at step 0.
     """
     points = jnp.zeros((1, config.model.points, 3), jnp.float32)
 

@@ -17,7 +17,7 @@ import mrd_jax
 from mrd_jax import models
 from mrd_jax.checkpoints import initial_weights, manager, model_card, run_identity, train_state
 from mrd_jax.data import corrupt_records, loader, source
-from mrd_jax.data.hard_negatives import index as neighbour_index
+from mrd_jax.data.hard_negatives import neighbour_index
 from mrd_jax.distributed import backends, processes
 from mrd_jax.evaluation import evaluator, history
 from mrd_jax.training import initial_state, optimizer, step, validation
@@ -87,7 +87,7 @@ class TrainingData:
     """
 
     records: source.RecordSource
-    neighbours: neighbour_index.Neighbours | None
+    neighbours: neighbour_index.NeighbourIndex | None
     fingerprint: str
     metadata: dict[str, Any]
 
@@ -125,6 +125,7 @@ def build_run(config: ConfigDict, *, devices: Sequence[jax.Device] | None = None
       ValueError: the processes differ in their versions, configs or numbers of devices.
       mrd_jax.training.validation.ConfigError: lists every invalid field of the config.
     """
+    validation.validate(config)
     processes.check_devices()
     processes.require_same(
         {"mrd_jax": mrd_jax.__version__, "jax": jax.__version__}
@@ -135,7 +136,9 @@ def build_run(config: ConfigDict, *, devices: Sequence[jax.Device] | None = None
         }
     )
     devices = tuple(jax.devices() if devices is None else devices)
-    validation.validate(config, device_count=len(devices), process_count=jax.process_count())
+    validation.validate_devices(
+        config, device_count=len(devices), process_count=jax.process_count()
+    )
     return Run(
         config=FrozenConfigDict(config),
         model=models.build_model(config.model),
@@ -157,11 +160,12 @@ def open_data(config: ConfigDict) -> TrainingData:
     records = source.open_split(
         config.data.directory, config.data.train_split, cache=config.data.cache
     )
+    validation.validate_records(config, records=len(records))
     fingerprint = source.fingerprint(metadata)
     neighbours = neighbour_index.open_for(config, fingerprint=fingerprint, records=len(records))
     if neighbours is not None:
         # The neighbours determine the batches as the records do.
-        fingerprint += f" with neighbours {neighbours.digest()}"
+        fingerprint += f" with neighbours {neighbours.content_fingerprint()}"
     return TrainingData(records, neighbours, fingerprint, metadata)
 
 

@@ -54,7 +54,8 @@ def lines(
         f"{jax.process_count()} process(es) with {jax.local_device_count()} local device(s)",
         f"backend: {config.spmd}" + (", FSDP" if config.shard_state else ", replicated state"),
         f"compilation cache: {compilation_cache.directory() or 'off'}",
-        f"student: {config.model.name}, {parameters:,} parameters, {config.model.dtype} activations",
+        f"student: {config.model.name}, {parameters:,} parameters, activations in "
+        f"{config.model.dtype}",
         f"batch: {config.batch_size} samples, {config.batch_size // len(devices)} per device",
         f"steps: {step} to {config.total_steps}, {left * fresh / len(data.records):.1f} epochs of "
         f"{len(data.records):,} records",

@@ -1,22 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Validates a config once, before devices or data are used, and reports all faults together."""
+"""Validates a config once, before devices and data are used, and reports every fault at once."""
+
+import difflib
+from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
 from mrd_jax import models
-from mrd_jax.data import batch_spec, captions, corrupt_records
-from mrd_jax.data.hard_negatives import index as neighbour_index
-from mrd_jax.evaluation import evaluator
+from mrd_jax.checkpoints import run_identity
+from mrd_jax.data import batch_spec, captions
+from mrd_jax.data.hard_negatives import neighbour_index
 from mrd_jax.losses import options
-from mrd_jax.training import optimizer
+from mrd_jax.training import config_schema, optimizer
 
 
 class ConfigError(ValueError):
-    """A config with invalid fields; the message lists all of them."""
+    """A config with invalid fields; the message has one line per fault."""
 
 
-def validate(config: ConfigDict, *, device_count: int, process_count: int) -> None:
-    """Checks every field of a config.
+def validate(config: ConfigDict) -> None:
+    """Checks every field of a run's config, and the fields against each other.
+
+    Args:
+      config: config of a run.
+
+    Raises:
+      ConfigError: has a line for every fault, which names the field, its value and what is allowed.
+    """
+    flat = run_identity.flatten(config)
+    faults = _name_faults(set(flat))
+    if not faults:
+        faults = _value_faults(config, set(flat))
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
+def validate_devices(config: ConfigDict, *, device_count: int, process_count: int) -> None:
+    """Checks that the batch divides over the devices.
 
     Args:
       config: config of a run.
@@ -24,70 +44,139 @@ def validate(config: ConfigDict, *, device_count: int, process_count: int) -> No
       process_count: processes of the run.
 
     Raises:
-      ConfigError: lists every invalid field, what it is, and what is allowed.
+      ConfigError: the batch, or a device's share of it, does not divide.
     """
-    faults = []
-    for check in (
-        lambda: _check_sizes(config, device_count=device_count),
+    faults = _messages(
         lambda: batch_spec.check_batch_size(
             config.batch_size, process_count=process_count, device_count=device_count
-        ),
-        lambda: captions.check(config.data),
-        lambda: corrupt_records.check(config.data),
-        lambda: neighbour_index.check(config),
-        lambda: options.check(config.loss),
-        lambda: optimizer.check(config.optimizer, total_steps=config.total_steps),
-        lambda: models.build_model(config.model),
-    ):
-        try:
-            check()
-        except ValueError as error:
-            faults.append(str(error))
-    faults += _retention_faults(config)
+        )
+    )
+    local_batch = config.batch_size // device_count
+    micro_batch = config.model.micro_batch
+    if not faults and micro_batch and local_batch % micro_batch:
+        faults.append(
+            f"config.model.micro_batch is {micro_batch}; expected a divisor of the {local_batch} "
+            f"samples per device (config.batch_size {config.batch_size})"
+        )
     if faults:
         raise ConfigError("\n".join(faults))
 
 
-def _check_sizes(config: ConfigDict, *, device_count: int) -> None:
+def validate_records(config: ConfigDict, *, records: int) -> None:
+    """Checks the batch size against the training split.
+
+    Args:
+      config: config of a run.
+      records: number of records of the training split.
+
+    Raises:
+      ConfigError: a batch is larger than the split.
+    """
+    if config.batch_size > records:
+        raise ConfigError(
+            f"config.batch_size is {config.batch_size}, but split {config.data.train_split!r} of "
+            f"{config.data.directory} has {records} records; expected at most {records}"
+        )
+
+
+def renamed(field: str) -> str:
+    """Returns the fault of a field that has another name now; "" if it was not renamed."""
+    new = run_identity.RENAMED_FIELDS.get(field)
+    return f"config.{field} has been renamed to config.{new}" if new else ""
+
+
+def _name_faults(names: set[str]) -> list[str]:
+    """Finds fields that are unknown, renamed or missing."""
+    known = set(config_schema.RULES)
+    own = {name for name in names if not name.startswith("model.")}
+    faults = [renamed(name) or _unknown(name, known) for name in sorted(own - known)]
+    current = {run_identity.RENAMED_FIELDS.get(name) for name in own}
+    faults += [
+        f"config.{name} is missing; expected {config_schema.RULES[name].expected} (configs/base.py "
+        "has every field)"
+        for name in sorted(known - own - current)
+    ]
+    return faults
+
+
+def _unknown(name: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean config.{close[0]}?" if close else ""
+    return f"config.{name} is not a field of a run{hint}"
+
+
+def _value_faults(config: ConfigDict, names: set[str]) -> list[str]:
+    """Finds fields outside their range, and fields that contradict each other."""
+    invalid = {
+        name: f"config.{name} is {_value(config, name)!r}; expected {rule.expected}"
+        for name, rule in config_schema.RULES.items()
+        if name in names and not rule.accepts(_value(config, name))
+    }
+    checks: dict[Callable[[], object], tuple[str, ...]] = {
+        lambda: captions.check(config.data): ("data.caption",),
+        lambda: neighbour_index.check(config): ("data.hard", "data.neighbours", "batch_size"),
+        lambda: options.check(config.loss): ("loss.",),
+        lambda: optimizer.check(config.optimizer, total_steps=config.total_steps): (
+            "optimizer.",
+            "total_steps",
+        ),
+        lambda: models.build_model(config.model): (),
+        lambda: _check_sizes(config): ("teacher.dim", "data.points", "eval_windows"),
+        lambda: _check_modes(config): ("checkpoints_best", "spmd", "shard_state", "data.test"),
+    }
+    faults = list(invalid.values())
+    for check, fields in checks.items():
+        # A relation between fields is meaningful only if each of them is valid.
+        if not any(name.startswith(fields) for name in invalid if fields):
+            faults += _messages(check)
+    return faults
+
+
+def _value(config: ConfigDict, name: str) -> object:
+    value: object = config
+    for key in name.split("."):
+        value = value[key]  # type: ignore[index]
+    return value
+
+
+def _messages(check: Callable[[], object]) -> list[str]:
+    """Runs a check and returns the message of its `ValueError`, if it raises one."""
+    try:
+        check()
+    except ValueError as error:
+        return [str(error)]
+    return []
+
+
+def _check_sizes(config: ConfigDict) -> None:
+    """Checks lengths of embeddings and numbers of points against each other."""
     if config.model.out_dim != config.teacher.dim:
         raise ValueError(
             f"config.model.out_dim is {config.model.out_dim} and config.teacher.dim is "
-            f"{config.teacher.dim}; the student's embedding must be as long as the teacher's"
+            f"{config.teacher.dim}; expected equal numbers, the length of the embedding"
         )
-    if config.model.points > config.data.points:
+    points, available = config.model.points, config.data.points
+    if points > available:
         raise ValueError(
-            f"config.model.points is {config.model.points}, but config.data.points gives only "
-            f"{config.data.points} per record; lower the first or prepare more points"
+            f"config.model.points is {points}, but records have {available} points "
+            "(config.data.points); lower the first, or prepare records with more points"
         )
-    if not 1 <= config.eval_windows <= config.data.points // config.model.points:
+    if config.eval_windows > available // points:
         raise ValueError(
-            f"config.eval_windows is {config.eval_windows}; with data.points {config.data.points} "
-            f"and model.points {config.model.points} it must be 1 to "
-            f"{config.data.points // config.model.points}"
-        )
-    local_batch = config.batch_size // device_count
-    if config.model.micro_batch and local_batch % config.model.micro_batch:
-        raise ValueError(
-            f"config.model.micro_batch is {config.model.micro_batch}; it must divide the "
-            f"{local_batch} clouds that each device gets of config.batch_size {config.batch_size}"
+            f"config.eval_windows is {config.eval_windows}; with {available} points per record and "
+            f"model.points {points} it must be 1 to {available // points}"
         )
 
 
-def _retention_faults(config: ConfigDict) -> list[str]:
-    faults = [
-        f"config.{name} is {config[name]}; expected {least} or more"
-        for name, least in (("checkpoints_kept", 1), ("checkpoints_best", 0))
-        if config[name] < least
-    ]
+def _check_modes(config: ConfigDict) -> None:
+    """Checks options that need other options."""
+    if config.shard_state and config.spmd != "shard_map":
+        raise ValueError(
+            f"config.shard_state is True, but config.spmd is {config.spmd!r}, which replicates the "
+            "state; set config.spmd to 'shard_map'"
+        )
     if config.checkpoints_best and not config.data.test_split:
-        faults.append(
+        raise ValueError(
             f"config.checkpoints_best is {config.checkpoints_best}, but without "
-            "config.data.test_split nothing tells which checkpoints are best: name one, or keep 0"
+            "config.data.test_split there are no evaluations to rank by; set a split, or 0"
         )
-    names = evaluator.metric_names()
-    if config.best_metric not in names:
-        faults.append(
-            f"config.best_metric is {config.best_metric!r}, which no evaluation of this run "
-            f"reports; expected one of {', '.join(names)}"
-        )
-    return faults
