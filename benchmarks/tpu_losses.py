@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The objective alone, compiled for a TPU slice that is not there; one JSON line.
+"""Compiles the objective alone for a TPU slice, without a TPU; prints one JSON line.
 
 python -m benchmarks.tpu_losses --topology v5e:8x8 --batch 16384 --form blockwise
 
-Forward and gradient of the default objective, embeddings split over the chips. `--contrastive`
-leaves the relations out: the difference is what they cost. Needs the `tpu` extra.
+Value and gradient of the default objective, with the embeddings split over the chips.
+`--contrastive` drops the relation terms, so that the difference is their cost. Requires the `tpu`
+extra.
 """
 
 import argparse
 import functools
 import json
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -23,28 +25,29 @@ from ml_collections import ConfigDict
 from configs import base
 from mrd_jax import losses
 from mrd_jax.analysis import ahead, chips, flops
+from mrd_jax.cli import command
 from mrd_jax.distributed import backends
 
 FIELDS = ("fits", "temporary_bytes", "peak_bytes", "estimate_s", "collectives")
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Command line; see --help."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--topology", default="v5e:8x8", help="slice")
-    parser.add_argument("--batch", type=int, default=16_384, help="samples on all chips")
-    parser.add_argument("--dim", type=int, default=1_280, help="of an embedding")
+def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parses the command line."""
+    parser = command.Parser(__doc__, prog="python -m benchmarks.tpu_losses")
+    parser.add_argument("--topology", default="v5e:8x8", help="TPU slice")
+    parser.add_argument("--batch", type=int, default=16_384, help="global batch size")
+    parser.add_argument("--dim", type=int, default=1_280, help="embedding dimension")
     parser.add_argument("--form", default="blockwise", choices=("plain", "blockwise"))
     parser.add_argument(
-        "--block", type=int, help="columns at a time; configs/base.py's if left out"
+        "--block", type=int, help="columns per block (default: as in configs/base.py)"
     )
     parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"))
-    parser.add_argument("--contrastive", action="store_true", help="leave the relations out")
-    return parser.parse_args()
+    parser.add_argument("--contrastive", action="store_true", help="drop the relation terms")
+    return parser.parse_args(arguments)
 
 
 def loss_config(options: argparse.Namespace) -> ConfigDict:
-    """The default objective in the form that the command line asks for."""
+    """Returns the config of the default objective with the options of the command line."""
     config = base.loss()
     config.update(form=options.form, dtype=options.dtype, block=options.block or config.block)
     if options.contrastive:
@@ -55,13 +58,13 @@ def loss_config(options: argparse.Namespace) -> ConfigDict:
 def lower(
     config: ConfigDict, devices: Sequence[jax.Device], *, batch: int, dim: int
 ) -> jax.stages.Lowered:
-    """Value and gradients of the objective, as the training step asks for them.
+    """Lowers the value and the gradients of the objective, as in the training step.
 
     Args:
-      config: the loss options.
-      devices: that the batch is split over.
-      batch: samples on all of them.
-      dim: length of an embedding.
+      config: `config.loss` of a run.
+      devices: devices that the batch is split over.
+      batch: global batch size.
+      dim: embedding dimension.
     """
     mesh = Mesh(np.asarray(devices), (backends.AXIS,))
     split, whole = PartitionSpec(backends.AXIS), PartitionSpec()
@@ -71,8 +74,8 @@ def lower(
             embeddings = teacher | {"points": points, "log_scale": weights["log_scale"]}
             return losses.mrd_loss(embeddings, weights, config, axis_name=backends.AXIS)[0]
 
-        found, (to_points, to_weights) = jax.value_and_grad(value, argnums=(0, 1))(points, weights)
-        return jax.lax.psum((found, to_weights), backends.AXIS), to_points
+        loss, (to_points, to_weights) = jax.value_and_grad(value, argnums=(0, 1))(points, weights)
+        return jax.lax.psum((loss, to_weights), backends.AXIS), to_points
 
     def shapes(tree: Any, spec: PartitionSpec) -> Any:
         place = functools.partial(jax.ShapeDtypeStruct, sharding=NamedSharding(mesh, spec))
@@ -95,26 +98,33 @@ def lower(
     )
 
 
-def main() -> None:
-    """Compiles and prints."""
-    options = parse_arguments()
+@command.reports_errors
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compiles the objective and prints the report."""
+    options = parse_options(arguments)
     jax.config.update("jax_platforms", "cpu")
-    chip, _ = chips.find(options.topology)
-    devices = chips.devices(options.topology)
+    chip, _ = chips.parse_topology(options.topology)
+    devices = chips.make_devices(options.topology)
     if options.batch % len(devices):
-        raise SystemExit(f"--batch {options.batch} does not divide over {len(devices)} chips")
+        raise ValueError(
+            f"--batch is {options.batch}, which does not divide over {len(devices)} chips"
+        )
     config = loss_config(options)
     lowered = lower(config, devices, batch=options.batch, dim=options.dim)
     started = time.perf_counter()
-    found = ahead.of_compiled(lowered.compile(), chip)
+    measured = ahead.describe_compiled(lowered.compile(), chip)
     per_chip = options.batch // len(devices)
-    needed = flops.losses(config, local_batch=per_chip, dim=options.dim, chips=len(devices))
-    report = {"benchmark": "tpu_losses", **vars(options), "block": config.block}
-    report |= {"chips": len(devices), "floor_s": needed / chip.peak}
-    report |= {name: found[name] for name in FIELDS}
+    operations = flops.count_losses(
+        config, local_batch=per_chip, dim=options.dim, chips=len(devices)
+    )
+    settings = {name: value for name, value in vars(options).items() if name != "debug"}
+    report = {"benchmark": "tpu_losses", **settings, "block": config.block}
+    report |= {"chips": len(devices), "floor_s": operations / chip.peak}
+    report |= {name: measured[name] for name in FIELDS}
     report["compile_s"] = round(time.perf_counter() - started, 1)
     print(json.dumps(report))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the TPU compiler estimates for one part of a student alone; one JSON line per part.
+"""Compiles parts of a student for a TPU and prints the compiler's estimates, one JSON line each.
 
 python -m benchmarks.tpu_parts --batch 16 fps ball_query gather tokenizer attention transformer
 
-Tokenizer, attention and transformer with their gradients. Needs libtpu, but no TPU.
+Tokenizer, attention and transformer include their gradients. Requires the `tpu` extra, but no TPU.
 """
 
 import argparse
 import json
 import re
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,28 +19,31 @@ import jax.numpy as jnp
 
 from mrd_jax import models
 from mrd_jax.analysis import ahead, chips, hlo, schedule
+from mrd_jax.cli import command
 from mrd_jax.kernels import attention, attention_rows
 from mrd_jax.models import grouping
 
 PARTS = ("fps", "ball_query", "knn", "gather", "tokenizer", "attention", "transformer")
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Command line; see --help."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parses the command line."""
+    parser = command.Parser(__doc__, prog="python -m benchmarks.tpu_parts")
     parser.add_argument("parts", nargs="+", choices=PARTS)
-    parser.add_argument("--topology", default="v5e:1x1", help="of which one chip is taken")
-    parser.add_argument("--batch", type=int, default=16, help="clouds")
-    parser.add_argument("--points", type=int, default=10_000, help="of a cloud")
+    parser.add_argument(
+        "--topology", default="v5e:1x1", help="TPU slice, of which one chip is used"
+    )
+    parser.add_argument("--batch", type=int, default=16, help="number of point clouds")
+    parser.add_argument("--points", type=int, default=10_000, help="points per cloud")
     parser.add_argument("--groups", type=int, default=512)
     parser.add_argument("--group_size", type=int, default=32)
-    parser.add_argument("--dim", type=int, default=512, help="of a token, in heads of 64")
+    parser.add_argument("--dim", type=int, default=512, help="token dimension, in heads of 64")
     parser.add_argument("--attention", default="auto", choices=attention.WAYS)
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
-def student(options: argparse.Namespace) -> Any:
-    """OpenShape's scaling 4 with the sizes of the command line, in bfloat16, with remat."""
+def build_student(options: argparse.Namespace) -> Any:
+    """Builds OpenShape's scaling 4 with the sizes of the command line, in bfloat16 with remat."""
     changes = dict(
         groups=options.groups, group_size=options.group_size, points=options.points, out_dim=1280,
         dim=options.dim, heads=options.dim // attention_rows.WIDTH,
@@ -49,24 +53,24 @@ def student(options: argparse.Namespace) -> Any:
 
 
 def build(part: str, options: argparse.Namespace) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """A function and the shapes of its arguments."""
-    model, batch = student(options), options.batch
+    """Returns the function of a part and the shapes of its arguments."""
+    model, batch = build_student(options), options.batch
     cloud = jax.ShapeDtypeStruct((batch, options.points, 3), jnp.float32)
     centres = jax.ShapeDtypeStruct((batch, model.groups, 3), jnp.float32)
     of_groups = batch, model.groups, model.group_size
     tokens = jax.ShapeDtypeStruct((batch, model.groups + 1, model.dim), model.dtype)
 
     def gradient(layer, rows, *, of_rows=True):
-        """Of the layer's parameters and, but for what has none, of its rows, with the values."""
+        """Returns the values and the gradients by parameters and, if `of_rows`, by input rows."""
         variables = jax.eval_shape(layer.init, jax.random.key(0), rows)
         params = variables.pop("params")
 
         def both(params, state, rows):
-            def apply(params, some):
-                return layer.apply(state | {"params": params}, some if of_rows else rows)
+            def apply(params, inputs):
+                return layer.apply(state | {"params": params}, inputs if of_rows else rows)
 
-            found, pull = jax.vjp(apply, params, rows)
-            return found, pull(jnp.ones_like(found))
+            outputs, pull = jax.vjp(apply, params, rows)
+            return outputs, pull(jnp.ones_like(outputs))
 
         return both, (params, variables, rows)
 
@@ -94,7 +98,7 @@ def build(part: str, options: argparse.Namespace) -> tuple[Callable[..., Any], t
 
 
 class _Trained:
-    """The tokenizer in training, its new statistics left out."""
+    """The tokenizer in training mode, without its updated batch statistics."""
 
     def __init__(self, model: Any):
         self._layer = model.make_tokenizer()
@@ -107,40 +111,43 @@ class _Trained:
 
 
 def measure(part: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Compiles a part for one chip and reads the estimate."""
-    chip, _ = chips.find(options.topology)
-    place = jax.sharding.SingleDeviceSharding(chips.devices(options.topology)[0])
+    """Compiles a part for one chip and returns its report."""
+    chip, _ = chips.parse_topology(options.topology)
+    place = jax.sharding.SingleDeviceSharding(chips.make_devices(options.topology)[0])
     function, shapes = build(part, options)
     shapes = jax.tree.map(
-        lambda one: jax.ShapeDtypeStruct(one.shape, one.dtype, sharding=place), shapes
+        lambda shape: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place), shapes
     )
     started = time.perf_counter()
     compiled = jax.jit(function).lower(*shapes).compile()
     seconds = time.perf_counter() - started
     text = compiled.as_text()
-    found = schedule.read(hlo.parse(text))
-    kernels = ahead.KERNEL_MARGIN * sum(found.kernel_operations.values()) / chip.peak
+    summary = schedule.summarize(hlo.parse(text))
+    kernels = ahead.KERNEL_MARGIN * sum(summary.kernel_operations.values()) / chip.peak
+    settings = {name: value for name, value in vars(options).items() if name != "debug"}
     return {
-        "benchmark": "tpu_parts", **(vars(options) | {"parts": part}),
-        "estimate_s": sum(found.cycles.values()) / chip.clock + kernels,
+        "benchmark": "tpu_parts", **(settings | {"parts": part}),
+        "estimate_s": sum(summary.cycles.values()) / chip.clock + kernels,
         "kernels_s": kernels,
-        "bytes": sum(found.bytes.values()),
+        "bytes": sum(summary.bytes.values()),
         "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
         "sorts": len(re.findall(r" sort\(", text)),
-        # Of which the compiler has no estimate.
+        # The compiler does not estimate gathers.
         "gathers": len(re.findall(r" gather\(", text)),
         "compile_s": round(seconds, 1),
     }  # fmt: skip
 
 
-def main() -> None:
-    """Measures and prints."""
-    options = parse_arguments()
-    # A TPU of this machine stays free: compiling needs none.
+@command.reports_errors
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compiles the parts and prints their reports."""
+    options = parse_options(arguments)
+    # Compilation needs no TPU, and leaves one that the machine has to other programs.
     jax.config.update("jax_platforms", "cpu")
     for part in options.parts:
         print(json.dumps(measure(part, options)), flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the TPU compiler says of losses, step and the largest student: writes docs/performance.md.
+"""Writes docs/performance.md: the TPU compiler's figures of losses, step and largest student.
 
 python -m benchmarks.tpu_table --reports runs/tpu.jsonl --output docs/performance.md
 
-Each row of the page is one command that prints one JSON line. The lines are kept in `--reports`,
-and a row that is there already is not compiled again: delete the file after a change of the step.
+Each row of the page is the output of one command, one JSON line. The lines are kept in `--reports`,
+and rows in that file are not compiled again: delete it after a change of the step.
 """
 
-import argparse
 import json
 import pathlib
 import shlex
@@ -17,22 +16,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mrd_jax.analysis import table
+from mrd_jax.cli import command
 
 COMPILE, LOSSES = "mrd_jax.tools.compile_tpu", "benchmarks.tpu_losses"
-# The student that the targets are set for: scaling 4, 512 groups of 32 of 10,000 points.
+# Scaling 4 with 512 groups of 32 points of 10,000.
 STEP = ("--config=configs/mrd_pointbert.py",)
 STEP += ("--config.model.groups=512", "--config.model.group_size=32")
-# A contrastive batch of 16,384 on 64 chips passes the student in four parts.
+# A contrastive batch of 16,384 on 64 chips, in four micro-batches per chip.
 LARGE_BATCH = ("--config.model.micro_batch=64", "--config.loss.dtype=bfloat16")
 GIANT = ("--config=configs/uni3d_g.py", "--topology=v5e:4x4")
 
 
 class Row(NamedTuple):
-    """One command of a section.
+    """One row of a section: a command.
 
     Attributes:
-      module: that is run.
-      arguments: of it.
+      module: module to run.
+      arguments: its command-line arguments.
     """
 
     module: str
@@ -40,7 +40,7 @@ class Row(NamedTuple):
 
     @property
     def command(self) -> str:
-        """As typed."""
+        """The command line."""
         return shlex.join(("python", "-m", self.module, *self.arguments))
 
 
@@ -71,15 +71,24 @@ SECTIONS = {
 }  # fmt: skip
 
 
-def main() -> None:
-    """Runs what is missing, each in a process of its own, and writes the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+@command.reports_errors
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the missing commands, each in its own process, and writes the page."""
+    parser = command.Parser(__doc__, prog="python -m benchmarks.tpu_table")
     parser.add_argument(
-        "--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="to compile"
+        "--sections",
+        nargs="+",
+        choices=SECTIONS,
+        default=list(SECTIONS),
+        help="sections to compile",
     )
-    parser.add_argument("--reports", type=pathlib.Path, required=True, help="JSON lines to keep")
-    parser.add_argument("--output", type=pathlib.Path, help="page to write, once all is there")
-    options = parser.parse_args()
+    parser.add_argument(
+        "--reports", type=pathlib.Path, required=True, help="file of the JSON lines"
+    )
+    parser.add_argument(
+        "--output", type=pathlib.Path, help="page to write once all rows are compiled"
+    )
+    options = parser.parse_args(arguments)
     reports = read(options.reports)
     for row in (row for name in options.sections for row in SECTIONS[name]):
         if row.command not in reports:
@@ -90,17 +99,18 @@ def main() -> None:
     if options.output:
         missing = [row.command for row in all_rows() if row.command not in reports]
         if missing:
-            raise SystemExit("not compiled yet:\n" + "\n".join(missing))
-        options.output.write_text(page(reports), encoding="utf-8")
+            raise ValueError("these commands have not been run yet:\n" + "\n".join(missing))
+        options.output.write_text(format_page(reports), encoding="utf-8")
+    return 0
 
 
 def all_rows() -> list[Row]:
-    """Of all sections, in order."""
+    """Returns the rows of all sections, in order."""
     return [row for rows in SECTIONS.values() for row in rows]
 
 
 def read(path: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """Reports of earlier calls by their command; none where there is no file."""
+    """Reads the reports of earlier calls by command; empty if the file does not exist."""
     if not path.exists():
         return {}
     lines = (json.loads(line) for line in path.read_text("utf-8").splitlines())
@@ -108,80 +118,84 @@ def read(path: pathlib.Path) -> dict[str, dict[str, Any]]:
 
 
 def measure(row: Row) -> dict[str, Any]:
-    """Runs a command; a step that does not fit is a report, too."""
+    """Runs a command and returns its report.
+
+    Raises:
+      ValueError: the command failed; status 1 means that the step does not fit and is a report.
+    """
     print(row.command, file=sys.stderr, flush=True)
     done = subprocess.run(
         [sys.executable, "-m", row.module, *row.arguments], stdout=subprocess.PIPE, text=True
     )
     if done.returncode not in (0, 1) or not done.stdout:
-        raise SystemExit(f"{row.command} ended with status {done.returncode}; see above")
+        raise ValueError(f"{row.command} failed with exit status {done.returncode}; see above")
     return json.loads(done.stdout)
 
 
-def page(reports: Mapping[str, Mapping[str, Any]]) -> str:
-    """The page: what was compiled, the tables, what their figures are and are not.
+def format_page(reports: Mapping[str, Mapping[str, Any]]) -> str:
+    """Formats the page: tables, commands and notes on the figures.
 
     Args:
-      reports: by command, of all rows.
+      reports: reports of all rows by command.
     """
-    found = {name: [reports[row.command] for row in rows] for name, rows in SECTIONS.items()}
-    first = found["step"][0]
-    blockwise, _, large, _ = found["losses"]
-    contrastive, whole = found["relations"]
+    sections = {name: [reports[row.command] for row in rows] for name, rows in SECTIONS.items()}
+    first = sections["step"][0]
+    blockwise, _, large, _ = sections["losses"]
+    contrastive, whole = sections["relations"]
     relations = blockwise["estimate_s"] - contrastive["estimate_s"]
     return f"""\
-# Performance by the TPU compiler
+# TPU performance, estimated by the compiler
 
 Written by `python -m benchmarks.tpu_table --reports runs/tpu.jsonl --output docs/performance.md`
-with jax {first["jax"]} and libtpu {first["libtpu"]}: no TPU was used. Every row is one command,
-named below its table. Memory, operations, bytes and times are of one chip; the seconds of
-compilation are those of the machine that compiled.
+with jax {first["jax"]} and libtpu {first["libtpu"]}, without a TPU. Each column or row is the
+output of one command, listed below its table. Memory, operations, bytes and times are per chip;
+compilation times are of the machine that compiled.
 
 {table.CAVEAT}
 
 ## The objective
 
-Contrastive and relation terms of the default objective, embeddings of {blockwise["dim"]:,} in
-bfloat16, forward and gradient. The gathered rows of three modalities alone are
-{_gathered(blockwise):.0f} MiB of {blockwise["batch"]:,} samples and {_gathered(large):.0f} MiB of
-{large["batch"]:,}.
+Value and gradient of the default objective, contrastive and relation terms, with
+{blockwise["dim"]:,}-dimensional embeddings in bfloat16. The gathered embeddings of the three
+modalities alone take {_gathered(blockwise):.0f} MiB for {blockwise["batch"]:,} samples and
+{_gathered(large):.0f} MiB for {large["batch"]:,}.
 
-{_losses(found["losses"])}
+{_losses(sections["losses"])}
 
 {_commands("losses")}
 
 The relation terms take {1e3 * relations:.2f} ms of a step of {1e3 * whole["estimate_s"]:,.0f} ms
-with {whole["batch_per_chip"]} clouds a chip: {relations / whole["estimate_s"]:.2%}.
+with {whole["batch_per_chip"]} point clouds per chip: {relations / whole["estimate_s"]:.2%}.
 
 {_commands("relations")}
 
 ## The step
 
-Scaling 4 with 512 groups of 32 points of 10,000, activations in bfloat16, blocks recomputed, 64
-clouds a chip.
+OpenShape's scaling 4 with 512 groups of 32 points, sampled from 10,000 points, with activations in
+bfloat16, remat of the blocks and 64 point clouds per chip.
 
-{table.markdown(found["step"])}
+{table.format_markdown(sections["step"])}
 
 {_commands("step")}
 
 The paper's configuration on 256 chips:
 
-{table.markdown(found["paper"])}
+{table.format_markdown(sections["paper"])}
 
 {_commands("paper")}
 
 ## A billion parameters on sixteen chips
 
-Uni3D's size g, parameters and optimizer split over the chips.
+Uni3D's size g, with parameters and optimizer state sharded over the chips (FSDP).
 
-{table.markdown(found["giant"])}
+{table.format_markdown(sections["giant"])}
 
 {_commands("giant")}
 """
 
 
 def _losses(reports: Sequence[Mapping[str, Any]]) -> str:
-    lines = ["| slice | samples | form | most memory in use | estimate | floor |"]
+    lines = ["| slice | samples | form | peak memory | estimate | lower bound |"]
     lines.append("| --- | ---: | --- | ---: | ---: | ---: |")
     for report in reports:
         form = report["form"]
@@ -195,7 +209,7 @@ def _losses(reports: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _gathered(report: Mapping[str, Any]) -> float:
-    """MiB of the unit rows of points, images and texts, two bytes an entry."""
+    """Returns the MiB of the embeddings of points, images and texts in bfloat16."""
     return 3 * 2 * report["batch"] * report["dim"] / 2**20
 
 
@@ -204,4 +218,4 @@ def _commands(section: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

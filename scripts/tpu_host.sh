@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# What scripts/tpu_pod.py does on every host of a slice, from the home folder:
-#   bash tpu_host.sh install COMMIT BUCKET...   make it ready; a second time does next to nothing
-#   bash tpu_host.sh run COMMIT ARGUMENT...     run mrd_jax and wait for it to end
+# Runs on every host of a slice, in the home folder; called by scripts/tpu_pod.py:
+#   bash tpu_host.sh install COMMIT BUCKET...   installs the code and mounts the buckets, once
+#   bash tpu_host.sh run COMMIT ARGUMENT...     runs mrd_jax and waits until it exits
 set -euo pipefail
 shopt -s nullglob
 task=$1 folder=$HOME/mrd_jax-$2
@@ -10,7 +10,7 @@ shift 2
 
 install_code() {
     [[ -e $folder/installed ]] && return
-    # The images come with an older Python than this package needs.
+    # The Python of the images is older than this package requires.
     curl -LsSf https://astral.sh/uv/install.sh | UV_NO_MODIFY_PATH=1 sh
     mkdir -p "$folder"
     tar -xzf "$folder.tar.gz" -C "$folder"
@@ -32,7 +32,7 @@ install_gcsfuse() {
 mount_bucket() {
     mountpoint -q "/gs/$1" && return
     sudo install -d -o "$(id -un)" "/gs/$1"
-    # Names are not cached: what one host writes, the others see.
+    # Metadata is not cached, so that every host sees the files that the others write.
     as_service "gs-$1" --property=After=network-online.target -- \
         gcsfuse --foreground --implicit-dirs --metadata-cache-ttl-secs=0 \
         --metadata-cache-negative-ttl-secs=0 "$1" "/gs/$1"
@@ -40,14 +40,14 @@ mount_bucket() {
         { sudo journalctl --unit="gs-$1" --lines=20 --no-pager && return 1; }
 }
 
-# A service outlives a lost connection, and is stopped in order when its machine is taken away.
+# A service survives a lost connection, and is stopped gracefully if its machine is preempted.
 as_service() {
     sudo systemd-run --quiet --collect --unit="$1" --uid="$(id -un)" "${@:2}"
 }
 
 run() {
     sudo systemctl stop mrd_jax 2> /dev/null || true
-    # After the mounts, hence stopped before them: there is a last checkpoint to write.
+    # Started after the mounts and thus stopped before them: the last checkpoint needs them.
     local mounts=(/gs/*) status=0
     mounts=("${mounts[@]/#\/gs\//gs-}")
     as_service mrd_jax --wait --property=After="${mounts[*]/%/.service}" \
@@ -66,7 +66,7 @@ install)
     ;;
 run) run "$@" ;;
 *)
-    echo "tpu_host.sh: no task '$task'; expected install or run" >&2
+    echo "tpu_host.sh: unknown task '$task'; expected install or run" >&2
     exit 2
     ;;
 esac

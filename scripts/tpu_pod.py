@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs mrd_jax on a slice of Cloud TPU until the run is finished, whatever happens to the slice.
+r"""Runs mrd_jax on a Cloud TPU slice until the run is finished, and restarts it after preemptions.
 
 python scripts/tpu_pod.py --name mrd --zone us-west4-a --type v5litepod-64 --spot --delete -- \
     --config configs/mrd_pointbert.py --workdir gs://BUCKET/runs/mrd \
     --config.data.directory=gs://BUCKET/openshape/1.0.0
 
-What follows `--` goes to `python -m mrd_jax.main` on every host. docs/tpu_pods.md says how to get
-there. Needs Python, git and gcloud on this machine, nothing else.
+The arguments after `--` are passed to `python -m mrd_jax.main` on every host. docs/tpu_pods.md is a
+step-by-step guide. This machine needs only Python, git and gcloud.
 """
 
 import argparse
@@ -22,9 +22,10 @@ import time
 from collections.abc import Sequence
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-# What is done on the hosts, which have the buckets gs://BUCKET at /gs/BUCKET.
+# Script that runs on the hosts, where bucket gs://BUCKET is mounted at /gs/BUCKET.
 HOST = ROOT / "scripts" / "tpu_host.sh"
-# Machine images by type of TPU, the first that fits (cloud.google.com/tpu/docs/runtimes).
+# Machine images by prefix of the TPU type; the first match is used
+# (cloud.google.com/tpu/docs/runtimes).
 RUNTIMES = (
     ("v6e", "v2-alpha-tpuv6e"),
     ("v5p", "v2-alpha-tpuv5"),
@@ -33,236 +34,237 @@ RUNTIMES = (
 )
 # States of a queued resource (cloud.google.com/tpu/docs/queued-resources).
 READY, GONE = "ACTIVE", ("FAILED", "SUSPENDED")
-# What a finished run leaves in its workdir, see mrd_jax.training.train, and its folder of checkpoints.
+# File that a finished run writes to its workdir (see mrd_jax.training.train), and the folder of its
+# checkpoints.
 FINISHED, CHECKPOINTS = "finished", "checkpoints"
 
 
-class Failed(Exception):
-    """An attempt that came to nothing; the message says why."""
+class LaunchError(Exception):
+    """Raised if the launcher cannot continue; the message tells the user what to do."""
+
+
+class AttemptError(Exception):
+    """Raised if an attempt failed; the launcher tries again."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """What the workdir says: the newest step that was saved, -1 for none; whether it is all."""
+    """Newest step of a run that has a checkpoint, -1 for none, and whether the run is finished."""
 
     step: int
     finished: bool
 
 
 class Slice:
-    """The commands that a slice is made, reached and deleted with."""
+    """Builds the commands that create, access and delete a slice."""
 
     def __init__(self, options: argparse.Namespace):
-        """Only builds commands; nothing runs yet."""
+        """Stores the options."""
         self._options = options
         self._place = [f"--zone={options.zone}"]
         if options.project:
             self._place.append(f"--project={options.project}")
 
     def create(self) -> list[str]:
-        """Asks for the slice; Google queues the request until there is room."""
+        """Requests the slice; Cloud TPU queues the request until there is capacity."""
         o = self._options
         command = ["gcloud", "compute", "tpus", "queued-resources", "create", o.name]
         command += [f"--node-id={o.name}", *self._place, f"--accelerator-type={o.type}"]
         command += [f"--runtime-version={o.runtime}", *(["--spot"] if o.spot else [])]
         return command + ([f"--service-account={o.service_account}"] if o.service_account else [])
 
-    def look(self) -> list[str]:
-        """Lists all of the zone, so that an absent slice is told from a failing command."""
+    def list_requests(self) -> list[str]:
+        """Lists all requests in the zone, so that a missing slice is not taken for an error."""
         return ["gcloud", "compute", "tpus", "queued-resources", "list", *self._place,
                 "--format=json"]  # fmt: skip
 
     def delete(self) -> list[str]:
-        """Deletes the request and, with it, the slice."""
+        """Deletes the request and its slice."""
         return ["gcloud", "compute", "tpus", "queued-resources", "delete", self._options.name,
                 *self._place, "--force", "--quiet"]  # fmt: skip
 
     def copy(self, *paths: pathlib.Path) -> list[str]:
-        """Copies files into the home folder of every host."""
+        """Copies files to the home folder of every host."""
         return ["gcloud", "compute", "tpus", "tpu-vm", "scp", *map(str, paths),
                 f"{self._options.name}:", *self._place, "--worker=all", "--quiet"]  # fmt: skip
 
     def install(self) -> list[str]:
-        """Makes every host ready: the code, its packages, the buckets, the user's own commands."""
+        """Installs the code and its packages, mounts the buckets and runs the set-up commands."""
         o = self._options
         script = shlex.join(["bash", HOST.name, "install", o.commit, *o.buckets])
         return self._on_all_hosts(f"{script} && {o.setup}" if o.setup else script)
 
     def run(self) -> list[str]:
-        """Runs mrd_jax on every host and waits until it has ended on all of them."""
+        """Runs mrd_jax on every host and waits until all have exited."""
         o = self._options
         arguments = [argument.replace("gs://", "/gs/") for argument in o.arguments]
         return self._on_all_hosts(shlex.join(["bash", HOST.name, "run", o.commit, *arguments]))
 
     def _on_all_hosts(self, script: str) -> list[str]:
-        # A host that is gone is noticed within minutes.
+        # With keep-alive messages, a lost host is detected within minutes.
         return ["gcloud", "compute", "tpus", "tpu-vm", "ssh", self._options.name, *self._place,
                 "--worker=all", "--quiet", "--ssh-flag=-oServerAliveInterval=30",
                 f"--command={script}"]  # fmt: skip
 
 
-def call(command: Sequence[str]) -> None:
-    """Runs a command, which prints for itself.
+def run_command(command: Sequence[str], *, capture: bool = False) -> str | None:
+    """Runs a command; returns its standard output if `capture`, else leaves it on the terminal.
 
     Raises:
-      Failed: its exit status is not 0.
+      AttemptError: the exit status is not 0.
     """
-    status = subprocess.run(command).returncode
-    if status:
-        raise Failed(f"exit status {status} of: {' '.join(command[:6])} ...")
-
-
-def ask(command: Sequence[str]) -> str:
-    """What a command prints.
-
-    Raises:
-      Failed: its exit status is not 0.
-    """
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE if capture else None, text=True)
     if done.returncode:
-        raise Failed(f"exit status {done.returncode} of: {' '.join(command[:6])} ...")
+        raise AttemptError(f"exit status {done.returncode} of: {' '.join(command[:6])} ...")
     return done.stdout
 
 
-def names_in(folder: str) -> list[str]:
-    """Names in a folder of a bucket; none where the folder is not there yet.
+def list_names(folder: str) -> list[str]:
+    """Returns the names in a folder of a bucket; empty if the folder does not exist.
 
     Raises:
-      Failed: the bucket cannot be read.
+      AttemptError: the bucket cannot be read.
     """
     command = ["gcloud", "storage", "ls", f"{folder}/"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode and "matched no objects" not in done.stderr:
-        raise Failed(f"{' '.join(command)}: {done.stderr.strip()}")
+        raise AttemptError(f"{' '.join(command)}: {done.stderr.strip()}")
     return [line.rstrip("/").rpartition("/")[2] for line in done.stdout.splitlines()]
 
 
-def progress(workdir: str) -> Progress:
-    """How far the run is, by what is safe in the bucket."""
-    saved = [int(name) for name in names_in(f"{workdir}/{CHECKPOINTS}") if name.isdecimal()]
-    return Progress(max(saved, default=-1), FINISHED in names_in(workdir))
+def read_progress(workdir: str) -> Progress:
+    """Reads the progress of a run from its workdir in the bucket."""
+    steps = [int(name) for name in list_names(f"{workdir}/{CHECKPOINTS}") if name.isdecimal()]
+    return Progress(max(steps, default=-1), FINISHED in list_names(workdir))
 
 
-def state_of(tpu: Slice, name: str) -> str:
-    """State of the queued resource; "" where there is none."""
-    for resource in json.loads(ask(tpu.look()) or "[]"):
+def get_state(tpu: Slice, name: str) -> str:
+    """Returns the state of a queued resource; "" if it does not exist."""
+    for resource in json.loads(run_command(tpu.list_requests(), capture=True) or "[]"):
         if resource["name"].rpartition("/")[2] == name:
             return resource["state"]["state"]
     return ""
 
 
-def make_ready(tpu: Slice, options: argparse.Namespace) -> None:
-    """Finds the slice, or asks for it, and waits until it is there.
+def wait_for_slice(tpu: Slice, options: argparse.Namespace) -> None:
+    """Waits until the slice is ready; requests it if it does not exist.
 
     Raises:
-      Failed: it cannot be had.
-      SystemExit: what is left of it is in the way, and may not be deleted.
+      AttemptError: the request failed.
+      LaunchError: the slice was preempted, its remains block a new one and --delete is not set.
     """
-    asked, shown = False, ""
-    while (state := state_of(tpu, options.name)) != READY:
-        if state in GONE and asked:
-            raise Failed(f"the new slice is {state}")
+    requested, logged = False, ""
+    while (state := get_state(tpu, options.name)) != READY:
+        if state in GONE and requested:
+            raise AttemptError(f"the new slice is {state}")
         if state in GONE:
             if not options.delete:
-                sys.exit(
-                    f"{options.name} was taken away ({state}). A new one can be made once what is "
-                    f"left of it is deleted: pass --delete, or run\n{shlex.join(tpu.delete())}"
+                raise LaunchError(
+                    f"slice {options.name} was preempted ({state}) and must be deleted before a "
+                    f"new one is created: pass --delete, or run\n{shlex.join(tpu.delete())}"
                 )
-            say(f"{options.name} was taken away ({state}); asking for a new one")
-            call(tpu.delete())
+            log(f"slice {options.name} was preempted ({state}); requesting a new one")
+            run_command(tpu.delete())
         if not state or state in GONE:
-            call(tpu.create())
-            asked = True
-        elif state != shown:
-            say(f"{options.name} is {state}; waiting until it is {READY}")
-        shown = state
+            run_command(tpu.create())
+            requested = True
+        elif state != logged:
+            log(f"slice {options.name} is {state}; waiting until it is {READY}")
+        logged = state
         time.sleep(options.poll)
 
 
-def attempt(tpu: Slice, options: argparse.Namespace, archive: pathlib.Path) -> Progress:
-    """From wherever things stand to a run that has ended, well or not.
+def run_attempt(tpu: Slice, options: argparse.Namespace, archive: pathlib.Path) -> Progress:
+    """Creates the slice if necessary, installs the code, runs it and returns the progress.
 
     Raises:
-      Failed: at the first thing that does, before the run was started.
+      AttemptError: a command before the run failed.
     """
-    make_ready(tpu, options)
-    say(f"installing {options.commit} on all hosts of {options.name}")
-    call(tpu.copy(archive, HOST))
-    call(tpu.install())
-    say("running")
+    wait_for_slice(tpu, options)
+    log(f"installing {options.commit} on all hosts of {options.name}")
+    run_command(tpu.copy(archive, HOST))
+    run_command(tpu.install())
+    log("running")
     try:
-        call(tpu.run())
-    except Failed as failure:
-        say(str(failure))
-    # Not the exit status: a run that is asked to stop ends with 0, and continues.
-    return progress(options.workdir)
+        run_command(tpu.run())
+    except AttemptError as error:
+        log(str(error))
+    # The exit status does not tell: a run that was shut down gracefully exits with 0.
+    return read_progress(options.workdir)
 
 
-def until_finished(tpu: Slice, options: argparse.Namespace, archive: pathlib.Path) -> bool:
-    """Attempts until the run is finished; False after too many without a new checkpoint."""
-    fruitless, last = 0, progress(options.workdir)
+def run_until_finished(tpu: Slice, options: argparse.Namespace, archive: pathlib.Path) -> bool:
+    """Repeats attempts until the run is finished.
+
+    Returns:
+      False after `options.attempts` attempts in a row without a new checkpoint.
+    """
+    failures, last = 0, read_progress(options.workdir)
     while not last.finished:
-        now = last
+        current = last
         try:
-            now = attempt(tpu, options, archive)
-        except Failed as failure:
-            say(str(failure))
-        fruitless = 0 if now.step > last.step else fruitless + 1
-        if not now.finished:
-            say(f"not finished; newest checkpoint: {now.step if now.step >= 0 else 'none'}")
-            if fruitless >= options.attempts:
-                say(f"giving up after {fruitless} attempts without a new checkpoint")
+            current = run_attempt(tpu, options, archive)
+        except AttemptError as error:
+            log(str(error))
+        failures = 0 if current.step > last.step else failures + 1
+        if not current.finished:
+            log(f"not finished; newest checkpoint: {current.step if current.step >= 0 else 'none'}")
+            if failures >= options.attempts:
+                log(f"giving up after {failures} attempts without a new checkpoint")
                 return False
-            # Longer every time: it may take minutes until a slice that is gone is known to be.
-            time.sleep(options.poll * (1 + fruitless))
-        last = now
-    say(f"finished: {options.workdir}")
+            # Backs off: it may take minutes until the state of a lost slice is updated.
+            time.sleep(options.poll * (1 + failures))
+        last = current
+    log(f"finished: {options.workdir}")
     return True
 
 
-def say(text: str) -> None:
-    """One line with the time."""
+def log(text: str) -> None:
+    """Prints a line with the time."""
     print(time.strftime("%H:%M:%S"), text, flush=True)
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Reads the command line; what is derived from it comes along."""
+    """Parses the command line and adds `workdir`, `buckets`, `runtime` and `commit`."""
+    # Errors are one line without the usage; the description has an example.
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        usage=argparse.SUPPRESS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--name", required=True, help="of the slice; one of this name is used if it is there")
-    add("--zone", required=True)
-    add("--type", required=True, help="of TPU and its size, such as v5litepod-64")
-    add("--project", help="gcloud's own by default")
-    add("--runtime", help="machine image; by default the one for the type")
-    add("--service_account", help="that the hosts act as; it reads and writes the bucket")
-    add("--spot", action="store_true", help="cheaper, and may be taken away at any time")
-    add("--setup", default="", help="shell commands for every host, after the installation")
-    add("--attempts", type=int, default=5, help="in a row without a new checkpoint; then give up")
-    add("--poll", type=float, default=30, help="seconds between looks at the slice")
+    add("--name", required=True, help="name of the slice; an existing one is used")
+    add("--zone", required=True, help="Cloud zone of the slice")
+    add("--type", required=True, help="accelerator type, such as v5litepod-64")
+    add("--project", help="Cloud project (default: that of gcloud)")
+    add("--runtime", help="machine image (default: by accelerator type)")
+    add("--service_account", help="service account of the hosts, with access to the bucket")
+    add("--spot", action="store_true", help="request a spot slice: cheaper, preemptible")
+    add("--setup", default="", help="shell commands to run on every host after installation")
+    add("--attempts", type=int, default=5, help="give up after this many without a checkpoint")
+    add("--poll", type=float, default=30, help="seconds between checks of the slice")
     add("--delete", action="store_true",
-        help="delete the slice at the end, finished or given up, and what is left of one that was "
-        "taken away; without it nothing is deleted")  # fmt: skip
-    add("--dry_run", action="store_true", help="print the commands of a first attempt and stop")
-    add("arguments", nargs="+", metavar="-- ARGUMENT", help="of python -m mrd_jax.main")
+        help="delete the slice at the end, finished or given up, and the remains of preempted "
+        "slices; without this flag nothing is deleted")  # fmt: skip
+    add("--dry_run", action="store_true", help="print the commands of the first attempt and exit")
+    add("arguments", nargs="+", metavar="-- ARGUMENT", help="arguments of python -m mrd_jax.main")
     options = parser.parse_args(arguments)
     text = " ".join(options.arguments)
-    found = re.search(r"--workdir[= ](gs://\S+)", text)
-    if not found:
-        parser.error("after --, pass --workdir gs://BUCKET/...: what a host writes ends with it")
-    options.workdir = found[1].rstrip("/")
+    workdir = re.search(r"--workdir[= ](gs://\S+)", text)
+    if not workdir:
+        parser.error("after --, pass --workdir gs://BUCKET/...: a slice loses its local files")
+    options.workdir = workdir[1].rstrip("/")
     options.buckets = sorted(set(re.findall(r"gs://([^/\s]+)", text)))
     options.runtime = options.runtime or next(
         image for prefix, image in RUNTIMES if options.type.startswith(prefix)
     )
-    options.commit = ask(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]).strip()
+    head = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    options.commit = run_command(head, capture=True).strip()
     return options
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
-    options = parse_options(arguments)
+def launch(options: argparse.Namespace) -> int:
+    """Runs until the run is finished; returns the exit status, 1 if it gave up."""
     tpu = Slice(options)
     with tempfile.TemporaryDirectory() as folder:
         archive = pathlib.Path(folder) / f"mrd_jax-{options.commit}.tar.gz"
@@ -271,19 +273,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
             plan = [pack, tpu.create(), tpu.copy(archive, HOST), tpu.install(), tpu.run()]
             print("\n".join(map(shlex.join, plan)))
             return 0
-        call(pack)
-        finished = until_finished(tpu, options, archive)
+        run_command(pack)
+        finished = run_until_finished(tpu, options, archive)
     if options.delete:
-        if state_of(tpu, options.name):
-            call(tpu.delete())
+        if get_state(tpu, options.name):
+            run_command(tpu.delete())
     else:
-        say(f"{options.name} is not deleted, and costs money until you run\n"
+        log(f"slice {options.name} is not deleted, and is billed until you run\n"
             + shlex.join(tpu.delete()))  # fmt: skip
     return 0 if finished else 1
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status, 2 after an error."""
     try:
-        sys.exit(main())
-    except Failed as failure:
-        sys.exit(f"error: {failure}")
+        return launch(parse_options(arguments))
+    except FileNotFoundError as error:
+        message = f"{error.filename} was not found; this machine needs git and gcloud"
+    except (AttemptError, LaunchError) as error:
+        message = str(error)
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

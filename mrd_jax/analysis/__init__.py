@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a compiler says of a training step: memory, schedule, collectives, beside the floor."""
+"""Ahead-of-time analysis of a training step: memory, schedule, collectives and roofline."""

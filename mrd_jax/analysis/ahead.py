@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles the training step of a config for a TPU slice that is not there, and reports on it."""
+"""Compiles the training step of a config ahead of time for a TPU slice, and reports on it."""
 
 import re
 import time
@@ -17,19 +17,19 @@ from mrd_jax.training import initial_state
 from mrd_jax.training import run as run_lib
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-# Time of a hand-written kernel over its operations at the chip's peak. The compiler's own static
-# schedule of the attention kernels gives 1.33 (forward) and 1.2 to 1.3 (see docs/tpu_step.md); as
-# for large products, the estimate errs towards slow.
+# Estimated time of a Pallas kernel relative to its operations at the chip's peak. The compiler's
+# static schedule of the attention kernels gives 1.33 (forward) and 1.2 to 1.3 (backward, see
+# docs/tpu_step.md); as for large matrix products, the estimate is conservative.
 KERNEL_MARGIN = 1.4
-# Side of the matrices that `calibrate` multiplies: large enough to fill every matrix unit.
+# Side of the matrices in `calibrate`, large enough to fill every matrix unit.
 _SIDE = 8192
 
 
 def build(config: ConfigDict, devices: Sequence[jax.Device]) -> run_lib.Run:
-    """The run of a config, under `shard_map`: pmap cannot be lowered for absent devices.
+    """Builds the run of a config under `shard_map`, since pmap cannot target absent devices.
 
     Raises:
-      ValueError: as `run_lib.build_run`.
+      ValueError: see `run_lib.build_run`.
     """
     config = ConfigDict(config)
     config.spmd = "shard_map"
@@ -37,7 +37,7 @@ def build(config: ConfigDict, devices: Sequence[jax.Device]) -> run_lib.Run:
 
 
 def trace(run: run_lib.Run) -> jax.stages.Traced:
-    """Traces the function that training calls, from the shapes of its state and batch alone."""
+    """Traces the training step from the shapes of its state and batch."""
     state = jax.eval_shape(
         lambda: initial_state.create_state(run.config, model=run.model, optimizer=run.optimizer)
     )
@@ -46,38 +46,40 @@ def trace(run: run_lib.Run) -> jax.stages.Traced:
 
 
 def measure(config: ConfigDict, *, topology: str, calibrated: bool = True) -> dict[str, Any]:
-    """Compiles the step of a config and says what the compiler says.
+    """Compiles the training step of a config and returns the compiler's figures.
 
     Args:
-      config: of the run; its batch_size is over all chips.
-      topology: such as "v5e:16x16".
-      calibrated: also compile one large product and one large sum, see `calibrate`.
+      config: experiment config; `config.batch_size` is the global batch size.
+      topology: TPU slice, such as "v5e:16x16".
+      calibrated: also compile one large matrix product and one large sum, see `calibrate`.
 
     Returns:
-      A JSON object; bytes and operations are of one chip. "memory_bytes" is what is published.
-      "allocated_bytes" is what the program reserves, "peak_bytes" the most of it that is in use at
-      one time. Where the step does not fit, "fits" is False, "allocated_bytes" what it would need
-      and "memory_bytes" what the compiler can give; the rest of what it tells is missing.
+      A JSON object. Bytes and operations are per chip. "memory_bytes" is the published memory of a
+      chip, "allocated_bytes" the memory that the program reserves and "peak_bytes" the peak memory
+      in use. If the step does not fit, "fits" is False, "allocated_bytes" is the memory it would
+      need, "memory_bytes" the memory available to a program, and the other figures of the compiler
+      are absent.
 
     Raises:
-      ValueError: no such slice, or the config has no meaning, or does not divide over its chips.
+      ValueError: the slice does not exist, the config is invalid, or its batch size does not
+        divide over the chips.
       chips.MissingCompilerError: libtpu is not installed.
     """
-    chip, _ = chips.find(topology)
-    devices = chips.devices(topology)
+    chip, _ = chips.parse_topology(topology)
+    devices = chips.make_devices(topology)
     run = build(config, devices)
     started = time.perf_counter()
     traced = trace(run)
     lowered = traced.lower()
     traced_at = time.perf_counter()
-    report = _of_config(config, run, traced, topology=topology)
+    report = _describe_config(config, run, traced, topology=topology)
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        report |= refusal(str(error)) | {"lower_s": round(traced_at - started, 1)}
+        report |= parse_out_of_memory(str(error)) | {"lower_s": round(traced_at - started, 1)}
         return report | {"compile_s": round(time.perf_counter() - traced_at, 1)}
     compiled_at = time.perf_counter()
-    report |= of_compiled(compiled, chip)
+    report |= describe_compiled(compiled, chip)
     if calibrated:
         report["calibration"] = calibrate(devices[0], chip)
     return report | {
@@ -86,14 +88,14 @@ def measure(config: ConfigDict, *, topology: str, calibrated: bool = True) -> di
     }
 
 
-def _of_config(
+def _describe_config(
     config: ConfigDict, run: run_lib.Run, traced: jax.stages.Traced, *, topology: str
 ) -> dict[str, Any]:
-    """What needs no compiler."""
-    chip, _ = chips.find(topology)
+    """Returns the part of the report that needs no compilation."""
+    chip, _ = chips.parse_topology(topology)
     count = len(run.backend.devices)
     local_batch = run.config.batch_size // count
-    needed = flops.step(run.model, run.config, local_batch=local_batch, chips=count)
+    model_flops = flops.count_step(run.model, run.config, local_batch=local_batch, chips=count)
     state = traced.in_avals[0][0]
     return {
         "tool": "compile_tpu",
@@ -103,26 +105,27 @@ def _of_config(
         "batch_per_chip": local_batch,
         "spmd_of_config": config.spmd,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params["student"])),
-        "flops": flops.of_program(traced.jaxpr),
-        "model_flops": {**needed, "total": sum(needed.values())},
-        "floor_s": sum(needed.values()) / chip.peak,
+        "flops": flops.count_program(traced.jaxpr),
+        "model_flops": {**model_flops, "total": sum(model_flops.values())},
+        # Lower bound of the step time: matrix products alone, at the peak.
+        "floor_s": sum(model_flops.values()) / chip.peak,
         "memory_bytes": chip.memory,
         "jax": jax.__version__,
         "libtpu": metadata.version("libtpu"),
     }
 
 
-def of_compiled(compiled: jax.stages.Compiled, chip: chips.Chip) -> dict[str, Any]:
-    """Memory, schedule and communication of a program that fits."""
+def describe_compiled(compiled: jax.stages.Compiled, chip: chips.Chip) -> dict[str, Any]:
+    """Returns memory, schedule and communication of a compiled program."""
     memory = compiled.memory_analysis()
-    found = schedule.read(hlo.parse(compiled.as_text()))
+    summary = schedule.summarize(hlo.parse(compiled.as_text()))
     seconds = {
-        name: found.cycles.get(name, 0) / chip.clock
-        + KERNEL_MARGIN * found.kernel_operations.get(name, 0) / chip.peak
-        for name in schedule.NAMES
+        part: summary.cycles.get(part, 0) / chip.clock
+        + KERNEL_MARGIN * summary.kernel_operations.get(part, 0) / chip.peak
+        for part in schedule.NAMES
     }
     estimate = sum(seconds.values())
-    moved = sum(found.bytes.values())
+    moved = sum(summary.bytes.values())
     return {
         "fits": True,
         "argument_bytes": memory.argument_size_in_bytes,
@@ -138,28 +141,29 @@ def of_compiled(compiled: jax.stages.Compiled, chip: chips.Chip) -> dict[str, An
         "bytes": moved,
         "bytes_s": moved / chip.bandwidth,
         "estimate_s": estimate,
-        "kernels_s": KERNEL_MARGIN * sum(found.kernel_operations.values()) / chip.peak,
-        "share": {name: round(part / max(estimate, 1e-9), 4) for name, part in seconds.items()},
+        "kernels_s": KERNEL_MARGIN * sum(summary.kernel_operations.values()) / chip.peak,
+        "share": {part: round(part_s / max(estimate, 1e-9), 4) for part, part_s in seconds.items()},
         "collectives": {
             kind: {"count": sent.count, "bytes": sent.bytes}
-            for kind, sent in found.collectives.items()
+            for kind, sent in summary.collectives.items()
         },
-        "kernels_not_estimated": found.kernels,
-        "loops_of_unknown_length": found.unknown_loops,
+        "kernels_not_estimated": summary.kernels,
+        "loops_of_unknown_length": summary.unknown_loops,
     }
 
 
-def refusal(message: str) -> dict[str, Any]:
-    """What the compiler says where a program does not fit.
+def parse_out_of_memory(message: str) -> dict[str, Any]:
+    """Parses the compiler's out-of-memory error.
 
     Args:
-      message: of its error.
+      message: message of the exception that the compiler raised.
 
     Returns:
-      "fits", "allocated_bytes" that it would need, and "memory_bytes" that there are.
+      "fits" (False), "allocated_bytes" (the memory needed) and "memory_bytes" (the memory
+      available).
 
     Raises:
-      RuntimeError: the error is about something else.
+      RuntimeError: the message is not an out-of-memory error.
     """
     size = r"([\d.]+)([KMGT]?)i?B?\b"
     found = re.search(rf"Used {size} of {size} hbm", message) or re.search(
@@ -176,11 +180,11 @@ def refusal(message: str) -> dict[str, Any]:
 
 
 def calibrate(device: jax.Device, chip: chips.Chip) -> dict[str, float]:
-    """How the compiler's estimate stands to the published figures, where those are known to hold.
+    """Compares the compiler's estimates with the roofline, on operations that nearly reach it.
 
     Returns:
-      "product": estimate over time at peak, of one large bfloat16 matrix product; "sum": estimate
-      over time at full bandwidth, of one large float32 sum.
+      "product": estimate divided by the time at peak, for a large bfloat16 matrix product. "sum":
+      estimate divided by the time at full bandwidth, for a large float32 sum.
     """
 
     def estimate(function: Any, dtype: Any) -> float:
@@ -188,9 +192,9 @@ def calibrate(device: jax.Device, chip: chips.Chip) -> dict[str, float]:
             (_SIDE, _SIDE), dtype, sharding=jax.sharding.SingleDeviceSharding(device)
         )
         text = jax.jit(function).lower(shape, shape).compile().as_text()
-        return sum(schedule.read(hlo.parse(text)).cycles.values()) / chip.clock
+        return sum(schedule.summarize(hlo.parse(text)).cycles.values()) / chip.clock
 
-    at_peak = flops.product(_SIDE, _SIDE, _SIDE) / chip.peak
+    at_peak = flops.count_matmul(_SIDE, _SIDE, _SIDE) / chip.peak
     at_bandwidth = 3 * 4 * _SIDE**2 / chip.bandwidth
     return {
         "product": round(estimate(jnp.matmul, jnp.bfloat16) / at_peak, 2),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TPU generations: what is published of a chip, and the devices of a slice that is not there."""
+"""TPU generations: published figures of a chip, and abstract devices of a slice."""
 
 import dataclasses
 import importlib.util
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import jax
 from jax.experimental import topologies
 
-# So that the compiler runs where there is no TPU, and several processes at once.
+# Lets the compiler run without a TPU, and in several processes at once.
 ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -21,23 +21,25 @@ _GIB = 2**30
 
 
 class MissingCompilerError(RuntimeError):
-    """The package with the TPU compiler is not installed."""
+    """Raised if libtpu, the package with the TPU compiler, is not installed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One generation; figures from cloud.google.com/tpu/docs/v4, v5e, v5p and v6e.
+    """Figures of one TPU generation, from cloud.google.com/tpu/docs/v4, v5e, v5p and v6e.
 
     Attributes:
-      peak: dense bfloat16 operations a second.
-      bandwidth: bytes a second from main memory.
-      memory: bytes of main memory, published in "GB" that are GiB: of the v5e's 16, the compiler
-        gives 15.75 to a program.
-      clock: cycles a second. Published for v4 (1,050 MHz); for the others what peak, number and
-        size of the matrix units give (v6e: two units of 256 x 256, at two products a cycle).
-      example: a slice, to name in errors.
-      accelerator: what libtpu calls a slice of one host.
-      options: of `get_topology_desc`. On v4, both cores of a chip are one device, as in training.
+      peak: peak dense bfloat16 FLOP/s.
+      bandwidth: memory bandwidth in bytes per second.
+      memory: bytes of main memory (HBM). The published "GB" are GiB; of the v5e's 16 GiB, a program
+        can use 15.75.
+      clock: cycles per second. Published for v4 (1,050 MHz), derived for the others from the peak
+        and from the number and size of the matrix units (v6e: two units of 256 x 256 with two
+        products per cycle).
+      example: example of a slice, for error messages.
+      accelerator: libtpu's accelerator type of a single-host slice.
+      options: further options of `get_topology_desc`. On v4, the two cores of a chip form one
+        device (megacore), as in training.
     """
 
     peak: float
@@ -59,52 +61,55 @@ CHIPS = {
 }
 
 
-def find(topology: str) -> tuple[Chip, tuple[int, ...]]:
-    """The generation that a name such as "v5e:16x16" begins with, and its chips along each axis.
+def parse_topology(topology: str) -> tuple[Chip, tuple[int, ...]]:
+    """Parses the name of a slice, such as "v5e:16x16".
+
+    Returns:
+      The TPU generation, and the number of chips along each axis.
 
     Raises:
-      ValueError: the name does not read so, or there is no such generation.
+      ValueError: the name is malformed or the generation is unknown.
     """
     examples = ", ".join(chip.example for chip in CHIPS.values())
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+){1,2})", topology)
     if match is None or match[1] not in CHIPS:
         raise ValueError(
-            f"--topology is {topology!r}; expected a generation and the chips along each axis, "
-            f"such as {examples}"
+            f"--topology is {topology!r}; expected a TPU generation and the number of chips along "
+            f"each axis, such as {examples}"
         )
     dims = tuple(int(dim) for dim in match[2].split("x"))
     chip = CHIPS[match[1]]
     if len(dims) != chip.example.count("x") + 1 or 0 in dims:
-        raise ValueError(f"--topology is {topology!r}; expected one such as {chip.example}")
+        raise ValueError(f"--topology is {topology!r}; expected a slice such as {chip.example}")
     return chip, dims
 
 
-def devices(topology: str) -> Sequence[jax.Device]:
-    """The devices of a slice, to compile for; nothing runs on them.
+def make_devices(topology: str) -> Sequence[jax.Device]:
+    """Returns abstract devices of a slice: programs can be compiled for them, but not run.
 
-    Sets the environment variables of `ENVIRONMENT` where they are not set.
+    Sets the variables in `ENVIRONMENT`, except those that are set already.
 
     Raises:
       MissingCompilerError: libtpu is not installed.
-      ValueError: there is no such slice.
+      ValueError: the slice does not exist.
     """
-    chip, dims = find(topology)
+    chip, dims = parse_topology(topology)
     if importlib.util.find_spec("libtpu") is None:
         raise MissingCompilerError(
-            "the TPU compiler is not installed; it needs no TPU and comes with "
-            '`pip install -e ".[tpu]"` (libtpu, for Linux on x86_64)'
+            "the TPU compiler (libtpu) is not installed; it does not need a TPU: "
+            '`pip install -e ".[tpu]"` (Linux on x86_64)'
         )
     for name, value in (ENVIRONMENT | {"TPU_ACCELERATOR_TYPE": chip.accelerator}).items():
         os.environ.setdefault(name, value)
-    # A host holds 2 x 2 chips, unless the slice is narrower.
+    # A host has 2 x 2 chips, unless the slice is narrower.
     hosts = (*(2 if dim % 2 == 0 else 1 for dim in dims[:2]), 1)
     try:
-        found = topologies.get_topology_desc(
+        description = topologies.get_topology_desc(
             platform="tpu", topology_name=topology, chips_per_host_bounds=hosts, **chip.options
-        ).devices
+        )
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(
-            f"--topology is {topology!r}, which the compiler refuses ({error}); "
-            f"expected one such as {chip.example}"
+            f"--topology is {topology!r}, which the TPU compiler rejects ({error}); "
+            f"expected a slice such as {chip.example}"
         ) from error
-    return tuple(found)
+    return tuple(description.devices)

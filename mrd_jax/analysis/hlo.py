@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the text of a compiled program (HLO) into computations of instructions.
+"""Parser for the text of a compiled program (HLO).
 
-Only what the analysis needs is kept, and nothing is interpreted. The grammar is XLA's printer's, as
-`jax.stages.Compiled.as_text()` gives it: one instruction a line, computations between braces at the
-margin, `ENTRY` before the one that runs.
+Keeps only what the analysis needs. The grammar is that of XLA's printer, as returned by
+`jax.stages.Compiled.as_text()`: one instruction per line, each computation in braces that start at
+the margin, and `ENTRY` before the main computation.
 """
 
 import dataclasses
 import math
 import re
 
-# Bits of one element; what is not listed (tokens, opaque values) takes no memory.
+# Bits per element; types that are not listed (tokens, opaque values) take no memory.
 _BITS = {
     "pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16, "s32": 32, "u32": 32,
     "s64": 64, "u64": 64, "f8e4m3fn": 8, "f8e5m2": 8, "bf16": 16, "f16": 16, "f32": 32, "f64": 64,
@@ -20,8 +20,8 @@ _BITS = {
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _LINE = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 _ARRAY = re.compile(r"(\w+)\[([\d,<=]*)\](\{[^{}]*\})?")
-# S(n) in a layout is a memory of its own: 1 is the vector memory of a TPU, others hold scalars,
-# semaphores or the host's copy. Without it, an array lies in the device's main memory.
+# S(n) in a layout is a memory space: 1 is the vector memory (VMEM) of a TPU, others hold scalars,
+# semaphores or host memory. Without it, an array is in the device's main memory (HBM).
 _MEMORY_SPACE = re.compile(r"S\([1-9]\d*\)")
 
 
@@ -30,9 +30,9 @@ class Array:
     """One array of an instruction's result.
 
     Attributes:
-      dims: as printed.
-      bytes: without the padding of its layout.
-      in_main_memory: whether it lies in the device's main memory.
+      dims: shape.
+      bytes: size without the padding of its layout.
+      in_main_memory: whether the array is in the device's main memory.
     """
 
     dims: tuple[int, ...]
@@ -42,15 +42,15 @@ class Array:
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line of a computation.
+    """One instruction of a computation.
 
     Attributes:
-      name: unique within the program.
-      opcode: such as "fusion".
-      arrays: of the result, several where it is a tuple.
-      operands: names.
-      operand_text: what stands between the operands' parentheses: the value of a constant.
-      attributes: the rest of the line.
+      name: name, unique within the program.
+      opcode: operation, such as "fusion".
+      arrays: result; several arrays if it is a tuple.
+      operands: names of the operands.
+      operand_text: text between the operands' parentheses, such as the value of a constant.
+      attributes: rest of the line.
     """
 
     name: str
@@ -62,22 +62,22 @@ class Instruction:
 
     @property
     def op_name(self) -> str:
-        """Where in the traced program it comes from; "" where the compiler made it up."""
+        """Path of the instruction in the traced program; "" if the compiler inserted it."""
         found = re.search(r'op_name="([^"]*)"', self.attributes)
         return found[1] if found else ""
 
     @property
     def bytes(self) -> int:
-        """Size of the whole result."""
+        """Size of the result."""
         return sum(array.bytes for array in self.arrays)
 
     def called(self, attribute: str) -> str | None:
-        """Name of the computation behind `attribute`, such as "body"."""
+        """Returns the name of the computation in an attribute such as "body"; None if absent."""
         found = re.search(rf"\b{attribute}=%?([\w.\-]+)", self.attributes)
         return found[1] if found else None
 
     def branches(self) -> tuple[str, ...]:
-        """Names of the computations that a conditional chooses from."""
+        """Returns the names of the branch computations of a conditional."""
         found = re.search(r"branch_computations=\{([^}]*)\}", self.attributes)
         if found:
             return tuple(name.strip().lstrip("%") for name in found[1].split(","))
@@ -87,11 +87,11 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True)
 class Computation:
-    """A list of instructions.
+    """A computation: a sequence of instructions.
 
     Attributes:
-      instructions: by name, in the order of the text, which is the schedule's.
-      root: name of the one whose result leaves.
+      instructions: instructions by name, in the order of the text, which is the schedule.
+      root: name of the instruction whose result is returned.
     """
 
     instructions: dict[str, Instruction]
@@ -100,11 +100,11 @@ class Computation:
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-    """A whole program.
+    """A compiled program.
 
     Attributes:
-      computations: by name.
-      entry: name of the one that runs.
+      computations: computations by name.
+      entry: name of the main computation.
     """
 
     computations: dict[str, Computation]
@@ -112,10 +112,10 @@ class Module:
 
 
 def parse(text: str) -> Module:
-    """Reads a program.
+    """Parses the text of a compiled program.
 
     Raises:
-      ValueError: there is no entry, or a line does not read as an instruction.
+      ValueError: the text has no ENTRY computation, or a line is not an instruction.
     """
     computations, entry = {}, None
     name, instructions, root = None, {}, ""
@@ -130,16 +130,16 @@ def parse(text: str) -> Module:
         elif name and line.strip():
             start = _LINE.match(line)
             if start is None:
-                raise ValueError(f"line {number} of the HLO is no instruction: {line[:120]!r}")
+                raise ValueError(f"line {number} of the HLO is not an instruction: {line[:120]!r}")
             instructions[start[2]] = _instruction(start[2], line[start.end() :], number)
             root = start[2] if start[1] else root
     if entry is None:
-        raise ValueError("the HLO has no ENTRY computation; expected Compiled.as_text() of a step")
+        raise ValueError("the HLO has no ENTRY computation; expected jax.stages.Compiled.as_text()")
     return Module(computations, entry)
 
 
 def _instruction(name: str, rest: str, number: int) -> Instruction:
-    """Splits what follows `name = ` into type, opcode, operands and attributes."""
+    """Splits the text after `name = ` into type, opcode, operands and attributes."""
     end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
     found = re.match(r" ([\w\-]+)\(", rest[end:])
     if found is None:
@@ -158,7 +158,7 @@ def _instruction(name: str, rest: str, number: int) -> Instruction:
 
 
 def _closing(text: str, opening: int) -> int:
-    """Position of the parenthesis that closes the one at `opening`."""
+    """Returns the position of the parenthesis that closes the one at `opening`."""
     depth = 0
     for match in re.compile(r"[()]").finditer(text, opening):
         depth += 1 if match[0] == "(" else -1

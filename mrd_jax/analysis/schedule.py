@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a compiled program executes, how often, for which part of the model, in how many cycles.
+"""Summarizes the instructions that a compiled program executes: cycles, bytes, communication.
 
-XLA's TPU compiler writes its own estimate of cycles beside each instruction it schedules. Its
-`cost_analysis` counts the body of a loop once; here every instruction counts as often as it runs.
+XLA's TPU compiler annotates each scheduled instruction with an estimate of its cycles. JAX's
+`cost_analysis` counts the body of a loop once; here, every instruction is multiplied by the number
+of times it runs.
 """
 
 import collections
@@ -12,8 +13,8 @@ from collections.abc import Iterator, Mapping
 
 from mrd_jax.analysis import hlo, traffic
 
-# Parts of a step, by the words that stand in an instruction's `op_name`: names of Flax modules and
-# methods, and the `jax.named_scope`s of the step. The first word of a path that is listed decides.
+# Part of a step by the words in an instruction's `op_name`: names of Flax modules and methods, and
+# the `jax.named_scope`s of the step. The first word of the path that is listed here decides.
 PARTS = {
     "augment": "augment",
     "choose_centres": "grouping",
@@ -25,9 +26,9 @@ PARTS = {
     "gradient_sum": "optimizer",
     "optimizer": "optimizer",
 }
-# Of the student, but of no part above: first token, lift, position, projection.
+# In the student, but in none of the parts above: class token, lift, position, projection.
 STUDENT, REST_OF_STUDENT = ("PointBert", "Uni3D"), "rest of student"
-# Copies and conversions that the compiler made up, keys, metrics.
+# Copies and conversions that the compiler inserted, random keys, metrics.
 OTHER = "other"
 NAMES = (*dict.fromkeys(PARTS.values()), REST_OF_STUDENT, OTHER)
 
@@ -36,19 +37,19 @@ COLLECTIVES = (
     "collective-broadcast",
 )  # fmt: skip
 
-# Larger than any estimate of a real instruction: what the compiler writes where it has none.
+# The compiler writes a value above this where it has no estimate.
 _NO_ESTIMATE = 10**14
 
 
 @dataclasses.dataclass(frozen=True)
 class Executed:
-    """An instruction that runs, with its place.
+    """An instruction that is executed.
 
     Attributes:
-      instruction: of `computation`.
-      computation: that holds it.
-      times: how often it runs in one step.
-      part: of the model.
+      instruction: the instruction.
+      computation: the computation that contains it.
+      times: number of executions per step.
+      part: part of the step, one of `NAMES`.
     """
 
     instruction: hlo.Instruction
@@ -58,7 +59,7 @@ class Executed:
 
     @property
     def cycles(self) -> int:
-        """The compiler's estimate for one run; 0 where it has none."""
+        """The compiler's estimate for one execution; 0 if it has none."""
         found = re.search(r'"estimated_cycles":"?(\d+)', self.instruction.attributes)
         cycles = int(found[1]) if found else 0
         return cycles if cycles < _NO_ESTIMATE else 0
@@ -66,11 +67,11 @@ class Executed:
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """What one kind of communication sends in a step.
+    """Communication of one kind in a step.
 
     Attributes:
-      count: how many run.
-      bytes: of their results on one device.
+      count: number of collectives executed.
+      bytes: total size of their results on one device.
     """
 
     count: int
@@ -79,16 +80,17 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """What one step executes on one device.
+    """Summary of one step on one device.
 
     Attributes:
-      cycles: by part, see `NAMES`; the compiler's estimate, without communication and kernels.
-      bytes: by part, read from and written to main memory.
-      collectives: by kind.
-      kernel_operations: by part, what hand-written kernels say that they multiply and add; the
-        compiler has no estimate of their cycles.
-      kernels: calls of those that do not say.
-      unknown_loops: loops whose length the text does not tell; they count as one round.
+      cycles: the compiler's estimate by part (see `NAMES`), without communication and kernels.
+      bytes: bytes read from and written to main memory, by part.
+      collectives: communication by kind.
+      kernel_operations: operations that Pallas kernels declare, by part; the compiler does not
+        estimate their cycles.
+      kernels: number of calls of kernels that declare no operations.
+      unknown_loops: number of loops whose trip count is not in the text; they count as one
+        iteration.
     """
 
     cycles: Mapping[str, int]
@@ -99,29 +101,28 @@ class Schedule:
     unknown_loops: int
 
 
-def read(module: hlo.Module) -> Schedule:
-    """Adds up what a program executes."""
+def summarize(module: hlo.Module) -> Schedule:
+    """Sums cycles, bytes and communication over the instructions that a program executes."""
     cycles, moved, operations = (collections.Counter() for _ in range(3))
     kernels, sent = 0, {}
-    for run in executed(module):
-        opcode = run.instruction.opcode
-        kind = collective_kind(opcode)
+    for run in iterate_executed(module):
+        kind = get_collective_kind(run.instruction.opcode)
         if kind:
-            # An asynchronous one is spread over pieces that share a chain: it runs as often as
-            # the piece that runs least.
+            # An asynchronous collective is split into pieces with the same chain_id; it runs as
+            # often as the piece with the fewest executions.
             chain = re.search(r'chain_id="(\d+)"', run.instruction.attributes)
             key = (kind, chain[1]) if chain else (kind, run.instruction.name)
             times = min(run.times, sent[key][0]) if key in sent else run.times
             sent[key] = times, _sent_bytes(run.instruction)
             continue
         cycles[run.part] += run.times * run.cycles
-        moved[run.part] += run.times * traffic.bytes_of(run.instruction, run.computation, module)
+        moved[run.part] += run.times * traffic.count_bytes(run.instruction, run.computation, module)
         if "tpu_custom_call" in run.instruction.attributes:
-            said = re.search(r'"cost_estimate":\{"flops":"(\d+)"', run.instruction.attributes)
-            operations[run.part] += run.times * int(said[1] if said else 0)
-            kernels += run.times * (said is None)
+            declared = re.search(r'"cost_estimate":\{"flops":"(\d+)"', run.instruction.attributes)
+            operations[run.part] += run.times * int(declared[1] if declared else 0)
+            kernels += run.times * (declared is None)
     unknown = sum(
-        instruction.opcode == "while" and trip_count(instruction, module) is None
+        instruction.opcode == "while" and get_trip_count(instruction, module) is None
         for computation in module.computations.values()
         for instruction in computation.instructions.values()
     )
@@ -129,10 +130,11 @@ def read(module: hlo.Module) -> Schedule:
     return Schedule(*by_part, kernels, unknown)
 
 
-def executed(module: hlo.Module) -> Iterator[Executed]:
-    """The instructions that run, bodies of loops and branches instead of the loops themselves.
+def iterate_executed(module: hlo.Module) -> Iterator[Executed]:
+    """Yields the executed instructions; loops and conditionals are replaced by their bodies.
 
-    A fusion is one instruction; only the communication inside is given as well.
+    Of the branches of a conditional, the most expensive one is taken. A fusion is one instruction,
+    followed by the collectives inside it.
     """
     yield from _walk(module, module.entry, times=1, part=OTHER)
 
@@ -140,11 +142,11 @@ def executed(module: hlo.Module) -> Iterator[Executed]:
 def _walk(module: hlo.Module, name: str, *, times: int, part: str) -> Iterator[Executed]:
     computation = module.computations[name]
     for instruction in computation.instructions.values():
-        own = part_of(instruction, module) or part
+        own = find_part(instruction, module) or part
         opcode = instruction.opcode
         if opcode == "while":
-            rounds = trip_count(instruction, module)
-            inner = times * (1 if rounds is None else rounds)
+            trips = get_trip_count(instruction, module)
+            inner = times * (1 if trips is None else trips)
             yield from _walk(module, instruction.called("body"), times=inner, part=own)
         elif opcode == "conditional":
             branches = [
@@ -158,31 +160,32 @@ def _walk(module: hlo.Module, name: str, *, times: int, part: str) -> Iterator[E
         else:
             yield Executed(instruction, computation, times, own)
             if opcode == "fusion":
-                for inner, holder in _inside(module, instruction):
-                    if collective_kind(inner.opcode):
-                        yield Executed(inner, holder, times, own)
+                for inner, fused in _fused_instructions(module, instruction):
+                    if get_collective_kind(inner.opcode):
+                        yield Executed(inner, fused, times, own)
 
 
-def _inside(
+def _fused_instructions(
     module: hlo.Module, fusion: hlo.Instruction
 ) -> Iterator[tuple[hlo.Instruction, hlo.Computation]]:
-    """All instructions of a fusion, those of fusions in it included."""
+    """Yields the instructions of a fusion with their computation, nested fusions included."""
     computation = module.computations[fusion.called("calls")]
     for instruction in computation.instructions.values():
         yield instruction, computation
         if instruction.opcode == "fusion":
-            yield from _inside(module, instruction)
+            yield from _fused_instructions(module, instruction)
 
 
-def part_of(instruction: hlo.Instruction, module: hlo.Module) -> str | None:
-    """The part of the model that an instruction belongs to; None where nothing tells.
+def find_part(instruction: hlo.Instruction, module: hlo.Module) -> str | None:
+    """Returns the part of the step that an instruction belongs to, None if it is unknown.
 
-    A fusion carries the name of one of its instructions; where that one is of no part, the part
-    that most of the others are of.
+    A fusion carries the name of one of its instructions. If that name is in no part, the most
+    frequent part among its instructions is returned.
     """
     part = _part_of_name(instruction.op_name)
     if part is None and instruction.opcode == "fusion":
-        inner = (_part_of_name(inner.op_name) for inner, _ in _inside(module, instruction))
+        fused = _fused_instructions(module, instruction)
+        inner = (_part_of_name(inner.op_name) for inner, _ in fused)
         votes = collections.Counter(part for part in inner if part)
         part = votes.most_common(1)[0][0] if votes else None
     return part
@@ -196,11 +199,11 @@ def _part_of_name(op_name: str) -> str | None:
     return REST_OF_STUDENT if any(word in STUDENT for word in words) else None
 
 
-def trip_count(loop: hlo.Instruction, module: hlo.Module) -> int | None:
-    """How often the body of a `while` runs; None where the text does not tell.
+def get_trip_count(loop: hlo.Instruction, module: hlo.Module) -> int | None:
+    """Returns the number of iterations of a `while` instruction, None if it is not in the text.
 
-    Either the compiler says so, or the condition compares a counter with a constant. Counters are
-    taken to start at 0 and to go up by 1, as those of `jax.lax.scan` do.
+    It is either annotated by the compiler, or the constant that the condition compares the counter
+    with. Counters are assumed to start at 0 and to be incremented by 1, as in `jax.lax.scan`.
     """
     known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
     if known:
@@ -222,14 +225,14 @@ def trip_count(loop: hlo.Instruction, module: hlo.Module) -> int | None:
     return int(limit.operand_text) if limit.opcode == "constant" else None
 
 
-def collective_kind(opcode: str) -> str | None:
-    """The kind of communication that an instruction starts; None for everything else."""
+def get_collective_kind(opcode: str) -> str | None:
+    """Returns the kind of collective that an opcode starts, None for other opcodes."""
     kind = opcode.removesuffix("-start")
     return kind if kind in COLLECTIVES else None
 
 
 def _sent_bytes(instruction: hlo.Instruction) -> int:
-    """Size of the result; a started one also lists its operands, before the results."""
+    """Returns the size of the result; a "-start" instruction lists its operands before it."""
     if not instruction.opcode.endswith("-start") or instruction.opcode == "all-reduce-start":
         return instruction.bytes
     return sum(array.bytes for array in instruction.arrays[len(instruction.operands) :])

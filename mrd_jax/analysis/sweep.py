@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The largest batch per chip that fits, in few compilations."""
+"""Searches for the largest batch per chip that fits, in few compilations."""
 
 import json
 import math
@@ -13,12 +13,12 @@ from mrd_jax.analysis import ahead, chips
 
 
 class Probe(NamedTuple):
-    """One compilation.
+    """Result of one compilation.
 
     Attributes:
-      fits: whether the compiler accepts it.
-      needed: bytes of one chip.
-      available: bytes of one chip.
+      fits: whether the program fits into memory.
+      needed: bytes needed per chip.
+      available: bytes available per chip.
     """
 
     fits: bool
@@ -26,25 +26,26 @@ class Probe(NamedTuple):
     available: float
 
 
-def largest(probe: Callable[[int], Probe], *, start: int, step: int = 8) -> int:
-    """Finds the largest multiple of `step` that fits; below one step, the largest number.
+def find_largest(probe: Callable[[int], Probe], *, start: int, step: int = 8) -> int:
+    """Returns the largest batch per chip that fits, a multiple of `step` unless it is smaller.
 
-    Doubles or halves until the limit lies between two probes, then follows the line between what
-    those two need: memory grows nearly in proportion, so that few of these minutes are spent.
+    Doubles or halves the batch until the limit lies between two probes, then interpolates linearly
+    between their memory. Memory grows nearly linearly with the batch, so that few compilations,
+    each of which takes minutes, are needed.
 
     Args:
-      probe: compiles a batch of so many per chip.
-      start: the first one to try.
-      step: rows that fill a tile of the chip's memory.
+      probe: compiles the step with a given batch per chip.
+      start: first batch per chip to try.
+      step: number of rows in a tile of the chip's memory.
 
     Returns:
-      The number, or 0 where a single one does not fit.
+      The largest batch per chip; 0 if a batch of one does not fit.
     """
-    seen, low, high = {}, 0, None
+    probes, low, high = {}, 0, None
     batch = max(start // step, 1) * step
     while high is None or high - low > step:
-        seen[batch] = probe(batch)
-        if seen[batch].fits:
+        probes[batch] = probe(batch)
+        if probes[batch].fits:
             low = batch
         else:
             high = batch
@@ -55,32 +56,32 @@ def largest(probe: Callable[[int], Probe], *, start: int, step: int = 8) -> int:
         elif low == 0:
             batch = max(high // (2 * step), 1) * step
         else:
-            slope = (seen[high].needed - seen[low].needed) / (high - low)
-            reach = low + (seen[high].available - seen[low].needed) / max(slope, 1.0)
-            batch = min(max(int(reach) // step * step, low + step), high - step)
+            slope = (probes[high].needed - probes[low].needed) / (high - low)
+            limit = low + (probes[high].available - probes[low].needed) / max(slope, 1.0)
+            batch = min(max(int(limit) // step * step, low + step), high - step)
     return low
 
 
 def with_batch(config: ConfigDict, batch_per_chip: int, *, topology: str) -> ConfigDict:
-    """A copy of a config with so many clouds on each chip of a slice."""
-    _, dims = chips.find(topology)
+    """Returns a copy of a config with `batch_size` set to `batch_per_chip` times the chips."""
+    _, dims = chips.parse_topology(topology)
     config = ConfigDict(config)
     config.batch_size = batch_per_chip * math.prod(dims)
     return config
 
 
 def measure_largest(config: ConfigDict, *, topology: str) -> dict[str, Any]:
-    """The report of the largest batch per chip that fits; each one tried is told on stderr.
+    """Returns the report of the largest batch per chip that fits; prints each trial to stderr.
 
     Args:
-      config: of the run; the search starts at its batch_size.
-      topology: such as "v5e:16x16".
+      config: experiment config; the search starts at its batch size.
+      topology: TPU slice, such as "v5e:16x16".
 
     Returns:
-      As `ahead.measure`, and in "sweep" what was tried.
+      The report of `ahead.measure`, with all trials in "sweep".
 
     Raises:
-      ValueError: not a single cloud fits on a chip; else as `ahead.measure`.
+      ValueError: a batch of one point cloud per chip does not fit; also see `ahead.measure`.
     """
     reports = {}
 
@@ -88,21 +89,21 @@ def measure_largest(config: ConfigDict, *, topology: str) -> dict[str, Any]:
         sized = with_batch(config, batch_per_chip, topology=topology)
         report = ahead.measure(sized, topology=topology, calibrated=False)
         reports[batch_per_chip] = report
-        print(json.dumps(_tried(report)), file=sys.stderr, flush=True)
+        print(json.dumps(_summary(report)), file=sys.stderr, flush=True)
         return Probe(report["fits"], report["allocated_bytes"], report["memory_bytes"])
 
     chip_count = with_batch(config, 1, topology=topology).batch_size
-    found = largest(probe, start=max(1, config.batch_size // chip_count))
-    if not found:
+    batch_per_chip = find_largest(probe, start=max(1, config.batch_size // chip_count))
+    if not batch_per_chip:
         raise ValueError(
-            f"not one cloud fits on a chip of {topology}: it needs "
+            f"a batch of 1 per chip does not fit on {topology}: it needs "
             f"{reports[1]['allocated_bytes']:,} of {reports[1]['memory_bytes']:,} bytes; set "
-            "config.model.remat, or take a smaller student or a larger chip"
+            "config.model.remat, or choose a smaller student or a chip with more memory"
         )
-    return reports[found] | {"sweep": [_tried(report) for report in reports.values()]}
+    return reports[batch_per_chip] | {"sweep": [_summary(report) for report in reports.values()]}
 
 
-def _tried(report: dict[str, Any]) -> dict[str, Any]:
+def _summary(report: dict[str, Any]) -> dict[str, Any]:
     return {
         name: report[name] for name in ("batch_per_chip", "fits", "allocated_bytes", "compile_s")
     }

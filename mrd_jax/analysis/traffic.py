@@ -1,30 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes that an instruction reads from and writes to a device's main memory.
+"""Counts the bytes that an instruction reads from and writes to a device's main memory.
 
-Results count once and operands once each, without padding. Of what is only sliced or gathered
-from, what is taken counts; of what is updated in place, what is new. Arrays that the compiler
-placed in a faster memory do not count.
+Each operand and each result counts once, without padding. A slice or gather counts the elements it
+takes, an update in place the elements it writes. Arrays that the compiler placed in a faster memory
+do not count.
 """
 
 from mrd_jax.analysis import hlo
 
-# Rename, group or wait for what others moved.
+# Opcodes that move no data of their own.
 _MOVES_NOTHING = frozenset(
     "parameter constant tuple get-tuple-element bitcast after-all partition-id replica-id "
     "opt-barrier iota".split()
 )
-# Read from their first operand only as much as they return.
+# Opcodes that read as many bytes of their first operand as they return.
 _TAKES = ("slice", "dynamic-slice", "gather")
 _UPDATES = "dynamic-update-slice"
 
 
-def bytes_of(instruction: hlo.Instruction, computation: hlo.Computation, module: hlo.Module) -> int:
-    """Bytes moved by one run of an instruction.
+def count_bytes(
+    instruction: hlo.Instruction, computation: hlo.Computation, module: hlo.Module
+) -> int:
+    """Returns the bytes that one execution of an instruction moves.
 
     Args:
-      instruction: one that `schedule.executed` gives.
-      computation: that holds it.
-      module: that holds both.
+      instruction: an instruction from `schedule.iterate_executed`.
+      computation: computation that contains the instruction.
+      module: program that contains the computation.
     """
     opcode = instruction.opcode
     if opcode in _MOVES_NOTHING or opcode.endswith("-done"):
@@ -34,7 +36,7 @@ def bytes_of(instruction: hlo.Instruction, computation: hlo.Computation, module:
         taken = instruction.arrays[1]
         return taken.bytes * (taken.in_main_memory + _all_in_main_memory(operands[0]))
     if opcode == "copy-start":
-        # Destination and source, then a semaphore.
+        # The result holds destination, source and a semaphore.
         return sum(array.bytes for array in instruction.arrays[:2] if array.in_main_memory)
     if opcode == "fusion":
         return _fusion_bytes(
@@ -45,18 +47,18 @@ def bytes_of(instruction: hlo.Instruction, computation: hlo.Computation, module:
         return source + sum(map(_main_bytes, [*operands[1:], instruction]))
     if opcode == _UPDATES:
         return _main_bytes(operands[1]) + operands[1].bytes * _all_in_main_memory(instruction)
-    # A kernel is given one array several times, for a part of it each.
-    once = {one.name: one for one in [*operands, instruction]}.values()
-    return sum(map(_main_bytes, once))
+    # A kernel may have one array as several operands, each for a part of it.
+    distinct = {array.name: array for array in [*operands, instruction]}.values()
+    return sum(map(_main_bytes, distinct))
 
 
 def _fusion_bytes(
     fusion: hlo.Instruction, operands: list[hlo.Instruction], inside: hlo.Computation
 ) -> int:
     parameters = {
-        int(one.operand_text): one
-        for one in inside.instructions.values()
-        if one.opcode == "parameter"
+        int(instruction.operand_text): instruction
+        for instruction in inside.instructions.values()
+        if instruction.opcode == "parameter"
     }
     read = 0
     for number, operand in enumerate(operands):
@@ -76,7 +78,7 @@ def _fusion_bytes(
 
 
 def _read_of(parameter: hlo.Instruction, inside: hlo.Computation) -> int:
-    """Bytes of a parameter that the fusion's instructions look at."""
+    """Returns the bytes of a parameter that the instructions of a fusion read."""
     total = 0
     for user in inside.instructions.values():
         if parameter.name not in user.operands:
@@ -91,7 +93,7 @@ def _read_of(parameter: hlo.Instruction, inside: hlo.Computation) -> int:
 
 
 def _written_of(result: hlo.Instruction, inside: hlo.Computation) -> int:
-    """Bytes of a result that are new."""
+    """Returns the bytes of a result that are written."""
     while result.opcode == "bitcast":
         result = inside.instructions[result.operands[0]]
     if result.opcode == _UPDATES:

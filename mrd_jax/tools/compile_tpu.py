@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compile a config's training step for a TPU slice, without a TPU: does it fit, where does it go.
+"""Compiles the training step of a config for a TPU slice, without a TPU: memory and cost by part.
 
 python -m mrd_jax.tools.compile_tpu --config configs/mrd_pointbert.py --topology v5e:16x16
 
-Prints one JSON line; to stderr a table for people, which says what the figures are and are not.
-`--sweep` finds the largest batch per chip that fits. Needs `pip install -e ".[tpu]"` once (Linux).
+Prints one JSON line to stdout and a table to stderr; the exit status is 1 if the step does not fit.
+`--sweep` finds the largest batch per chip that fits. Requires `pip install -e ".[tpu]"` (Linux).
 """
 
+import functools
 import json
 import sys
 
@@ -14,42 +15,45 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from mrd_jax.analysis import ahead, chips, sweep, table
+from mrd_jax.analysis import ahead, sweep, table
+from mrd_jax.cli import command, flag_parsing
+from mrd_jax.training import validation
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/x.py.")
 _TOPOLOGY = flags.DEFINE_string(
-    "topology", None, "Slice: v4:AxBxC, v5e:AxB, v5p:AxBxC or v6e:AxB, in chips."
+    "topology", None, "TPU slice in chips: v4:AxBxC, v5e:AxB, v5p:AxBxC or v6e:AxB."
 )
 _BATCH_PER_CHIP = flags.DEFINE_integer(
-    "batch_per_chip", None, "Sets config.batch_size to so many times the chips.", lower_bound=1
+    "batch_per_chip",
+    None,
+    "Set config.batch_size to this times the number of chips.",
+    lower_bound=1,
 )
 _SWEEP = flags.DEFINE_bool(
-    "sweep", False, "Find the largest batch per chip that fits: some ten compilations."
+    "sweep", False, "Find the largest batch per chip that fits, in about ten compilations."
 )
+flags.DEFINE_bool("debug", False, command.DEBUG_HELP)
 
 
-def main(argv: list[str]) -> int:
-    """Runs the command; returns its exit status, 1 where the step does not fit."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}; every option starts with --")
-    # A TPU of this machine stays free: compiling needs none.
+def main(_: list[str]) -> int:
+    """Compiles the step, prints the report and returns the exit status, 1 if it does not fit."""
+    # Compilation needs no TPU, and leaves one that the machine has to other programs.
     jax.config.update("jax_platforms", "cpu")
     config, topology = _CONFIG.value, _TOPOLOGY.value
-    try:
-        if _BATCH_PER_CHIP.value:
-            config = sweep.with_batch(config, _BATCH_PER_CHIP.value, topology=topology)
-        if _SWEEP.value:
-            report = sweep.measure_largest(config, topology=topology)
-        else:
-            report = ahead.measure(config, topology=topology)
-    except (ValueError, chips.MissingCompilerError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(table.text(report), file=sys.stderr)
+    if _BATCH_PER_CHIP.value:
+        config = sweep.with_batch(config, _BATCH_PER_CHIP.value, topology=topology)
+    if _SWEEP.value:
+        report = sweep.measure_largest(config, topology=topology)
+    else:
+        report = ahead.measure(config, topology=topology)
+    print(table.format_text(report), file=sys.stderr)
     print(json.dumps(report))
     return int(not report["fits"])
 
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "topology"])
-    app.run(main)
+    app.run(
+        command.reports_errors(main),
+        flags_parser=functools.partial(flag_parsing.parse, explain=validation.renamed),
+    )

@@ -8,7 +8,7 @@ import types
 import jax
 import numpy as np
 import pytest
-from made_up import DIM
+from fake_data import DIM
 from tiny import tiny_config
 
 from benchmarks import ablation, furniture, losses, student_table, sweep, tpu_parts, transfer
@@ -193,12 +193,11 @@ def test_the_losses_are_measured_and_the_forms_compared(fast_compile, monkeypatc
     assert losses.ratio(found) == {"plain_over_blockwise": {"s": 1.5, "temporary_mb": 8.0}}
 
 
-def test_parts_for_the_tpu_compiler_are_the_students_own(monkeypatch):
-    """Traced only: compiling needs libtpu."""
+def test_parts_for_the_tpu_compiler_are_those_of_the_student():
+    """Only traced: compilation needs libtpu."""
     parts = "fps knn gather tokenizer attention"
     sizes = "--batch 2 --points 64 --groups 8 --group_size 4 --dim 128"
-    monkeypatch.setattr(sys, "argv", f"tpu_parts {parts} {sizes}".split())
-    options = tpu_parts.parse_arguments()
+    options = tpu_parts.parse_options(f"{parts} {sizes}".split())
     shapes = []
     for part in options.parts:
         function, arguments = tpu_parts.build(part, options)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiling ahead of time: the very step that training runs, errors, sweep, the compiler itself."""
+"""Ahead-of-time compilation: the step of the training, errors, sweep and the TPU compiler."""
 
 import importlib.util
 import json
@@ -33,14 +33,14 @@ DEVICES = jax.devices()[:4]
 
 @pytest.fixture(scope="module")
 def lowered():
-    """From shapes alone; the config says pmap, and the tool takes the other backend by itself."""
+    """The step lowered from shapes; the config has pmap, the tool uses shard_map regardless."""
     config = tiny_config()
     assert config.spmd == "pmap"
     return ahead.trace(ahead.build(config, DEVICES)).lower()
 
 
-def test_the_program_is_the_one_that_training_lowers(lowered, fast_compile):
-    """As the loop calls it, with real arrays."""
+def test_lowered_step_equals_that_of_the_training(lowered, fast_compile):
+    """The training lowers it for concrete arrays."""
     config = tiny_config(spmd="shard_map")
     run = run_lib.build_run(config, devices=DEVICES)
     batch = run.backend.place_batch(batch_spec.fake_batch(config))
@@ -48,22 +48,22 @@ def test_the_program_is_the_one_that_training_lowers(lowered, fast_compile):
 
 
 def names(lowered):
-    """All words of the paths that lead to operations."""
+    """All words in the paths of operations."""
     paths = re.findall(r'loc\("([^"]*)"', lowered.as_text(debug_info=True))
     return set(re.findall(r"\w+", " ".join(paths)))
 
 
-def test_every_part_of_a_step_has_its_name_in_the_program(lowered):
+def test_lowered_step_names_every_part(lowered):
     assert {*schedule.PARTS, "PointBert"} <= names(lowered)
 
 
-def test_parts_of_the_other_student_have_the_same_names():
+def test_uni3d_names_its_parts_like_point_bert():
     fields = dict(dim=32, depth=2, heads=2, mlp_dim=48, mlp="gelu", encoder_dim=16)
     fields |= dict(name="uni3d", groups=8, group_size=4, out_dim=24)
     model = models.build_model(fields)
     cloud = jax.ShapeDtypeStruct((1, 64, 3), "float32")
     variables = jax.eval_shape(model.init, jax.random.key(0), cloud, cloud)
-    found = names(jax.jit(model.apply).trace(variables, cloud, cloud).lower())
+    words = names(jax.jit(model.apply).trace(variables, cloud, cloud).lower())
     assert {
         "choose_centres",
         "neighbours",
@@ -71,22 +71,22 @@ def test_parts_of_the_other_student_have_the_same_names():
         "tokenizer",
         "transformer",
         "Uni3D",
-    } <= found
+    } <= words
 
 
 @pytest.mark.parametrize("name", ["v9z:2x2", "v5e", "v5e:2x2x2", "v5p:4x4", "v5e:0x2"])
-def test_an_unknown_slice_is_refused_with_examples(name):
+def test_unknown_topology_is_rejected_with_examples(name):
     with pytest.raises(ValueError, match=f"{name}.*expected.*v5"):
-        chips.find(name)
+        chips.parse_topology(name)
 
 
-def test_a_missing_compiler_is_named_with_the_extra_that_brings_it(monkeypatch):
+def test_missing_libtpu_is_reported_with_the_extra_to_install(monkeypatch):
     monkeypatch.setattr(chips.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(chips.MissingCompilerError, match=r'pip install -e "\.\[tpu\]"'):
-        chips.devices("v5e:2x2")
+        chips.make_devices("v5e:2x2")
 
 
-def test_the_command_says_what_is_wrong_without_a_traceback():
+def test_command_reports_a_wrong_topology_without_a_traceback():
     done = subprocess.run(
         [*COMMAND, "--config", "configs/quickstart.py", "--topology", "v9z:2x2"],
         capture_output=True,
@@ -114,14 +114,14 @@ def test_the_command_says_what_is_wrong_without_a_traceback():
         ),
     ],
 )
-def test_what_does_not_fit_is_a_result(message, needed, available):
+def test_out_of_memory_error_becomes_a_report(message, needed, available):
     wanted = {"fits": False, "allocated_bytes": needed, "memory_bytes": available}
-    assert ahead.refusal(message) == wanted
+    assert ahead.parse_out_of_memory(message) == wanted
 
 
-def test_another_error_of_the_compiler_is_not_taken_for_a_lack_of_memory():
+def test_other_compiler_errors_are_raised():
     with pytest.raises(RuntimeError, match="UNIMPLEMENTED: no such instruction"):
-        ahead.refusal("UNIMPLEMENTED: no such instruction")
+        ahead.parse_out_of_memory("UNIMPLEMENTED: no such instruction")
 
 
 def linear(available, tried):
@@ -144,13 +144,13 @@ def linear(available, tried):
         (1_000, 3, 0),
     ],
 )
-def test_the_sweep_finds_the_limit_in_few_compilations(available, start, wanted):
+def test_sweep_finds_the_largest_batch_in_few_compilations(available, start, wanted):
     tried = []
-    assert sweep.largest(linear(available, tried), start=start) == wanted
+    assert sweep.find_largest(linear(available, tried), start=start) == wanted
     assert len(tried) == len(set(tried)) <= 10
 
 
-def test_a_batch_per_chip_counts_the_chips():
+def test_batch_per_chip_is_multiplied_by_the_number_of_chips():
     config = tiny_config()
     assert sweep.with_batch(config, 3, topology="v5p:2x2x4").batch_size == 48
     assert config.batch_size == 16
@@ -163,22 +163,24 @@ REPORT = {
 }  # fmt: skip
 
 
-def test_the_table_says_what_does_not_fit_and_that_pmap_was_not_compiled():
-    text = table.text(REPORT)
-    assert re.search(r"DOES NOT FIT +needs 17.00 GiB per chip, of 16.00 GiB", text)
+def test_table_reports_out_of_memory_and_that_shard_map_was_compiled():
+    text = table.format_text(REPORT)
+    assert re.search(r"DOES NOT FIT +needs 17.00 GiB of 16.00 GiB per chip", text)
     assert "config.spmd is 'pmap'" in text
-    assert "Nothing was run" in text
-    assert "config.spmd" not in table.text(REPORT | {"spmd_of_config": "shard_map"})
+    assert "nothing was run" in text
+    assert "config.spmd" not in table.format_text(REPORT | {"spmd_of_config": "shard_map"})
 
 
-def test_reports_stand_side_by_side():
-    lines = table.markdown([REPORT, REPORT | {"topology": "v4:2x2x1", "floor_s": 2.0}]).split("\n")
+def test_markdown_table_has_one_column_per_report():
+    lines = table.format_markdown(
+        [REPORT, REPORT | {"topology": "v4:2x2x1", "floor_s": 2.0}]
+    ).split("\n")
     assert lines[0] == "|  | v5e:2x2 | v4:2x2x1 |"
-    assert "| floor | 10.0 ms | 2,000.0 ms |" in lines
+    assert "| lower bound | 10.0 ms | 2,000.0 ms |" in lines
 
 
 def measured_by(available):
-    """In place of the compiler: 1,000 bytes, and 37 for each cloud on a chip of four."""
+    """Fake compiler: a chip needs 1,000 bytes, and 37 more per point cloud."""
 
     def measure(config, *, topology, calibrated):
         batch = config.batch_size // 4
@@ -189,23 +191,23 @@ def measured_by(available):
     return measure
 
 
-def test_the_sweep_reports_the_largest_batch_and_all_that_were_tried(monkeypatch, capsys):
+def test_sweep_reports_the_largest_batch_and_all_trials(monkeypatch, capsys):
     monkeypatch.setattr(ahead, "measure", measured_by(2_000))
     report = sweep.measure_largest(tiny_config(), topology="v5e:2x2")
     assert (report["batch_per_chip"], report["fits"]) == (24, True)  # 1,000 / 37 = 27
-    tried = {one["batch_per_chip"]: one["fits"] for one in report["sweep"]}
+    tried = {trial["batch_per_chip"]: trial["fits"] for trial in report["sweep"]}
     assert tried == {8: True, 16: True, 32: False, 24: True}
-    told = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    assert told == report["sweep"]
+    printed = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert printed == report["sweep"]
 
 
-def test_a_sweep_that_finds_nothing_says_what_one_cloud_needs(monkeypatch):
+def test_sweep_without_a_fit_reports_the_memory_of_one_cloud(monkeypatch):
     monkeypatch.setattr(ahead, "measure", measured_by(1_000))
     with pytest.raises(ValueError, match="1,037 of 1,000 bytes.*remat"):
         sweep.measure_largest(tiny_config(), topology="v5e:2x2")
 
 
-def test_the_objective_compiled_alone_is_that_of_one_device(fast_compile):
+def test_objective_compiled_alone_equals_one_device(fast_compile):
     config = base.loss()
     rng = np.random.default_rng(0)
     points, image, text = rng.normal(size=(3, 8, 6)).astype(np.float32)
@@ -229,7 +231,7 @@ def test_the_objective_compiled_alone_is_that_of_one_device(fast_compile):
 
 
 def loss_report(row):
-    """What benchmarks.tpu_losses would print."""
+    """A report like those of benchmarks.tpu_losses."""
     ms = 1.0 if "--contrastive" in row.arguments else 3.0
     form = "plain" if "--form=plain" in row.arguments else "blockwise"
     batch = int(row.arguments[0].split("=")[1])
@@ -239,7 +241,7 @@ def loss_report(row):
 
 @pytest.fixture
 def page_of(monkeypatch, tmp_path):
-    """Writes the page with made-up reports; returns it and the commands that were run for it."""
+    """Writes the page from made-up reports; returns it and the commands that were run."""
     ran = []
 
     def measure(row):
@@ -250,16 +252,14 @@ def page_of(monkeypatch, tmp_path):
     def write():
         ran.clear()
         reports, page = tmp_path / "reports.jsonl", tmp_path / "page.md"
-        arguments = ["tpu_table", f"--reports={reports}", f"--output={page}"]
-        monkeypatch.setattr(sys, "argv", arguments)
         monkeypatch.setattr(tpu_table, "measure", measure)
-        tpu_table.main()
+        assert tpu_table.main([f"--reports={reports}", f"--output={page}"]) == 0
         return page.read_text("utf-8"), list(ran)
 
     return write
 
 
-def test_every_row_of_the_page_names_its_command(page_of):
+def test_page_lists_the_command_of_every_row(page_of):
     page, ran = page_of()
     assert ran == [row.command for row in tpu_table.all_rows()]
     assert all(command in page for command in ran)
@@ -267,11 +267,12 @@ def test_every_row_of_the_page_names_its_command(page_of):
     assert "| v5e:8x8 | 16,384 | blockwise, blocks of 512 | 5.0 MiB | 3.00 ms | 0.50 ms |" in page
     # 3 ms with relations, 1 ms without, of a step of 400 ms.
     assert (
-        "The relation terms take 2.00 ms of a step of 400 ms\nwith 4 clouds a chip: 0.50%." in page
+        "The relation terms take 2.00 ms of a step of 400 ms\nwith 4 point clouds per chip: 0.50%."
+        in page
     )
 
 
-def test_a_row_that_was_compiled_is_not_compiled_again(page_of):
+def test_compiled_rows_are_not_compiled_again(page_of):
     page, _ = page_of()
     assert page_of() == (page, [])
 
@@ -282,7 +283,7 @@ def test_a_row_that_was_compiled_is_not_compiled_again(page_of):
     reason='the TPU compiler is not installed: pip install -e ".[tpu]"',
 )
 @pytest.mark.parametrize("topology", ["v5e:1x1", "v4:2x2x1", "v5p:2x2x1", "v6e:2x2"])
-def test_the_compiler_takes_the_step_of_every_generation(topology):
+def test_step_compiles_for_every_tpu_generation(topology):
     fields = {f"--config.model.{name}={value}" for name, value in SMALL.items()}
     fields |= {"--config.data.points=96", "--config.teacher.dim=24", "--batch_per_chip=4"}
     done = subprocess.run(
@@ -293,7 +294,7 @@ def test_the_compiler_takes_the_step_of_every_generation(topology):
     )
     assert done.returncode == 0, done.stderr
     report = types.SimpleNamespace(**json.loads(done.stdout))
-    _, dims = chips.find(topology)
+    _, dims = chips.parse_topology(topology)
     assert (report.chips, report.batch_per_chip) == (math.prod(dims), 4)
     assert report.fits and report.argument_bytes < report.peak_bytes
     assert report.argument_bytes + report.temporary_bytes < report.allocated_bytes

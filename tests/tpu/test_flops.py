@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model's matrix products by formula equal those that the traced student asks for."""
+"""Operations of the matrix products by formula, against those of the traced student."""
 
 import jax
 import jax.numpy as jnp
@@ -16,17 +16,17 @@ UNI3D = dict(
 )  # fmt: skip
 
 
-def asked(function, *shapes):
-    return flops.of_program(jax.make_jaxpr(function)(*shapes))
+def traced(function, *shapes):
+    return flops.count_program(jax.make_jaxpr(function)(*shapes))
 
 
-def asked_per_cloud(model):
-    """The difference of two batches: products of kernels with kernels do not count."""
+def traced_per_cloud(model):
+    """Difference of two batch sizes: products of weights with weights do not depend on it."""
 
     def of_batch(batch):
         shape = jax.ShapeDtypeStruct((batch, 64, 3), jnp.float32)
         variables = jax.eval_shape(model.init, jax.random.key(0), shape, shape)
-        return asked(model.apply, variables, shape, shape)
+        return traced(model.apply, variables, shape, shape)
 
     return of_batch(3) - of_batch(2)
 
@@ -34,16 +34,16 @@ def asked_per_cloud(model):
 @pytest.mark.parametrize(
     "fields", [POINT_BERT, UNI3D, UNI3D | {"mlp": "gelu"}], ids=["point_bert", "gated", "gelu"]
 )
-def test_the_formula_equals_the_program(fields):
+def test_formula_equals_the_traced_program(fields):
     model = models.build_model(fields)
-    wanted = flops.student(model, points=64, train=False)
+    wanted = flops.count_student(model, points=64, train=False)
     wanted.pop("first")
-    assert sum(wanted.values()) == asked_per_cloud(model)
+    assert sum(wanted.values()) == traced_per_cloud(model)
 
 
-def test_point_bert_in_numbers():
+def test_point_bert_by_hand():
     model = models.build_model(POINT_BERT)
-    assert flops.student(model, points=64) == {
+    assert flops.count_student(model, points=64) == {
         # 8 groups of 8 points through 9, 64, 64, 16.
         "tokenizer": 2 * 64 * (9 * 64 + 64 * 64 + 64 * 16),
         # 9 tokens of width 64; the second block has one query.
@@ -54,50 +54,50 @@ def test_point_bert_in_numbers():
     }
 
 
-def test_dropped_groups_are_not_computed():
+def test_dropped_groups_are_not_counted():
     half = models.build_model(UNI3D | {"patch_dropout": 0.5})
     whole = models.build_model(UNI3D | {"groups": 4})
-    assert flops.student(half, points=64) == flops.student(whole, points=64)
-    assert flops.student(half, points=64, train=False) != flops.student(half, points=64)
+    assert flops.count_student(half, points=64) == flops.count_student(whole, points=64)
+    assert flops.count_student(half, points=64, train=False) != flops.count_student(half, points=64)
 
 
-def test_a_step_takes_three_times_the_forward_pass_less_gradients_of_coordinates():
+def test_step_is_three_forward_passes_without_gradients_of_coordinates():
     config = tiny_config(model__patch_dropout=0.0)
     model = models.build_model(config.model)
-    forward = flops.student(model, points=64)
-    found = flops.step(model, config, local_batch=2, chips=4)
-    assert found["transformer"] == 2 * 3 * forward["transformer"]
-    assert found["tokenizer"] == 2 * (3 * forward["tokenizer"] - forward["first"])
-    # Forward: PV PT PP VV TT VT. Back: PV and PT once, PP twice.
-    assert found["losses"] == 10 * (2 * 2 * 24 * 8)
+    forward = flops.count_student(model, points=64)
+    step = flops.count_step(model, config, local_batch=2, chips=4)
+    assert step["transformer"] == 2 * 3 * forward["transformer"]
+    assert step["tokenizer"] == 2 * (3 * forward["tokenizer"] - forward["first"])
+    # Forward: PV PT PP VV TT VT. Backward: PV and PT once, PP twice.
+    assert step["losses"] == 10 * (2 * 2 * 24 * 8)
 
 
-def test_terms_that_are_off_need_no_products():
+def test_disabled_terms_are_not_counted():
     loss = tiny_config(loss__lambda_intra=0.0, loss__lambda_text=0.0, loss__text_weight=0.0).loss
-    # PV forward and back, VV and TV forward.
-    assert flops.losses(loss, local_batch=2, dim=24, chips=4) == 4 * (2 * 2 * 24 * 8)
+    # PV forward and backward, VV and TV forward.
+    assert flops.count_losses(loss, local_batch=2, dim=24, chips=4) == 4 * (2 * 2 * 24 * 8)
 
 
-def test_loops_count_their_rounds_and_choices_their_costliest_branch():
+def test_loops_count_every_iteration_and_conditionals_the_most_expensive_branch():
     x = jax.ShapeDtypeStruct((4, 4), jnp.float32)
 
     def looped(x):
         return jax.lax.scan(lambda carry, _: (carry @ x, None), x, length=7)[0]
 
-    def chosen(x):
+    def conditional(x):
         return jax.lax.cond(x[0, 0] > 0, lambda x: x @ x @ x, lambda x: x, x)
 
-    assert asked(looped, x) == 7 * 2 * 4**3
-    assert asked(chosen, x) == 2 * 2 * 4**3
+    assert traced(looped, x) == 7 * 2 * 4**3
+    assert traced(conditional, x) == 2 * 2 * 4**3
 
 
-def test_a_product_with_batch_dimensions_counts_each():
+def test_batch_dimensions_multiply_the_operations():
     left = jax.ShapeDtypeStruct((5, 2, 3), jnp.float32)
     right = jax.ShapeDtypeStruct((5, 3, 4), jnp.float32)
-    assert asked(jnp.matmul, left, right) == 5 * 2 * 2 * 3 * 4
+    assert traced(jnp.matmul, left, right) == 5 * 2 * 2 * 3 * 4
 
 
-def test_the_plain_losses_ask_for_more_than_the_floor():
+def test_plain_losses_need_more_than_the_lower_bound():
     config = tiny_config()
     rows = jax.ShapeDtypeStruct((8, 24), jnp.float32)
     has = jax.ShapeDtypeStruct((8,), bool)
@@ -109,5 +109,5 @@ def test_the_plain_losses_ask_for_more_than_the_floor():
             lambda points: losses.mrd_loss(batch | {"points": points}, weights, config.loss)[0]
         )(points)
 
-    floor = flops.losses(config.loss, local_batch=8, dim=24, chips=1)
-    assert floor < asked(gradient, rows, batch) < 4 * floor
+    lower_bound = flops.count_losses(config.loss, local_batch=8, dim=24, chips=1)
+    assert lower_bound < traced(gradient, rows, batch) < 4 * lower_bound

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a small compiled program executes, against numbers added up by hand."""
+"""Summary of a small compiled program, against figures computed by hand."""
 
 import pytest
 
 from mrd_jax.analysis import hlo, schedule, traffic
 
-# Two nested loops, a call, a choice, a kernel, communication of both kinds. The layouts and the
-# comments in tuples are XLA's; S(1) is the vector memory of a TPU.
+# Two nested loops, a call, a conditional, kernels, synchronous and asynchronous collectives. The
+# layouts and the comments in tuples are XLA's; S(1) is the vector memory (VMEM) of a TPU.
 PROGRAM = """\
 HloModule jit_train_step, is_scheduled=true
 
@@ -105,55 +105,55 @@ ENTRY %main (x: bf16[8,4], y: bf16[4,16], z: f32[4,4], i: s32[]) -> f32[4,4] {
 
 
 @pytest.fixture(scope="module")
-def found():
-    return schedule.read(hlo.parse(PROGRAM))
+def summary():
+    return schedule.summarize(hlo.parse(PROGRAM))
 
 
-def test_cycles_count_as_often_as_loops_run_and_go_to_their_part(found):
-    assert found.cycles == {
+def test_cycles_are_multiplied_by_trip_counts_and_assigned_to_parts(summary):
+    assert summary.cycles == {
         "tokenizer": 100,
         "grouping": 5 * 10,
-        # No name of its own: the part of the loop around it. 5 rounds of 3.
+        # No name of its own: the part of the enclosing loop. 5 x 3 iterations.
         "augment": 5 * 3 * 2,
-        # Two of three instructions of the fusion.
+        # The part of two of the three instructions in the fusion.
         "losses": 7,
-        # The costlier branch.
+        # The more expensive branch.
         "optimizer": 9,
-        # The largest integer means that there is no estimate.
+        # The largest integer stands for no estimate.
         "rest of student": 0,
-        # Kernels have none.
+        # Kernels have no estimate.
         "transformer": 0,
         "other": 0,
     }
 
 
-def test_communication_counts_once_however_many_pieces_it_is_spread_over(found):
-    assert found.collectives == {
+def test_collective_in_several_pieces_counts_once(summary):
+    assert summary.collectives == {
         "all-gather": schedule.Collective(count=1, bytes=8 * 4 * 4),
         "all-reduce": schedule.Collective(count=1, bytes=11 * 4),
     }
 
 
-def test_bytes_are_those_of_main_memory_only(found):
-    assert found.bytes["tokenizer"] == 2 * (8 * 4 + 4 * 16 + 8 * 16)
-    assert found.bytes["rest of student"] == 4 * 16  # reads main memory, writes vector memory
-    assert found.bytes["augment"] == 5 * 3 * (2 * 64 + 64 + 128)
+def test_only_bytes_in_main_memory_count(summary):
+    assert summary.bytes["tokenizer"] == 2 * (8 * 4 + 4 * 16 + 8 * 16)
+    assert summary.bytes["rest of student"] == 4 * 16  # reads main memory, writes vector memory
+    assert summary.bytes["augment"] == 5 * 3 * (2 * 64 + 64 + 128)
 
 
-def test_kernels_count_what_they_say_and_those_that_say_nothing_are_told_apart(found):
-    assert found.kernels == 1
-    assert found.kernel_operations == {"other": 0, "transformer": 700}
-    assert found.unknown_loops == 0
+def test_kernels_with_and_without_declared_operations_are_counted_apart(summary):
+    assert summary.kernels == 1
+    assert summary.kernel_operations == {"other": 0, "transformer": 700}
+    assert summary.unknown_loops == 0
 
 
-def test_a_loop_of_unknown_length_counts_once_and_is_told():
+def test_loop_of_unknown_length_counts_once_and_is_reported():
     unknown = PROGRAM.replace("compare(%counter.3, %limit.3)", "compare(%limit.3, %counter.3)")
-    found = schedule.read(hlo.parse(unknown))
-    assert found.unknown_loops == 1
-    assert found.cycles["grouping"] == 10
+    summary = schedule.summarize(hlo.parse(unknown))
+    assert summary.unknown_loops == 1
+    assert summary.cycles["grouping"] == 10
 
 
-def test_a_limit_may_be_given_to_a_fused_comparison():
+def test_trip_count_is_found_in_a_fused_comparison():
     fused = """\
 %less (p: s32[], q: s32[]) -> pred[] {
   %p = s32[] parameter(0)
@@ -164,7 +164,7 @@ def test_a_limit_may_be_given_to_a_fused_comparison():
     fusion = "fusion(%counter.3, %limit.3), kind=kLoop, calls=%less"
     program = PROGRAM.replace("compare(%counter.3, %limit.3), direction=LT", fusion)
     program = program.replace("%sum.1 (a", f"{fused}\n%sum.1 (a", 1)
-    assert schedule.read(hlo.parse(program)).cycles["grouping"] == 5 * 10
+    assert schedule.summarize(hlo.parse(program)).cycles["grouping"] == 5 * 10
 
 
 SLICED = """\
@@ -193,19 +193,18 @@ WHOLE = "ROOT %negate = f32[100,8]{1,0} negate(%p0)"
     ("root", "result", "wanted"),
     [
         (ADD, "f32[1,8]{1,0}", 32 + 32 + 32),  # the slice, the addend, the sum
-        (UPDATE, "f32[100,8]{1,0}", 32 + 32 + 32),  # the slice, what is new, and its write
+        (UPDATE, "f32[100,8]{1,0}", 32 + 32 + 32),  # the slice, the update, and its write
         (WHOLE, "f32[100,8]{1,0}", 3200 + 3200),
     ],
 )
-def test_only_what_is_taken_or_new_moves(root, result, wanted):
+def test_slices_and_updates_count_only_their_own_bytes(root, result, wanted):
     module = hlo.parse(SLICED.format(root=root, result=result))
     main = module.computations["main"]
-    found = traffic.bytes_of(main.instructions["fusion"], main, module)
-    # The last one never reads the addend.
-    assert found == wanted
+    # The last case does not read the addend.
+    assert traffic.count_bytes(main.instructions["fusion"], main, module) == wanted
 
 
-def test_started_copies_count_both_ends_once():
+def test_asynchronous_copies_count_read_and_write_once():
     text = """\
 ENTRY %main (x: f32[100]) -> f32[100] {
   %x = f32[100]{0} parameter(0)
@@ -216,17 +215,17 @@ ENTRY %main (x: f32[100]) -> f32[100] {
 }
 """
     module = hlo.parse(text)
-    assert sum(schedule.read(module).bytes.values()) == 400 + 40
+    assert sum(schedule.summarize(module).bytes.values()) == 400 + 40
 
 
-def test_text_that_is_no_program_is_refused():
+def test_malformed_program_is_rejected():
     with pytest.raises(ValueError, match="no ENTRY"):
         hlo.parse("HloModule nothing\n")
-    with pytest.raises(ValueError, match="line 2.*no instruction"):
+    with pytest.raises(ValueError, match="line 2.*not an instruction"):
         hlo.parse("ENTRY %main () -> f32[] {\n  nonsense\n}\n")
 
 
-def test_an_array_that_a_kernel_is_given_several_times_is_read_once():
+def test_array_passed_to_a_kernel_several_times_is_read_once():
     program = """\
 HloModule jit_step, is_scheduled=true
 
@@ -235,4 +234,4 @@ ENTRY %main (p: f32[10,10]) -> f32[10] {
   ROOT %kernel = f32[10]{0} custom-call(%p, %p, %p), custom_call_target="tpu_custom_call"
 }
 """
-    assert sum(schedule.read(hlo.parse(program)).bytes.values()) == 400 + 40
+    assert sum(schedule.summarize(hlo.parse(program)).bytes.values()) == 400 + 40

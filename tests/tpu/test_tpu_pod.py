@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The launcher for Cloud TPU, with a gcloud that only pretends."""
+"""The Cloud TPU launcher with a mock gcloud."""
 
 import importlib.util
 import os
 import pathlib
+import re
+import shutil
 import subprocess
 
 import pytest
@@ -12,7 +14,7 @@ from mrd_jax.checkpoints import paths
 from mrd_jax.training import train
 
 ROOT = pathlib.Path(__file__).parents[2]
-# Acts on $FAKE: `state` of the slice, `events` of coming runs, `bucket` with its folders.
+# Mock state in $FAKE: `state` of the slice, `events` of the next runs, `bucket` with its folders.
 GCLOUD = r"""#!/bin/bash
 echo "$*" >> $FAKE/calls
 workdir=$FAKE/bucket/run
@@ -54,7 +56,7 @@ tpu_pod = load()
 
 
 class Cloud:
-    """The pretended cloud and what the launcher did with it."""
+    """The mock cloud, and the commands that the launcher ran."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -63,12 +65,12 @@ class Cloud:
         (self.folder / "events").write_text("".join(f"{event}\n" for event in events))
         return tpu_pod.main([*OPTIONS, *options, *ARGUMENTS])
 
-    def did(self):
-        """The commands in order, looks at the state left out, each by the words that tell."""
+    def actions(self):
+        """The commands that change something, in order, one word each."""
         words = ("create", "delete", "scp", "install", "run")
         calls = (self.folder / "calls").read_text().splitlines()
-        acts = [call for call in calls if " list " not in call and "storage" not in call]
-        return [next(word for word in words if f" {word} " in call) for call in acts]
+        changes = [call for call in calls if " list " not in call and "storage" not in call]
+        return [next(word for word in words if f" {word} " in call) for call in changes]
 
 
 @pytest.fixture
@@ -82,56 +84,58 @@ def cloud(tmp_path, monkeypatch):
     return Cloud(tmp_path)
 
 
-def test_a_run_that_finishes_takes_one_slice_which_stays(cloud, capfd):
+def test_finished_run_keeps_its_slice_by_default(cloud, capfd):
     assert cloud.run(events=["finish"]) == 0
-    assert cloud.did() == ["create", "scp", "install", "run"]
-    assert "is not deleted, and costs money until you run" in capfd.readouterr().out
+    assert cloud.actions() == ["create", "scp", "install", "run"]
+    assert "is not deleted, and is billed until you run" in capfd.readouterr().out
 
 
-def test_a_slice_that_is_there_is_used_and_deleted_only_when_asked_to(cloud):
+def test_existing_slice_is_used_and_deleted_with_the_flag(cloud):
     (cloud.folder / "state").write_text("ACTIVE")
     assert cloud.run("--delete", events=["finish"]) == 0
-    assert cloud.did() == ["scp", "install", "run", "delete"]
+    assert cloud.actions() == ["scp", "install", "run", "delete"]
 
 
-def test_a_slice_that_was_taken_away_is_made_anew_and_the_run_goes_on(cloud):
+def test_preempted_slice_is_recreated_and_the_run_continues(cloud):
     assert cloud.run("--delete", events=["preempt", "finish"]) == 0
-    once = ["create", "scp", "install", "run"]
-    assert cloud.did() == [*once, "delete", *once, "delete"]
+    attempt = ["create", "scp", "install", "run"]
+    assert cloud.actions() == [*attempt, "delete", *attempt, "delete"]
 
 
-def test_without_leave_to_delete_it_says_what_is_in_the_way(cloud):
-    with pytest.raises(SystemExit, match=r"taken away \(SUSPENDED\).*pass --delete, or run\ngclou"):
-        cloud.run(events=["preempt"])
-    assert "delete" not in cloud.did()
+def test_preempted_slice_is_an_error_without_the_delete_flag(cloud, capfd):
+    assert cloud.run(events=["preempt"]) == 2
+    error = capfd.readouterr().err
+    assert re.search(r"preempted \(SUSPENDED\).*pass --delete, or run\ngclou", error)
+    assert len(error.splitlines()) <= 3
+    assert "delete" not in cloud.actions()
 
 
-def test_a_run_that_was_stopped_exits_with_0_and_goes_on(cloud):
+def test_run_that_was_shut_down_continues(cloud):
     assert cloud.run(events=["stop", "finish"]) == 0
-    assert cloud.did().count("run") == 2
+    assert cloud.actions().count("run") == 2
 
 
-def test_it_gives_up_after_so_many_failures_without_a_new_checkpoint(cloud, capfd):
-    """The count begins anew with every new checkpoint."""
+def test_launcher_gives_up_after_repeated_attempts_without_a_checkpoint(cloud, capfd):
+    """A new checkpoint resets the count."""
     assert cloud.run(events=["fail", "fail", "stop", "fail", "fail", "fail", "finish"]) == 1
-    assert cloud.did().count("run") == 6
+    assert cloud.actions().count("run") == 6
     assert "giving up after 3 attempts without a new checkpoint" in capfd.readouterr().out
 
 
-def test_an_installation_that_fails_counts_and_nothing_is_run(cloud):
+def test_failed_installation_counts_as_an_attempt(cloud):
     (cloud.folder / "broken").touch()
     assert cloud.run(events=["finish"]) == 1
-    assert cloud.did() == ["create"] + ["scp", "install"] * 3
+    assert cloud.actions() == ["create"] + ["scp", "install"] * 3
 
 
-def test_a_finished_run_costs_nothing(cloud):
+def test_finished_run_requests_no_slice(cloud):
     (cloud.folder / "bucket" / "run").mkdir(parents=True)
     (cloud.folder / "bucket" / "run" / "finished").touch()
     assert cloud.run("--delete") == 0
-    assert cloud.did() == []
+    assert cloud.actions() == []
 
 
-def test_a_dry_run_prints_the_commands_and_does_nothing(cloud, capsys):
+def test_dry_run_prints_the_commands_only(cloud, capsys):
     assert cloud.run("--dry_run", "--spot", "--project=p", "--setup=true") == 0
     archive, create, copy, install, run = capsys.readouterr().out.splitlines()
     assert "git" in archive and "scp" in copy and not (cloud.folder / "calls").exists()
@@ -143,19 +147,32 @@ def test_a_dry_run_prints_the_commands_and_does_nothing(cloud, capsys):
     assert run.endswith("--config c.py --workdir /gs/b/run --config.data.directory=/gs/d'")
 
 
-def test_a_workdir_that_ends_with_the_host_is_refused(cloud, capsys):
+def test_local_workdir_is_rejected(cloud, capsys):
     with pytest.raises(SystemExit):
         tpu_pod.main([*OPTIONS, "--", "--workdir", "runs/mrd"])
-    assert "pass --workdir gs://BUCKET" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "pass --workdir gs://BUCKET" in error
+    assert len(error.splitlines()) <= 3
 
 
-def test_it_reads_the_workdir_as_the_run_writes_it():
+def test_missing_gcloud_is_reported_in_one_line(cloud, capsys, monkeypatch, tmp_path):
+    git = tmp_path / "only_git" / "git"
+    git.parent.mkdir()
+    git.symlink_to(shutil.which("git"))
+    monkeypatch.setenv("PATH", str(git.parent))
+    assert cloud.run() == 2
+    assert capsys.readouterr().err == (
+        "error: gcloud was not found; this machine needs git and gcloud\n"
+    )
+
+
+def test_names_in_the_workdir_equal_those_of_the_run():
     assert (tpu_pod.FINISHED, tpu_pod.CHECKPOINTS) == (train.FINISHED, paths.FOLDER)
 
 
 @pytest.fixture
 def host(tmp_path, monkeypatch):
-    """Runs a task of tpu_host.sh in a home folder where every program only says that it ran."""
+    """Runs a task of tpu_host.sh with mock programs that record their arguments."""
     programs = ("sudo", "curl", "gcsfuse", "mountpoint", "lsb_release", "home/.local/bin/uv")
     for name in programs:
         path = tmp_path / (name if "/" in name else f"bin/{name}")
@@ -184,7 +201,7 @@ def host(tmp_path, monkeypatch):
     return run
 
 
-def test_a_host_installs_once_and_mounts_every_bucket(host):
+def test_host_installs_once_and_mounts_every_bucket(host):
     done, calls = host("install", "abc", "b", "d")
     assert done.returncode == 0, done.stderr
     assert any(call.startswith("uv pip") and call.endswith("mrd_jax-abc[tpu]") for call in calls)
@@ -193,7 +210,7 @@ def test_a_host_installs_once_and_mounts_every_bucket(host):
     assert host("install", "abc", "b", "d")[1] == ["mountpoint -q /gs/b", "mountpoint -q /gs/d"]
 
 
-def test_a_host_stops_what_still_runs_and_passes_the_exit_status_on(host):
+def test_host_stops_a_previous_run_and_returns_the_exit_status(host):
     done, (stop, start, log) = host("run", "abc", "--workdir", "/gs/b/run")
     assert done.returncode == 3
     assert stop == "sudo systemctl stop mrd_jax"
