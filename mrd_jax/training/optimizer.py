@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AdamW as the field uses it: warm-up, decay, clipping, no weight decay on vectors."""
+"""AdamW with warm-up, learning-rate decay, gradient clipping and layer-wise decay."""
 
 from typing import Any
 
@@ -8,54 +8,22 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-# Names of the parameters that multiply activations.
+# Names of the parameters that weight decay applies to: those that multiply activations.
 DECAYED = ("kernel", "qkv")
-
-
-# What `optimizer.schedule` may say.
+# Values of `config.optimizer.schedule`.
 SCHEDULES = ("cosine", "steps")
 
 
-def check(config: ConfigDict, *, total_steps: int) -> None:
-    """Refuses fields without a meaning; arguments as for `learning_rate_schedule`.
-
-    Raises:
-      ValueError: names the field, what it holds and what it may hold.
-    """
-    if not 0 <= config.warmup_steps < total_steps:
-        raise ValueError(
-            f"config.optimizer.warmup_steps is {config.warmup_steps}; "
-            f"it must be at least 0 and less than config.total_steps ({total_steps})"
-        )
-    if config.schedule not in SCHEDULES:
-        raise ValueError(
-            f"config.optimizer.schedule is {config.schedule!r}; expected one of {SCHEDULES}"
-        )
-    if config.decay_every < 1:
-        raise ValueError(
-            f"config.optimizer.decay_every is {config.decay_every}; expected at least 1 step"
-        )
-    for field in ("decay_rate", "layer_decay"):
-        if not 0 < config[field] <= 1:
-            raise ValueError(
-                f"config.optimizer.{field} is {config[field]}; it must be above 0 and at most 1"
-            )
-
-
 def learning_rate_schedule(config: ConfigDict, *, total_steps: int) -> optax.Schedule:
-    """Linear warm-up to the peak, then the decay that `schedule` names.
+    """Builds a schedule of linear warm-up followed by the decay that `schedule` names.
 
-    "cosine" ends at `final_learning_rate` times the peak. "steps" is OpenShape's: times
+    "cosine" ends at `final_learning_rate` times the peak. "steps" is OpenShape's decay: times
     `decay_rate` after every `decay_every` steps, counted from the start of the run.
 
     Args:
-      config: `config.optimizer` of a run.
-      total_steps: of the run.
-
-    Raises:
-      ValueError: a field has no meaning, or the warm-up does not end before the run does.
+      config: `config.optimizer` of a run, as `validation.validate` accepts it.
+      total_steps: number of steps of the run; more than `warmup_steps`.
     """
-    check(config, total_steps=total_steps)
     peak = config.learning_rate
     if config.schedule == "cosine":
         return optax.warmup_cosine_decay_schedule(
@@ -75,10 +43,16 @@ def learning_rate_schedule(config: ConfigDict, *, total_steps: int) -> optax.Sch
 
 
 def decay_mask(params: Any) -> Any:
-    """True for the student's matrices; False for biases, norms, tokens and the loss's scalars.
+    """Returns True for the student's matrices, False for biases, norms, tokens and loss scalars.
 
-    Blocks stacked by the layer scan carry a leading layer dimension, so a parameter's name decides
-    rather than its rank.
+    The name of a parameter decides, not its rank: blocks stacked for the layer scan have a leading
+    layer dimension.
+
+    Args:
+      params: {"student": ..., "loss": ...}.
+
+    Returns:
+      Tree like `params`, of bool.
     """
 
     def is_decayed(path: tuple, _: jax.Array) -> bool:
@@ -88,17 +62,17 @@ def decay_mask(params: Any) -> Any:
 
 
 def layer_scales(params: Any, layer_decay: float) -> Any:
-    """The share of the learning rate that each parameter gets: less for earlier blocks.
+    """Computes the factor of each parameter's learning rate under layer-wise decay.
 
-    Block i of `depth` gets layer_decay ** (depth - i), counted from 0; what is not a block of the
-    student gets 1. Source: BEiT (Bao et al., ICLR 2022), as Uni3D's code applies it.
+    Block i of `depth`, counted from 0, gets layer_decay ** (depth - i); everything else gets 1.
+    Source: BEiT (Bao et al., ICLR 2022), as Uni3D's code applies it.
 
     Args:
-      params: of a run, {"student": ..., "loss": ...}, or their shapes.
-      layer_decay: share per block.
+      params: {"student": ..., "loss": ...}, or their shapes.
+      layer_decay: factor between consecutive blocks, in (0, 1].
 
     Returns:
-      Like params: floats, or [depth - 1, 1, ...] where the leading axis stacks the blocks.
+      Tree like `params`: floats, and [depth - 1, 1, ...] arrays for the stacked blocks.
     """
     stacked = jax.tree.leaves(params["student"].get("transformer", {}).get("blocks", {}))
     depth = 1 + (stacked[0].shape[0] if stacked else 0)
@@ -114,7 +88,7 @@ def layer_scales(params: Any, layer_decay: float) -> Any:
 
 
 def scale_by_layer(layer_decay: float) -> optax.GradientTransformation:
-    """Multiplies updates by `layer_scales`; after AdamW it scales the learning rate."""
+    """Multiplies updates by `layer_scales`; follows AdamW, so it scales the learning rate."""
     return optax.stateless(
         lambda updates, params: jax.tree.map(
             lambda update, scale: update * scale, updates, layer_scales(params, layer_decay)
@@ -123,9 +97,13 @@ def scale_by_layer(layer_decay: float) -> optax.GradientTransformation:
 
 
 def clip(largest_norm: float) -> optax.GradientTransformationExtraArgs:
-    """Scales the gradient down where its global norm is larger.
+    """Clips the gradient by its global norm.
 
-    The norm is given to `update` as `grad_norm`: a device may hold a share of the gradient only.
+    `update` takes the norm as `grad_norm`, because under FSDP a device holds only a shard of the
+    gradient.
+
+    Args:
+      largest_norm: norm that larger gradients are scaled down to.
     """
 
     def update(updates, state, params=None, *, grad_norm, **_):
@@ -137,17 +115,14 @@ def clip(largest_norm: float) -> optax.GradientTransformationExtraArgs:
 
 
 def build_optimizer(config: ConfigDict, *, total_steps: int) -> optax.GradientTransformation:
-    """Clipping (where `clip_norm` > 0), AdamW, layer decay (where `layer_decay` < 1).
+    """Chains clipping (if `clip_norm` > 0), AdamW, and layer decay (if `layer_decay` < 1).
 
-    What follows the clipping works on every number by itself, so a share of the parameters is
-    updated as the whole would be. `update` takes `grad_norm`, see `clip`.
+    Everything after clipping is element-wise, so shards of the parameters are updated like the
+    whole arrays. `update` takes `grad_norm`, see `clip`.
 
     Args:
-      config: `config.optimizer` of a run.
-      total_steps: of the run.
-
-    Raises:
-      ValueError: as `learning_rate_schedule`.
+      config: `config.optimizer` of a run, as `validation.validate` accepts it.
+      total_steps: number of steps of the run.
     """
     steps = []
     if config.clip_norm > 0:

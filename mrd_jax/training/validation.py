@@ -11,7 +11,7 @@ from mrd_jax.checkpoints import run_identity
 from mrd_jax.data import batch_spec, captions
 from mrd_jax.data.hard_negatives import neighbour_index
 from mrd_jax.losses import options
-from mrd_jax.training import config_schema, optimizer
+from mrd_jax.training import config_schema
 
 
 class ConfigError(ValueError):
@@ -116,10 +116,7 @@ def _value_faults(config: ConfigDict, names: set[str]) -> list[str]:
         lambda: captions.check(config.data): ("data.caption",),
         lambda: neighbour_index.check(config): ("data.hard", "data.neighbours", "batch_size"),
         lambda: options.check(config.loss): ("loss.",),
-        lambda: optimizer.check(config.optimizer, total_steps=config.total_steps): (
-            "optimizer.",
-            "total_steps",
-        ),
+        lambda: _check_warmup(config): ("optimizer.warmup_steps", "total_steps"),
         lambda: models.build_model(config.model): (),
         lambda: _check_sizes(config): ("teacher.dim", "data.points", "eval_windows"),
         lambda: _check_modes(config): ("checkpoints_best", "spmd", "shard_state", "data.test"),
@@ -165,6 +162,15 @@ def _check_sizes(config: ConfigDict) -> None:
         raise ValueError(
             f"config.eval_windows is {config.eval_windows}; with {available} points per record and "
             f"model.points {points} it must be 1 to {available // points}"
+        )
+
+
+def _check_warmup(config: ConfigDict) -> None:
+    """Checks that the warm-up ends before the run does."""
+    if config.optimizer.warmup_steps >= config.total_steps:
+        raise ValueError(
+            f"config.optimizer.warmup_steps is {config.optimizer.warmup_steps}; expected less than "
+            f"config.total_steps, which is {config.total_steps}"
         )
 
 

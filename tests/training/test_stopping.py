@@ -8,7 +8,7 @@ import signal
 import jax
 import numpy as np
 import pytest
-from made_up import DIM, run_build
+from fake_data import DIM, run_build
 from tiny import assert_trees_equal, tiny_config
 
 from mrd_jax.checkpoints import paths

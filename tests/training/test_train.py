@@ -8,13 +8,13 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from made_up import DIM, FakeTeacher, run_build
+from fake_data import DIM, FakeTeacher, run_build
 from tiny import assert_trees_equal, tiny_config
 
 from mrd_jax.checkpoints import paths as saved
 from mrd_jax.checkpoints import run_identity
 from mrd_jax.data import loader, source
-from mrd_jax.data.hard_negatives import index as neighbour_index
+from mrd_jax.data.hard_negatives import neighbour_index
 from mrd_jax.report import figures, final
 from mrd_jax.tools import neighbours as tool
 from mrd_jax.training import run as run_lib
@@ -166,7 +166,9 @@ def test_a_run_keeps_to_the_neighbours_it_began_with(dataset, straight, tmp_path
 
     other = dataclasses.replace(there, indices=there.indices[:, ::-1])
     neighbour_index.write(path, other)
-    with pytest.raises(run_identity.WorkdirMismatchError, match=f"neighbours {other.digest()}"):
+    with pytest.raises(
+        run_identity.WorkdirMismatchError, match=f"neighbours {other.content_fingerprint()}"
+    ):
         run_lib.open_checkpoints(config, str(straight), run_lib.open_data(config))
 
 

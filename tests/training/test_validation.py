@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A config is validated once, and every fault is in one message."""
+
+import importlib
+
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from configs import base
+from mrd_jax.checkpoints import run_identity
+from mrd_jax.training import config_schema, validation
+
+
+@pytest.mark.parametrize(
+    "name", ["base", "quickstart", "furniture", "mrd_pointbert", "mrd_uni3d", "openshape", "uni3d"]
+)
+def test_every_experiment_is_valid(name):
+    validation.validate(importlib.import_module(f"configs.{name}").get_config())
+
+
+def test_table_has_a_rule_for_every_field():
+    fields = {
+        name for name in run_identity.flatten(base.get_config()) if not name.startswith("model.")
+    }
+    assert fields == set(config_schema.RULES)
+
+
+# A value outside its range for every kind of rule, and words of the message.
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"optimizer__learning_rate": -1.0}, r"learning_rate is -1.0; .* greater than 0"),
+        ({"optimizer__learning_rate": float("nan")}, r"learning_rate is nan; expected a number"),
+        ({"optimizer__b2": 1.0}, r"optimizer.b2 is 1.0; .* less than 1"),
+        ({"optimizer__schedule": "cosin"}, r"schedule is 'cosin'; expected one of 'cosine'"),
+        ({"optimizer__decay_every": 0}, r"decay_every is 0; .* at least 1"),
+        ({"optimizer__decay_rate": 1.5}, r"decay_rate is 1.5; .* at most 1"),
+        ({"optimizer__layer_decay": 0.0}, r"layer_decay is 0.0; .* greater than 0"),
+        ({"optimizer__warmup_steps": 6}, r"warmup_steps is 6; expected less than .* 6"),
+        ({"augment__mirror": 1.5}, r"augment.mirror is 1.5; .* at most 1"),
+        ({"augment__scale": (1.2, 0.8)}, r"augment.scale is \(1.2, 0.8\); expected two numbers"),
+        ({"augment__color_drop": -0.1}, r"color_drop is -0.1; .* at least 0"),
+        ({"loss__relation": "dot"}, r"loss.relation is 'dot'; expected one of"),
+        ({"loss__divergence": "l2"}, r"loss.divergence is 'l2'"),
+        ({"loss__lambda_intra": -1.0}, r"loss.lambda_intra is -1.0"),
+        ({"data__corrupt_records": -1}, r"corrupt_records is -1; .* at least 0"),
+        ({"data__caption_kinds": ("poem",)}, r"caption_kinds.*'poem'"),
+        ({"data__hard_negatives": 16}, r"hard_negatives is 16"),
+        ({"data__train_split": ""}, r"train_split is ''; expected name of a split"),
+        ({"batch_size": 0}, r"batch_size is 0; .* at least 1"),
+        ({"spmd": "jit"}, r"spmd is 'jit'; expected one of 'pmap', 'shard_map'"),
+        ({"shard_state": True}, r"shard_state is True, but config.spmd is 'pmap'"),
+        ({"hang_minutes": -1.0}, r"hang_minutes is -1.0; .* at least 0"),
+        ({"model__heads": 3}, r"heads"),
+        ({"model__out_dim": 12}, r"out_dim is 12 and config.teacher.dim is 24"),
+        ({"model__points": 97}, r"model.points is 97, but records have 96 points"),
+        ({"eval_windows": 2}, r"eval_windows is 2; .* must be 1 to 1"),
+    ],
+)
+def test_invalid_value_is_named(fields, message):
+    with pytest.raises(validation.ConfigError, match=message) as error:
+        validation.validate(tiny_config(**fields))
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_every_fault_is_in_one_message():
+    config = tiny_config(
+        seed=-1, augment__mirror=2.0, loss__block=0, model__heads=3, optimizer__clip_norm=-1.0
+    )
+    with pytest.raises(validation.ConfigError) as error:
+        validation.validate(config)
+    lines = str(error.value).splitlines()
+    assert len(lines) == 5
+    for word in ("seed", "mirror", "block", "heads", "clip_norm"):
+        assert sum(word in line for line in lines) == 1
+
+
+@pytest.mark.parametrize("value", ["3", None, 2.5, True, np.float32(3)])
+def test_value_of_another_type_is_refused(value):
+    assert not config_schema.RULES["total_steps"].accepts(value)
+
+
+def test_unknown_missing_and_renamed_fields_are_named():
+    config = tiny_config()
+    with config.unlocked():
+        config.batchsize = 4
+        config.stall_minutes = 3.0
+        del config.hang_minutes
+        del config.optimizer.b1
+    with pytest.raises(validation.ConfigError) as error:
+        validation.validate(config)
+    assert str(error.value).splitlines() == [
+        "config.batchsize is not a field of a run; did you mean config.batch_size?",
+        "config.stall_minutes has been renamed to config.hang_minutes",
+        "config.optimizer.b1 is missing; expected a number, at least 0, less than 1 "
+        "(configs/base.py has every field)",
+    ]
+
+
+def test_batch_must_divide_over_devices_and_fit_the_data_set():
+    config = tiny_config(batch_size=12)
+    with pytest.raises(validation.ConfigError, match="batch_size is 12.*8 devices"):
+        validation.validate_devices(config, device_count=8, process_count=1)
+    config = tiny_config(model__micro_batch=3)
+    with pytest.raises(validation.ConfigError, match="micro_batch is 3; .* the 2 samples"):
+        validation.validate_devices(config, device_count=8, process_count=1)
+    with pytest.raises(validation.ConfigError, match="batch_size is 16, but .* has 15 records"):
+        validation.validate_records(config, records=15)
+    validation.validate_records(config, records=16)
