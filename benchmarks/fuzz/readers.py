@@ -126,7 +126,7 @@ def _safetensors(path: Path) -> None:
 
 def _hdf5(path: Path) -> None:
     names, rng = ("chair", "table"), np.random.default_rng(0)
-    for item in benchmark.list_hdf5(path, split="test", names=names, form="hdf5"):
+    for item in benchmark.list_hdf5(path, split="test", names=names, variant="hdf5"):
         assert item.label in names
         xyz, _, _ = item.read(points=1, rng=rng)
         assert xyz.ndim == 2 and xyz.shape[1] == 3
@@ -153,8 +153,8 @@ def _record(path: Path) -> None:
         stored, shards=[("a", 1)], directory="made/up", split="train", cache=False
     )
     record = opened[0]
-    if reason := corrupt_records.contradiction(record):
-        raise opened.damaged(0, reason)
+    if reason := corrupt_records.find_inconsistency(record):
+        raise opened.corrupt_record_error(0, reason)
     row = loader.draw_sample(record | {"index": 0}, _record_config(), rng=np.random.default_rng(0))
     assert row["xyz"].shape == row["rgb"].shape == (valid.POINTS, 3)
     assert row["image"].shape == row["text"].shape == (valid.DIM,)

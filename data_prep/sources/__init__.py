@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of data sources, and what a source must be able to do."""
+"""Data sources of `data_prep.build`, and the interface that they implement."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,51 +19,60 @@ from data_prep.sources import (
 
 
 class Item(Protocol):
-    """Something that a source can turn into one shape; picklable and cheap to list.
+    """Item of a source that can be prepared as one shape; picklable and cheap to list.
 
-    An item may also have a `mark`, text that says what besides its id decides the shape, such as
-    which of several files it comes from. Shapes prepared under another mark are prepared again.
-    An item that may be skipped as `shapes.FILE_MISSING` has `is_there()`, which says whether its
-    file has come since.
+    An item may also have a `fingerprint`: a text that identifies everything besides the id that
+    determines the shape, such as the file it comes from. A shape is prepared again when the
+    fingerprint of its item changes. An item that may be skipped as `shapes.FILE_MISSING` has a
+    method `file_exists()`, so that the shape is prepared once its file is available.
     """
 
     id: str
 
 
 class Source(Protocol):
-    """Turns a folder of raw data into shapes, and says how they are split.
+    """Converts a folder of raw data to shapes, splits and classes.
 
     Attributes:
       family: name of the shape cache; sources of one family prepare the same shapes.
-      from_y_up: how y up became z up: "rotate", a quarter turn, or "swap", two columns exchanged.
+      from_y_up: conversion from y up to z up: "rotate" (quarter turn about x) or "swap" (exchanges
+        y and z, which mirrors the shape).
     """
 
     family: str
     from_y_up: str
 
     def items(self, input_dir: Path) -> list[Item]:
-        """Lists what the folder holds, in a fixed order. ValueError where it holds nothing."""
+        """Lists the items of a folder in a deterministic order.
+
+        Raises:
+          ValueError: the folder has no items.
+        """
 
     def prepare(
         self, item: Item, *, points: int, views: int, image_size: int, seed: int
     ) -> shapes.Shape:
-        """Prepares one item; may raise shapes.SkipShape(reason)."""
+        """Prepares one item.
+
+        Raises:
+          shapes.SkipShape: the item cannot be used; the message is the reason.
+        """
 
     def splits(self, prepared: Sequence[shapes.Shape]) -> dict[str, list[str]]:
-        """Split name -> ids, in the order of `prepared`. A shape may be in no split."""
+        """Returns split name -> ids in the order of `prepared`. A shape may be in no split."""
 
     def classes(self, prepared: Sequence[shapes.Shape]) -> list[str]:
-        """Class names of the zero-shot evaluation, sorted."""
+        """Returns the class names for zero-shot evaluation, sorted."""
 
 
 SOURCES: dict[str, Source | published.Published] = {
     "furniture": furniture.Furniture(test="BlendSwap-CC-0"),
     "furniture_ccby": furniture.Furniture(test="BlendSwap-CC-BY"),
-    # For choosing settings: neither test catalogue is in it.
+    # For tuning hyperparameters; excludes both test catalogues.
     "furniture_kator": furniture.Furniture(test="KatorLegaz", train=("Reallusion", "Scopia")),
     "folder": folder.Folder(),
     "objaverse": objaverse.Objaverse(),
-    # The training lists of OpenShape's paper. Each has a cache of its own: the lists differ.
+    # Training lists of OpenShape's paper. The lists differ, so each has its own cache.
     "openshape": openshape.OpenShape("openshape"),
     "openshape_no_lvis": openshape.OpenShape("openshape_no_lvis", "split/train_no_lvis.json"),
     "openshape_shapenet": openshape.OpenShape(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ModelNet40 and ScanObjectNN share: labelled clouds without texts, images or features."""
+"""Base of the sources ModelNet40 and ScanObjectNN: labelled clouds without captions or images."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -19,77 +19,78 @@ class Item:
     """One labelled cloud.
 
     Attributes:
-      id: unique in the set.
+      id: unique id in the data set.
       split: "train" or "test".
-      label: name of its class.
-      form: of the set, where it comes in several.
+      label: class name.
+      variant: format or variant of the data set, such as "off".
+      skip: reason why the item is skipped, or "".
     """
 
     id: str
     split: str
     label: str
-    form: str
+    variant: str
     skip = ""
 
     @property
-    def mark(self) -> str:
-        """What decides the shape besides the cloud."""
-        return f"{self.form} {self.split} {self.label} {self.skip}"
+    def fingerprint(self) -> str:
+        """Returns everything besides the cloud itself that determines the shape."""
+        return f"{self.variant} {self.split} {self.label} {self.skip}"
 
     def read(self, *, points: int, rng: np.random.Generator) -> tuple[Any, Any, bool]:
-        """The cloud: xyz [count, 3], rgb [count, 3] in 0..1 or None, and whether y is up."""
+        """Returns xyz [count, 3], rgb [count, 3] in 0..1 or None, and whether y is up."""
         raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Repeated(Item):
-    """An entry whose id was listed before."""
+class DuplicateItem(Item):
+    """Entry that repeats the id of an earlier one."""
 
     skip = "id listed before"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Loaded(Item):
-    """A cloud of a file that can only be read as a whole, so it travels with the item."""
+class InMemoryItem(Item):
+    """Cloud of a file that can only be read as a whole, so the item carries the arrays."""
 
     xyz: Any
     rgb: Any
 
     def read(self, *, points: int, rng: np.random.Generator) -> tuple[Any, Any, bool]:
-        """As it was loaded; OpenShape's files have y up."""
+        """Returns the arrays of the item; y is up in OpenShape's files."""
         return self.xyz, self.rgb, True
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Stored(Item):
+class Hdf5Item(Item):
     """Row `index` of an HDF5 file."""
 
     path: str
     index: int
 
     def read(self, *, points: int, rng: np.random.Generator) -> tuple[Any, Any, bool]:
-        """Reads one cloud; both benchmarks' HDF5 files have y up.
+        """Reads one cloud; y is up in the HDF5 files of both benchmarks.
 
         Raises:
-          ValueError: the clouds of the file are smaller than asked for.
+          ValueError: the clouds of the file have fewer than `points` points.
         """
-        with hdf5.opened(Path(self.path)) as file:
+        with hdf5.open_clouds(Path(self.path)) as file:
             available = file.points
             if available < points:
                 raise ValueError(
-                    f"{self.path}: clouds of {available} points, but --points {points} is asked "
-                    f"for; pass --points {available} or fewer"
+                    f"{self.path}: clouds of {available} points, but --points is {points}; "
+                    f"pass --points {available} or fewer"
                 )
             return file.cloud(self.index), None, True
 
 
 class Benchmark(published.Published):
-    """Base of the benchmarks; a subclass adds `items` and `class_set`."""
+    """Base class of the benchmarks; subclasses implement `items` and `class_set`."""
 
     def prepare(
         self, item: Item, *, points: int, views: int, image_size: int, seed: int
     ) -> shapes.Shape:
-        """One cloud as a shape without images and captions.
+        """Prepares one cloud as a shape without images and captions.
 
         Raises:
           shapes.SkipShape: the cloud cannot be used.
@@ -102,7 +103,7 @@ class Benchmark(published.Published):
             xyz, rgb = published.make_cloud(
                 xyz, rgb, points=points, seed=seed, shape_id=item.id, y_up=y_up
             )
-        nothing = np.zeros((0, self.teacher.dim), np.float16)
+        no_features = np.zeros((0, self.teacher.dim), np.float16)
         return shapes.Shape(
             id=item.id,
             source=self.family,
@@ -117,43 +118,45 @@ class Benchmark(published.Published):
             image_kinds=(),
             captions=(),
             label=item.label,
-            released=shapes.Released(image=nothing, image_kinds=(), text=nothing),
+            released=shapes.Released(image=no_features, image_kinds=(), text=no_features),
         )
 
 
-def mark_repeated(items: Iterable[Item]) -> list[Item]:
-    """Replaces every item whose id was listed before by one that is skipped and counted."""
+def mark_duplicates(items: Iterable[Item]) -> list[Item]:
+    """Replaces items that repeat an earlier id by `DuplicateItem`, which is skipped and counted."""
     seen: set[str] = set()
-    found = []
+    result = []
     for position, item in enumerate(items):
         if item.id in seen:
-            name = f"{item.id} (entry {position})"
-            item = Repeated(id=name, split=item.split, label=item.label, form=item.form)
+            unique_id = f"{item.id} (entry {position})"
+            item = DuplicateItem(
+                id=unique_id, split=item.split, label=item.label, variant=item.variant
+            )
         seen.add(item.id)
-        found.append(item)
-    return found
+        result.append(item)
+    return result
 
 
-def list_hdf5(path: Path, *, split: str, names: Sequence[str], form: str) -> list[Stored]:
-    """Lists the clouds of one file; the clouds themselves stay on disk.
+def list_hdf5(path: Path, *, split: str, names: Sequence[str], variant: str) -> list[Hdf5Item]:
+    """Lists the clouds of an HDF5 file without reading them.
 
     Args:
-      path: of a file with data [count, points, 3] and label [count] or [count, 1].
-      split: that the file belongs to.
-      names: of the classes, by label.
-      form: of the set.
+      path: file with data [count, points, 3] and label [count] or [count, 1].
+      split: split that the file belongs to.
+      names: class names; a label is an index into them.
+      variant: format or variant of the data set.
 
     Raises:
-      ValueError: the file does not hold that; names the file and what was found.
+      ValueError: the file has other content.
     """
-    with hdf5.opened(path) as file:
+    with hdf5.open_clouds(path) as file:
         labels = file.labels()
     return [
-        Stored(
+        Hdf5Item(
             id=f"{path.stem}/{index:05d}",
             split=split,
             label=class_name(label, names=names, path=path),
-            form=form,
+            variant=variant,
             path=str(path),
             index=index,
         )
@@ -162,17 +165,21 @@ def list_hdf5(path: Path, *, split: str, names: Sequence[str], form: str) -> lis
 
 
 def class_name(label: Any, *, names: Sequence[str], path: Path) -> str:
-    """Name of a numbered class. ValueError where the number is none of a class."""
+    """Returns the class name of an integer label.
+
+    Raises:
+      ValueError: the label is not an index into `names`.
+    """
     if int(label) != label or not 0 <= label < len(names):
         raise ValueError(f"{path}: label {label}, expected 0 to {len(names) - 1}")
     return names[int(label)]
 
 
-def named_classes(labels: Iterable[str], features: Path | None) -> published.ClassSet:
-    """The classes of a set that names them: as released, else the sorted labels.
+def load_classes(labels: Iterable[str], features: Path | None) -> published.ClassSet:
+    """Loads the released classes and their features; without a file, returns the sorted labels.
 
     Args:
-      labels: names of the set's own classes.
+      labels: class names of the items.
       features: file of the released class features, or None.
 
     Raises:
@@ -181,15 +188,16 @@ def named_classes(labels: Iterable[str], features: Path | None) -> published.Cla
     labels = sorted(set(labels))
     if features is None:
         return published.ClassSet(names=tuple(labels))
-    found = published.read_class_features(features)
-    known = {spoken: name for spoken, name in zip(found.spoken_names(), found.names, strict=True)}
-    missing = [label for label in labels if label.replace("_", " ") not in known]
+    classes = published.read_class_features(features)
+    available = classes.spoken_names()
+    missing = [label for label in labels if label.replace("_", " ") not in available]
     if missing:
-        raise ValueError(f"{features}: no feature of the classes {missing}; found {sorted(known)}")
-    return found
+        raise ValueError(
+            f"{features}: no feature of the classes {missing}; found {sorted(classes.names)}"
+        )
+    return classes
 
 
-def as_released(label: str, classes: published.ClassSet) -> str:
-    """The released spelling of a class: `night_stand` may be `night stand` there."""
-    spoken = classes.spoken_names()
-    return classes.names[spoken.index(label.replace("_", " "))]
+def released_name(label: str, classes: published.ClassSet) -> str:
+    """Returns the released spelling of a class: `night_stand` may be released as `night stand`."""
+    return classes.names[classes.spoken_names().index(label.replace("_", " "))]

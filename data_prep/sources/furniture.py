@@ -20,38 +20,52 @@ from data_prep.sources import properties, surfaces
 
 CATALOGUE_FILE = "PluginFurnitureCatalog.properties"
 LABELS_FILE = Path(__file__).with_name("furniture_labels.tsv")
-# Key of the name of a model.
+# Key of the name of a model in the properties file.
 _NUMBERED = re.compile(r"name#[0-9]{1,9}")
-# Tags that name where a model came from, not what it is.
+# Tags that name the provider of a model and do not describe it.
 PROVIDER_TAGS = frozenset({"blend swap", "kator legaz", "reallusion", "scopia"})
-# Creators that name nobody: two models under one of these need not be by the same hand.
+# Creators that do not identify an author: models that share one of them may be by different people.
 GENERIC_CREATORS = frozenset({"", "anonymous", "blend swap", "unknown"})
 
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One model of a catalogue, as its properties file describes it."""
+    """One model, as described by the properties file of its catalogue.
+
+    Attributes:
+      id: unique id over all catalogues.
+      archive: path of the .sh3f file.
+      catalogue: name of that file without its suffix.
+      name: name of the model.
+      category: category in the catalogue, or "".
+      tags: tags without those of providers.
+      creator: creator to credit, or "".
+      licence: licence of the catalogue.
+      model: path of the mesh in the archive.
+      icon: path of the picture in the archive, or "".
+      rotation: nine numbers, see `parse_rotation`, or "".
+    """
 
     id: str
-    archive: str  # path of the .sh3f file
-    catalogue: str  # its name without ending
+    archive: str
+    catalogue: str
     name: str
     category: str
     tags: tuple[str, ...]
     creator: str
     licence: str
-    model: str  # path of the mesh inside the archive
-    icon: str  # path of the picture inside the archive, or ""
-    rotation: str  # nine numbers, or ""
+    model: str
+    icon: str
+    rotation: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Furniture:
-    """A split of the catalogues: one for testing, others (by default all) for training.
+    """Split of the catalogues: one for testing, the others or some of them for training.
 
     Attributes:
-      test: catalogue (file name without ending) that is held out.
-      train: catalogues to train on; None for all others.
+      test: held-out catalogue, as a file name without suffix.
+      train: catalogues to train on, or None for all others.
     """
 
     test: str
@@ -60,31 +74,33 @@ class Furniture:
     from_y_up: ClassVar[str] = "rotate"
 
     def items(self, input_dir: Path) -> list[Item]:
-        """Lists the models of every .sh3f file in a folder, catalogues in alphabetical order.
+        """Lists the models of all .sh3f files in a folder, in alphabetical order of the files.
 
         Raises:
-          ValueError: there is no catalogue, or two models share an id.
+          ValueError: there is no catalogue, or two models have the same id.
         """
         paths = sorted(Path(input_dir).glob("*.sh3f"))
         if not paths:
             raise ValueError(
                 f"{input_dir}: no .sh3f catalogue found; "
-                f"`python -m data_prep.fetch --output {input_dir}` gets them"
+                f"download them with `python -m data_prep.fetch --output {input_dir}`"
             )
-        found: dict[str, Item] = {}
+        items: dict[str, Item] = {}
         for item in (item for path in paths for item in read_catalogue(path)):
-            if item.id in found:
+            if item.id in items:
                 raise ValueError(
-                    f"model id {item.id!r} is in {found[item.id].archive} and {item.archive}; "
-                    "expected it once: remove one of the catalogues"
+                    f"model id {item.id!r} is in {items[item.id].archive} and {item.archive}; "
+                    "ids must be unique, so remove one of the catalogues"
                 )
-            found[item.id] = item
-        return list(found.values())
+            items[item.id] = item
+        return list(items.values())
 
     def prepare(
         self, item: Item, *, points: int, views: int, image_size: int, seed: int
     ) -> shapes.Shape:
-        """Samples, renders and describes one model; a pure function of its arguments.
+        """Prepares one model: samples points, renders views, reads its picture and captions.
+
+        Deterministic: the result depends on the arguments only.
 
         Raises:
           shapes.SkipShape: the mesh is missing, outside the archive, unreadable or empty.
@@ -93,8 +109,8 @@ class Furniture:
         with timing.stage("load"):
             surface, faults = _load(archive, item)
         xyz, rgb = surfaces.sample(surface, points=points, seed=seed, shape_id=item.id)
-        images, blank = surfaces.views(surface, count=views, size=image_size)
-        faults += blank
+        images, blank_views = surfaces.views(surface, count=views, size=image_size)
+        faults += blank_views
         with timing.stage("encode"):
             kinds = ["render"] * len(images)
             icon = _icon(archive, item.icon, faults=faults)
@@ -119,16 +135,16 @@ class Furniture:
         )
 
     def splits(self, prepared: Sequence[shapes.Shape]) -> dict[str, list[str]]:
-        """Splits by catalogue; training models by a test catalogue's author are in neither.
+        """Splits by catalogue; excludes training models whose creator is also in the test split.
 
         Raises:
-          ValueError: the test catalogue is not among the shapes.
+          ValueError: no shape is from the test catalogue.
         """
         test = [shape for shape in prepared if shape.catalogue == self.test]
         if not test:
             found = sorted({shape.catalogue for shape in prepared})
             raise ValueError(
-                f"test catalogue {self.test!r} is not prepared, found {found}; "
+                f"no shape of the test catalogue {self.test!r}, found {found}; "
                 f"put {self.test}.sh3f into the input folder"
             )
         authors = {shape.creator.lower() for shape in test} - GENERIC_CREATORS
@@ -142,24 +158,24 @@ class Furniture:
         return {"train": [shape.id for shape in train], "test": [shape.id for shape in test]}
 
     def classes(self, prepared: Sequence[shapes.Shape]) -> list[str]:
-        """Labels with at least one training and one test model, sorted."""
+        """Returns the labels that occur in both splits, sorted."""
         label = {shape.id: shape.label for shape in prepared}
         train, test = ({label[i] for i in ids} for ids in self.splits(prepared).values())
         return sorted((train & test) - {""})
 
 
 def read_catalogue(path: Path) -> list[Item]:
-    """Lists the models of one catalogue in its own order.
+    """Lists the models of one catalogue in the order of their numbers.
 
     Raises:
-      ValueError: the file is not a catalogue, or an entry lacks its name or model.
+      ValueError: the file is not a catalogue, or a model has no mesh.
     """
     archive = _open(str(path))
     try:
         entries = properties.parse(archive.read(CATALOGUE_FILE))
     except FileNotFoundError as error:
         raise ValueError(
-            f"{path}: no {CATALOGUE_FILE} in it; expected a furniture catalogue"
+            f"{path}: no {CATALOGUE_FILE} in it; expected a furniture catalogue (.sh3f)"
         ) from error
     numbers = sorted(int(key[5:]) for key in entries if _NUMBERED.fullmatch(key))
     licence = " ".join(entries.get("license", "").split())
@@ -188,20 +204,20 @@ def read_catalogue(path: Path) -> list[Item]:
 
 @functools.cache
 def load_labels() -> dict[str, str]:
-    """Model id -> class name, for the models that have a class."""
+    """Returns model id -> class name for the models that have a class."""
     with LABELS_FILE.open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         return {row["id"]: row["class"] for row in rows if row["class"]}
 
 
 def parse_rotation(text: str) -> np.ndarray:
-    """Reads a `modelRotation`: nine numbers, row by row, applied to columns with y up.
+    """Parses a `modelRotation`: nine numbers in row-major order, for column vectors with y up.
 
     Returns:
-      [3, 3] rotation; the identity where text is empty.
+      Rotation matrix [3, 3]; the identity if `text` is empty.
 
     Raises:
-      shapes.SkipShape: the text is not a proper rotation.
+      shapes.SkipShape: the text is not a rotation matrix.
     """
     if not text.strip():
         return np.eye(3)
@@ -209,25 +225,25 @@ def parse_rotation(text: str) -> np.ndarray:
         matrix = np.array([float(word) for word in text.split()]).reshape(3, 3)
     except ValueError as error:
         raise shapes.SkipShape("bad modelRotation") from error
-    proper = np.allclose(matrix @ matrix.T, np.eye(3), atol=1e-3) and np.linalg.det(matrix) > 0
-    if not proper:
+    is_rotation = np.allclose(matrix @ matrix.T, np.eye(3), atol=1e-3) and np.linalg.det(matrix) > 0
+    if not is_rotation:
         raise shapes.SkipShape("bad modelRotation")
     return matrix
 
 
 def _open(path: str) -> archives.Archive:
-    """One open archive per catalogue and process, opened again when the file changes."""
-    return _open_once(path, os.stat(path).st_mtime_ns)
+    """Opens an archive once per process, and again after the file has changed."""
+    return _open_cached(path, os.stat(path).st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=8)
-def _open_once(path: str, modified: int) -> archives.Archive:
-    """Opens an archive; `modified` only tells versions of the file apart."""
+def _open_cached(path: str, modified: int) -> archives.Archive:
+    """Opens an archive; `modified` is part of the cache key only."""
     return archives.Archive(path)
 
 
 def _load(archive: archives.Archive, item: Item) -> tuple[meshes.Surface, list[str]]:
-    """Returns the model's surface with z up, and the faults found on the way."""
+    """Returns the surface of a model with z up, and the faults."""
     resolver = assets.AssetResolver(archive.read, folder=posixpath.dirname(item.model))
     rotation = meshes.Y_UP_TO_Z_UP @ parse_rotation(item.rotation)
     file_type = posixpath.splitext(item.model)[1][1:].lower()
@@ -246,7 +262,7 @@ def _load(archive: archives.Archive, item: Item) -> tuple[meshes.Surface, list[s
 
 
 def _icon(archive: archives.Archive, path: str, *, faults: list[str]) -> bytes | None:
-    """The catalogue's picture on white, or None with a fault noted."""
+    """Returns the catalogue's picture on white; without one, adds a fault and returns None."""
     try:
         return render.encode(render.on_white(archive.read(path)))
     except FileNotFoundError:
@@ -257,7 +273,7 @@ def _icon(archive: archives.Archive, path: str, *, faults: list[str]) -> bytes |
 
 
 def _captions(item: Item) -> tuple[tuple[str, str], ...]:
-    """What the catalogue says of a model, and nothing else."""
+    """Returns captions composed of name, tags and category."""
     captions = [("name", item.name)]
     if item.tags:
         captions.append(("tags", f"{item.name}, {', '.join(item.tags).lower()}"))

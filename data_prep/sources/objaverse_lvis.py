@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Objaverse-LVIS as OpenShape released it: 46,832 shapes of 1,156 classes, for zero-shot tests.
+"""Objaverse-LVIS as released by OpenShape: 46,832 shapes of 1,156 classes for zero-shot evaluation.
 
 The input folder holds `meta_data/split/lvis.json`, `meta_data/lvis_cat_name_pt_feat.npy` and the
-unpacked archives of Objaverse. A label's class is its position among the sorted categories of the
-list, and so is the row of its feature. Shapes keep the released features of their images and
-texts, their names unfiltered; all of them are in the split "test".
+unpacked archives of Objaverse. The classes are the sorted categories of the list, which is also the
+order of the class features. The shapes keep their released image and text features, including
+names that the GPT-4 filter would reject. All shapes are in the split "test".
 
-What happens to bad input stands in `data_prep.sources.published`.
+`data_prep.sources.published` describes how invalid input is handled.
 """
 
 import dataclasses
@@ -22,13 +22,13 @@ KEYS = ("uid", "category", "group", "data_path")
 
 @dataclasses.dataclass(frozen=True)
 class ObjaverseLvis(published.Published):
-    """The whole list, as a test split."""
+    """All shapes of the list as a test split."""
 
     def class_set(self, input_dir: Path) -> published.ClassSet:
-        """The sorted categories, with their features where those are there.
+        """Returns the sorted categories, with their released features if the folder has them.
 
         Raises:
-          ValueError: the list is missing, or the features are not one for each category.
+          ValueError: the list is missing, or the number of features is not that of the categories.
         """
         entries = _entries(input_dir)
         names = tuple(sorted({entry["category"] for entry in entries}))
@@ -38,7 +38,11 @@ class ObjaverseLvis(published.Published):
         return published.read_class_features(path, names=names)
 
     def items(self, input_dir: Path) -> list[openshape.Item]:
-        """Lists the shapes in the order of the list. ValueError where the list is missing."""
+        """Lists the shapes in the order of the list.
+
+        Raises:
+          ValueError: the list is missing.
+        """
         items = [
             openshape.Item(
                 id=entry["uid"],
@@ -51,14 +55,14 @@ class ObjaverseLvis(published.Published):
             )
             for entry in _entries(input_dir)
         ]
-        return openshape.mark_repeated(items)
+        return openshape.mark_duplicates(items)
 
     def prepare(
         self, item: openshape.Item, *, points: int, views: int, image_size: int, seed: int
     ) -> shapes.Shape:
-        """Reads one file, as `openshape.read_shape` says."""
+        """Reads one released file; see `openshape.read_shape`."""
         return openshape.read_shape(item, points=points, seed=seed)
 
 
 def _entries(input_dir: Path) -> list[dict[str, str]]:
-    return published.read_list(published.existing_file(input_dir, SPLIT_LIST), keys=KEYS)
+    return published.read_list(published.require_file(input_dir, SPLIT_LIST), keys=KEYS)

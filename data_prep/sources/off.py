@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Meshes in the Object File Format, as Princeton's ModelNet has them.
+"""Parser of the Object File Format (OFF) of Princeton's ModelNet.
 
-Many files of ModelNet40 run the word OFF together with the counts ("OFF6586 5534 0").
+In many files of ModelNet40 no line break separates the word OFF from the counts ("OFF6586 5534 0").
 """
 
 import numpy as np
@@ -12,16 +12,16 @@ from data_prep.geometry import meshes
 
 
 def parse(data: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Reads the vertices and faces of a file; polygons become fans of triangles.
+    """Parses the vertices and faces of an OFF file; triangulates polygons as fans.
 
     Args:
-      data: the file's bytes.
+      data: content of the file.
 
     Returns:
       vertices float64 [vertices, 3] and faces int64 [triangles, 3].
 
     Raises:
-      shapes.SkipShape: the file is malformed; the message starts with "malformed OFF".
+      shapes.SkipShape: the file is malformed, too large or has no faces.
     """
     lines = [line for line in (raw.split(b"#")[0].split() for raw in data.splitlines()) if line]
     if not lines or not lines[0][0].startswith(b"OFF"):
@@ -56,31 +56,30 @@ def parse(data: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def surface(vertices: np.ndarray, faces: np.ndarray) -> meshes.Surface:
-    """A plain surface, for `meshes.sample_points`.
+    """Returns an untextured white surface for `meshes.sample_points`.
 
     Args:
       vertices: [vertices, 3], z up.
-      faces: int [triangles, 3].
+      faces: int [triangles, 3], indices into `vertices`.
     """
-    one = np.ones(1, np.int32)
     return meshes.Surface(
         triangles=vertices[faces].astype(np.float32),
         uv=np.zeros((len(faces), 3, 2), np.float32),
         part=np.zeros(len(faces), np.int32),
         texels=np.full((1, 4), 255, np.uint8),
         offset=np.zeros(1, np.int32),
-        width=one,
-        height=one,
+        width=np.ones(1, np.int32),
+        height=np.ones(1, np.int32),
         opacity=np.ones(1, np.float32),
     )
 
 
 def _triangles(lines: list[list[bytes]]) -> np.ndarray:
-    """Fans around the first corner; what follows the corners is a colour."""
-    found = []
+    """Triangulates polygons as fans around their first corner; ignores face colours."""
+    triangles = []
     for line in lines:
         corners = [int(word) for word in line[1 : int(line[0]) + 1]]
         if len(corners) != int(line[0]):
             raise ValueError("a face has fewer corners than it counts")
-        found += [(corners[0], *pair) for pair in zip(corners[1:-1], corners[2:], strict=True)]
-    return np.array(found, np.int64).reshape(-1, 3)
+        triangles += [(corners[0], *pair) for pair in zip(corners[1:-1], corners[2:], strict=True)]
+    return np.array(triangles, np.int64).reshape(-1, 3)

@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenShape's training data (Liu et al., NeurIPS 2023): clouds with features of a CLIP, released.
+"""OpenShape's training data (Liu et al., NeurIPS 2023): clouds with released CLIP features.
 
-The input folder holds `meta_data/` (lists, filter) and the unpacked archives of shapes, one `.npy`
-file a shape. A list gives the path that a file had with its authors; the longest tail of it that
-exists below the input folder is the file. Points are turned to z up (`published.make_cloud`).
+The input folder holds `meta_data/` (lists, filter) and the unpacked archives of shapes, with one
+`.npy` file per shape. A list contains the paths on its authors' machine; the longest suffix of such
+a path that exists below the input folder is the file. Points are converted to z up
+(`published.make_cloud`).
 
 | in the file | in the record |
 | --- | --- |
 | image_feat | image features of kind "render" |
-| thumbnail_feat, Objaverse only, as OpenShape uses it | one of kind "picture", the last |
-| text: the first for Objaverse, else all; prompt_avg | captions of kind "name" |
-| the same, where GPT-4 found the text to say nothing (flag "N") | kind "name_rejected" |
+| thumbnail_feat, for Objaverse only, as in OpenShape | last image feature, of kind "picture" |
+| text: the first for Objaverse, otherwise all; prompt_avg | captions of kind "name" |
+| the same, if the GPT-4 filter rejects the text (flag "N") | kind "name_rejected" |
 | blip_caption, msft_caption; prompt_avg | kinds "blip", "msft" |
 | retrieval_text; original | kind "retrieved" |
 
-What happens to bad input stands in `data_prep.sources.published`.
+`data_prep.sources.published` describes how invalid input is handled.
 """
 
 import dataclasses
@@ -30,64 +31,78 @@ from data_prep.foreign import archives, safe_pickle
 from data_prep.sources import published
 
 FILTER_FILE = "gpt4_filtering.json"
-# The data set whose names are filtered, and whose thumbnails are used.
+# The only data set whose names are filtered and whose thumbnails are used.
 OBJAVERSE = "Objaverse"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Item:
-    """One entry of a list of shapes."""
+    """Entry of a list of shapes.
+
+    Attributes:
+      id: unique id in the list.
+      root: input folder.
+      path: path of the file in the list.
+      source: source of the record, such as "openshape/Objaverse".
+      split: split that the shape belongs to.
+      group: group of the release that contains the file.
+      label: class name, or "".
+      name_rejected: whether the GPT-4 filter rejects the name; None if it does not apply.
+      needs_features: whether to skip a shape without any features.
+      fault: fault to count if the shape is kept, or "".
+      skip: reason why the item is skipped, or "".
+    """
 
     id: str
-    root: str  # the input folder
-    path: str  # of the file, as the list has it
-    source: str  # becomes the record's source
+    root: str
+    path: str
+    source: str
     split: str
     group: str
     label: str = ""
-    filtered: bool | None = None  # GPT-4 rejects the name; None where it was not asked
+    name_rejected: bool | None = None
     needs_features: bool = False
     fault: str = ""
     skip: str = ""
 
     @property
-    def mark(self) -> str:
-        """What decides the shape besides the file."""
-        return f"{self.source} {self.label} {self.filtered} {self.fault} {self.skip}"
+    def fingerprint(self) -> str:
+        """Returns everything besides the file that determines the shape."""
+        return f"{self.source} {self.label} {self.name_rejected} {self.fault} {self.skip}"
 
-    def is_there(self) -> bool:
-        """Whether the file exists."""
+    def file_exists(self) -> bool:
+        """Returns whether the file exists."""
         return locate(Path(self.root), self.path) is not None
 
 
 @dataclasses.dataclass(frozen=True)
 class OpenShape(published.Published):
-    """The shapes of one of OpenShape's training lists.
+    """One of OpenShape's training lists.
 
     Attributes:
-      split_list: the list, below meta_data.
+      split_list: path of the list below `meta_data`.
     """
 
     split_list: str = "split/train_all.json"
     needs_released: ClassVar[bool] = True
 
     def class_set(self, input_dir: Path) -> published.ClassSet:
-        """Training shapes have texts and no classes."""
+        """Returns no classes, since training shapes are not labelled."""
         return published.ClassSet()
 
     def items(self, input_dir: Path) -> list[Item]:
         """Lists the shapes in the order of the list.
 
         Raises:
-          ValueError: the list or the filter is missing or is none.
+          ValueError: the list or the filter is missing or invalid.
         """
-        path = published.existing_file(input_dir, self.split_list)
+        path = published.require_file(input_dir, self.split_list)
         entries = published.read_list(path, keys=("id", "dataset", "group", "data_path"))
-        flags = read_filter(published.existing_file(input_dir, FILTER_FILE))
+        rejected = read_filter(published.require_file(input_dir, FILTER_FILE))
         items = []
         for entry in entries:
-            asked = entry["dataset"] == OBJAVERSE
-            known = entry["id"] in flags
+            is_filtered = entry["dataset"] == OBJAVERSE
+            is_missing = is_filtered and entry["id"] not in rejected
             items.append(
                 Item(
                     id=entry["id"],
@@ -96,36 +111,31 @@ class OpenShape(published.Published):
                     source=f"openshape/{entry['dataset']}",
                     split="train",
                     group=entry["group"],
-                    filtered=flags.get(entry["id"]) if asked else None,
+                    name_rejected=rejected.get(entry["id"]) if is_filtered else None,
                     needs_features=True,
-                    fault="name not in the GPT-4 filter" if asked and not known else "",
+                    fault="name not in the GPT-4 filter" if is_missing else "",
                 )
             )
-        return mark_repeated(items)
+        return mark_duplicates(items)
 
     def prepare(
         self, item: Item, *, points: int, views: int, image_size: int, seed: int
     ) -> shapes.Shape:
-        """Reads one file; `views` and `image_size` are for sources that are rendered.
-
-        Raises:
-          shapes.SkipShape: the shape cannot be used.
-          safe_pickle.UnsafePickleError: the file is refused or damaged.
-        """
+        """Reads one released file; see `read_shape`. Ignores `views` and `image_size`."""
         return read_shape(item, points=points, seed=seed)
 
 
 def read_filter(path: Path) -> dict[str, bool]:
-    """Reads GPT-4's verdicts on names.
+    """Reads the GPT-4 filter of names.
 
     Args:
-      path: of a JSON file {id: {"flag": "Y" or "N", ...}}.
+      path: JSON file with {id: {"flag": "Y" or "N", ...}}.
 
     Returns:
       id -> whether the name is rejected.
 
     Raises:
-      ValueError: it is no such file.
+      ValueError: the file has other content.
     """
     try:
         entries = json.loads(path.read_text("utf-8"))
@@ -137,31 +147,31 @@ def read_filter(path: Path) -> dict[str, bool]:
         ) from error
 
 
-def mark_repeated(items: Sequence[Item]) -> list[Item]:
-    """Gives every item that repeats an id a name of its own and the reason why it is skipped."""
+def mark_duplicates(items: Sequence[Item]) -> list[Item]:
+    """Gives items that repeat an earlier id a unique id and the reason to skip them."""
     seen: set[str] = set()
-    found = []
+    result = []
     for position, item in enumerate(items):
         if item.id in seen:
             item = dataclasses.replace(
                 item, id=f"{item.id} (entry {position})", skip="id listed before"
             )
         seen.add(item.id)
-        found.append(item)
-    return found
+        result.append(item)
+    return result
 
 
 def read_shape(item: Item, *, points: int, seed: int) -> shapes.Shape:
-    """One released file as a shape.
+    """Reads one released file as a shape.
 
     Args:
-      item: what the list says of it.
-      points: to keep.
-      seed: of the draw.
+      item: entry of the list.
+      points: number of points to sample.
+      seed: seed of the sampling.
 
     Raises:
       shapes.SkipShape: the shape cannot be used.
-      safe_pickle.UnsafePickleError: the file is refused or damaged; it names the file.
+      safe_pickle.UnsafePickleError: the file is corrupt, or contains more than plain data.
       ValueError: the file does not hold a dict.
     """
     if item.skip:
@@ -212,10 +222,10 @@ def read_shape(item: Item, *, points: int, seed: int) -> shapes.Shape:
 
 
 def locate(root: Path, listed: str) -> Path | None:
-    """The file below a folder that ends as a listed path does, the longest such ending, or None.
+    """Returns the file below `root` that matches the longest suffix of a listed path, or None.
 
     Raises:
-      archives.ArchiveError: the path climbs out of its folder.
+      archives.ArchiveError: the path leaves its folder through "..".
     """
     parts = PurePosixPath(archives.safe_path(listed)).parts
     for start in range(len(parts)):
@@ -226,7 +236,7 @@ def locate(root: Path, listed: str) -> Path | None:
 
 
 def _images(data: Mapping[str, Any], source: str) -> Iterator[tuple[str, Any]]:
-    """(kind, feature) of every image."""
+    """Yields (kind, feature) of every image."""
     views = data.get("image_feat")
     yield from (("render", row) for row in (() if views is None else views))
     thumbnail = data.get("thumbnail_feat")
@@ -235,11 +245,11 @@ def _images(data: Mapping[str, Any], source: str) -> Iterator[tuple[str, Any]]:
 
 
 def _texts(data: Mapping[str, Any], item: Item) -> Iterator[tuple[tuple[str, str], Any]]:
-    """((kind, text), feature) of every text."""
+    """Yields ((kind, text), feature) of every text."""
     names = _paired(data, "text", version="prompt_avg")
     if item.source.endswith(OBJAVERSE):
         names = names[:1]
-    kind = "name_rejected" if item.filtered else "name"
+    kind = "name_rejected" if item.name_rejected else "name"
     yield from (((kind, text), feature) for text, feature in names)
     for kind in ("blip", "msft"):
         text = data.get(f"{kind}_caption")
@@ -250,40 +260,44 @@ def _texts(data: Mapping[str, Any], item: Item) -> Iterator[tuple[tuple[str, str
 
 
 def _paired(data: Mapping[str, Any], key: str, *, version: str) -> list[tuple[str, Any]]:
-    """A list of texts with one version of their features."""
-    texts, found = list(data.get(key) or ()), list(data.get(f"{key}_feat") or ())
-    if len(texts) != len(found):
+    """Pairs the texts of a field with one version of their features."""
+    texts, features = list(data.get(key) or ()), list(data.get(f"{key}_feat") or ())
+    if len(texts) != len(features):
         raise shapes.SkipShape(f"{key} and its features differ in number")
-    return [(text, _version(one, version)) for text, one in zip(texts, found, strict=True)]
+    pairs = zip(texts, features, strict=True)
+    return [(text, _version(versions, version)) for text, versions in pairs]
 
 
 def _version(features: Any, version: str) -> Any:
-    """One of the features that a text has."""
+    """Returns one version of the features of a text."""
     if not isinstance(features, dict) or version not in features:
         raise shapes.SkipShape(f"a text without its feature {version!r}")
     return features[version]
 
 
 def _usable(pairs: Iterator[tuple[Any, Any]], faults: list[str]) -> list[tuple[Any, np.ndarray]]:
-    """Pairs whose feature can be used, as float16 [dim]; notes the others among the faults."""
+    """Returns the pairs with a usable feature as float16 [dim]; adds a fault for each other one.
+
+    Faults are part of the fingerprint of a shape, so their texts must not change.
+    """
     kept = []
-    for what, feature in pairs:
+    for key, feature in pairs:
         values = np.asarray(feature)
         if values.dtype.kind != "f" or values.size != published.OPENCLIP.dim:
             raise shapes.SkipShape(f"a feature is not {published.OPENCLIP.dim} numbers")
-        with np.errstate(over="ignore"):  # what half precision cannot hold is found below
+        with np.errstate(over="ignore"):  # an overflow of float16 is non-finite below
             half = values.reshape(-1).astype(np.float16)
-        if isinstance(what, tuple) and not (isinstance(what[1], str) and what[1].strip()):
+        if isinstance(key, tuple) and not (isinstance(key[1], str) and key[1].strip()):
             faults.append("left out an empty text")
         elif not np.isfinite(half).all():
             faults.append("left out a feature that is not finite")
         elif not half.any():
             faults.append("left out a feature that is zero")
         else:
-            kept.append((what, half))
+            kept.append((key, half))
     return kept
 
 
 def _stack(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """float16 [rows, dim]."""
+    """Stacks features as float16 [rows, dim]."""
     return np.asarray(rows, np.float16).reshape(len(rows), published.OPENCLIP.dim)

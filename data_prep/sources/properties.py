@@ -1,29 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Java properties files, which Sweet Home 3D catalogues are described in."""
+"""Java properties files, the format of Sweet Home 3D catalogues."""
 
 import re
 
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
-# The first separator that no back slash escapes: `=`, `:` or white space, with white space around.
+# The first unescaped separator: `=` or `:` with surrounding white space, or white space.
 _SEPARATOR = re.compile(r"(?<!\\)(?:\\\\)*(\s*[=:]\s*|\s+)")
 _NAMED = {"t": "\t", "n": "\n", "r": "\r", "f": "\f"}
 
 
 def parse(data: bytes) -> dict[str, str]:
-    r"""Reads a properties file as `java.util.Properties.load` defines it.
+    r"""Parses a properties file as `java.util.Properties.load` does.
 
-    ISO-8859-1 text; `#` and `!` start comment lines; a line that ends in an odd number of back
-    slashes goes on in the next one, whose leading white space is dropped; `\uXXXX`, `\t`, `\n`,
-    `\r` and `\f` are characters, any other escaped character is itself. A later key wins.
+    The text is ISO-8859-1. `#` and `!` start comment lines. A line that ends in an odd number of
+    backslashes continues on the next line, whose leading white space is dropped. `\uXXXX`, `\t`,
+    `\n`, `\r` and `\f` are escapes; any other escaped character stands for itself. The last of
+    several equal keys wins.
 
     Args:
-      data: the file's bytes.
+      data: content of the file.
 
     Returns:
       Key -> value, both unescaped.
     """
     entries: dict[str, str] = {}
-    pending: list[str] = []  # joined at the end only: a line may go on a million times
+    pending: list[str] = []  # joined once, since a line may have a million continuations
     for line in re.split(r"\r\n|\r|\n", data.decode("iso-8859-1")):
         line = line.lstrip(" \t\f")
         if not pending and (not line or line[0] in "#!"):
@@ -39,14 +40,14 @@ def parse(data: bytes) -> dict[str, str]:
 
 
 def _add(entries: dict[str, str], line: str) -> None:
-    """Splits a logical line at its separator and stores it."""
+    """Splits a logical line at its separator and adds the pair to `entries`."""
     separator = _SEPARATOR.search(line)
     start, end = separator.span(1) if separator else (len(line), len(line))
     entries[_unescape(line[:start])] = _unescape(line[end:])
 
 
 def _unescape(text: str) -> str:
-    """Replaces escapes by what they stand for."""
+    """Replaces escape sequences by the characters that they denote."""
 
     def character(match: re.Match[str]) -> str:
         body = match[1]

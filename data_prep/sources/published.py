@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the importers of published data sets share: their base, their files, their conventions.
+"""Base class, file lookup and conventions of the importers of published data sets.
 
-OpenShape's release and the three benchmarks of its field bring features of one teacher, so no
-teacher has to run (`--teacher released`): of every shape (OpenShape, Objaverse-LVIS), or of the
-class names alone. Another teacher can embed the class names of a benchmark; its shapes then have
-points, labels and captions, and no image features.
+OpenShape's release and the three benchmarks include features of one teacher, so no teacher has to
+run (`--teacher released`): features of every shape (OpenShape, Objaverse-LVIS), or of the class
+names only. Another teacher can embed the class names of a benchmark; its shapes then have points,
+labels and captions but no image features.
 
-Bad input. An error that names the file stops the import: a list, a filter or class features that
-are missing or do not fit, a `.npy` file that holds more than arrays and plain containers, a damaged
-file. A shape that cannot be used is counted and left out, with its reason: listed and absent,
-listed twice, fewer points than asked for, arrays of another shape, coordinates that are not finite
-or all the same, features of another length. A single feature that is not finite or zero is left out
-with its caption, and counted. A class without any shape stays among the names that a student
-chooses from, and is listed.
+Invalid input. The import stops with an error that names the file if a list, the filter or the class
+features are missing or inconsistent, if a `.npy` file contains more than arrays and plain
+containers, or if a file is corrupt. A shape that cannot be used is skipped and counted by reason:
+file missing, id listed twice, too few points, arrays of the wrong shape, non-finite or coincident
+coordinates, features of the wrong dimension. A single feature that is non-finite or zero is dropped
+together with its caption, and counted. A class without shapes remains one of the classes of the
+evaluation, and is printed.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from data_prep import shapes, teachers
 from data_prep.foreign import safe_pickle
 from data_prep.sources import splitting
 
-# The model behind every feature of OpenShape's release, by the names of its README.
+# Teacher of all features in OpenShape's release, as named in its README.
 OPENCLIP = teachers.TeacherInfo(
     name="laion/CLIP-ViT-bigG-14-laion2B-39B-b160k",
     revision="features as released by OpenShape",
@@ -35,154 +35,163 @@ OPENCLIP = teachers.TeacherInfo(
     kind="clip",
     preprocessing="done by OpenShape with OpenCLIP, ViT-bigG-14, laion2b_s39b_b160k",
 )
-# What stands for a colour where there is none: 0.4 of 1, as in OpenShape and Uni3D.
+# Grey value of clouds without colour: 0.4 of 1, as in OpenShape and Uni3D.
 NO_COLOUR = round(0.4 * 255)
-# Folders below the input folder in which OpenShape's lists may lie, in the order they are tried.
+# Folders below the input folder that are searched for OpenShape's lists, in this order.
 META_FOLDERS = ("meta_data", "")
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassSet:
-    """The names that a zero-shot evaluation chooses among.
+    """Classes of a zero-shot evaluation.
 
     Attributes:
-      names: as published, in the published order.
-      features: float32 [names, dim], unit norm, as released; None where none came with the data.
+      names: class names, with the published spelling and in the published order.
+      features: released text features, float32 [classes, dim], unit norm, or None.
     """
 
     names: tuple[str, ...] = ()
     features: np.ndarray | None = None
 
     def spoken_names(self) -> list[str]:
-        """The names as one would say them, for the prompts of another teacher."""
+        """Returns the class names with spaces for underscores, for use in prompts."""
         return spoken(self.names)
 
 
 def spoken(names: Iterable[str]) -> list[str]:
-    """Names of classes as one would say them: `night_stand` is a night stand."""
+    """Returns class names with spaces for underscores, for use in prompts."""
     return [name.replace("_", " ") for name in names]
 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """Base of the importers; a subclass adds `items`, `prepare` and `class_set`.
+    """Base class of the importers; subclasses implement `items`, `prepare` and `class_set`.
 
     Attributes:
       family: name of the shape cache.
-      teacher: whose features the release holds.
-      needs_released: whether the set is of no use without the released features of its shapes.
+      teacher: teacher of the released features.
+      needs_released: whether the shapes are useless without their released features.
     """
 
     family: str
-    # A reflection, but what the released encoders were trained on.
+    # Mirrors the shapes, as in the training data of the released encoders.
     from_y_up: ClassVar[str] = "swap"
     teacher: ClassVar[teachers.TeacherInfo] = OPENCLIP
     needs_released: ClassVar[bool] = False
 
     def class_set(self, input_dir: Path) -> ClassSet:
-        """The classes, read before any shape is. ValueError where files do not fit together."""
+        """Returns the classes; called before any shape is prepared.
+
+        Raises:
+          ValueError: a file is missing, or the files are inconsistent.
+        """
         raise NotImplementedError
 
     def splits(self, prepared: Sequence[shapes.Shape]) -> dict[str, list[str]]:
-        """Splits by catalogue, which is the name of the split; one that has no shape is left out.
+        """Groups shapes by `catalogue`, which holds the name of the split; omits empty splits.
 
         Raises:
-          ValueError: there is no shape at all.
+          ValueError: `prepared` is empty.
         """
         return splitting.by_catalogue(prepared, family=self.family)
 
 
 def find_class_set(origin: Any, *, source: str, input_dir: Path, teacher: str) -> ClassSet | None:
-    """The classes that a published set brings, before hours of work; None for other sources.
+    """Returns the classes of a published data set; None for other sources.
+
+    Also checks, before any shape is prepared, that the source and the teacher are compatible.
 
     Args:
-      origin: the source.
-      source: its name in the table of sources.
+      origin: source object.
+      source: name of the source in `sources.SOURCES`.
       input_dir: folder of the raw data.
-      teacher: as the user named it.
+      teacher: value of `--teacher`.
 
     Raises:
-      ValueError: the source and the teacher do not fit together; says what to pass.
+      ValueError: the source and the teacher are incompatible.
     """
     if not isinstance(origin, Published):
         if teacher == teachers.RELEASED:
             raise ValueError(
-                f"--teacher {teacher}: {source} brings no features of its own; pass "
-                f"{teachers.LIT}, a folder, or a CLIP's hub name."
+                f"--teacher {teacher}: --source {source} has no released features; pass "
+                f"{teachers.LIT}, the folder of a teacher, or the hub name of a CLIP model"
             )
         return None
     if origin.needs_released and teacher != teachers.RELEASED:
         raise ValueError(
-            f"--teacher {teacher}: {source} has no pictures to look at, only features; pass "
-            f"--teacher {teachers.RELEASED}."
+            f"--teacher {teacher}: --source {source} has features but no images to embed; pass "
+            f"--teacher {teachers.RELEASED}"
         )
     if teacher == teachers.LIT:
         raise ValueError(
-            f"--teacher {teacher}: {source} has no pictures to train a teacher on; pass "
-            f"{teachers.RELEASED}, the folder of a trained teacher, or a CLIP's hub name."
+            f"--teacher {teacher}: --source {source} has no images to train a teacher on; pass "
+            f"{teachers.RELEASED}, the folder of a teacher, or the hub name of a CLIP model"
         )
-    found = origin.class_set(Path(input_dir))
-    if teacher == teachers.RELEASED and found.names and found.features is None:
+    classes = origin.class_set(Path(input_dir))
+    if teacher == teachers.RELEASED and classes.names and classes.features is None:
         raise ValueError(
-            f"--teacher {teacher}: {input_dir} holds no features of the class names of {source}; "
-            "pass the hub name or the folder of a teacher that embeds them."
+            f"--teacher {teacher}: {input_dir} has no released features of the class names of "
+            f"{source}; pass the folder or the hub name of a teacher that embeds them"
         )
-    return found
+    return classes
 
 
 def find_file(input_dir: Path, name: str, *, folders: Iterable[str] = META_FOLDERS) -> Path | None:
-    """The first of several places where a file is, or None."""
-    places = [Path(input_dir) / folder / name for folder in folders]
-    return next((place for place in places if place.is_file()), None)
+    """Returns the path of a file in the first folder that contains it, or None."""
+    paths = [Path(input_dir) / folder / name for folder in folders]
+    return next((path for path in paths if path.is_file()), None)
 
 
-def existing_file(input_dir: Path, name: str) -> Path:
-    """A file of OpenShape's `meta_data`; ValueError that says where it was looked for."""
-    found = find_file(input_dir, name)
-    if found is None:
+def require_file(input_dir: Path, name: str) -> Path:
+    """Returns the path of a file of OpenShape's `meta_data`.
+
+    Raises:
+      ValueError: the file does not exist.
+    """
+    path = find_file(input_dir, name)
+    if path is None:
         raise ValueError(
             f"{input_dir}: no {' or '.join(f'{Path(f) / name}' for f in META_FOLDERS)} in it; "
-            "unpack meta_data.zip of OpenShape's training data there"
+            "unpack meta_data.zip of OpenShape's training data into it"
         )
-    return found
+    return path
 
 
 def read_list(path: Path, *, keys: Sequence[str]) -> list[dict[str, str]]:
     """Reads a JSON list of shapes.
 
     Args:
-      path: of the list.
-      keys: fields that every entry must have as text.
+      path: JSON file.
+      keys: names of the string fields that every entry must have.
 
     Raises:
-      ValueError: it is no such list, or empty; names the file, the entry and the field.
+      ValueError: the file is not a list of such entries, or is empty.
     """
     try:
         entries = json.loads(path.read_text("utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: not a JSON file ({error}); get it again") from error
+        raise ValueError(f"{path}: not a JSON file ({error}); download it again") from error
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{path}: expected a list of shapes, found {str(entries)[:40]!r}")
     for position, entry in enumerate(entries):
         for key in keys:
             if not isinstance(entry, dict) or not isinstance(entry.get(key), str):
                 raise ValueError(
-                    f"{path}: entry {position} has no text {key!r}; expected the fields "
+                    f"{path}: entry {position} has no string {key!r}; expected the fields "
                     f"{list(keys)}, found {str(entry)[:80]!r}"
                 )
     return entries
 
 
 def read_class_features(path: Path, *, names: Sequence[str] | None = None) -> ClassSet:
-    """Reads released features of class names.
+    """Reads the released text features of class names.
 
     Args:
-      path: of an array [classes, dim], or of a dict {name: {"open_clip_text_feat": [1, dim]}}.
-      names: of an array's rows; a dict has its own.
+      path: file with an array [classes, dim] or a dict {name: {"open_clip_text_feat": [1, dim]}}.
+      names: class names of the rows of an array; ignored for a dict.
 
     Raises:
-      ValueError: names and features do not fit together, or a feature cannot be used; names the
-        file and the class.
+      ValueError: the numbers of names and features differ, or a feature is invalid.
     """
     content = safe_pickle.load(path)
     if isinstance(content, dict):
@@ -196,13 +205,13 @@ def read_class_features(path: Path, *, names: Sequence[str] | None = None) -> Cl
     if names is None or len(rows) != len(names):
         raise ValueError(
             f"{path}: {len(rows)} features, expected one for each of "
-            f"{'the' if names is None else len(names)} classes; the files are not of one release"
+            f"{'the' if names is None else len(names)} classes; use files of the same release"
         )
     features = np.zeros((len(rows), OPENCLIP.dim), np.float32)
     for position, (name, row) in enumerate(zip(names, rows, strict=True)):
         values = np.asarray(row).reshape(-1)
-        fits = values.dtype.kind == "f" and len(values) == OPENCLIP.dim
-        if not fits or not np.isfinite(values).all() or not values.any():
+        is_feature = values.dtype.kind == "f" and len(values) == OPENCLIP.dim
+        if not is_feature or not np.isfinite(values).all() or not values.any():
             raise ValueError(
                 f"{path}: the feature of class {name!r} is {values.dtype} [{len(values)}], "
                 f"expected {OPENCLIP.dim} floats, all finite and not all zero"
@@ -215,26 +224,26 @@ def read_class_features(path: Path, *, names: Sequence[str] | None = None) -> Cl
 def make_cloud(
     xyz: Any, rgb: Any, *, points: int, seed: int, shape_id: str, y_up: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A published cloud as records hold it.
+    """Converts a published cloud to the conventions of the records.
 
-    Points are drawn without replacement into an order that depends on (seed, shape_id) alone: any
-    prefix is a sample of the surface, in whatever order the cloud was published. Clouds with y up
-    get z up as in OpenShape, by swapping the second and the third coordinate, which mirrors them;
-    clouds with z up are mirrored, too, so that one shape is one cloud however it was published.
+    Samples points without replacement, in an order that depends on (seed, shape_id) only, so that
+    any prefix of the result is a uniform sample of the published points. Converts y up to z up as
+    OpenShape does, by swapping the second and third coordinates, which mirrors the cloud. Clouds
+    with z up are mirrored as well, so that the result does not depend on the published axis.
 
     Args:
       xyz: [count, 3].
-      rgb: [count, 3] in 0..1; None for a cloud without colour, which becomes grey (0.4).
-      points: how many to keep.
-      seed: of the draw.
-      shape_id: of the shape.
-      y_up: whether y points up.
+      rgb: [count, 3] in 0..1, or None for a cloud without colour, which becomes grey (0.4).
+      points: number of points to sample.
+      seed: seed of the sampling, combined with `shape_id`.
+      shape_id: id of the shape.
+      y_up: whether y is up, else z.
 
     Returns:
       xyz float32 [points, 3], z up, in the unit sphere, and rgb uint8 [points, 3].
 
     Raises:
-      shapes.SkipShape: the arrays do not fit, or hold too few points.
+      shapes.SkipShape: an array has the wrong shape or type, or there are too few points.
     """
     xyz = np.asarray(xyz)
     if xyz.ndim != 2 or xyz.shape[1] != 3 or xyz.dtype.kind not in "fiu":
@@ -248,7 +257,7 @@ def make_cloud(
     rgb = np.asarray(rgb)
     if rgb.shape != xyz.shape or rgb.dtype.kind not in "fiu":
         raise shapes.SkipShape("rgb is not numbers [points, 3]")
-    # A rounding error beyond 1 is no reason to lose a shape; NaN fails both comparisons.
+    # Tolerates rounding errors outside 0..1. NaN fails both comparisons.
     if not ((rgb > -1e-3) & (rgb < 1 + 1e-3)).all():
         raise shapes.SkipShape("colours outside 0..1")
     colours = np.rint(np.clip(rgb[chosen].astype(np.float64), 0, 1) * 255).astype(np.uint8)

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A file of a mesh or a cloud, with what is known of it, as a shape."""
+"""Shapes of mesh and point cloud files with optional metadata, for `folder` and `objaverse`.
+
+Items are part of the fingerprints of prepared shapes, and faults are stored with them: neither the
+fields of `Item` nor the texts of faults may change.
+"""
 
 import dataclasses
 import hashlib
@@ -14,13 +18,13 @@ from data_prep.geometry import clouds, meshes, render
 from data_prep.sources import surfaces
 from mrd_jax.data import batch_spec
 
-# Of parts and clouds without colour: 0.4 of 1, as in OpenShape and Uni3D.
-FILL = 0.4
-# Noted where a cloud had to repeat points.
+# Grey value of parts and clouds without colour: 0.4 of 1, as in OpenShape and Uni3D.
+COLOUR_FILL = 0.4
+# Fault of a cloud with too few points.
 TOO_FEW = "fewer points than asked for, repeated"
-# Noted where neither a standard nor the table says which axis is vertical.
+# Fault if neither the file format nor the table defines the vertical axis.
 UP_ASSUMED = "vertical axis not stated, {} taken"
-# Why an item is skipped whose file is a link to elsewhere.
+# Reason to skip an item.
 LINK_OUTSIDE = "a link that leaves the folder"
 
 
@@ -29,20 +33,20 @@ class Item:
     """One file of a folder.
 
     Attributes:
-      id: unique in the folder.
-      root: the folder, resolved; nothing outside of it is read.
-      path: of the mesh or cloud, relative to the folder.
-      split: that the shape belongs to.
-      name: of the shape, or "".
+      id: unique id in the folder.
+      root: absolute path of the folder; files outside of it are never read.
+      path: path of the mesh or cloud, relative to the folder.
+      split: split that the shape belongs to.
+      name: name of the shape, or "".
       captions: (kind, text) pairs.
-      images: paths of pictures, relative to the folder.
-      label: name of its class, or "".
-      creator: to be credited, or "".
-      licence: of the shape, or "".
-      up_axis: "y" or "z"; "" of an item that is left out.
-      faults: found so far.
-      skip: why the item becomes no shape, or "".
-      version: size and time of the file and its pictures, so that a change is noticed.
+      images: paths of images of the shape, relative to the folder.
+      label: class name, or "".
+      creator: creator to credit, or "".
+      licence: licence of the shape, or "".
+      up_axis: "y" or "z"; "" if the item is skipped.
+      faults: faults detected so far.
+      skip: reason why the item is skipped, or "".
+      version: size and modification time of the file and of each image, to detect changes.
     """
 
     id: str
@@ -61,23 +65,23 @@ class Item:
     version: tuple[tuple[int, int], ...] = ()
 
     @property
-    def mark(self) -> str:
-        """Hash of everything here."""
-        known = json.dumps(dataclasses.asdict(self))
-        return hashlib.sha256(known.encode()).hexdigest()[:16]
+    def fingerprint(self) -> str:
+        """Returns a hash of all fields."""
+        fields = json.dumps(dataclasses.asdict(self))
+        return hashlib.sha256(fields.encode()).hexdigest()[:16]
 
-    def is_there(self) -> bool:
-        """Whether the file exists."""
+    def file_exists(self) -> bool:
+        """Returns whether the file exists."""
         return Path(self.root, self.path).is_file()
 
 
 def with_version(item: Item) -> Item:
-    """The item with the size and time of its files as they are now; absent ones count as empty."""
+    """Sets `version` to the current sizes and times of the item's files, 0 for missing ones."""
     version = []
     for name in (item.path, *item.images):
         try:
-            found = Path(item.root, name).stat()
-            version.append((found.st_size, found.st_mtime_ns))
+            status = Path(item.root, name).stat()
+            version.append((status.st_size, status.st_mtime_ns))
         except OSError:
             version.append((0, 0))
     return dataclasses.replace(item, version=tuple(version))
@@ -86,42 +90,41 @@ def with_version(item: Item) -> Item:
 def prepare(
     item: Item, *, family: str, points: int, views: int, image_size: int, seed: int
 ) -> shapes.Shape:
-    """Samples, renders and describes one file.
+    """Prepares one file: samples points, renders meshes and reads the item's own images.
 
-    Meshes are rendered; clouds have no views. Pictures of the item's own follow the views.
+    Clouds have no rendered views. The item's own images follow the views.
 
     Args:
-      item: the file.
-      family: of the source.
-      points: of the shape; a smaller cloud repeats its points, which is noted among the faults.
-      views: rendered views of a mesh, at most.
-      image_size: side of the views in pixels.
-      seed: of the points.
+      item: file to prepare.
+      family: name of the source family.
+      points: points per shape; the points of a smaller cloud are repeated, which is a fault.
+      views: maximum number of rendered views of a mesh.
+      image_size: height and width of the views in pixels.
+      seed: seed of the point sampling.
 
     Raises:
-      shapes.SkipShape: the file is missing, leads out of the folder, is damaged or holds no usable
-        shape.
+      shapes.SkipShape: the file is missing, outside the folder or corrupt, or has no usable shape.
     """
     path = _usable_path(item)
     faults = list(item.faults)
-    sizes = {"points": points, "seed": seed, "shape_id": item.id}
+    sampling = {"points": points, "seed": seed, "shape_id": item.id}
     images: list[bytes] = []
     try:
         with timing.stage("load"):
-            content, found = clouds.read_content(path, fill=FILL, root=item.root)
-        faults += found
+            content, new_faults = clouds.read_content(path, fill=COLOUR_FILL, root=item.root)
+        faults += new_faults
         if isinstance(content, tuple):
             with timing.stage("sample"):
-                xyz, rgb, found = _cloud(*content, up=item.up_axis, **sizes)
+                xyz, rgb, new_faults = _sample_cloud(*content, up=item.up_axis, **sampling)
         else:
-            surface = _upright(content) if item.up_axis == "y" else content
-            xyz, rgb = surfaces.sample(surface, **sizes)
-            images, found = surfaces.views(surface, count=views, size=image_size)
-        faults += found
+            surface = _rotate_upright(content) if item.up_axis == "y" else content
+            xyz, rgb = surfaces.sample(surface, **sampling)
+            images, new_faults = surfaces.views(surface, count=views, size=image_size)
+        faults += new_faults
     except clouds.CloudError as error:
         raise shapes.SkipShape(str(error)) from error
     with timing.stage("encode"):
-        pictures, unusable = _pictures(item)
+        own_images, image_faults = _read_images(item)
     return shapes.Shape(
         id=item.id,
         source=family,
@@ -132,16 +135,16 @@ def prepare(
         licence=item.licence,
         xyz=xyz,
         rgb=rgb,
-        images=(*images, *pictures),
-        image_kinds=("render",) * len(images) + ("picture",) * len(pictures),
+        images=(*images, *own_images),
+        image_kinds=("render",) * len(images) + ("picture",) * len(own_images),
         captions=item.captions,
         label=item.label,
-        faults=(*faults, *unusable),
+        faults=(*faults, *image_faults),
     )
 
 
 def _usable_path(item: Item) -> Path:
-    """The item's file. SkipShape where there is none that may be read."""
+    """Returns the path of the item's file. Raises SkipShape if it must not be read."""
     if item.skip:
         raise shapes.SkipShape(item.skip)
     path = Path(item.root, item.path)
@@ -152,17 +155,17 @@ def _usable_path(item: Item) -> Path:
     return path
 
 
-def _upright(surface: meshes.Surface) -> meshes.Surface:
-    """The surface with y up turned to z."""
-    turn = meshes.Y_UP_TO_Z_UP.T.astype(np.float32)
-    return dataclasses.replace(surface, triangles=surface.triangles @ turn)
+def _rotate_upright(surface: meshes.Surface) -> meshes.Surface:
+    """Rotates a surface from y up to z up."""
+    rotation = meshes.Y_UP_TO_Z_UP.T.astype(np.float32)
+    return dataclasses.replace(surface, triangles=surface.triangles @ rotation)
 
 
 def _is_inside(path: Path, root: str) -> bool:
     return path.resolve().is_relative_to(Path(root).resolve())
 
 
-def _cloud(
+def _sample_cloud(
     xyz: np.ndarray,
     rgb: np.ndarray | None,
     *,
@@ -171,23 +174,23 @@ def _cloud(
     seed: int,
     shape_id: str,
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """A cloud as records have it: z up, in random order; and what was done about too few points."""
-    rules = clouds.Conventions(
+    """Returns xyz (z up) and rgb in random order, and the faults."""
+    conventions = clouds.Conventions(
         points=points,
         up_axis=batch_spec.UP_AXIS,
         from_y_up="rotate",
         normalisation=batch_spec.NORMALISATION,
-        colour_fill=FILL,
+        colour_fill=COLOUR_FILL,
     )
-    cloud = clouds.prepare_cloud(xyz, rgb, conventions=rules, up=up, seed=seed)
+    cloud = clouds.prepare_cloud(xyz, rgb, conventions=conventions, up=up, seed=seed)
     order = shapes.generator(seed, shape_id).permutation(points)
     colours = np.rint(cloud.rgb[order] * 255).astype(np.uint8)
     return cloud.xyz[order], colours, [TOO_FEW] if len(xyz) < points else []
 
 
-def _pictures(item: Item) -> tuple[list[bytes], list[str]]:
-    """The item's own pictures on white, and a fault for each that cannot be used."""
-    pictures, faults = [], []
+def _read_images(item: Item) -> tuple[list[bytes], list[str]]:
+    """Returns the item's own images on white, and a fault for each unusable one."""
+    images, faults = [], []
     for name in item.images:
         path = Path(item.root, name)
         if not path.is_file():
@@ -196,14 +199,10 @@ def _pictures(item: Item) -> tuple[list[bytes], list[str]]:
             faults.append("picture that leaves the folder")
         else:
             try:
-                pictures.append(_picture(limits.read_file(path)))
+                picture = pictures.read(limits.read_file(path))
+                images.append(render.encode(np.asarray(picture)))
             except limits.LimitError:
                 faults.append("picture that is too large")
             except (OSError, ValueError):
                 faults.append("unreadable picture")
-    return pictures, faults
-
-
-def _picture(data: bytes) -> bytes:
-    """A picture on white and of moderate size. ValueError where the bytes are none."""
-    return render.encode(np.asarray(pictures.read(data)))
+    return images, faults

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Splits of sources whose items say which split they belong to."""
+"""Splits of sources whose items carry the name of their split."""
 
 from collections.abc import Sequence
 
@@ -7,24 +7,24 @@ from data_prep import shapes
 
 
 def by_catalogue(prepared: Sequence[shapes.Shape], *, family: str) -> dict[str, list[str]]:
-    """Splits by catalogue, which is the name of the split; one that has no shape is left out.
+    """Groups shapes by `catalogue`, which holds the name of the split; omits empty splits.
 
     Args:
       prepared: shapes of all splits.
-      family: of the source, for the message.
+      family: name of the source family, for the error message.
 
     Returns:
       split -> ids, in the order of `prepared`.
 
     Raises:
-      ValueError: there is no shape at all.
+      ValueError: `prepared` is empty.
     """
     if not prepared:
         raise ValueError(
-            f"{family}: every listed shape was skipped, for the reasons counted above; "
-            "check --input and --points"
+            f"{family}: every listed shape was skipped for the reasons above; check --input and "
+            "--points"
         )
-    found: dict[str, list[str]] = {}
+    splits: dict[str, list[str]] = {}
     for shape in prepared:
-        found.setdefault(shape.catalogue, []).append(shape.id)
-    return found
+        splits.setdefault(shape.catalogue, []).append(shape.id)
+    return splits

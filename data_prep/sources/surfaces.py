@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Points and views of a mesh, for the sources that are made of meshes."""
+"""Point sampling and rendering for sources of meshes."""
 
 import numpy as np
 
@@ -10,19 +10,19 @@ from data_prep.geometry import meshes, render
 def sample(
     surface: meshes.Surface, *, points: int, seed: int, shape_id: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws the cloud of a shape.
+    """Samples a point cloud from a surface.
 
     Args:
-      surface: z up.
-      points: of the cloud.
-      seed: of the draw, together with shape_id.
-      shape_id: of the shape.
+      surface: surface with z up.
+      points: number of points to sample.
+      seed: seed of the sampling, combined with `shape_id`.
+      shape_id: id of the shape.
 
     Returns:
       xyz float32 [points, 3] in the unit sphere and rgb uint8 [points, 3], in random order.
 
     Raises:
-      shapes.SkipShape: nothing of the surface is visible.
+      shapes.SkipShape: the surface has no visible area.
     """
     with timing.stage("sample"):
         try:
@@ -35,15 +35,15 @@ def sample(
 
 
 def views(surface: meshes.Surface, *, count: int, size: int) -> tuple[list[bytes], list[str]]:
-    """Renders a shape.
+    """Renders views of a surface.
 
     Args:
-      surface: z up.
-      count: of the cameras, as `render.render_views` has them.
-      size: side of the views in pixels.
+      surface: surface with z up.
+      count: number of cameras, see `render.render_views`.
+      size: height and width of the views in pixels.
 
     Returns:
-      encoded views without the blank ones, and "blank view" for each of those.
+      The encoded views that are not blank, and one fault "blank view" for each blank one.
     """
     with timing.stage("render"):
         pictures = render.render_views(surface, views=count, size=size)

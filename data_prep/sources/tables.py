@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables that describe the shapes of a folder: CSV with a header, or JSON objects line by line."""
+"""Reader of tables that describe the shapes of a folder: CSV with a header, or JSON Lines."""
 
 import csv
 import dataclasses
@@ -10,31 +10,31 @@ from pathlib import Path
 from typing import Any
 
 TYPES = (".csv", ".jsonl")
-# Between several captions or images in one cell of a CSV file; a JSON file has lists.
+# Separates captions or images in one cell of a CSV file; JSON Lines files use lists.
 SEPARATOR = "|"
-# What people also call a column.
+# Alternative column name -> column name.
 ALIASES = {"caption": "captions", "image": "images", "license": "licence", "up": "up_axis"}
 UP_AXES = ("y", "z")
-# TFDS keeps "all" for every split together.
+# TFDS reserves "all" for the union of all splits.
 _SPLIT = re.compile(r"(?!all$)[A-Za-z][A-Za-z0-9_]*")
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What a table says of one shape; "" or () where it says nothing.
+    """One row of a table; empty cells are "" or ().
 
     Attributes:
-      where: file and line, for messages.
-      path: of the mesh or cloud, relative to the folder.
-      id: unique in the table.
-      name: in a few words.
+      where: file and line, for error messages.
+      path: path of the mesh or cloud, relative to the folder.
+      id: unique id in the table.
+      name: name of the shape.
       captions: sentences about the shape.
-      images: paths of pictures, relative to the folder.
-      label: name of its class.
+      images: paths of images, relative to the folder.
+      label: class name.
       up_axis: "y" or "z".
-      split: such as "train" or "test".
-      creator: to be credited.
-      licence: of the shape.
+      split: name of the split, such as "train" or "test".
+      creator: creator to credit.
+      licence: licence of the shape.
     """
 
     where: str
@@ -56,52 +56,51 @@ PATHS = ("path", "images")
 
 
 def find(folder: Path) -> Path | None:
-    """The table of a folder, or None.
+    """Returns the path of the table of a folder, or None.
 
     Raises:
-      ValueError: there are several.
+      ValueError: the folder has several tables.
     """
-    found = sorted(
+    tables = sorted(
         path for path in folder.iterdir() if path.suffix.lower() in TYPES and path.is_file()
     )
-    if len(found) > 1:
+    if len(tables) > 1:
         raise ValueError(
-            f"{folder}: found {[path.name for path in found]}; expected one table of its shapes, "
-            "so move the others elsewhere"
+            f"{folder}: found {[path.name for path in tables]}; expected one table, so move the "
+            "others to another folder"
         )
-    return found[0] if found else None
+    return tables[0] if tables else None
 
 
 def read(path: Path) -> list[Row]:
     """Reads a table.
 
     Args:
-      path: of a CSV file whose first line names the columns, or of JSON objects, one a line; UTF-8.
-        Column names are those of `Row`, in any case and order.
+      path: UTF-8 file, either CSV with column names in the first line, or one JSON object per line.
+        Column names are those of `Row` in any order; case does not matter.
 
     Raises:
-      ValueError: the file is no table, is empty or has a cell that cannot be meant; names the file,
-        the line, what was found and what was expected.
+      ValueError: the file is not a table, is empty, or has an invalid cell.
     """
     lines = _csv_lines if path.suffix.lower() == ".csv" else _json_lines
     try:
         rows = [_row(entry, where=f"{path}, line {number}") for number, entry in lines(path)]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text in UTF-8 ({error}); save it as UTF-8") from error
+        raise ValueError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from error
     except csv.Error as error:
         raise ValueError(f"{path}: not a CSV file ({error})") from error
     if not rows:
-        raise ValueError(f"{path}: no shapes in it; expected one a line")
-    without = [row.where for row in rows if not row.split]
-    if without and len(without) < len(rows):
+        raise ValueError(f"{path}: no shapes in it; expected one per line")
+    without_split = [row.where for row in rows if not row.split]
+    if without_split and len(without_split) < len(rows):
         raise ValueError(
-            f"{without[0]}: no split, but other lines have one; fill or remove the column"
+            f"{without_split[0]}: no split, but other lines have one; fill or remove the column"
         )
     return rows
 
 
 def _csv_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    # Spreadsheets put a byte order mark in front.
+    # Spreadsheet programs write a byte order mark.
     with path.open(encoding="utf-8-sig", newline="") as file:
         cells = csv.reader(file, strict=True)
         names = _columns(next(cells, []), where=f"{path}, line 1")
@@ -112,7 +111,7 @@ def _csv_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if len(values) != len(names):
                 raise ValueError(
                     f"{where}: {len(values)} cells, but the header has {len(names)}; put text that "
-                    "holds a comma into double quotes"
+                    "contains a comma in double quotes"
                 )
             entry: dict[str, Any] = dict(zip(names, values, strict=True))
             for name in LISTS:
@@ -138,18 +137,18 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _columns(names: list[str], *, where: str) -> list[str]:
-    """The columns that names stand for. ValueError for one that is unknown, twice or missing."""
-    spelled = [re.sub(r"[\s_-]+", "_", name.strip().lower()) for name in names]
-    found = [ALIASES.get(name, name) for name in spelled]
-    unknown = [name for name, column in zip(names, found, strict=True) if column not in COLUMNS]
+    """Normalises column names. Raises ValueError for unknown, duplicate and missing columns."""
+    normalised = [re.sub(r"[\s_-]+", "_", name.strip().lower()) for name in names]
+    columns = [ALIASES.get(name, name) for name in normalised]
+    unknown = [name for name, column in zip(names, columns, strict=True) if column not in COLUMNS]
     if unknown:
         raise ValueError(f"{where}: unknown columns {unknown}; expected some of {list(COLUMNS)}")
-    twice = sorted({column for column in found if found.count(column) > 1})
-    if twice:
-        raise ValueError(f"{where}: columns {twice} are there twice; found {names}")
-    if "path" not in found:
+    duplicates = sorted({column for column in columns if columns.count(column) > 1})
+    if duplicates:
+        raise ValueError(f"{where}: duplicate columns {duplicates}; found {names}")
+    if "path" not in columns:
         raise ValueError(f"{where}: no column 'path'; found {names}")
-    return found
+    return columns
 
 
 def _row(entry: Mapping[str, Any], *, where: str) -> Row:
@@ -157,21 +156,23 @@ def _row(entry: Mapping[str, Any], *, where: str) -> Row:
     for column, value in entry.items():
         texts = [] if value is None else value if isinstance(value, list) else [value]
         if not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"{where}: {column} is {value!r}; expected text")
-        # A name may be wrapped over lines; a path is taken as it is.
-        clean = str.strip if column in PATHS else _one_line
-        kept = tuple(clean(text) for text in texts if text.strip())
+            raise ValueError(f"{where}: {column} is {value!r}; expected a string")
+        # Text may be wrapped over several lines; white space inside a path matters.
+        clean = str.strip if column in PATHS else _collapse_space
+        cleaned = tuple(clean(text) for text in texts if text.strip())
         if column in LISTS:
-            values[column] = kept
+            values[column] = cleaned
         elif isinstance(value, list):
-            raise ValueError(f"{where}: {column} is {value!r}; expected one text")
+            raise ValueError(f"{where}: {column} is {value!r}; expected one string")
         else:
-            values[column] = kept[0] if kept else ""
+            values[column] = cleaned[0] if cleaned else ""
     row = Row(**values)
     if not row.path:
         raise ValueError(f"{where}: no path; expected the file of a shape")
     if row.up_axis.lower() not in ("", *UP_AXES):
-        raise ValueError(f"{where}: up_axis is {row.up_axis!r}; expected one of {UP_AXES} or none")
+        raise ValueError(
+            f"{where}: up_axis is {row.up_axis!r}; expected one of {UP_AXES} or an empty cell"
+        )
     if row.split and not _SPLIT.fullmatch(row.split):
         raise ValueError(
             f"{where}: split is {row.split!r}; expected a word such as 'train' or 'test'"
@@ -179,5 +180,5 @@ def _row(entry: Mapping[str, Any], *, where: str) -> Row:
     return dataclasses.replace(row, up_axis=row.up_axis.lower())
 
 
-def _one_line(text: str) -> str:
+def _collapse_space(text: str) -> str:
     return " ".join(text.split())

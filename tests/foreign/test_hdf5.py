@@ -17,13 +17,13 @@ def write(path, *, data=CLOUDS, label=((1,), (0,))):
 
 
 def read(path):
-    with hdf5.opened(path) as file:
+    with hdf5.open_clouds(path) as file:
         return file.labels()
 
 
 def test_clouds_and_labels_come_back(tmp_path):
     write(tmp_path / "a.h5")
-    with hdf5.opened(tmp_path / "a.h5") as file:
+    with hdf5.open_clouds(tmp_path / "a.h5") as file:
         assert file.points == 4 and file.labels().tolist() == [1, 0]
         np.testing.assert_array_equal(file.cloud(1), CLOUDS[1])
 
@@ -61,7 +61,7 @@ def test_numbers_of_another_file_are_not_read(tmp_path, point):
     [
         ({"data": CLOUDS[0]}, r"data \[4, 3\] and 2 labels; expected \[count, points, 3\]"),
         ({"label": [1]}, r"data \[2, 4, 3\] and 1 labels"),
-        ({"data": np.array([b"text"])}, "'data' is no array of numbers"),
+        ({"data": np.array([b"text"])}, "'data' is not a numeric array"),
     ],
 )
 def test_other_content_is_named(tmp_path, content, message):
@@ -93,5 +93,5 @@ def test_a_damaged_file_is_named(tmp_path, change):
     write(tmp_path / "a.h5")
     data = (tmp_path / "a.h5").read_bytes()
     (tmp_path / "a.h5").write_bytes(change(data))
-    with pytest.raises(ValueError, match="a.h5: not a whole HDF5 file.*get it again"):
+    with pytest.raises(ValueError, match="a.h5: not a valid HDF5 file.*download it again"):
         read(tmp_path / "a.h5")

@@ -90,13 +90,12 @@ def test_a_package_that_lacks_a_catalogue_is_refused(tools, tmp_path):
     assert list((tmp_path / "raw").iterdir()) == []
 
 
-def test_the_command_line_reports_and_fails_with_a_message(tools, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["fetch", "--output", str(tmp_path / "raw")])
-    with pytest.raises(SystemExit, match=r"^error: apt-get and dpkg-deb not found"):
-        fetch.main()
+def test_command_prints_the_result_or_an_error(tools, tmp_path, capsys):
+    arguments = ["--output", str(tmp_path / "raw")]
+    assert fetch.main(arguments) == 2
+    assert capsys.readouterr().err.startswith("error: apt-get and dpkg-deb not found")
     working(tools)
-    fetch.main()
-    fetch.main()
+    assert fetch.main(arguments) == fetch.main(arguments) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first.endswith("5 catalogues fetched")
     assert second.endswith("5 catalogues already there")

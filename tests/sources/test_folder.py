@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A user's own folder: ten files to a searchable set, and what becomes of files that are bad."""
+"""The source `folder`: searchable data sets, metadata from tables, and invalid files."""
 
 import hashlib
 import io
@@ -14,7 +14,7 @@ from small_shapes import COLOURS, SETTINGS, box, picture, rgb, run_build, write
 
 from data_prep import build, evaluation, prepare, shapes, sources, teachers
 from data_prep.geometry import meshes
-from data_prep.sources import folder as folder_lib
+from data_prep.sources.folder import name_of
 from mrd_jax import evaluation as evaluators
 from mrd_jax.data import source
 
@@ -22,7 +22,7 @@ ONE_FILE = {"points": 64, "views": 2, "image_size": 24, "seed": 0}
 
 
 def prepared(root, path="shape.glb", **settings):
-    """The shape of one file of a folder."""
+    """Prepares one file of a folder."""
     origin = sources.SOURCES["folder"]
     (item,) = [item for item in origin.items(root) if item.path == path]
     return origin.prepare(item, **ONE_FILE | settings)
@@ -35,7 +35,7 @@ def table(root, *lines):
 
 @pytest.fixture(scope="module")
 def searchable(tmp_path_factory):
-    """The data set of ten boxes in three file types, built by the command line."""
+    """Data set of ten boxes in three file types, built by the command line."""
     root = tmp_path_factory.mktemp("ten")
     for number, name in enumerate(COLOURS):
         kind = ("glb", "obj", "ply")[number % 3]
@@ -44,10 +44,11 @@ def searchable(tmp_path_factory):
     sizes = "--points 64 --views 2 --image_size 24 --workers 1"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(teachers, "load_teacher", lambda *a, **k: small_shapes.ColourTeacher())
+        patch.setattr("data_prep.teachers.names.check", lambda *args, **kwargs: None)
         return build.build(build.parse_options([*words.split(), *sizes.split()]))
 
 
-def test_ten_files_become_a_set_in_which_words_find_their_shape(searchable):
+def test_ten_files_become_a_data_set_searchable_by_text(searchable):
     held_out = evaluators.load_held_out(searchable)
     assert held_out.names == tuple(sorted(f"{name} box" for name in COLOURS))
     queries = small_shapes.ColourTeacher().encode_texts([f"a {name} thing" for name in COLOURS])
@@ -56,7 +57,7 @@ def test_ten_files_become_a_set_in_which_words_find_their_shape(searchable):
     assert [held_out.names[row] for row in best] == [f"{name} box" for name in COLOURS]
 
 
-def test_records_say_where_they_come_from(searchable):
+def test_records_hold_id_source_captions_and_convention(searchable):
     first = source.open_split(searchable, "test")[0]
     assert (first["id"], first["source"], first["label"]) == ("blue_box-7.obj", "folder", -1)
     assert (first["captions"], first["caption_kinds"]) == (["blue box"], ["name"])
@@ -75,9 +76,7 @@ def test_records_say_where_they_come_from(searchable):
         ("ply", "Y", 1),
     ],
 )
-def test_the_vertical_axis_follows_the_type_unless_the_table_says_it(
-    tmp_path, kind, up_axis, upright
-):
+def test_the_table_overrides_the_vertical_axis_of_the_file_type(tmp_path, kind, up_axis, upright):
     extents = (1.0, 2.0, 4.0)
     write(tmp_path / f"shape.{kind}", box(extents))
     table(tmp_path, "path,up_axis", f"shape.{kind},{up_axis}")
@@ -85,12 +84,12 @@ def test_the_vertical_axis_follows_the_type_unless_the_table_says_it(
     spans = np.ptp(shape.xyz, axis=0)
     np.testing.assert_allclose(spans[2] / spans[0], extents[upright], rtol=0.1)
     assumed = kind != "glb" and not up_axis
-    taken = "yz"[upright - 1]
-    assert (f"vertical axis not stated, {taken} taken" in shape.faults) == assumed
+    axis = "yz"[upright - 1]
+    assert (f"vertical axis not stated, {axis} taken" in shape.faults) == assumed
 
 
-def test_y_up_is_turned_and_not_mirrored(tmp_path):
-    # Red on the +y side of the file, green on the +z side: up, and towards the viewer at -y.
+def test_y_up_is_rotated_and_not_mirrored(tmp_path):
+    # In the file, +y is red and +z green. After the rotation red is up and green faces -y.
     mesh = box((2, 2, 2))
     faces = mesh.faces
     corners = mesh.vertices[faces].reshape(-1, 3)
@@ -109,13 +108,13 @@ def test_y_up_is_turned_and_not_mirrored(tmp_path):
 
 
 def expected_cloud(xyz, colours, *, shape_id, points, seed=0):
-    """Drawn, centred and shuffled by the book, in float64."""
+    """Samples, centres and shuffles in float64, as documented."""
     whole, rest = divmod(points, len(xyz))
     if len(xyz) == points:
         kept = np.arange(points)
     else:
-        some = np.random.default_rng(seed).permutation(len(xyz))[:rest]
-        kept = np.concatenate([np.tile(np.arange(len(xyz)), whole), some]).astype(int)
+        extra = np.random.default_rng(seed).permutation(len(xyz))[:rest]
+        kept = np.concatenate([np.tile(np.arange(len(xyz)), whole), extra]).astype(int)
     digest = hashlib.blake2b(shape_id.encode(), digest_size=8).digest()
     rng = np.random.default_rng([seed, int.from_bytes(digest, "little")])
     xyz = xyz[kept] - xyz[kept].mean(axis=0)
@@ -123,7 +122,7 @@ def expected_cloud(xyz, colours, *, shape_id, points, seed=0):
     return (xyz / np.sqrt((xyz**2).sum(axis=1)).max())[order], colours[kept][order]
 
 
-def test_clouds_equal_an_independent_reading_and_have_no_views(tmp_path, monkeypatch):
+def test_clouds_match_an_independent_implementation_and_have_no_views(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     raw, want = tmp_path / "raw", {}
     raw.mkdir()
@@ -138,18 +137,18 @@ def test_clouds_equal_an_independent_reading_and_have_no_views(tmp_path, monkeyp
             cloud = meshes.trimesh.PointCloud(xyz, np.hstack([colours, colours[:, :1]]))
             (raw / name).write_bytes(cloud.export(file_type="ply"))
         want[name] = expected_cloud(xyz.astype(np.float64), colours, shape_id=name, points=64)
-    made = run_build("folder", raw, tmp_path / "out", monkeypatch)
-    got = source.open_split(made, "test")
+    folder = run_build("folder", raw, tmp_path / "out", monkeypatch)
+    got = source.open_split(folder, "test")
     assert [record["id"] for record in got] == ["a-right.npz", "b-many.npy", "c-few.ply"]
     for record in got:
         xyz, colours = want[record["id"]]
         np.testing.assert_allclose(record["xyz"], xyz, atol=5e-4)  # half precision
         np.testing.assert_array_equal(record["rgb"], colours)
         assert record["image_features"].shape == (0, 3) and record["picture"] == ""
-    assert not evaluators.load_held_out(made).image_features.any()
+    assert not evaluators.load_held_out(folder).image_features.any()
 
 
-def test_a_cloud_without_colours_is_grey_and_turned_where_the_table_says_so(tmp_path):
+def test_a_cloud_without_colours_is_grey_and_rotated_to_the_axis_of_the_table(tmp_path):
     xyz = np.random.default_rng(1).gamma(2.0, [1.0, 2.0, 3.0], (64, 3))
     np.save(tmp_path / "shape.npy", xyz)
     table(tmp_path, "path,up_axis", "shape.npy,y")
@@ -160,7 +159,9 @@ def test_a_cloud_without_colours_is_grey_and_turned_where_the_table_says_so(tmp_
     assert (shape.rgb == 102).all()
 
 
-def test_the_table_decides_order_words_classes_splits_and_pictures(tmp_path, monkeypatch, capsys):
+def test_the_table_determines_order_captions_classes_splits_and_images(
+    tmp_path, monkeypatch, capsys
+):
     raw = tmp_path / "raw"
     for name in ("one", "two", "three", "unlisted"):
         write(raw / "m" / f"{name}.glb", box())
@@ -173,23 +174,23 @@ def test_the_table_decides_order_words_classes_splits_and_pictures(tmp_path, mon
         "./m/one.glb,,Oak chair,,,chair,test,,",
         "m/three.glb,,,,,,test,,",
     )
-    made = run_build("folder", raw, tmp_path / "out", monkeypatch)
-    (two,) = source.open_split(made, "train")
-    one, three = source.open_split(made, "test")
+    folder = run_build("folder", raw, tmp_path / "out", monkeypatch)
+    (two,) = source.open_split(folder, "train")
+    one, three = source.open_split(folder, "test")
     assert (two["id"], two["name"], two["creator"], two["licence"]) == ("B2", "two", "Zoë", "CC0")
     assert two["captions"] == ["two", "tall, red", "a red box"]
     assert two["caption_kinds"] == ["name", "caption", "caption"]
     assert two["image_kinds"] == ["render", "render", "picture", "picture"]
     assert two["image_features"][2:].argmax(axis=1).tolist() == [2, 1]  # blue, then green
     assert (one["id"], one["captions"]) == ("m/one.glb", ["Oak chair"])
-    classes = json.loads((made / "evaluation" / "classes.json").read_text())
+    classes = json.loads((folder / "evaluation" / "classes.json").read_text())
     assert classes == ["big_box", "chair"]
     assert [record["label"] for record in (two, one, three)] == [0, 1, -1]
-    assert evaluators.load_held_out(made, "train").names == ("two",)
+    assert evaluators.load_held_out(folder, "train").names == ("two",)
     assert "skipped, not in the table: 1\n    m/unlisted.glb\n" in capsys.readouterr().out
 
 
-def test_the_picture_that_people_see_is_the_first_of_its_own_else_the_view_from_above(tmp_path):
+def test_the_portrait_is_the_first_own_image_or_else_the_view_from_above(tmp_path):
     raw = tmp_path / "raw"
     write(raw / "shape.glb", box())
     (raw / "photo.png").write_bytes(picture((0, 0, 255), size=(1024, 512)))
@@ -203,22 +204,22 @@ def test_the_picture_that_people_see_is_the_first_of_its_own_else_the_view_from_
     assert evaluation.portrait(shape) == shape.images[0] != shape.images[1]
 
 
-def test_a_class_is_spoken_without_underscores(tmp_path, monkeypatch):
-    spoken = []
+def test_prompts_contain_class_names_without_underscores(tmp_path, monkeypatch):
+    prompts = []
 
-    class Listening(small_shapes.ColourTeacher):
+    class RecordingTeacher(small_shapes.ColourTeacher):
         def encode_texts(self, texts):
-            spoken.extend(texts)
+            prompts.extend(texts)
             return super().encode_texts(texts)
 
     write(tmp_path / "raw" / "shape.glb", box())
     table(tmp_path / "raw", "path,label", "shape.glb,night_stand")
-    monkeypatch.setattr(small_shapes, "ColourTeacher", Listening)
+    monkeypatch.setattr(small_shapes, "ColourTeacher", RecordingTeacher)
     run_build("folder", tmp_path / "raw", tmp_path / "out", monkeypatch)
-    assert "this is night stand" in spoken
+    assert "this is night stand" in prompts
 
 
-def test_materials_and_textures_may_lie_anywhere_in_the_folder_and_nowhere_else(tmp_path):
+def test_materials_and_textures_are_read_from_anywhere_in_the_folder_but_not_outside(tmp_path):
     (tmp_path / "secret.png").write_bytes(picture((9, 9, 9)))
     raw = tmp_path / "raw"
     (raw / "textures").mkdir(parents=True)
@@ -234,7 +235,7 @@ def test_materials_and_textures_may_lie_anywhere_in_the_folder_and_nowhere_else(
     assert (outside.rgb == (255, 0, 0)).all() and "missing texture" in outside.faults
 
 
-def test_what_cannot_be_used_is_counted_by_reason_and_named(tmp_path, capsys, monkeypatch):
+def test_unusable_files_are_counted_by_reason_and_named(tmp_path, capsys, monkeypatch):
     raw = tmp_path / "raw"
     write(raw / "good.glb", box())
     (raw / "cut.glb").write_bytes((raw / "good.glb").read_bytes()[:200])
@@ -248,23 +249,23 @@ def test_what_cannot_be_used_is_counted_by_reason_and_named(tmp_path, capsys, mo
     lines = ["good.glb", "cut.glb", "empty.obj", "object.npy", "link.glb", "gone.ply", "notes.txt"]
     table(raw, "path", *lines)
 
-    made = run_build("folder", raw, tmp_path / "out", monkeypatch)
+    folder = run_build("folder", raw, tmp_path / "out", monkeypatch)
 
     printed = capsys.readouterr().out
     for reason, item in (
         ("unreadable mesh", "cut.glb"),
         ("no faces and no points", "empty.obj"),
-        ("damaged: an empty file", "object.npy"),
+        ("empty file", "object.npy"),
         ("a link that leaves the folder", "link.glb"),
         ("a link to a folder, not followed", "more"),
         ("file missing", "gone.ply"),
     ):
         assert f"  skipped, {reason}: 1\n    {item}\n" in printed
     assert "unknown type 'txt'" in printed
-    assert [record["id"] for record in source.open_split(made, "test")] == ["good.glb"]
+    assert [record["id"] for record in source.open_split(folder, "test")] == ["good.glb"]
 
 
-def test_a_picture_that_cannot_be_used_is_counted_and_its_shape_kept(tmp_path, monkeypatch):
+def test_an_unusable_image_is_counted_and_its_shape_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("MRD_MAX_PIXELS", "2499")
     raw = tmp_path / "raw"
     write(raw / "shape.glb", box())
@@ -285,24 +286,24 @@ def test_a_picture_that_cannot_be_used_is_counted_and_its_shape_kept(tmp_path, m
 
 
 @pytest.mark.parametrize(
-    ("lines", "complaint"),
+    ("lines", "message"),
     [
         (["path", "../shape.glb"], r"shapes.csv, line 2: path '\.\./shape.glb' leaves the folder"),
         (["path", "/etc/shape.glb"], "line 2: path '/etc/shape.glb' leaves the folder"),
         (["path", "C:/shape.glb"], "line 2: path 'C:/shape.glb' leaves the folder"),
         (["path,images", "shape.glb,a.png|../b.png"], "path '../b.png' leaves the folder"),
-        (["path", "shape.glb", "./shape.glb"], "line 3: path 'shape.glb' is there already, in .*2"),
-        (["path,id", "a.glb,x", "b.glb,x"], "line 3: id 'x' is there already, in .*line 2"),
+        (["path", "shape.glb", "./shape.glb"], "line 3: path 'shape.glb' is already used in .*2"),
+        (["path,id", "a.glb,x", "b.glb,x"], "line 3: id 'x' is already used in .*line 2"),
     ],
 )
-def test_a_table_that_cannot_be_meant_is_refused_by_line(tmp_path, lines, complaint):
+def test_an_invalid_table_is_an_error_that_names_the_line(tmp_path, lines, message):
     write(tmp_path / "shape.glb", box())
     table(tmp_path, *lines)
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(ValueError, match=message):
         sources.SOURCES["folder"].items(tmp_path)
 
 
-def test_a_folder_without_shapes_is_refused(tmp_path, monkeypatch):
+def test_a_folder_without_shapes_is_an_error(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="no shapes in it; expected files of the types glb, gltf"):
         sources.SOURCES["folder"].items(tmp_path)
     with pytest.raises(ValueError, match="nowhere: not a folder"):
@@ -313,18 +314,18 @@ def test_a_folder_without_shapes_is_refused(tmp_path, monkeypatch):
         run_build("folder", tmp_path / "raw", tmp_path / "out", monkeypatch)
 
 
-def test_two_folders_are_not_mixed_in_one_output(tmp_path, monkeypatch):
+def test_shapes_of_two_folders_are_not_mixed_in_one_output(tmp_path, monkeypatch):
     for place, colour in (("a", "red"), ("b", "blue")):
         path = write(tmp_path / place / "shape.glb", box(colour=rgb(colour)))
         os.utime(path, ns=(1, 1))  # same name, size and time
     run_build("folder", tmp_path / "a", tmp_path / "out", monkeypatch)
     with pytest.raises(ValueError, match=f"holds the shapes of {tmp_path}/a, but --input is .*/b"):
         run_build("folder", tmp_path / "b", tmp_path / "out", monkeypatch)
-    made = run_build("folder", tmp_path / "b", tmp_path / "out", monkeypatch, overwrite=True)
-    assert (source.open_split(made, "test")[0]["rgb"] == rgb("blue")).all()
+    folder = run_build("folder", tmp_path / "b", tmp_path / "out", monkeypatch, overwrite=True)
+    assert (source.open_split(folder, "test")[0]["rgb"] == rgb("blue")).all()
 
 
-def test_only_changed_files_and_lines_are_prepared_again(tmp_path, monkeypatch):
+def test_only_changed_files_and_rows_are_prepared_again(tmp_path, monkeypatch):
     monkeypatch.setattr(prepare, "ITEMS_PER_SHARD", 1)
     raw, cache = tmp_path / "raw", tmp_path / "cache"
     for name in ("a", "b", "c"):
@@ -340,24 +341,26 @@ def test_only_changed_files_and_lines_are_prepared_again(tmp_path, monkeypatch):
     assert reused() == 3
     table(raw, "path,name", "a.glb,A", "b.glb,B", "c.glb,Another", "d.glb,D")
     assert reused() == 3
-    write(raw / "d.glb", box())  # was listed and absent
+    write(raw / "d.glb", box())  # was listed but missing
     assert reused() == 3
-    found = [s.name for p in prepare.shard_paths(cache) for s in shapes.load_shard(p)]
-    assert found == ["A", "B", "Another", "D"]
+    names = [s.name for p in prepare.shard_paths(cache) for s in shapes.load_shard(p)]
+    assert names == ["A", "B", "Another", "D"]
 
 
-def test_what_would_end_badly_is_refused_before_any_work(tmp_path, monkeypatch):
+def test_invalid_arguments_are_detected_before_any_shape_is_prepared(tmp_path, monkeypatch):
     raw = tmp_path / "raw"
     write(raw / "shape.glb", box())
     monkeypatch.setattr(prepare, "prepare_shapes", None)  # calling it would fail
-    with pytest.raises(ValueError, match=r"--teacher lit: .*'train', but .* has only \['test'\]"):
+    with pytest.raises(ValueError, match=r"--teacher lit .*'train', but .* has only \['test'\]"):
         run_build("folder", raw, tmp_path / "out", monkeypatch, teacher="lit")
-    with pytest.raises(ValueError, match="--teacher released: folder brings no features"):
+    with pytest.raises(
+        ValueError, match="--teacher released: --source folder has no released features"
+    ):
         run_build("folder", raw, tmp_path / "out", monkeypatch, teacher="released")
-    with pytest.raises(ValueError, match="lies in --input .*choose an output folder outside"):
+    with pytest.raises(ValueError, match="is inside --input .*choose an output folder outside"):
         run_build("folder", raw, raw / "out", monkeypatch)
     table(raw, "path,split", "shape.glb,train")
-    with pytest.raises(TypeError):  # the training split is there, so the work begins
+    with pytest.raises(TypeError):  # the training split exists, so preparation starts
         run_build("folder", raw, tmp_path / "out", monkeypatch, teacher="lit")
 
 
@@ -377,5 +380,5 @@ def test_what_would_end_badly_is_refused_before_any_work(tmp_path, monkeypatch):
         ("0001.npy", ""),
     ],
 )
-def test_a_file_names_its_shape(path, name):
-    assert folder_lib.name_of(path) == name
+def test_names_are_derived_from_file_names(path, name):
+    assert name_of(path) == name

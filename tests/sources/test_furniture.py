@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The furniture source: what catalogues say, and what becomes of broken models."""
+"""The source `furniture`: catalogues, preparation of models, splits and classes."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from PIL import Image
 from data_prep import shapes, sources
 from data_prep.sources import furniture
 
-TALL = tiny_catalogue.boxes(((1, 4, 2), (0, 0, 0), "red"))  # in the file y is up
+TALL = tiny_catalogue.boxes(((1, 4, 2), (0, 0, 0), "red"))  # y is up in the file
 RED = "newmtl red\nKd 1 0 0\n"
 SETTINGS = {"points": 500, "views": 2, "image_size": 32, "seed": 0}
 
@@ -22,9 +22,13 @@ def catalogue(folder, *entries, stem="BlendSwap-CC-0", **files):
 
 
 def prepare(folder, entry, settings=SETTINGS, **files):
-    """Prepares the only model of a catalogue with these files."""
-    known = {"m/box.obj": TALL, "m/box.mtl": RED, "icon.png": tiny_catalogue.png([[(0, 0, 0, 0)]])}
-    catalogue(folder, entry, **known | files)
+    """Writes a catalogue with one model and prepares it."""
+    defaults = {
+        "m/box.obj": TALL,
+        "m/box.mtl": RED,
+        "icon.png": tiny_catalogue.png([[(0, 0, 0, 0)]]),
+    }
+    catalogue(folder, entry, **defaults | files)
     source = sources.SOURCES["furniture"]
     (item,) = source.items(folder)
     return source.prepare(item, **settings)
@@ -51,7 +55,7 @@ def shape(number, catalogue_name, *, creator="", label=""):
     )
 
 
-def test_a_catalogue_is_listed_with_its_own_words(tmp_path):
+def test_items_hold_the_properties_of_the_catalogue(tmp_path):
     catalogue(
         tmp_path,
         chair(name="Caf\\u00e9 chair", tags="Blend Swap, Seat, \\\n   Bar", creator="Zo\u00eb"),
@@ -59,13 +63,13 @@ def test_a_catalogue_is_listed_with_its_own_words(tmp_path):
     )
     first, second = sources.SOURCES["furniture"].items(tmp_path)
     assert first.name == "Café chair"
-    assert first.tags == ("Seat", "Bar")  # the provider is no property of the chair
+    assert first.tags == ("Seat", "Bar")  # without the tag of the provider
     assert (first.creator, first.licence) == ("Zoë", "Public domain")
     assert (first.catalogue, first.category) == ("BlendSwap-CC-0", "Office")
     assert (second.id, second.tags) == ("Tiny#2", ())
 
 
-def test_a_shape_carries_everything_that_the_catalogue_says(tmp_path):
+def test_a_shape_holds_the_metadata_captions_and_images_of_its_model(tmp_path):
     got = prepare(tmp_path, chair())
     assert (got.id, got.source, got.name) == ("Tiny#Chair", "furniture", "Chair")
     assert (got.creator, got.licence, got.category) == ("Ann", "Public domain", "Office")
@@ -78,7 +82,7 @@ def test_a_shape_carries_everything_that_the_catalogue_says(tmp_path):
     assert got.faults == ()
 
 
-def test_points_are_upright_centred_and_of_unit_size(tmp_path):
+def test_points_are_upright_centred_and_in_the_unit_sphere(tmp_path):
     xyz = prepare(tmp_path, chair()).xyz
     assert (xyz.shape, xyz.dtype) == ((500, 3), np.float32)
     np.testing.assert_allclose(xyz.mean(axis=0), 0, atol=1e-6)
@@ -87,7 +91,7 @@ def test_points_are_upright_centred_and_of_unit_size(tmp_path):
     assert height > 1.8 * depth > 1.8 * 1.8 * width
 
 
-def test_the_model_rotation_is_row_major_and_comes_before_the_turn_to_z_up(tmp_path):
+def test_the_model_rotation_is_row_major_and_applied_before_the_rotation_to_z_up(tmp_path):
     # x -> y -> z -> x in the file's y-up axes: the tall y axis becomes depth z.
     xyz = prepare(tmp_path, chair(modelRotation="0 0 1 1 0 0 0 1 0")).xyz
     width, depth, height = np.ptp(xyz, axis=0)
@@ -97,7 +101,7 @@ def test_the_model_rotation_is_row_major_and_comes_before_the_turn_to_z_up(tmp_p
 @pytest.mark.parametrize(
     "text", ["1 0 0", "1 0 0 0 1 0 0 0 x", "2 0 0 0 1 0 0 0 1", "-1 0 0 0 1 0 0 0 1"]
 )
-def test_a_model_rotation_that_is_none_is_a_reason_to_skip(tmp_path, text):
+def test_a_model_with_an_invalid_rotation_is_skipped(tmp_path, text):
     with pytest.raises(shapes.SkipShape, match="^bad modelRotation$"):
         prepare(tmp_path, chair(modelRotation=text))
 
@@ -113,7 +117,7 @@ def test_a_model_rotation_that_is_none_is_a_reason_to_skip(tmp_path, text):
         ("/m/line.obj", "no visible area"),
     ],
 )
-def test_an_unusable_model_is_skipped_for_a_countable_reason(tmp_path, model, reason):
+def test_an_unusable_model_is_skipped_with_its_reason(tmp_path, model, reason):
     files = {
         "m/garbled.obj": "v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 9\n",
         "m/empty.obj": "",
@@ -124,7 +128,7 @@ def test_an_unusable_model_is_skipped_for_a_countable_reason(tmp_path, model, re
         prepare(tmp_path, chair(model=model), **files)
 
 
-def test_repaired_models_say_what_was_repaired(tmp_path):
+def test_missing_textures_and_pictures_are_faults_of_the_shape(tmp_path):
     mtl = RED + "map_Kd /home/me/wood.jpg\n"
     got = prepare(tmp_path, chair(icon="/gone.png"), **{"m/box.mtl": mtl})
     assert got.faults == ("missing texture", "missing picture")
@@ -132,20 +136,20 @@ def test_repaired_models_say_what_was_repaired(tmp_path):
     assert (got.rgb == (255, 0, 0)).all()
 
 
-def test_an_unreadable_picture_is_left_out(tmp_path):
+def test_an_unreadable_picture_is_dropped(tmp_path):
     got = prepare(tmp_path, chair(), **{"icon.png": b"no image"})
     assert (got.faults, got.image_kinds) == (("unreadable picture",), ("render", "render"))
 
 
-def test_blank_views_are_counted_and_left_out(tmp_path):
-    floor = tiny_catalogue.SQUARE.replace("square.mtl", "box.mtl")
-    files = {"m/box.obj": floor, "m/box.mtl": "newmtl paint\nKd 1 0 0\n"}
+def test_blank_views_are_counted_and_dropped(tmp_path):
+    square = tiny_catalogue.SQUARE.replace("square.mtl", "box.mtl")
+    files = {"m/box.obj": square, "m/box.mtl": "newmtl paint\nKd 1 0 0\n"}
     got = prepare(tmp_path, chair(), SETTINGS | {"views": 12}, **files)
     assert got.faults == ("blank view",) * 4
     assert got.image_kinds == ("render",) * 8 + ("picture",)
 
 
-def test_the_picture_is_laid_on_white_and_comes_last(tmp_path):
+def test_the_picture_of_the_catalogue_is_on_white_and_comes_last(tmp_path):
     icon = np.zeros((16, 16, 4), np.uint8)
     icon[:, 8:] = (0, 0, 255, 255)
     got = prepare(tmp_path, chair(), **{"icon.png": tiny_catalogue.png(icon)})
@@ -156,7 +160,7 @@ def test_the_picture_is_laid_on_white_and_comes_last(tmp_path):
     np.testing.assert_allclose(picture[:, 8:].mean(axis=(0, 1)), (0, 0, 255), atol=8)
 
 
-def test_the_same_seed_gives_the_same_shape_and_another_seed_other_points(tmp_path):
+def test_preparation_is_deterministic_and_the_seed_changes_the_points(tmp_path):
     one, again = prepare(tmp_path, chair()), prepare(tmp_path, chair())
     other = prepare(tmp_path, chair(), SETTINGS | {"seed": 1})
     np.testing.assert_array_equal(one.xyz, again.xyz)
@@ -164,26 +168,26 @@ def test_the_same_seed_gives_the_same_shape_and_another_seed_other_points(tmp_pa
     assert not np.array_equal(one.xyz, other.xyz)
 
 
-def test_an_empty_folder_says_how_to_fill_it(tmp_path):
+def test_the_error_for_an_empty_folder_names_the_download_command(tmp_path):
     with pytest.raises(ValueError, match=r"no \.sh3f catalogue found.*data_prep\.fetch --output"):
         sources.SOURCES["furniture"].items(tmp_path)
 
 
-def test_a_zip_that_is_no_catalogue_is_named(tmp_path):
+def test_the_error_for_another_zip_file_names_it(tmp_path):
     path = catalogue(tmp_path, chair())
     path.write_bytes(path.read_bytes().replace(b"PluginFurniture", b"PluginSomething"[:15]))
     with pytest.raises(ValueError, match=r"BlendSwap-CC-0\.sh3f: no PluginFurnitureCatalog"):
         sources.SOURCES["furniture"].items(tmp_path)
 
 
-def test_one_id_in_two_catalogues_is_refused(tmp_path):
+def test_an_id_in_two_catalogues_is_an_error(tmp_path):
     catalogue(tmp_path, chair(), stem="A")
     catalogue(tmp_path, chair(), stem="B")
     with pytest.raises(ValueError, match=r"'Tiny#Chair' is in .*A\.sh3f and .*B\.sh3f"):
         sources.SOURCES["furniture"].items(tmp_path)
 
 
-def test_training_models_of_a_test_author_are_dropped_unless_the_name_is_nobodys():
+def test_training_models_of_an_identified_test_author_are_excluded():
     source = furniture.Furniture(test="T")
     prepared = [
         shape(0, "T", creator="Ann"),
@@ -196,18 +200,20 @@ def test_training_models_of_a_test_author_are_dropped_unless_the_name_is_nobodys
     assert source.splits(prepared) == {"train": ["A1", "B0", "B1"], "test": ["T0", "T1"]}
 
 
-def test_a_source_may_name_its_training_catalogues():
+def test_training_catalogues_can_be_selected():
     prepared = [shape(0, name) for name in ("T", "A", "B")]
     source = furniture.Furniture(test="T", train=("B",))
     assert source.splits(prepared) == {"train": ["B0"], "test": ["T0"]}
 
 
-def test_a_split_without_its_test_catalogue_is_refused():
-    with pytest.raises(ValueError, match=r"'T' is not prepared, found \['A'\].*T\.sh3f"):
+def test_a_missing_test_catalogue_is_an_error():
+    with pytest.raises(
+        ValueError, match=r"no shape of the test catalogue 'T', found \['A'\].*T\.sh3f"
+    ):
         furniture.Furniture(test="T").splits([shape(0, "A")])
 
 
-def test_classes_are_the_labels_of_both_splits():
+def test_classes_are_the_labels_that_occur_in_both_splits():
     source = furniture.Furniture(test="T")
     labels = [("T", "chair"), ("T", "sofa"), ("T", ""), ("A", "chair"), ("A", "bed"), ("A", "")]
     prepared = [shape(i, name, label=label) for i, (name, label) in enumerate(labels)]
@@ -222,7 +228,7 @@ def test_classes_are_the_labels_of_both_splits():
         ("furniture_kator", 420, 90, 30, 60),
     ],
 )
-def test_the_catalogues_of_version_1_8_split_so(name, train, test, classes, test_models):
+def test_sizes_of_the_splits_of_version_1_8(name, train, test, classes, test_models):
     files = {
         "cc0": "BlendSwap-CC-0",
         "ccby": "BlendSwap-CC-BY",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ModelNet40 in its three published forms, each written here as its publisher lays it out."""
+"""The source `modelnet40` in its three published formats, written here by hand."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import openshape_release as release
 import pytest
-from made_up import FakeTeacher
+from fake_data import FakeTeacher
 
 from data_prep import build, shapes, teachers
 from data_prep.foreign import safe_pickle
@@ -43,7 +43,7 @@ def write_class_features(folder, names=CLASSES):
 
 
 def write_released(folder, *, change=None):
-    """OpenShape's three files; the second cloud is coloured. Returns (clouds, class features)."""
+    """Writes OpenShape's three files; returns (clouds, class features). One cloud has colours."""
     rng = np.random.default_rng(2)
     names = ["airplane_0627", "sofa_0681", "night_stand_0201"]
     categories = ["airplane", "sofa", "night stand"]
@@ -80,7 +80,7 @@ def test_the_released_clouds_become_records_in_the_order_of_the_list(tmp_path, p
         np.testing.assert_allclose(record["xyz"], want, atol=5e-4)
         assert record["image_features"].shape == record["text_features"].shape == (0, 1280)
         assert record["captions"] == record["caption_kinds"] == record["image_kinds"] == []
-    # 100 is OpenShape's mark for no colour, and means 0.4 of 255.
+    # OpenShape stores 100 for clouds without colour, which means 0.4 of 255.
     assert (got[0]["rgb"] == 102).all() and (got[2]["rgb"] == 102).all()
     kept = release.chosen("sofa_0681", count=30, points=POINTS)
     np.testing.assert_array_equal(got[1]["rgb"], clouds[1]["rgb"][kept])
@@ -92,7 +92,7 @@ def test_the_released_clouds_become_records_in_the_order_of_the_list(tmp_path, p
     )
 
 
-def test_evaluation_reads_shapes_without_names_pictures_and_features(tmp_path):
+def test_evaluation_works_without_names_images_and_image_features(tmp_path):
     _, features = write_released(tmp_path)
     loaded = held_out_split.load_held_out(run(tmp_path))
     assert not loaded.image_features.any() and (loaded.name_index == -1).all()
@@ -100,27 +100,27 @@ def test_evaluation_reads_shapes_without_names_pictures_and_features(tmp_path):
     assert zero_shot.zero_shot(-features[loaded.labels], loaded)["top1"] == 0
 
 
-def repeat(entries, clouds):
+def duplicate_id(entries, clouds):
     entries[1]["name"] = entries[0]["name"]
 
 
-def shorten(entries, clouds):
+def drop_points(entries, clouds):
     clouds[1]["xyz"] = clouds[1]["xyz"][:20]
 
 
-def poison(entries, clouds):
+def insert_nan(entries, clouds):
     clouds[1]["xyz"][3] = np.nan
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (repeat, "id listed before"),
-        (shorten, "fewer than 24 points"),
-        (poison, "non-finite coordinates"),
+        (duplicate_id, "id listed before"),
+        (drop_points, "fewer than 24 points"),
+        (insert_nan, "non-finite coordinates"),
     ],
 )
-def test_a_cloud_that_cannot_be_used_is_counted(tmp_path, capsys, change, reason):
+def test_an_unusable_cloud_is_skipped_and_counted(tmp_path, capsys, change, reason):
     write_released(tmp_path, change=change)
     got = records(run(tmp_path))
     printed = capsys.readouterr().out
@@ -133,37 +133,39 @@ def unknown_class(entries, clouds):
     entries[1]["category"] = "canoe"
 
 
-def one_cloud_less(entries, clouds):
+def drop_cloud(entries, clouds):
     clouds.pop()
 
 
-class Evil:
+class Exploit:
     def __reduce__(self):
         return os.mkdir, ("ran",)
 
 
-def evil(entries, clouds):
-    clouds[1]["rgb"] = Evil()
+def insert_exploit(entries, clouds):
+    clouds[1]["rgb"] = Exploit()
 
 
 @pytest.mark.parametrize(
-    ("change", "complaint"),
+    ("change", "message"),
     [
         (unknown_class, r"cat_name_pt_feat.npy: no feature of the classes \['canoe'\]"),
-        (one_cloud_less, "test_pc.npy: 2 entries, expected a dict for each of the 3 shapes"),
-        (evil, "test_pc.npy: refused: the pickle asks for posix.mkdir"),
+        (drop_cloud, "test_pc.npy: 2 entries; expected a dict for each of the 3 shapes"),
+        (insert_exploit, "test_pc.npy: refused: the pickle asks for posix.mkdir"),
     ],
 )
-def test_released_files_that_do_not_fit_are_refused(tmp_path, monkeypatch, change, complaint):
+def test_inconsistent_or_malicious_released_files_are_errors(
+    tmp_path, monkeypatch, change, message
+):
     monkeypatch.chdir(tmp_path)
     write_released(tmp_path, change=change)
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(ValueError, match=message):
         run(tmp_path)
     assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("row", [None, {}, {"open_clip_text_feat": ["a", "b"]}])
-def test_class_features_of_another_kind_are_refused_by_name(tmp_path, row):
+def test_the_error_for_invalid_class_features_names_the_class(tmp_path, row):
     write_released(tmp_path)
     np.save(tmp_path / "cat_name_pt_feat.npy", {"sofa": row})
     with pytest.raises(ValueError, match="cat_name_pt_feat.npy: the feature of class 'sofa' is"):
@@ -171,7 +173,7 @@ def test_class_features_of_another_kind_are_refused_by_name(tmp_path, row):
 
 
 @pytest.mark.parametrize("name", ["test_split.json", "test_pc.npy"])
-def test_a_missing_file_of_the_release_is_named(tmp_path, name):
+def test_the_error_for_a_missing_released_file_names_it(tmp_path, name):
     write_released(tmp_path)
     (tmp_path / name).unlink()
     with pytest.raises(ValueError, match=f"{name} is missing"):
@@ -185,15 +187,15 @@ def write_off(root, path, text):
 
 
 def write_off_folders(root):
-    """Two classes, one of their headers run together with its counts, and an empty class."""
+    """Writes two classes and an empty one; some headers have no line break before the counts."""
     write_off(root, "ModelNet40/night_stand/test/night_stand_0201.off", SQUARE)
-    glued = SQUARE.replace("OFF\n", "OFF").replace("2 2 0\n", "2 2 8\n")
-    write_off(root, "ModelNet40/night_stand/train/night_stand_0001.off", glued)
-    write_off(root, "ModelNet40/airplane/test/airplane_0627.off", glued)
+    joined = SQUARE.replace("OFF\n", "OFF").replace("2 2 0\n", "2 2 8\n")
+    write_off(root, "ModelNet40/night_stand/train/night_stand_0001.off", joined)
+    write_off(root, "ModelNet40/airplane/test/airplane_0627.off", joined)
     (root / "ModelNet40/sofa/test").mkdir(parents=True)
 
 
-def test_off_folders_give_points_on_the_mesh_with_z_up_in_both_splits(tmp_path, capsys):
+def test_off_files_are_sampled_on_their_surface_in_both_splits(tmp_path, capsys):
     write_off_folders(tmp_path)
     write_class_features(tmp_path)
     folder = run(tmp_path, points=400)
@@ -204,38 +206,40 @@ def test_off_folders_give_points_on_the_mesh_with_z_up_in_both_splits(tmp_path, 
     assert "1 classes have no shape and stay among the names: sofa" in capsys.readouterr().out
 
     flat = got[1]["xyz"].astype(np.float64)
-    assert np.abs(flat[:, 2]).max() < 1e-3  # the square lies in the plane z = 0
-    # Both triangles, uniformly: the variances of a uniform square are equal, its axes independent.
+    assert np.abs(flat[:, 2]).max() < 1e-3  # the square is in the plane z = 0
+    # Both triangles are sampled uniformly: the covariance of a square is a multiple of I.
     covariance = np.cov(flat[:, :2].T)
     np.testing.assert_allclose(covariance / covariance[0, 0], np.eye(2), atol=0.25)
     np.testing.assert_allclose(flat.mean(axis=0), 0, atol=1e-3)
     assert (got[1]["rgb"] == 102).all()
 
 
-def test_a_shape_is_the_same_cloud_whether_it_was_published_with_z_or_with_y_up():
+def test_a_shape_gives_the_same_cloud_whether_published_with_y_up_or_z_up():
     z_up = np.random.default_rng(0).normal(size=(30, 3))
     x, y, z = z_up.T
-    y_up = np.stack([x, z, -y], axis=1)  # the quarter turn that brings z to y
+    y_up = np.stack([x, z, -y], axis=1)  # the quarter turn from z up to y up
     options = {"points": 20, "seed": 0, "shape_id": "a"}
-    found, _ = published.make_cloud(z_up, None, **options, y_up=False)
-    wanted, _ = published.make_cloud(y_up, None, **options, y_up=True)
-    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    got, _ = published.make_cloud(z_up, None, **options, y_up=False)
+    want, _ = published.make_cloud(y_up, None, **options, y_up=True)
+    np.testing.assert_allclose(got, want, atol=1e-6)
 
 
 def test_without_released_features_a_teacher_embeds_the_class_names(tmp_path, monkeypatch):
     write_off_folders(tmp_path)
-    with pytest.raises(ValueError, match="no features of the class names of modelnet40"):
+    with pytest.raises(ValueError, match="no released features of the class names of modelnet40"):
         run(tmp_path)
     monkeypatch.setattr(teachers, "load_teacher", lambda *args, **kwargs: FakeTeacher())
+    monkeypatch.setattr("data_prep.teachers.names.check", lambda *args, **kwargs: None)
     folder = run(tmp_path, teacher="fake/teacher")
     names = json.loads((folder / "evaluation" / "classes.json").read_text())
     assert names == ["airplane", "night_stand", "sofa"]
     assert [names[record["label"]] for record in records(folder)] == ["airplane", "night_stand"]
 
 
-def test_labels_follow_when_the_released_features_come_later(tmp_path, monkeypatch):
+def test_labels_are_updated_when_released_features_are_added_later(tmp_path, monkeypatch):
     write_off_folders(tmp_path)
     monkeypatch.setattr(teachers, "load_teacher", lambda *args, **kwargs: FakeTeacher())
+    monkeypatch.setattr("data_prep.teachers.names.check", lambda *args, **kwargs: None)
     run(tmp_path, teacher="fake/teacher")
     write_class_features(tmp_path)
     got = records(run(tmp_path, overwrite=True))
@@ -255,7 +259,7 @@ def test_labels_follow_when_the_released_features_come_later(tmp_path, monkeypat
         SQUARE + "\n\n",
     ],
 )
-def test_every_spelling_of_an_off_file_is_the_same_square(text):
+def test_all_variants_of_the_off_format_are_parsed_alike(text):
     vertices, faces = off.parse(text.encode())
     np.testing.assert_array_equal(vertices, [[0, 0, 0], [2, 0, 0], [2, 2, 0], [0, 2, 0]])
     np.testing.assert_array_equal(faces, [[0, 1, 2], [0, 2, 3]])
@@ -279,12 +283,12 @@ def test_every_spelling_of_an_off_file_is_the_same_square(text):
         (SQUARE.replace("3 0 2 3", "3 0 2 -1"), "malformed OFF: a face names no vertex"),
     ],
 )
-def test_a_malformed_off_file_says_why(text, reason):
+def test_the_reason_to_skip_a_malformed_off_file(text, reason):
     with pytest.raises(shapes.SkipShape, match=f"^{reason}$"):
         off.parse(text.encode())
 
 
-def test_malformed_off_files_are_counted_and_the_rest_is_imported(tmp_path, capsys):
+def test_malformed_off_files_are_skipped_and_counted(tmp_path, capsys):
     write_off_folders(tmp_path)
     write_class_features(tmp_path)
     write_off(tmp_path, "ModelNet40/sofa/test/sofa_0681.off", SQUARE[:-20])
@@ -296,7 +300,7 @@ def test_malformed_off_files_are_counted_and_the_rest_is_imported(tmp_path, caps
 
 
 def write_hdf5(root, *, names=("airplane", "night_stand", "sofa")):
-    """Files as PointNet's authors made them; returns {id: cloud} of the test split."""
+    """Writes files like those of PointNet's authors; returns {id: cloud} of all splits."""
     folder = root / "modelnet40_ply_hdf5_2048"
     folder.mkdir(parents=True)
     (folder / "shape_names.txt").write_text("".join(f"{name}\n" for name in names))
@@ -328,14 +332,14 @@ def test_hdf5_rows_become_records_in_the_order_of_the_files(tmp_path):
         assert (record["rgb"] == 102).all()
 
 
-def test_more_points_than_an_hdf5_file_has_are_refused_at_once(tmp_path):
+def test_requesting_more_points_than_an_hdf5_file_has_is_an_error(tmp_path):
     write_hdf5(tmp_path)
     write_class_features(tmp_path)
     with pytest.raises(ValueError, match=r"test0.h5: clouds of 2048 points.*pass --points 2048"):
         run(tmp_path, points=10_000)
 
 
-def test_hdf5_labels_without_a_name_and_missing_names_are_refused(tmp_path):
+def test_hdf5_labels_out_of_range_and_missing_class_names_are_errors(tmp_path):
     write_hdf5(tmp_path, names=("airplane", "night_stand"))
     write_class_features(tmp_path)
     with pytest.raises(ValueError, match="ply_data_test0.h5: label 2, expected 0 to 1"):
@@ -345,7 +349,7 @@ def test_hdf5_labels_without_a_name_and_missing_names_are_refused(tmp_path):
         run(tmp_path)
 
 
-def test_a_damaged_hdf5_file_and_one_of_other_content_are_named(tmp_path):
+def test_the_error_for_a_corrupt_hdf5_file_names_it(tmp_path):
     write_hdf5(tmp_path)
     write_class_features(tmp_path)
     path = tmp_path / "modelnet40_ply_hdf5_2048/ply_data_test1.h5"
@@ -355,20 +359,20 @@ def test_a_damaged_hdf5_file_and_one_of_other_content_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"test1.h5: data \[3, 5, 2\] and 3 labels"):
         run(tmp_path)
     path.write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="ply_data_test1.h5: not a whole HDF5 file"):
+    with pytest.raises(ValueError, match="ply_data_test1.h5: not a valid HDF5 file"):
         run(tmp_path)
 
 
-def test_a_folder_with_no_form_or_with_two_is_refused(tmp_path):
+def test_a_folder_without_a_format_or_with_two_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"found \[\].*test_split.json"):
         run(tmp_path)
     write_hdf5(tmp_path)
     write_off_folders(tmp_path)
-    with pytest.raises(ValueError, match=r"in one form, found \['hdf5', 'off'\]"):
+    with pytest.raises(ValueError, match=r"in one format, found \['hdf5', 'off'\]"):
         run(tmp_path)
 
 
-def test_another_form_in_the_same_place_is_prepared_anew(tmp_path):
+def test_shapes_are_prepared_again_when_the_format_changes(tmp_path):
     write_off_folders(tmp_path / "one")
     write_class_features(tmp_path / "one")
     write_released(tmp_path / "two")

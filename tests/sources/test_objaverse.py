@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Objaverse as the package `objaverse` 0.1.7 leaves it on disk, written here with gzip and json."""
+"""The source `objaverse`, on a cache in the layout of the package `objaverse` 0.1.7."""
 
 import gzip
 import json
@@ -17,7 +17,7 @@ ONE, TWO, THREE = "8476c4170df24cf5bbe6967222d1a42d", "0" * 32, "f" * 32
 
 
 def annotation(uid, **changes):
-    """The fields that the dataset's metadata have, most of which are of no use here."""
+    """Returns an annotation with the fields of the published metadata."""
     site = "https://api.sketchfab.com/v3"
     return {
         "uri": f"{site}/models/{uid}",
@@ -47,7 +47,7 @@ def write_gz(path, content):
 
 
 def cache(root, *, lvis=None):
-    """Three objects in two folders; the second has no annotation, the third's file is cut."""
+    """Writes three objects in two folders; the second one has no annotation."""
     base = root / "hf-objaverse-v1"
     paths = {uid: f"glbs/{place}/{uid}.glb" for uid, place in ((ONE, "000-023"), (TWO, "000-023"))}
     paths[THREE] = f"glbs/000-101/{THREE}.glb"
@@ -65,12 +65,12 @@ def cache(root, *, lvis=None):
 
 def test_every_object_in_the_cache_becomes_a_record(tmp_path, monkeypatch, capsys):
     base = cache(tmp_path / "home")
-    cut = write(base / "glbs/000-101/cut.glb", box())
-    cut.write_bytes(cut.read_bytes()[:100])
+    truncated = write(base / "glbs/000-101/cut.glb", box())
+    truncated.write_bytes(truncated.read_bytes()[:100])
 
-    made = run_build("objaverse", tmp_path / "home", tmp_path / "out", monkeypatch)
+    folder = run_build("objaverse", tmp_path / "home", tmp_path / "out", monkeypatch)
 
-    two, one, three = source.open_split(made, "train")
+    two, one, three = source.open_split(folder, "train")
     assert [record["id"] for record in (two, one, three)] == [TWO, ONE, THREE]
     assert one["name"] == "Spiral_Staircase"
     assert list(zip(one["caption_kinds"], one["captions"], strict=True)) == [
@@ -82,41 +82,41 @@ def test_every_object_in_the_cache_becomes_a_record(tmp_path, monkeypatch, capsy
     assert (three["creator"], three["licence"]) == ("someone", "CC0 1.0")
     assert three["caption_kinds"] == ["name"]
     assert (two["name"], two["captions"], two["creator"], two["licence"]) == ("", [], "", "")
-    assert json.loads((made / "evaluation" / "classes.json").read_text()) == ["step stool"]
+    assert json.loads((folder / "evaluation" / "classes.json").read_text()) == ["step stool"]
     assert [record["label"] for record in (two, one, three)] == [-1, 0, -1]
     assert (one["rgb"] == rgb("blue")).all() and one["image_kinds"] == ["render", "render"]
     assert np.ptp(one["xyz"].astype(float), axis=0).argmax() == 2  # y of the file is up
-    assert evaluation.load_held_out(made, "train").names == ("", *["Spiral_Staircase"] * 2)
+    assert evaluation.load_held_out(folder, "train").names == ("", *["Spiral_Staircase"] * 2)
     printed = capsys.readouterr().out
     assert "4 items read, 3 shapes" in printed
     assert "skipped, unreadable mesh: 1\n    cut\n" in printed
     assert "kept, no annotation: 1" in printed
 
 
-def test_the_inner_folder_and_a_cache_without_lists_will_do(tmp_path):
+def test_the_inner_folder_and_a_cache_without_annotations_are_accepted(tmp_path):
     base = cache(tmp_path)
     outer = sources.SOURCES["objaverse"].items(tmp_path)
     assert sources.SOURCES["objaverse"].items(base) == outer
     for path in [*base.glob("*.gz"), *base.glob("metadata/*")]:
         path.unlink()
-    bare = sources.SOURCES["objaverse"].items(tmp_path)
-    assert [item.id for item in bare] == [item.id for item in outer]
-    assert not any(item.name or item.label or item.captions for item in bare)
+    without_lists = sources.SOURCES["objaverse"].items(tmp_path)
+    assert [item.id for item in without_lists] == [item.id for item in outer]
+    assert not any(item.name or item.label or item.captions for item in without_lists)
 
 
-def test_the_first_of_several_categories_is_kept_and_counted(tmp_path):
+def test_an_object_in_several_categories_gets_the_first_one_and_is_counted(tmp_path):
     cache(tmp_path, lvis={"ladder": [ONE], "CD_player": [TWO], "bow_(weapon)": [ONE]})
     two, one, _ = sources.SOURCES["objaverse"].items(tmp_path)
     assert (one.label, one.faults) == ("ladder", ("in several LVIS categories",))
     assert (two.label, two.faults) == ("CD player", ("no annotation",))
 
 
-def test_a_new_annotation_changes_the_mark_of_its_object_alone(tmp_path):
+def test_a_changed_annotation_changes_the_fingerprint_of_its_object_only(tmp_path):
     base = cache(tmp_path)
-    before = [item.mark for item in sources.SOURCES["objaverse"].items(tmp_path)]
+    before = [item.fingerprint for item in sources.SOURCES["objaverse"].items(tmp_path)]
     changed = {ONE: annotation(ONE, name="Ladder")}
     write_gz(base / "metadata" / "000-023.json.gz", changed)
-    after = [item.mark for item in sources.SOURCES["objaverse"].items(tmp_path)]
+    after = [item.fingerprint for item in sources.SOURCES["objaverse"].items(tmp_path)]
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, True]
 
 
@@ -124,21 +124,21 @@ def test_a_new_annotation_changes_the_mark_of_its_object_alone(tmp_path):
 @pytest.mark.parametrize(
     "damage", [lambda d: d[:-20], lambda d: b"<html>", lambda d: gzip.compress(b"[1]")]
 )
-def test_a_damaged_list_is_named(tmp_path, name, damage):
+def test_the_error_for_a_corrupt_list_names_it(tmp_path, name, damage):
     path = cache(tmp_path) / name
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match=f"{path}: not a whole JSON object .* delete it"):
+    with pytest.raises(ValueError, match=f"{path}: not a valid JSON object .* delete it"):
         sources.SOURCES["objaverse"].items(tmp_path)
 
 
-def test_a_list_that_unpacks_without_end_is_refused(tmp_path, monkeypatch):
+def test_a_decompression_bomb_is_an_error(tmp_path, monkeypatch):
     cache(tmp_path)
     monkeypatch.setenv("MRD_MAX_MEMBER_BYTES", "50")
     with pytest.raises(ValueError, match="unpacked bytes, at most 50 are read"):
         sources.SOURCES["objaverse"].items(tmp_path)
 
 
-def test_a_folder_that_is_no_cache_is_refused(tmp_path):
+def test_a_folder_without_a_cache_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="no hf-objaverse-v1/glbs in it; expected the cache"):
         sources.SOURCES["objaverse"].items(tmp_path)
     (tmp_path / "glbs").mkdir()
@@ -146,14 +146,14 @@ def test_a_folder_that_is_no_cache_is_refused(tmp_path):
         sources.SOURCES["objaverse"].items(tmp_path)
 
 
-def test_long_descriptions_end_with_a_word():
+def test_long_descriptions_are_truncated_between_words():
     text = " ".join(["word"] * 100)
-    kind, short = objaverse.describe({"description": text})["captions"][0]
+    kind, short = objaverse.parse_annotation({"description": text})["captions"][0]
     assert (kind, short) == ("description", " ".join(["word"] * 60))
-    assert objaverse.describe({"description": "x" * 400})["captions"][0][1] == "x" * 300
+    assert objaverse.parse_annotation({"description": "x" * 400})["captions"][0][1] == "x" * 300
 
 
 @pytest.mark.parametrize("value", [None, 3, ["a"], {"name": 1, "tags": ["a", {}], "user": "b"}])
-def test_an_annotation_of_other_types_says_nothing(value):
-    said = objaverse.describe(value)
-    assert not any(said.get(field) for field in ("name", "captions", "creator", "licence"))
+def test_annotation_fields_of_other_types_are_ignored(value):
+    fields = objaverse.parse_annotation(value)
+    assert not any(fields.get(field) for field in ("name", "captions", "creator", "licence"))

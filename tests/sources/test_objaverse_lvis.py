@@ -1,32 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Objaverse-LVIS, in the layout of its release, becomes a test split that evaluation can read."""
+"""The source `objaverse_lvis`: records, classes and evaluation of the released layout."""
 
 import json
 
 import numpy as np
 import openshape_release as release
 import pytest
-from made_up import DIM, FakeTeacher
+from fake_data import DIM, FakeTeacher
 
 from data_prep import build, teachers
 from mrd_jax.data import source
 from mrd_jax.evaluation import held_out_split, retrieval, zero_shot
 
 POINTS = 16
-# In the order of the list; sorted they are Bible, ambulance, bat_(animal), zebra.
+# In the order of the list.
 CATEGORIES = ["zebra", "Bible", "bat_(animal)", "Bible", "ambulance"]
 CLASSES = ["Bible", "ambulance", "bat_(animal)", "zebra"]
 
 
 def write(root, *, categories=CATEGORIES):
-    """The list, the files and the class features; returns (shapes, class features)."""
+    """Writes the list, the files and the class features; returns (shapes, class features)."""
     data = [release.shape(f"u{n}") for n in range(len(categories))]
-    for one in data:
-        release.write_shape(root, one)
+    for shape in data:
+        release.write_shape(root, shape)
     entries = [
-        {"uid": one["id"], "category": category, "group": "000-001"}
-        | {"data_path": release.path_of(one)}
-        for one, category in zip(data, categories, strict=True)
+        {"uid": shape["id"], "category": category, "group": "000-001"}
+        | {"data_path": release.path_of(shape)}
+        for shape, category in zip(data, categories, strict=True)
     ]
     release.write_json(root / "meta_data/split/lvis.json", entries)
     features = release.features(np.random.default_rng(1), len(set(categories)))
@@ -48,22 +48,22 @@ def records(folder):
     return [opened[i] for i in range(len(opened))]
 
 
-def test_records_hold_points_features_and_the_class_of_the_list(tmp_path):
+def test_records_hold_points_features_and_classes(tmp_path):
     data, _ = write(tmp_path)
     got = records(run(tmp_path))
     assert [record["id"] for record in got] == ["u0", "u1", "u2", "u3", "u4"]
     assert [CLASSES[record["label"]] for record in got] == CATEGORIES
-    for one, record in zip(data, got, strict=True):
-        kept = release.chosen(one["id"], count=release.CLOUD, points=POINTS)
-        want = release.expected_cloud(one["xyz"][kept], y_up=True)
+    for shape, record in zip(data, got, strict=True):
+        kept = release.chosen(shape["id"], count=release.CLOUD, points=POINTS)
+        want = release.expected_cloud(shape["xyz"][kept], y_up=True)
         np.testing.assert_allclose(record["xyz"], want, atol=5e-4)
-        np.testing.assert_array_equal(record["rgb"], np.rint(one["rgb"][kept] * 255))
-        images = np.vstack([one["image_feat"], one["thumbnail_feat"]]).astype(np.float16)
+        np.testing.assert_array_equal(record["rgb"], np.rint(shape["rgb"][kept] * 255))
+        images = np.vstack([shape["image_feat"], shape["thumbnail_feat"]]).astype(np.float16)
         np.testing.assert_array_equal(record["image_features"], images)
         assert record["caption_kinds"] == ["name", "blip", "msft", "retrieved", "retrieved"]
 
 
-def test_classes_are_sorted_and_have_the_released_features_at_unit_length(tmp_path):
+def test_classes_are_sorted_and_their_features_have_unit_norm(tmp_path):
     _, features = write(tmp_path)
     folder = run(tmp_path) / "evaluation"
     assert json.loads((folder / "classes.json").read_text()) == CLASSES
@@ -71,13 +71,13 @@ def test_classes_are_sorted_and_have_the_released_features_at_unit_length(tmp_pa
     np.testing.assert_allclose(np.load(folder / "class_features.npy"), want, atol=1e-6)
 
 
-def test_evaluation_reads_a_set_without_pictures_and_without_a_training_split(tmp_path):
+def test_evaluation_works_without_images_and_without_a_training_split(tmp_path):
     data, features = write(tmp_path)
     loaded = held_out_split.load_held_out(run(tmp_path))
-    assert loaded.names == tuple(one["text"][0] for one in data)
+    assert loaded.names == tuple(shape["text"][0] for shape in data)
     assert not loaded.unseen.any() and not any(path.is_file() for path in loaded.pictures)
 
-    # A student that answers with the feature of the class is always right.
+    # Embeddings that equal the class features are always correct.
     embeddings = features[loaded.labels]
     assert zero_shot.zero_shot(embeddings, loaded)["top1"] == 1
     found = retrieval.retrieval(loaded.image_features, loaded)
@@ -85,17 +85,20 @@ def test_evaluation_reads_a_set_without_pictures_and_without_a_training_split(tm
     assert not any(key.startswith("unseen/") for key in found)
 
 
-def test_another_teacher_embeds_the_class_names_as_they_are_spoken(tmp_path, monkeypatch):
+def test_another_teacher_embeds_class_names_without_underscores(tmp_path, monkeypatch):
     write(tmp_path)
     (tmp_path / "meta_data/lvis_cat_name_pt_feat.npy").unlink()
-    teacher, said = FakeTeacher(), []
+    teacher, prompts = FakeTeacher(), []
     encode = teacher.encode_texts
-    monkeypatch.setattr(teacher, "encode_texts", lambda texts: said.extend(texts) or encode(texts))
+    monkeypatch.setattr(
+        teacher, "encode_texts", lambda texts: prompts.extend(texts) or encode(texts)
+    )
     monkeypatch.setattr(teachers, "load_teacher", lambda *args, **kwargs: teacher)
+    monkeypatch.setattr("data_prep.teachers.names.check", lambda *args, **kwargs: None)
 
     folder = run(tmp_path, teacher="fake/teacher")
 
-    assert {"Bible", "ambulance", "bat (animal)", "zebra"} <= set(said)
+    assert {"Bible", "ambulance", "bat (animal)", "zebra"} <= set(prompts)
     assert np.load(folder / "evaluation" / "class_features.npy").shape == (4, DIM)
     for record in records(folder):
         assert record["image_features"].shape == (0, DIM) and record["image_kinds"] == []
@@ -106,16 +109,18 @@ def test_another_teacher_embeds_the_class_names_as_they_are_spoken(tmp_path, mon
     assert found and not any("image" in key for key in found)
 
 
-def test_released_features_are_asked_for_only_where_they_are(tmp_path):
+def test_released_features_must_exist_and_lit_cannot_be_trained(tmp_path):
     write(tmp_path)
     (tmp_path / "meta_data/lvis_cat_name_pt_feat.npy").unlink()
-    with pytest.raises(ValueError, match="no features of the class names of objaverse_lvis"):
+    with pytest.raises(
+        ValueError, match="no released features of the class names of objaverse_lvis"
+    ):
         run(tmp_path)
-    with pytest.raises(ValueError, match="no pictures to train a teacher on"):
+    with pytest.raises(ValueError, match="no images to train a teacher on"):
         run(tmp_path, teacher="lit")
 
 
-def test_a_class_without_shapes_stays_among_the_names_and_is_listed(tmp_path, capsys):
+def test_a_class_without_shapes_remains_a_class_and_is_printed(tmp_path, capsys):
     write(tmp_path)
     (tmp_path / "Objaverse/000-001/u0.npy").unlink()
     folder = run(tmp_path)
@@ -126,18 +131,18 @@ def test_a_class_without_shapes_stays_among_the_names_and_is_listed(tmp_path, ca
     assert source.read_metadata(folder)["counts"] == {"test": 4, "classes": 4}
 
 
-def spoil(features, kind):
+def corrupt(features, kind):
     if kind == "rows":
         return features[:3]
     if kind == "dim":
         return features[:, :512]
-    spoiled = features.copy()
-    spoiled[1] = np.nan if kind == "nan" else 0
-    return spoiled
+    changed = features.copy()
+    changed[1] = np.nan if kind == "nan" else 0
+    return changed
 
 
 @pytest.mark.parametrize(
-    ("kind", "complaint"),
+    ("kind", "message"),
     [
         ("rows", "3 features, expected one for each of 4 classes"),
         ("dim", r"class 'Bible' is float32 \[512\], expected 1280 floats"),
@@ -145,14 +150,14 @@ def spoil(features, kind):
         ("zero", r"class 'ambulance' is float32 \[1280\], .* all finite and not all zero"),
     ],
 )
-def test_class_features_that_do_not_fit_are_refused_by_name(tmp_path, kind, complaint):
+def test_the_error_for_invalid_class_features_names_the_class(tmp_path, kind, message):
     _, features = write(tmp_path)
-    np.save(tmp_path / "meta_data/lvis_cat_name_pt_feat.npy", spoil(features, kind))
-    with pytest.raises(ValueError, match=f"lvis_cat_name_pt_feat.npy: .*{complaint}"):
+    np.save(tmp_path / "meta_data/lvis_cat_name_pt_feat.npy", corrupt(features, kind))
+    with pytest.raises(ValueError, match=f"lvis_cat_name_pt_feat.npy: .*{message}"):
         run(tmp_path)
 
 
-def test_other_class_features_are_not_taken_for_the_old_ones(tmp_path):
+def test_changed_class_features_require_overwrite(tmp_path):
     _, features = write(tmp_path)
     run(tmp_path)
     np.save(tmp_path / "meta_data/lvis_cat_name_pt_feat.npy", -features)
@@ -162,7 +167,7 @@ def test_other_class_features_are_not_taken_for_the_old_ones(tmp_path):
     assert (np.sum(got * features, axis=1) < 0).all()
 
 
-def test_a_shape_listed_twice_is_counted_once(tmp_path, capsys):
+def test_a_duplicate_id_is_skipped_and_counted(tmp_path, capsys):
     write(tmp_path)
     path = tmp_path / "meta_data/split/lvis.json"
     entries = json.loads(path.read_text())

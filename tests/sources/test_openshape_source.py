@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenShape's release, in its own layout, becomes records that hold just what its files say."""
+"""The source `openshape`: records, resuming, and invalid files of the released layout."""
 
 import dataclasses
 import json
@@ -30,8 +30,8 @@ def records(folder, split="train"):
     return [opened[i] for i in range(len(opened))]
 
 
-def four():
-    """Objaverse with an accepted and a rejected name, and two data sets that are not filtered."""
+def four_shapes():
+    """Returns two shapes of Objaverse, whose names are filtered, and two of other data sets."""
     return [
         release.shape("u1", names=2),
         release.shape("u2", retrieved=0, blip_caption=""),
@@ -43,20 +43,20 @@ def four():
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     root = tmp_path_factory.mktemp("release")
-    release.write_training(root, four(), rejected=["u2", "s1"])
+    release.write_training(root, four_shapes(), rejected=["u2", "s1"])
     return run(root, root / "out")
 
 
-def test_points_and_colours_are_those_of_the_file(built):
-    for data, record in zip(four(), records(built), strict=True):
+def test_points_and_colours_match_the_files(built):
+    for data, record in zip(four_shapes(), records(built), strict=True):
         kept = release.chosen(data["id"], count=len(data["xyz"]), points=POINTS)
         want = release.expected_cloud(data["xyz"][kept], y_up=True)
         np.testing.assert_allclose(record["xyz"], want, atol=5e-4)
         np.testing.assert_array_equal(record["rgb"], np.rint(data["rgb"][kept] * 255))
 
 
-def test_images_are_the_views_and_for_objaverse_the_thumbnail(built):
-    for data, record in zip(four(), records(built), strict=True):
+def test_image_features_are_the_views_and_the_thumbnail_of_objaverse(built):
+    for data, record in zip(four_shapes(), records(built), strict=True):
         want, kinds = data["image_feat"], ["render"] * 12
         if data["dataset"] == "Objaverse":
             want, kinds = np.vstack([want, data["thumbnail_feat"]]), [*kinds, "picture"]
@@ -65,12 +65,12 @@ def test_images_are_the_views_and_for_objaverse_the_thumbnail(built):
         assert record["picture"] == ""
 
 
-def test_texts_have_their_kinds_and_the_features_that_training_draws(built):
-    u1, u2, s1, a1 = four()
+def test_captions_have_the_kinds_and_features_of_openshape(built):
+    u1, u2, s1, a1 = four_shapes()
     want = {
         "u1": [("name", "u1 name 0", u1["text_feat"][0]["prompt_avg"])],
         "u2": [("name_rejected", "u2 name 0", u2["text_feat"][0]["prompt_avg"])],
-        # The filter is Objaverse's; elsewhere every name may be drawn.
+        # The filter applies to Objaverse only.
         "s1": [("name", f"s1 name {n}", s1["text_feat"][n]["prompt_avg"]) for n in range(3)],
         "a1": [("name", "a1 name 0", a1["text_feat"][0]["prompt_avg"])],
     }
@@ -81,7 +81,7 @@ def test_texts_have_their_kinds_and_the_features_that_training_draws(built):
                 feature = data[f"{kind}_caption_feat"]["prompt_avg"]
                 rows.append((kind, data[f"{kind}_caption"], feature))
         retrieved = zip(data["retrieval_text"], data["retrieval_text_feat"], strict=True)
-        rows += [("retrieved", text, one["original"]) for text, one in retrieved]
+        rows += [("retrieved", text, versions["original"]) for text, versions in retrieved]
         assert record["caption_kinds"] == [kind for kind, _, _ in rows]
         assert record["captions"] == [text for _, text, _ in rows]
         features = np.concatenate([feature for _, _, feature in rows]).astype(np.float16)
@@ -89,13 +89,13 @@ def test_texts_have_their_kinds_and_the_features_that_training_draws(built):
         assert record["name"] == rows[0][1] and record["label"] == -1
 
 
-def test_records_come_in_the_order_of_the_list_and_name_their_data_set(built):
-    found = [(record["id"], record["source"]) for record in records(built)]
+def test_records_keep_the_order_of_the_list_and_name_their_data_set(built):
+    got = [(record["id"], record["source"]) for record in records(built)]
     names = ["openshape/Objaverse", "openshape/Objaverse", "openshape/ShapeNet", "openshape/ABO"]
-    assert found == list(zip(["u1", "u2", "s1", "a1"], names, strict=True))
+    assert got == list(zip(["u1", "u2", "s1", "a1"], names, strict=True))
 
 
-def test_the_metadata_name_the_teacher_that_was_never_run(built):
+def test_the_metadata_describe_the_teacher_of_the_release(built):
     metadata = source.read_metadata(built)
     assert metadata["teacher"]["name"] == "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k"
     assert (metadata["teacher"]["dim"], metadata["teacher"]["kind"]) == (1280, "clip")
@@ -112,13 +112,13 @@ def test_the_metadata_name_the_teacher_that_was_never_run(built):
         ("openshape_shapenet", "ablation/train_shapenet_only.json"),
     ],
 )
-def test_the_other_training_lists_are_sources_too(tmp_path, name, split):
+def test_the_other_training_lists_are_sources(tmp_path, name, split):
     release.write_training(tmp_path, [release.shape("s7", dataset="ShapeNet")], split=split)
     assert [r["id"] for r in records(run(tmp_path, tmp_path / "out", name=name))] == ["s7"]
 
 
-def test_a_second_run_does_nothing_and_more_processes_change_nothing(tmp_path, capsys):
-    release.write_training(tmp_path, four())
+def test_a_second_run_does_nothing_and_records_do_not_depend_on_workers(tmp_path, capsys):
+    release.write_training(tmp_path, four_shapes())
     first = run(tmp_path, tmp_path / "one")
     run(tmp_path, tmp_path / "one")
     assert "nothing to do" in capsys.readouterr().out
@@ -128,9 +128,9 @@ def test_a_second_run_does_nothing_and_more_processes_change_nothing(tmp_path, c
             np.testing.assert_array_equal(value, two[key])
 
 
-def test_an_interrupted_import_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+def test_an_interrupted_import_resumes(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(prepare, "ITEMS_PER_SHARD", 1)
-    release.write_training(tmp_path, four())
+    release.write_training(tmp_path, four_shapes())
     read, original = [], safe_pickle.load
 
     def load(path):
@@ -154,48 +154,48 @@ def test_an_interrupted_import_goes_on_where_it_stopped(tmp_path, monkeypatch, c
         assert one["id"] == two["id"]
 
 
-def test_another_verdict_of_the_filter_is_not_missed(tmp_path):
-    release.write_training(tmp_path, four())
+def test_a_changed_filter_requires_overwrite(tmp_path):
+    release.write_training(tmp_path, four_shapes())
     assert records(run(tmp_path, tmp_path / "out"))[0]["caption_kinds"][0] == "name"
-    release.write_training(tmp_path, four(), rejected=["u1"])
+    release.write_training(tmp_path, four_shapes(), rejected=["u1"])
     with pytest.raises(ValueError, match="--overwrite"):
         run(tmp_path, tmp_path / "out")
     folder = run(tmp_path, tmp_path / "out", overwrite=True)
     assert records(folder)[0]["caption_kinds"][0] == "name_rejected"
 
 
-class Evil:
-    def __init__(self, mark):
-        self.mark = mark
+class Exploit:
+    def __init__(self, path):
+        self.path = path
 
     def __reduce__(self):
-        return os.system, (f"touch {self.mark}",)
+        return os.system, (f"touch {self.path}",)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_file_that_would_run_code_stops_the_import_and_is_named(tmp_path, workers):
-    mark = tmp_path / "mark"
-    data = four()
-    data[2]["msft_caption_feat"] = Evil(mark)
+def test_a_malicious_pickle_stops_the_import_and_is_named(tmp_path, workers):
+    created = tmp_path / "created"
+    data = four_shapes()
+    data[2]["msft_caption_feat"] = Exploit(created)
     release.write_training(tmp_path, data)
     kind = safe_pickle.UnsafePickleError if workers == 1 else RuntimeError
     with pytest.raises(kind, match=r"ShapeNet/s1\.npy: refused: the pickle asks for posix.system"):
         run(tmp_path, tmp_path / "out", workers=workers)
-    assert not mark.exists() and not (tmp_path / "out" / "openshape").exists()
+    assert not created.exists() and not (tmp_path / "out" / "openshape").exists()
 
 
-def test_a_refusal_survives_the_way_between_processes():
+def test_unsafe_pickle_error_can_be_pickled():
     error = safe_pickle.UnsafePickleError("a.npy: refused")
     assert str(pickle.loads(pickle.dumps(error))) == "a.npy: refused"
 
 
-def test_shapes_that_cannot_be_used_are_counted_with_their_reasons(tmp_path, capsys):
+def test_unusable_shapes_are_skipped_and_counted_by_reason(tmp_path, capsys):
     same = np.zeros((release.CLOUD, 3))
     nan = np.full((release.CLOUD, 3), np.nan)
-    none = {"image_feat": None, "thumbnail_feat": None, "text": [], "text_feat": []}
-    none |= {"blip_caption": "", "msft_caption": "", "retrieval_text": []}
-    none |= {"retrieval_text_feat": []}
-    shapes_of_reason = {
+    no_features = {"image_feat": None, "thumbnail_feat": None, "text": [], "text_feat": []}
+    no_features |= {"blip_caption": "", "msft_caption": "", "retrieval_text": []}
+    no_features |= {"retrieval_text_feat": []}
+    changes = {
         "fewer than 16 points": {"points": 15},
         "non-finite coordinates": {"xyz": nan},
         "all points coincide": {"xyz": same},
@@ -205,11 +205,9 @@ def test_shapes_that_cannot_be_used_are_counted_with_their_reasons(tmp_path, cap
         "a feature is not 1280 numbers": {"image_feat": np.zeros((12, 512), np.float32)},
         "text and its features differ in number": {"text": ["a", "b"]},
         "a text without its feature 'prompt_avg'": {"blip_caption_feat": {}},
-        "no features": none,
+        "no features": no_features,
     }
-    data = [
-        release.shape(f"bad{n}", **change) for n, change in enumerate(shapes_of_reason.values())
-    ]
+    data = [release.shape(f"bad{n}", **change) for n, change in enumerate(changes.values())]
     data += [release.shape("good"), release.shape("good"), release.shape("gone")]
     release.write_training(tmp_path, data)
     (tmp_path / "Objaverse/000-001/gone.npy").unlink()
@@ -217,14 +215,14 @@ def test_shapes_that_cannot_be_used_are_counted_with_their_reasons(tmp_path, cap
     folder = run(tmp_path, tmp_path / "out")
 
     printed = capsys.readouterr().out
-    for reason in [*shapes_of_reason, "file missing", "id listed before"]:
+    for reason in [*changes, "file missing", "id listed before"]:
         assert f"skipped, {reason}: 1\n" in printed
     assert "13 items read, 1 shapes in the cache (0 items found prepared), 12 skipped" in printed
     assert " bytes, " in printed
     assert [record["id"] for record in records(folder)] == ["good"]
 
 
-def test_single_features_that_cannot_be_used_are_left_out_with_their_texts(tmp_path, capsys):
+def test_unusable_features_are_dropped_with_their_captions_and_counted(tmp_path, capsys):
     data = release.shape("u1", retrieved=3)
     data["image_feat"][3] = 0
     data["thumbnail_feat"][7] = np.inf
@@ -248,39 +246,39 @@ def test_single_features_that_cannot_be_used_are_left_out_with_their_texts(tmp_p
     np.testing.assert_array_equal(record["text_features"][-1:], last)
 
 
-def test_a_missing_list_or_filter_is_named_with_where_it_was_looked_for(tmp_path):
+def test_the_error_for_a_missing_list_or_filter_names_the_searched_paths(tmp_path):
     with pytest.raises(ValueError, match="no meta_data/split/train_all.json or split/train_all"):
         run(tmp_path, tmp_path / "out")
-    release.write_training(tmp_path, four())
+    release.write_training(tmp_path, four_shapes())
     (tmp_path / "meta_data/gpt4_filtering.json").unlink()
     with pytest.raises(ValueError, match="no meta_data/gpt4_filtering.json.*meta_data.zip"):
         run(tmp_path, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("content", "message"),
     [
         ("[", "not a JSON file"),
         ("[]", "expected a list of shapes"),
         ('{"id": 1}', "expected a list of shapes"),
-        ('[{"id": "a", "dataset": "b", "group": 3}]', "entry 0 has no text 'group'"),
+        ('[{"id": "a", "dataset": "b", "group": 3}]', "entry 0 has no string 'group'"),
     ],
 )
-def test_a_list_that_is_none_is_refused(tmp_path, content, complaint):
-    release.write_training(tmp_path, four())
+def test_an_invalid_list_is_an_error(tmp_path, content, message):
+    release.write_training(tmp_path, four_shapes())
     (tmp_path / "meta_data/split/train_all.json").write_text(content)
-    with pytest.raises(ValueError, match=f"train_all.json: .*{complaint}"):
+    with pytest.raises(ValueError, match=f"train_all.json: .*{message}"):
         run(tmp_path, tmp_path / "out")
 
 
-def test_a_filter_that_is_none_is_refused(tmp_path):
-    release.write_training(tmp_path, four())
+def test_an_invalid_filter_is_an_error(tmp_path):
+    release.write_training(tmp_path, four_shapes())
     (tmp_path / "meta_data/gpt4_filtering.json").write_text('{"u1": "N"}')
     with pytest.raises(ValueError, match="gpt4_filtering.json: not a filter"):
         run(tmp_path, tmp_path / "out")
 
 
-def test_a_listed_path_is_found_by_its_longest_tail_and_never_above_the_folder(tmp_path):
+def test_a_listed_path_is_located_by_its_longest_suffix_and_never_outside_the_folder(tmp_path):
     for place in ("ABO/x.npy", "x.npy"):
         (tmp_path / place).parent.mkdir(exist_ok=True)
         (tmp_path / place).touch()
@@ -291,9 +289,9 @@ def test_a_listed_path_is_found_by_its_longest_tail_and_never_above_the_folder(t
     assert openshape.locate(tmp_path, "y.npy") is None
 
 
-def test_a_file_that_comes_later_is_found_at_the_next_run(tmp_path, monkeypatch, capsys):
+def test_a_file_that_is_added_later_is_prepared_by_the_next_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(prepare, "ITEMS_PER_SHARD", 2)
-    release.write_training(tmp_path, four())
+    release.write_training(tmp_path, four_shapes())
     (tmp_path / "ABO/a1.npy").rename(tmp_path / "later")
     assert len(records(run(tmp_path, tmp_path / "out"))) == 3
     run(tmp_path, tmp_path / "out")
@@ -304,23 +302,25 @@ def test_a_file_that_comes_later_is_found_at_the_next_run(tmp_path, monkeypatch,
     assert [record["id"] for record in records(folder)] == ["u1", "u2", "s1", "a1"]
 
 
-def test_when_nothing_was_there_the_error_says_so(tmp_path):
-    release.write_training(tmp_path, four())
+def test_an_import_without_any_shape_is_an_error(tmp_path):
+    release.write_training(tmp_path, four_shapes())
     for path in tmp_path.rglob("*.npy"):
         path.unlink()
     with pytest.raises(ValueError, match="every listed shape was skipped"):
         run(tmp_path, tmp_path / "out")
 
 
-def test_a_teacher_that_has_nothing_to_look_at_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="openshape has no pictures.*--teacher released"):
+def test_an_incompatible_teacher_is_an_error(tmp_path):
+    with pytest.raises(
+        ValueError, match="openshape has features but no images.*--teacher released"
+    ):
         run(tmp_path, tmp_path / "out", teacher="openai/clip-vit-base-patch32")
-    with pytest.raises(ValueError, match="furniture brings no features of its own"):
+    with pytest.raises(ValueError, match="furniture has no released features"):
         run(tmp_path, tmp_path / "out", name="furniture")
 
 
-def test_shapes_with_and_without_released_features_share_a_shard(tmp_path):
-    release.write_training(tmp_path, four())
+def test_a_shard_can_mix_shapes_with_and_without_released_features(tmp_path):
+    release.write_training(tmp_path, four_shapes())
     origin = sources.SOURCES["openshape"]
     settings = {"points": POINTS, "views": 1, "image_size": 8, "seed": 0}
     saved = [origin.prepare(item, **settings) for item in origin.items(tmp_path)]
@@ -336,8 +336,8 @@ def test_shapes_with_and_without_released_features_share_a_shard(tmp_path):
 
 
 @pytest.mark.parametrize("field", ["image", "image_kinds", "text"])
-def test_a_changed_feature_changes_the_digest_of_its_shape(tmp_path, field):
-    release.write_training(tmp_path, four())
+def test_a_changed_feature_changes_the_fingerprint_of_its_shape(tmp_path, field):
+    release.write_training(tmp_path, four_shapes())
     origin = sources.SOURCES["openshape"]
     item = origin.items(tmp_path)[0]
     shape = origin.prepare(item, points=POINTS, views=1, image_size=8, seed=0)
@@ -345,4 +345,4 @@ def test_a_changed_feature_changes_the_digest_of_its_shape(tmp_path, field):
     other = value[::-1] if field == "image_kinds" else -value
     changed = dataclasses.replace(shape.released, **{field: other})
     changed = dataclasses.replace(shape, released=changed)
-    assert catalogue.digest(changed) != catalogue.digest(shape)
+    assert catalogue.fingerprint(changed) != catalogue.fingerprint(shape)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Java properties files."""
+"""Parsing of Java properties files."""
 
 import pytest
 
@@ -27,9 +27,9 @@ from data_prep.sources import properties
         ("a=last\\", {"a": "last"}),
     ],
 )
-def test_java_reads_it_so(text, want):
+def test_files_are_parsed_as_by_java(text, want):
     assert properties.parse(text.encode("ascii")) == want
 
 
-def test_bytes_are_latin_1():
+def test_bytes_are_decoded_as_latin_1():
     assert properties.parse(b"a=caf\xe9 \xa9") == {"a": "café ©"}

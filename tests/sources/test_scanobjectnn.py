@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ScanObjectNN in OpenShape's form and in its authors', written here with numpy and h5py."""
+"""The source `scanobjectnn`: OpenShape's file and the HDF5 files of the authors."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import openshape_release as release
 import pytest
-from made_up import DIM, FakeTeacher
+from fake_data import DIM, FakeTeacher
 
 from data_prep import build, sources, teachers
 from mrd_jax.data import source
@@ -39,8 +39,8 @@ def write_class_features(folder, names=NAMES):
     np.save(folder / "cat_name_pt_feat.npy", rows)
 
 
-def released(folder, **changes):
-    """Writes OpenShape's file; returns what it holds."""
+def write_released(folder, **changes):
+    """Writes OpenShape's file; returns its content."""
     rng = np.random.default_rng(1)
     content = {"xyz": rng.normal(size=(4, 30, 3)).astype(np.float32)}
     content |= {"label": np.array([14, 0, 4, 4])} | changes
@@ -51,8 +51,8 @@ def released(folder, **changes):
 
 
 @pytest.mark.parametrize("place", ["", "meta_data/scanobjectnn"])
-def test_the_released_clouds_become_grey_records_in_their_order(tmp_path, place):
-    content = released(tmp_path / place)
+def test_the_released_clouds_become_grey_records_in_order(tmp_path, place):
+    content = write_released(tmp_path / place)
     folder = run(tmp_path)
     got = records(folder)
     assert [NAMES[record["label"]] for record in got] == ["toilet", "bag", "chair", "chair"]
@@ -66,51 +66,53 @@ def test_the_released_clouds_become_grey_records_in_their_order(tmp_path, place)
 
 
 def test_released_colours_are_kept(tmp_path):
-    content = released(tmp_path, rgb=np.random.default_rng(2).random((4, 30, 3)))
+    content = write_released(tmp_path, rgb=np.random.default_rng(2).random((4, 30, 3)))
     for colours, record in zip(content["rgb"], records(run(tmp_path)), strict=True):
         kept = release.chosen(record["id"], count=30, points=POINTS)
         np.testing.assert_array_equal(record["rgb"], np.rint(colours[kept] * 255))
 
 
-def test_clouds_of_different_sizes_are_read_too(tmp_path, capsys):
+def test_clouds_of_different_sizes_are_read(tmp_path, capsys):
     clouds = np.empty(4, dtype=object)
     clouds[:] = [np.random.default_rng(n).normal(size=(30 - 5 * n, 3)) for n in range(4)]
-    released(tmp_path, xyz=clouds)
+    write_released(tmp_path, xyz=clouds)
     assert len(records(run(tmp_path))) == 2
     assert "skipped, fewer than 24 points: 2\n" in capsys.readouterr().out
 
 
-class Evil:
+class Exploit:
     def __reduce__(self):
         return os.mkdir, ("ran",)
 
 
 @pytest.mark.parametrize(
-    ("changes", "complaint"),
+    ("changes", "message"),
     [
         ({"label": np.array([1, 2])}, "4 clouds, 2 labels and 4 colours"),
         ({"label": np.array([0, 1, 2, 15])}, "label 15, expected 0 to 14"),
         ({"label": np.array([0, 1, 2, -1])}, "label -1, expected 0 to 14"),
         ({"label": np.array([0, 1, 2, 0.5])}, "label 0.5, expected 0 to 14"),
-        ({"note": Evil()}, "refused: the pickle asks for posix.mkdir"),
+        ({"note": Exploit()}, "refused: the pickle asks for posix.mkdir"),
     ],
 )
-def test_a_released_file_that_does_not_fit_is_refused(tmp_path, monkeypatch, changes, complaint):
+def test_an_inconsistent_or_malicious_released_file_is_an_error(
+    tmp_path, monkeypatch, changes, message
+):
     monkeypatch.chdir(tmp_path)
-    released(tmp_path, **changes)
-    with pytest.raises(ValueError, match=f"xyz_label.npy: {complaint}"):
+    write_released(tmp_path, **changes)
+    with pytest.raises(ValueError, match=f"xyz_label.npy: {message}"):
         run(tmp_path)
     assert not (tmp_path / "ran").exists()
 
 
-def test_features_of_other_classes_are_refused(tmp_path):
-    released(tmp_path)
+def test_features_of_another_number_of_classes_are_an_error(tmp_path):
+    write_released(tmp_path)
     write_class_features(tmp_path, NAMES[:14])
     with pytest.raises(ValueError, match="cat_name_pt_feat.npy: 14 classes, expected the 15"):
         run(tmp_path)
 
 
-# Every variant with the file that its authors published it in.
+# Variant -> file of its authors.
 FILES = {
     "obj_bg": "main_split/test_objectdataset.h5",
     "obj_only": "main_split_nobg/test_objectdataset.h5",
@@ -131,7 +133,7 @@ def write_hdf5(path, labels, *, seed=0):
     return data
 
 
-def test_every_variant_reads_its_own_file(tmp_path):
+def test_every_variant_reads_its_file(tmp_path):
     write_class_features(tmp_path)
     data = {
         variant: write_hdf5(tmp_path / "h5_files" / name, [seed, 14], seed=seed)
@@ -150,8 +152,9 @@ def test_every_variant_reads_its_own_file(tmp_path):
     }
 
 
-def test_the_training_file_beside_becomes_the_training_split(tmp_path, monkeypatch):
+def test_the_training_file_becomes_the_training_split(tmp_path, monkeypatch):
     monkeypatch.setattr(teachers, "load_teacher", lambda *args, **kwargs: FakeTeacher())
+    monkeypatch.setattr("data_prep.teachers.names.check", lambda *args, **kwargs: None)
     write_hdf5(tmp_path / FILES["pb_t50_rs"], [3])
     train = FILES["pb_t50_rs"].replace("test_", "training_")
     write_hdf5(tmp_path / train, [5, 6])
@@ -161,7 +164,7 @@ def test_the_training_file_beside_becomes_the_training_split(tmp_path, monkeypat
     assert np.load(folder / "evaluation" / "class_features.npy").shape == (15, DIM)
 
 
-def test_files_with_and_without_background_are_not_taken_for_each_other(tmp_path):
+def test_files_with_and_without_background_are_not_confused(tmp_path):
     nobg = tmp_path / "main_split_nobg"
     write_hdf5(nobg / "test_objectdataset.h5", [1])
     write_class_features(nobg)
@@ -170,7 +173,8 @@ def test_files_with_and_without_background_are_not_taken_for_each_other(tmp_path
         run(nobg, name="scanobjectnn_obj_bg")
 
 
-def test_the_error_for_a_missing_file_names_the_variants_that_are_there(tmp_path):
+def test_the_error_for_a_missing_file_names_the_available_variants(tmp_path, monkeypatch):
+    monkeypatch.setattr("data_prep.teachers.names.check", lambda *args, **kwargs: None)
     with pytest.raises(ValueError, match="no xyz_label.npy of OpenShape in it$"):
         run(tmp_path, teacher="fake/teacher")
     for variant in ("obj_only", "pb_t50_r"):

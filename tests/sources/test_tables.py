@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of shapes: two forms with one meaning, and lines that cannot be meant."""
+"""Tables of shapes: CSV, JSON Lines, and invalid lines."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ def write(folder, text, name="shapes.csv"):
     return path
 
 
-def test_csv_and_json_lines_say_the_same(tmp_path):
+def test_csv_and_json_lines_give_the_same_rows(tmp_path):
     csv_file = write(
         tmp_path,
         "\ufeffPath, Caption ,IMAGES,label,Up Axis,license\r\n"
@@ -49,45 +49,45 @@ def test_csv_and_json_lines_say_the_same(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "message"),
     [
         ("", "line 1: no column 'path'; found"),
         ("path\n", "no shapes in it"),
         ("name\nx\n", "line 1: no column 'path'"),
         ("path,colour\na,b\n", r"line 1: unknown columns \['colour'\]; expected some of \['path'"),
-        ("path,up,up_axis\na,y,y\n", r"columns \['up_axis'\] are there twice"),
+        ("path,up,up_axis\na,y,y\n", r"duplicate columns \['up_axis'\]"),
         ("path,name\na.glb,x\nb.glb\n", "line 3: 1 cells, but the header has 2"),
         ("path,name\n,x\n", "line 2: no path"),
         ("path,up\na.glb,x\n", r"line 2: up_axis is 'x'; expected one of \('y', 'z'\)"),
         ("path,split\na.glb,all\n", "line 2: split is 'all'"),
         ("path,split\na.glb,a b\n", "line 2: split is 'a b'"),
         ("path,split\na.glb,test\nb.glb,\n", "line 3: no split, but other lines have one"),
-        (b"path\n\xff.glb\n", "not a text in UTF-8"),
+        (b"path\n\xff.glb\n", "not UTF-8 text"),
         ('path\n"a.glb\n', "not a CSV file"),
     ],
 )
-def test_a_csv_file_that_cannot_be_meant_is_refused(tmp_path, text, complaint):
-    with pytest.raises(ValueError, match=complaint):
+def test_an_invalid_csv_file_is_an_error(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
         tables.read(write(tmp_path, text))
 
 
 @pytest.mark.parametrize(
-    ("line", "complaint"),
+    ("line", "message"),
     [
         ("{", "line 1: not JSON"),
         ("[" * 100_000, "line 1: not JSON"),
         ("3", "line 1: '3'; expected a JSON object"),
-        ('{"path": "a", "label": 3}', "label is 3; expected text"),
-        ('{"path": ["a"]}', r"path is \['a'\]; expected one text"),
+        ('{"path": "a", "label": 3}', "label is 3; expected a string"),
+        ('{"path": ["a"]}', r"path is \['a'\]; expected one string"),
         ('{"path": "a", "tags": "b"}', r"unknown columns \['tags'\]"),
     ],
 )
-def test_a_json_line_that_cannot_be_meant_is_refused(tmp_path, line, complaint):
-    with pytest.raises(ValueError, match=complaint):
+def test_an_invalid_json_line_is_an_error(tmp_path, line, message):
+    with pytest.raises(ValueError, match=message):
         tables.read(write(tmp_path, line, "t.jsonl"))
 
 
-def test_the_table_is_the_only_one_at_the_top(tmp_path):
+def test_the_table_is_the_only_csv_or_jsonl_file_at_the_top_of_the_folder(tmp_path):
     (tmp_path / "below").mkdir()
     write(tmp_path / "below", "path\na\n")
     assert tables.find(tmp_path) is None
