@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model card: complete, strict, and what a run writes on it."""
+"""The model card: JSON form, validation, and the card of a training run."""
 
 import dataclasses
 import json
@@ -20,13 +20,13 @@ METADATA = {
 }
 
 
-def test_a_card_survives_json():
+def test_a_card_round_trips_through_json():
     card = tiny_card(size="openshape-4", source="openshape", source_file="model.pt")
     assert model_card.from_json(card.to_json()) == card
     assert model_card.from_dict(json.loads(json.dumps(card.as_dict()))) == card
 
 
-def test_unknown_and_missing_fields_are_all_named():
+def test_unknown_and_missing_fields_are_all_listed():
     fields = tiny_card().as_dict() | {"mood": "good"}
     del fields["licence"], fields["points"]
     with pytest.raises(model_card.CardError, match=r"\['mood'\].*\['licence', 'points'\]"):
@@ -42,7 +42,7 @@ def test_unknown_and_missing_fields_are_all_named():
         ("1" * 5_000, "not JSON"),
     ],
 )
-def test_a_file_that_is_no_card_is_refused(text, message):
+def test_text_that_is_not_a_card_is_rejected(text, message):
     with pytest.raises(model_card.CardError, match=message):
         model_card.from_json(text)
 
@@ -62,12 +62,12 @@ def test_a_file_that_is_no_card_is_refused(text, message):
         ("student", "point_bert", "student is 'point_bert'; expected dict"),
     ],
 )
-def test_a_value_that_cannot_be_is_refused(field, value, message):
+def test_an_invalid_value_is_rejected(field, value, message):
     with pytest.raises(model_card.CardError, match=message):
         dataclasses.replace(tiny_card(), **{field: value})
 
 
-def test_every_difference_is_named_with_both_values():
+def test_a_mismatch_lists_every_field_with_both_values():
     card = tiny_card()
     card.expect(teacher="fake/teacher", points=card.points)
     with pytest.raises(model_card.CardMismatchError) as error:
@@ -77,7 +77,7 @@ def test_every_difference_is_named_with_both_values():
     assert "points" not in str(error.value)
 
 
-def test_a_mistyped_expectation_is_not_passed_over():
+def test_expecting_an_unknown_field_is_an_error():
     with pytest.raises(TypeError, match="techer"):
         tiny_card().expect(techer="openai/clip")
 
@@ -94,8 +94,8 @@ def test_the_student_on_the_card_builds_the_same_model(size, dtype):
     assert model_card.size_of(student | {"depth": 7}) == ""
 
 
-def test_parameters_are_counted_without_the_running_statistics():
-    # Worked out layer by layer for FIELDS: see the sizes there.
+def test_the_parameter_count_excludes_running_statistics():
+    # Layer by layer, from the sizes in FIELDS.
     tokenizer = (9 * 64 + 64) + (64 * 64 + 64) + (64 * 16 + 16) + 2 * (64 + 64 + 16)
     lift = (3 + 16) * 64 + 64 + 2 * 64
     block = 2 * 64 * 2 + 64 * 3 * 64 + (64 * 64 + 64) + (64 * 96 + 96) + (96 * 64 + 64)
@@ -104,7 +104,7 @@ def test_parameters_are_counted_without_the_running_statistics():
     assert model_card.count_parameters(abstract) == want
 
 
-def test_the_card_of_a_run_follows_from_its_config_and_its_data():
+def test_the_card_of_a_run_follows_from_its_config_and_data_set():
     config = tiny_config(augment__color_fill=0.25)
     card = model_card.from_run(config, metadata=METADATA)
     assert (card.teacher, card.teacher_dim, card.points) == ("openai/clip", 24, 64)
@@ -114,12 +114,12 @@ def test_the_card_of_a_run_follows_from_its_config_and_its_data():
     assert models.build_model(card.student) == models.build_model(config.model)
 
 
-def test_a_data_set_may_say_that_its_axes_were_swapped():
+def test_the_card_of_a_run_records_that_the_axes_were_swapped():
     card = model_card.from_run(tiny_config(), metadata=METADATA | {"from_y_up": "swap"})
     assert card.from_y_up == "swap"
 
 
-def test_a_data_set_of_an_earlier_version_says_to_prepare_it_again():
+def test_a_data_set_of_an_earlier_version_has_to_be_prepared_again():
     old = {name: value for name, value in METADATA.items() if name != "from_y_up"}
     with pytest.raises(ValueError, match="from_y_up.*--overwrite"):
         model_card.from_run(tiny_config(), metadata=old)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every released size converts, with every key accounted for; anything else is refused by name."""
+"""Conversion of the released sizes: every key is used or ignored, anything else is rejected."""
 
 import flax
 import jax
@@ -10,7 +10,7 @@ import pytest
 from mrd_jax import convert, models
 from mrd_jax.checkpoints import model_card
 
-# Rotary tables and the like aside, what a Uni3D file holds for its image model alone.
+# Parameters of the image model and of the loss that released files hold and encoders do not use.
 UNUSED = (
     "visual.cls_token",
     "visual.pos_embed",
@@ -21,7 +21,7 @@ UNUSED = (
 
 
 def released_state(name):
-    """Arrays of the released shapes that take no memory."""
+    """Returns zeros of the released shapes that take no memory."""
     keys, _ = peers.released_keys()[name]
     return {key: np.broadcast_to(np.float32(0), shape) for key, shape in keys.items()}
 
@@ -30,20 +30,20 @@ def source_of(name):
     return name.partition("-")[0]
 
 
-def test_the_released_sizes_are_the_eleven_of_the_tables():
+def test_every_released_size_has_a_list_of_keys():
     assert sorted(peers.released_keys()) == sorted(models.RELEASED)
 
 
 @pytest.mark.parametrize("name", models.RELEASED)
-def test_every_released_size_converts_and_has_the_published_parameters(name):
+def test_every_released_size_converts_to_the_published_parameter_count(name):
     state = released_state(name)
-    done = convert.convert(state, source=source_of(name), name="x.pt")
-    assert model_card.size_of(model_card.student_of(done.model)) == name
-    assert set(done.destinations) == set(state)
-    used = sum(leaf.size for leaf in jax.tree.leaves(done.variables["params"]))
+    conversion = convert.convert(state, source=source_of(name), name="x.pt")
+    assert model_card.size_of(model_card.student_of(conversion.model)) == name
+    assert set(conversion.destinations) == set(state)
+    used = sum(leaf.size for leaf in jax.tree.leaves(conversion.variables["params"]))
     unused = sum(v.size for key, v in state.items() if any(part in key for part in UNUSED))
     assert used + unused == peers.released_keys()[name][1]
-    ignored = {key for key, path in done.destinations.items() if not path}
+    ignored = {key for key, path in conversion.destinations.items() if not path}
     assert all(
         key.endswith("num_batches_tracked") or any(p in key for p in UNUSED) for key in ignored
     )
@@ -55,25 +55,24 @@ def small_options(name):
 
 
 @pytest.mark.parametrize("name", ["openshape_small", "uni3d_small_glu", "uni3d_small_swiglu"])
-def test_every_key_matters(name):
-    """A file that lacks any one key the student uses is refused, and the leaf is named."""
+def test_a_file_without_a_used_key_is_rejected(name):
     state, options = peers.small_state(name), small_options(name)
     source = name.partition("_")[0]
-    done = convert.convert(state, source=source, name="x.pt", **options)
-    used = [key for key, path in done.destinations.items() if path]
-    for key in used[:: max(1, len(used) // 12)]:
+    conversion = convert.convert(state, source=source, name="x.pt", **options)
+    used = [key for key, path in conversion.destinations.items() if path]
+    for key in used[:: max(1, len(used) // 12)]:  # about a dozen of them
         without = {k: v for k, v in state.items() if k != key}
         with pytest.raises(ValueError, match="nothing in the file fills it|has no key"):
             convert.convert(without, source=source, name="x.pt", **options)
 
 
-def test_an_unknown_key_is_refused():
+def test_an_unknown_key_is_rejected():
     state = peers.small_state("uni3d_small_glu") | {"point_encoder.extra.weight": np.zeros(3)}
     with pytest.raises(ValueError, match=r"point_encoder\.extra\.weight: 0 rules match"):
         convert.from_state_dict(state, source="uni3d", **small_options("uni3d_small_glu"))
 
 
-def test_another_models_file_is_named_as_such():
+def test_a_file_of_another_model_is_rejected():
     with pytest.raises(ValueError, match="has no key 'ppat.cls_token', which every openshape"):
         convert.from_state_dict(
             peers.small_state("uni3d_small_glu"), source="openshape", groups=8, group_size=4
@@ -82,11 +81,11 @@ def test_another_models_file_is_named_as_such():
         convert.from_state_dict({}, source="ulip", groups=8, group_size=4)
 
 
-def test_a_size_that_nobody_published_needs_what_shapes_do_not_tell():
+def test_an_unpublished_size_needs_the_fields_that_no_shape_determines():
     state = peers.small_state("openshape_small")
-    with pytest.raises(ValueError, match="give group_size, groups, radius"):
+    with pytest.raises(ValueError, match="pass group_size, groups, radius"):
         convert.convert(state, source="openshape", name="x.pt")
-    with pytest.raises(ValueError, match="radius is a matter of OpenShape's balls"):
+    with pytest.raises(ValueError, match="radius is for OpenShape's ball groups"):
         convert.convert(
             peers.small_state("uni3d_small_glu"), source="uni3d", name="x", radius=0.2, groups=8,
             group_size=4, heads=3,
@@ -94,7 +93,7 @@ def test_a_size_that_nobody_published_needs_what_shapes_do_not_tell():
 
 
 def image_state(name):
-    """EVA's weights as timm names them, a different number in every array."""
+    """Returns weights under the names of EVA in timm, with another value in every array."""
     prefix, values = "point_encoder.visual.", iter(range(1, 10_000))
     return {
         key.removeprefix(prefix): value + np.float32(next(values))
@@ -104,7 +103,7 @@ def image_state(name):
 
 
 @pytest.mark.parametrize("name", ["ti", "b"])
-def test_image_weights_fill_the_transformer_and_nothing_else(name):
+def test_image_weights_fill_only_the_transformer_and_its_norm(name):
     state = image_state(name)
     part = convert.transformer_from_eva(state, size=name, name="eva.safetensors").variables
     assert set(part["params"]) == {"transformer", "norm"}
@@ -118,7 +117,7 @@ def test_image_weights_fill_the_transformer_and_nothing_else(name):
     assert len({float(leaf.ravel()[0]) for leaf in flat.values()}) == len(flat)
 
 
-def test_image_weights_of_another_depth_are_refused():
+def test_image_weights_of_another_depth_are_rejected():
     state = {key: value for key, value in image_state("ti").items() if "blocks.11." not in key}
     with pytest.raises(ValueError, match="layers/11/.*nothing in the file fills it"):
         convert.transformer_from_eva(state, size="ti", name="eva.safetensors")

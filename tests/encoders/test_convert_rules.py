@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of rules are applied strictly in both directions, and every fault is named."""
+"""Conversion tables are applied strictly in both directions, and errors list every fault."""
 
 import numpy as np
 import pytest
@@ -15,13 +15,13 @@ TABLE = (
 
 
 def state(**changes):
-    whole = {
+    arrays = {
         "two.weight": np.arange(6.0, 12.0).reshape(3, 2, 1),
         "a.weight": np.arange(6.0).reshape(3, 2),
         "one.weight": np.arange(6.0).reshape(3, 2),
         "count": np.zeros(()),
     } | changes
-    return {key: value for key, value in whole.items() if value is not None}
+    return {key: value for key, value in arrays.items() if value is not None}
 
 
 def apply(state, table=TABLE):
@@ -30,7 +30,7 @@ def apply(state, table=TABLE):
     )
 
 
-def test_rules_rename_transpose_and_join_parts_in_their_own_order():
+def test_rules_rename_transpose_and_concatenate_parts_in_the_order_of_the_table():
     got = apply(state())
     np.testing.assert_array_equal(got.tree["a"]["kernel"], np.arange(6.0).reshape(3, 2).T)
     np.testing.assert_array_equal(got.tree["b"]["kernel"], np.arange(12.0).reshape(6, 2).T)
@@ -42,7 +42,7 @@ def test_every_key_has_a_destination():
     }  # fmt: skip
 
 
-def test_every_fault_of_a_file_is_named_at_once():
+def test_all_faults_of_a_file_are_listed_in_one_error():
     wrong = state(**{
         "a.weight": None, "one.weight": np.zeros((3, 3)), "two.weight": np.zeros((3, 2, 2)),
         "c.bias": np.zeros(3),
@@ -84,13 +84,13 @@ def test_every_fault_of_a_file_is_named_at_once():
         ),
     ],
 )
-def test_one_fault_is_enough(wrong, table, message):
+def test_a_single_fault_is_an_error(wrong, table, message):
     with pytest.raises(ValueError, match=message):
         apply(wrong, table)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 12])
-def test_layers_come_apart_and_together_again(depth):
+def test_unstacked_layers_are_stacked_again(depth):
     rng = np.random.default_rng(0)
     tree = {
         "params": {
@@ -100,12 +100,12 @@ def test_layers_come_apart_and_together_again(depth):
     }
     if depth > 1:
         tree["params"]["transformer"]["blocks"] = {"w": rng.normal(size=(depth - 1, 2, 3))}
-    apart = layers.unstack_shapes(tree)["params"]["transformer"]["layers"]
-    assert sorted(map(int, apart)) == list(range(depth))
-    assert {leaf["w"].shape for leaf in apart.values()} == {(2, 3)}
+    unstacked = layers.unstack_shapes(tree)["params"]["transformer"]["layers"]
+    assert sorted(map(int, unstacked)) == list(range(depth))
+    assert {leaf["w"].shape for leaf in unstacked.values()} == {(2, 3)}
     singles = {str(n): {"w": np.full((2, 3), n)} for n in range(depth)}
-    whole = layers.stack({"params": {"transformer": {"layers": singles}}})["params"]["transformer"]
-    np.testing.assert_array_equal(whole["last_block"]["w"], np.full((2, 3), depth - 1))
+    stacked = layers.stack({"transformer": {"layers": singles}})["transformer"]
+    np.testing.assert_array_equal(stacked["last_block"]["w"], np.full((2, 3), depth - 1))
     if depth > 1:
-        np.testing.assert_array_equal(whole["blocks"]["w"][:, 1, 2], np.arange(depth - 1))
-    assert set(whole) == set(tree["params"]["transformer"])
+        np.testing.assert_array_equal(stacked["blocks"]["w"][:, 1, 2], np.arange(depth - 1))
+    assert set(stacked) == set(tree["params"]["transformer"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a peer's checkpoint file to an encoder that is loaded, through the command line."""
+"""The convert command, from a released checkpoint file to a loaded encoder."""
 
 import hashlib
 
@@ -12,7 +12,7 @@ from tiny import assert_trees_equal
 
 from mrd_jax import encoder, models
 from mrd_jax.checkpoints import initial_weights, model_card
-from mrd_jax.tools import convert as tool
+from mrd_jax.tools import convert
 
 OPTIONS = {
     "openshape_small": ["--groups=64", "--group_size=16", "--radius=0.3", "--heads=2"],
@@ -28,10 +28,10 @@ def checkpoint(folder, name):
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_a_converted_file_loads_as_the_peers_model(tmp_path, name, capsys):
+def test_a_converted_file_embeds_like_the_released_model(tmp_path, name, capsys):
     path, source = checkpoint(tmp_path, name), name.partition("_")[0]
     out = tmp_path / "encoder"
-    tool.main(
+    convert.main(
         [f"--from={source}", f"--checkpoint={path}", f"--output={out}", "--licence=MIT"]
         + OPTIONS[name]
     )
@@ -40,7 +40,7 @@ def test_a_converted_file_loads_as_the_peers_model(tmp_path, name, capsys):
         assert sum(line.split()[0] == key for line in lines) == 1
     assert any(line.endswith("(not used)") for line in lines)
 
-    peer, loaded = peers.small(name), encoder.load(out, teacher=tool.TEACHERS[source])
+    peer, loaded = peers.small(name), encoder.load(out, teacher=convert.TEACHERS[source])
     got = jax.jit(loaded.model.apply)(
         jax.device_get(loaded.variables), peer["in/xyz"], peer["in/rgb"]
     )
@@ -51,31 +51,31 @@ def test_a_converted_file_loads_as_the_peers_model(tmp_path, name, capsys):
     assert (card.from_y_up, card.colour_fill, card.points) == ("swap", 0.4, 10_000)
 
 
-def test_another_teacher_than_the_converted_one_is_refused(tmp_path):
+def test_loading_for_another_teacher_is_rejected(tmp_path):
     out = tmp_path / "encoder"
     name = "openshape_small"
     path = checkpoint(tmp_path, name)
-    tool.main(["--from=openshape", f"--checkpoint={path}", f"--output={out}", *OPTIONS[name]])
+    convert.main(["--from=openshape", f"--checkpoint={path}", f"--output={out}", *OPTIONS[name]])
     with pytest.raises(model_card.CardMismatchError, match="laion/CLIP-ViT-bigG.*'lit'"):
         encoder.load(out, teacher="lit")
 
 
-def test_a_file_that_does_not_fit_is_an_error_in_one_message(tmp_path, capsys):
+def test_a_file_of_another_source_is_an_error_and_writes_nothing(tmp_path, capsys):
     path = checkpoint(tmp_path, "openshape_small")
     out = tmp_path / "encoder"
-    status = tool.main(["--from=uni3d", f"--checkpoint={path}", f"--output={out}"])
+    status = convert.main(["--from=uni3d", f"--checkpoint={path}", f"--output={out}"])
     assert status == 2 and not out.exists()
     assert "which every uni3d checkpoint has" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["--from=eva"], ["--from=uni3d", "--size=b"]])
-def test_the_size_belongs_to_image_weights(arguments, capsys):
+def test_size_is_required_with_image_weights_and_only_there(arguments, capsys):
     with pytest.raises(SystemExit):
-        tool.parse_options([*arguments, "--checkpoint=x", "--output=y"])
+        convert.parse_options([*arguments, "--checkpoint=x", "--output=y"])
     assert "--from eva needs it" in capsys.readouterr().err
 
 
-def test_image_weights_start_a_student(tmp_path, capsys):
+def test_image_weights_are_written_for_initial_weights(tmp_path, capsys):
     prefix = "point_encoder.visual."
     rng = np.random.default_rng(0)
     state = {
@@ -85,7 +85,7 @@ def test_image_weights_start_a_student(tmp_path, capsys):
     }
     safetensors.numpy.save_file(state, tmp_path / "eva.safetensors")
     out = tmp_path / "eva.npz"
-    tool.main(
+    convert.main(
         ["--from=eva", "--size=ti", f"--checkpoint={tmp_path / 'eva.safetensors'}"]
         + [f"--output={out}"]
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embed command, from files to the npz file."""
+"""The embed command, from mesh and point cloud files to the npz file."""
 
 import json
 import os
@@ -29,15 +29,15 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_encoder():
-    """Commands of this module load the same encoder, so that it is compiled once."""
-    load, kept = encoder.load, {}
+def load_encoder_once():
+    """Makes the commands of this module share one encoder, so that it is compiled once."""
+    load, loaded = encoder.load, {}
 
     def load_once(path, **expected):
         key = (str(path), *expected.items())
-        if key not in kept:
-            kept[key] = load(path, **expected)
-        return kept[key]
+        if key not in loaded:
+            loaded[key] = load(path, **expected)
+        return loaded[key]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoder, "load", load_once)
@@ -65,7 +65,7 @@ def cloud(seed, count=POINTS):
 
 
 def shape(number):
-    """One of four solids with a colour for every face; corners not shared."""
+    """Returns one of four solids with a colour per face and without shared corners."""
     mesh = [
         trimesh.creation.box(extents=(1, 2, 4)),
         trimesh.creation.icosphere(subdivisions=2),
@@ -81,7 +81,7 @@ def shape(number):
 
 
 def export_in_order(mesh, path, *, seed):
-    """Writes a mesh, its triangles as they are or, by a seed, in another order."""
+    """Writes a mesh, with its triangles shuffled unless the seed is None."""
     order = np.arange(len(mesh.faces))
     if seed is not None:
         order = np.random.default_rng(seed).permutation(order)
@@ -100,7 +100,7 @@ def distances(one, other):
 
 
 def three_types(number, folder, *, shuffle):
-    """One solid as glb and obj (turned, since they have y up) and ply."""
+    """Writes a solid as glb, obj (both rotated to y up) and ply."""
     turn = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
     files = []
     for seed, kind in enumerate(("glb", "obj", "ply")):
@@ -113,15 +113,15 @@ def three_types(number, folder, *, shuffle):
 
 
 def pairs(rows):
-    """Distances between all pairs of rows."""
+    """Returns the distances between all pairs of rows."""
     return distances(rows[:, None], rows)[np.triu_indices(len(rows), 1)]
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_a_mesh_embeds_alike_as_glb_obj_and_ply(run, tmp_path, number):
+def test_a_mesh_embeds_equally_as_glb_obj_and_ply(run, tmp_path, number):
     """The same triangles in the same order are sampled at the same points, up to rounding.
 
-    The bounds are measured: the distance between two seeds of one file, and between two shapes.
+    The distances are compared with those between seeds of one file and between shapes.
     """
     files = three_types(number, tmp_path, shuffle=False)
     found = run(*files)[1]["embeddings"]
@@ -131,8 +131,8 @@ def test_a_mesh_embeds_alike_as_glb_obj_and_ply(run, tmp_path, number):
     assert pairs(found).max() < 0.01 * min(pairs(seeds).min(), pairs(shapes).min())
 
 
-def test_triangles_in_another_order_change_no_more_than_another_seed_does(run, tmp_path):
-    """Each file is sampled at points of its own; 12 distances against 4 x 28 between seeds."""
+def test_another_order_of_triangles_changes_an_embedding_no_more_than_another_seed(run, tmp_path):
+    """Every file is sampled at other points: 12 distances, against 4 x 28 between seeds."""
     types, seeds = [], []
     for number in range(4):
         files = three_types(number, tmp_path, shuffle=True)
@@ -143,7 +143,7 @@ def test_triangles_in_another_order_change_no_more_than_another_seed_does(run, t
     assert np.mean(types) < np.mean(seeds) + 2 * np.std(seeds) / np.sqrt(np.size(types))
 
 
-def test_one_cloud_as_npy_and_npz_embeds_bitwise_alike(run, tmp_path):
+def test_a_cloud_embeds_bitwise_equally_as_npy_and_npz(run, tmp_path):
     xyz, rgb = cloud(0, count=3 * POINTS)
     np.save(tmp_path / "a.npy", np.hstack([xyz, rgb / 255]))
     np.savez(tmp_path / "other_name.npz", xyz=xyz, rgb=rgb)
@@ -151,7 +151,7 @@ def test_one_cloud_as_npy_and_npz_embeds_bitwise_alike(run, tmp_path):
     np.testing.assert_array_equal(arrays["embeddings"][0], arrays["embeddings"][1])
 
 
-def test_a_broken_file_is_reported_and_skipped_and_the_order_kept(run, tmp_path):
+def test_an_unreadable_file_is_reported_and_skipped_and_the_order_is_kept(run, tmp_path):
     names = [f"{name}.npy" for name in "zbma"]
     for seed, name in enumerate(names):
         np.save(tmp_path / name, cloud(seed)[0])
@@ -167,7 +167,7 @@ def test_a_broken_file_is_reported_and_skipped_and_the_order_kept(run, tmp_path)
         np.testing.assert_allclose(row, alone, rtol=0, atol=1e-5)
 
 
-def test_the_output_says_everything_about_its_rows(run, checkpoint, tmp_path):
+def test_the_output_has_the_metadata_of_its_rows(run, checkpoint, tmp_path):
     np.savez(tmp_path / "x.npz", xyz=cloud(0)[0])
     status, arrays, *_ = run(tmp_path / "x.npz")
     assert status == 0
@@ -184,7 +184,7 @@ def test_the_output_says_everything_about_its_rows(run, checkpoint, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["E.npz"]
 
 
-def test_a_folder_can_be_embedded_again_into_itself(checkpoint, tmp_path, capsys):
+def test_the_output_in_the_folder_itself_is_not_embedded(checkpoint, tmp_path, capsys):
     np.save(tmp_path / "x.npy", cloud(0)[0])
     options = ["--checkpoint", str(checkpoint), "--output", str(tmp_path / "E.npz")]
     for _ in range(2):
@@ -192,21 +192,21 @@ def test_a_folder_can_be_embedded_again_into_itself(checkpoint, tmp_path, capsys
         assert dict(np.load(tmp_path / "E.npz"))["files"].tolist() == [str(tmp_path / "x.npy")]
 
 
-def test_y_up_and_z_up_copies_embed_alike_when_told_so(run, tmp_path):
+def test_y_up_and_z_up_copies_embed_equally_with_their_up_flags(run, tmp_path):
     xyz, rgb = cloud(0)
     np.savez(tmp_path / "z.npz", xyz=xyz, rgb=rgb)
     np.savez(tmp_path / "y.npz", xyz=xyz[:, [0, 2, 1]] * [1, 1, -1], rgb=rgb)
     upright = run(tmp_path / "z.npz", "--up", "z")[1]["embeddings"]
     np.testing.assert_array_equal(run(tmp_path / "y.npz", "--up", "y")[1]["embeddings"], upright)
-    untold = run(tmp_path / "y.npz")[1]["embeddings"]
-    assert distances(untold, upright).min() > 0.01
+    default = run(tmp_path / "y.npz")[1]["embeddings"]
+    assert distances(default, upright).min() > 0.01
 
 
-def table(folder, *lines):
+def write_table(folder, *lines):
     (folder / "shapes.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def test_the_table_of_a_folder_says_what_is_embedded_and_how(run, tmp_path):
+def test_the_table_of_a_folder_sets_files_and_metadata(run, tmp_path):
     xyz, rgb = cloud(0)
     upright = {"xyz": xyz, "rgb": rgb}
     lying = {"xyz": xyz[:, [0, 2, 1]] * [1, 1, -1], "rgb": rgb}
@@ -214,7 +214,7 @@ def test_the_table_of_a_folder_says_what_is_embedded_and_how(run, tmp_path):
     for name, arrays in (("z", upright), ("y", lying), ("by_type", upright), ("other", upright)):
         np.savez(tmp_path / "own" / f"{name}.npz", **arrays)
     np.savez(tmp_path / "alone_1.npz", **lying)
-    table(
+    write_table(
         tmp_path / "own",
         "path,name,up_axis,creator,license,id",
         "y.npz,oak chair,y,Zoë,CC0,a",
@@ -235,13 +235,13 @@ def test_the_table_of_a_folder_says_what_is_embedded_and_how(run, tmp_path):
     assert f"{note} {tmp_path / 'own' / 'other.npz'}" in err
 
 
-def test_a_table_is_known_by_the_types_that_a_build_reads():
+def test_table_types_are_those_of_data_prep():
     assert shape_files.TABLES == tables.TYPES
 
 
-def test_a_table_of_files_that_are_not_there_is_refused_before_any_is_read(run, tmp_path):
+def test_a_table_with_missing_files_is_an_error_before_any_file_is_read(run, tmp_path):
     np.savez(tmp_path / "here.npz", xyz=cloud(0)[0])
-    table(tmp_path, "path", "here.npz", *(f"gone{number}.npz" for number in range(7)))
+    write_table(tmp_path, "path", "here.npz", *(f"gone{number}.npz" for number in range(7)))
     status, arrays, _, err = run(tmp_path)
     assert status == 2 and arrays is None
     assert (
@@ -250,9 +250,9 @@ def test_a_table_of_files_that_are_not_there_is_refused_before_any_is_read(run, 
     ) in err
 
 
-def test_a_table_of_something_else_is_refused_and_can_be_gone_round(run, tmp_path):
+def test_a_table_with_other_columns_is_an_error_that_passing_files_avoids(run, tmp_path):
     np.savez(tmp_path / "x.npz", xyz=cloud(0)[0])
-    table(tmp_path, "date,amount", "1,2")
+    write_table(tmp_path, "date,amount", "1,2")
     status, _, _, err = run(tmp_path)
     assert status == 2
     assert "shapes.csv, line 1: unknown columns ['date', 'amount']" in err
@@ -260,7 +260,7 @@ def test_a_table_of_something_else_is_refused_and_can_be_gone_round(run, tmp_pat
     assert run(tmp_path / "x.npz")[0] == 0
 
 
-def test_without_the_extra_a_folder_of_arrays_is_embedded_and_a_table_names_it(
+def test_without_the_extra_prep_arrays_are_embedded_and_a_table_is_an_error(
     run, tmp_path, monkeypatch
 ):
     np.savez(tmp_path / "x.npz", xyz=cloud(0)[0])
@@ -268,12 +268,12 @@ def test_without_the_extra_a_folder_of_arrays_is_embedded_and_a_table_names_it(
     monkeypatch.setitem(sys.modules, "data_prep.sources", None)
     monkeypatch.delattr("data_prep.sources", raising=False)
     assert run(tmp_path)[0] == 0
-    table(tmp_path, "path", "x.npz")
+    write_table(tmp_path, "path", "x.npz")
     status, _, _, err = run(tmp_path)
     assert status == 2 and 'needs it: pip install "mrd_jax[prep]", or pass the files' in err
 
 
-def test_under_swapped_axes_a_swapped_copy_embeds_alike(tmp_path):
+def test_a_swapped_copy_embeds_equally_under_swapped_axes(tmp_path):
     encoder.save(tmp_path / "e", variables=tiny_variables(), card=tiny_card(from_y_up="swap"))
     xyz, rgb = cloud(0)
     np.savez(tmp_path / "z.npz", xyz=xyz, rgb=rgb)
@@ -284,14 +284,14 @@ def test_under_swapped_axes_a_swapped_copy_embeds_alike(tmp_path):
     np.testing.assert_array_equal(turned, upright)
 
 
-def test_what_was_left_out_of_a_mesh_is_said_and_does_not_fail(run, tmp_path):
+def test_missing_materials_of_a_mesh_are_reported_without_failing(run, tmp_path):
     (tmp_path / "a.obj").write_text("mtllib gone.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
     status, arrays, _, err = run(tmp_path / "a.obj")
     assert status == 0 and len(arrays["files"]) == 1
     assert f"note: {tmp_path / 'a.obj'}: missing materials file" in err
 
 
-def test_another_teacher_is_refused_before_any_file_is_read(run, tmp_path):
+def test_another_teacher_is_an_error_before_any_file_is_read(run, tmp_path):
     status, arrays, _, err = run(tmp_path / "absent.npy", "--teacher", "openai/clip")
     assert status == 2 and arrays is None
     assert "teacher: 'fake/teacher' on the card, 'openai/clip' expected" in err
@@ -305,21 +305,21 @@ def test_a_mistyped_checkpoint_and_an_empty_folder_are_errors(run, tmp_path):
     assert status == 2 and "holds no encoder" in err
 
 
-def test_without_trimesh_the_extra_is_named_before_anything_is_loaded(run, tmp_path, monkeypatch):
-    def absent(paths):
+def test_missing_trimesh_is_an_error_before_the_encoder_is_loaded(run, tmp_path, monkeypatch):
+    def unsupported(paths):
         raise clouds.MeshesUnsupportedError('trimesh is missing: pip install "mrd_jax[prep]"')
 
-    monkeypatch.setattr(clouds, "check_readable", absent)
+    monkeypatch.setattr(clouds, "check_readable", unsupported)
     status, arrays, _, err = run(tmp_path / "x.glb")
     assert status == 2 and arrays is None and "mrd_jax[prep]" in err
 
 
-def test_reading_ahead_keeps_order_and_a_bounded_distance():
-    started, seen = [], []
+def test_mapping_ahead_keeps_the_order_and_is_bounded():
+    started, received = [], []
     for value in embed._map_ahead(lambda item: started.append(item) or -item, range(20), count=3):
-        seen.append(value)
-        assert len(started) <= len(seen) + 4
-    assert seen == [-item for item in range(20)]
+        received.append(value)
+        assert len(started) <= len(received) + 4
+    assert received == [-item for item in range(20)]
 
 
 def test_the_command_runs_as_a_module(checkpoint, tmp_path):

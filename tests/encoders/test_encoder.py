@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Saving, loading and embedding: whatever the batch size, the devices and the place."""
+"""Saving and loading encoders, and embedding with any batch size and number of devices."""
 
 import dataclasses
 import json
@@ -7,8 +7,8 @@ import json
 import jax
 import numpy as np
 import pytest
-from made_up import DIM as TEACHER_DIM
-from made_up import run_build
+from fake_data import DIM as TEACHER_DIM
+from fake_data import run_build
 from tiny import assert_trees_equal, tiny_config
 from tiny_encoder import DIM, FIELDS, POINTS, random_clouds, tiny_card, tiny_variables
 
@@ -21,7 +21,7 @@ from mrd_jax.training import train
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
-# Float rounding of sums that XLA orders by shape; rows have unit norm.
+# XLA orders sums by shape, so results differ by rounding; rows have unit norm.
 ROUNDING = 1e-5
 
 
@@ -37,43 +37,43 @@ def loaded(saved):
     return encoder.load(saved)
 
 
-def one_by_one(clouds):
-    """Reference: the plain model on one cloud at a time."""
+def embed_separately(clouds):
+    """Embeds one cloud at a time with the plain model, as a reference."""
     model = models.build_model(FIELDS)
     apply = jax.jit(lambda xyz, rgb: model.apply(tiny_variables(), xyz, rgb))
     rows = np.concatenate([apply(xyz[None], rgb[None]) for xyz, rgb in clouds])
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def test_what_was_saved_comes_back_bit_for_bit(loaded):
+def test_a_saved_encoder_loads_bit_for_bit(loaded):
     assert_trees_equal(loaded.variables, tiny_variables())
     assert loaded.card == tiny_card()
     assert loaded.model == models.build_model(FIELDS)
 
 
-def test_embeddings_are_those_of_the_model_in_order_and_of_unit_norm(loaded):
+def test_embeddings_have_unit_norm_and_match_the_model_in_order(loaded):
     clouds = random_clouds(19)  # three batches, the last one short
     found = loaded.embed(iter(clouds), batch_size=4)
     assert found.dtype == np.float32 and found.shape == (19, DIM)
-    want = one_by_one(clouds)
+    want = embed_separately(clouds)
     np.testing.assert_allclose(found, want, rtol=0, atol=ROUNDING)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
-    # The order could not be seen if all clouds embedded alike.
+    # The clouds embed differently enough to tell their order.
     apart = np.linalg.norm(want[:, None] - want[None], axis=-1)
     assert apart[~np.eye(19, dtype=bool)].min() > 20 * ROUNDING
 
 
 # 19 clouds: a short last batch on one device, a single short batch on eight.
 @pytest.mark.parametrize("batch_size, devices", [(8, 1), (32, 8)])
-def test_batch_size_and_devices_do_not_show(saved, devices, batch_size):
+def test_embeddings_do_not_depend_on_batch_size_and_device_count(saved, devices, batch_size):
     clouds = random_clouds(19)
     found = encoder.load(saved, devices=jax.devices()[:devices])
     np.testing.assert_allclose(
-        found.embed(clouds, batch_size=batch_size), one_by_one(clouds), rtol=0, atol=ROUNDING
+        found.embed(clouds, batch_size=batch_size), embed_separately(clouds), rtol=0, atol=ROUNDING
     )
 
 
-def test_every_device_works_on_its_share(saved):
+def test_a_batch_is_split_over_all_devices(saved):
     found = encoder.load(saved)
     assert len(found.devices) == 8
     for leaf in jax.tree.leaves(found.variables):
@@ -83,7 +83,7 @@ def test_every_device_works_on_its_share(saved):
     assert [shard.data.shape for shard in rows.addressable_shards] == [(2, DIM)] * 8
 
 
-def test_no_clouds_give_no_rows(loaded):
+def test_no_clouds_give_an_empty_array(loaded):
     assert loaded.embed([]).shape == (0, DIM)
 
 
@@ -92,20 +92,20 @@ def test_no_clouds_give_no_rows(loaded):
     [
         (lambda xyz, rgb: (xyz[:-1], rgb), r"xyz is \[127, 3\] and rgb \[128, 3\]; expected"),
         (lambda xyz, rgb: (xyz, rgb[:, :2]), r".*rgb \[128, 2\]"),
-        (lambda xyz, rgb: (xyz * np.nan, rgb), "not every number is finite"),
+        (lambda xyz, rgb: (xyz * np.nan, rgb), "it has non-finite values"),
         (lambda xyz, rgb: (xyz, rgb * 255), "rgb spans .* expected 0 to 1"),
         (lambda xyz, rgb: (xyz * 2, rgb), "its largest norm is 2; expected at most 1"),
     ],
     ids=["points", "channels", "finite", "bytes", "scale"],
 )
-def test_a_cloud_that_does_not_obey_the_card_is_named(loaded, change, message):
+def test_a_cloud_that_does_not_follow_the_card_is_an_error(loaded, change, message):
     clouds = random_clouds(3)
     clouds[2] = change(*clouds[2])
-    with pytest.raises(ValueError, match=f"cloud 2 does not obey the card: {message}"):
+    with pytest.raises(ValueError, match=f"cloud 2 does not follow the model card: {message}"):
         loaded.embed(clouds)
 
 
-def test_an_embedding_that_is_not_finite_is_never_returned(loaded):
+def test_a_non_finite_embedding_is_an_error(loaded):
     broken = jax.tree.map(lambda leaf: leaf * np.nan, loaded.variables)
     with pytest.raises(ValueError, match="cloud 0 is not finite"):
         dataclasses.replace(loaded, variables=broken).embed(random_clouds(1))
@@ -122,7 +122,7 @@ def test_an_embedding_that_is_not_finite_is_never_returned(loaded):
         ),
     ],
 )
-def test_another_teacher_or_convention_is_refused_with_both_values(saved, expected, lines):
+def test_another_teacher_or_convention_is_an_error_with_both_values(saved, expected, lines):
     with pytest.raises(model_card.CardMismatchError) as error:
         encoder.load(saved, **expected)
     for line in lines:
@@ -130,40 +130,40 @@ def test_another_teacher_or_convention_is_refused_with_both_values(saved, expect
     encoder.load(saved, teacher="fake/teacher", teacher_dim=DIM, up_axis="z")
 
 
-def test_a_folder_that_holds_something_is_left_alone(tmp_path):
+def test_saving_into_a_folder_with_content_is_an_error(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="choose another folder"):
         encoder.save(tmp_path, variables=tiny_variables(), card=tiny_card())
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_an_empty_folder_is_filled(tmp_path):
+def test_saving_into_an_empty_folder_works(tmp_path):
     (tmp_path / "new").mkdir()
     encoder.save(tmp_path / "new", variables=tiny_variables(), card=tiny_card())
     assert encoder.load(tmp_path / "new").card == tiny_card()
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
-def test_saving_that_fails_leaves_nothing(tmp_path, monkeypatch):
-    def full(self):
+def test_a_failed_save_leaves_no_files(tmp_path, monkeypatch):
+    def fail(self):
         raise OSError("disk full")
 
-    monkeypatch.setattr(model_card.ModelCard, "to_json", full)
+    monkeypatch.setattr(model_card.ModelCard, "to_json", fail)
     with pytest.raises(OSError, match="disk full"):
         encoder.save(tmp_path / "new", variables=tiny_variables(), card=tiny_card())
     assert list(tmp_path.iterdir()) == []
 
 
-def test_variables_of_another_student_are_not_saved(tmp_path):
+def test_variables_that_do_not_match_the_card_are_not_saved(tmp_path):
     wider = model_card.student_of(models.build_model(FIELDS | {"mlp_dim": 128}))
     with pytest.raises(ValueError, match=r"mlp.*96.* there, .*128.* on the card"):
         encoder.save(tmp_path / "new", variables=tiny_variables(), card=tiny_card(student=wider))
-    with pytest.raises(ValueError, match="the card says 7"):
+    with pytest.raises(ValueError, match=r"parameter count \d+, 7 on the card"):
         encoder.save(tmp_path / "new", variables=tiny_variables(), card=tiny_card(parameters=7))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_card_that_was_edited_does_not_load_another_student(saved, tmp_path):
+def test_an_edited_card_does_not_load(saved, tmp_path):
     folder = tmp_path / "copy"
     encoder.save(folder, variables=tiny_variables(), card=tiny_card())
     fields = json.loads((folder / paths.CARD_FILE).read_text())
@@ -173,7 +173,7 @@ def test_a_card_that_was_edited_does_not_load_another_student(saved, tmp_path):
         encoder.load(folder)
 
 
-def test_a_folder_without_an_encoder_says_what_was_looked_for(tmp_path):
+def test_a_folder_without_an_encoder_is_an_error_with_the_expected_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="expected card.json .*, run.json .*checkpoints/"):
         encoder.load(tmp_path)
 
@@ -192,40 +192,40 @@ def run_config(dataset, **fields):
     )  # fmt: skip
 
 
-def test_a_trained_checkpoint_embeds_as_the_evaluator_does(dataset, tmp_path, monkeypatch):
-    config, seen = run_config(dataset), {}
+def test_a_trained_checkpoint_embeds_like_the_evaluator(dataset, tmp_path, monkeypatch):
+    config, evaluated = run_config(dataset), {}
 
-    def look(evaluator, variables, *, workdir):
-        seen["variables"] = jax.device_get(variables)
-        seen["embeddings"] = evaluator.embed(variables, evaluator.records)
+    def record(evaluator, variables, *, workdir):
+        evaluated["variables"] = jax.device_get(variables)
+        evaluated["embeddings"] = evaluator.embed(variables, evaluator.records)
 
-    monkeypatch.setattr(final, "write_results", look)
+    monkeypatch.setattr(final, "write_results", record)
     train.train_and_evaluate(config, str(tmp_path), devices=jax.devices()[:1])
     found = encoder.load(tmp_path, teacher="fake/teacher", devices=jax.devices()[:1])
-    assert_trees_equal(found.variables, seen["variables"])
+    assert_trees_equal(found.variables, evaluated["variables"])
     assert found.card == model_card.from_run(config, metadata=source.read_metadata(dataset))
 
     clouds = []
     for record in source.open_split(dataset, "test"):
         batch = {name: record[name][None] for name in ("xyz", "rgb")}
         clouds.append([np.asarray(part[0]) for part in augment.plain(batch, num_points=64)])
-    np.testing.assert_allclose(found.embed(clouds), seen["embeddings"], rtol=0, atol=ROUNDING)
+    np.testing.assert_allclose(found.embed(clouds), evaluated["embeddings"], rtol=0, atol=ROUNDING)
 
 
 @pytest.mark.parametrize("decay", [0.9, 0.0])
-def test_of_a_run_the_moving_average_is_loaded_where_there_is_one(dataset, tmp_path, decay, caplog):
+def test_the_moving_average_of_a_run_is_loaded_if_it_has_one(dataset, tmp_path, decay, caplog):
     config = run_config(dataset, optimizer__ema_decay=decay)
     state = run_lib.build_run(config, devices=jax.devices()[:1]).initial_state()
     last = jax.tree.map(lambda leaf: leaf + 1, state.params["student"])
     state = state.replace(params=state.params | {"student": last})
     checkpoints = run_lib.open_checkpoints(config, str(tmp_path), run_lib.open_data(config))
-    for step in (9, 10):  # as numbers, 10 is the newest
+    for step in (9, 10):  # 10 is the newest: steps are sorted as numbers
         checkpoints.save(state, step=step)
         state = state.replace(batch_stats=jax.tree.map(lambda leaf: leaf + 1, state.batch_stats))
     checkpoints.close()
     caplog.clear()
     found = encoder.load(tmp_path).variables
-    assert not caplog.messages  # nothing is amiss
+    assert not caplog.messages  # no warnings
     assert_trees_equal(found["params"], state.ema if decay else last)
     before = jax.tree.map(lambda leaf: leaf - 1, state.batch_stats)
     assert_trees_equal(found["batch_stats"], before)
@@ -233,7 +233,7 @@ def test_of_a_run_the_moving_average_is_loaded_where_there_is_one(dataset, tmp_p
     assert_trees_equal(earlier, jax.tree.map(lambda leaf: leaf - 1, before))
 
 
-def test_a_run_without_a_checkpoint_says_to_train_first(dataset, tmp_path):
+def test_a_run_without_a_checkpoint_is_an_error(dataset, tmp_path):
     checkpoints = run_lib.open_checkpoints(
         run_config(dataset), str(tmp_path), run_lib.open_data(run_config(dataset))
     )
@@ -242,7 +242,7 @@ def test_a_run_without_a_checkpoint_says_to_train_first(dataset, tmp_path):
         encoder.load(tmp_path)
 
 
-def test_a_checkpoint_without_a_card_is_refused(tmp_path):
+def test_a_checkpoint_without_a_card_does_not_load(tmp_path):
     checkpoints = manager.CheckpointManager(
         str(tmp_path), config=tiny_config(), fingerprint="data-1"
     )

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A new run starts from the weights it is given, and from random ones where it is given none."""
+"""Initial weights: a new run starts from given weights and initialises the rest at random."""
 
 import jax
 import numpy as np
 import pytest
-from made_up import DIM, run_build
+from fake_data import DIM, run_build
 from tiny import assert_trees_equal, tiny_config
 
 from mrd_jax import encoder
@@ -24,7 +24,7 @@ def config():
     return tiny_config()
 
 
-def test_given_leaves_replace_random_ones_and_the_rest_stays(config):
+def test_given_leaves_replace_random_ones_and_the_rest_is_kept(config):
     state = new_state(config)
     bias = np.full_like(state.params["student"]["projection"]["bias"], 7)
     mean = np.full_like(state.batch_stats["tokenizer"]["layer_0"]["mean"], 3)
@@ -41,16 +41,16 @@ def test_given_leaves_replace_random_ones_and_the_rest_stays(config):
     assert_trees_equal(got.opt_state, state.opt_state)
 
 
-def test_the_moving_average_is_a_copy(config):
+def test_the_moving_average_does_not_share_memory_with_the_parameters(config):
     state = initial_weights.start_from(new_state(config), {"params": {}})
     assert isinstance(state, train_state.TrainState)
-    for one, other in zip(
+    for average, parameter in zip(
         jax.tree.leaves(state.ema), jax.tree.leaves(state.params["student"]), strict=True
     ):
-        assert not np.shares_memory(one, other)
+        assert not np.shares_memory(average, parameter)
 
 
-def test_leaves_that_do_not_fit_are_all_named(config):
+def test_leaves_that_do_not_fit_are_all_listed(config):
     given = {"params": {"projection": {"bias": np.zeros(5)}, "head": {"kernel": np.zeros(2)}}}
     with pytest.raises(ValueError) as error:
         initial_weights.start_from(new_state(config), given)
@@ -58,7 +58,7 @@ def test_leaves_that_do_not_fit_are_all_named(config):
     assert "params/head/kernel: (2,) there, absent here" in str(error.value)
 
 
-def test_a_part_is_written_and_read_again(tmp_path):
+def test_initial_weights_round_trip_through_a_file(tmp_path):
     part = {"params": {"a": {"kernel": np.arange(6.0).reshape(2, 3)}}}
     initial_weights.save(tmp_path / "part.npz", part)
     assert_trees_equal(initial_weights.load(str(tmp_path / "part.npz")), part)
@@ -71,7 +71,7 @@ def test_a_part_is_written_and_read_again(tmp_path):
         initial_weights.load(str(tmp_path / "bad.npz"))
 
 
-def test_a_run_starts_from_the_weights_of_another(tmp_path, monkeypatch):
+def test_a_run_can_start_from_the_weights_of_another_run(tmp_path, monkeypatch):
     data, _ = run_build(tmp_path / "data", monkeypatch, points=64)
     fields = dict(
         data__directory=str(data), teacher__dim=DIM, model__out_dim=DIM, data__points=64,
@@ -79,12 +79,12 @@ def test_a_run_starts_from_the_weights_of_another(tmp_path, monkeypatch):
     )  # fmt: skip
     first = tiny_config(**fields)
     train.train_and_evaluate(first, str(tmp_path / "first"))
-    learnt = encoder.load(tmp_path / "first").variables
+    trained = encoder.load(tmp_path / "first").variables
 
-    # A learning rate of zero: what the second run saves is what it started from.
+    # With a learning rate of zero, the second run saves the weights that it started from.
     second = tiny_config(
         **fields, initial_weights=str(tmp_path / "first"), seed=5, optimizer__learning_rate=0.0
     )
     train.train_and_evaluate(second, str(tmp_path / "second"))
     found = encoder.load(tmp_path / "second").variables
-    assert_trees_equal(found["params"], learnt["params"])
+    assert_trees_equal(found["params"], trained["params"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Handmade meshes and furniture catalogues, small enough to know every texel of."""
+"""Handmade meshes and furniture catalogues, small enough to check every texel."""
 
 import io
 import zipfile
@@ -27,14 +27,14 @@ f 1/1 3/3 4/4
 
 
 def png(pixels):
-    """PNG bytes of an array [height, width, 3 or 4]."""
+    """Encodes an array [height, width, 3 or 4] as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(np.asarray(pixels, np.uint8)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def surface(files, model="square.obj", **options):
-    """Loads a mesh from a dict of files; returns (surface, faults)."""
+    """Loads a mesh from a dict of file contents by path; returns (surface, faults)."""
 
     def read(path):
         if path not in files:
@@ -48,7 +48,7 @@ def surface(files, model="square.obj", **options):
 
 
 def boxes(*parts):
-    """OBJ text of axis-aligned boxes, each (size, centre, material)."""
+    """Returns OBJ text of axis-aligned boxes, each (size, centre, material)."""
     lines = ["mtllib box.mtl"]
     for number, (size, centre, material) in enumerate(parts):
         for bits in np.ndindex(2, 2, 2):
@@ -61,7 +61,7 @@ def boxes(*parts):
 
 
 def write_catalogue(path, entries, files, licence="Public domain"):
-    """Writes a .sh3f file; an entry is a dict of properties without their number."""
+    """Writes a .sh3f file; an entry is a dict of property by key, without its number."""
     lines = ["# a comment", "id=Tiny", f"license={licence}"]
     for number, entry in enumerate(entries, start=1):
         lines += [f"{key}#{number}={value}" for key, value in entry.items()]
@@ -73,13 +73,13 @@ def write_catalogue(path, entries, files, licence="Public domain"):
 
 
 def entry(title, path, **more):
-    """Properties of one model."""
+    """Returns the properties of one model."""
     keys = {"id": f"Tiny#{title}", "name": title, "model": path, "category": "Office"}
     return keys | {"tags": "Blend Swap, Seat", "creator": "Ann", "icon": "/icon.png"} | more
 
 
 def chairs(folder, *, count=3, stem="Train"):
-    """A catalogue of `count` coloured boxes that all prepare well."""
+    """Writes a catalogue of `count` coloured boxes that prepare without faults."""
     files = {"icon.png": png(np.full((8, 8, 4), 200))}
     entries = []
     for number in range(count):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A random student with its card, small enough to embed in milliseconds."""
+"""A random encoder with its model card, small enough to embed in milliseconds."""
 
 import dataclasses
 import functools
@@ -20,6 +20,7 @@ FIELDS = dict(
 
 
 def tiny_card(**changes: Any) -> model_card.ModelCard:
+    """Returns the model card of the encoder with some fields changed."""
     model = models.build_model(FIELDS)
     card = model_card.ModelCard(
         student=model_card.student_of(model),
@@ -42,7 +43,7 @@ def tiny_card(**changes: Any) -> model_card.ModelCard:
 
 @functools.cache
 def tiny_variables() -> dict[str, Any]:
-    """Random parameters on the host, and running statistics that are not those of a new model."""
+    """Returns random parameters and non-initial running statistics, on the host."""
     cloud = jnp.zeros((1, POINTS, 3))
     variables = jax.device_get(
         jax.jit(models.build_model(FIELDS).init)(jax.random.key(0), cloud, cloud)
@@ -55,7 +56,7 @@ def tiny_variables() -> dict[str, Any]:
 
 
 def random_clouds(count: int, *, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Boxes of random proportions and colours, as the card asks for them."""
+    """Returns random boxes of points and colours that follow the model card."""
     rng = np.random.default_rng(seed)
     clouds = []
     for _ in range(count):
