@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From files to clouds: types, axes, colours, counts, and files that are broken or hostile."""
+"""Reading point clouds from files: types, axes, colours, counts, corrupt and malicious files."""
 
 import dataclasses
 import pickle
@@ -40,7 +40,7 @@ end_header
 
 
 def points(count, seed=0):
-    """An uneven cloud: no axis or side like another."""
+    """Returns a cloud without any symmetry."""
     rng = np.random.default_rng(seed)
     xyz = rng.gamma(2.0, [1.0, 2.0, 3.0], (count, 3)) + [5, -7, 11]
     return xyz, rng.integers(0, 256, (count, 3), dtype=np.uint8)
@@ -50,13 +50,13 @@ def read(path, conventions=RULES, **options):
     return clouds.read_cloud(path, conventions=conventions, **options)
 
 
-def assert_same(one, other):
-    np.testing.assert_array_equal(one.xyz, other.xyz)
-    np.testing.assert_array_equal(one.rgb, other.rgb)
+def assert_same(got, want):
+    np.testing.assert_array_equal(got.xyz, want.xyz)
+    np.testing.assert_array_equal(got.rgb, want.rgb)
 
 
 def box(**colours):
-    """A box with one colour a face, corners not shared, so that every type can hold it."""
+    """Returns a box with one colour per face and unshared corners, which every type can store."""
     mesh = trimesh.creation.box(extents=(1, 2, 4))
     flat = np.asarray(mesh.vertices[mesh.faces]).reshape(-1, 3)
     mesh = trimesh.Trimesh(flat, np.arange(36).reshape(12, 3), process=False)
@@ -68,7 +68,7 @@ def box(**colours):
 
 
 def export(mesh, folder, kind):
-    """Writes a mesh; glTF's buffers lie beside it."""
+    """Writes a mesh, and for glTF its buffers in the same folder."""
     path = folder / f"mesh.{kind}"
     data = mesh.export(file_type=kind)
     if kind == "gltf":
@@ -79,7 +79,7 @@ def export(mesh, folder, kind):
     return path
 
 
-def test_one_cloud_in_every_array_file_is_one_cloud(tmp_path):
+def test_a_cloud_is_the_same_in_all_array_files(tmp_path):
     xyz, rgb = points(200)
     unit = rgb / 255
     np.save(tmp_path / "a.npy", np.hstack([xyz, unit]))
@@ -92,11 +92,11 @@ def test_one_cloud_in_every_array_file_is_one_cloud(tmp_path):
         assert_same(read(tmp_path / name), want)
 
 
-def test_a_large_cloud_loses_points_and_keeps_each_point_at_most_once():
+def test_a_large_cloud_is_sampled_without_replacement():
     xyz, rgb = points(200)
     cloud = clouds.prepare_cloud(xyz, rgb, conventions=RULES)
     assert cloud.xyz.dtype == cloud.rgb.dtype == np.float32
-    # Colours tell which points were kept: the four-million-fold choice makes repeats unlikely.
+    # Colours identify the points; duplicates among 200 random colours are unlikely.
     table = {tuple(row): number for number, row in enumerate((rgb / 255).astype(np.float32))}
     kept = [table[tuple(row)] for row in cloud.rgb]
     assert len(set(kept)) == 64 and kept != sorted(kept)
@@ -108,7 +108,7 @@ def test_a_large_cloud_loses_points_and_keeps_each_point_at_most_once():
     assert not np.array_equal(other.rgb, cloud.rgb)
 
 
-def test_a_small_cloud_repeats_every_point_equally_often_up_to_one():
+def test_a_small_cloud_repeats_all_points_equally_often_up_to_one():
     xyz, rgb = points(27)
     cloud = clouds.prepare_cloud(xyz, rgb, conventions=RULES)
     _, counts = np.unique(cloud.rgb, axis=0, return_counts=True)
@@ -122,34 +122,34 @@ def test_a_cloud_of_the_right_size_keeps_its_order():
     np.testing.assert_array_equal(cloud.xyz, shapes.normalise(xyz))
 
 
-def test_missing_colours_take_the_fill():
+def test_missing_colours_become_the_fill_colour():
     cloud = clouds.prepare_cloud(points(70)[0], conventions=RULES)
     assert set(np.unique(cloud.rgb)) == {np.float32(0.25)}
 
 
 @pytest.mark.parametrize("kind", ["npy", "ply"])
 @pytest.mark.parametrize("conventions", [RULES, SWAP], ids=["rotate", "swap"])
-def test_copies_with_y_up_and_z_up_agree_when_told_so(tmp_path, conventions, kind):
+def test_copies_with_y_up_and_z_up_agree_if_the_axis_is_given(tmp_path, conventions, kind):
     xyz, rgb = points(200)
-    # Written out: the copy whose z is where y belongs.
-    down = {"rotate": xyz[:, [0, 2, 1]] * [1, 1, -1], "swap": xyz[:, [0, 2, 1]]}
-    for name, copy in {"z": xyz, "y": down[conventions.from_y_up]}.items():
+    # The copy with y up, written out.
+    with_y_up = {"rotate": xyz[:, [0, 2, 1]] * [1, 1, -1], "swap": xyz[:, [0, 2, 1]]}
+    for name, copy in {"z": xyz, "y": with_y_up[conventions.from_y_up]}.items():
         if kind == "npy":
             np.save(tmp_path / f"{name}.npy", np.hstack([copy, rgb / 255]))
         else:
             trimesh.PointCloud(copy.astype(np.float32), rgb).export(tmp_path / f"{name}.ply")
     upright = read(tmp_path / f"z.{kind}", conventions)
     assert_same(read(tmp_path / f"y.{kind}", conventions, up="y"), upright)
-    untold = read(tmp_path / f"y.{kind}", conventions)
-    assert np.abs(untold.xyz - upright.xyz).max() > 0.1
+    wrong = read(tmp_path / f"y.{kind}", conventions)
+    assert np.abs(wrong.xyz - upright.xyz).max() > 0.1
 
 
-def test_the_quarter_turn_is_that_of_the_data_and_the_swap_is_a_reflection():
+def test_rotate_is_the_quarter_turn_of_data_prep_and_swap_is_a_reflection():
     xyz, _ = points(64)
-    turned = clouds.prepare_cloud(xyz, conventions=RULES, up="y").xyz
-    np.testing.assert_array_equal(turned, shapes.normalise(xyz @ meshes.Y_UP_TO_Z_UP.T))
+    rotated = clouds.prepare_cloud(xyz, conventions=RULES, up="y").xyz
+    np.testing.assert_array_equal(rotated, shapes.normalise(xyz @ meshes.Y_UP_TO_Z_UP.T))
     swapped = clouds.prepare_cloud(xyz, conventions=SWAP, up="y").xyz
-    np.testing.assert_allclose(swapped, turned * [1, -1, 1], atol=1e-6)
+    np.testing.assert_allclose(swapped, rotated * [1, -1, 1], atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["glb", "gltf", "obj", "ply"])
@@ -165,20 +165,20 @@ def test_meshes_are_sampled_on_their_surface_with_their_colours(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["stl", "off", "obj", "ply", "glb"])
-def test_meshes_without_colours_take_the_fill(tmp_path, kind):
+def test_meshes_without_colours_get_the_fill_colour(tmp_path, kind):
     cloud = read(export(box(coloured=False), tmp_path, kind))
     assert set(np.unique(cloud.rgb)) == {np.float32(np.float64(64) / 255)}  # the nearest byte
 
 
 @pytest.mark.parametrize("kind", ["glb", "gltf"])
-def test_gltf_has_y_up_unless_told_otherwise(tmp_path, kind):
+def test_y_is_up_in_gltf_by_default(tmp_path, kind):
     path = export(box(), tmp_path, kind)
-    # The box is 1 x 2 x 4; the longest side is the file's z.
+    # The box is 1 x 2 x 4; its longest side is along z of the file.
     longest = {up: np.ptp(read(path, up=up).xyz, axis=0).argmax() for up in (None, "y", "z")}
     assert longest == {None: 1, "y": 1, "z": 2}
 
 
-def test_other_types_have_z_up_unless_told_otherwise(tmp_path):
+def test_z_is_up_in_other_types_by_default(tmp_path):
     path = export(box(), tmp_path, "ply")
     longest = {up: np.ptp(read(path, up=up).xyz, axis=0).argmax() for up in (None, "y", "z")}
     assert longest == {None: 2, "y": 1, "z": 2}
@@ -204,7 +204,7 @@ def test_mesh_files_without_faces_are_clouds(tmp_path, kind, coloured):
 
 
 def textured(folder, *, picture="../paint.png"):
-    """A folder with a mesh that refers to a picture."""
+    """Writes a folder with a mesh that refers to a texture."""
     folder.mkdir(parents=True)
     (folder / "square.obj").write_text(tiny_catalogue.SQUARE)
     (folder / "square.mtl").write_text(f"newmtl paint\nKd 0 0 1\nmap_Kd {picture}\n")
@@ -214,7 +214,7 @@ def textured(folder, *, picture="../paint.png"):
 RED = tiny_catalogue.png([[(255, 0, 0)]])
 
 
-def test_a_texture_below_the_meshs_folder_is_read(tmp_path):
+def test_a_texture_below_the_folder_of_the_mesh_is_read(tmp_path):
     path = textured(tmp_path / "mesh", picture="wood/paint.png")
     (tmp_path / "mesh" / "wood").mkdir()
     (tmp_path / "mesh" / "wood" / "paint.png").write_bytes(RED)
@@ -223,7 +223,7 @@ def test_a_texture_below_the_meshs_folder_is_read(tmp_path):
     assert (cloud.rgb == [1, 0, 0]).all()
 
 
-def test_nothing_outside_the_meshs_folder_is_read(tmp_path):
+def test_files_outside_the_folder_of_the_mesh_are_not_read(tmp_path):
     (tmp_path / "paint.png").write_bytes(RED)
     climbing = textured(tmp_path / "climbing")
     absolute = textured(tmp_path / "absolute", picture=str(tmp_path / "paint.png"))
@@ -235,7 +235,7 @@ def test_nothing_outside_the_meshs_folder_is_read(tmp_path):
         assert (cloud.rgb == [0, 0, 1]).all()
 
 
-def test_a_missing_buffer_is_named(tmp_path):
+def test_the_error_for_a_missing_buffer(tmp_path):
     path = export(box(), tmp_path, "gltf")
     for buffer in tmp_path.glob("*.bin"):
         buffer.unlink()
@@ -243,15 +243,15 @@ def test_a_missing_buffer_is_named(tmp_path):
         read(path)
 
 
-class Trap:
+class Exploit:
     def __reduce__(self):
         return (exec, ("raise SystemExit('the pickle ran')",))
 
 
-def test_a_pickle_is_never_run_and_the_way_out_is_named(tmp_path):
-    np.save(tmp_path / "object.npy", np.array([Trap()], object), allow_pickle=True)
-    (tmp_path / "plain.npy").write_bytes(pickle.dumps(Trap()))
-    np.savez(tmp_path / "object.npz", xyz=np.array([Trap()], object))
+def test_a_pickle_is_never_run_and_the_error_gives_the_remedy(tmp_path):
+    np.save(tmp_path / "object.npy", np.array([Exploit()], object), allow_pickle=True)
+    (tmp_path / "plain.npy").write_bytes(pickle.dumps(Exploit()))
+    np.savez(tmp_path / "object.npz", xyz=np.array([Exploit()], object))
     for name in ("object.npy", "plain.npy", "object.npz"):
         with pytest.raises(clouds.CloudError, match="pickled objects.*numpy.savez"):
             read(tmp_path / name)
@@ -274,7 +274,7 @@ def test_a_pickle_is_never_run_and_the_way_out_is_named(tmp_path):
         ({"xyz": np.eye(3), "rgb": np.full((3, 3), -1)}, "span -1 to -1"),
     ],
 )
-def test_arrays_that_are_no_cloud_are_refused(tmp_path, arrays, message):
+def test_arrays_other_than_clouds_are_errors(tmp_path, arrays, message):
     np.savez(tmp_path / "x.npz", **arrays)
     with pytest.raises(clouds.CloudError, match=message):
         read(tmp_path / "x.npz")
@@ -282,7 +282,7 @@ def test_arrays_that_are_no_cloud_are_refused(tmp_path, arrays, message):
 
 @pytest.mark.parametrize("kind", ["npy", "npz", "glb", "obj", "ply", "stl", "off"])
 @pytest.mark.parametrize("keep", [0, 40])
-def test_a_file_cut_short_is_an_error_with_a_reason(tmp_path, kind, keep):
+def test_a_truncated_file_is_an_error_with_a_reason(tmp_path, kind, keep):
     path = tmp_path / f"mesh.{kind}"
     if kind in clouds.ARRAY_TYPES:
         {"npy": np.save, "npz": np.savez}[kind](path, points(20)[0])
@@ -293,7 +293,7 @@ def test_a_file_cut_short_is_an_error_with_a_reason(tmp_path, kind, keep):
         read(path)
 
 
-def test_a_garbled_file_is_an_error_with_a_reason(tmp_path):
+def test_a_corrupt_file_is_an_error_with_a_reason(tmp_path):
     def change(name, old, new):
         path = tmp_path / name
         path.write_bytes(path.read_bytes().replace(old, new))
@@ -309,18 +309,18 @@ def test_a_garbled_file_is_an_error_with_a_reason(tmp_path):
     (tmp_path / "face.ply").write_text(PLY.format("0 1 9"))
     (tmp_path / "flat.obj").write_text("v 0 0\nv 1 0\nv 0 1\nf 1 2 3\n")
     for name in ("x.npy", "x.npz", "face.ply", "flat.obj"):
-        with pytest.raises(clouds.CloudError, match="damaged|unreadable"):
+        with pytest.raises(clouds.CloudError, match="corrupt|unreadable"):
             read(tmp_path / name)
 
 
-def test_files_that_are_not_there_or_of_no_known_type_say_so(tmp_path):
+def test_the_errors_for_missing_files_and_unknown_types(tmp_path):
     with pytest.raises(clouds.CloudError, match="cannot be read: No such file"):
         read(tmp_path / "absent.npy")
     with pytest.raises(clouds.CloudError, match="unknown type 'step'; expected one of glb"):
         read(tmp_path / "part.STEP")
 
 
-def test_folders_are_searched_sorted_and_files_stay_where_they_stand(tmp_path):
+def test_files_of_folders_are_sorted_and_named_files_keep_their_position(tmp_path):
     for name in ("b/two.PLY", "b/one.obj", "b/one.mtl", "b/c/deep.npz", "a.npy", "b/out.npz"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -336,7 +336,9 @@ def test_a_folder_without_meshes_or_clouds_is_an_error(tmp_path):
         list(clouds.find_files([tmp_path]))
 
 
-def test_without_trimesh_arrays_work_and_meshes_name_the_extra(tmp_path, monkeypatch):
+def test_without_trimesh_arrays_work_and_the_error_for_meshes_names_the_extra(
+    tmp_path, monkeypatch
+):
     np.save(tmp_path / "x.npy", points(64)[0])
     monkeypatch.setitem(sys.modules, "trimesh", None)
     monkeypatch.delitem(sys.modules, "data_prep.geometry.meshes")
@@ -350,6 +352,6 @@ def test_without_trimesh_arrays_work_and_meshes_name_the_extra(tmp_path, monkeyp
 @pytest.mark.parametrize(
     "field, value", [("up_axis", "y"), ("from_y_up", "flip"), ("normalisation", "cube")]
 )
-def test_conventions_that_cannot_be_met_are_refused(field, value):
+def test_unsupported_conventions_are_errors(field, value):
     with pytest.raises(ValueError, match=f"{field} is '{value}'"):
         dataclasses.replace(RULES, **{field: value})

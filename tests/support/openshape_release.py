@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small files in the layout of OpenShape's release, written with numpy and json alone."""
+"""Writes small files in the layout of OpenShape's release, with numpy and json only."""
 
 import hashlib
 import json
@@ -7,21 +7,21 @@ import json
 import numpy as np
 
 DIM = 1280
-CLOUD = 40  # points of a released cloud here; 10,000 in the release
+CLOUD = 40  # points per cloud; 10,000 in the release
 
 
 def features(rng, *shape):
-    """Features as CLIP gives them: float32, not normalised."""
+    """Returns features like those of CLIP: float32, not normalised."""
     return rng.normal(size=(*shape, DIM)).astype(np.float32)
 
 
 def versions(rng):
-    """The two features of a text; the release has them as rows."""
+    """Returns the two features of a text, with a leading axis as in the release."""
     return {"original": features(rng, 1), "prompt_avg": features(rng, 1)}
 
 
 def shape(uid, *, dataset="Objaverse", names=1, retrieved=2, points=CLOUD, **changes):
-    """What one released file holds."""
+    """Returns the content of a released file."""
     rng = np.random.default_rng(int.from_bytes(uid.encode(), "little") % 2**32)
     return {
         "dataset": dataset,
@@ -43,13 +43,13 @@ def shape(uid, *, dataset="Objaverse", names=1, retrieved=2, points=CLOUD, **cha
 
 
 def path_of(data):
-    """Where the release keeps a file, as its lists write it."""
+    """Returns the path of a file as listed in the release."""
     folder = "Objaverse/000-001" if data["dataset"] == "Objaverse" else data["dataset"]
     return f"/mnt/data/{folder}/{data['id']}.npy"
 
 
 def write_shape(root, data):
-    """Saves one file where the unpacked archives leave it."""
+    """Writes a file to its path in the unpacked archives."""
     path = root / path_of(data).removeprefix("/mnt/data/")
     path.parent.mkdir(parents=True, exist_ok=True)
     np.save(path, data)
@@ -63,7 +63,7 @@ def write_json(path, content):
 
 
 def write_training(root, shapes, *, rejected=(), split="train_all.json"):
-    """The files, the training list and the filter of a few shapes."""
+    """Writes the files, the training list and the filter of some shapes."""
     for data in shapes:
         write_shape(root, data)
     entries = [
@@ -77,14 +77,14 @@ def write_training(root, shapes, *, rejected=(), split="train_all.json"):
 
 
 def chosen(shape_id, *, count, points, seed=0):
-    """Which points a record has, by the rule that the importer documents."""
+    """Returns the indices of the sampled points, as documented by the importer."""
     digest = hashlib.blake2b(shape_id.encode(), digest_size=8).digest()
     rng = np.random.default_rng([seed, int.from_bytes(digest, "little")])
     return rng.permutation(count)[:points]
 
 
 def expected_cloud(xyz, *, y_up):
-    """Turned, centred and scaled by the book, in float64."""
+    """Rotates, centres and scales in float64, as documented by the importer."""
     xyz = np.array(xyz, np.float64)
     if y_up:
         xyz = np.stack([xyz[:, 0], xyz[:, 2], xyz[:, 1]], axis=1)
