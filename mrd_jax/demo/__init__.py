@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A page to search one's own shapes with, in a browser: `python -m mrd_jax.demo`."""
+"""Search page for the browser: `python -m mrd_jax.demo`."""

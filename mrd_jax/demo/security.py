@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Headers that keep the page from loading or being loaded by anything foreign."""
+"""Security headers: the page loads nothing from other sites and cannot be embedded in them."""
 
 from starlette import datastructures, types
 
 HEADERS = {
-    # Pictures of dropped files are shown from memory (blob:); nothing else is foreign.
+    # The preview of a dropped picture is a blob: URL; everything else comes from this server.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
         "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -18,17 +18,17 @@ HEADERS = {
 
 
 class Headers:
-    """Adds `HEADERS` to every answer.
+    """ASGI middleware that adds `HEADERS` to every response.
 
     Args:
-      app: to wrap.
+      app: application to wrap.
     """
 
     def __init__(self, app: types.ASGIApp):
         self._app = app
 
     async def __call__(self, scope: types.Scope, receive: types.Receive, send: types.Send) -> None:
-        """As ASGI says."""
+        """Implements the ASGI interface."""
 
         async def send_with_headers(message: types.Message) -> None:
             if message["type"] == "http.response.start":

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process that opens files of strangers, so that it can be killed; see `mrd_jax.demo.pool`.
+"""Worker process that reads untrusted uploads, see `mrd_jax.demo.worker_pool`.
 
-Reads a JSON object a line from its standard input: `path`, and `output`, an npz file to write.
-Answers with a JSON object a line: `kind` ("cloud" or "picture") and `faults`, or `error`; with
-`spent` where the memory ran out, after which another process should take the next file.
+Reads one JSON object per line from stdin: `path`, and `output`, the npz file to write. Answers with
+one JSON object per line: `kind` ("cloud" or "picture") and `faults`; or `error` and
+`out_of_memory`, in which case another process should read the next file.
 """
 
 import json
@@ -21,16 +21,16 @@ from data_prep.geometry import clouds
 
 
 def read(path: Path, output: Path, *, conventions: clouds.Conventions) -> dict[str, Any]:
-    """Turns a file into arrays.
+    """Reads a file and writes its arrays.
 
     Args:
-      path: of a mesh, a cloud or a picture, by its ending.
-      output: npz file to write: xyz [points, 3] and rgb [points, 3], or picture
+      path: mesh, point cloud or picture, by its suffix.
+      output: npz file to write: `xyz` [points, 3] and `rgb` [points, 3], or `picture`
         [height, width, 3].
-      conventions: of clouds.
+      conventions: conventions of the point cloud.
 
     Returns:
-      kind and faults; or error, and spent where the memory ran out.
+      The answer: `kind` and `faults`, or `error` and `out_of_memory`.
     """
     try:
         if path.suffix[1:].lower() in clouds.TYPES:
@@ -41,39 +41,39 @@ def read(path: Path, output: Path, *, conventions: clouds.Conventions) -> dict[s
         np.savez(output, picture=np.asarray(picture))
         return {"kind": "picture", "faults": []}
     except (ValueError, OSError, MemoryError, clouds.MeshesUnsupportedError) as error:
-        # Readers call a file unreadable whatever they stumbled over.
-        return {"error": str(error), "spent": _ran_out(error)}
+        # Readers may wrap a MemoryError in another exception.
+        return {"error": str(error), "out_of_memory": _is_memory_error(error)}
 
 
-def _ran_out(error: BaseException | None) -> bool:
-    """Whether an error is or stems from a lack of memory."""
+def _is_memory_error(error: BaseException | None) -> bool:
+    """Returns whether an exception is a MemoryError or was caused by one."""
     while error is not None and not isinstance(error, MemoryError):
         error = error.__cause__
     return error is not None
 
 
 def _limit_memory(size: int) -> None:
-    """Lets this process, and nothing else, run out of memory."""
+    """Limits the address space of this process to `size` bytes."""
     try:
         import resource
-    except ModuleNotFoundError:  # no such limits on this system
+    except ModuleNotFoundError:  # not a POSIX system
         return
-    most = resource.getrlimit(resource.RLIMIT_AS)[1]
-    if most == resource.RLIM_INFINITY or most > size:
-        resource.setrlimit(resource.RLIMIT_AS, (size, most))
+    hard_limit = resource.getrlimit(resource.RLIMIT_AS)[1]
+    if hard_limit == resource.RLIM_INFINITY or hard_limit > size:
+        resource.setrlimit(resource.RLIMIT_AS, (size, hard_limit))
 
 
 def main() -> None:
-    """Answers until its standard input ends."""
-    # Ctrl-C in a terminal reaches this process, too; its standard input ends all the same.
+    """Reads files until stdin is closed."""
+    # Ctrl-C in a terminal signals this process, too; the server closes stdin when it stops.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     settings = json.loads(sys.argv[1])
     _limit_memory(settings["memory"])
-    # What a library prints must not be taken for an answer.
+    # Redirect stdout to stderr, so that output of libraries is not read as an answer.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     conventions = clouds.Conventions(**settings["conventions"])
-    clouds.check_readable([Path("warm.glb")])  # imports what meshes need, before the first comes
+    clouds.check_readable([Path("warm.glb")])  # imports the mesh libraries before the first file
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for line in sys.stdin:
         task = json.loads(line)

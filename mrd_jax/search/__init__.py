@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Searching shapes by words, pictures and shapes: what the command line and the page share."""
+"""Shape retrieval by text, pictures and shapes; shared by the command line and the search page."""

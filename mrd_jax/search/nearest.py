@@ -1,48 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows of an index that are nearest to a query: exact in numpy, or approximate by faiss."""
+"""Nearest neighbour search by cosine similarity: exact in numpy, or approximate with faiss."""
 
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-# Rows that are widened to single precision at a time.
+# Rows per block of the exact search; a block is converted to float32 at once.
 BLOCK = 8_192
-# Bytes of rows in single precision that are kept: widening half floats takes ten times as long as
-# multiplying them.
+# Maximum size in bytes of rows that are kept in float32: converting float16 rows takes ten times as
+# long as multiplying them.
 KEEP = 2**30
-# Shapes below which exact search takes tens of milliseconds, and is all that one needs.
+# Exact search over fewer shapes takes tens of milliseconds.
 ANN_FROM = 200_000
 ANN_FILE = "ann.faiss"
-# Of all lists, this many are looked through; of what they give, this many times the count is
-# measured again.
-_PROBES, _SPARE = 32, 4
-# faiss asks for 39 rows a list, and takes no more than 256.
+# Inverted lists to search, and candidates per requested row; candidates are scored exactly.
+_PROBES, _CANDIDATES = 32, 4
+# Training rows per inverted list; faiss expects 39 to 256.
 _ROWS_PER_LIST = 64
 
 
 class Search(Protocol):
-    """Finds rows."""
+    """Finds the rows nearest to a query."""
 
     def nearest(self, query: np.ndarray, *, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """The nearest rows by cosine.
+        """Returns the nearest rows by cosine similarity.
 
         Args:
           query: [dim], unit norm.
-          count: of rows; fewer where there are fewer.
+          count: number of rows; all rows if there are fewer.
 
         Returns:
-          int64 [count] numbers of rows, nearest first and the lower number first among equals,
-          and their float32 [count] cosines.
+          Row numbers int64 [count], nearest first and ties in ascending order, and their cosine
+          similarities float32 [count].
         """
 
 
 class ExactSearch:
-    """Compares with every row.
+    """Compares the query with every row.
 
     Args:
-      rows: float16 [shapes, dim], unit norm; may be mapped.
-      keep: most bytes of rows in single precision to keep; more are widened anew at every query.
+      rows: float16 [shapes, dim], unit norm; may be memory-mapped.
+      keep: maximum size in bytes of the rows in float32; larger arrays are converted per query.
     """
 
     def __init__(self, rows: np.ndarray, *, keep: int = KEEP):
@@ -51,72 +50,72 @@ class ExactSearch:
             self._rows = np.asarray(rows, np.float32)
 
     def nearest(self, query: np.ndarray, *, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """As `Search` says."""
+        """Implements `Search.nearest`."""
         query = np.asarray(query, np.float32)
         scores = np.empty(len(self._rows), np.float32)
         for start in range(0, len(scores), BLOCK):
             block = self._rows[start : start + BLOCK].astype(np.float32, copy=False)
             np.matmul(block, query, out=scores[start : start + BLOCK])
-        return _best(np.arange(len(scores)), scores, count=count)
+        return _top(np.arange(len(scores)), scores, count=count)
 
 
 class AnnSearch:
-    """Compares with the rows in the lists nearest to the query; may miss some.
+    """Compares the query with the rows of the nearest inverted lists; may miss neighbours.
 
     Args:
-      rows: float16 [shapes, dim], unit norm; may be mapped.
-      file: that `write_ann` wrote for them.
+      rows: float16 [shapes, dim], unit norm; may be memory-mapped.
+      file: file that `write_ann` wrote for these rows.
 
     Raises:
       AnnUnsupportedError: faiss is not installed.
-      FileNotFoundError: there is no such file.
-      ValueError: the file is of other rows.
+      FileNotFoundError: the file does not exist.
+      ValueError: the file is corrupt or belongs to other rows.
     """
 
     def __init__(self, rows: np.ndarray, file: Path):
-        faiss = _faiss()
+        faiss = _import_faiss()
         if not file.is_file():
             raise FileNotFoundError(
-                f"{file} is missing: build the index with --ann to search it with --ann"
+                f"{file} is missing; approximate search needs an index that was built with --ann"
             )
         try:
             self._lists = faiss.read_index(str(file))
         except RuntimeError as error:
-            raise ValueError(f"{file} is damaged; build the index again") from error
+            raise ValueError(f"{file} is corrupt; build the index again") from error
         if (self._lists.ntotal, self._lists.d) != rows.shape:
             raise ValueError(
-                f"{file} is of rows [{self._lists.ntotal}, {self._lists.d}], the index has "
-                f"{list(rows.shape)}; build it again"
+                f"{file} has rows of shape [{self._lists.ntotal}, {self._lists.d}], the index "
+                f"{list(rows.shape)}; build the index again"
             )
         self._lists.nprobe = min(_PROBES, self._lists.nlist)
         self._rows = rows
 
     def nearest(self, query: np.ndarray, *, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """As `Search` says, among the rows that were looked at; their cosines are exact."""
+        """Implements `Search.nearest` over the candidates of faiss, with exact similarities."""
         query = np.asarray(query, np.float32)
-        wanted = min(_SPARE * count, len(self._rows))
-        numbers = self._lists.search(query[None], wanted)[1][0]
+        candidates = min(_CANDIDATES * count, len(self._rows))
+        numbers = self._lists.search(query[None], candidates)[1][0]
         numbers = np.sort(numbers[numbers >= 0])
-        return _best(numbers, self._rows[numbers].astype(np.float32) @ query, count=count)
+        return _top(numbers, self._rows[numbers].astype(np.float32) @ query, count=count)
 
 
 class AnnUnsupportedError(ImportError):
-    """faiss is missing; says what to install."""
+    """faiss is not installed; the message has the command to install it."""
 
 
 def write_ann(rows: np.ndarray, file: Path) -> None:
-    """Sorts rows into lists of near ones.
+    """Writes a faiss index with inverted lists.
 
     Args:
-      rows: float16 [shapes, dim], unit norm, at least `ANN_FROM`.
-      file: to write.
+      rows: float16 [shapes, dim], unit norm, at least `ANN_FROM` rows.
+      file: file to write.
 
     Raises:
       AnnUnsupportedError: faiss is not installed.
-      ValueError: there are too few rows for lists to be worth it.
+      ValueError: there are fewer than `ANN_FROM` rows.
     """
     check_ann(len(rows))
-    faiss = _faiss()
+    faiss = _import_faiss()
     lists = int(4 * np.sqrt(len(rows)))
     factory = f"IVF{lists},SQfp16"
     index = faiss.index_factory(rows.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
@@ -130,39 +129,39 @@ def write_ann(rows: np.ndarray, file: Path) -> None:
 
 
 def check_ann(shapes: int) -> None:
-    """Refuses lists that cannot be made, or are not worth it, before any work is done.
+    """Checks, before any shape is embedded, that `write_ann` can run.
 
     Args:
-      shapes: how many there are.
+      shapes: number of shapes in the index.
 
     Raises:
       AnnUnsupportedError: faiss is not installed.
-      ValueError: there are too few.
+      ValueError: there are fewer than `ANN_FROM` shapes.
     """
     if shapes < ANN_FROM:
         raise ValueError(
-            f"--ann is for {ANN_FROM} shapes and more, and there are {shapes}: leave it out, exact "
-            "search is fast here"
+            f"--ann needs at least {ANN_FROM} shapes, found {shapes}; omit it, exact search is "
+            "fast at this size"
         )
-    _faiss()
+    _import_faiss()
 
 
-def _faiss():
+def _import_faiss():
     try:
         import faiss  # an optional extra
     except ModuleNotFoundError as error:
         raise AnnUnsupportedError(
-            f'{error.name} is missing, and --ann needs it: pip install "mrd_jax[ann]"'
+            f'{error.name} is missing; --ann needs it. Run pip install "mrd_jax[ann]"'
         ) from error
     return faiss
 
 
-def _best(numbers: np.ndarray, scores: np.ndarray, *, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The best `count` by score, the lower number first among equals; numbers are ascending."""
+def _top(numbers: np.ndarray, scores: np.ndarray, *, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the `count` highest scores, ties in the order of `numbers`, which are ascending."""
     count = min(count, len(scores))
     if not count:
         return numbers[:0], scores[:0]
-    least = np.partition(scores, len(scores) - count)[len(scores) - count]
-    kept = np.flatnonzero(scores >= least)
-    kept = kept[np.argsort(-scores[kept], kind="stable")[:count]]
-    return numbers[kept], scores[kept]
+    threshold = np.partition(scores, len(scores) - count)[len(scores) - count]
+    top = np.flatnonzero(scores >= threshold)
+    top = top[np.argsort(-scores[top], kind="stable")[:count]]
+    return numbers[top], scores[top]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Words, pictures and clouds as unit rows of one space, and what an index finds for them."""
+"""Embeds text, pictures and point clouds as queries, and finds the nearest shapes of an index."""
 
 import dataclasses
 import threading
@@ -11,30 +11,30 @@ import jax
 import numpy as np
 import PIL.Image
 
+import mrd_jax.encoder
 from data_prep import pictures, teachers
 from data_prep.foreign import limits
 from data_prep.geometry import clouds
 from data_prep.teachers import prompts
-from mrd_jax import encoder as encoders
-from mrd_jax.checkpoints import hashes
-from mrd_jax.search import index as indices
-from mrd_jax.search import nearest
+from mrd_jax.checkpoints import fingerprints
+from mrd_jax.encoder import Encoder
+from mrd_jax.search import nearest, shape_index
 
-# One name in all its prompts is a call; a picture comes alone.
-_TEXTS, _PICTURES = len(prompts.NAME_TEMPLATES), 1
-# Texts whose rows are kept.
-_KEPT_TEXTS = 1_024
+# Batch sizes of the teacher: all prompts of one name, and a single picture.
+_TEXT_BATCH, _PICTURE_BATCH = len(prompts.NAME_TEMPLATES), 1
+# Number of texts whose embeddings are cached.
+_CACHED_TEXTS = 1_024
 
-_Part = TypeVar("_Part")
+_Model = TypeVar("_Model")
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-    """Shapes of an index, best first.
+class Matches:
+    """Search results, best first.
 
     Attributes:
-      numbers: int64 [count], in the index.
-      scores: float32 [count], cosines with the query.
+      numbers: int64 [count], rows of the shapes in the index.
+      scores: float32 [count], cosine similarities with the query.
     """
 
     numbers: np.ndarray
@@ -42,23 +42,23 @@ class Found:
 
 
 class Searcher:
-    """An open index with what embeds the questions put to it; safe to use from several threads.
+    """An open index and the models that embed queries; thread-safe.
 
     Args:
-      index: to search.
-      encoder: that made the index, for clouds; None answers no clouds.
-      teacher: whose space the index is in, for words and pictures; None answers neither.
-      ann: search approximately.
+      index: the index to search.
+      encoder: encoder that the index was built with; needed for point clouds.
+      teacher: teacher of the index; needed for text and pictures.
+      ann: use approximate search.
 
     Raises:
-      nearest.AnnUnsupportedError, FileNotFoundError, ValueError: as `nearest.AnnSearch`.
+      nearest.AnnUnsupportedError, FileNotFoundError, ValueError: see `nearest.AnnSearch`.
     """
 
     def __init__(
         self,
-        index: indices.Index,
+        index: shape_index.ShapeIndex,
         *,
-        encoder: encoders.Encoder | None = None,
+        encoder: Encoder | None = None,
         teacher: teachers.Teacher | None = None,
         ann: bool = False,
     ):
@@ -69,185 +69,212 @@ class Searcher:
         self._search = (
             nearest.AnnSearch(index.rows, file) if ann else nearest.ExactSearch(index.rows)
         )
-        # A model uses every core by itself.
-        self._one_at_a_time = threading.Lock()
-        self._known: dict[str, np.ndarray] = {}
+        # One call of a model already uses all cores.
+        self._model_lock = threading.Lock()
+        self._text_cache: dict[str, np.ndarray] = {}
 
-    def text(self, words: str) -> np.ndarray:
-        """Words, averaged over the prompts that names of shapes are, float32 [dim].
-
-        Raises:
-          ValueError: there are no words.
-        """
-        return self.texts([words])[0]
-
-    def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Several texts, each as by `text`, but quicker: prompts of one length go together.
+    def embed_text(self, text: str) -> np.ndarray:
+        """Embeds text: the mean over the prompts for names of shapes.
 
         Args:
-          texts: at least one; those that were asked for lately are not embedded again.
+          text: a name or a description of a shape.
+
+        Returns:
+          float32 [dim], unit norm.
+
+        Raises:
+          ValueError: the text is empty.
+        """
+        return self.embed_texts([text])[0]
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Embeds several texts at once, batching prompts of equal length.
+
+        Args:
+          texts: at least one text; recently embedded texts are taken from a cache.
 
         Returns:
           float32 [len(texts), dim], unit norm.
 
         Raises:
-          ValueError: one has no words.
+          ValueError: a text is empty.
         """
         texts = [" ".join(text.split()) for text in texts]
         if not all(texts):
-            raise ValueError("there are no words to search for")
-        rows = {text: row for text in texts if (row := self._known.get(text)) is not None}
+            raise ValueError("the text is empty; enter at least one word")
+        rows = {text: row for text in texts if (row := self._text_cache.get(text)) is not None}
         new = [text for text in dict.fromkeys(texts) if text not in rows]
         if new:
-            rows.update(zip(new, self._embed_texts(new), strict=True))
+            rows.update(zip(new, self._embed_new_texts(new), strict=True))
         return np.stack([rows[text] for text in texts])
 
-    def _embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        with self._one_at_a_time:
-            teacher = _needed(self.teacher, "words need the teacher of the index")
+    def _embed_new_texts(self, texts: Sequence[str]) -> np.ndarray:
+        with self._model_lock:
+            teacher = _require(self.teacher, "text needs the teacher of the index")
             rows = prompts.prompt_average(teacher, texts, templates=prompts.NAME_TEMPLATES)
-            self._known.update(zip(texts, rows, strict=True))
-            while len(self._known) > _KEPT_TEXTS:  # the oldest go first
-                del self._known[next(iter(self._known))]
+            self._text_cache.update(zip(texts, rows, strict=True))
+            while len(self._text_cache) > _CACHED_TEXTS:  # evict the oldest first
+                del self._text_cache[next(iter(self._text_cache))]
         return rows
 
-    def picture(self, picture: PIL.Image.Image) -> np.ndarray:
-        """An RGB picture, float32 [dim]."""
-        with self._one_at_a_time:
-            teacher = _needed(self.teacher, "pictures need the teacher of the index")
-            return unit(teacher.encode_images([picture])[0])
+    def embed_picture(self, picture: PIL.Image.Image) -> np.ndarray:
+        """Embeds an RGB picture.
 
-    def cloud(self, xyz: np.ndarray, rgb: np.ndarray) -> np.ndarray:
-        """A cloud that obeys the encoder's card, float32 [dim]."""
-        with self._one_at_a_time:
-            encoder = _needed(self.encoder, "shapes need the encoder that made the index")
+        Returns:
+          float32 [dim], unit norm.
+        """
+        with self._model_lock:
+            teacher = _require(self.teacher, "pictures need the teacher of the index")
+            return normalise(teacher.encode_images([picture])[0])
+
+    def embed_cloud(self, xyz: np.ndarray, rgb: np.ndarray) -> np.ndarray:
+        """Embeds a point cloud in the conventions of the encoder's model card.
+
+        Args:
+          xyz: [points, 3].
+          rgb: [points, 3], 0 to 1.
+
+        Returns:
+          float32 [dim], unit norm.
+        """
+        with self._model_lock:
+            encoder = _require(self.encoder, "shapes need the encoder of the index")
             return encoder.embed([(xyz, rgb)], batch_size=1)[0]
 
-    def shape(self, number: int) -> np.ndarray:
-        """A shape of the index, float32 [dim]."""
-        return unit(self.index.rows[number])
+    def shape_row(self, number: int) -> np.ndarray:
+        """Returns the embedding of a shape of the index, float32 [dim]."""
+        return normalise(self.index.rows[number])
 
-    def find(self, row: np.ndarray, *, count: int, leave_out: int | None = None) -> Found:
-        """The shapes nearest to a query.
+    def find(self, row: np.ndarray, *, count: int, exclude: int | None = None) -> Matches:
+        """Finds the shapes nearest to a query.
 
         Args:
           row: [dim], unit norm.
-          count: of shapes.
-          leave_out: number of a shape that is not to be found.
+          count: number of shapes.
+          exclude: row of a shape to exclude from the results, such as the query itself.
         """
-        numbers, scores = self._search.nearest(row, count=count + (leave_out is not None))
-        kept = np.flatnonzero(numbers != (-1 if leave_out is None else leave_out))[:count]
-        return Found(numbers[kept], scores[kept])
+        numbers, scores = self._search.nearest(row, count=count + (exclude is not None))
+        kept = np.flatnonzero(numbers != (-1 if exclude is None else exclude))[:count]
+        return Matches(numbers[kept], scores[kept])
 
     def classify(self, row: np.ndarray, names: Sequence[str]) -> list[tuple[str, float]]:
-        """Class names with their cosines with a query, best first; equals in their order.
+        """Returns class names with their cosine similarities with a query, best first.
 
         Args:
           row: [dim], unit norm.
-          names: of the classes; repeated ones count once.
+          names: class names; duplicates are removed, ties keep their order.
         """
         names = list(dict.fromkeys(" ".join(name.split()) for name in names))
-        scores = (self.texts(names) @ row).tolist()
+        scores = (self.embed_texts(names) @ row).tolist()
         return sorted(zip(names, scores, strict=True), key=lambda pair: -pair[1])
 
 
 def mix(rows: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
-    """The direction of a weighted sum of unit rows.
+    """Returns the normalised weighted sum of unit rows.
 
     Args:
-      rows: [dim] each, unit norm.
-      weights: one each; a negative one leads away from its row.
+      rows: rows [dim], unit norm.
+      weights: one weight per row; a negative weight searches away from its row.
 
     Returns:
       float32 [dim], unit norm.
 
     Raises:
-      ValueError: their numbers differ, or the sum has no direction.
+      ValueError: the numbers of rows and weights differ, or the sum is zero.
     """
     if len(rows) != len(weights) or not rows:
-        raise ValueError(f"{len(rows)} parts of a query, but {len(weights)} weights: one each")
+        raise ValueError(
+            f"the query has {len(rows)} parts and {len(weights)} weights; expected one weight each"
+        )
     if not np.isfinite(weights).all():
         raise ValueError(f"weights are {list(weights)}; expected finite numbers")
     total = np.asarray(weights, np.float64) @ np.asarray(rows, np.float64)
     if np.linalg.norm(total) < 1e-6 * np.abs(weights).sum() or not np.any(weights):
-        raise ValueError("the parts of the query cancel out: change their weights")
-    return unit(total)
+        raise ValueError("the parts of the query cancel out; change their weights")
+    return normalise(total)
 
 
-def unit(row: np.ndarray) -> np.ndarray:
-    """A row at length 1, float32 [dim]."""
+def normalise(row: np.ndarray) -> np.ndarray:
+    """Divides a row [dim] by its Euclidean norm; returns float32."""
     row = np.asarray(row, np.float64)
     return (row / np.linalg.norm(row)).astype(np.float32)
 
 
-def load_encoder(index: indices.Index, checkpoint: Path) -> encoders.Encoder:
-    """The encoder of an index, on one device: questions come one by one.
+def load_encoder(index: shape_index.ShapeIndex, checkpoint: Path) -> Encoder:
+    """Loads the encoder of an index onto one device, since queries are embedded one at a time.
+
+    Args:
+      index: an open index.
+      checkpoint: path as in `mrd_jax.encoder.load`.
 
     Raises:
-      indices.IndexMismatchError: it is another.
-      FileNotFoundError, ValueError: as `mrd_jax.encoder.load`.
+      shape_index.IndexMismatchError: the index was built with another encoder.
+      FileNotFoundError, ValueError: see `mrd_jax.encoder.load`.
     """
-    encoder = encoders.load(checkpoint, devices=jax.local_devices()[:1])
-    index.check_encoder(hashes.checkpoint(checkpoint))
+    encoder = mrd_jax.encoder.load(checkpoint, devices=jax.local_devices()[:1])
+    index.check_encoder(fingerprints.checkpoint_fingerprint(checkpoint))
     return encoder
 
 
-def load_teacher(index: indices.Index, place: str | None = None) -> teachers.Teacher:
-    """The teacher of an index.
+def load_teacher(index: shape_index.ShapeIndex, place: str | None = None) -> teachers.Teacher:
+    """Loads the teacher of an index.
 
     Args:
-      index: that was opened.
-      place: hub name or folder; None takes what the index remembers.
+      index: an open index.
+      place: hub name or folder; None for the one that is recorded in the index.
 
     Raises:
-      indices.IndexMismatchError: it is another.
-      FileNotFoundError, ValueError: as `data_prep.teachers.load_teacher`.
+      shape_index.IndexMismatchError: the index was built for another teacher.
+      FileNotFoundError, ValueError: see `data_prep.teachers.load_teacher`.
     """
     if place is None:
         place = index.teacher.place
-        beside = index.folder / place
-        place = str(beside.resolve()) if place and beside.is_dir() else place
+        folder = index.folder / place
+        place = str(folder.resolve()) if place and folder.is_dir() else place
     if not place:
         raise FileNotFoundError(
-            f"{index.folder} does not know where its teacher is; pass --teacher, a hub name or "
-            "the folder of a trained one"
+            f"{index.folder} does not record where its teacher is; pass --teacher, a hub name or "
+            "the folder of a trained teacher"
         )
     try:
-        teacher = teachers.load_teacher(place, batch_size=_TEXTS, picture_batch_size=_PICTURES)
+        teacher = teachers.load_teacher(
+            place, batch_size=_TEXT_BATCH, picture_batch_size=_PICTURE_BATCH
+        )
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"the teacher of {index.folder} is not where the index looks for it; pass --teacher, a "
-            f"hub name or the folder of a trained one. {error}"
+            f"cannot load the teacher of {index.folder} from {place!r}; pass --teacher, a hub name "
+            f"or the folder of a trained teacher. {error}"
         ) from error
     index.check_teacher(teacher.info)
     return teacher
 
 
 def read_picture(path: Path) -> PIL.Image.Image:
-    """A picture file on white, of moderate size.
+    """Reads a picture file as RGB on white, scaled down to the size that teachers need.
 
     Raises:
-      OSError: it cannot be read.
-      ValueError: it is no picture, or too large.
+      OSError: the file cannot be read.
+      ValueError: the file is not a picture or is too large.
     """
     return pictures.read(limits.read_file(path))
 
 
-def read_cloud(path: Path, index: indices.Index, *, up: str | None = None) -> clouds.Cloud:
-    """A file of a mesh or a cloud, as the encoder of an index takes it.
+def read_cloud(path: Path, index: shape_index.ShapeIndex, *, up: str | None = None) -> clouds.Cloud:
+    """Reads a mesh or point cloud file in the conventions of the encoder of an index.
+
+    Args:
+      path: file to read.
+      index: an open index.
+      up: vertical axis of the file, "y" or "z"; None for the default of the file type.
 
     Raises:
-      clouds.CloudError, clouds.MeshesUnsupportedError: as `clouds.read_cloud`.
+      clouds.CloudError, clouds.MeshesUnsupportedError: see `clouds.read_cloud`.
     """
     return clouds.read_cloud(path, conventions=clouds.Conventions.of(index.card), up=up)
 
 
-def _needed(part: _Part | None, why: str) -> _Part:
-    """A part of a `Searcher` that a question cannot be answered without.
-
-    Raises:
-      ValueError: it is not there.
-    """
-    if part is None:
-        raise ValueError(f"{why}, which this search was opened without")
-    return part
+def _require(model: _Model | None, reason: str) -> _Model:
+    """Returns a model of a `Searcher`; raises ValueError if the searcher was opened without it."""
+    if model is None:
+        raise ValueError(f"{reason}, but the searcher was opened without it")
+    return model

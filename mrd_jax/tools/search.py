@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Searches shapes by words, pictures and shapes.
+r"""Searches shapes by text, pictures and shapes.
 
 python -m mrd_jax.tools.search build --checkpoint RUN --data data/furniture/1.0.0 --output INDEX
 python -m mrd_jax.tools.search build --embeddings shapes.npz --output INDEX
@@ -7,9 +7,10 @@ python -m mrd_jax.tools.search find --index INDEX --text "red chair"
 python -m mrd_jax.tools.search find --index INDEX --text wooden --mesh chair.glb --weights 0.5 1 \
     --checkpoint RUN --format sheet --output found.png
 
-`build` embeds a prepared data set, or takes what `mrd_jax.tools.embed` has embedded. `find` prints
-the nearest shapes by cosine; the parts of a question may be repeated and mixed. Words and pictures
-are embedded by the teacher that the encoder was trained with, shapes by the encoder itself.
+`build` writes an index of a prepared data set, or of files that `mrd_jax.tools.embed` has embedded.
+`find` prints the shapes with the highest cosine similarity to the query. A query has one or more
+parts, which are added with their weights. Text and pictures are embedded by the teacher that the
+encoder was trained with, shapes by the encoder itself.
 """
 
 import argparse
@@ -22,21 +23,20 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.geometry import clouds
-from mrd_jax import encoder as encoders
-from mrd_jax.checkpoints import hashes
+from mrd_jax import encoder
+from mrd_jax.checkpoints import fingerprints
+from mrd_jax.cli import command
 from mrd_jax.data import source
 from mrd_jax.distributed import compilation_cache
-from mrd_jax.search import index as indices
-from mrd_jax.search import make, nearest, pictures, queries
+from mrd_jax.search import indexing, pictures, queries, shape_index
 
 FORMATS = ("table", "json", "sheet")
-_ERRORS = (OSError, ValueError, clouds.MeshesUnsupportedError, nearest.AnnUnsupportedError)
 
 
 def build(options: argparse.Namespace) -> None:
     """Writes an index."""
     if options.embeddings:
-        make.from_embeddings(
+        indexing.index_embeddings(
             options.output,
             options.embeddings,
             points=options.points,
@@ -46,77 +46,77 @@ def build(options: argparse.Namespace) -> None:
     else:
         metadata = source.read_metadata(options.data)
         conventions = {name: metadata[name] for name in ("up_axis", "from_y_up", "normalisation")}
-        make.from_records(
+        indexing.index_data_set(
             options.output,
             options.data,
-            encoder=encoders.load(options.checkpoint, **conventions),
-            checkpoint=hashes.checkpoint(options.checkpoint),
+            encoder=encoder.load(options.checkpoint, **conventions),
+            checkpoint=fingerprints.checkpoint_fingerprint(options.checkpoint),
             splits=options.splits,
             points=options.points,
             teacher=options.teacher or "",
             ann=options.ann,
         )
-    index = indices.read(options.output)
-    print(f"{len(index)} shapes in {options.output}")
+    index = shape_index.read(options.output)
+    print(f"wrote {len(index)} shapes to {options.output}")
     teacher = index.teacher
-    # Names of a model hub have a slash.
+    # Names of the Hugging Face Hub contain a slash.
     if not (index.folder / teacher.place).is_dir() and "/" not in teacher.place:
-        name = teacher.name or "not named on the encoder's card"
+        name = teacher.name or "not named on the encoder's model card"
         print(
-            f"note: searching by words and pictures will need --teacher, the folder of the "
-            f"encoder's teacher ({name}); passed to build, the index remembers it",
+            f"note: queries by text or picture will need --teacher, the folder of the encoder's "
+            f"teacher ({name}). Pass it to build to record it in the index",
             file=sys.stderr,
         )
 
 
 def find(options: argparse.Namespace) -> None:
-    """Answers one question."""
-    index = indices.read(options.index)
+    """Prints or writes the shapes nearest to a query."""
+    index = shape_index.read(options.index)
     kinds = {kind for kind, _ in options.parts}
-    encoder = teacher = None
+    student = teacher = None
     if "mesh" in kinds:
-        encoder = queries.load_encoder(index, options.checkpoint)
+        student = queries.load_encoder(index, options.checkpoint)
     if kinds & {"text", "image"}:
         teacher = queries.load_teacher(index, options.teacher)
-    searcher = queries.Searcher(index, encoder=encoder, teacher=teacher, ann=options.ann)
-    rows = [_row(searcher, kind, value, up=options.up) for kind, value in options.parts]
-    found = searcher.find(queries.mix(rows, options.weights), count=options.count)
+    searcher = queries.Searcher(index, encoder=student, teacher=teacher, ann=options.ann)
+    rows = [_embed_part(searcher, kind, value, up=options.up) for kind, value in options.parts]
+    matches = searcher.find(queries.mix(rows, options.weights), count=options.count)
     title = " + ".join(
         f"{weight:g} × {value}" if len(rows) > 1 else value
         for (_, value), weight in zip(options.parts, options.weights, strict=True)
     )
     if options.format == "sheet":
-        pictures.write_sheet(options.output, index, found.numbers, found.scores, title=title)
-        print(f"{len(found.numbers)} shapes in {options.output}")
+        pictures.write_sheet(options.output, index, matches.numbers, matches.scores, title=title)
+        print(f"wrote {len(matches.numbers)} shapes to {options.output}")
     else:
-        text = {"table": table, "json": as_json}[options.format](index, found)
+        text = {"table": format_table, "json": format_json}[options.format](index, matches)
         if options.output:
             options.output.write_text(text + "\n", encoding="utf-8")
         else:
             print(text)
 
 
-def _row(searcher: queries.Searcher, kind: str, value: str, *, up: str | None) -> np.ndarray:
-    """A part of the question as a unit row."""
+def _embed_part(searcher: queries.Searcher, kind: str, value: str, *, up: str | None) -> np.ndarray:
+    """Returns the embedding of one part of the query, unit norm."""
     if kind == "text":
-        return searcher.text(value)
+        return searcher.embed_text(value)
     try:
         if kind == "image":
-            return searcher.picture(queries.read_picture(Path(value)))
+            return searcher.embed_picture(queries.read_picture(Path(value)))
         cloud = queries.read_cloud(Path(value), searcher.index, up=up)
     except OSError as error:
-        raise ValueError(f"{value}: cannot be read: {error.strerror or error}") from error
+        raise ValueError(f"cannot read {value}: {error.strerror or error}") from error
     except ValueError as error:
-        raise ValueError(f"{value}: {error}") from error
+        raise ValueError(f"cannot use {value}: {error}") from error
     if cloud.faults:
         print(f"note: {value}: {', '.join(cloud.faults)}", file=sys.stderr)
-    return searcher.cloud(cloud.xyz, cloud.rgb)
+    return searcher.embed_cloud(cloud.xyz, cloud.rgb)
 
 
-def table(index: indices.Index, found: queries.Found) -> str:
-    """The shapes as lines of text, one each, below a heading."""
+def format_table(index: shape_index.ShapeIndex, matches: queries.Matches) -> str:
+    """Returns a text table with a header and one line per shape."""
     rows = [("rank", "score", "name", "id", "creator", "licence")]
-    for rank, (number, score) in enumerate(zip(found.numbers, found.scores, strict=True), 1):
+    for rank, (number, score) in enumerate(zip(matches.numbers, matches.scores, strict=True), 1):
         item = index.items[number]
         texts = (item.title, item.id, item.creator, item.licence)
         rows.append((str(rank), f"{score:.3f}", *(" ".join(text.split()) for text in texts)))
@@ -127,37 +127,36 @@ def table(index: indices.Index, found: queries.Found) -> str:
     )
 
 
-def as_json(index: indices.Index, found: queries.Found) -> str:
-    """The shapes as a JSON list of objects: rank, score, what is known, and the picture's path."""
+def format_json(index: shape_index.ShapeIndex, matches: queries.Matches) -> str:
+    """Returns a JSON list with rank, score, metadata and picture path of each shape."""
     rows = []
-    for rank, (number, score) in enumerate(zip(found.numbers, found.scores, strict=True), 1):
+    for rank, (number, score) in enumerate(zip(matches.numbers, matches.scores, strict=True), 1):
         item = dataclasses.asdict(index.items[number])
-        item["picture"] = str(index.picture(number))
+        item["picture"] = str(index.picture_path(number))
         rows.append({"rank": rank, "score": round(float(score), 6)} | item)
     return json.dumps(rows, indent=1, ensure_ascii=False)
 
 
-class _Part(argparse.Action):
-    """Keeps the parts of a question in the order of the command line, whatever their kinds."""
+class _AppendPart(argparse.Action):
+    """Collects (kind, value) of --text, --image and --mesh in the order of the command line."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         namespace.parts = [*namespace.parts, (option_string.lstrip("-"), values)]
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Reads the command line.
+    """Parses the command line.
 
     Args:
-      arguments: without the program's name; None takes the process's own.
+      arguments: arguments without the program name; None for those of the process.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m mrd_jax.tools.search",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.Parser(__doc__, prog="python -m mrd_jax.tools.search")
     commands = parser.add_subparsers(dest="command", required=True)
-    _add_build(commands.add_parser("build", help="write an index"))
-    _add_find(commands.add_parser("find", help="search one"))
+    for name, add_options, text in (
+        ("build", _add_build, "write an index"),
+        ("find", _add_find, "search an index"),
+    ):
+        add_options(commands.add_parser(name, help=text, description=text))
     options = parser.parse_args(arguments)
     if options.command == "build":
         _check_build(parser, options)
@@ -168,69 +167,76 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _add_build(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--output", required=True, type=Path, help="folder of the index, a new one")
+    add("--output", required=True, type=Path, help="folder of the index, must not exist")
     add("--data", type=Path, help="folder of a prepared data set, with its version")
-    add("--embeddings", type=Path, help="instead of --data: npz file of mrd_jax.tools.embed")
-    add("--checkpoint", type=Path, help="of --data: workdir of a run, or folder of an encoder")
-    add("--splits", nargs="+", default=(), help="of --data; left out: all")
-    add("--teacher", help="hub name or folder; left out: where data_prep.build left or took it")
-    add("--points", type=int, default=2_048, help="of the clouds that are shown, at most; 2,048")
-    add("--ann", action="store_true", help="write what `find --ann` needs; extra `ann`")
+    add("--embeddings", type=Path, help="npz file of mrd_jax.tools.embed, instead of --data")
+    add("--checkpoint", type=Path, help="with --data: workdir of a run, or folder of an encoder")
+    add("--splits", nargs="+", default=(), help="with --data: splits to index (default: all)")
+    add(
+        "--teacher",
+        help="hub name or folder of the teacher (default: the one that data_prep.build saved or "
+        "loaded, or the one on the encoder's model card)",
+    )
+    add("--points", type=int, default=2_048, help="points to store per shape (default: 2048)")
+    add("--ann", action="store_true", help="also write the file for find --ann; needs mrd_jax[ann]")
 
 
 def _add_find(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--index", required=True, type=Path, help="folder of the index")
-    for name, what in (
-        ("--text", "words to search for"),
-        ("--image", "picture to search for"),
-        ("--mesh", f"shape to search for: {', '.join(clouds.TYPES)}"),
+    for name, text in (
+        ("--text", "text to search for; may be repeated"),
+        ("--image", "picture file to search for; may be repeated"),
+        ("--mesh", f"shape file to search for: {', '.join(clouds.TYPES)}; may be repeated"),
     ):
-        add(name, action=_Part, dest="parts", default=[], metavar=name[2:].upper(), help=what)
-    add("--weights", nargs="+", type=float, help="of the parts in their order; 1 each")
-    add("--checkpoint", type=Path, help="of --mesh: the encoder that made the index")
-    add("--teacher", help="of --text and --image: hub name or folder; left out: the index knows")
-    add("--up", choices=("y", "z"), help="vertical axis of --mesh; left out: by its type")
-    add("--count", type=int, default=10, help="shapes to find; 10")
-    add("--format", default="table", choices=FORMATS, help="of the answer; table")
-    add("--output", type=Path, help="file to write; left out: printed")
-    add("--ann", action="store_true", help="search approximately, from 200,000 shapes")
+        add(name, action=_AppendPart, dest="parts", default=[], metavar=name[2:].upper(), help=text)
+    add("--weights", nargs="+", type=float, help="one weight per part, in order (default: 1 each)")
+    add("--checkpoint", type=Path, help="with --mesh: the encoder that the index was built with")
+    add(
+        "--teacher",
+        help="with --text and --image: hub name or folder (default: recorded in the index)",
+    )
+    add("--up", choices=("y", "z"), help="vertical axis of --mesh (default: by file type)")
+    add("--count", type=int, default=10, help="number of shapes to find (default: 10)")
+    add("--format", default="table", choices=FORMATS, help="output format (default: table)")
+    add("--output", type=Path, help="file to write (default: print to stdout)")
+    add("--ann", action="store_true", help="search approximately; for 200,000 shapes and more")
 
 
 def _check_build(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     if (options.data is None) == (options.embeddings is None):
-        parser.error("pass --data or --embeddings, one of them")
+        parser.error("pass either --data or --embeddings")
     if (options.data is None) != (options.checkpoint is None):
-        parser.error("--checkpoint belongs to --data, and that needs it")
+        parser.error("--data and --checkpoint must be passed together")
     if options.splits and options.data is None:
-        parser.error("--splits belongs to --data")
+        parser.error("--splits needs --data")
     if options.points < 1:
         parser.error(f"--points is {options.points}; expected a positive number")
 
 
 def _check_find(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     if not options.parts:
-        parser.error("nothing to search for: pass --text, --image or --mesh")
+        parser.error("nothing to search for; pass --text, --image or --mesh")
     if options.weights is None:
         options.weights = [1.0] * len(options.parts)
     if len(options.weights) != len(options.parts):
-        parser.error(f"{len(options.weights)} --weights for {len(options.parts)} parts: one each")
+        parser.error(
+            f"--weights has {len(options.weights)} values for {len(options.parts)} parts; expected "
+            "one value per part"
+        )
     if any(kind == "mesh" for kind, _ in options.parts) and options.checkpoint is None:
-        parser.error("--mesh needs --checkpoint, the encoder that made the index")
+        parser.error("--mesh needs --checkpoint, the encoder that the index was built with")
     if options.format == "sheet" and options.output is None:
-        parser.error("--format sheet needs --output, a PNG file")
+        parser.error("--format sheet needs --output, the PNG file to write")
     if options.count < 1:
         parser.error(f"--count is {options.count}; expected a positive number")
 
 
+@command.reports_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = parse_options(arguments)
-    try:
-        {"build": build, "find": find}[options.command](options)
-    except _ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    {"build": build, "find": find}[options.command](options)
     return 0
 
 

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clouds on the search page are turned and enlarged, by all that people have at hand."""
+"""Rotating and zooming point clouds on the search page by mouse, keyboard and touch."""
 
 import pages
 import pytest
 
 pytest_plugins = ("opened_page",)
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("fast_compile")]
-# What a screen reader says of the first cloud found ends with some words.
-VALUE_ENDS = """(words) =>
-    document.querySelector(".card canvas").getAttribute("aria-valuetext").endsWith(words)
+# Whether the value that screen readers announce for the first result ends with some text.
+VALUE_ENDS = """(text) =>
+    document.querySelector(".card canvas").getAttribute("aria-valuetext").endsWith(text)
 """
 
 
-def test_a_cloud_is_turned_by_mouse_and_by_keys(opened):
+def test_mouse_and_keys_rotate_a_cloud(opened):
     page = opened()
     pages.search(page, "red")
     canvas = page.locator(".card canvas").first
@@ -37,7 +37,7 @@ def test_a_cloud_is_turned_by_mouse_and_by_keys(opened):
     assert canvas.get_attribute("aria-valuetext") == "270 degrees, seen from 40 degrees above"
 
 
-def test_a_cloud_is_enlarged_by_ctrl_and_wheel_and_by_keys(opened, shoot):
+def test_wheel_with_ctrl_and_keys_zoom_a_cloud(opened, shoot):
     page = opened()
     pages.search(page, "red")
     canvas = page.locator(".card canvas").first
@@ -52,7 +52,7 @@ def test_a_cloud_is_enlarged_by_ctrl_and_wheel_and_by_keys(opened, shoot):
     page.keyboard.down("Control")
     page.mouse.wheel(0, -120)
     page.keyboard.up("Control")
-    page.wait_for_function(VALUE_ENDS, arg="enlarged 1.9 times")  # e ^ 0.22, whatever the notch
+    page.wait_for_function(VALUE_ENDS, arg="enlarged 1.9 times")  # e^0.22 times, at any wheel speed
     page.wait_for_timeout(100)
     assert pages.pixels(page, ".card canvas")[1] > 1.5 * painted
     assert page.evaluate("window.scrollY") == 0
@@ -67,7 +67,7 @@ def test_a_cloud_is_enlarged_by_ctrl_and_wheel_and_by_keys(opened, shoot):
     page.wait_for_function(VALUE_ENDS, arg="enlarged 4 times")
 
 
-def test_the_wheel_alone_scrolls_the_page_also_over_a_cloud_in_use(opened):
+def test_the_wheel_without_ctrl_scrolls_the_page_over_a_focused_cloud(opened):
     page = opened("phone")
     pages.search(page, "red")
     canvas = page.locator(".card canvas").first
@@ -81,7 +81,7 @@ def test_the_wheel_alone_scrolls_the_page_also_over_a_cloud_in_use(opened):
     assert canvas.get_attribute("aria-valuetext").endswith("above")
 
 
-def test_two_fingers_enlarge_a_cloud_and_one_turns_it(opened, shoot):
+def test_two_fingers_zoom_a_cloud_and_one_rotates_it(opened, shoot):
     page = opened("phone", has_touch=True)
     pages.search(page, "red")
     canvas = page.locator(".card canvas").first
@@ -98,7 +98,7 @@ def test_two_fingers_enlarge_a_cloud_and_one_turns_it(opened, shoot):
     canvas.press("+")
     touch("touchStart", (0, -20))
     touch("touchStart", (0, -20), (0, 20))
-    for moved in (10, 20, 30, 40):  # both upwards: one finger scrolls the page so
+    for moved in (10, 20, 30, 40):  # both move up, as one finger does to scroll
         touch("touchMove", (0, -20 - 2 * moved), (0, 20 - moved))
     touch("touchEnd")
     page.wait_for_function(

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The search command, from files and data sets to answers."""
+"""The search command, from files and data sets to results."""
 
 import dataclasses
 import json
 
+import fake_data
 import jax
-import made_up
 import numpy as np
 import PIL.Image
 import pytest
@@ -14,8 +14,7 @@ from tiny_encoder import random_clouds, tiny_card, tiny_variables
 
 from mrd_jax import encoder
 from mrd_jax.data import source
-from mrd_jax.search import index as indices
-from mrd_jax.search import queries
+from mrd_jax.search import queries, shape_index
 from mrd_jax.tools import embed, search
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
@@ -23,23 +22,23 @@ NAMES = ("oak_chair-2.npz", "b/0001.npz", "RedLamp.npz")
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory):
-    """A folder with an encoder, embedded clouds and their index."""
+def workspace(tmp_path_factory):
+    """Returns the working directory, with an encoder, embedded point clouds and their index."""
     folder = tmp_path_factory.mktemp("search")
     encoder.save(folder / "encoder", variables=tiny_variables(), card=tiny_card())
     for name, (xyz, rgb) in zip(NAMES, random_clouds(3), strict=True):
         (folder / "files" / name).parent.mkdir(parents=True, exist_ok=True)
         np.savez(folder / "files" / name, xyz=xyz[:, [0, 2, 1]] * [1, 1, -1], rgb=rgb)
     with pytest.MonkeyPatch.context() as patch:
-        load, kept = encoder.load, {}
+        load, cache = encoder.load, {}
 
-        def once(path, **_):
-            """Commands of this module load one encoder, so that it is compiled once."""
-            if str(path) not in kept:
-                kept[str(path)] = load(path, devices=jax.local_devices()[:1])
-            return kept[str(path)]
+        def load_once(path, **_):
+            """Caches the encoder, so that it is compiled once per module."""
+            if str(path) not in cache:
+                cache[str(path)] = load(path, devices=jax.local_devices()[:1])
+            return cache[str(path)]
 
-        patch.setattr(encoder, "load", once)
+        patch.setattr(encoder, "load", load_once)
         patch.setattr(queries.teachers, "load_teacher", lambda *a, **k: tiny_index.FakeTeacher())
         patch.chdir(folder)
         arguments = ["--checkpoint", "encoder", "--output", "E.npz", "--up", "y", "files"]
@@ -50,38 +49,38 @@ def here(tmp_path_factory):
 
 
 @pytest.fixture
-def run(here, capsys):
+def run(workspace, capsys):
     """Runs the command; returns (status, stdout, stderr)."""
 
     def call(*arguments):
         capsys.readouterr()
-        return search.main([str(one) for one in arguments]), *capsys.readouterr()
+        return search.main([str(argument) for argument in arguments]), *capsys.readouterr()
 
     return call
 
 
-def test_embedded_files_become_an_index_with_names_clouds_and_pictures(here):
-    index = indices.read(here / "index")
+def test_the_index_of_embedded_files_has_names_points_and_pictures(workspace):
+    index = shape_index.read(workspace / "index")
     by_id = {item.id: (number, item) for number, item in enumerate(index.items)}
     assert set(by_id) == {f"files/{name}" for name in NAMES}
     assert [by_id[f"files/{name}"][1].name for name in NAMES] == ["oak chair", "", "Red Lamp"]
-    assert index.teacher == indices.Teacher("fake/teacher", "", "fake/teacher")
-    embedded = np.load(here / "E.npz")["embeddings"]
+    assert index.teacher == shape_index.Teacher("fake/teacher", "", "fake/teacher")
+    embedded = np.load(workspace / "E.npz")["embeddings"]
     np.testing.assert_allclose(index.rows, embedded, rtol=0, atol=1e-3)
-    # Turned upright again, as they were embedded, and coloured.
+    # The points are rotated to z up, as for the embedding, and coloured.
     xyz, rgb = random_clouds(3)[0]
     number = by_id["files/oak_chair-2.npz"][0]
     assert index.xyz.shape == (3, 50, 3)
     for point, colour in zip(index.xyz[number] / 32_767, index.rgb[number], strict=True):
         nearest = np.linalg.norm(xyz - point, axis=1).argmin()
-        # Some of the few points come once more often than others, which moves their mean.
+        # Some of the few points are repeated more often than others, which shifts the mean.
         np.testing.assert_allclose(point, xyz[nearest], atol=2e-3)
         np.testing.assert_allclose(colour / 255, rgb[nearest], atol=1 / 255)
-    with PIL.Image.open(index.picture(number)) as picture:
+    with PIL.Image.open(index.picture_path(number)) as picture:
         assert picture.size == (128, 128)
 
 
-def test_what_the_table_of_a_folder_says_is_in_the_index(run, tmp_path):
+def test_the_index_has_the_metadata_of_the_table(run, tmp_path):
     xyz, _ = random_clouds(1)[0]
     np.savez(tmp_path / "x.npz", xyz=xyz[:, [0, 2, 1]] * [1, 1, -1])
     lines = "path,name,up_axis,creator,licence\nx.npz,oak chair,y,Zoë,CC-BY-4.0\n"
@@ -90,15 +89,15 @@ def test_what_the_table_of_a_folder_says_is_in_the_index(run, tmp_path):
     assert embed.main(arguments) == 0
     output = tmp_path / "index"
     assert run("build", "--embeddings", tmp_path / "E.npz", "--output", output)[0] == 0
-    index = indices.read(output)
+    index = shape_index.read(output)
     (item,) = index.items
     assert (item.name, item.creator, item.licence) == ("oak chair", "Zoë", "CC-BY-4.0")
-    # Upright, but for what the repetition of some points does to their size.
+    # Upright; the repetition of some points changes the scale slightly.
     extents = np.ptp(index.xyz[0] / 32_767, axis=0)
     np.testing.assert_allclose(extents, np.ptp(xyz, axis=0), rtol=0, atol=0.01)
 
 
-def test_a_file_finds_itself_and_the_answer_is_a_table(run):
+def test_a_file_finds_itself_and_results_are_printed_as_a_table(run):
     mesh = "files/oak_chair-2.npz"
     status, out, _ = run(
         "find", "--index", "index", "--checkpoint", "encoder", "--up", "y", "--mesh", mesh
@@ -109,54 +108,59 @@ def test_a_file_finds_itself_and_the_answer_is_a_table(run):
     assert lines[1] == ["1", "1.000", "oak", "chair", mesh]
 
 
-def test_parts_are_mixed_by_their_weights_in_their_order(run, here, tmp_path):
+def test_parts_are_mixed_by_their_weights_in_order(run, workspace, tmp_path):
     PIL.Image.new("RGB", (3, 3), (0, 255, 0)).save(tmp_path / "green.png")
-    searcher = queries.Searcher(indices.read(here / "index"), teacher=tiny_index.FakeTeacher())
-    parts = [searcher.text("red"), tiny_index.row((0, 255, 0)), searcher.text("blue")]
-    rows = [queries.unit(part) for part in parts]
+    searcher = queries.Searcher(
+        shape_index.read(workspace / "index"), teacher=tiny_index.FakeTeacher()
+    )
+    parts = [searcher.embed_text("red"), tiny_index.row((0, 255, 0)), searcher.embed_text("blue")]
+    rows = [queries.normalise(part) for part in parts]
     want = searcher.find(queries.mix(rows, [2, -1, 0.5]), count=2)
     status, out, _ = run(
         *("find", "--index", "index", "--text", "red", "--image", tmp_path / "green.png"),
         *("--text", "blue", "--weights", 2, -1, 0.5, "--format", "json", "--count", 2),
     )
     found = json.loads(out)
-    assert status == 0 and [one["rank"] for one in found] == [1, 2]
-    assert [one["id"] for one in found] == [searcher.index.items[n].id for n in want.numbers]
-    np.testing.assert_allclose([one["score"] for one in found], want.scores, atol=1e-5)
+    assert status == 0 and [shape["rank"] for shape in found] == [1, 2]
+    assert [shape["id"] for shape in found] == [searcher.index.items[n].id for n in want.numbers]
+    np.testing.assert_allclose([shape["score"] for shape in found], want.scores, atol=1e-5)
     assert set(found[0]) == {"rank", "score", "id", "name", "creator", "licence", "picture"}
 
 
-def test_a_sheet_is_written(run, tmp_path):
+def test_a_contact_sheet_is_written(run, tmp_path):
     sheet = tmp_path / "found.png"
     status, out, _ = run(
         "find", "--index", "index", "--text", "red", "--format", "sheet", "--output", sheet
     )
-    assert status == 0 and "3 shapes in" in out
+    assert status == 0 and "wrote 3 shapes to" in out
     with PIL.Image.open(sheet) as picture:
         assert picture.format == "PNG" and picture.width == 3 * 216
 
 
-def test_another_encoder_is_refused(run, tmp_path):
+def test_another_encoder_is_rejected(run, tmp_path):
     encoder.save(tmp_path / "e", variables=tiny_variables(), card=tiny_card(licence="another"))
     status, _, err = run(
         *("find", "--index", "index", "--mesh", "files/RedLamp.npz"),
         *("--checkpoint", tmp_path / "e"),
     )
-    assert status == 2 and "was made by the encoder with the hash" in err
+    assert status == 2 and "was built with the encoder" in err
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["find", "--index", "nothing", "--text", "x"], "nothing holds no index"),
-        (["find", "--index", "index", "--image", "x.png"], "x.png: cannot be read: No such file"),
-        (["build", "--embeddings", "E.npz", "--output", "index"], "index exists already"),
+        (["find", "--index", "nothing", "--text", "x"], "nothing is not an index"),
+        (["find", "--index", "index", "--image", "x.png"], "cannot read x.png: No such file"),
+        (
+            ["build", "--embeddings", "E.npz", "--output", "index"],
+            "index exists; choose another folder",
+        ),
         (["build", "--embeddings", "files/RedLamp.npz", "--output", "i"], "lacks ['embeddings'"),
-        (["build", "--embeddings", "E.npz", "--output", "i", "--ann"], "leave it out"),
+        (["build", "--embeddings", "E.npz", "--output", "i", "--ann"], "omit it"),
         (["build", "--data", "x", "--checkpoint", "y", "--output", "i"], "no data set in 'x'"),
     ],
 )
-def test_what_cannot_be_used_is_refused_by_name(run, arguments, message):
+def test_an_unusable_input_is_reported_by_name(run, arguments, message):
     status, _, err = run(*arguments)
     assert status == 2 and message in err
 
@@ -165,23 +169,32 @@ def test_what_cannot_be_used_is_refused_by_name(run, arguments, message):
     "arguments, message",
     [
         (["find", "--index", "i"], "nothing to search for"),
-        (["find", "--index", "i", "--text", "x", "--weights", "1", "2"], "2 --weights for 1 parts"),
+        (
+            ["find", "--index", "i", "--text", "x", "--weights", "1", "2"],
+            "--weights has 2 values for 1 part",
+        ),
         (["find", "--index", "i", "--mesh", "x.glb"], "--mesh needs --checkpoint"),
         (["find", "--index", "i", "--text", "x", "--format", "sheet"], "sheet needs --output"),
         (["find", "--index", "i", "--text", "x", "--count", "0"], "--count is 0"),
-        (["build", "--output", "i"], "pass --data or --embeddings"),
-        (["build", "--output", "i", "--data", "d"], "--checkpoint belongs to --data"),
-        (["build", "--output", "i", "--embeddings", "e", "--splits", "test"], "--splits belongs"),
+        (["build", "--output", "i"], "pass either --data or --embeddings"),
+        (
+            ["build", "--output", "i", "--data", "d"],
+            "--data and --checkpoint must be passed together",
+        ),
+        (
+            ["build", "--output", "i", "--embeddings", "e", "--splits", "test"],
+            "--splits needs --data",
+        ),
     ],
 )
-def test_options_that_do_not_fit_together_are_refused(arguments, message, capsys):
+def test_inconsistent_options_are_rejected(arguments, message, capsys):
     with pytest.raises(SystemExit):
         search.main(arguments)
     assert message in capsys.readouterr().err
 
 
-def test_a_data_set_becomes_an_index(made, tmp_path, monkeypatch, capsys):
-    """The encoder takes fewer points than a record has; a shape without a picture gets one."""
+def test_a_data_set_is_indexed(made, tmp_path, monkeypatch, capsys):
+    """The encoder uses fewer points than a record has; missing pictures are drawn."""
 
     class Encoder:
         card = dataclasses.replace(
@@ -192,16 +205,16 @@ def test_a_data_set_becomes_an_index(made, tmp_path, monkeypatch, capsys):
             rows = np.array([[*xyz.sum(axis=0), *rgb.sum(axis=0)] for xyz, rgb in clouds])
             return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
-    monkeypatch.setattr(search.encoders, "load", lambda path, **_: Encoder())
-    monkeypatch.setattr(search.hashes, "checkpoint", lambda path: "hash")
-    monkeypatch.setattr(search.make, "_CHUNK", 10)  # the last is not full
+    monkeypatch.setattr(search.encoder, "load", lambda path, **_: Encoder())
+    monkeypatch.setattr(search.fingerprints, "checkpoint_fingerprint", lambda path: "hash")
+    monkeypatch.setattr(search.indexing, "_CHUNK", 10)  # the last chunk is smaller
     arguments = ["--data", str(made), "--checkpoint", "e", "--output", str(tmp_path / "index")]
     assert search.main(["build", *arguments, "--points", "5"]) == 0
-    records = [one for split in ("train", "test") for one in source.open_split(made, split)]
-    assert f"{len(records)} shapes in" in capsys.readouterr().out
-    index = indices.read(tmp_path / "index")
+    records = [record for split in ("train", "test") for record in source.open_split(made, split)]
+    assert f"wrote {len(records)} shapes to" in capsys.readouterr().out
+    index = shape_index.read(tmp_path / "index")
     assert [item.id for item in index.items] == [record["id"] for record in records]
-    assert index.teacher == indices.Teacher("fake/teacher", "1", "fake/teacher")
+    assert index.teacher == shape_index.Teacher("fake/teacher", "1", "fake/teacher")
     assert index.checkpoint == "hash" and index.xyz.shape == (len(records), 5, 3)
     for number, record in enumerate(records):
         item = index.items[number]
@@ -215,54 +228,58 @@ def test_a_data_set_becomes_an_index(made, tmp_path, monkeypatch, capsys):
         cloud = np.float32(record["xyz"][:7]), record["rgb"][:7] / 255
         row = np.concatenate([part.sum(axis=0) for part in cloud])
         np.testing.assert_allclose(index.rows[number], row / np.linalg.norm(row), atol=1e-3)
-        own = made / "evaluation" / "pictures" / record["picture"]
+        picture = made / "evaluation" / "pictures" / record["picture"]
         if record["picture"]:
-            assert index.picture(number).read_bytes() == own.read_bytes()
+            assert index.picture_path(number).read_bytes() == picture.read_bytes()
         else:
-            with PIL.Image.open(index.picture(number)) as drawn:
+            with PIL.Image.open(index.picture_path(number)) as drawn:
                 assert drawn.size == (128, 128)
     assert [item.id for item in index.items].count("Thing #9/\u00fc") == 1
-    assert made_up.ITEMS - 1 == len(records)
+    assert fake_data.ITEMS - 1 == len(records)
 
 
-def test_the_teacher_is_looked_for_where_the_build_took_it(made, tmp_path, monkeypatch):
+def test_the_default_teacher_is_the_one_of_the_build(made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     metadata = source.read_metadata(made)
     card = dataclasses.replace(tiny_card(), teacher=metadata["teacher"]["name"])
 
-    def place(given):
-        told = metadata | {"build": metadata["build"] | {"teacher": given}}
-        return search.make._teacher(card, told, place="", data=made, output=tmp_path / "i").place
+    def place(teacher):
+        changed = metadata | {"build": metadata["build"] | {"teacher": teacher}}
+        return search.indexing._find_teacher(
+            card, changed, place="", data=made, output=tmp_path / "i"
+        ).place
 
     (tmp_path / "mine").mkdir()
     assert place("mine") == "../mine"
     assert place("nowhere") == card.teacher
 
 
-def test_one_split_alone_can_be_indexed(made, tmp_path, monkeypatch):
-    taken = {}
+def test_a_single_split_is_indexed(made, tmp_path, monkeypatch):
+    passed = {}
 
     def write(output, directory, **options):
-        taken.update(options)
+        passed.update(options)
         tiny_index.write(output)
 
-    monkeypatch.setattr(search.encoders, "load", lambda path, **_: None)
-    monkeypatch.setattr(search.hashes, "checkpoint", lambda path: "hash")
-    monkeypatch.setattr(search.make, "from_records", write)
+    monkeypatch.setattr(search.encoder, "load", lambda path, **_: None)
+    monkeypatch.setattr(search.fingerprints, "checkpoint_fingerprint", lambda path: "hash")
+    monkeypatch.setattr(search.indexing, "index_data_set", write)
     arguments = ["--data", str(made), "--checkpoint", "e", "--output", str(tmp_path / "index")]
     assert search.main(["build", *arguments, "--splits", "test"]) == 0
-    assert taken["splits"] == ["test"]
+    assert passed["splits"] == ["test"]
 
 
-def test_where_the_teacher_is_is_remembered_or_asked_for(run, here, tmp_path, monkeypatch):
-    monkeypatch.chdir(here)
-    (here / "mine").mkdir()
+def test_the_index_records_the_place_of_the_teacher_or_the_command_warns(
+    run, workspace, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(workspace)
+    (workspace / "mine").mkdir()
     status, _, err = run(
         *("build", "--embeddings", "E.npz", "--output", tmp_path / "a", "--teacher", "mine")
     )
     assert status == 0 and "note" not in err
-    place = indices.read(tmp_path / "a").teacher.place
-    assert (tmp_path / "a" / place).resolve() == (here / "mine").resolve()
+    place = shape_index.read(tmp_path / "a").teacher.place
+    assert (tmp_path / "a" / place).resolve() == (workspace / "mine").resolve()
     status, _, err = run(
         *("build", "--embeddings", "E.npz", "--output", tmp_path / "b", "--teacher", "gone")
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README and the pages of the documentation, taken apart: blocks, commands, names and links."""
+"""Parses the README and the documentation into code blocks, commands, names and links."""
 
 import dataclasses
 import pathlib
@@ -7,7 +7,7 @@ import re
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
-# Packages and folders of the repository that text may name.
+# Packages and folders that the documentation may refer to.
 PACKAGES = ("mrd_jax", "data_prep", "configs", "benchmarks")
 
 _FENCE = re.compile(r"^( *)```(.*)\n((?:.*\n)*?)\1```$", re.MULTILINE)
@@ -15,13 +15,13 @@ _FENCE = re.compile(r"^( *)```(.*)\n((?:.*\n)*?)\1```$", re.MULTILINE)
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A fenced block of a page.
+    """A fenced code block of a page.
 
     Attributes:
-      page: relative to the repository.
-      language: as the fence says it, "" for what programs print.
-      text: between the fences.
-      file: that the line before it names, "" for none.
+      page: path of the page, relative to the repository.
+      language: info string of the fence, "" for program output.
+      text: text between the fences.
+      file: file name on the line before the block, or "".
     """
 
     page: str
@@ -31,7 +31,7 @@ class Block:
 
     @property
     def commands(self):
-        """Its commands, each on one line; comments are none."""
+        """Returns the commands, each on one line, without comments."""
         joined = re.sub(r"\\\n\s*", "", self.text)
         return [line.strip() for line in joined.splitlines() if line.strip() and line[0] != "#"]
 
@@ -41,21 +41,21 @@ def name(page):
 
 
 def blocks(page):
-    """The fenced blocks of a page, in their order."""
+    """Yields the fenced code blocks of a page, in order."""
     text = page.read_text("utf-8")
-    for found in _FENCE.finditer(text):
-        before = text[: found.start()].rstrip().rsplit("\n", 1)[-1]
+    for match in _FENCE.finditer(text):
+        before = text[: match.start()].rstrip().rsplit("\n", 1)[-1]
         file = re.fullmatch(r"`([\w/.-]+)`:", before)
-        yield Block(name(page), found[2].strip(), found[3], file[1] if file else "")
+        yield Block(name(page), match[2].strip(), match[3], file[1] if file else "")
 
 
 def prose(page):
-    """A page without its blocks."""
+    """Returns the text of a page without its code blocks."""
     return _FENCE.sub("", page.read_text("utf-8"))
 
 
 def commands():
-    """All (page, command) of shell blocks."""
+    """Returns (page, command) for all commands in shell blocks."""
     return [
         (block.page, command)
         for page in PAGES
@@ -66,11 +66,11 @@ def commands():
 
 
 def code(page):
-    """The pieces of prose between backticks, one line each."""
+    """Returns the inline code of a page, with whitespace collapsed."""
     return [" ".join(piece.split()) for piece in re.findall(r"`([^`]+)`", prose(page))]
 
 
 def links(page):
-    """Targets of links that lead into the repository."""
+    """Returns the targets of links within the repository."""
     targets = re.findall(r"\]\(([^)\s]+)\)", prose(page))
     return [target for target in targets if "://" not in target]

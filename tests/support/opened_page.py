@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures that open the search page in a real browser; a plugin of the tests that need one."""
+"""Pytest plugin with fixtures that open the search page in a real browser."""
 
 import contextlib
 import os
@@ -13,9 +13,9 @@ import pytest
 import tiny_index
 import uvicorn
 
-from mrd_jax.demo import app as apps
+from mrd_jax.demo import web_app
 
-# Pictures by the processor: WebGL where there is no graphics card.
+# Renders WebGL on the CPU.
 OPTIONS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 
 
@@ -26,10 +26,10 @@ def searcher(tmp_path_factory, fast_compile):
 
 @pytest.fixture(scope="module")
 def address(searcher):
-    """The server, as `python -m mrd_jax.demo` runs it."""
+    """Serves the page as `python -m mrd_jax.demo` does; returns its address."""
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
-        apps.serving(searcher, apps.Limits(upload_bytes=2**20, read_seconds=60)) as app,
+        web_app.serving(searcher, web_app.Limits(upload_bytes=2**20, read_seconds=60)) as app,
     ):
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -42,19 +42,19 @@ def address(searcher):
 @pytest.fixture(scope="module")
 def chromium():
     names = ("chromium", "chromium-browser", "google-chrome")
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found is None:
+    executable = next(filter(None, map(shutil.which, names)), None)
+    if executable is None:
         pytest.skip(f"none of {', '.join(names)} is installed: apt-get install chromium")
     driver = pytest.importorskip("playwright.sync_api", reason='pip install -e ".[browser]"')
     with driver.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=OPTIONS)
+        browser = playwright.chromium.launch(executable_path=executable, args=OPTIONS)
         yield browser
         browser.close()
 
 
 @pytest.fixture
 def opened(chromium, address, request):
-    """Opens the page in some size; whatever the page's code complains of fails the test."""
+    """Opens the page at a size; an uncaught JavaScript error fails the test."""
     with contextlib.ExitStack() as stack:
 
         def call(size="desktop", *, script=None, **options):
@@ -68,7 +68,7 @@ def opened(chromium, address, request):
             if script:
                 page.add_init_script(script)
             page.goto(address)
-            page.wait_for_selector("#about:has-text('among')")
+            page.wait_for_selector("#about:has-text('shapes by')")
             return page
 
         yield call
@@ -76,7 +76,7 @@ def opened(chromium, address, request):
 
 @pytest.fixture(scope="module")
 def shoot(tmp_path_factory):
-    """Saves a picture of a page."""
+    """Saves screenshots of a page."""
     folder = os.environ.get("SCREENSHOTS") or tmp_path_factory.mktemp("screenshots")
     pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
 

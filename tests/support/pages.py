@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What people do on the search page, and what they see."""
+"""Helpers that use the search page like a user and read what it shows."""
 
 import base64
 
@@ -33,7 +33,7 @@ def names(searcher, row, **options):
 
 
 def pixels(page, selector):
-    """What a canvas shows, and how many of its pixels are painted."""
+    """Returns the content of a canvas as a data URL, and the number of its opaque pixels."""
     return page.locator(selector).first.evaluate(
         """(canvas) => {
             const { width, height } = canvas;

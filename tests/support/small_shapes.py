@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Coloured boxes and clouds in files, and a teacher that knows colours."""
+"""Coloured boxes and point clouds in files, and a fake teacher that embeds colours."""
 
 import colorsys
 import io
@@ -15,13 +15,13 @@ SETTINGS = {"points": 64, "views": 2, "image_size": 24, "workers": 1}
 
 
 def rgb(name):
-    """Ten hues around the wheel, as uint8."""
+    """Returns one of ten evenly spaced hues, as uint8."""
     hue = COLOURS.index(name) / len(COLOURS)
     return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, 1, 1))
 
 
 def box(extents=(1, 2, 4), colour=(255, 0, 0)):
-    """A box about the origin; the extents are those of the file's axes."""
+    """Returns a box centred at the origin, with extents along the axes of the file."""
     mesh = trimesh.creation.box(extents=extents)
     colours = np.tile([*colour, 255], (8, 1)).astype(np.uint8)
     mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=colours)
@@ -29,7 +29,7 @@ def box(extents=(1, 2, 4), colour=(255, 0, 0)):
 
 
 def write(path, mesh):
-    """Writes a mesh by its file's ending; an OBJ file gets its colour from a material."""
+    """Writes a mesh in the format of the suffix; an OBJ file gets its colour from a material."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".obj":
         lines = [f"mtllib {path.stem}.mtl", "usemtl paint"]
@@ -44,14 +44,14 @@ def write(path, mesh):
 
 
 def picture(colour, *, size=(8, 8), **options):
-    """PNG bytes of one colour."""
+    """Returns a PNG file of one colour."""
     buffer = io.BytesIO()
     PIL.Image.new("RGB", size, colour).save(buffer, "PNG", **options)
     return buffer.getvalue()
 
 
 class ColourTeacher:
-    """Image feature: mean colour of what is not white. Text feature: the colour that it names."""
+    """Embeds a picture as the mean of its non-white pixels, a text as the colour that it names."""
 
     info = teachers.TeacherInfo("colours", "1", 3, "clip", "none")
 
@@ -63,13 +63,14 @@ class ColourTeacher:
         return np.array(rows, np.float32)
 
     def encode_texts(self, texts):
-        found = [[name for name in COLOURS if name in text.split()] for text in texts]
-        return np.array([rgb(names[0]) if names else (1, 1, 1) for names in found], np.float32)
+        names = [[name for name in COLOURS if name in text.split()] for text in texts]
+        return np.array([rgb(named[0]) if named else (1, 1, 1) for named in names], np.float32)
 
 
 def run_build(source, input_dir, output, monkeypatch, *, teacher="colours", **changes):
-    """Runs the real build with the teacher of colours; returns the data set's folder."""
+    """Runs `build` with the fake teacher; returns the folder of the data set."""
     monkeypatch.setattr(teachers, "load_teacher", lambda *args, **kwargs: ColourTeacher())
+    monkeypatch.setattr("data_prep.teachers.names.check", lambda *args, **kwargs: None)
     options = SETTINGS | changes
     return build.build(
         build.Options(source=source, input=input_dir, output=output, teacher=teacher, **options)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A teacher of colours and an index of a few boxes, for tests of the search and of its page."""
+"""Fake teacher that embeds colours, and a small index, for tests of the search and its page."""
 
 import jax
 import numpy as np
@@ -7,15 +7,14 @@ from tiny_encoder import DIM, POINTS, random_clouds, tiny_card, tiny_variables
 
 from data_prep import teachers
 from mrd_jax import encoder
-from mrd_jax.search import index as indices
-from mrd_jax.search import pictures, queries
+from mrd_jax.search import pictures, queries, shape_index
 
 COUNT = 12
 WORDS = ("red", "green", "blue")
 
 
 class FakeTeacher:
-    """A picture is its mean colour, a text the colours that it names."""
+    """Embeds a picture as its mean colour and a text as the colours that it names."""
 
     info = teachers.TeacherInfo("fake/teacher", "r1", DIM, "clip", "none")
 
@@ -28,54 +27,62 @@ class FakeTeacher:
 
 
 def row(colour):
-    """A colour as a feature: its parts, and a constant that keeps black from being nothing."""
-    found = np.zeros(DIM, np.float32)
-    found[:3] = np.asarray(colour) / max(np.max(colour), 1)
-    found[3] = 0.5
-    return found
+    """Returns the feature of a colour: its channels, and a constant, so that black is not zero."""
+    feature = np.zeros(DIM, np.float32)
+    feature[:3] = np.asarray(colour) / max(np.max(colour), 1)
+    feature[3] = 0.5
+    return feature
 
 
 def entries(rows):
-    """One shape a row: a random cloud named after its place."""
-    for place, (unit, (xyz, rgb)) in enumerate(zip(rows, random_clouds(len(rows)), strict=True)):
-        item = indices.Item(
-            f"box/{place}", f"box {place}" * (place > 0), f"maker {place}", "CC0", f"{place}.jpg"
+    """Yields one shape per row: a random point cloud, named by its number."""
+    for number, (unit_row, (xyz, rgb)) in enumerate(
+        zip(rows, random_clouds(len(rows)), strict=True)
+    ):
+        item = shape_index.Item(
+            f"box/{number}",
+            f"box {number}" * (number > 0),
+            f"maker {number}",
+            "CC0",
+            f"{number}.jpg",
         )
         colours = np.rint(rgb * 255).astype(np.uint8)
-        yield indices.Entry(item, unit, xyz, colours, pictures.draw_cloud(xyz, colours, size=32))
+        yield shape_index.Entry(
+            item, unit_row, xyz, colours, pictures.draw_cloud(xyz, colours, size=32)
+        )
 
 
 def unit_rows(count=COUNT, dim=DIM, *, seed=0):
-    found = np.random.default_rng(seed).normal(size=(count, dim))
-    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+    rows = np.random.default_rng(seed).normal(size=(count, dim))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
 def coloured_rows():
-    """The first three are the colours."""
+    """Returns random rows; the first three are the features of `WORDS`."""
     rows = unit_rows()
-    rows[:3] = [queries.unit(row(colour)) for colour in np.eye(3)]
+    rows[:3] = [queries.normalise(row(colour)) for colour in np.eye(3)]
     return rows
 
 
 def write(folder, rows=None, *, checkpoint="of an encoder", **changes):
-    """Writes an index whose first three rows are the colours; returns its folder."""
+    """Writes an index, by default of `coloured_rows`; returns its folder."""
     if rows is None:
         rows = coloured_rows()
     options = {
         "count": len(rows),
         "points": POINTS,
         "card": tiny_card(),
-        "teacher": indices.Teacher("fake/teacher", "r1", "somewhere"),
+        "teacher": shape_index.Teacher("fake/teacher", "r1", "somewhere"),
     }
-    indices.write(folder, entries(rows), checkpoint=checkpoint, **options | changes)
+    shape_index.write(folder, entries(rows), checkpoint=checkpoint, **options | changes)
     return folder
 
 
 def searcher(folder):
-    """Everything that a page needs; shape 5 has the embedding of the first random cloud."""
+    """Returns a searcher with both models; row 5 is the embedding of the first random cloud."""
     encoder.save(folder / "encoder", variables=tiny_variables(), card=tiny_card())
     student = encoder.load(folder / "encoder", devices=jax.local_devices()[:1])
     rows = coloured_rows()
     rows[5] = student.embed(random_clouds(1))[0]
-    index = indices.read(write(folder / "index", rows))
+    index = shape_index.read(write(folder / "index", rows))
     return queries.Searcher(index, encoder=student, teacher=FakeTeacher())

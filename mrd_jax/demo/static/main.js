@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-// What is searched for, and what happens when that changes.
+// The query, and the requests that follow when it changes.
 
 import { card, element, showCloud } from "./results.js";
 import * as server from "./server.js";
 
-const at = (id) => document.getElementById(id);
+const byId = (id) => document.getElementById(id);
 const MEGABYTE = 2 ** 20;
 
-// Parts of the question by kind; a file and a shape of the index exclude each other.
+// Parts of the query by kind: "text", and either "upload" or "shape".
 const parts = new Map();
 let limits = { upload_bytes: Infinity, upload_types: [] };
-let running = new AbortController();
-let given = null;
+let current = new AbortController();
+let upload = null;
 
-at("ask").addEventListener("submit", (event) => {
+byId("query-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  takeWords();
+  readText();
   search();
 });
-at("file").addEventListener("change", (event) => takeFile(event.target.files[0]));
-at("naming").addEventListener("submit", (event) => {
+byId("file").addEventListener("change", (event) => sendFile(event.target.files[0]));
+byId("classify-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  guarded(nameIt);
+  run(classify);
 });
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
@@ -33,127 +33,128 @@ document.addEventListener("dragleave", (event) => {
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   document.body.classList.remove("dropping");
-  takeFile(event.dataTransfer.files[0]);
+  sendFile(event.dataTransfer.files[0]);
 });
-guarded(async () => {
+run(async () => {
   limits = await server.about();
-  at("about").textContent =
-    `By words, by a picture, or by another shape, among ${limits.shapes.toLocaleString("en")} shapes.`;
-  at("file").accept = limits.upload_types.map((type) => `.${type}`).join(",");
+  const shapes = limits.shapes.toLocaleString("en");
+  byId("about").textContent = `Search ${shapes} shapes by text, a picture or another shape.`;
+  byId("file").accept = limits.upload_types.map((type) => `.${type}`).join(",");
 });
 
-function takeWords() {
-  const words = at("words").value.trim();
-  if (words) setPart("text", words, `“${words}”`);
+function readText() {
+  const text = byId("words").value.trim();
+  if (text) setPart("text", text, `“${text}”`);
   else parts.delete("text");
 }
 
-// Keeps the weight that a part of this kind had.
+// Replaces the part of a kind; its weight is kept.
 function setPart(kind, value, label) {
   parts.set(kind, { kind, value, label, weight: parts.get(kind)?.weight ?? 1 });
 }
 
-function takeFile(file) {
+function sendFile(file) {
   if (!file) return;
-  guarded(async (signal) => {
+  run(async (signal) => {
     if (file.size > limits.upload_bytes) {
-      const [size, most] = [file.size, limits.upload_bytes].map((n) => (n / MEGABYTE).toFixed(0));
-      throw new Error(`${file.name} has ${size} MB: at most ${most} MB are taken.`);
+      const [size, limit] = [file.size, limits.upload_bytes].map((n) => (n / MEGABYTE).toFixed(0));
+      throw new Error(`${file.name} is too large (${size} MB). The limit is ${limit} MB.`);
     }
-    say(`Reading ${file.name} …`);
-    const uploaded = await server.upload(file, { signal });
+    setStatus(`Reading ${file.name} …`);
+    const received = await server.upload(file, { signal });
     parts.delete("shape");
-    takeWords();
-    setPart("upload", uploaded.id, uploaded.name);
-    showGiven(uploaded, file);
+    readText();
+    setPart("upload", received.id, received.name);
+    showUpload(received, file);
     await find(signal);
   });
 }
 
-function showGiven(uploaded, file) {
-  given = uploaded;
-  at("given").hidden = false;
-  at("given-name").textContent = uploaded.name;
-  at("given-faults").textContent = uploaded.faults.join(", ");
-  at("named").replaceChildren();
-  const view = at("given-view");
+function showUpload(received, file) {
+  upload = received;
+  byId("upload").hidden = false;
+  byId("upload-name").textContent = upload.name;
+  byId("upload-faults").textContent = upload.faults.join(", ");
+  byId("class-scores").replaceChildren();
+  const view = byId("upload-view");
   view.replaceChildren();
-  if (uploaded.kind === "cloud") {
-    guarded(() => showCloud(view, `api/uploads/${uploaded.id}/cloud`, uploaded.name), null);
+  if (upload.kind === "cloud") {
+    run(() => showCloud(view, `api/uploads/${received.id}/cloud`, received.name), null);
     return;
   }
   const source = URL.createObjectURL(file);
-  const picture = element("img", { src: source, alt: `Picture ${uploaded.name}` });
+  const picture = element("img", { src: source, alt: `Picture ${upload.name}` });
   picture.addEventListener("load", () => URL.revokeObjectURL(source));
-  picture.addEventListener("error", () => picture.remove()); // TGA and TIFF, in most browsers
+  // Most browsers cannot show TGA and TIFF.
+  picture.addEventListener("error", () => picture.remove());
   view.append(picture);
 }
 
 function moreLike(shape) {
   parts.clear();
-  at("words").value = "";
-  forgetFile();
+  byId("words").value = "";
+  removeUpload();
   setPart("shape", shape.number, `shapes like ${shape.title}`);
   search();
 }
 
-function forgetFile() {
+function removeUpload() {
   parts.delete("upload");
-  given = null;
-  at("given").hidden = true;
-  at("file").value = "";
+  upload = null;
+  byId("upload").hidden = true;
+  byId("file").value = "";
 }
 
 function removePart(kind) {
   parts.delete(kind);
-  if (kind === "text") at("words").value = "";
-  if (kind === "upload") forgetFile();
-  at("words").focus();
+  if (kind === "text") byId("words").value = "";
+  if (kind === "upload") removeUpload();
+  byId("words").focus();
   search();
 }
 
 function search() {
-  guarded(find);
+  run(find);
 }
 
 async function find(signal) {
   showParts();
-  await showFound(signal);
+  await showResults(signal);
 }
 
-async function showFound(signal) {
+async function showResults(signal) {
   if (!parts.size) {
-    at("results").replaceChildren();
-    at("turning").hidden = true;
-    say("Type words, or choose a picture or a mesh.");
+    byId("results").replaceChildren();
+    byId("view-help").hidden = true;
+    setStatus("Enter text, or choose a picture or a mesh.");
     return;
   }
-  at("results").setAttribute("aria-busy", "true");
-  const answer = await server.find([...parts.values()], { signal });
-  at("results").replaceChildren(...answer.found.map((shape) => card(shape, { onAlike: moreLike })));
-  const what = [...parts.values()].map((part) => part.label).join(" and ");
-  say(`${answer.found.length} shapes for ${what}, the most alike first.`);
+  byId("results").setAttribute("aria-busy", "true");
+  const { found } = await server.find([...parts.values()], { signal });
+  byId("results").replaceChildren(...found.map((shape) => card(shape, { onMoreLike: moreLike })));
+  const query = [...parts.values()].map((part) => part.label).join(" and ");
+  setStatus(`${found.length} results for ${query}, most similar first.`);
 }
 
 function showParts() {
-  const mixed = parts.size > 1;
-  at("mix").hidden = !parts.size;
-  at("parts").replaceChildren(...[...parts.values()].map((part) => partItem(part, mixed)));
+  const weighted = parts.size > 1;
+  byId("query").hidden = !parts.size;
+  byId("parts").replaceChildren(...[...parts.values()].map((part) => partItem(part, weighted)));
 }
 
-function partItem(part, mixed) {
+function partItem(part, weighted) {
   const item = element("li", {}, element("span", { text: part.label }));
-  if (mixed) {
+  if (weighted) {
     const slider = element("input", { type: "range", min: -1, max: 1, step: 0.1 });
     slider.value = part.weight;
-    const shown = element("output", { text: part.weight });
+    const output = element("output", { text: part.weight });
     slider.addEventListener("input", () => {
       part.weight = Number(slider.value);
-      shown.textContent = part.weight;
+      output.textContent = part.weight;
     });
-    // The slider stays, so that it keeps the focus.
-    slider.addEventListener("change", () => guarded(showFound));
-    const label = element("label", {}, element("span", { text: "weight" }), slider, shown);
+    // Updates only the results: the slider has to keep the focus.
+    slider.addEventListener("change", () => run(showResults));
+    const label = element("label", {}, element("span", { text: "weight" }), slider, output);
     slider.setAttribute("aria-label", `Weight of ${part.label}`);
     item.append(label);
   }
@@ -164,35 +165,36 @@ function partItem(part, mixed) {
   return item;
 }
 
-async function nameIt() {
-  const classes = at("classes").value.split(",").map((name) => name.trim()).filter(Boolean);
-  if (!classes.length) throw new Error("Name some classes to choose among.");
-  const answer = await server.classify(given.id, classes);
-  at("named").replaceChildren(
-    ...answer.classes.map((one) =>
-      element("li", {}, element("span", { text: one.score.toFixed(3) }), ` ${one.name}`),
+async function classify() {
+  const names = byId("classes").value.split(",").map((name) => name.trim()).filter(Boolean);
+  if (!names.length) throw new Error("Enter at least one class name.");
+  const { classes } = await server.classify(upload.id, names);
+  byId("class-scores").replaceChildren(
+    ...classes.map(({ name, score }) =>
+      element("li", {}, element("span", { text: score.toFixed(3) }), ` ${name}`),
     ),
   );
 }
 
-function say(text) {
-  at("status").textContent = text;
+function setStatus(text) {
+  byId("status").textContent = text;
 }
 
-// Runs a task instead of the one that runs; what goes wrong is said on the page.
-async function guarded(task, controller = new AbortController()) {
+// Runs a task and shows its errors on the page. Aborts the current task, unless `controller` is
+// null.
+async function run(task, controller = new AbortController()) {
   if (controller) {
-    running.abort();
-    running = controller;
+    current.abort();
+    current = controller;
   }
-  at("error").textContent = "";
+  byId("error").textContent = "";
   try {
     await task(controller?.signal);
   } catch (error) {
     if (error.name === "AbortError") return;
-    say("");
-    at("error").textContent = error.message;
+    setStatus("");
+    byId("error").textContent = error.message;
   } finally {
-    if (!controller || controller === running) at("results").setAttribute("aria-busy", "false");
+    if (!controller || controller === current) byId("results").setAttribute("aria-busy", "false");
   }
 }

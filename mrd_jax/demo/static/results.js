@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// Cards of the shapes found, and views of clouds. Names come from strangers: only as text.
+// Result cards and views of point clouds. Names are untrusted: they are inserted as text only.
 
 import * as server from "./server.js";
 
-// three.js is the heaviest part of the page, so it comes after what can be read already.
+// three.js is the largest file of the page, so it is loaded after the page is usable.
 const stage = import("./clouds.js").then((clouds) => clouds.makeStage(), () => null);
 
-const seen = new IntersectionObserver(
+// Loads the cloud of a view shortly before the view is scrolled into sight.
+const observer = new IntersectionObserver(
   (entries) => {
     for (const entry of entries) {
       if (!entry.isIntersecting) continue;
-      seen.unobserve(entry.target);
+      observer.unobserve(entry.target);
       entry.target.load();
     }
   },
@@ -18,24 +19,24 @@ const seen = new IntersectionObserver(
 );
 
 export function element(tag, { text, ...properties } = {}, ...children) {
-  const made = Object.assign(document.createElement(tag), properties);
-  if (text !== undefined) made.textContent = text;
-  made.append(...children);
-  return made;
+  const node = Object.assign(document.createElement(tag), properties);
+  if (text !== undefined) node.textContent = text;
+  node.append(...children);
+  return node;
 }
 
-// Puts the cloud at an address into a view, in front of whatever picture is there.
+// Fetches a cloud and shows it in a view, in front of the picture.
 export async function showCloud(view, address, name) {
-  const drawn = await stage;
-  if (!drawn) return;
-  const canvas = drawn.view(await server.cloud(address), name);
+  const loadedStage = await stage;
+  if (!loadedStage) return;
+  const canvas = loadedStage.view(await server.cloud(address), name);
   view.querySelector("canvas")?.remove();
   view.prepend(canvas);
-  document.getElementById("turning").hidden = false;
+  document.getElementById("view-help").hidden = false;
 }
 
-// shape: as the server describes it; onAlike: called with it by the card's button.
-export function card(shape, { onAlike }) {
+// shape: a result of `server.find`; onMoreLike: called with the shape by the card's button.
+export function card(shape, { onMoreLike }) {
   const picture = element("img", {
     src: `api/shapes/${shape.number}/picture`,
     alt: `Picture of ${shape.title}`,
@@ -48,17 +49,17 @@ export function card(shape, { onAlike }) {
     });
   const button = element("button", { type: "button", text: "More like this" });
   button.setAttribute("aria-label", `More like this: ${shape.title}`);
-  button.addEventListener("click", () => onAlike(shape));
+  button.addEventListener("click", () => onMoreLike(shape));
   const credit = [shape.creator, shape.licence].filter(Boolean).join(", ");
-  const made = element(
+  const item = element(
     "li",
     { className: "card" },
     view,
     element("h3", { text: shape.title }),
-    element("p", { className: "score", text: `likeness ${shape.score.toFixed(3)}` }),
+    element("p", { className: "score", text: `similarity ${shape.score.toFixed(3)}` }),
     element("p", { className: "credit", text: credit }),
     button,
   );
-  seen.observe(view);
-  return made;
+  observer.observe(view);
+  return item;
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A few worker processes that open uploaded files, each within a time limit."""
+"""Worker processes that read untrusted uploads under time and memory limits."""
 
 import dataclasses
 import json
@@ -16,28 +16,28 @@ import numpy as np
 from data_prep.geometry import clouds
 from mrd_jax.data import numpy_files
 
-# Seconds that a worker may take to start; it imports what reads meshes.
+# Seconds that a worker may take to start; it imports the mesh libraries.
 START_SECONDS = 120
-# Workers multiply no matrices. On many cores, the buffers for that would use up their memory.
+# Workers multiply no matrices, but on many cores OpenBLAS would allocate much of their memory.
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}
-# Bytes of one array that a worker may hand over.
-_LARGEST = 64 * 2**20
-# What a file is that takes too much, as far as one can know.
-_BLAME = "the file is damaged, hostile or too large"
+# Maximum size in bytes of an array that a worker returns.
+_MAX_ARRAY_BYTES = 64 * 2**20
+# Probable cause of an exceeded limit.
+_PROBABLE_CAUSE = "the file is corrupt, malicious or too large"
 
 
 class UnreadableError(ValueError):
-    """An uploaded file that cannot be used; the message is for whoever uploaded it."""
+    """An upload cannot be read; the message is shown to the user."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Content:
-    """What a file held.
+    """Content of an uploaded file.
 
     Attributes:
       kind: "cloud" or "picture".
-      arrays: xyz [points, 3] and rgb [points, 3], or picture [height, width, 3].
-      faults: what was left out on the way.
+      arrays: `xyz` [points, 3] and `rgb` [points, 3], or `picture` [height, width, 3].
+      faults: parts of the file that were ignored, such as "missing texture".
     """
 
     kind: str
@@ -45,14 +45,14 @@ class Content:
     faults: tuple[str, ...]
 
 
-class Pool:
-    """Workers that wait for files; more files than workers wait in turn.
+class WorkerPool:
+    """A fixed number of workers; `read` blocks until a worker is idle.
 
     Args:
-      conventions: of the clouds that files become.
-      seconds: that one file may take.
-      memory: bytes of address space of a worker, which needs 300 MB by itself.
-      workers: processes.
+      conventions: conventions of the point clouds to return.
+      seconds: time limit per file.
+      memory: address space limit of a worker in bytes; a worker itself needs 300 MB.
+      workers: number of processes.
 
     Raises:
       RuntimeError: a worker does not start.
@@ -66,7 +66,7 @@ class Pool:
         self._memory = memory
         self._idle: queue.Queue[_Worker] = queue.Queue()
         self._workers = [_Worker(json.dumps(settings)) for _ in range(workers)]
-        for worker in self._workers:  # at once: each takes seconds
+        for worker in self._workers:  # start in parallel, since each takes seconds
             worker.launch()
         for worker in self._workers:
             worker.await_ready()
@@ -76,39 +76,40 @@ class Pool:
         """Reads a file in one of the workers.
 
         Args:
-          path: in a folder of its own, which the worker writes to and which its materials may lie
-            in.
+          path: file in a folder of its own; the worker writes its output there, and reads materials
+            and textures from there.
 
         Raises:
-          UnreadableError: it cannot be used, takes too long or too much memory, or ended its
-            worker.
+          UnreadableError: the file is not usable, exceeds a limit or crashes the worker.
         """
         output = path.with_name("content.npz")
         worker = self._idle.get()
         try:
             answer = worker.ask({"path": str(path), "output": str(output)}, self._seconds)
-            if answer.get("spent"):
-                worker.stop()  # what it could not free would be missing for the next file
+            if answer.get("out_of_memory"):
+                worker.stop()  # the next file needs a process whose memory is free
         finally:
             self._idle.put(worker)
-        if answer.get("spent"):
-            needed = f"it needs more than {self._memory / 2**30:g} GB of memory to read"
-            raise UnreadableError(f"{needed}; {_BLAME}")
+        if answer.get("out_of_memory"):
+            raise UnreadableError(
+                f"reading it takes more than {self._memory / 2**30:g} GB of memory; "
+                f"{_PROBABLE_CAUSE}"
+            )
         if "error" in answer:
             raise UnreadableError(answer["error"])
         with output.open("rb") as stream:
-            file = numpy_files.ArrayFile(stream, most_bytes=_LARGEST)
+            file = numpy_files.ArrayFile(stream, max_bytes=_MAX_ARRAY_BYTES)
             arrays = {name: file[name] for name in file}
         return Content(answer["kind"], arrays, tuple(answer["faults"]))
 
     def close(self) -> None:
-        """Ends the workers."""
+        """Stops the workers."""
         for worker in self._workers:
             worker.stop()
 
 
 class _Worker:
-    """One process, started anew after it was killed; used by one thread at a time."""
+    """A process that is restarted after it was killed; used by one thread at a time."""
 
     def __init__(self, arguments: str):
         self._command = [sys.executable, "-m", "mrd_jax.demo.worker", arguments]
@@ -125,31 +126,31 @@ class _Worker:
         )
 
     def await_ready(self) -> None:
-        """Waits until the process can take a file."""
-        if not self._line(START_SECONDS):
+        """Blocks until the process can read files."""
+        if not self._read_line(START_SECONDS):
             self.stop()
-            raise RuntimeError("a worker that opens files does not start; see above for its reason")
+            raise RuntimeError("a worker that reads uploads did not start; see its output above")
 
     def ask(self, task: dict[str, str], seconds: float) -> dict[str, Any]:
-        """Gives the process a file; kills it where the answer takes too long."""
+        """Sends a file to the process and returns its answer; kills the process on timeout."""
         if self._process is None:
             self.launch()
             self.await_ready()
         try:
             self._process.stdin.write(json.dumps(task) + "\n")
             self._process.stdin.flush()
-            line = self._line(seconds)
+            line = self._read_line(seconds)
         except BrokenPipeError:
             line = ""
         if line:
             return json.loads(line)
-        late = self._late
+        timed_out = self._timed_out
         self.stop()
-        reason = f"it takes more than {seconds:g} s to read" if late else "reading it failed"
-        return {"error": f"{reason}; {_BLAME}"}
+        reason = f"reading it takes more than {seconds:g} s" if timed_out else "reading it failed"
+        return {"error": f"{reason}; {_PROBABLE_CAUSE}"}
 
     def stop(self) -> None:
-        """Ends the process; the next question starts another."""
+        """Kills the process; the next call of `ask` starts another."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -157,12 +158,12 @@ class _Worker:
             self._process.stdout.close()
             self._process = None
 
-    def _line(self, seconds: float) -> str:
-        """The next line; "" where the process ended, or was killed because it took too long."""
-        self._late = False
+    def _read_line(self, seconds: float) -> str:
+        """Returns the next line of output; "" if the process ended or was killed on timeout."""
+        self._timed_out = False
 
         def kill() -> None:
-            self._late = True
+            self._timed_out = True
             self._process.kill()
 
         timer = threading.Timer(seconds, kill)
