@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures of a trained model on shapes it has not seen: accuracy, retrieval, baselines, tests."""
+"""Evaluation on held-out shapes: zero-shot accuracy, retrieval, probes, baselines, benchmarks."""
 
 from mrd_jax.evaluation.held_out_split import HeldOut, load_held_out
 

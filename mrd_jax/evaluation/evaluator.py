@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Embeds the held-out split with given variables of the student, and evaluates it."""
+"""Evaluation of the student on the held-out split, with the variables of any step."""
 
 import functools
 import pathlib
@@ -22,7 +22,7 @@ class Evaluation(NamedTuple):
 
     Attributes:
       metrics: metric values by name, such as "test/top1".
-      embeddings: [shapes, dim] embeddings of the held-out split.
+      embeddings: float32 [shapes, dim], unit norm, in the order of the held-out split.
     """
 
     metrics: dict[str, float]
@@ -32,27 +32,27 @@ class Evaluation(NamedTuple):
 class Evaluator:
     """Embeds the held-out split and computes zero-shot and retrieval metrics.
 
-    The teacher features of the split are read once. Points are read at every evaluation, because
-    a split may be larger than memory.
+    The teacher features of the split are read once. Points are read again at every evaluation,
+    because they may not fit in memory.
 
     Attributes:
       config: config of the run.
-      directory: data set that the held-out split belongs to.
+      directory: folder of the data set that has the held-out split.
       records: records of the held-out split.
       held_out: teacher features, labels and names of the held-out split.
     """
 
     def __init__(self, config: FrozenConfigDict, *, model: nn.Module, backend: backends.Backend):
-        """Opens the split that `config.data` names.
+        """Opens the held-out split that `config.data` names.
 
         Args:
           config: config of the run.
-          model: the student.
-          backend: backend that embeds the batches.
+          model: student to evaluate.
+          backend: backend that runs the embedding step on all devices.
 
         Raises:
-          ValueError: the split does not exist, or `config.data.test_directory` was prepared with
-            another teacher or other conventions than the run.
+          ValueError: the split does not exist, or the data set in `config.data.test_directory` was
+            prepared with another teacher or other conventions than those of the run.
         """
         data = config.data
         self.config = config
@@ -71,11 +71,11 @@ class Evaluator:
         )
 
     def embed(self, variables: dict[str, Any], records: source.RecordSource) -> np.ndarray:
-        """Embeds every record of a split on all devices of all processes.
+        """Embeds every record of a split, on all devices of all processes.
 
         Args:
           variables: `params` and `batch_stats` of the student, on the devices.
-          records: records of the split.
+          records: records of the split to embed.
 
         Returns:
           [records, dim] float32, unit norm, in the order of the split.
@@ -89,8 +89,8 @@ class Evaluator:
     def run(self, variables: dict[str, Any]) -> Evaluation:
         """Computes the `test/...` metrics of the held-out split.
 
-        Retrieval by class is not among them: it takes minutes on Objaverse-LVIS and is computed
-        once, at the end of a run.
+        Retrieval by class is not among them: it takes minutes on Objaverse-LVIS, so it is computed
+        only once, in the final evaluation.
 
         Args:
           variables: `params` and `batch_stats` of the student, on the devices.
@@ -99,7 +99,7 @@ class Evaluator:
         return Evaluation(measure(embeddings, self.held_out), embeddings)
 
     def _batches(self, records: source.RecordSource) -> Iterator[dict[str, np.ndarray]]:
-        """Yields this process's rows of every global batch; the last batch repeats its last record."""
+        """Yields this process's rows of each global batch; the last record pads the last batch."""
         size = self.config.batch_size
         local = size // jax.process_count()
         for start in range(jax.process_index() * local, len(records) + size - 1, size):
@@ -110,16 +110,24 @@ class Evaluator:
 
 
 def measure(embeddings: np.ndarray, shapes: held_out_split.HeldOut) -> dict[str, float]:
-    """Computes the metrics of `Evaluator.run` from embeddings [shapes, dim] in the split's order."""
-    values = zero_shot.zero_shot(embeddings, shapes)
-    found = retrieval.retrieval(embeddings, shapes, by_class=False)
-    return {f"test/{name}": value for name, value in values.items()} | {
-        f"test/retrieval/{name}": value for name, value in found.items()
+    """Computes the metrics that `Evaluator.run` reports.
+
+    Args:
+      embeddings: [shapes, dim], in the order of the split.
+      shapes: held-out split.
+    """
+    accuracies = zero_shot.zero_shot(embeddings, shapes)
+    recalls = retrieval.retrieval(embeddings, shapes, by_class=False)
+    return {f"test/{name}": value for name, value in accuracies.items()} | {
+        f"test/retrieval/{name}": value for name, value in recalls.items()
     }
 
 
 def metric_names() -> list[str]:
-    """Lists the metrics that an evaluation may report, from a shape that has every annotation."""
+    """Returns the names of all metrics that an evaluation can report.
+
+    They are those of a split of one shape that has every annotation.
+    """
     feature = np.ones((1, 1), np.float32)
     shape = {
         "id": "shape", "name": "name", "label": 0, "picture": "", "creator": "", "licence": "",

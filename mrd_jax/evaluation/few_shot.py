@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Few-shot: a linear probe that sees only a few training shapes of every class.
+"""Few-shot classification: a linear probe that is fitted to a few training shapes of each class.
 
 Shots and seeds are those of OpenShape's few-shot figure (arXiv 2305.10764): 1, 2, 4, 8 and 16
 shapes per class, mean and standard deviation over 10 draws.
@@ -24,28 +24,30 @@ def few_shot(
     shots: Sequence[int] = SHOTS,
     seeds: int = SEEDS,
 ) -> dict[str, float]:
-    """Accuracy of `linear_probe.linear_probe` on a few training shapes per class.
+    """Computes the accuracy of `linear_probe.linear_probe` on a few training shapes per class.
 
-    A class with fewer shapes than shots gives all that it has, so that every probe knows the same
-    classes; how many classes fall short is reported, since they make draws alike and spreads
-    small. The strength of the penalty is chosen inside the drawn shapes and never on others.
+    A class with fewer shapes than shots contributes all of them, so that every probe knows the
+    same classes. Such classes make the draws alike and the standard deviations small, so their
+    number is reported. The penalty is chosen on the drawn shapes alone.
 
     Args:
-      features: [train, dim], embeddings of the training split, any length.
-      labels: int [train], -1 where unknown.
-      test_features: [test, dim].
-      test_labels: int [test], -1 where unknown.
-      shots: shapes per class.
-      seeds: draws to average over, 0 to seeds - 1; at least 2.
+      features: [train, dim], embeddings of the training split; their length does not matter.
+      labels: int [train], -1 for an unknown class.
+      test_features: [test, dim], embeddings of the test split.
+      test_labels: int [test], -1 for an unknown class.
+      shots: numbers of training shapes per class.
+      seeds: number of draws to average over, with the seeds 0 to seeds - 1; at least 2.
 
     Returns:
-      For every number of shots, as `SHOTS/KEY`: top1 and mean_per_class, means over the seeds;
-      top1_std and mean_per_class_std, their sample standard deviations; train, the shapes drawn;
-      and short_classes, the classes that have fewer. Besides seeds, and of all probes alike:
-      count, absent and classes as in `linear_probe.linear_probe`.
+      For each number of shots, as `SHOTS/KEY`: `top1` and `mean_per_class`, means over the seeds
+      of fractions between 0 and 1; `top1_std` and `mean_per_class_std`, their sample standard
+      deviations; `train`, the number of shapes drawn; and `short_classes`, the number of classes
+      with fewer shapes than shots. Common to all probes: `seeds`, and `count`, `absent` and
+      `classes` as `linear_probe.linear_probe` returns them.
 
     Raises:
-      ValueError: where seeds or shots are too few, or the probe refuses its input.
+      ValueError: there are fewer than two seeds, no shots or a number of shots below 1, or
+        `linear_probe.linear_probe` raises.
     """
     if seeds < 2 or not shots or min(shots) < 1:
         raise ValueError(
@@ -53,8 +55,8 @@ def few_shot(
             "deviation, and one shot or more"
         )
     labels = np.asarray(labels)
-    _, sizes = np.unique(labels[labels >= 0], return_counts=True)
-    found: dict[str, float] = {"seeds": seeds}
+    _, class_sizes = np.unique(labels[labels >= 0], return_counts=True)
+    metrics: dict[str, float] = {"seeds": seeds}
     for number in shots:
         probes = []
         for seed in range(seeds):
@@ -70,25 +72,25 @@ def few_shot(
             )
         for key in ("top1", "mean_per_class"):
             values = [probe[key] for probe in probes]
-            found[f"{number}/{key}"] = float(np.mean(values))
-            found[f"{number}/{key}_std"] = float(np.std(values, ddof=1))
-        found[f"{number}/train"] = probes[0]["train"]
-        found[f"{number}/short_classes"] = int(np.sum(sizes < number))
-        found |= {key: probes[0][key] for key in ("count", "absent", "classes")}
-    return found
+            metrics[f"{number}/{key}"] = float(np.mean(values))
+            metrics[f"{number}/{key}_std"] = float(np.std(values, ddof=1))
+        metrics[f"{number}/train"] = probes[0]["train"]
+        metrics[f"{number}/short_classes"] = int(np.sum(class_sizes < number))
+        metrics |= {key: probes[0][key] for key in ("count", "absent", "classes")}
+    return metrics
 
 
 def draw(labels: np.ndarray, *, shots: int, seed: int) -> np.ndarray:
-    """Draws shapes class by class; with one seed, fewer shots are a part of more.
+    """Draws training shapes class by class; for one seed, more shots include those of fewer shots.
 
     Args:
-      labels: int [count], -1 where unknown.
-      shots: shapes per class; a class with fewer gives all.
-      seed: of the draw.
+      labels: int [count], -1 for an unknown class.
+      shots: number of shapes per class; a class with fewer contributes all of them.
+      seed: random seed of the draw.
 
     Returns:
-      int64 [drawn], ascending positions.
+      int64 [drawn], indices in ascending order.
     """
     known = np.flatnonzero(np.asarray(labels) >= 0)
-    places = linear_probe.places_in_class(np.asarray(labels)[known], seed=seed)
-    return known[places < shots]
+    positions = linear_probe.positions_in_class(np.asarray(labels)[known], seed=seed)
+    return known[positions < shots]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What evaluation needs of a prepared split: names, classes and the teacher's features."""
+"""Held-out split: the names, classes and teacher features that the metrics are computed from."""
 
 import dataclasses
 import json
@@ -15,22 +15,24 @@ from mrd_jax.evaluation.metrics import classification
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-    """Shapes of one split with what the teacher says about them, in the order of the split.
+    """Annotations and teacher features of the shapes of one split, in the order of the split.
 
     Attributes:
-      ids: [count] shape ids.
-      names: [count] names as their makers wrote them; "" where a shape has none.
-      labels: int32 [count], index into class_names, -1 where the class is unknown.
-      image_features: float32 [count, dim], mean of the unit view features; zeros without views.
-      text_names: [names] distinct names of the split, in order of first appearance.
-      text_features: float32 [names, dim], the teacher's feature of each name.
+      ids: [count], shape ids.
+      names: [count], names as given by the creators; "" for a shape without a name.
+      labels: int32 [count], index into class_names, -1 for an unknown class.
+      image_features: float32 [count, dim], mean of the unit features of the views; zeros for a
+        shape without views.
+      text_names: [names], distinct names of the split, in order of first appearance.
+      text_features: float32 [names, dim], the teacher's text feature of each name.
       name_index: int32 [count], index into text_names, -1 for a shape without a name.
       class_names: [classes].
-      class_features: float32 [classes, dim], averaged over prompts, unit length.
-      unseen: bool [count], whether no training shape bears exactly this name.
-      pictures: [count] picture files, for the report; no file where a shape has no picture.
-      creators: [count] who made each shape.
-      licences: [count] under which licence.
+      class_features: float32 [classes, dim], text features averaged over prompts, unit norm.
+      unseen: bool [count], True for a shape whose exact name no training shape has.
+      pictures: [count], picture files for the report; the file of a shape without a picture does
+        not exist.
+      creators: [count], creator of each shape.
+      licences: [count], licence of each shape.
     """
 
     ids: tuple[str, ...]
@@ -49,28 +51,26 @@ class HeldOut:
 
     @property
     def labelled(self) -> np.ndarray:
-        """int64 [labelled], positions of the shapes whose class is known."""
+        """Indices of the shapes whose class is known, int64 [labelled]."""
         return np.flatnonzero(self.labels >= 0)
 
     @property
     def labelled_classes(self) -> np.ndarray:
-        """int32 [labelled], the classes of those shapes."""
+        """Classes of the shapes whose class is known, int32 [labelled]."""
         return self.labels[self.labelled]
 
 
 def load_held_out(dataset_dir: str | pathlib.Path, split: str = "test") -> HeldOut:
-    """Reads a split of a prepared dataset for evaluation.
+    """Reads a split of a prepared data set for evaluation.
 
     Args:
-      dataset_dir: the folder of one version of the dataset, which has `evaluation/` in it.
-      split: "test"; "train" gives the shapes that neighbours are looked up among.
-
-    Returns:
-      The `HeldOut` of that split.
+      dataset_dir: folder of one version of the data set, such as OUTPUT/furniture/1.0.0.
+      split: name of the split; "train" gives the shapes among which the report looks up nearest
+        neighbours, and which the baselines are fitted to.
 
     Raises:
-      FileNotFoundError: where the dataset was built without evaluation files.
-      ValueError: where features, labels and class files do not fit together.
+      FileNotFoundError: the data set has no evaluation files.
+      ValueError: the split is empty, or features, labels and class files do not match.
     """
     folder = pathlib.Path(dataset_dir) / "evaluation"
     class_names = tuple(json.loads(_existing(folder / "classes.json").read_text("utf-8")))
@@ -83,20 +83,21 @@ def load_held_out(dataset_dir: str | pathlib.Path, split: str = "test") -> HeldO
         unseen_ids=unseen_ids,
         pictures=folder / "pictures",
     )
-    # The list names test shapes only, so on that split a stranger in it means mixed-up files.
+    # The list holds test shapes only, so an unknown id there means that files were mixed up.
     missing = set(unseen_ids) - set(held_out.ids) if split == "test" else set()
     if missing:
         raise ValueError(
             f"{folder / 'unseen_names.json'}: {len(missing)} ids are not in the split, such as "
-            f"{min(missing)!r}: build the dataset again"
+            f"{min(missing)!r}: build the data set again"
         )
     return held_out
 
 
 def without_unseen(held_out: HeldOut) -> HeldOut:
-    """The split as seen by a model that was trained on other data than the set's own.
+    """Returns the split with no shape marked as unseen.
 
-    Which names are unseen is known of the set's own training split only.
+    Use it for a model that was trained on another data set: only names that are missing from this
+    data set's own training split are known.
     """
     return dataclasses.replace(held_out, unseen=np.zeros_like(held_out.unseen))
 
@@ -109,20 +110,17 @@ def collect(
     unseen_ids: Iterable[str],
     pictures: pathlib.Path,
 ) -> HeldOut:
-    """Builds a `HeldOut` from decoded records, keeping no points.
+    """Builds a `HeldOut` from decoded records; their points are not kept.
 
     Args:
       records: decoded records in the order of their split.
       class_names: [classes].
-      class_features: [classes, dim].
-      unseen_ids: ids of shapes whose name no training shape bears.
-      pictures: the folder that the records' picture names refer to.
-
-    Returns:
-      The `HeldOut`.
+      class_features: [classes, dim]; their length does not matter.
+      unseen_ids: ids of the shapes whose exact name no training shape has.
+      pictures: folder of the picture files that the records name.
 
     Raises:
-      ValueError: where there is no record, or features, labels and classes do not fit together.
+      ValueError: there is no record, or features, labels and classes do not match.
     """
     fields, image_features = [], []
     text: dict[str, Any] = {}
@@ -157,7 +155,7 @@ def collect(
 
 
 def _add_name(record: Mapping[str, Any], text: dict[str, tuple[int, np.ndarray]]) -> int:
-    """Returns the index of the record's name in text, adding it when new; -1 without a name."""
+    """Returns the index of the record's name in `text`, adding a new name; -1 without a name."""
     kinds = list(record["caption_kinds"])
     if not record["name"] or "name" not in kinds:
         return -1
@@ -167,12 +165,12 @@ def _add_name(record: Mapping[str, Any], text: dict[str, tuple[int, np.ndarray]]
 
 
 def _stack(features: list[np.ndarray | None], *, dim: int, name: str) -> np.ndarray:
-    """Stacks features to float32 [count, dim], with zeros for None."""
+    """Stacks features into float32 [count, dim], with zeros for None."""
     wrong = {len(feature) for feature in features if feature is not None} - {dim}
     if wrong:
         raise ValueError(
             f"{name}: records have features of dim {sorted(wrong)}, the classes of dim {dim}: "
-            "both must come from one teacher, build the dataset again"
+            "both must come from one teacher, build the data set again"
         )
     rows = [np.zeros(dim) if feature is None else feature for feature in features]
     return np.asarray(rows, dtype=np.float32).reshape(len(rows), dim)
@@ -181,7 +179,7 @@ def _stack(features: list[np.ndarray | None], *, dim: int, name: str) -> np.ndar
 def _check_classes(
     class_names: tuple[str, ...], *, class_features: np.ndarray, labels: tuple[int, ...]
 ) -> None:
-    """Raises where the names, the features and the labels of the classes disagree."""
+    """Raises ValueError if the names, features and labels of the classes disagree."""
     if class_features.ndim != 2 or len(class_features) != len(class_names):
         raise ValueError(
             f"class_features.npy has shape {class_features.shape}, classes.json "
@@ -195,10 +193,10 @@ def _check_classes(
 
 
 def _existing(path: pathlib.Path) -> pathlib.Path:
-    """Returns the path, or says how the missing file comes to be."""
+    """Returns the path of a file that exists."""
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} is missing: expected a dataset folder written by `python -m data_prep.build`, "
-            "such as OUTPUT/furniture/1.0.0"
+            f"{path} is missing: expected a data set written by `python -m data_prep.build`, such "
+            "as OUTPUT/furniture/1.0.0"
         )
     return path

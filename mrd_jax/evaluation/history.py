@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the `metrics.jsonl` of a run: curves over steps, and the evaluations."""
+"""History of a run, read from its `metrics.jsonl`: curves over steps, and the evaluations."""
 
 import json
 import math
@@ -8,14 +8,14 @@ import os
 import numpy as np
 from etils import epath
 
-# File of a workdir, see `mrd_jax.training.metrics.MetricWriter`.
+# File in the workdir, written by `mrd_jax.training.metrics.MetricWriter`.
 FILE = "metrics.jsonl"
-# Metrics that only evaluations report begin with this.
+# Prefix of the metrics that evaluations report.
 EVALUATION = "test/"
 
-# How non-finite values are written, since JSON has no word for them.
+# Strings that stand for non-finite values, which JSON cannot represent.
 _NON_FINITE = ("nan", "inf", "-inf")
-# Names of version 0.1 -> names since.
+# Metric names of version 0.1 -> current names.
 _RENAMED = {
     "train/total": "train/loss",
     "train/waiting_for_data": "train/data_wait_fraction",
@@ -28,17 +28,17 @@ def read_metrics(path: str | os.PathLike) -> dict[str, tuple[np.ndarray, np.ndar
     """Reads the metrics of a run, each as a curve over steps.
 
     If a step occurs twice, the later value counts. An incomplete last line, which a killed process
-    leaves, is ignored.
+    leaves behind, is ignored.
 
     Args:
-      path: file with one JSON object per line, with "step" and numbers.
+      path: file with one JSON object per line, which has "step" and numbers.
 
     Returns:
-      By metric, int64 [points] steps in increasing order and float64 [points] values; a non-finite
-      value is NaN.
+      By metric name, the steps, int64 [points] in increasing order, and the values, float64
+      [points]; a non-finite value is NaN.
 
     Raises:
-      ValueError: a complete line is not JSON or has no step; names file and line.
+      ValueError: a complete line is not JSON or has no step; the message names file and line.
     """
     curves: dict[str, dict[int, float]] = {}
     for number, line in enumerate(complete_lines(path), start=1):
@@ -55,28 +55,28 @@ def evaluations(workdir: str | os.PathLike) -> dict[int, dict[str, float]]:
       workdir: folder of the run; it need not have any metrics yet.
 
     Returns:
-      Values of the `test/...` metrics by step.
+      By step, the values of the `test/...` metrics by name.
 
     Raises:
-      ValueError: as `read_metrics`.
+      ValueError: `read_metrics` raises.
     """
     path = epath.Path(workdir) / FILE
-    found: dict[int, dict[str, float]] = {}
+    by_step: dict[int, dict[str, float]] = {}
     for name, (steps, values) in (read_metrics(path) if path.exists() else {}).items():
         if name.startswith(EVALUATION):
             for step, value in zip(steps.tolist(), values.tolist(), strict=True):
-                found.setdefault(step, {})[name] = value
-    return found
+                by_step.setdefault(step, {})[name] = value
+    return by_step
 
 
 def complete_lines(path: str | os.PathLike) -> list[str]:
-    """Reads the lines of a file that end in a newline; a killed process may leave a part of one."""
+    """Reads the lines of a file that end in a newline; a killed process may leave a partial one."""
     complete, _, _ = epath.Path(path).read_text().rpartition("\n")
     return complete.splitlines()
 
 
 def _parse(line: str, *, where: str) -> tuple[int, dict[str, float]]:
-    """Parses one line into its step and its numbers."""
+    """Parses one line into its step and its values by metric name."""
     try:
         entry = json.loads(line)
     except json.JSONDecodeError as error:
@@ -93,6 +93,6 @@ def _parse(line: str, *, where: str) -> tuple[int, dict[str, float]]:
 
 
 def _as_arrays(points: dict[int, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Sorts the points of a curve by step."""
+    """Returns the steps of a curve in increasing order, and the values."""
     steps = np.asarray(sorted(points), dtype=np.int64)
     return steps, np.asarray([points[step] for step in steps])

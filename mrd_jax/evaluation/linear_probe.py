@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Linear probe: logistic regression from frozen embeddings to the classes of a data set.
 
-As CLIP's protocol (Radford et al. 2021, appendix A.3): L-BFGS, at most 1,000 iterations, an L2
-penalty whose strength is swept and chosen by accuracy on a held-out part of the training split.
-Features are scaled to unit length and not standardised: the student is trained and searched by
-cosine, so the length of an embedding means nothing, and deviations per dimension, estimated from
-the few shapes of a few-shot probe, would blow up dimensions that hardly vary. The sweep makes up
-for the common scale that is left.
+The protocol is CLIP's (Radford et al. 2021, appendix A.3): L-BFGS, at most 1,000 iterations, and
+an L2 penalty whose strength is chosen from a grid by accuracy on a held-out part of the training
+split. Features are scaled to unit length and are not standardised. The student is trained and
+searched by cosine, so the length of an embedding has no meaning; and standard deviations per
+dimension, estimated from the few shapes of a few-shot probe, would amplify dimensions that hardly
+vary. The grid of strengths compensates for the remaining common scale.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ import numpy as np
 
 from mrd_jax.evaluation.metrics import classification, logistic
 
-# Of the penalty, strongest first: the factor on half the squared weights, beside the mean cross
-# entropy over unit features. The first leaves hardly more than class sizes and class means, the
-# last hardly any penalty.
+# Strengths of the penalty, in descending order: the factor on half the squared weights, which is
+# added to the mean cross entropy over unit features. With the first, the classifier depends on
+# little more than class sizes and class means; the last hardly restricts it.
 STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-# Share of a class that is held out to choose the strength.
+# Fraction of each class that is held out to choose the strength.
 HELD_OUT = 0.2
 
 
@@ -32,27 +32,28 @@ def linear_probe(
     seed: int = 0,
     strengths: Sequence[float] = STRENGTHS,
 ) -> dict[str, float]:
-    """Accuracy of a linear classifier on frozen embeddings.
+    """Computes the accuracy of a linear classifier on frozen embeddings.
 
-    Shapes of unknown class are left out of both splits. A test shape of a class that no training
-    shape has counts as wrong, so that the figures are over the same shapes as zero-shot ones.
+    Shapes of unknown class are excluded from both splits. A test shape whose class has no training
+    shape counts as wrong, so that the accuracy is over the same shapes as the zero-shot accuracy.
 
     Args:
-      features: [train, dim], embeddings of the training split, any length.
-      labels: int [train], -1 where unknown.
-      test_features: [test, dim].
-      test_labels: int [test], -1 where unknown.
-      seed: draws the part that the strength is chosen on.
-      strengths: of the penalty, to choose from, see `STRENGTHS`.
+      features: [train, dim], embeddings of the training split; their length does not matter.
+      labels: int [train], -1 for an unknown class.
+      test_features: [test, dim], embeddings of the test split.
+      test_labels: int [test], -1 for an unknown class.
+      seed: random seed that draws the part on which the strength is chosen.
+      strengths: candidate strengths of the penalty, see `STRENGTHS`.
 
     Returns:
-      top1 and mean_per_class as shares between 0 and 1; the chosen strength; and the numbers of
-      training shapes (train), of those held out for the choice (held_out), of test shapes (count),
-      of test shapes whose class has no training shape (absent), and of trained classes (classes).
+      `top1` and `mean_per_class`, fractions between 0 and 1; `strength`, the chosen one; and the
+      numbers of training shapes (`train`), of those held out for the choice (`held_out`), of test
+      shapes (`count`), of test shapes whose class has no training shape (`absent`), and of classes
+      with training shapes (`classes`).
 
     Raises:
-      ValueError: where shapes disagree, a feature is not finite, there are fewer than two classes
-        to learn, or no test shape has a class.
+      ValueError: array shapes disagree, a feature is non-finite, the training split has fewer than
+        two classes, or no test shape has a known class.
     """
     train, labels = _labelled(features, labels, name="training")
     test, test_labels = _labelled(test_features, test_labels, name="test")
@@ -77,14 +78,15 @@ def linear_probe(
     }
 
 
-def places_in_class(labels: np.ndarray, *, seed: int) -> np.ndarray:
-    """Place of every shape in a shuffled order of its own class, from 0.
+def positions_in_class(labels: np.ndarray, *, seed: int) -> np.ndarray:
+    """Shuffles each class and returns the position of every shape in its class, from 0.
 
-    The first k places are a random draw of k shapes per class, and of k + 1 places they are a part.
+    The shapes at positions below k are a random draw of k shapes per class, and a subset of the
+    draw of k + 1.
 
     Args:
       labels: int [count].
-      seed: of the order.
+      seed: random seed of the shuffle.
 
     Returns:
       int64 [count].
@@ -92,27 +94,28 @@ def places_in_class(labels: np.ndarray, *, seed: int) -> np.ndarray:
     order = np.random.default_rng(seed).permutation(len(labels))
     order = order[np.argsort(np.asarray(labels)[order], kind="stable")]
     _, sizes = np.unique(labels, return_counts=True)
-    places = np.empty(len(labels), dtype=np.int64)
-    places[order] = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return places
+    positions = np.empty(len(labels), dtype=np.int64)
+    positions[order] = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return positions
 
 
-def hold_out(labels: np.ndarray, *, seed: int, share: float = HELD_OUT) -> np.ndarray:
-    """Draws the part of the training shapes that the strength is chosen on, class by class.
+def hold_out(labels: np.ndarray, *, seed: int, fraction: float = HELD_OUT) -> np.ndarray:
+    """Draws the part of the training shapes on which the strength is chosen, class by class.
 
-    Every class gives its share, rounded, but at least one shape; a class of one keeps it.
+    Each class contributes the rounded fraction of its shapes but at least one; a class of one
+    shape contributes none.
 
     Args:
       labels: int [count].
-      seed: of the draw.
-      share: of each class, between 0 and 1.
+      seed: random seed of the draw.
+      fraction: fraction of each class to hold out, between 0 and 1.
 
     Returns:
-      bool [count], whether a shape is held out.
+      bool [count], True for a shape that is held out.
     """
     _, members, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    given = np.where(sizes > 1, np.clip(np.rint(share * sizes), 1, sizes - 1), 0)
-    return places_in_class(labels, seed=seed) < given[members]
+    counts = np.where(sizes > 1, np.clip(np.rint(fraction * sizes), 1, sizes - 1), 0)
+    return positions_in_class(labels, seed=seed) < counts[members]
 
 
 def choose_strength(
@@ -122,44 +125,42 @@ def choose_strength(
     held_out: np.ndarray,
     strengths: Sequence[float] = STRENGTHS,
 ) -> float:
-    """The strength with the best accuracy on the held-out part; of equals, the strongest.
+    """Returns the strength with the best accuracy on the held-out part; the strongest of equals.
 
-    With nothing held out, as for a single shape per class, it is the strongest of all, which for
-    classes of equal size comes near the class means: in the limit a shape is given the class whose
-    mean has the largest product with it, both counted from the mean of the training shapes.
+    If nothing is held out, as for a single shape per class, it is the strongest of all. For
+    classes of equal size, that comes close to classifying by class means: in the limit, a shape
+    is assigned the class whose mean has the largest inner product with it, both relative to the
+    mean of the training shapes.
 
     Args:
-      features: [count, dim], any length.
+      features: [count, dim]; their length does not matter.
       labels: int [count].
       held_out: bool [count], see `hold_out`.
-      strengths: to choose from.
-
-    Returns:
-      One of the strengths.
+      strengths: candidates.
 
     Raises:
-      ValueError: where there is no strength to choose from.
+      ValueError: `strengths` is empty.
     """
     if not strengths:
         raise ValueError("no strengths to choose from: expected at least one")
-    falling = sorted(strengths, reverse=True)
+    descending = sorted(strengths, reverse=True)
     if not np.any(held_out):
-        return falling[0]
+        return descending[0]
     classifier, accuracies = None, []
-    for strength in falling:
-        # From the stronger one's solution the next is near: the fits follow a path.
+    for strength in descending:
+        # The solutions follow a path, so each fit starts at that of the next stronger penalty.
         classifier = logistic.fit(
             features[~held_out], labels=labels[~held_out], strength=strength, start=classifier
         )
-        right = classifier.correct(features[held_out], labels=labels[held_out])
-        accuracies.append(np.mean(right))
-    return falling[int(np.argmax(accuracies))]
+        correct = classifier.correct(features[held_out], labels=labels[held_out])
+        accuracies.append(np.mean(correct))
+    return descending[int(np.argmax(accuracies))]
 
 
 def _labelled(
     features: np.ndarray, labels: np.ndarray, *, name: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The shapes whose class is known, after checking that both sides fit."""
+    """Returns the unit features and labels of the shapes whose class is known."""
     features, labels = np.asarray(features), np.asarray(labels)
     if features.ndim != 2 or labels.shape != features.shape[:1]:
         raise ValueError(

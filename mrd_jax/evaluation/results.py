@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A line of the results table: one method on one held-out split, comparable shape by shape."""
+"""Results: the rows of the results table, each one method on one held-out split."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,22 +8,30 @@ from typing import Any
 import numpy as np
 
 from mrd_jax.evaluation import held_out_split, retrieval, zero_shot
-from mrd_jax.evaluation.metrics import classification as metrics
-from mrd_jax.evaluation.metrics import statistics
+from mrd_jax.evaluation.metrics import classification, statistics
 
+# Names of the rows, see `mrd_jax.evaluation.baselines`.
 STUDENT = "student"
+CHANCE = "chance"
+MAJORITY = "majority"
+HISTOGRAM = "histogram"
+TEACHER = "teacher"
+# Row names of version 0.1, which its `results.json` files have -> current names.
+_RENAMED = {"floor": HISTOGRAM, "ceiling": TEACHER}
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What one method reached on the held-out shapes.
+    """Result of one method on a held-out split.
 
     Attributes:
-      name: short, such as `STUDENT`.
-      summary: one sentence for the reader of the table.
-      metrics: as `zero_shot.zero_shot` returns.
-      correct: bool [labelled], which labelled shapes were right; None for an expected value.
-      retrieval: as `retrieval.retrieval` returns; empty for a method without embeddings.
+      name: name of the row, such as `STUDENT`.
+      summary: one or two sentences that describe the method to a reader of the table.
+      metrics: accuracies and counts as `zero_shot.zero_shot` returns them.
+      correct: bool [labelled], whether the method classifies each labelled shape correctly; None
+        for an expected value.
+      retrieval: metrics as `retrieval.retrieval` returns them; empty for a method without
+        embeddings.
     """
 
     name: str
@@ -33,15 +41,26 @@ class Result:
     retrieval: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields as JSON can hold them; `from_dict` reads them."""
+        """Returns the fields as JSON values, which `from_dict` reads."""
         correct = None if self.correct is None else self.correct.tolist()
         return dataclasses.asdict(self) | {"correct": correct}
 
 
 def from_dict(fields: Mapping[str, Any]) -> Result:
-    """The line that `Result.as_dict` described."""
+    """Returns the result that `Result.as_dict` wrote, under the current name of its row."""
     correct = fields["correct"]
-    return Result(**{**fields, "correct": None if correct is None else np.asarray(correct, bool)})
+    return Result(
+        **{
+            **fields,
+            "name": current_name(fields["name"]),
+            "correct": None if correct is None else np.asarray(correct, bool),
+        }
+    )
+
+
+def current_name(name: str) -> str:
+    """Returns the current name of a row that an earlier version may have written."""
+    return _RENAMED.get(name, name)
 
 
 def from_embeddings(
@@ -52,17 +71,14 @@ def from_embeddings(
     summary: str = "",
     by_class: bool = True,
 ) -> Result:
-    """Measures embeddings of the held-out shapes.
+    """Computes the result of a method from its embeddings of the held-out shapes.
 
     Args:
-      embeddings: [count, dim], one per shape of held_out and in its order.
-      name: short, such as `STUDENT`.
-      held_out: the shapes.
-      summary: one sentence for the reader of the table.
-      by_class: as of `retrieval.retrieval`.
-
-    Returns:
-      The `Result`.
+      embeddings: [count, dim], one per shape of `held_out`, in its order.
+      name: name of the row, such as `STUDENT`.
+      held_out: held-out split.
+      summary: sentences that describe the method to a reader of the table.
+      by_class: compute retrieval by class too, see `retrieval.retrieval`.
     """
     ranks = zero_shot.class_ranks(embeddings, held_out)
     return Result(
@@ -77,34 +93,31 @@ def from_embeddings(
 def from_scores(
     scores: np.ndarray, *, name: str, held_out: held_out_split.HeldOut, summary: str = ""
 ) -> Result:
-    """Measures a method that scores the classes without an embedding.
+    """Computes the result, without retrieval, of a method that scores classes directly.
 
     Args:
       scores: [count, classes], larger is better.
-      name: short, such as "majority".
-      held_out: the shapes.
-      summary: one sentence for the reader of the table.
-
-    Returns:
-      The `Result`, without retrieval.
+      name: name of the row, such as `MAJORITY`.
+      held_out: held-out split.
+      summary: sentences that describe the method to a reader of the table.
     """
-    ranks = metrics.label_ranks(scores[held_out.labelled], labels=held_out.labelled_classes)
+    ranks = classification.label_ranks(scores[held_out.labelled], labels=held_out.labelled_classes)
     return Result(name, summary, zero_shot.from_ranks(ranks, held_out), ranks == 1)
 
 
 def compare_with_student(results: list[Result]) -> dict[str, statistics.Comparison]:
-    """Paired test of the student against every other method of one split.
+    """Compares the student with every other method of one split by a paired test.
 
     Args:
-      results: lines of one held-out split, `STUDENT` among them or not.
+      results: results on one held-out split; without the student's, nothing is compared.
 
     Returns:
-      By the name of the other method, the comparison whose first model is the student.
+      By the name of the other method, a comparison whose first model is the student.
     """
-    measured = [(line.name, line.correct) for line in results if line.correct is not None]
+    measured = [(result.name, result.correct) for result in results if result.correct is not None]
     return {
-        name: statistics.mcnemar([ours], [theirs])
-        for student, ours in measured
-        for name, theirs in measured
+        name: statistics.mcnemar([student_correct], [correct])
+        for student, student_correct in measured
+        for name, correct in measured
         if student == STUDENT != name
     }

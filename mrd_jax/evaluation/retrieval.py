@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Retrieval among shapes, and between shapes and the teacher's texts and images.
 
-Recall and precision depend on the gallery, so a figure may be compared only with one over the same
-dataset folder: not between folds, not with the share of another test set, not with published
-tables. A query by name has several right answers where shapes share a name; the best one counts.
+Recall and precision depend on the gallery. Compare them only between encoders on the same data set:
+not between folds, not with another test set, and not with published tables. If several shapes share
+a name, a query by that name has several correct answers, and the best-ranked one counts.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import numpy as np
 from mrd_jax.evaluation import held_out_split
 from mrd_jax.evaluation.metrics import classification, ranking
 
-# As in the retrieval tables of this field.
+# Values of k in the retrieval tables of this field.
 RECALL_AT = (1, 5, 10)
 
 
@@ -24,35 +24,41 @@ def retrieval(
     by_class: bool = True,
     chunk: int = 512,
 ) -> dict[str, float]:
-    """How well shapes find their name, their picture and their kind among all, and the reverse.
+    """Computes recall between shapes, names and pictures, and mean average precision by class.
 
-    A shape and a text belong together where the text is the shape's name; a shape and an image
-    where the image is the shape's own. The figures below `unseen/` ask only with shapes, names
-    and pictures whose exact name never occurs in training; the gallery stays whole, so that the
-    two figures differ by who asks and not by how hard the gallery is.
+    For recall, the correct answer to a shape is its own name or its own picture, and the reverse.
+    Metrics under `unseen/` use as queries only shapes, names and pictures whose exact name never
+    occurs in training. Their gallery is still the whole split, so that the difference between the
+    two is due to the queries and not to the size of the gallery.
 
-    By class, everything of the query's class is a right answer, and what is of unknown class is
-    left out: it might be one. A text has the class of the shapes that bear it, where they agree.
-    Shapes among shapes do not find themselves; a shape's own picture and name do count as found.
+    For mean average precision, everything of the query's class is a correct answer. Items of
+    unknown class are excluded, because they might be correct answers. A name has the class of the
+    shapes that have this name, if they agree. A shape is not an answer to itself; its own picture
+    and its own name are.
 
     Args:
-      embeddings: [count, dim], one per shape of held_out and in its order, any length.
-      held_out: the shapes; those without a name or a picture are left out of its directions.
-      by_class: measure the mean average precisions too, which sort the gallery for every query.
-      chunk: queries scored at a time, see `ranking.retrieval_ranks`.
+      embeddings: [count, dim], one per shape of `held_out`, in its order; their length does not
+        matter.
+      held_out: held-out split; shapes without a name or a picture are excluded from the directions
+        that need it.
+      by_class: compute mean average precision too, which sorts the gallery for every query.
+      chunk: number of queries scored at a time, see `ranking.retrieval_ranks`.
 
     Returns:
-      For each direction of points_to_text, text_to_points, points_to_image and image_to_points,
-      as `DIRECTION/KEY` and, where some name is unseen, `unseen/DIRECTION/KEY`: recall@1,
-      recall@5, recall@10 (shares between 0 and 1), median_rank (1 is the best), and the number
-      of queries and the size of the gallery. For those, points_to_points and class_to_points
-      (by the feature of the class's name), where classes are known: `DIRECTION/map`, the mean
-      average precision by class; `map_per_class`, where every class weighs the same; and
-      map_queries, map_gallery and map_lonely, the number of queries that are left out because
-      nothing else of their class is in the gallery.
+      For each of the directions `points_to_text`, `text_to_points`, `points_to_image` and
+      `image_to_points`, as `DIRECTION/KEY` and, if some name is unseen, `unseen/DIRECTION/KEY`:
+      `recall@1`, `recall@5` and `recall@10`, fractions between 0 and 1; `median_rank`, 1 is the
+      best; and `queries` and `gallery`, the numbers of queries and of items.
+
+      If classes are known, for the same directions, `points_to_points` and `class_to_points` (a
+      query is the text feature of a class name): `DIRECTION/map`, the mean average precision by
+      class; `map_per_class`, averaged over classes instead of queries; `map_queries` and
+      `map_gallery`; and `map_lonely`, the number of queries that are excluded because the gallery
+      has no other item of their class.
 
     Raises:
-      ValueError: where the embeddings do not fit the held-out shapes.
+      ValueError: the number of embeddings is not the number of held-out shapes, or an embedding is
+        non-finite.
     """
     if len(embeddings) != len(held_out.ids):
         raise ValueError(
@@ -61,7 +67,7 @@ def retrieval(
         )
     embeddings = np.asarray(embeddings)
     directions = _directions(embeddings, held_out)
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for direction, (queries, gallery) in directions.items():
         if not len(queries.features):
             continue
@@ -72,17 +78,17 @@ def retrieval(
             gallery_groups=gallery.groups,
             chunk=chunk,
         )
-        found |= _summary(direction, ranks=ranks, gallery=len(gallery.features))
+        metrics |= _recalls(direction, ranks=ranks, gallery=len(gallery.features))
         if np.any(queries.unseen):
-            found |= _summary(
+            metrics |= _recalls(
                 f"unseen/{direction}", ranks=ranks[queries.unseen], gallery=len(gallery.features)
             )
     if not by_class:
-        return found
+        return metrics
     directions |= _class_directions(embeddings, held_out)
     for direction, (queries, gallery) in directions.items():
-        found |= _by_class(direction, queries, gallery=gallery, chunk=chunk)
-    return found
+        metrics |= _mean_average_precisions(direction, queries, gallery=gallery, chunk=chunk)
+    return metrics
 
 
 def nearest_neighbours(
@@ -93,40 +99,40 @@ def nearest_neighbours(
     skip_self: bool = False,
     chunk: int = 512,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The items of a gallery that are most like each query, by cosine.
+    """Returns the nearest items of a gallery to each query, by cosine similarity.
 
     Args:
-      embeddings: [count, dim], the queries.
-      gallery: [items, dim].
-      count: how many to return; fewer where the gallery is smaller.
-      skip_self: for a gallery that is the queries: leaves item i out for query i.
-      chunk: queries scored at a time, see `ranking.retrieval_ranks`.
+      embeddings: [queries, dim]; their length does not matter.
+      gallery: [items, dim]; their length does not matter.
+      count: number of neighbours per query; at most the number of items is returned.
+      skip_self: exclude item i from the neighbours of query i, for a gallery that is the queries.
+      chunk: number of queries scored at a time, see `ranking.retrieval_ranks`.
 
     Returns:
-      int64 [count, neighbours] indices, the nearest first, and their float32 cosines.
+      Indices, int64 [queries, neighbours], the nearest first, and their cosines, float32.
     """
     queries, gallery = classification.normalise(embeddings), classification.normalise(gallery)
-    kept = min(count, len(gallery) - skip_self)
-    nearest = np.empty((len(queries), kept), dtype=np.int64)
-    found = np.empty((len(queries), kept), dtype=np.float32)
+    neighbours = min(count, len(gallery) - skip_self)
+    nearest = np.empty((len(queries), neighbours), dtype=np.int64)
+    nearest_cosines = np.empty((len(queries), neighbours), dtype=np.float32)
     for rows in classification.chunks(len(queries), size=chunk):
         cosines = queries[rows] @ gallery.T
         if skip_self:
             cosines[np.arange(len(cosines)), np.arange(rows.start, rows.stop)] = -np.inf
-        nearest[rows] = np.argsort(-cosines, axis=1, kind="stable")[:, :kept]
-        found[rows] = np.take_along_axis(cosines, nearest[rows], axis=1)
-    return nearest, found
+        nearest[rows] = np.argsort(-cosines, axis=1, kind="stable")[:, :neighbours]
+        nearest_cosines[rows] = np.take_along_axis(cosines, nearest[rows], axis=1)
+    return nearest, nearest_cosines
 
 
 @dataclasses.dataclass(frozen=True)
-class _Side:
-    """One side of a search.
+class _Items:
+    """The queries or the gallery of a search.
 
     Attributes:
       features: [count, dim].
-      groups: int [count], equal where two sides belong together.
-      unseen: bool [count], whether the exact name never occurs in training.
-      labels: int [count], the class, -1 where unknown.
+      groups: int [count]; a query and an item of one group are a correct pair.
+      unseen: bool [count], True for an exact name that never occurs in training.
+      labels: int [count], class, -1 for an unknown class.
     """
 
     features: np.ndarray
@@ -137,13 +143,13 @@ class _Side:
 
 def _directions(
     embeddings: np.ndarray, held_out: held_out_split.HeldOut
-) -> dict[str, tuple[_Side, _Side]]:
-    """Pairs of (queries, gallery) by the name of the direction."""
+) -> dict[str, tuple[_Items, _Items]]:
+    """Returns queries and gallery by the name of the direction."""
     named = np.flatnonzero(held_out.name_index >= 0)
     pictured = np.flatnonzero(np.any(held_out.image_features != 0, axis=1))
 
-    def shapes(features: np.ndarray, groups: np.ndarray, rows: np.ndarray) -> _Side:
-        return _Side(features[rows], groups[rows], held_out.unseen[rows], held_out.labels[rows])
+    def shapes(features: np.ndarray, groups: np.ndarray, rows: np.ndarray) -> _Items:
+        return _Items(features[rows], groups[rows], held_out.unseen[rows], held_out.labels[rows])
 
     own = np.arange(len(embeddings))
     named_points = shapes(embeddings, held_out.name_index, named)
@@ -158,8 +164,8 @@ def _directions(
     }
 
 
-def _texts(held_out: held_out_split.HeldOut, *, named: np.ndarray) -> _Side:
-    """The distinct names; a name has a class where all shapes that bear it have that one."""
+def _texts(held_out: held_out_split.HeldOut, *, named: np.ndarray) -> _Items:
+    """Returns the distinct names; a name has a class if all shapes of that name share it."""
     count = len(held_out.text_names)
     names, labels = held_out.name_index[named], held_out.labels[named]
     lowest, highest = np.full(count, np.iinfo(np.int32).max), np.full(count, -1)
@@ -167,7 +173,7 @@ def _texts(held_out: held_out_split.HeldOut, *, named: np.ndarray) -> _Side:
     np.maximum.at(highest, names, labels)
     unseen = np.zeros(count, dtype=bool)
     unseen[names[held_out.unseen[named]]] = True
-    return _Side(
+    return _Items(
         held_out.text_features,
         np.arange(count),
         unseen,
@@ -177,27 +183,30 @@ def _texts(held_out: held_out_split.HeldOut, *, named: np.ndarray) -> _Side:
 
 def _class_directions(
     embeddings: np.ndarray, held_out: held_out_split.HeldOut
-) -> dict[str, tuple[_Side, _Side]]:
-    """Searches that have a right answer by class only."""
-    points = _Side(embeddings, np.arange(len(embeddings)), held_out.unseen, held_out.labels)
+) -> dict[str, tuple[_Items, _Items]]:
+    """Returns the directions whose correct answers are defined by class only."""
+    points = _Items(embeddings, np.arange(len(embeddings)), held_out.unseen, held_out.labels)
     count = len(held_out.class_names)
-    names = _Side(
+    names = _Items(
         held_out.class_features, np.arange(count), np.zeros(count, dtype=bool), np.arange(count)
     )
     return {"points_to_points": (points, points), "class_to_points": (names, points)}
 
 
-def _by_class(direction: str, queries: _Side, *, gallery: _Side, chunk: int) -> dict[str, float]:
-    """Mean average precision by class of one direction; empty where no query has an answer."""
-    items, asking = np.flatnonzero(gallery.labels >= 0), np.flatnonzero(queries.labels >= 0)
+def _mean_average_precisions(
+    direction: str, queries: _Items, *, gallery: _Items, chunk: int
+) -> dict[str, float]:
+    """Computes the metrics by class of one direction; empty if no query has a correct answer."""
+    items = np.flatnonzero(gallery.labels >= 0)
+    labelled = np.flatnonzero(queries.labels >= 0)
     groups = gallery.labels[items]
     # Queries that are the gallery come in its order, so query i is item i.
     own = np.arange(len(items)) if queries is gallery else None
-    counts = ranking.relevant_counts(queries.labels[asking], gallery_groups=groups, own=own)
+    counts = ranking.relevant_counts(queries.labels[labelled], gallery_groups=groups, own=own)
     answerable = counts > 0
     if not np.any(answerable):
         return {}
-    kept = asking[answerable]
+    kept = labelled[answerable]
     precisions = ranking.average_precisions(
         queries.features[kept],
         gallery.features[items],
@@ -213,14 +222,14 @@ def _by_class(direction: str, queries: _Side, *, gallery: _Side, chunk: int) -> 
         ),
         f"{direction}/map_queries": len(kept),
         f"{direction}/map_gallery": len(items),
-        f"{direction}/map_lonely": len(asking) - len(kept),
+        f"{direction}/map_lonely": len(labelled) - len(kept),
     }
 
 
-def _summary(prefix: str, *, ranks: np.ndarray, gallery: int) -> dict[str, float]:
-    """The figures of one direction, each key below the prefix."""
-    figures = {f"{prefix}/recall@{k}": classification.recall_at(ranks, k=k) for k in RECALL_AT}
-    figures[f"{prefix}/median_rank"] = float(np.median(ranks))
-    figures[f"{prefix}/queries"] = len(ranks)
-    figures[f"{prefix}/gallery"] = gallery
-    return figures
+def _recalls(prefix: str, *, ranks: np.ndarray, gallery: int) -> dict[str, float]:
+    """Computes the recalls and the median rank of one direction, with the prefix in each key."""
+    metrics = {f"{prefix}/recall@{k}": classification.recall_at(ranks, k=k) for k in RECALL_AT}
+    metrics[f"{prefix}/median_rank"] = float(np.median(ranks))
+    metrics[f"{prefix}/queries"] = len(ranks)
+    metrics[f"{prefix}/gallery"] = gallery
+    return metrics

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The results table, as text for the terminal and as cells for the report."""
+"""Results table, as text for the terminal, as cells for the report and as Markdown."""
 
 from collections.abc import Collection, Sequence
 
-from mrd_jax.evaluation import results
 from mrd_jax.evaluation.metrics import statistics
+from mrd_jax.evaluation.results import Result
 
-# Key in the metrics, heading of the column.
+# Key in `Result.metrics`, heading of the column.
 COLUMNS = (
     ("top1", "top-1"),
     ("top3", "top-3"),
@@ -15,69 +15,69 @@ COLUMNS = (
 )
 
 
-def percent(share: float) -> str:
-    """Writes a share between 0 and 1 as per cent with one decimal."""
-    return f"{100 * share:.1f}"
+def percent(fraction: float) -> str:
+    """Formats a fraction between 0 and 1 in per cent with one decimal."""
+    return f"{100 * fraction:.1f}"
 
 
-def interval(line: results.Result) -> str:
-    """Writes the 95% interval of the top-1 accuracy in per cent; "" for an expected value."""
-    if line.correct is None:
+def interval(result: Result) -> str:
+    """Formats the 95% interval of the top-1 accuracy in per cent; "" for an expected value."""
+    if result.correct is None:
         return ""
-    low, high = statistics.wilson_interval(int(line.correct.sum()), count=len(line.correct))
+    low, high = statistics.wilson_interval(int(result.correct.sum()), count=len(result.correct))
     return f"{percent(low)} to {percent(high)}"
 
 
-def cells(line: results.Result) -> list[str]:
-    """Writes one result as the cells of a row: its name, the columns, the interval."""
-    return [line.name, *(percent(line.metrics[key]) for key, _ in COLUMNS), interval(line)]
-
-
 def headings() -> list[str]:
-    """The headings over `cells`."""
+    """Returns the column headings over `cells`."""
     return ["", *(heading for _, heading in COLUMNS), "95% of top-1"]
 
 
-def format_table(rows: Sequence[results.Result]) -> str:
-    """Writes results as an aligned text table in per cent, for the end of a run.
+def cells(result: Result) -> list[str]:
+    """Formats one result as the cells of a row: its name, accuracies in per cent, the interval."""
+    return [result.name, *(percent(result.metrics[key]) for key, _ in COLUMNS), interval(result)]
+
+
+def format_table(results: Sequence[Result]) -> str:
+    """Formats results as an aligned text table in per cent.
 
     Args:
-      rows: lines of one held-out split, in the order to print.
+      results: results on one held-out split, in the order of the rows.
 
     Returns:
-      Several lines without a newline at the end.
+      Lines of text, without a newline at the end.
 
     Raises:
-      ValueError: where there is no row.
+      ValueError: there are no results.
     """
-    if not rows:
+    if not results:
         raise ValueError("no results to print: expected at least one row")
-    lines = [headings(), *(cells(row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    measured = rows[0].metrics
-    caption = f"zero-shot, % of {measured['count']} shapes in {measured['classes']} classes"
-    return "\n".join([caption, *(_align(line, widths) for line in lines)])
+    rows = [headings(), *(cells(result) for result in results)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    metrics = results[0].metrics
+    caption = f"zero-shot, % of {metrics['count']} shapes in {metrics['classes']} classes"
+    return "\n".join([caption, *(_align(row, widths) for row in rows)])
 
 
 def format_markdown(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> str:
-    """Writes rows of cells as a table in Markdown.
+    """Formats rows of cells as a Markdown table.
 
     Args:
-      rows: the headings, then the rest.
-      left: columns that are aligned left; the others are aligned right.
+      rows: headings first, then the other rows.
+      left: columns to align left; the others are aligned right.
 
     Returns:
-      Several lines without a newline at the end.
+      Lines of text, without a newline at the end.
     """
     rule = ["---" if column in left else "---:" for column in range(len(rows[0]))]
-    lines = [rows[0], rule, *rows[1:]]
     return "\n".join(
-        f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines
+        f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |"
+        for row in [rows[0], rule, *rows[1:]]
     )
 
 
-def _align(line: list[str], widths: list[int]) -> str:
-    """Puts the name left and the figures right, two spaces apart."""
-    name, *figures = line
+def _align(row: list[str], widths: list[int]) -> str:
+    """Aligns the first cell left and the others right, two spaces apart."""
+    name, *figures = row
     padded = [figure.rjust(width) for figure, width in zip(figures, widths[1:], strict=True)]
     return "  ".join([name.ljust(widths[0]), *padded]).rstrip()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What frozen embeddings are good for, as cells of a table: zero-shot, probes, few-shot, retrieval.
+"""Transfer of frozen embeddings, as rows of a table: zero-shot, probes, few-shot, retrieval.
 
-The figures of one encoder on one data set come as a dict: `zero_shot` and `retrieval` as the
-functions of those names return, and `linear_probe` and `few_shot` likewise, where they were fitted.
+The metrics of one encoder on one data set are a dict: `zero_shot` and `retrieval` as the functions
+of those names return them, and `linear_probe` and `few_shot` likewise if they were fitted.
 """
 
 from collections.abc import Mapping
@@ -10,9 +10,9 @@ from typing import Any
 
 from mrd_jax.evaluation import few_shot, retrieval, table
 
-Figures = Mapping[str, Mapping[str, float]]
+Metrics = Mapping[str, Mapping[str, float]]
 
-# Direction -> row of the table. By class, and by shape.
+# Direction -> title of its row, for retrieval by class and by shape.
 BY_CLASS = {
     "points_to_points": "shape to shapes of its class",
     "class_to_points": "class name to its shapes",
@@ -29,79 +29,84 @@ BY_SHAPE = {
 }
 
 
-def cells(figures: Figures) -> dict[str, str]:
-    """The figures of one encoder by the title of their row, in %, but for penalties and ranks.
+def cells(metrics: Metrics) -> dict[str, str]:
+    """Formats the metrics of one encoder, by the title of their row.
 
-    What was not measured, and directions that the data lack, have no row.
+    All are in per cent, except penalties and ranks. Metrics that were not computed, and directions
+    that the data set does not have, have no row.
     """
-    found = {
-        "zero-shot top-1": table.percent(figures["zero_shot"]["top1"]),
-        "zero-shot mean per class": table.percent(figures["zero_shot"]["mean_per_class"]),
+    rows = {
+        "zero-shot top-1": table.percent(metrics["zero_shot"]["top1"]),
+        "zero-shot mean per class": table.percent(metrics["zero_shot"]["mean_per_class"]),
     }
-    if "linear_probe" in figures:
-        probe = figures["linear_probe"]
-        found["linear probe top-1"] = table.percent(probe["top1"])
-        found["linear probe mean per class"] = table.percent(probe["mean_per_class"])
-        found["strength of its penalty"] = f"{probe['strength']:g}"
-    if "few_shot" in figures:
-        found |= _few_shot_cells(figures["few_shot"])
-    return found | _retrieval_cells(figures["retrieval"])
+    if "linear_probe" in metrics:
+        probe = metrics["linear_probe"]
+        rows["linear probe top-1"] = table.percent(probe["top1"])
+        rows["linear probe mean per class"] = table.percent(probe["mean_per_class"])
+        rows["linear probe penalty"] = f"{probe['strength']:g}"
+    if "few_shot" in metrics:
+        rows |= _few_shot_cells(metrics["few_shot"])
+    return rows | _retrieval_cells(metrics["retrieval"])
 
 
-def counts(figures: Figures) -> str:
-    """How much there was to learn from and to answer, in sentences; "" where nothing was fitted.
+def describe_counts(metrics: Metrics) -> str:
+    """Describes the numbers of shapes that probes are fitted to and tested on, in sentences.
 
-    It is the same for all encoders on a data set.
+    They are the same for all encoders on a data set. Returns "" if nothing was fitted and there is
+    no retrieval by class.
     """
     sentences = []
-    if "linear_probe" in figures:
-        probe = figures["linear_probe"]
+    if "linear_probe" in metrics:
+        probe = metrics["linear_probe"]
         sentences.append(
-            f"Probes learn from {probe['train']} labelled training shapes of {probe['classes']} "
-            f"classes, {probe['held_out']} of which chose the penalty before all were used, and "
-            f"answer for {probe['count']} test shapes; {probe['absent']} of these are of no "
-            "trained class and count as wrong."
+            f"Probes are fitted to {probe['train']} labelled training shapes of "
+            f"{probe['classes']} classes; {probe['held_out']} of these are held out first to "
+            f"choose the penalty. They are tested on {probe['count']} shapes; {probe['absent']} of "
+            "these have a class without training shapes and count as wrong."
         )
-    if "few_shot" in figures:
-        shots = figures["few_shot"]
+    if "few_shot" in metrics:
+        shots = metrics["few_shot"]
         drawn = "; ".join(
             f"{number}: {shots[f'{number}/train']} and {shots[f'{number}/short_classes']}"
             for number in few_shot.SHOTS
         )
         sentences.append(
             f"Few-shot: mean ± standard deviation over {shots['seeds']} draws; a class with fewer "
-            "shapes than shots gives all (shots: shapes drawn and classes with fewer; "
-            f"{drawn})."
+            "shapes than shots contributes all of them (shots: shapes drawn and classes with "
+            f"fewer; {drawn})."
         )
-    found = figures["retrieval"]
-    if "points_to_points/map" in found:
-        asking, items, lonely = (
-            found[f"points_to_points/map_{key}"] for key in ("queries", "gallery", "lonely")
+    recalls = metrics["retrieval"]
+    if "points_to_points/map" in recalls:
+        queries, items, lonely = (
+            recalls[f"points_to_points/map_{key}"] for key in ("queries", "gallery", "lonely")
         )
         sentences.append(
-            f"mAP: everything of the query's class is a right answer; {asking} shapes look among "
-            f"{items} for others, {lonely} more are alone in their class and do not ask."
+            "mAP: everything of the query's class is a correct answer; shape to shapes has "
+            f"{queries} queries in a gallery of {items}, and {lonely} more shapes are no queries "
+            "because they are the only ones of their class."
         )
     return " ".join(sentences)
 
 
 def _few_shot_cells(shots: Mapping[str, Any]) -> dict[str, str]:
-    found = {}
+    rows = {}
     for number in few_shot.SHOTS:
-        spread = table.percent(shots[f"{number}/top1_std"])
-        found[f"{number}-shot top-1"] = f"{table.percent(shots[f'{number}/top1'])} ± {spread}"
-    return found
+        deviation = table.percent(shots[f"{number}/top1_std"])
+        rows[f"{number}-shot top-1"] = f"{table.percent(shots[f'{number}/top1'])} ± {deviation}"
+    return rows
 
 
-def _retrieval_cells(found: Mapping[str, float]) -> dict[str, str]:
-    made = {
-        f"{title}, mAP": table.percent(found[f"{direction}/map"])
+def _retrieval_cells(metrics: Mapping[str, float]) -> dict[str, str]:
+    rows = {
+        f"{title}, mAP": table.percent(metrics[f"{direction}/map"])
         for direction, title in BY_CLASS.items()
-        if f"{direction}/map" in found
+        if f"{direction}/map" in metrics
     }
     for direction, title in BY_SHAPE.items():
-        if f"{direction}/queries" in found:
-            recalls = [table.percent(found[f"{direction}/recall@{k}"]) for k in retrieval.RECALL_AT]
-            made[f"{title}, R@1, 5, 10"] = " / ".join(recalls)
-            made[f"{title}, median rank"] = f"{found[f'{direction}/median_rank']:g}"
-    return made
+        if f"{direction}/queries" in metrics:
+            recalls = [
+                table.percent(metrics[f"{direction}/recall@{k}"]) for k in retrieval.RECALL_AT
+            ]
+            rows[f"{title}, R@1, 5, 10"] = " / ".join(recalls)
+            rows[f"{title}, median rank"] = f"{metrics[f'{direction}/median_rank']:g}"
+    return rows

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Zero-shot classification: a shape's class is the class name nearest to its embedding.
 
-The figures depend on the teacher, on the classes and on how their names are embedded. They may be
-compared between runs on the same dataset folder, and with its baselines; with published tables
-only on Objaverse-LVIS, ModelNet40 or ScanObjectNN as released, class features included; and with
-nothing else: not across teachers, not with the folds of another test catalogue.
+Accuracy depends on the teacher, on the classes and on how their names are embedded. Compare it only
+between runs on the same data set and with the baselines of that data set; with published tables,
+only on Objaverse-LVIS, ModelNet40 or ScanObjectNN as released, class features included. It does not
+compare across teachers or across folds.
 """
 
 import dataclasses
@@ -17,11 +17,11 @@ from mrd_jax.evaluation.metrics import classification
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """The best classes of every shape, labelled or not.
+    """The best-scoring classes of every shape, labelled or not.
 
     Attributes:
-      classes: int64 [count, top], best first.
-      scores: float32 [count, top], their cosines.
+      classes: int64 [count, top], the best first.
+      scores: [count, top], the scores of these classes, in the dtype of the scores.
     """
 
     classes: np.ndarray
@@ -31,37 +31,36 @@ class Predictions:
 def zero_shot(
     embeddings: np.ndarray, held_out: held_out_split.HeldOut, *, chunk: int = 4096
 ) -> dict[str, float]:
-    """Accuracy of naming the class of held-out shapes from their embeddings.
+    """Computes the zero-shot accuracy of embeddings of the held-out shapes.
 
-    Shapes whose class is unknown are left out. A shape whose true class ties with another counts
-    as wrong.
+    Shapes of unknown class are excluded. A tie counts against the model: a shape whose true class
+    ties with another counts as wrong.
 
     Args:
-      embeddings: [count, dim], one per shape of held_out and in its order, any length.
-      held_out: the shapes.
-      chunk: shapes scored at a time, see `class_ranks`.
+      embeddings: [count, dim], one per shape of `held_out`, in its order; their length does not
+        matter.
+      held_out: held-out split.
+      chunk: number of shapes scored at a time, see `class_ranks`.
 
     Returns:
-      top1, top3, top5 and mean_per_class as shares between 0 and 1, and count and classes.
+      `top1`, `top3`, `top5` and `mean_per_class`, fractions between 0 and 1; and `count` and
+      `classes`, the numbers of labelled shapes and of classes.
 
     Raises:
-      ValueError: where the embeddings do not fit, or no shape has a class.
+      ValueError: the embeddings are not [count, dim] or non-finite, or no shape has a known class.
     """
     return from_ranks(class_ranks(embeddings, held_out, chunk=chunk), held_out)
 
 
 def from_ranks(ranks: np.ndarray, held_out: held_out_split.HeldOut) -> dict[str, float]:
-    """The measures of `zero_shot` for places of the true classes that were found in another way.
+    """Computes the metrics of `zero_shot` from the ranks of the true classes.
 
     Args:
       ranks: int [labelled], 1 is the best; see `class_ranks`.
-      held_out: the shapes.
-
-    Returns:
-      As `zero_shot`.
+      held_out: held-out split.
 
     Raises:
-      ValueError: where no shape has a class.
+      ValueError: no shape has a known class.
     """
     if not len(held_out.labelled):
         raise ValueError("no held-out shape has a known class: expected labels of 0 or more")
@@ -79,19 +78,20 @@ def from_ranks(ranks: np.ndarray, held_out: held_out_split.HeldOut) -> dict[str,
 def class_ranks(
     embeddings: np.ndarray, held_out: held_out_split.HeldOut, *, chunk: int = 4096
 ) -> np.ndarray:
-    """Place of the true class of every labelled shape, without the scores of all of them at once.
+    """Returns the rank of the true class of every labelled shape, scoring a chunk at a time.
 
     Args:
-      embeddings: [count, dim], one per shape of held_out and in its order, any length.
-      held_out: the shapes.
-      chunk: shapes scored at a time; memory is a few times chunk * classes floats, each of them
-        19 MB at 1,156 classes.
+      embeddings: [count, dim], one per shape of `held_out`, in its order; their length does not
+        matter.
+      held_out: held-out split.
+      chunk: number of shapes scored at a time. Memory is a few arrays of [chunk, classes], each
+        19 MB at 1,156 classes and the default.
 
     Returns:
-      int64 [labelled], 1 is the best, ties against the model.
+      int64 [labelled], 1 is the best; tied classes rank before the true class.
 
     Raises:
-      ValueError: where the embeddings are not [count, dim] of the held-out shapes.
+      ValueError: the embeddings are not [count, dim] of the held-out shapes, or non-finite.
     """
     _check(embeddings, held_out)
     queries = classification.normalise(embeddings)[held_out.labelled]
@@ -104,38 +104,36 @@ def class_ranks(
 
 
 def class_scores(embeddings: np.ndarray, held_out: held_out_split.HeldOut) -> np.ndarray:
-    """Cosine of every shape with every class name.
+    """Returns the cosine similarity of every shape with every class name.
 
     Args:
-      embeddings: [count, dim], one per shape of held_out and in its order, any length.
-      held_out: the shapes.
+      embeddings: [count, dim], one per shape of `held_out`, in its order; their length does not
+        matter.
+      held_out: held-out split.
 
     Returns:
       float32 [count, classes].
 
     Raises:
-      ValueError: where the embeddings are not [count, dim] of the held-out shapes.
+      ValueError: the embeddings are not [count, dim] of the held-out shapes, or non-finite.
     """
     _check(embeddings, held_out)
     return classification.normalise(embeddings) @ held_out.class_features.T
 
 
 def predictions(scores: np.ndarray, *, top: int = 3) -> Predictions:
-    """The best classes of every shape with their scores, for people to look at.
+    """Returns the best-scoring classes of every shape; ties are in the order of the classes.
 
     Args:
       scores: [count, classes], larger is better.
-      top: how many to keep; fewer where there are fewer classes.
-
-    Returns:
-      The `Predictions`; tied classes come in the order of their index.
+      top: number of classes to keep; at most the number of classes is returned.
     """
     best = np.argsort(-scores, axis=1, kind="stable")[:, :top]
     return Predictions(best, np.take_along_axis(scores, best, axis=1))
 
 
 def _check(embeddings: np.ndarray, held_out: held_out_split.HeldOut) -> None:
-    """Raises where the embeddings are not those of the held-out shapes."""
+    """Raises ValueError if the embeddings do not have the shape that the split implies."""
     expected = (len(held_out.ids), held_out.class_features.shape[1])
     if np.shape(embeddings) != expected:
         raise ValueError(

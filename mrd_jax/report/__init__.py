@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report of a run: one HTML file to look at, and the results table as text."""
+"""Report of a run: one HTML page, and the results table as text."""
 
 import pathlib
 from collections.abc import Sequence
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from mrd_jax.evaluation import held_out_split, history, retrieval, table, zero_shot
-from mrd_jax.evaluation import results as results_lib
 from mrd_jax.evaluation.metrics import classification
+from mrd_jax.evaluation.results import Result, compare_with_student
 from mrd_jax.evaluation.table import format_table
-from mrd_jax.report import cards, embedding_map, figures, relations, templates
+from mrd_jax.report import embedding_map, figures, relations, shape_cards, templates
 
 __all__ = ["format_table", "write_report"]
 
@@ -27,7 +27,7 @@ def write_report(
     *,
     held_out: held_out_split.HeldOut,
     embeddings: np.ndarray,
-    results: Sequence[results_lib.Result],
+    results: Sequence[Result],
     gallery: held_out_split.HeldOut | None = None,
     gallery_embeddings: np.ndarray | None = None,
     tracked: relations.TrackedShapes | None = None,
@@ -35,28 +35,28 @@ def write_report(
     notes: Sequence[str] = (),
     limit: int = 200,
 ) -> pathlib.Path:
-    """Writes `WORKDIR/report.html`, a page that needs no other file and no network.
+    """Writes `WORKDIR/report.html`, a page that needs no other files and no network.
 
     Args:
-      workdir: has metrics.jsonl when the run was trained here; without it the page has no curves.
-      held_out: the shapes.
-      embeddings: [count, dim], the student's, one per shape of held_out and in its order.
-      results: lines of the results table in their order, the student's among them.
-      gallery: shapes that neighbours are looked up among, such as those of the training split;
-        held_out itself by default.
-      gallery_embeddings: [items, dim], the student's, one per shape of gallery.
-      tracked: the shapes whose relations were saved at every evaluation; without them the page
-        shows no relations.
+      workdir: folder of the run; without a metrics.jsonl in it, the page has no curves.
+      held_out: held-out split.
+      embeddings: [count, dim], embeddings of the student, one per shape of `held_out`, in its
+        order.
+      results: rows of the results table, the student among them.
+      gallery: training shapes, among which nearest neighbours are looked up; `held_out` by default.
+      gallery_embeddings: [items, dim], embeddings of the student, one per shape of `gallery`.
+      tracked: shapes whose relations were saved at every evaluation; without them, the page has no
+        relation matrices.
       title: heading of the page.
-      notes: paragraphs under it, such as the limits of the teacher.
-      limit: most shapes in the gallery.
+      notes: paragraphs under the heading, such as limitations of the teacher.
+      limit: maximum number of shapes on the map and of shape cards.
 
     Returns:
       The path of the page.
 
     Raises:
-      ValueError: where only one of gallery and gallery_embeddings is given, or the embeddings do
-        not fit the held-out shapes.
+      ValueError: only one of `gallery` and `gallery_embeddings` is given, or the embeddings do not
+        match the held-out shapes.
     """
     if (gallery is None) != (gallery_embeddings is None):
         raise ValueError("gallery and gallery_embeddings belong together: give both or neither")
@@ -64,21 +64,22 @@ def write_report(
         gallery, gallery_embeddings = held_out, embeddings
     own_gallery = gallery.ids == held_out.ids
     workdir = pathlib.Path(workdir)
-    curves = workdir / history.FILE
+    metrics_file = workdir / history.FILE
+    curves = history.read_metrics(metrics_file) if metrics_file.is_file() else {}
     page = templates.load("page.html").render(
         title=title,
         notes=notes,
-        curves=figures.curves(history.read_metrics(curves)) if curves.is_file() else [],
+        curves=figures.draw_curves(curves),
         headings=table.headings(),
-        results=[(line, table.cells(line)) for line in results],
-        comparisons=results_lib.compare_with_student(list(results)),
+        results=[(result, table.cells(result)) for result in results],
+        comparisons=compare_with_student(list(results)),
         measured=results[0].metrics,
-        retrieval=[row for line in results for row in _retrieval_rows(line)],
+        retrieval=[row for result in results for row in _retrieval_rows(result)],
         recall_at=retrieval.RECALL_AT,
-        relations=_relations(workdir, tracked),
+        relations=_draw_relations(workdir, tracked),
         map=embedding_map.make_map(embeddings, held_out=held_out, limit=limit),
         **_confusion(embeddings, held_out),
-        cards=cards.make_cards(
+        cards=shape_cards.make_cards(
             embeddings,
             held_out=held_out,
             gallery=gallery,
@@ -94,31 +95,32 @@ def write_report(
     return target
 
 
-def _relations(
+def _draw_relations(
     workdir: pathlib.Path, tracked: relations.TrackedShapes | None
 ) -> figures.Figure | None:
-    """The relation matrices, where there is something to draw."""
+    """Draws the relation matrices; None if no relations were saved."""
     snapshots = tracked.read(str(workdir)) if tracked else []
     return tracked.draw(snapshots) if tracked and snapshots else None
 
 
-def _retrieval_rows(line: results_lib.Result) -> list[list[str]]:
-    """Cells of the retrieval table for one method: a row per direction and set of queries."""
+def _retrieval_rows(result: Result) -> list[list[str]]:
+    """Formats the retrieval table of one method: a row per direction and set of queries."""
     rows = []
     for prefix, queries in (("", "all"), ("unseen/", "unseen names")):
-        for direction, words in _DIRECTIONS:
+        for direction, title in _DIRECTIONS:
             key = f"{prefix}{direction}"
-            if f"{key}/queries" not in line.retrieval:
+            if f"{key}/queries" not in result.retrieval:
                 continue
-            recalls = [line.retrieval[f"{key}/recall@{k}"] for k in retrieval.RECALL_AT]
+            recalls = [result.retrieval[f"{key}/recall@{k}"] for k in retrieval.RECALL_AT]
             rows.append(
                 [
-                    line.name,
-                    words,
+                    result.name,
+                    title,
                     queries,
                     *(table.percent(recall) for recall in recalls),
-                    f"{line.retrieval[f'{key}/median_rank']:g}",
-                    f"{line.retrieval[f'{key}/queries']} in {line.retrieval[f'{key}/gallery']}",
+                    f"{result.retrieval[f'{key}/median_rank']:g}",
+                    str(result.retrieval[f"{key}/queries"]),
+                    str(result.retrieval[f"{key}/gallery"]),
                 ]
             )
     return rows
@@ -127,7 +129,7 @@ def _retrieval_rows(line: results_lib.Result) -> list[list[str]]:
 def _confusion(
     embeddings: np.ndarray, held_out: held_out_split.HeldOut
 ) -> dict[str, figures.Figure | list[tuple[str, str, int]]]:
-    """The confusion matrix and its largest entries off the diagonal."""
+    """Draws the confusion matrix and lists its largest entries off the diagonal."""
     scores = zero_shot.class_scores(embeddings, held_out)[held_out.labelled]
     best = zero_shot.predictions(scores, top=1).classes[:, 0]
     counts = classification.confusion(
@@ -138,6 +140,6 @@ def _confusion(
     pairs = [np.unravel_index(flat, wrong.shape) for flat in largest]
     names = held_out.class_names
     return {
-        "confusion": figures.confusion(counts, class_names=names),
+        "confusion": figures.draw_confusion(counts, class_names=names),
         "confused": [(names[t], names[p], int(wrong[t, p])) for t, p in pairs if wrong[t, p]],
     }

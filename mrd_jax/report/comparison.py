@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two or more runs on one page: their curves over one another, their results side by side."""
+"""Comparison page of two or more runs: results, significance tests, settings and curves."""
 
 import dataclasses
 import json
@@ -16,62 +16,65 @@ from mrd_jax.report import figures, final, templates
 
 @dataclasses.dataclass(frozen=True)
 class FinishedRun:
-    """What is compared of a run.
+    """A run as read from its workdir.
 
     Attributes:
-      name: on the page.
-      curves: as `history.read_metrics` returns.
-      student: its line of the results.
-      config: {"loss.relation": "similarity", ...}.
-      ids: of the held-out shapes, in the order of the split.
+      name: name of the run on the page.
+      curves: metrics as `history.read_metrics` returns them.
+      student: row of the student in the results table.
+      config: config values by dotted field name, such as {"loss.relation": "similarity"}.
+      ids: ids of the held-out shapes, in the order of the split.
     """
 
     name: str
-    curves: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    curves: figures.Curves
     student: results.Result
     config: Mapping[str, object]
     ids: tuple[str, ...]
 
 
-def read(workdir: pathlib.Path, *, name: str) -> FinishedRun:
-    """Reads what a finished run has left.
+def read_run(workdir: pathlib.Path, *, name: str) -> FinishedRun:
+    """Reads the results, curves and config of a finished run.
 
     Args:
-      workdir: of the run.
-      name: on the page.
+      workdir: folder of the run.
+      name: name of the run on the page.
 
     Raises:
       FileNotFoundError: the run has not been evaluated.
-      ValueError: a file of it is damaged; names it.
+      ValueError: a file of the run is corrupt; the message names it.
     """
-    path = workdir / "results.json"
+    path = workdir / final.RESULTS_FILE
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is missing: let the run end, or run `python -m mrd_jax.main --mode eval` with "
             "its config and workdir"
         )
     try:
-        saved = json.loads(path.read_text("utf-8"))
-        lines = [results.from_dict(line) for line in saved["results"]]
-        (student,) = (line for line in lines if line.name == results.STUDENT)
-        config = run_identity.flatten(saved["config"])
+        content = json.loads(path.read_text("utf-8"))
+        rows = [results.from_dict(row) for row in content["results"]]
+        (student,) = (row for row in rows if row.name == results.STUDENT)
+        config = run_identity.flatten(content["config"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); evaluate the run again") from error
-    curves = workdir / history.FILE
+        raise ValueError(f"{path} is corrupt ({error}); evaluate the run again") from error
+    metrics_file = workdir / history.FILE
+    curves = history.read_metrics(metrics_file) if metrics_file.is_file() else {}
     ids = tuple(final.load_embeddings(workdir)["test_ids"].tolist())
-    measured = history.read_metrics(curves) if curves.is_file() else {}
-    return FinishedRun(name, measured, student, config, ids)
+    return FinishedRun(name, curves, student, config, ids)
 
 
 def write_comparison(runs: Sequence[FinishedRun], *, output: pathlib.Path) -> pathlib.Path:
-    """Writes one page that needs no other file and no network.
+    """Writes a page that needs no other files and no network.
 
     Args:
-      runs: two or more; the others are tested against the first.
+      runs: two or more runs; the others are tested against the first.
       output: file to write.
 
+    Returns:
+      `output`.
+
     Raises:
-      ValueError: fewer than two runs, or two of one name.
+      ValueError: there are fewer than two runs, or two have the same name.
     """
     names = [run.name for run in runs]
     if len(runs) < 2 or len(set(names)) < len(names):
@@ -79,22 +82,20 @@ def write_comparison(runs: Sequence[FinishedRun], *, output: pathlib.Path) -> pa
     page = templates.load("comparison.html").render(
         names=names,
         headings=table.headings(),
-        results=[
-            table.cells(dataclasses.replace(run.student, name=run.name, summary="")) for run in runs
-        ],
+        results=[table.cells(dataclasses.replace(run.student, name=run.name)) for run in runs],
         measured=runs[0].student.metrics,
         same_set=len({run.ids for run in runs}) == 1,
-        tests=tests(runs),
-        differences=differences(runs),
-        curves=figures.overlays({run.name: run.curves for run in runs}),
+        tests=compare_with_first(runs),
+        differences=differing_settings(runs),
+        curves=figures.draw_overlays({run.name: run.curves for run in runs}),
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(page, "utf-8")
     return output
 
 
-def tests(runs: Sequence[FinishedRun]) -> dict[str, statistics.Comparison]:
-    """Every other run against the first, shape by shape, where both saw the same shapes."""
+def compare_with_first(runs: Sequence[FinishedRun]) -> dict[str, statistics.Comparison]:
+    """Compares every other run on the same held-out shapes with the first by a paired test."""
     first, *others = runs
     return {
         other.name: statistics.mcnemar([_correct(first)], [_correct(other)])
@@ -103,16 +104,19 @@ def tests(runs: Sequence[FinishedRun]) -> dict[str, statistics.Comparison]:
     }
 
 
+def differing_settings(runs: Sequence[FinishedRun]) -> dict[str, list[object]]:
+    """Returns the config fields that differ and can change results, with a value per run.
+
+    The value of a run without the field is None.
+    """
+    fields = {field for run in runs for field in run.config} - run_identity.NEUTRAL_FIELDS
+    values = {field: [run.config.get(field) for run in runs] for field in sorted(fields)}
+    return {
+        field: by_run
+        for field, by_run in values.items()
+        if any(value != by_run[0] for value in by_run[1:])
+    }
+
+
 def _correct(run: FinishedRun) -> np.ndarray:
     return np.asarray(run.student.correct, dtype=bool)
-
-
-def differences(runs: Sequence[FinishedRun]) -> dict[str, list[object]]:
-    """Fields of the config that change a result and differ: a value of each run, or None."""
-    fields = {field for run in runs for field in run.config} - run_identity.NEUTRAL_FIELDS
-    found = {field: [run.config.get(field) for run in runs] for field in sorted(fields)}
-    return {
-        field: values
-        for field, values in found.items()
-        if any(value != values[0] for value in values[1:])
-    }

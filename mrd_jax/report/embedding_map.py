@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embeddings of a split on a plane: which shapes the student puts together."""
+"""Map of the embeddings of a split: their first two principal components, coloured by class."""
 
 import dataclasses
 
 import numpy as np
 
 from mrd_jax.evaluation import held_out_split
-from mrd_jax.report import cards, figures
+from mrd_jax.report import figures
 
-# Grey, for classes that have no colour of their own and for shapes without a class.
+# Grey, for all classes without a colour of their own and for shapes of unknown class.
 _OTHERS = "#8a939c"
+# Longest side of a picture in pixels.
 _PICTURE_SIZE = 64
 
 
@@ -18,57 +19,55 @@ class Dot:
     """A shape on the map.
 
     Attributes:
-      left: place from the left, in per cent.
-      top: place from the top, in per cent.
-      colour: of its class.
-      words: its name and class.
+      left: distance from the left edge of the map, in per cent of its width.
+      top: distance from the top edge of the map, in per cent of its height.
+      colour: colour of its class.
+      label: its name and class.
       picture: data URI, "" without a picture.
     """
 
     left: float
     top: float
     colour: str
-    words: str
+    label: str
     picture: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Map:
-    """All dots, and what the colours mean.
+    """Dots of the map, and its legend.
 
     Attributes:
-      dots: in the order of the split.
-      colours: (colour, class) of the most frequent classes.
-      share: of the variance of the embeddings that the plane holds, in 0..1.
+      dots: one per shape, in the order of the split.
+      colours: (colour, class name) of the most frequent classes.
+      explained_variance: fraction of the variance of the embeddings that the two components
+        explain, between 0 and 1.
       others: colour of all other shapes.
     """
 
     dots: list[Dot]
     colours: list[tuple[str, str]]
-    share: float
+    explained_variance: float
     others: str = _OTHERS
 
 
 def make_map(embeddings: np.ndarray, *, held_out: held_out_split.HeldOut, limit: int) -> Map:
-    """Projects embeddings on their first two principal components.
+    """Projects embeddings onto their first two principal components.
 
     Args:
-      embeddings: [count, dim], one per shape of held_out and in its order.
-      held_out: the shapes.
-      limit: most dots to make; more shapes are thinned out evenly, the plane stays that of all.
-
-    Returns:
-      The map.
+      embeddings: [count, dim], one per shape of `held_out`, in its order.
+      held_out: held-out split.
+      limit: maximum number of dots; of more shapes, an evenly spaced subset is shown, projected
+        onto the components of all.
     """
-    places, share = project(embeddings)
-    span = places.max(axis=0) - places.min(axis=0)
-    percent = 3 + 94 * (places - places.min(axis=0)) / np.where(span > 0, span, 1.0)
+    positions, explained_variance = project(embeddings)
+    span = positions.max(axis=0) - positions.min(axis=0)
+    percent = 3 + 94 * (positions - positions.min(axis=0)) / np.where(span > 0, span, 1.0)
     labels, counts = np.unique(held_out.labels[held_out.labelled], return_counts=True)
     frequent = labels[np.argsort(-counts, kind="stable")]
     colour_of = dict(zip(frequent.tolist(), figures.COLOURS, strict=False))
-    count = len(held_out.ids)
     dots = []
-    for i in np.linspace(0, count - 1, min(limit, count)).round().astype(int):
+    for i in figures.evenly_spaced(len(held_out.ids), limit=limit):
         label = int(held_out.labels[i])
         class_name = held_out.class_names[label] if label >= 0 else "class unknown"
         dots.append(
@@ -76,27 +75,28 @@ def make_map(embeddings: np.ndarray, *, held_out: held_out_split.HeldOut, limit:
                 left=round(float(percent[i, 0]), 2),
                 top=round(float(100 - percent[i, 1]), 2),
                 colour=colour_of.get(label, _OTHERS),
-                words=f"{held_out.names[i] or held_out.ids[i]}, {class_name}",
-                picture=cards.picture_uri(held_out.pictures[i], size=_PICTURE_SIZE),
+                label=f"{held_out.names[i] or held_out.ids[i]}, {class_name}",
+                picture=figures.picture_uri(held_out.pictures[i], size=_PICTURE_SIZE),
             )
         )
     legend = [(colour, held_out.class_names[label]) for label, colour in colour_of.items()]
-    return Map(dots, legend, share)
+    return Map(dots, legend, explained_variance)
 
 
 def project(rows: np.ndarray) -> tuple[np.ndarray, float]:
-    """First two principal components, each turned so that its largest entry is positive.
+    """Computes the first two principal components, signed so that the largest entry is positive.
 
     Args:
       rows: [count, dim].
 
     Returns:
-      float64 [count, 2], and the share of the variance that they hold.
+      Coordinates, float64 [count, 2], and the fraction of the variance that they explain.
     """
     centred = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)
-    # Of the covariance, which stays small however many shapes there are; largest variance last.
+    # Eigenvectors of the covariance, whose size does not depend on the number of shapes; those of
+    # the largest variance come last.
     variances, directions = np.linalg.eigh(centred.T @ centred)
-    places = centred @ directions[:, :-3:-1]
-    largest = np.abs(places).argmax(axis=0)
-    places *= np.where(places[largest, [0, 1]] < 0, -1.0, 1.0)
-    return places, float(variances[-2:].sum() / max(variances.sum(), 1e-300))
+    positions = centred @ directions[:, :-3:-1]
+    largest = np.abs(positions).argmax(axis=0)
+    positions *= np.where(positions[largest, [0, 1]] < 0, -1.0, 1.0)
+    return positions, float(variances[-2:].sum() / max(variances.sum(), 1e-300))

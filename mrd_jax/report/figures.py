@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of the report: curves and the confusion matrix, each a picture with its words."""
+"""Figures of the report pages: curves and the confusion matrix, with captions and alt texts."""
 
 import base64
 import dataclasses
 import io
+import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,25 +13,28 @@ import matplotlib
 import numpy as np
 from matplotlib import figure as mpl_figure
 from matplotlib import ticker
+from PIL import Image
 
-# The palette of Okabe and Ito, which colour-blind readers can tell apart; yellow left out, since
-# it is too pale for a line on white.
+# Palette of Okabe and Ito, which colour-blind readers can distinguish; without yellow, which is too
+# pale for a line on white.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
-# Curves that lie on one another, such as mirrored weights, can both be seen when dashed apart.
+# Different dashes keep curves visible that coincide, such as mirrored weights.
 _DASHES = ("-", "--", ":", "-.")
-# Fixed, so that the same run gives the same bytes.
+# The fixed salt makes the SVG of a figure deterministic.
 STYLE: Any = {"svg.hashsalt": "mrd_jax", "font.size": 9.0}
+
+Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A picture that can be put into a page, with the words that stand in for it.
+    """A figure of a page.
 
     Attributes:
       title: heading of the figure.
-      caption: what is drawn, for everyone.
-      alt: what can be seen, for readers who cannot see it.
-      source: data URI of the picture.
+      caption: description of what is drawn, with units.
+      alt: alternative text with the main values, for readers who cannot see the figure.
+      source: data URI of the image.
     """
 
     title: str
@@ -41,54 +45,78 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class _Panel:
-    """Which keys share an axis, and how it is drawn."""
+    """Metrics that share an axis, and how they are drawn.
+
+    Attributes:
+      title: heading of the figure.
+      caption: description of the curves.
+      pattern: regular expression of the metric names.
+      unit: unit of the vertical axis.
+      scale: scale of the vertical axis, "linear" or "log".
+    """
 
     title: str
     caption: str
     pattern: str
+    unit: str = ""
     scale: str = "linear"
-    share: bool = False
+
+    @property
+    def factor(self) -> int:
+        """Factor from the values of the metrics, which are fractions, to the unit."""
+        return 100 if self.unit == "%" else 1
 
 
 PANELS = (
-    _Panel("Loss", "The whole loss and its contrastive term.", r"train/(loss|total|contrastive)"),
+    _Panel("Loss", "Total training loss and its contrastive term.", r"train/(loss|contrastive)"),
     _Panel(
         "Distillation terms",
-        "The three relation terms before their weights.",
+        "The three relation terms of the loss, before they are weighted.",
         r"train/(intra|image|text)",
     ),
     _Panel(
         "Mixing weights",
-        "How much each teacher relation counts in each term.",
+        "Weight of each teacher relation in each distillation term, in %.",
         r"train/weight/.+",
-        share=True,
+        unit="%",
     ),
-    _Panel("Gradient norm", "Before clipping.", r"train/grad_norm", scale="log"),
-    _Panel("Learning rate", "After warm-up and decay.", r"train/learning_rate"),
-    _Panel("Throughput", "Samples per second.", r"train/samples_per_second"),
+    _Panel(
+        "Gradient norm",
+        "Global norm of the gradient before clipping, on a logarithmic scale.",
+        r"train/grad_norm",
+        scale="log",
+    ),
+    _Panel(
+        "Learning rate",
+        "Learning rate of each step, with warm-up and decay.",
+        r"train/learning_rate",
+    ),
+    _Panel(
+        "Throughput",
+        "Training samples per second, over all devices.",
+        r"train/samples_per_second",
+        unit="samples/s",
+    ),
     _Panel(
         "Zero-shot accuracy",
-        "Held-out shapes, in per cent.",
+        "Zero-shot accuracy on the held-out shapes, in %.",
         r"test/(top\d+|mean_per_class)",
-        share=True,
+        unit="%",
     ),
     _Panel(
         "Retrieval, recall at 5",
-        "Held-out shapes against all names and pictures, in per cent.",
+        "Recall at 5 between held-out shapes and all held-out names and pictures, in %.",
         r"test/retrieval/(?!unseen/).+/recall@5",
-        share=True,
+        unit="%",
     ),
 )
 
 
-def curves(history: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> list[Figure]:
-    """Draws the curves of a run, leaving out what it did not measure.
+def draw_curves(history: Curves) -> list[Figure]:
+    """Draws the curves of a run, a figure for each panel that has metrics.
 
     Args:
-      history: as `history.read_metrics` returns.
-
-    Returns:
-      One figure per group of keys.
+      history: metrics as `history.read_metrics` returns them.
     """
     drawn = []
     for panel in PANELS:
@@ -98,14 +126,14 @@ def curves(history: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> list[Figure]
     return drawn
 
 
-def overlays(histories: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> list[Figure]:
-    """Draws every metric that two or more runs measured, the runs over one another.
+def draw_overlays(histories: Mapping[str, Curves]) -> list[Figure]:
+    """Draws the curves of several runs over one another, a figure per metric.
 
     Args:
-      histories: by run, as `history.read_metrics` returns.
+      histories: metrics by run, as `history.read_metrics` returns them.
 
     Returns:
-      One figure per metric, titled by its name, in the order of `curves`.
+      Figures of the metrics that two or more runs have, in the order of `draw_curves`.
     """
     drawn = []
     keys = dict.fromkeys(key for history in histories.values() for key in history)
@@ -118,27 +146,24 @@ def overlays(histories: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]
     return drawn
 
 
-def confusion(table: np.ndarray, *, class_names: Sequence[str]) -> Figure:
-    """Draws a confusion matrix: a row per true class, shaded by share, with the counts in it.
+def draw_confusion(table: np.ndarray, *, class_names: Sequence[str]) -> Figure:
+    """Draws a confusion matrix with the counts in its cells.
 
     Args:
-      table: int [classes, classes], true classes in rows; classes that never occur on either
-        side are left out.
+      table: int [classes, classes], true classes in rows and predicted ones in columns; classes
+        that occur in neither are not drawn.
       class_names: [classes].
-
-    Returns:
-      The figure.
     """
     used = np.flatnonzero(table.sum(axis=0) + table.sum(axis=1))
     table, names = table[np.ix_(used, used)], [class_names[i] for i in used.tolist()]
-    shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    fractions = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     side = 2.0 + 0.19 * len(names)
     with matplotlib.rc_context(STYLE):
         canvas = mpl_figure.Figure(figsize=(side, side), layout="constrained")
         axes = canvas.add_subplot()
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
         for row, column in zip(*np.nonzero(table), strict=True):
-            dark = shares[row, column] > 0.5
+            dark = fractions[row, column] > 0.5
             axes.text(
                 column,
                 row,
@@ -153,24 +178,24 @@ def confusion(table: np.ndarray, *, class_names: Sequence[str]) -> Figure:
         axes.spines[:].set_visible(False)
         axes.set_xlabel("predicted class")
         axes.set_ylabel("true class")
-        right = int(np.trace(table))
+        correct = int(np.trace(table))
         return Figure(
             title="Confusion matrix",
-            caption="Row: true class. Column: predicted class. Numbers: shapes; shade: share of "
-            "the row. The diagonal is right.",
-            alt=f"Confusion matrix of {len(names)} classes: {right} of {table.sum()} shapes on "
+            caption="Rows are true classes, columns are predicted classes. Numbers count shapes; "
+            "the shade is their fraction of the row. The diagonal is correct.",
+            alt=f"Confusion matrix of {len(names)} classes: {correct} of {table.sum()} shapes on "
             "the diagonal. The table above it lists the most frequent confusions.",
-            source=data_uri(canvas),
+            source=figure_uri(canvas),
         )
 
 
-def _draw_panel(panel: _Panel, history: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """Draws the curves of one panel and says in words where each begins and ends."""
-    factor = 100 if panel.share else 1
+def _draw_panel(panel: _Panel, history: Curves) -> Figure:
+    """Draws the curves of one panel; the alternative text gives their first and last values."""
+    factor = panel.factor
     with matplotlib.rc_context(STYLE | {"axes.spines.top": False, "axes.spines.right": False}):
         canvas = mpl_figure.Figure(figsize=(5.4, 3.4), layout="constrained")
         axes = canvas.add_subplot()
-        words = []
+        descriptions = []
         labels = _short_labels(list(history))
         for index, (key, (steps, values)) in enumerate(history.items()):
             axes.plot(
@@ -182,12 +207,12 @@ def _draw_panel(panel: _Panel, history: Mapping[str, tuple[np.ndarray, np.ndarra
                 markersize=3,
                 label=labels[key],
             )
-            words.append(
+            descriptions.append(
                 f"{labels[key]} from {factor * values[0]:.4g} to {factor * values[-1]:.4g}"
             )
         axes.set_yscale(panel.scale)
         axes.set_xlabel("step")
-        axes.set_ylabel("%" if panel.share else "")
+        axes.set_ylabel(panel.unit)
         axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
         axes.grid(alpha=0.25)
         if len(history) > 1:
@@ -197,13 +222,13 @@ def _draw_panel(panel: _Panel, history: Mapping[str, tuple[np.ndarray, np.ndarra
         return Figure(
             title=panel.title,
             caption=panel.caption,
-            alt=f"{panel.title}, steps {first} to {last}: {'; '.join(words)}.",
-            source=data_uri(canvas),
+            alt=f"{panel.title}, steps {first} to {last}: {'; '.join(descriptions)}.",
+            source=figure_uri(canvas),
         )
 
 
 def _short_labels(keys: Sequence[str]) -> dict[str, str]:
-    """Cuts what all keys of a panel share at their beginning and end, in whole words."""
+    """Removes the words that all keys have in common at their beginning and their end."""
     parts = [key.split("/") for key in keys]
     while all(len(words) > 1 for words in parts) and len({words[0] for words in parts}) == 1:
         parts = [words[1:] for words in parts]
@@ -212,8 +237,35 @@ def _short_labels(keys: Sequence[str]) -> dict[str, str]:
     return {key: " ".join(words).replace("_", " ") for key, words in zip(keys, parts, strict=True)}
 
 
-def data_uri(canvas: mpl_figure.Figure) -> str:
-    """Writes a figure as an SVG inside a data URI, so that the page needs no other file."""
+def figure_uri(canvas: mpl_figure.Figure) -> str:
+    """Returns a figure as an SVG in a data URI, so that the page needs no other file."""
     buffer = io.BytesIO()
     canvas.savefig(buffer, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def picture_uri(path: pathlib.Path, *, size: int) -> str:
+    """Returns a picture, reduced in size, as a JPEG in a data URI.
+
+    Args:
+      path: file that Pillow can read; transparent parts become white.
+      size: maximum length of the longer side, in pixels.
+
+    Returns:
+      A data URI; "" if the file does not exist, because a data set may have no pictures.
+    """
+    if not path.is_file():
+        return ""
+    with Image.open(path) as opened:
+        image = opened.convert("RGBA")
+        image.thumbnail((size, size))
+        flat = Image.new("RGB", image.size, "white")
+        flat.paste(image, mask=image.getchannel("A"))
+    buffer = io.BytesIO()
+    flat.save(buffer, format="JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def evenly_spaced(count: int, *, limit: int) -> np.ndarray:
+    """Returns at most `limit` evenly spaced indices of 0..count-1, int64."""
+    return np.linspace(0, count - 1, min(limit, count)).round().astype(int)

@@ -6,7 +6,7 @@ import logging
 import pathlib
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -25,8 +25,20 @@ EMBEDDINGS_FILE = "embeddings.npz"
 RESULTS_FILE = "results.json"
 
 
+class Embedded(NamedTuple):
+    """A split with its embeddings.
+
+    Attributes:
+      shapes: annotations of the shapes.
+      embeddings: float32 [count, dim], unit norm, in the order of the split.
+    """
+
+    shapes: held_out_split.HeldOut
+    embeddings: np.ndarray
+
+
 def write_results(evaluator: Evaluator, variables: dict[str, Any], *, workdir: str) -> None:
-    """Evaluates the student and writes `embeddings.npz`, `results.json`, `report.html` and the table.
+    """Evaluates the student, writes the files of the final evaluation and prints the table.
 
     Every process embeds; process 0 writes.
 
@@ -36,74 +48,105 @@ def write_results(evaluator: Evaluator, variables: dict[str, Any], *, workdir: s
       workdir: folder of the run.
     """
     started = time.perf_counter()
-    gallery, gallery_embeddings = gallery_of(evaluator, variables)
-    embeddings = evaluator.embed(variables, evaluator.records)
+    train = embed_training_split(evaluator, variables)
+    test = Embedded(evaluator.held_out, evaluator.embed(variables, evaluator.records))
     if jax.process_index() != 0:
         return
     folder = pathlib.Path(workdir)
-    saved: dict[str, Any] = {"test": embeddings, "test_ids": evaluator.held_out.ids}
-    if gallery is not None:
-        saved |= {"train": gallery_embeddings, "train_ids": gallery.ids}
-    atomic_io.write_npz(folder / EMBEDDINGS_FILE, **saved)
-    lines = baselines.measure(
-        evaluator.directory,
-        held_out=evaluator.held_out,
-        train_split=None if gallery is None else evaluator.config.data.train_split,
-        test_split=evaluator.config.data.test_split,
-    )
-    student = results.from_embeddings(
-        embeddings,
-        name=results.STUDENT,
-        held_out=evaluator.held_out,
-        summary="the trained 3D encoder, from points alone",
-    )
-    lines = baselines.with_student(lines, student)
-    described = json.dumps(as_json(lines, evaluator.config), indent=1)
-    atomic_io.write_text(folder / RESULTS_FILE, described)
+    write_embeddings(folder, test=test, train=train)
+    rows = measure(evaluator, test, train_split=train is not None)
+    write_rows(folder, rows, config=evaluator.config)
     page = report.write_report(
         folder,
-        held_out=evaluator.held_out,
-        embeddings=embeddings,
-        results=lines,
-        gallery=gallery,
-        gallery_embeddings=gallery_embeddings,
-        tracked=relations.track(evaluator.held_out, evaluator.config.loss),
+        held_out=test.shapes,
+        embeddings=test.embeddings,
+        results=rows,
+        gallery=train.shapes if train else None,
+        gallery_embeddings=train.embeddings if train else None,
+        tracked=relations.track(test.shapes, evaluator.config.loss),
     )
-    print(report.format_table(lines))
-    LOGGER.info("evaluation: %.0f s", time.perf_counter() - started)
+    print(report.format_table(rows))
+    LOGGER.info("final evaluation took %.0f s", time.perf_counter() - started)
     LOGGER.info("wrote %s and %s", folder / RESULTS_FILE, page)
 
 
-def gallery_of(
-    evaluator: Evaluator, variables: dict[str, Any]
-) -> tuple[held_out_split.HeldOut | None, np.ndarray | None]:
-    """The training shapes and their embeddings.
+def embed_training_split(evaluator: Evaluator, variables: dict[str, Any]) -> Embedded | None:
+    """Embeds the training split, which baselines are fitted to and neighbours are looked up in.
 
-    None for a run that is tested on another set, and for one that left out damaged records: what is
-    measured on the others would look like a figure of the whole split.
+    Args:
+      evaluator: evaluator of the run.
+      variables: `params` and `batch_stats` of the student, on the devices.
+
+    Returns:
+      The embedded split; None for a run that is tested on another data set, and for a split with
+      corrupt records: metrics on the others would be mistaken for metrics on the whole split.
     """
     data = evaluator.config.data
     if data.test_directory:
-        return None, None
+        return None
     records = source.open_split(data.directory, data.train_split)
-    # Every process looks at every record, so that all of them decide alike.
-    if data.corrupt_records and (error := source.first_corrupt(records)):
-        LOGGER.warning("nothing is measured on the training split, which is damaged: %s", error)
-        return None, None
+    # Every process reads every record, so that all of them come to the same decision.
+    if data.corrupt_records and (error := source.find_corrupt_record(records)):
+        LOGGER.warning(
+            "skipped all measurements on the training split, which has corrupt records: %s", error
+        )
+        return None
     embeddings = evaluator.embed(variables, records)
-    return held_out_split.load_held_out(data.directory, data.train_split), embeddings
+    return Embedded(held_out_split.load_held_out(data.directory, data.train_split), embeddings)
+
+
+def measure(evaluator: Evaluator, test: Embedded, *, train_split: bool) -> list[results.Result]:
+    """Measures the student and the baselines on the held-out split.
+
+    Args:
+      evaluator: evaluator of the run.
+      test: held-out split.
+      train_split: measure the baselines that are fitted to the training split, too.
+
+    Returns:
+      Rows of the results table.
+    """
+    data = evaluator.config.data
+    rows = baselines.measure(
+        evaluator.directory,
+        held_out=test.shapes,
+        train_split=data.train_split if train_split else None,
+        test_split=data.test_split,
+    )
+    student = results.from_embeddings(
+        test.embeddings,
+        name=results.STUDENT,
+        held_out=test.shapes,
+        summary="The trained 3D encoder, from points alone.",
+    )
+    return baselines.with_student(rows, student)
+
+
+def write_embeddings(folder: pathlib.Path, *, test: Embedded, train: Embedded | None) -> None:
+    """Writes `EMBEDDINGS_FILE` atomically; `load_embeddings` reads it.
+
+    Args:
+      folder: folder of the run.
+      test: held-out split.
+      train: training split, if it was embedded.
+    """
+    arrays: dict[str, Any] = {"test": test.embeddings, "test_ids": test.shapes.ids}
+    if train is not None:
+        arrays |= {"train": train.embeddings, "train_ids": train.shapes.ids}
+    atomic_io.write_npz(folder / EMBEDDINGS_FILE, **arrays)
 
 
 def load_embeddings(workdir: str | pathlib.Path) -> dict[str, np.ndarray]:
-    """Reads what `write_results` saved of a run.
+    """Reads the embeddings that `write_embeddings` saved.
 
     Args:
-      workdir: of the run.
+      workdir: folder of the run.
 
     Returns:
-      test float32 [test, dim] and train float32 [train, dim], unit norm, and the shapes' ids in
-      their order, test_ids [test] and train_ids [train]. The training split is there unless the
-      run was tested on another data set (`config.data.test_directory`).
+      `test`, float32 [test, dim], and `train`, float32 [train, dim], unit norm; and the ids of
+      their shapes in the same order, `test_ids` [test] and `train_ids` [train]. `train` and
+      `train_ids` are missing if the run was tested on another data set
+      (`config.data.test_directory`) or its training split has corrupt records.
 
     Raises:
       FileNotFoundError: the run has not been evaluated.
@@ -118,17 +161,21 @@ def load_embeddings(workdir: str | pathlib.Path) -> dict[str, np.ndarray]:
         return dict(file)
 
 
-def as_json(lines: Sequence[results.Result], config: FrozenConfigDict) -> dict[str, Any]:
-    """The results file: what every method reached, shape by shape, and the config it belongs to.
+def write_rows(
+    folder: pathlib.Path, rows: Sequence[results.Result], *, config: FrozenConfigDict
+) -> None:
+    """Writes `RESULTS_FILE` atomically: the config of the run and the rows of the results table.
+
+    The file is {"config": ..., "results": [{"name", "summary", "metrics", "correct",
+    "retrieval"}, ...]}.
 
     Args:
-      lines: of the table.
-      config: of the run.
-
-    Returns:
-      {"config": ..., "results": [{"name", "summary", "metrics", "correct", "retrieval"}, ...]}.
+      folder: folder of the run.
+      rows: rows of the results table.
+      config: config of the run.
     """
-    return {
+    content = {
         "config": json.loads(config.to_json()),
-        "results": [line.as_dict() for line in lines],
+        "results": [row.as_dict() for row in rows],
     }
+    atomic_io.write_text(folder / RESULTS_FILE, json.dumps(content, indent=1))

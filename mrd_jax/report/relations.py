@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a run's relations come to resemble the teacher's: the same few shapes at every evaluation."""
+"""Relations over time: how the student's relations between a few shapes approach the teacher's.
+
+The same held-out shapes are tracked at every evaluation of a run.
+"""
 
 import io
 from typing import NamedTuple
@@ -14,21 +17,21 @@ from mrd_jax import atomic_io
 from mrd_jax.evaluation import held_out_split
 from mrd_jax.report import figures
 
-# Folder of a workdir with one file per evaluation.
+# Folder of the workdir with one file per evaluation.
 FOLDER = "relations"
-# Shapes that are tracked, and how many of one class: a matrix that can still be read.
-MOST, MOST_OF_A_CLASS = 40, 8
-# Evaluations in the figure, spread over those there are.
-SHOWN = 4
-# Side of an entry in TensorBoard's pictures.
+# Maximum numbers of tracked shapes, in total and per class, that keep a matrix readable.
+MAX_SHAPES, MAX_SHAPES_PER_CLASS = 40, 8
+# Maximum number of evaluations in the figure, evenly spaced over the run.
+MAX_EVALUATIONS = 4
+# Side of a matrix entry in the images for TensorBoard, in pixels.
 PIXELS = 6
 
 
 class Snapshot(NamedTuple):
-    """What the student made of the tracked shapes.
+    """Embeddings of the tracked shapes at one evaluation.
 
     Attributes:
-      step: of the run.
+      step: training step.
       rows: float32 [tracked, dim], unit norm.
     """
 
@@ -36,8 +39,18 @@ class Snapshot(NamedTuple):
     rows: np.ndarray
 
 
+class _Panel(NamedTuple):
+    """A matrix of the figure, and the colours that it is drawn in."""
+
+    title: str
+    matrix: np.ndarray
+    colour_map: str
+    low: float
+    high: float
+
+
 def relation(rows: np.ndarray, *, temperature: float) -> np.ndarray:
-    """R_ij = softmax over j != i of x_i . x_j / temperature, the intra relation of the method.
+    """Computes R_ij = softmax over j != i of x_i . x_j / temperature, the intra relation of MRD.
 
     Args:
       rows: [count, dim], unit norm.
@@ -67,11 +80,14 @@ def track(held_out: held_out_split.HeldOut, config: ConfigDict) -> "TrackedShape
 
 
 class TrackedShapes:
-    """A fixed choice of held-out shapes, and their relations as the teacher sees them.
+    """A fixed choice of held-out shapes, and the teacher's relations between them.
+
+    Its truth value is False if fewer than two shapes can be tracked.
 
     Attributes:
-      positions: int64 [tracked], in the split, sorted by class; shapes without image are left out.
-      teacher: float64 [tracked, tracked], R^VV.
+      positions: int64 [tracked], indices into the split, sorted by class; shapes without an image
+        feature or a class are excluded.
+      teacher: float64 [tracked, tracked], relation R^VV of the image features.
     """
 
     def __init__(
@@ -81,12 +97,12 @@ class TrackedShapes:
         teacher_temperature: float,
         student_temperature: float,
     ):
-        """Chooses the shapes: of the most frequent classes, a few of each.
+        """Chooses a few shapes of each of the most frequent classes.
 
         Args:
-          held_out: the split.
-          teacher_temperature: of R^VV.
-          student_temperature: of R^PP; a learnt one is drawn at its initial value.
+          held_out: held-out split.
+          teacher_temperature: temperature of R^VV.
+          student_temperature: temperature of R^PP; a learned one is drawn at its initial value.
         """
         self.positions = _choose(held_out)
         self._ids = [held_out.ids[i] for i in self.positions]
@@ -97,113 +113,122 @@ class TrackedShapes:
         self.teacher = relation(rows, temperature=teacher_temperature)
 
     def __bool__(self) -> bool:
-        """Whether there are shapes enough to relate."""
+        """Returns whether any shapes are tracked."""
         return len(self.positions) > 0
 
     def student(self, rows: np.ndarray) -> np.ndarray:
-        """R^PP of the tracked shapes' embeddings [tracked, dim]; [tracked, tracked]."""
+        """Computes the relation R^PP, [tracked, tracked], from embeddings [tracked, dim]."""
         return relation(rows, temperature=self._temperature)
 
     def save(self, workdir: str, *, step: int, embeddings: np.ndarray) -> None:
-        """Keeps the tracked shapes' embeddings of one evaluation, to be drawn at the end.
+        """Saves the embeddings of the tracked shapes at one evaluation.
 
         Args:
-          workdir: of the run.
-          step: that was evaluated.
-          embeddings: [count, dim] of the whole split.
+          workdir: folder of the run.
+          step: training step.
+          embeddings: [count, dim], embeddings of the whole split.
         """
         rows = embeddings[self.positions].astype(np.float16)
         path = epath.Path(workdir) / FOLDER / f"{step}.npz"
         atomic_io.write_npz(path, rows=rows, ids=np.asarray(self._ids))
 
     def read(self, workdir: str) -> list[Snapshot]:
-        """What was saved of exactly these shapes, in the order of the steps."""
-        found = []
+        """Reads the saved embeddings of exactly these shapes, in the order of the steps."""
+        snapshots = []
         for path in (epath.Path(workdir) / FOLDER).glob("*.npz"):
             with np.load(io.BytesIO(path.read_bytes())) as file:
                 if file["ids"].tolist() == self._ids:
-                    found.append(Snapshot(int(path.stem), file["rows"].astype(np.float32)))
-        return sorted(found, key=lambda snapshot: snapshot.step)
+                    snapshots.append(Snapshot(int(path.stem), file["rows"].astype(np.float32)))
+        return sorted(snapshots, key=lambda snapshot: snapshot.step)
 
     def pictures(self, embeddings: np.ndarray) -> dict[str, np.ndarray]:
-        """Teacher, student and difference as pictures for TensorBoard.
+        """Draws the relations of teacher and student and their difference for TensorBoard.
 
         Args:
-          embeddings: [count, dim] of the whole split.
+          embeddings: [count, dim], embeddings of the whole split.
 
         Returns:
-          uint8 [side, side, 3] by name.
+          Images, uint8 [side, side, 3], by the names `teacher`, `student` and `difference`.
         """
         student = self.student(embeddings[self.positions])
-        most = max(self.teacher.max(), student.max())
-        shades = {"teacher": self.teacher / most, "student": student / most}
-        drawn = {name: _pixels(shade, "viridis") for name, shade in shades.items()}
-        return drawn | {"difference": _pixels(0.5 + (student - self.teacher) / (2 * most), "RdBu")}
+        peak = max(self.teacher.max(), student.max())
+        shades = {"teacher": self.teacher / peak, "student": student / peak}
+        images = {name: _to_pixels(shade, "viridis") for name, shade in shades.items()}
+        difference = 0.5 + (student - self.teacher) / (2 * peak)
+        return images | {"difference": _to_pixels(difference, "RdBu")}
 
     def draw(self, snapshots: list[Snapshot]) -> figures.Figure:
-        """The teacher's matrix, the student's over time, and what is left between them.
+        """Draws the teacher's matrix, the student's at several steps, and their last difference.
 
         Args:
-          snapshots: one or more, as `read` gives them.
+          snapshots: one or more snapshots, as `read` returns them.
         """
-        places = np.linspace(0, len(snapshots) - 1, min(SHOWN, len(snapshots)))
-        shown = [snapshots[i] for i in places.round().astype(int)]
+        shown = [snapshots[i] for i in figures.evenly_spaced(len(snapshots), limit=MAX_EVALUATIONS)]
         students = [self.student(snapshot.rows) for snapshot in shown]
-        most = max(self.teacher.max(), *(student.max() for student in students))
-        # Square roots: small entries can be told from none.
-        panels = [("teacher, images", self.teacher**0.5, "viridis", 0.0, most**0.5)]
+        peak = max(self.teacher.max(), *(student.max() for student in students))
+        # Square roots make small entries visible.
+        panels = [_Panel("teacher, images", self.teacher**0.5, "viridis", 0.0, peak**0.5)]
         panels += [
-            (f"student, step {snapshot.step}", student**0.5, "viridis", 0.0, most**0.5)
+            _Panel(f"student, step {snapshot.step}", student**0.5, "viridis", 0.0, peak**0.5)
             for snapshot, student in zip(shown, students, strict=True)
         ]
-        panels.append(("student - teacher", students[-1] - self.teacher, "RdBu", -most, most))
-        gaps = [
+        panels.append(_Panel("student - teacher", students[-1] - self.teacher, "RdBu", -peak, peak))
+        distances = [
             float(np.abs(student - self.teacher).sum(axis=1).mean() / 2) for student in students
         ]
         return figures.Figure(
             title="Relations over time",
-            caption=f"How alike {len(self.positions)} held-out shapes are to one another, a row "
-            "each, sorted by class: the softmax of their similarities at the temperatures of the "
-            "objective, without the diagonal; shades are square roots. In the last panel red is "
-            "what the teacher finds alike and the student not yet, blue the reverse.",
-            alt="Mean total variation distance between the rows of student and teacher: "
+            caption=f"Relations between {len(self.positions)} held-out shapes, sorted by class. "
+            "Each row is the softmax of a shape's similarities to the others, at the temperature "
+            "of the loss; the shades are square roots of the values. In the last panel, red marks "
+            "pairs that are more similar to the teacher, blue pairs that are more similar to the "
+            "student.",
+            alt="Mean total variation distance between the rows of student and teacher (0: equal, "
+            "1: disjoint): "
             + ", ".join(
-                f"{gap:.2f} at step {snapshot.step}"
-                for gap, snapshot in zip(gaps, shown, strict=True)
+                f"{distance:.2f} at step {snapshot.step}"
+                for distance, snapshot in zip(distances, shown, strict=True)
             )
             + ".",
-            source=self._canvas(panels),
+            source=self._draw_panels(panels),
         )
 
-    def _canvas(self, panels: list[tuple[str, np.ndarray, str, float, float]]) -> str:
+    def _draw_panels(self, panels: list[_Panel]) -> str:
+        """Draws the panels side by side, with class names on the first, as a data URI."""
         starts = [
             i for i, name in enumerate(self._classes) if i == 0 or name != self._classes[i - 1]
         ]
         with matplotlib.rc_context(figures.STYLE):
             canvas = mpl_figure.Figure(figsize=(3.1 * len(panels) + 1, 3.6), layout="constrained")
-            for number, (title, matrix, colours, low, high) in enumerate(panels):
+            for number, panel in enumerate(panels):
                 axes = canvas.add_subplot(1, len(panels), number + 1)
-                axes.imshow(matrix, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
-                axes.set_title(title, fontsize=9)
+                axes.imshow(
+                    panel.matrix,
+                    cmap=panel.colour_map,
+                    vmin=panel.low,
+                    vmax=panel.high,
+                    interpolation="nearest",
+                )
+                axes.set_title(panel.title, fontsize=9)
                 axes.set_xticks([])
                 names = [self._classes[i] for i in starts] if number == 0 else []
                 axes.set_yticks(starts if number == 0 else [], names, fontsize=7, va="top")
                 axes.spines[:].set_visible(False)
-            return figures.data_uri(canvas)
+            return figures.figure_uri(canvas)
 
 
 def _choose(held_out: held_out_split.HeldOut) -> np.ndarray:
-    """Positions, class by class from the most frequent on; none where there are not two."""
-    seen = held_out.image_features.any(axis=1) & (held_out.labels >= 0)
-    labels, counts = np.unique(held_out.labels[seen], return_counts=True)
+    """Returns indices class by class, the most frequent class first; none for fewer than two."""
+    usable = held_out.image_features.any(axis=1) & (held_out.labels >= 0)
+    labels, counts = np.unique(held_out.labels[usable], return_counts=True)
     chosen: list[int] = []
     for label in labels[np.argsort(-counts, kind="stable")]:
-        members = np.flatnonzero(seen & (held_out.labels == label))[:MOST_OF_A_CLASS]
-        chosen.extend(members[: MOST - len(chosen)])
+        members = np.flatnonzero(usable & (held_out.labels == label))[:MAX_SHAPES_PER_CLASS]
+        chosen.extend(members[: MAX_SHAPES - len(chosen)])
     return np.asarray(chosen if len(chosen) > 1 else [], dtype=np.int64)
 
 
-def _pixels(shade: np.ndarray, colours: str) -> np.ndarray:
-    """Entries from 0 to 1 as squares of colour."""
-    rgb = (255 * matplotlib.colormaps[colours](shade)[..., :3]).round().astype(np.uint8)
+def _to_pixels(shade: np.ndarray, colour_map: str) -> np.ndarray:
+    """Draws entries between 0 and 1 as coloured squares."""
+    rgb = (255 * matplotlib.colormaps[colour_map](shade)[..., :3]).round().astype(np.uint8)
     return rgb.repeat(PIXELS, axis=0).repeat(PIXELS, axis=1)

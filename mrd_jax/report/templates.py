@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pages as templates."""
+"""HTML templates of the report pages."""
 
 import pathlib
 
@@ -7,10 +7,10 @@ import jinja2
 
 
 def load(name: str) -> jinja2.Template:
-    """A page of this folder; names of shapes come from strangers, so everything is escaped.
+    """Loads a template, which escapes all values: names of shapes are untrusted input.
 
     Args:
-      name: of the file.
+      name: file name in the folder of this module.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),

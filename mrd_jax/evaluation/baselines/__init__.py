@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a student is measured against: chance, majority, the floor and the ceiling."""
+"""Baselines of a data set: chance, majority class, histogram regression, and the teacher itself."""
 
 import dataclasses
 import pathlib
@@ -13,10 +13,10 @@ from mrd_jax.data import source
 from mrd_jax.evaluation import results
 from mrd_jax.evaluation.baselines import histogram
 
-CEILING = "ceiling"
+# Kernel ridge regression takes time cubic and memory quadratic in this number.
+MAX_HISTOGRAM_SHAPES = 2_000
 
-# Kernel ridge regression takes the cube of this in time and its square in memory.
-MAX_FLOOR_SHAPES = 2_000
+Records = source.RecordSource | Sequence[Mapping[str, Any]]
 
 
 def measure(
@@ -27,23 +27,23 @@ def measure(
     test_split: str = "test",
     by_class: bool = True,
 ) -> list[results.Result]:
-    """Measures every baseline on a prepared dataset.
+    """Measures every baseline on a prepared data set.
 
     Args:
-      dataset_dir: the folder of one version of the dataset.
-      held_out: its test split.
-      train_split: the split that the majority class and the floor are learnt from; None for a
-        data set that is only for testing, which has neither.
-      test_split: the split that held_out was loaded from.
-      by_class: as of `retrieval.retrieval`.
+      dataset_dir: folder of one version of the data set.
+      held_out: test split of the data set.
+      train_split: split that the majority and histogram baselines learn from; None for a data set
+        without a training split, which has neither.
+      test_split: name of the split that `held_out` was loaded from.
+      by_class: compute retrieval by class too, see `retrieval.retrieval`.
 
     Returns:
-      Lines of the results table: chance; majority, where there is a training split; the floor,
-      where that names shapes enough to fit it; and the ceiling, where there are pictures.
+      Rows of the results table: chance; majority, if there is a training split; histogram, if that
+      split has enough named shapes to fit it; and the teacher, if there are pictures.
     """
-    lines = [chance(held_out)]
+    rows = [measure_chance(held_out)]
     if train_split is not None:
-        lines += _learnt(
+        rows += _measure_fitted(
             dataset_dir,
             held_out,
             train_split=train_split,
@@ -51,17 +51,17 @@ def measure(
             by_class=by_class,
         )
     if np.any(held_out.image_features):
-        lines.append(ceiling(held_out, by_class=by_class))
-    return lines
+        rows.append(measure_teacher(held_out, by_class=by_class))
+    return rows
 
 
-def with_student(lines: Sequence[results.Result], student: results.Result) -> list[results.Result]:
-    """The whole table: the student below what it should beat, above the ceiling."""
-    ceilings = [line for line in lines if line.name == CEILING]
-    return [*(line for line in lines if line.name != CEILING), student, *ceilings]
+def with_student(rows: Sequence[results.Result], student: results.Result) -> list[results.Result]:
+    """Returns the rows of the results table, with the student after the baselines, teacher last."""
+    teacher = [row for row in rows if row.name == results.TEACHER]
+    return [*(row for row in rows if row.name != results.TEACHER), student, *teacher]
 
 
-def _learnt(
+def _measure_fitted(
     dataset_dir: str | pathlib.Path,
     held_out: evaluation.HeldOut,
     *,
@@ -69,13 +69,13 @@ def _learnt(
     test_split: str,
     by_class: bool,
 ) -> list[results.Result]:
-    """The baselines that learn from a training split: majority and floor."""
+    """Measures the baselines that learn from a training split: majority and histogram."""
     train = evaluation.load_held_out(dataset_dir, train_split)
-    lines = [majority(held_out, train_labels=train.labels)]
-    # ModelNet40 and ScanObjectNN name no shape, and the floor learns from names.
+    rows = [measure_majority(held_out, train_labels=train.labels)]
+    # ModelNet40 and ScanObjectNN have no names, which the histogram baseline learns from.
     if histogram.can_fit(train.labels[train.name_index >= 0]):
-        lines.append(
-            measure_floor(
+        rows.append(
+            measure_histogram(
                 held_out,
                 test_records=source.open_split(dataset_dir, test_split),
                 train=train,
@@ -83,17 +83,17 @@ def _learnt(
                 by_class=by_class,
             )
         )
-    return lines
+    return rows
 
 
-def chance(held_out: evaluation.HeldOut) -> results.Result:
-    """Accuracy to expect of classes drawn at random.
+def measure_chance(held_out: evaluation.HeldOut) -> results.Result:
+    """Computes the expected accuracy of classes drawn at random.
 
     Args:
-      held_out: the shapes.
+      held_out: held-out split.
 
     Returns:
-      The line of the table; an expected value, so without `correct`.
+      A row without `correct`, because its accuracies are expected values.
     """
     classes = len(held_out.class_names)
     expected = {f"top{k}": min(k / classes, 1.0) for k in (1, 3, 5)}
@@ -102,18 +102,16 @@ def chance(held_out: evaluation.HeldOut) -> results.Result:
         "count": len(held_out.labelled),
         "classes": classes,
     }
-    return results.Result("chance", "Expected of a class drawn at random.", expected)
+    return results.Result(results.CHANCE, "Expected accuracy of a random class.", expected)
 
 
-def majority(held_out: evaluation.HeldOut, *, train_labels: np.ndarray) -> results.Result:
-    """Accuracy of always naming the most frequent classes of the training split.
+def measure_majority(held_out: evaluation.HeldOut, *, train_labels: np.ndarray) -> results.Result:
+    """Measures a classifier that always predicts the most frequent classes of the training split.
 
     Args:
-      held_out: the shapes.
-      train_labels: int [train], -1 where unknown; of equally frequent classes the first counts.
-
-    Returns:
-      The line of the table.
+      held_out: held-out split.
+      train_labels: int [train], -1 for an unknown class; of equally frequent classes, the first is
+        preferred.
     """
     classes = len(held_out.class_names)
     counts = np.bincount(train_labels[train_labels >= 0], minlength=classes)
@@ -121,65 +119,67 @@ def majority(held_out: evaluation.HeldOut, *, train_labels: np.ndarray) -> resul
     scores[np.argsort(-counts, kind="stable")] = np.arange(classes, 0, -1)
     return results.from_scores(
         np.tile(scores, (len(held_out.ids), 1)),
-        name="majority",
+        name=results.MAJORITY,
         held_out=held_out,
-        summary="Always the most frequent classes of the training split.",
+        summary="Always predicts the most frequent classes of the training split.",
     )
 
 
-def ceiling(held_out: evaluation.HeldOut, *, by_class: bool = True) -> results.Result:
-    """Accuracy of the teacher itself, looking at the pictures of the held-out shapes.
+def measure_teacher(held_out: evaluation.HeldOut, *, by_class: bool = True) -> results.Result:
+    """Measures the teacher's image features of the held-out shapes.
 
-    A ceiling for copying the teacher's image features, not a bound: the text features that a
-    student and the floor learn from may hold more.
+    The accuracy is a reference for copying the teacher's image features. It is not an upper bound:
+    a student and the histogram baseline also learn from text features, which may hold more.
 
     Args:
-      held_out: the shapes.
-      by_class: as of `retrieval.retrieval`.
+      held_out: held-out split.
+      by_class: compute retrieval by class too, see `retrieval.retrieval`.
 
     Returns:
-      The line of the table, without image retrieval, where pictures would look for themselves.
+      A row without image retrieval, in which pictures would retrieve themselves.
     """
-    line = results.from_embeddings(
+    row = results.from_embeddings(
         held_out.image_features,
-        name=CEILING,
+        name=results.TEACHER,
         held_out=held_out,
         summary=(
-            "The teacher looking at pictures of the held-out shapes, not at points. What a student "
-            "that only copies the teacher can reach; one that learns from names too may pass it."
+            "The teacher on the pictures of the held-out shapes, not on their points. A student "
+            "that only copies these image features can at best match it; one that also learns from "
+            "names can exceed it."
         ),
         by_class=by_class,
     )
-    kept = {key: value for key, value in line.retrieval.items() if "image" not in key}
-    return dataclasses.replace(line, retrieval=kept)
+    kept = {key: value for key, value in row.retrieval.items() if "image" not in key}
+    return dataclasses.replace(row, retrieval=kept)
 
 
-def measure_floor(
+def measure_histogram(
     held_out: evaluation.HeldOut,
     *,
-    test_records: source.RecordSource | Sequence[Mapping[str, Any]],
+    test_records: Records,
     train: evaluation.HeldOut,
-    train_records: source.RecordSource | Sequence[Mapping[str, Any]],
+    train_records: Records,
     by_class: bool = True,
 ) -> results.Result:
-    """Accuracy of histograms and kernel ridge regression, without any deep 3D encoder.
+    """Measures kernel ridge regression from histograms, which has no learned 3D encoder.
 
     Args:
-      held_out: the shapes.
-      test_records: their records, in the same order, for the points.
-      train: the training split; of more than `MAX_FLOOR_SHAPES` named shapes a random part is used.
-      train_records: its records, in the same order.
-      by_class: as of `retrieval.retrieval`.
+      held_out: held-out split.
+      test_records: records of the held-out split, in its order.
+      train: training split; of more than `MAX_HISTOGRAM_SHAPES` named shapes, a random subset is
+        used.
+      train_records: records of the training split, in its order.
+      by_class: compute retrieval by class too, see `retrieval.retrieval`.
 
     Returns:
-      The line of the table; its summary says which settings were chosen.
+      A row whose summary gives the settings that cross-validation chose.
 
     Raises:
-      ValueError: where the training split is too small to learn from.
+      ValueError: the training split is too small, see `histogram.can_fit`.
     """
     used = np.flatnonzero(train.name_index >= 0)
-    if len(used) > MAX_FLOOR_SHAPES:
-        used = np.sort(np.random.default_rng(0).choice(used, MAX_FLOOR_SHAPES, replace=False))
+    if len(used) > MAX_HISTOGRAM_SHAPES:
+        used = np.sort(np.random.default_rng(0).choice(used, MAX_HISTOGRAM_SHAPES, replace=False))
     fit = histogram.fit(
         _histograms(train_records, used),
         targets=train.text_features[train.name_index[used]],
@@ -187,25 +187,23 @@ def measure_floor(
         class_features=held_out.class_features,
         queries=_histograms(test_records, np.arange(len(held_out.ids))),
     )
-    chosen = fit.settings
+    settings = fit.settings
     return results.from_embeddings(
         fit.embeddings,
-        name="floor",
+        name=results.HISTOGRAM,
         held_out=held_out,
         summary=(
-            "Kernel ridge regression from histograms of points and colours to the teacher's "
-            "features of names, no deep encoder. Settings from "
-            f"{histogram.FOLDS}-fold cross-validation on the training split: width {chosen.width:g}, "
-            f"colour {chosen.colour_weight:g}, ridge {chosen.ridge:g}."
+            "Kernel ridge regression from hand-made histograms of points and colours to the "
+            "teacher's text features of names, without a learned 3D encoder. Settings from "
+            f"{histogram.FOLDS}-fold cross-validation on the training split: width "
+            f"{settings.width:g}, colour {settings.colour_weight:g}, ridge {settings.ridge:g}."
         ),
         by_class=by_class,
     )
 
 
-def _histograms(
-    records: source.RecordSource | Sequence[Mapping[str, Any]], used: np.ndarray
-) -> histogram.Histograms:
-    """Describes the used records, in their order."""
+def _histograms(records: Records, used: np.ndarray) -> histogram.Histograms:
+    """Computes the histograms of the records at the given indices, in their order."""
     clouds = (records[int(i)] for i in used)
     shape, colour = zip(
         *(histogram.describe(cloud["xyz"], cloud["rgb"]) for cloud in clouds), strict=True

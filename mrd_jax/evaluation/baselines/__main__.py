@@ -1,41 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prints the baselines of a data set.
+"""Prints the baselines of a prepared data set.
 
 python -m mrd_jax.evaluation.baselines --data OUTPUT/furniture/1.0.0
 """
 
-import argparse
 import json
+import sys
 from collections.abc import Sequence
 
 from mrd_jax import evaluation
+from mrd_jax.cli import command
 from mrd_jax.evaluation import baselines, table
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints the baselines of a dataset, as a table or as JSON."""
-    parser = argparse.ArgumentParser(description="Baselines of a prepared dataset.")
+@command.reports_errors
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the baselines of a data set, as a table or as JSON."""
+    parser = command.Parser(__doc__, prog="python -m mrd_jax.evaluation.baselines")
     parser.add_argument(
-        "--data", required=True, help="dataset folder, such as OUTPUT/furniture/1.0.0"
+        "--data", required=True, help="folder of a data set, such as OUTPUT/furniture/1.0.0"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(arguments)
     held_out = evaluation.load_held_out(options.data)
-    lines = baselines.measure(options.data, held_out=held_out)
+    rows = baselines.measure(options.data, held_out=held_out)
     if options.json:
-        print(
-            json.dumps(
-                {
-                    line.name: line.metrics | {"retrieval": line.retrieval, "summary": line.summary}
-                    for line in lines
-                }
-            )
-        )
-        return
-    print(table.format_table(lines))
-    for line in lines:
-        print(f"{line.name}: {line.summary}")
+        fields = {
+            row.name: row.metrics | {"retrieval": row.retrieval, "summary": row.summary}
+            for row in rows
+        }
+        print(json.dumps(fields))
+        return 0
+    print(table.format_table(rows))
+    for row in rows:
+        print(f"{row.name}: {row.summary}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

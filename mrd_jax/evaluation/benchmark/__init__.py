@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One encoder on every prepared test set: `results.json`, and the field's table in Markdown."""
+"""Benchmark of one encoder on prepared test sets: `results.json` and a Markdown page."""
 
 import json
 import logging
@@ -11,81 +11,84 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from mrd_jax import atomic_io
-from mrd_jax import encoder as encoders
-from mrd_jax.checkpoints import hashes, run_identity
+from mrd_jax import atomic_io, encoder
+from mrd_jax.checkpoints import fingerprinting, run_identity
 from mrd_jax.evaluation.benchmark import measure, page, test_sets
 
 LOGGER = logging.getLogger(__name__)
 
 RESULTS_FILE = "results.json"
 PAGE_FILE = "benchmarks.md"
-# What was measured of each set, kept as soon as it is whole, so that a suite which stopped goes on.
+# Folder of the workdir with the metrics of each measured set, so that an interrupted benchmark
+# continues after the last of them.
 FOLDER = "sets"
 
 
 def evaluate(
     config: ConfigDict, workdir: str, *, devices: Sequence[jax.Device] | None = None
 ) -> None:
-    """Evaluates an encoder on the sets that the config names, or on every one that fits it.
+    """Evaluates an encoder on the test sets that the config names, or on all that fit it.
 
-    `results.json` and the page are written at the end, each complete or not at all. The same
-    hashes, on the same kind of machine, give the same file.
+    `results.json` and the page are written at the end, each atomically. The same fingerprints on
+    the same kind of machine give the same files.
 
     Args:
-      config: as `configs/benchmarks.py` describes it.
-      workdir: folder of the two files; that of an earlier suite is brought up to date.
-      devices: to embed on; every local one by default.
+      config: config as `configs/benchmarks.py` describes it.
+      workdir: folder for the two files; sets that it already has metrics of are measured again
+        only if something that they depend on has changed.
+      devices: devices to embed on; all local devices by default.
 
     Raises:
-      FileNotFoundError: there is no encoder, or no set.
-      ValueError: the config, or a set that it names, does not fit the encoder.
-      RuntimeError: a set could not be measured; names it.
+      FileNotFoundError: there is no encoder, or no test set.
+      ValueError: the config is invalid, or a test set that it names does not fit the encoder.
+      RuntimeError: a test set could not be measured; the message names it.
     """
     folder = pathlib.Path(workdir)
     _check(config, folder)
-    encoder = encoders.load(config.checkpoint, devices=devices)
-    chosen, skipped = test_sets.find(config, card=encoder.card)
+    tested = encoder.load(config.checkpoint, devices=devices)
+    chosen, skipped = test_sets.find(config, card=tested.card)
     for name, reason in skipped.items():
-        LOGGER.info("%s is left out: %s", name, reason)
-    marks = hashes.marks(config)
+        LOGGER.info("skipped %s: %s", name, reason)
+    fingerprints = fingerprinting.benchmark_fingerprints(config)
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-    # What is there belongs to an earlier suite.
+    # Files of an earlier benchmark must not be taken for those of this one if it is interrupted.
     for name in (RESULTS_FILE, PAGE_FILE):
         (folder / name).unlink(missing_ok=True)
     measured = {
-        one.name: _measured(one, encoder=encoder, config=config, marks=marks, folder=folder)
-        for one in chosen
+        test_set.name: _measure(
+            test_set, tested=tested, config=config, fingerprints=fingerprints, folder=folder
+        )
+        for test_set in chosen
     }
-    found = {
+    results = {
         "config": json.loads(config.to_json()),
         "seed": config.seed,
-        **marks,
-        "encoder": encoder.card.as_dict(),
+        **fingerprints,
+        "encoder": tested.card.as_dict(),
         "sets": measured,
         "skipped": skipped,
     }
-    text = page.markdown(found)
+    text = page.markdown(results)
     atomic_io.write_text(folder / PAGE_FILE, text)
-    atomic_io.write_text(folder / RESULTS_FILE, json.dumps(found, indent=1))
+    atomic_io.write_text(folder / RESULTS_FILE, json.dumps(results, indent=1))
     print(text)
     LOGGER.info("wrote %s and %s", folder / RESULTS_FILE, folder / PAGE_FILE)
 
 
 def _check(config: ConfigDict, folder: pathlib.Path) -> None:
-    """What is wrong whatever the encoder and the sets are."""
+    """Raises ValueError for mistakes that do not depend on the encoder or the test sets."""
     if not config.checkpoint:
         raise ValueError(
             "config.checkpoint is empty: pass --config.checkpoint=DIR, the workdir of a run or a "
             "folder of mrd_jax.tools.convert"
         )
-    for name, least in (("batch_size", 1), ("windows", 1), ("map_up_to", 0)):
-        if config[name] < least:
-            raise ValueError(f"config.{name} is {config[name]}; expected {least} or more")
+    for name, minimum in (("batch_size", 1), ("windows", 1), ("map_up_to", 0)):
+        if config[name] < minimum:
+            raise ValueError(f"config.{name} is {config[name]}; expected {minimum} or more")
     if jax.process_count() > 1:
         raise ValueError(
-            f"{jax.process_count()} processes would each do the whole work: start one, without "
-            "--multihost or --coordinator"
+            f"found {jax.process_count()} processes, each of which would run the whole benchmark: "
+            "start one, without --multihost or --coordinator"
         )
     if (folder / run_identity.RUN_FILE).exists():
         raise ValueError(
@@ -94,30 +97,30 @@ def _check(config: ConfigDict, folder: pathlib.Path) -> None:
         )
 
 
-def _measured(
-    one: test_sets.TestSet,
+def _measure(
+    test_set: test_sets.TestSet,
     *,
-    encoder: encoders.Encoder,
+    tested: encoder.Encoder,
     config: ConfigDict,
-    marks: Mapping[str, Any],
+    fingerprints: Mapping[str, Any],
     folder: pathlib.Path,
 ) -> dict[str, Any]:
-    """What the encoder reaches on one set, from an earlier suite where nothing has changed."""
-    path = folder / FOLDER / f"{one.name}.json"
-    marks = {**marks, "data": one.fingerprint}
+    """Measures the encoder on one test set, or reads its metrics if nothing has changed since."""
+    path = folder / FOLDER / f"{test_set.name}.json"
+    fingerprints = {**fingerprints, "data": test_set.fingerprint}
     if path.is_file():
-        there = json.loads(path.read_text("utf-8"))
-        if there["marks"] == marks:
-            LOGGER.info("%s: measured before, see %s", one.name, path)
-            return there["figures"]
+        saved = json.loads(path.read_text("utf-8"))
+        if saved["marks"] == fingerprints:
+            LOGGER.info("%s: unchanged, metrics read from %s", test_set.name, path)
+            return saved["figures"]
     started = time.perf_counter()
     try:
-        figures = measure.measure(one, encoder=encoder, config=config)
+        figures = measure.measure(test_set, encoder=tested, config=config)
     except (OSError, RuntimeError, ValueError) as error:
         raise RuntimeError(
-            f"set {one.name!r} ({one.directory}): {error}. What was measured before it is kept in "
-            f"{path.parent}; the same command goes on from there"
+            f"set {test_set.name!r} ({test_set.directory}): {error}. The sets measured before it "
+            f"are kept in {path.parent}; run the same command again to continue"
         ) from error
-    atomic_io.write_text(path, json.dumps({"marks": marks, "figures": figures}, indent=1))
-    LOGGER.info("%s: %.0f s", one.name, time.perf_counter() - started)
+    atomic_io.write_text(path, json.dumps({"marks": fingerprints, "figures": figures}, indent=1))
+    LOGGER.info("%s: %.0f s", test_set.name, time.perf_counter() - started)
     return figures

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What others published on the three test sets of this field, quoted with its source."""
+"""Published results on the three test sets of this field, quoted with their sources."""
 
 import csv
 import dataclasses
@@ -7,14 +7,14 @@ import pathlib
 
 FILE = pathlib.Path(__file__).with_name("published.tsv")
 
-# Source of data_prep -> its name in the field's table. Of ScanObjectNN only the form of OpenShape's
-# release is meant: the variants of the original files are other test sets.
+# Source of data_prep -> column of the table. ScanObjectNN is the form of OpenShape's release only:
+# the variants of the original files are other test sets.
 BENCHMARKS = {
     "objaverse_lvis": "Objaverse-LVIS",
     "modelnet40": "ModelNet40",
     "scanobjectnn": "ScanObjectNN",
 }
-# Training sets in the order of the table.
+# Training sets, in the order of the rows.
 TRAINING = {
     "-": "no training on 3D shapes",
     "S": "ShapeNet",
@@ -22,7 +22,7 @@ TRAINING = {
     "E": "OpenShape's whole ensemble",
 }
 
-# Top-1, top-3 and top-5 in %; None where the source does not give it.
+# Top-1, top-3 and top-5 in per cent; None if the source does not give it.
 Triple = tuple[float | None, float | None, float | None]
 
 
@@ -31,10 +31,10 @@ class Row:
     """One published row.
 
     Attributes:
-      training: a key of `TRAINING`.
-      method: with its backbone.
-      figures: by a key of `BENCHMARKS`.
-      source: where it was read.
+      training: training set, a key of `TRAINING`.
+      method: name of the method with its backbone.
+      figures: accuracies by test set, a key of `BENCHMARKS`.
+      source: publication that the accuracies are quoted from.
     """
 
     training: str
@@ -44,7 +44,7 @@ class Row:
 
 
 def rows() -> list[Row]:
-    """The rows of `FILE`, in its order."""
+    """Reads the rows of `FILE`, in its order."""
     with FILE.open(encoding="utf-8", newline="") as file:
         return [
             Row(
@@ -58,7 +58,7 @@ def rows() -> list[Row]:
 
 
 def _triple(cell: str) -> Triple:
-    """Reads "46.8/-/77.0", or "-" for nothing."""
+    """Parses a cell such as "46.8/-/77.0", or "-" for no accuracies."""
     if cell == "-":
         return None, None, None
     top1, top3, top5 = (None if part == "-" else float(part) for part in cell.split("/"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finding prepared data sets, and whether an encoder can be tested on them."""
+"""Test sets of the benchmark: prepared data sets, and whether they fit an encoder."""
 
 import collections
 import dataclasses
@@ -20,12 +20,12 @@ class TestSet:
     """A prepared data set with a test split.
 
     Attributes:
-      name: of its folder.
-      directory: of its version, as `source.open_split` takes it.
-      metadata: from `source.read_metadata`.
+      name: name of its folder in the output of data_prep.build.
+      directory: folder of its version, as `source.open_split` takes it.
+      metadata: metadata as `source.read_metadata` returns it.
     """
 
-    # Not a test, whatever pytest makes of the name.
+    # Keeps pytest from collecting the class as a test.
     __test__ = False
 
     name: str
@@ -34,48 +34,48 @@ class TestSet:
 
     @property
     def fingerprint(self) -> str:
-        """Tells it from any other data set."""
+        """Fingerprint of the content of the data set."""
         return source.fingerprint(self.metadata)
 
     @property
     def has_train(self) -> bool:
-        """Whether there is a training split of its kind."""
+        """True if the data set has a training split."""
         return TRAIN in self.metadata["counts"]
 
 
 def find(config: ConfigDict, *, card: model_card.ModelCard) -> tuple[list[TestSet], dict[str, str]]:
-    """The data sets that an encoder is to be tested on.
+    """Finds the test sets that an encoder is to be evaluated on.
 
     Args:
-      config: reads data, sets and windows.
-      card: of the encoder.
+      config: config as `configs/benchmarks.py` describes it; reads `data`, `sets` and `windows`.
+      card: model card of the encoder.
 
     Returns:
-      the sets, sorted by name, and the reason for every other one in the folder, by its name. Those
-      that the config does not name are in neither.
+      The test sets, sorted by name; and, if the config names no sets, by the name of every other
+      data set in the folder, the reason why it does not fit.
 
     Raises:
-      FileNotFoundError: there is no such set, or none at all.
-      ValueError: a set that the config names, or every one, does not fit the encoder; or one is
-        there in several versions.
+      FileNotFoundError: a named set does not exist, or there are none.
+      ValueError: a named set, or every set, does not fit the encoder; or a set has several
+        versions.
     """
-    there = _search(pathlib.Path(config.data))
-    missing = sorted(set(config.sets) - there.keys())
-    if missing or not there:
+    folders = _search(pathlib.Path(config.data))
+    missing = sorted(set(config.sets) - folders.keys())
+    if missing or not folders:
         raise FileNotFoundError(
             f"config.data, {config.data!r}, has no data sets {missing or 'at all'}; found "
-            f"{sorted(there)}. Give the --output of data_prep.build, and names of folders in it"
+            f"{sorted(folders)}. Give the --output of data_prep.build, and names of folders in it"
         )
     chosen, skipped = [], {}
-    for name in sorted(set(config.sets or there)):
-        metadata = source.read_metadata(there[name])
+    for name in sorted(set(config.sets or folders)):
+        metadata = source.read_metadata(folders[name])
         reason = misfit(metadata, card=card, windows=config.windows)
         if reason and config.sets:
-            raise ValueError(f"config.sets names {name!r}, {there[name]}: {reason}")
+            raise ValueError(f"config.sets names {name!r}, {folders[name]}: {reason}")
         if reason:
             skipped[name] = reason
         else:
-            chosen.append(TestSet(name, there[name], metadata))
+            chosen.append(TestSet(name, folders[name], metadata))
     if not chosen:
         reasons = "".join(f"\n  {name}: {reason}" for name, reason in skipped.items())
         raise ValueError(f"no data set in {config.data!r} fits the encoder:{reasons}")
@@ -83,12 +83,12 @@ def find(config: ConfigDict, *, card: model_card.ModelCard) -> tuple[list[TestSe
 
 
 def misfit(metadata: Mapping[str, Any], *, card: model_card.ModelCard, windows: int) -> str:
-    """Why an encoder cannot be tested on a data set; "" where it can.
+    """Returns the reason why an encoder cannot be evaluated on a data set; "" if it can.
 
     Args:
-      metadata: of the data set.
-      card: of the encoder.
-      windows: disjoint samples of a cloud that it is to see.
+      metadata: metadata of the data set.
+      card: model card of the encoder.
+      windows: number of disjoint samples of each point cloud to embed.
     """
     if TEST not in metadata["counts"]:
         return f"it has no split {TEST!r}, only {sorted(set(metadata['counts']) - {'classes'})}"
@@ -96,39 +96,39 @@ def misfit(metadata: Mapping[str, Any], *, card: model_card.ModelCard, windows: 
         return "it has no classes to tell apart"
     if "from_y_up" not in metadata:
         return (
-            "it does not say how y up became z up (from_y_up): an earlier version prepared it; run "
-            "data_prep.build again with --overwrite"
+            "its metadata has no from_y_up, the conversion from y up to z up: it was prepared by "
+            "an earlier version; run data_prep.build again with --overwrite"
         )
     teacher = metadata["teacher"]
-    for what, found, want in (
+    for field, found, expected in (
         ("teacher", teacher["name"], card.teacher),
-        ("length of the teacher's features", teacher["dim"], card.teacher_dim),
+        ("teacher feature dimension", teacher["dim"], card.teacher_dim),
         ("up axis", metadata["up_axis"], card.up_axis),
         ("normalisation", metadata["normalisation"], card.normalisation),
     ):
-        if found != want:
+        if found != expected:
             return (
-                f"its {what} is {found!r} and the encoder's {want!r}; prepare it again for the "
-                "encoder"
+                f"its {field} is {found!r} and the encoder's {expected!r}; prepare it again for "
+                "the encoder"
             )
     points = metadata["points"]
     if windows * card.points > points:
         return (
-            f"its clouds have {points} points, and {windows} of {card.points} each are asked for "
-            "(config.windows, and the encoder's card); prepare it with more, or ask for fewer"
+            f"its point clouds have {points} points, but {windows} windows of {card.points} need "
+            f"{windows * card.points}; lower config.windows, or prepare it with more points"
         )
     return ""
 
 
 def _search(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Name -> folder of the version, of every data set below the output of data_prep.build."""
+    """Returns the version folder of every data set in the output of data_prep.build, by name."""
     versions = collections.defaultdict(list)
     for path in sorted(folder.glob("*/*/dataset_info.json")):
-        # A build that was interrupted leaves a folder that starts with a dot.
+        # An interrupted build leaves a folder whose name starts with a dot.
         if not path.parents[1].name.startswith("."):
             versions[path.parents[1].name].append(path.parent)
-    several = {name: paths for name, paths in versions.items() if len(paths) > 1}
-    if several:
-        found = [path.name for path in min(several.values())]
-        raise ValueError(f"{folder / min(several)} has versions {found}; keep one of them there")
+    ambiguous = {name: paths for name, paths in versions.items() if len(paths) > 1}
+    if ambiguous:
+        found = [path.name for path in min(ambiguous.values())]
+        raise ValueError(f"{folder / min(ambiguous)} has versions {found}; keep only one of them")
     return {name: path for name, (path,) in versions.items()}

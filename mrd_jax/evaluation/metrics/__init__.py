@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures and fits on plain arrays, numpy only: accuracy, ranking, intervals, regression."""
+"""Metrics on plain arrays: accuracy, ranking, statistics and logistic regression, in numpy."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accuracy measures on plain arrays: numpy only, no model, no files; `ranking` has those of search.
+"""Classification metrics on plain arrays, in numpy; `ranking` has the metrics of retrieval.
 
-Two rules hold everywhere. A tie counts against the model, so a model whose scores are all equal
-gets nothing instead of luck. A score that is not finite is an error, not a rank.
+Two rules hold for all metrics. A tie counts against the model, so a model that gives all classes
+the same score gets an accuracy of 0. A non-finite score is an error and has no rank.
 """
 
 from collections.abc import Iterator
@@ -11,16 +11,16 @@ import numpy as np
 
 
 def normalise(features: np.ndarray) -> np.ndarray:
-    """Scales every row to unit length, in float32; a row of zeros stays zero.
+    """Scales every row to unit norm; a row of zeros stays zero.
 
     Args:
-      features: [count, dim], any float type.
+      features: [count, dim], any float dtype.
 
     Returns:
       float32 [count, dim].
 
     Raises:
-      ValueError: where a feature is not finite.
+      ValueError: a feature is non-finite.
     """
     features = np.asarray(features, dtype=np.float32)
     _require_finite(features, name="features")
@@ -29,7 +29,9 @@ def normalise(features: np.ndarray) -> np.ndarray:
 
 
 def label_ranks(scores: np.ndarray, *, labels: np.ndarray) -> np.ndarray:
-    """Place of the true class in each row, 1 for the best; tied classes are placed before it.
+    """Returns the rank of the true class in each row, 1 for the best.
+
+    Classes that tie with the true class rank before it.
 
     Args:
       scores: [count, classes], larger is better.
@@ -39,24 +41,24 @@ def label_ranks(scores: np.ndarray, *, labels: np.ndarray) -> np.ndarray:
       int64 [count].
 
     Raises:
-      ValueError: where the shapes disagree, a label is no column, or a score is not finite.
+      ValueError: the array shapes disagree, a label is out of range, or a score is non-finite.
     """
     scores, labels = _check_labels(scores, labels=labels)
     _require_finite(scores, name="scores")
     true_scores = scores[np.arange(len(labels)), labels]
-    # The true class itself is among those that are at least as good, hence rank 1 at the best.
+    # The true class counts itself, so the best rank is 1.
     return np.sum(scores >= true_scores[:, None], axis=1)
 
 
 def recall_at(ranks: np.ndarray, *, k: int) -> float:
-    """Share of ranks that are k or better, between 0 and 1.
+    """Returns the fraction of ranks that are k or better.
 
     Args:
       ranks: int [count], 1 is the best.
-      k: how many places count as found.
+      k: number of top ranks that count as correct.
 
     Raises:
-      ValueError: where there is no rank at all.
+      ValueError: there are no ranks.
     """
     if len(ranks) == 0:
         raise ValueError("no ranks to average: expected at least one query")
@@ -64,25 +66,27 @@ def recall_at(ranks: np.ndarray, *, k: int) -> float:
 
 
 def topk_accuracy(scores: np.ndarray, *, labels: np.ndarray, k: int) -> float:
-    """Share of rows whose true class is among the k best, ties against the model.
+    """Returns the fraction of rows whose true class ranks k or better, see `label_ranks`.
 
     Args:
       scores: [count, classes], larger is better.
       labels: int [count], each in 0..classes-1.
-      k: 1, 3 and 5 in the tables of this field.
+      k: 1, 3 or 5 in the tables of this field.
     """
     return recall_at(label_ranks(scores, labels=labels), k=k)
 
 
 def mean_per_class(correct: np.ndarray, *, labels: np.ndarray) -> float:
-    """Mean over classes of the share that is correct, so that frequent classes weigh no more.
+    """Returns the mean over classes of the mean over each class's shapes.
+
+    Every class has the same weight, however frequent it is.
 
     Args:
-      correct: [count], bool or a figure per shape.
-      labels: int [count]; classes that do not occur are left out.
+      correct: [count], bool or a value per shape.
+      labels: int [count]; classes that do not occur are excluded.
 
     Raises:
-      ValueError: where the lengths differ or nothing is given.
+      ValueError: the lengths differ or are 0.
     """
     correct, labels = np.asarray(correct, dtype=np.float64), np.asarray(labels)
     if correct.shape != labels.shape or correct.ndim != 1 or len(labels) == 0:
@@ -94,18 +98,18 @@ def mean_per_class(correct: np.ndarray, *, labels: np.ndarray) -> float:
 
 
 def confusion(predicted: np.ndarray, *, labels: np.ndarray, classes: int) -> np.ndarray:
-    """Counts how often each true class (row) was taken for each class (column).
+    """Returns the confusion matrix, with true classes in rows and predicted classes in columns.
 
     Args:
       predicted: int [count], each in 0..classes-1.
       labels: int [count], each in 0..classes-1.
-      classes: how many there are.
+      classes: number of classes.
 
     Returns:
-      int64 [classes, classes].
+      int64 [classes, classes], numbers of shapes.
 
     Raises:
-      ValueError: where the lengths differ or a value is out of range.
+      ValueError: the lengths differ or a value is out of range.
     """
     predicted, labels = np.asarray(predicted), np.asarray(labels)
     if predicted.shape != labels.shape:
@@ -122,17 +126,14 @@ def confusion(predicted: np.ndarray, *, labels: np.ndarray, classes: int) -> np.
 
 
 def chunks(count: int, *, size: int) -> Iterator[slice]:
-    """Slices that cut rows into pieces of a size; the last one may be shorter.
+    """Yields slices that divide rows into chunks; the last chunk may be smaller.
 
     Args:
-      count: of rows.
-      size: rows in a piece, at least 1.
-
-    Yields:
-      Slices of 0..count, with both ends inside it.
+      count: number of rows.
+      size: number of rows per chunk, at least 1.
 
     Raises:
-      ValueError: where size is below 1.
+      ValueError: size is below 1.
     """
     if size < 1:
         raise ValueError(f"chunk is {size}: expected at least 1 row at a time")
@@ -141,7 +142,7 @@ def chunks(count: int, *, size: int) -> Iterator[slice]:
 
 
 def _check_labels(scores: np.ndarray, *, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns both as arrays, after checking that every label names a column of its row."""
+    """Returns both as arrays; raises ValueError unless every label is the index of a column."""
     scores, labels = np.asarray(scores), np.asarray(labels)
     if scores.ndim != 2 or labels.shape != scores.shape[:1]:
         raise ValueError(
@@ -151,16 +152,16 @@ def _check_labels(scores: np.ndarray, *, labels: np.ndarray) -> tuple[np.ndarray
     if len(labels) and not (0 <= labels.min() and labels.max() < scores.shape[1]):
         raise ValueError(
             f"labels run from {labels.min()} to {labels.max()}: expected 0 to "
-            f"{scores.shape[1] - 1}; leave out shapes of unknown class first"
+            f"{scores.shape[1] - 1}; exclude shapes of unknown class first"
         )
     return scores, labels
 
 
 def _require_finite(values: np.ndarray, *, name: str) -> None:
-    """Raises where a value is NaN or infinite, naming the first row."""
+    """Raises ValueError if a value is NaN or infinite, naming the first row."""
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(bad):
         raise ValueError(
-            f"{name} are not finite in {len(bad)} of {len(values)} rows, first is row {bad[0]}: "
-            "the model or its input is broken"
+            f"{name} are non-finite in {len(bad)} of {len(values)} rows, first is row {bad[0]}: "
+            "check the model and its input"
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Multinomial logistic regression by L-BFGS, a chunk of shapes at a time: numpy and scipy only."""
+"""Multinomial logistic regression by L-BFGS in numpy and scipy, a chunk of shapes at a time."""
 
 import dataclasses
 import logging
@@ -11,9 +11,9 @@ from mrd_jax.evaluation.metrics import classification
 
 LOGGER = logging.getLogger(__name__)
 
-# As CLIP's linear probes (Radford et al. 2021, appendix A.3).
+# Limit of CLIP's linear probes (Radford et al. 2021, appendix A.3).
 MAX_ITERATIONS = 1_000
-# Largest entry of the gradient at which a fit counts as done.
+# A fit has converged when no entry of the gradient is larger.
 TOLERANCE = 1e-6
 
 
@@ -23,8 +23,8 @@ class Classifier:
 
     Attributes:
       weights: float64 [dim, classes].
-      biases: float64 [classes], without penalty.
-      classes: int [classes], the label that each column stands for, ascending.
+      biases: float64 [classes]; the penalty does not apply to them.
+      classes: int [classes], label of each column, in ascending order.
     """
 
     weights: np.ndarray
@@ -32,12 +32,12 @@ class Classifier:
     classes: np.ndarray
 
     def correct(self, features: np.ndarray, *, labels: np.ndarray, chunk: int = 4096) -> np.ndarray:
-        """Which shapes are given their own class, ties against the model.
+        """Returns whether each shape is classified correctly; a tie counts as wrong.
 
         Args:
-          features: [count, dim], any length.
-          labels: int [count]; a class that the classifier has not seen cannot be right.
-          chunk: shapes scored at a time.
+          features: [count, dim]; their length does not matter.
+          labels: int [count]; a shape of a class without training shapes counts as wrong.
+          chunk: number of shapes scored at a time.
 
         Returns:
           bool [count].
@@ -63,19 +63,18 @@ def fit(
 ) -> Classifier:
     """Fits a multinomial logistic regression by L-BFGS.
 
-    Args:
-      features: [count, dim], scaled to unit length here.
-      labels: int [count]; those that occur are the classes.
-      strength: of the penalty, > 0, see `objective`.
-      start: a classifier of the same classes to begin with; zeros without.
-      tolerance: see `TOLERANCE`.
-      chunk: shapes at a time, see `objective`.
+    A fit that has not converged after `MAX_ITERATIONS` is logged and returned.
 
-    Returns:
-      The `Classifier`. Fits that reach `MAX_ITERATIONS` are logged and used as they are.
+    Args:
+      features: [count, dim], scaled to unit norm by this function.
+      labels: int [count]; the classes are the labels that occur.
+      strength: strength of the penalty, > 0, see `objective`.
+      start: classifier of the same classes to start from; zeros by default.
+      tolerance: convergence threshold, see `TOLERANCE`.
+      chunk: number of shapes per chunk, see `objective`.
 
     Raises:
-      ValueError: where strength is not positive or fewer than two classes occur.
+      ValueError: strength is not positive, or fewer than two classes occur.
     """
     if not strength > 0:
         raise ValueError(f"strength is {strength}: expected a positive penalty")
@@ -84,14 +83,15 @@ def fit(
     if len(classes) < 2:
         raise ValueError(f"the shapes have the classes {classes.tolist()}: expected two or more")
     shape = (features.shape[1] + 1, len(classes))
-    begin = np.zeros(shape) if start is None else np.vstack([start.weights, start.biases])
-    found = optimize.minimize(
+    initial = np.zeros(shape) if start is None else np.vstack([start.weights, start.biases])
+    solution = optimize.minimize(
         objective,
-        begin.ravel(),
+        initial.ravel(),
         args=(features, targets, strength, chunk),
         jac=True,
         method="L-BFGS-B",
-        # The gradient decides; a loss that moves by the last digits only would end fits early.
+        # Only the gradient decides: a test on the loss would end fits early, when it changes in
+        # its last digits only.
         options={
             "maxiter": MAX_ITERATIONS,
             "maxfun": 2 * MAX_ITERATIONS,
@@ -99,12 +99,12 @@ def fit(
             "ftol": np.finfo(float).eps,
         },
     )
-    if not found.success:
+    if not solution.success:
         LOGGER.warning(
             "probe of %d shapes, strength %g: %s after %d iterations, gradient %.1e",
-            len(features), strength, found.message, found.nit, np.abs(found.jac).max(),
+            len(features), strength, solution.message, solution.nit, np.abs(solution.jac).max(),
         )  # fmt: skip
-    parameters = found.x.reshape(shape)
+    parameters = solution.x.reshape(shape)
     return Classifier(parameters[:-1], parameters[-1], classes)
 
 
@@ -115,19 +115,20 @@ def objective(
     strength: float,
     chunk: int = 4096,
 ) -> tuple[float, np.ndarray]:
-    """Mean cross entropy plus strength / 2 times the squared weights, and its gradient.
+    """Computes mean cross entropy + strength / 2 * ||weights||^2, and its gradient.
 
-    In float64: near the optimum the line search compares losses that differ in the eighth digit.
+    The computation is in float64: near the optimum, the line search compares losses that differ in
+    the eighth digit.
 
     Args:
       parameters: float64 [(dim + 1) * classes], the weights row by row, then the biases.
-      features: [count, dim], used as they are.
-      targets: int [count], the column of each shape's class.
-      strength: of the penalty, which spares the biases.
-      chunk: shapes at a time; memory is a few times chunk * (dim + classes) floats.
+      features: [count, dim].
+      targets: int [count], column of each shape's class.
+      strength: strength of the penalty, which does not apply to the biases.
+      chunk: number of shapes per chunk; memory is a few arrays of [chunk, dim + classes].
 
     Returns:
-      The value, and float64 [(dim + 1) * classes].
+      The value, and its gradient, float64 [(dim + 1) * classes].
     """
     count, dim = features.shape
     parameters = parameters.reshape(dim + 1, -1)
@@ -136,11 +137,11 @@ def objective(
     gradient = np.vstack([strength * weights, np.zeros_like(biases)])
     for rows in classification.chunks(count, size=chunk):
         batch = features[rows].astype(np.float64)
-        own = np.arange(len(batch)), targets[rows]
-        log_shares = special.log_softmax(batch @ weights + biases, axis=1)
-        value -= np.sum(log_shares[own]) / count
-        residual = np.exp(log_shares)
-        residual[own] -= 1
+        true_class = np.arange(len(batch)), targets[rows]
+        log_probabilities = special.log_softmax(batch @ weights + biases, axis=1)
+        value -= np.sum(log_probabilities[true_class]) / count
+        residual = np.exp(log_probabilities)
+        residual[true_class] -= 1
         gradient[:-1] += batch.T @ residual / count
         gradient[-1] += residual.sum(axis=0) / count
     return float(value), gradient.ravel()

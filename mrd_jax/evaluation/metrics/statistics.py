@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How sure a difference is: paired tests and intervals for small held-out sets.
+"""Significance of differences on small held-out sets: a paired test and a confidence interval.
 
-With 134 test shapes a share is known to about 8.5 points, so two models are compared shape by
-shape, and over both folds together, before either is called better.
+With 134 test shapes, the 95% interval of an accuracy extends about 8.5 points to either side.
+Compare two models shape by shape, pooled over both folds, before calling one of them better.
 """
 
 import dataclasses
@@ -14,13 +14,13 @@ from scipy import stats
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Outcome of an exact McNemar test of two models on the same shapes.
+    """Result of an exact McNemar test of two models on the same shapes.
 
     Attributes:
-      count: shapes that both models answered.
-      only_first: shapes that the first got right and the second wrong.
-      only_second: the reverse.
-      p_value: two-sided; how often chance alone would split the disagreements this unevenly.
+      count: number of shapes.
+      only_first: number of shapes that only the first model classifies correctly.
+      only_second: number of shapes that only the second model classifies correctly.
+      p_value: two-sided; probability that two equally good models disagree at least this unevenly.
     """
 
     count: int
@@ -30,21 +30,21 @@ class Comparison:
 
 
 def mcnemar(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> Comparison:
-    """Exact McNemar test of two models, pooled over folds.
+    """Computes the exact McNemar test of two models, pooled over folds.
 
-    Shapes that both models get right or both get wrong say nothing about their difference. Of
-    the others, each model would win half if the two were equally good: a binomial test. Folds
-    are pooled by adding their disagreements, which is sound while no shape is in two folds.
+    Only shapes on which the models disagree carry information about their difference. If the two
+    were equally good, each would be correct on half of these: a binomial test. Folds are pooled by
+    adding their disagreements, which is valid if no shape is in two folds.
 
     Args:
-      first: one bool [count] per fold, whether the first model was right.
-      second: the same for the second model, shapes in the same order.
+      first: one bool [count] per fold, True for a shape that the first model classifies correctly.
+      second: the same for the second model, with the shapes in the same order.
 
     Returns:
-      The `Comparison`; its p_value is 1 where the models never disagree.
+      The comparison; its p-value is 1 if the models never disagree.
 
     Raises:
-      ValueError: where the folds or their lengths differ.
+      ValueError: the numbers of folds or of shapes differ.
 
     Source: Q. McNemar, "Note on the sampling error of the difference between correlated
     proportions or percentages", Psychometrika 12, 1947; the exact form is the sign test.
@@ -57,26 +57,26 @@ def mcnemar(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> Compar
             f"first has folds of {shapes[0]}, second of {shapes[1]}: expected the same shapes "
             "of the same folds, as a list of vectors"
         )
-    ours, theirs = np.concatenate(first), np.concatenate(second)
-    only_first, only_second = int(np.sum(ours & ~theirs)), int(np.sum(theirs & ~ours))
+    a, b = np.concatenate(first), np.concatenate(second)
+    only_first, only_second = int(np.sum(a & ~b)), int(np.sum(b & ~a))
     disagreements = only_first + only_second
     p_value = stats.binomtest(only_first, disagreements).pvalue if disagreements else 1.0
-    return Comparison(len(ours), only_first, only_second, float(p_value))
+    return Comparison(len(a), only_first, only_second, float(p_value))
 
 
 def wilson_interval(successes: int, *, count: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval for a share, which stays inside 0..1 and holds for few samples.
+    """Computes the Wilson score interval of a proportion, which is valid for few samples too.
 
     Args:
-      successes: how many were right, 0..count.
-      count: how many there were, at least 1.
-      confidence: between 0 and 1.
+      successes: number of successes, in 0..count.
+      count: number of trials, at least 1.
+      confidence: confidence level between 0 and 1.
 
     Returns:
-      (low, high), both shares between 0 and 1.
+      (low, high), both between 0 and 1.
 
     Raises:
-      ValueError: where successes or count is out of range.
+      ValueError: successes or count is out of range.
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical
     inference", JASA 22, 1927.
