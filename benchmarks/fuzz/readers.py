@@ -19,7 +19,7 @@ from data_prep.geometry import assets, clouds, meshes, render
 from data_prep.sources import benchmark, furniture, off, properties, tables
 from data_prep.teachers.lit.frozen import torch_file
 from mrd_jax import models
-from mrd_jax.checkpoints import manifest, model_card
+from mrd_jax.checkpoints import manifest, model_card, run_identity
 from mrd_jax.convert import files
 from mrd_jax.data import corrupt_records, example, loader, numpy_files, source
 
@@ -236,7 +236,7 @@ READERS = {
     "card": Reader(_valid_card, _card, (ValueError,)),
     "run": Reader(
         _valid_run,
-        lambda path: manifest.read_run(epath.Path(path)),
+        lambda path: run_identity.read(epath.Path(path)),
         (manifest.CorruptCheckpointError,),
     ),
     "picture": Reader(_pictures, _picture, (ValueError,)),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a new run starts: from random weights, or from those of another encoder."""
+"""Initial weights of a run, from another encoder or a part of one."""
 
 import logging
 import pathlib
@@ -19,36 +19,37 @@ LOGGER = logging.getLogger(__name__)
 
 
 def save(path: pathlib.Path, variables: Mapping[str, Any]) -> None:
-    """Writes a part of a student's variables, complete or not at all.
+    """Writes a part of a student's variables atomically.
 
     Args:
       path: `.npz` file to write.
-      variables: `params` and perhaps `batch_stats`, with some of the student's leaves.
+      variables: nested dict with `params` and optionally `batch_stats`, which may lack leaves of
+        the student.
 
     Raises:
-      ValueError: the file is of another kind.
-      FileExistsError: it exists.
+      ValueError: the path does not end in `.npz`.
+      FileExistsError: the file exists.
     """
     if path.suffix != ".npz":
-        raise ValueError(f"{path}: a part of a student is written as .npz; name the output so")
+        raise ValueError(f"{path}: the path must end in .npz, the format of a partial student")
     if path.exists():
-        raise FileExistsError(f"{path} exists already; choose another name or remove it first")
+        raise FileExistsError(f"{path} exists; choose another path or remove it first")
     atomic_io.write_npz(path, **flax.traverse_util.flatten_dict(dict(variables), sep="/"))
 
 
 def load(path: str) -> dict[str, Any]:
-    """Reads what a run may start from.
+    """Reads initial weights.
 
     Args:
-      path: an encoder (of `mrd_jax.encoder.save`, `mrd_jax.tools.convert` or the workdir of a
-        run), or a part of one, as `save` wrote it.
+      path: encoder folder (from `mrd_jax.encoder.save` or `mrd_jax.tools.convert`), workdir of a
+        run, or `.npz` file written by `save`.
 
     Returns:
-      Nested dict with `params`, and `batch_stats` where there are any, of numpy arrays.
+      Nested dict of numpy arrays, with `params` and, if the student has any, `batch_stats`.
 
     Raises:
-      FileNotFoundError: there is neither.
-      ValueError: it is damaged.
+      FileNotFoundError: the path is none of these.
+      ValueError: the file is corrupt.
     """
     if not path.endswith(".npz"):
         return restore.find_student(epath.Path(path).absolute()).read_variables()
@@ -56,28 +57,28 @@ def load(path: str) -> dict[str, Any]:
         with open(path, "rb") as file:
             arrays = dict(numpy_files.ArrayFile(file))
         return flax.traverse_util.unflatten_dict(arrays, sep="/")
-    # A path that is also the folder of another is a TypeError there.
+    # unflatten_dict raises TypeError if one path is a prefix of another.
     except (numpy_files.ArrayFileError, TypeError) as error:
-        raise ValueError(f"{path}: not a whole .npz file ({error}); convert it again") from error
+        raise ValueError(f"{path}: not a valid .npz file ({error}); convert it again") from error
 
 
 def start_from(
     state: train_state.TrainState, variables: Mapping[str, Any]
 ) -> train_state.TrainState:
-    """A new state whose student has the given weights, and random ones elsewhere.
+    """Replaces the random weights of a new state by given ones; others stay random.
 
     Args:
-      state: new, at step 0.
-      variables: some of the student's leaves.
+      state: train state at step 0.
+      variables: nested dict with some or all leaves of the student's `params` and `batch_stats`.
 
     Returns:
-      The state with these leaves in the parameters, their moving average and the statistics.
+      The state with these leaves in parameters, moving average and batch-norm statistics.
 
     Raises:
-      ValueError: names every leaf that the student lacks or has in another shape.
+      ValueError: the student lacks a leaf or has it in another shape; lists all of them.
     """
-    own = {"params": state.params["student"], "batch_stats": state.batch_stats}
-    leaves = flax.traverse_util.flatten_dict(own, sep="/")
+    random = {"params": state.params["student"], "batch_stats": state.batch_stats}
+    leaves = flax.traverse_util.flatten_dict(random, sep="/")
     given = flax.traverse_util.flatten_dict(dict(variables), sep="/")
     faults = [
         f"  {path}: {value.shape} there, {leaves[path].shape if path in leaves else 'absent'} here"
@@ -86,7 +87,7 @@ def start_from(
     ]
     if faults:
         raise ValueError("config.initial_weights does not fit config.model:\n" + "\n".join(faults))
-    LOGGER.info("%d of the student's %d arrays start as given", len(given), len(leaves))
+    LOGGER.info("initialised %d of %d arrays of the student", len(given), len(leaves))
     merged = leaves | {path: np.asarray(value, leaves[path].dtype) for path, value in given.items()}
     new = flax.traverse_util.unflatten_dict(merged, sep="/")
     return state.replace(

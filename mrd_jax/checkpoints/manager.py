@@ -139,10 +139,10 @@ class CheckpointManager:
             paths.STATE: ocp.args.StandardSave(state),
             paths.RUN: ocp.args.JsonSave(self._identity),
         }
-        facts = {"step": step, "run": manifest.digest(self._identity)}
+        facts = {"step": step, "run": manifest.fingerprint(self._identity)}
         if self._card:
             items[paths.CARD] = ocp.args.JsonSave(self._card.as_dict())
-            facts["card"] = manifest.digest(self._card.as_dict())
+            facts["card"] = manifest.fingerprint(self._card.as_dict())
         items[paths.MANIFEST] = ocp.args.JsonSave(manifest.describe(state, **facts))
         self._manager.save(step, args=ocp.args.Composite(**items))
 

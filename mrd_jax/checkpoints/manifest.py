@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a checkpoint holds, written beside it: Orbax restores a flipped byte without a word."""
+"""Manifest of a checkpoint: shapes and checksums of its arrays.
+
+Orbax does not detect bit flips; the checksums do.
+"""
 
 import contextlib
 import hashlib
@@ -16,47 +19,53 @@ from etils import epath
 import mrd_jax
 from mrd_jax.checkpoints import checksums
 
-# What reading a damaged checkpoint was seen to raise, from Orbax, TensorStore and json. A disk or
-# a network that fails raises other errors, and says nothing about the checkpoint.
+# Raised by Orbax, TensorStore and json on corrupt checkpoints. Errors of a disk or a network are of
+# other types, and do not mean that the checkpoint is corrupt.
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, FileNotFoundError)
 
-# Libraries whose version may matter to who reads a checkpoint.
+# Libraries whose versions are recorded.
 _LIBRARIES = ("flax", "jax", "numpy", "optax", "orbax-checkpoint")
 
 
 class CorruptCheckpointError(ValueError):
-    """A checkpoint that is not what was saved; the message names the folder and the fault."""
+    """The checkpoint is not what was saved; the message names the folder and the fault."""
 
 
 def describe(tree: Any, **facts: Any) -> dict[str, Any]:
-    """The manifest of a tree that is about to be saved.
+    """Describes a tree that is about to be saved.
+
+    Every process must call this function if the arrays span processes.
 
     Args:
-      tree: of arrays; all processes of a run call this when the arrays span them.
-      facts: whatever else is to be remembered, as JSON.
+      tree: tree of arrays.
+      **facts: additional JSON values.
 
     Returns:
-      leaves, {path: {"shape", "dtype", "checksum"}}; versions of the libraries; the facts; and
-      digest, of all these.
+      The manifest: leaves, {path: {"shape", "dtype", "checksum"}}; versions of the libraries; the
+      facts; and "digest", the fingerprint of all these.
     """
-    sums = checksums.checksums(tree)
-    leaves = {path: leaf | {"checksum": sums[path]} for path, leaf in layout(tree).items()}
+    sums = checksums.tree_checksums(tree)
+    leaves = {path: leaf | {"checksum": sums[path]} for path, leaf in leaf_specs(tree).items()}
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     manifest = {
         "leaves": leaves,
         "versions": {"mrd_jax": mrd_jax.__version__} | versions,
         **facts,
     }
-    return manifest | {"digest": digest(manifest)}
+    return manifest | {"digest": fingerprint(manifest)}
 
 
-def digest(value: Mapping[str, Any]) -> str:
-    """SHA-256 of what JSON can say, whatever the order of its keys."""
+def fingerprint(value: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 of a JSON object, in hex, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def layout(tree: Any) -> dict[str, dict[str, Any]]:
-    """Path of every leaf, as Orbax names it, -> its "shape" and "dtype"; no values are needed."""
+def leaf_specs(tree: Any) -> dict[str, dict[str, Any]]:
+    """Returns "shape" and "dtype" of every leaf by its path as Orbax names it.
+
+    Args:
+      tree: tree of arrays, or of their shapes.
+    """
     return {
         path: {"shape": list(leaf.shape), "dtype": np.dtype(leaf.dtype).name}
         for path, leaf in ocp.tree.to_flat_dict(tree, sep="/").items()
@@ -64,101 +73,85 @@ def layout(tree: Any) -> dict[str, dict[str, Any]]:
 
 
 def read(path: epath.Path) -> dict[str, Any]:
-    """Reads a manifest back.
+    """Reads a manifest.
 
     Args:
-      path: of the file, JSON.
+      path: JSON file.
 
     Returns:
-      what `describe` returned, without the digest.
+      The manifest as `describe` returned it, without "digest".
 
     Raises:
-      CorruptCheckpointError: there is none, or it was changed since.
+      CorruptCheckpointError: the file is missing, cannot be read or was changed.
     """
     try:
         manifest = json.loads(path.read_text())
-        whole = manifest.pop("digest") == digest(manifest)
+        intact = manifest.pop("digest") == fingerprint(manifest)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CorruptCheckpointError(f"{path}: no manifest can be read ({error})") from error
-    if not whole:
+        raise CorruptCheckpointError(f"{path}: cannot read the manifest ({error})") from error
+    if not intact:
         raise CorruptCheckpointError(
-            f"{path}: changed since it was written (its digest does not fit)"
+            f"{path}: changed since it was written (its fingerprint does not match)"
         )
     return manifest
 
 
-def read_run(path: epath.Path) -> dict[str, Any]:
-    """What a workdir was started with: its `config`, and the fingerprint of its `data`.
-
-    Args:
-      path: of the file, JSON.
-
-    Raises:
-      CorruptCheckpointError: it is not what a run writes; says what to do.
-    """
-    try:
-        run = json.loads(path.read_text())
-        if not isinstance(run["config"], dict) or not isinstance(run["data"], str):
-            raise TypeError("config is no object, or data no text")
-    except (ValueError, TypeError, LookupError, RecursionError) as error:
-        raise CorruptCheckpointError(
-            f"{path} is damaged ({error}); copy back the one that the run began with (every "
-            "checkpoint holds it as run/metadata), or choose another --workdir"
-        ) from error
-    return run
-
-
 def compare(manifest: Mapping[str, Any], tree: Any, *, where: Any) -> None:
-    """Compares what was read with what was saved.
+    """Compares the checksums of restored arrays with those that were saved.
+
+    Every process must call this function if the arrays span processes.
 
     Args:
-      manifest: of the whole checkpoint.
-      tree: of arrays, all or some of those saved; all processes call this when arrays span them.
-      where: it was read from, for the message.
+      manifest: manifest of the whole checkpoint.
+      tree: tree of some or all arrays of the checkpoint.
+      where: folder of the checkpoint, for the message.
 
     Raises:
-      CorruptCheckpointError: names every leaf that differs.
+      CorruptCheckpointError: arrays differ; names the first five.
     """
-    found = checksums.checksums(tree)
-    wanted = manifest["leaves"]
-    wrong = [
-        path for path, checksum in found.items()
-        if path not in wanted or wanted[path]["checksum"] != checksum
+    sums = checksums.tree_checksums(tree)
+    saved = manifest["leaves"]
+    corrupt = [
+        path for path, checksum in sums.items()
+        if path not in saved or saved[path]["checksum"] != checksum
     ]  # fmt: skip
-    if wrong:
-        some = ", ".join(wrong[:5]) + (", ..." if len(wrong) > 5 else "")
+    if corrupt:
+        names = ", ".join(corrupt[:5]) + (", ..." if len(corrupt) > 5 else "")
         raise CorruptCheckpointError(
-            f"{where}: {len(wrong)} of {len(found)} arrays are not what was saved: {some}"
+            f"{where}: {len(corrupt)} of {len(sums)} arrays are not what was saved: {names}"
         )
 
 
 def difference(manifest: Mapping[str, Any], tree: Any) -> str:
-    """One line per leaf that is missing, too much, or of another shape or type; "" for none.
+    """Lists the leaves that are missing, unexpected, or of another shape or type.
 
     Args:
-      manifest: of a checkpoint.
-      tree: of arrays or of their shapes, that the checkpoint is to be read into.
+      manifest: manifest of a checkpoint.
+      tree: tree of arrays, or of their shapes, that the checkpoint is to be restored into.
+
+    Returns:
+      One line per leaf; "" if the trees agree.
     """
-    wanted, found = layout(tree), manifest["leaves"]
+    wanted, saved = leaf_specs(tree), manifest["leaves"]
     return "\n".join(
-        f"  {path}: {_text(found.get(path))} there, {_text(wanted.get(path))} here"
-        for path in sorted(found.keys() | wanted.keys())
-        if _text(found.get(path)) != _text(wanted.get(path))
+        f"  {path}: {_format(saved.get(path))} there, {_format(wanted.get(path))} here"
+        for path in sorted(saved.keys() | wanted.keys())
+        if _format(saved.get(path)) != _format(wanted.get(path))
     )
 
 
 def verify(folder: epath.Path, manifest: Mapping[str, Any]) -> int:
-    """Reads everything that Orbax wrote into a folder, on the host, and compares it.
+    """Reads all arrays of a folder on the host and compares them with a manifest.
 
     Args:
-      folder: of one item of a checkpoint.
-      manifest: of it.
+      folder: folder of one item of a checkpoint, as Orbax wrote it.
+      manifest: manifest of the item.
 
     Returns:
-      number of arrays.
+      Number of arrays.
 
     Raises:
-      CorruptCheckpointError: it cannot be read, or says which arrays are not those that were saved.
+      CorruptCheckpointError: the folder cannot be read, or arrays differ.
     """
     with reading(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         stored = dict(reader.metadata(folder).item_metadata)
@@ -172,25 +165,25 @@ def verify(folder: epath.Path, manifest: Mapping[str, Any]) -> int:
 
 @contextlib.contextmanager
 def reading(folder: Any) -> Iterator[None]:
-    """Around whatever reads a checkpoint: what damage makes it raise becomes a `CorruptCheckpointError`.
+    """Turns the errors that a corrupt checkpoint causes into `CorruptCheckpointError`.
 
     Args:
-      folder: that is read, for the message.
+      folder: folder that the block reads, for the message.
     """
     try:
         yield
     except CorruptCheckpointError:
         raise
     except Exception as error:
-        # Orbax raises the base class itself where TensorStore cannot read an array.
+        # Orbax raises plain `Exception` if TensorStore cannot read an array.
         if type(error) is not Exception and not isinstance(error, _UNREADABLE):
             raise
-        # Its messages go on for pages.
+        # Messages of TensorStore are pages long.
         lines = str(error).strip().splitlines() or [""]
         raise CorruptCheckpointError(
             f"{folder}: cannot be read ({type(error).__name__}: {lines[0][:200]})"
         ) from error
 
 
-def _text(leaf: Mapping[str, Any] | None) -> str:
+def _format(leaf: Mapping[str, Any] | None) -> str:
     return "absent" if leaf is None else f"{leaf['dtype']} {leaf['shape']}"

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model card: what an encoder is and what clouds it was made for, inside every checkpoint."""
+"""Model card: architecture, teacher and input conventions of an encoder.
+
+Every checkpoint and every encoder folder holds one.
+"""
 
 import dataclasses
 import json
@@ -15,7 +18,7 @@ from ml_collections import ConfigDict
 from mrd_jax import models
 from mrd_jax.data import batch_spec
 
-# The fields that may hold few values, and these.
+# Allowed values of fields that are enumerations.
 CHOICES = {
     "up_axis": (batch_spec.UP_AXIS,),
     "from_y_up": ("rotate", "swap"),
@@ -25,34 +28,35 @@ CHOICES = {
 
 
 class CardError(ValueError):
-    """A card that is damaged, incomplete or contradicts itself."""
+    """The model card is corrupt, incomplete or inconsistent."""
 
 
 class CardMismatchError(ValueError):
-    """An encoder whose card is not what was asked for."""
+    """The model card of an encoder differs from what the caller expects."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelCard:
-    """Everything a user of an encoder has to know to feed it and to read its embeddings.
+    """Model card of a student encoder.
 
     Attributes:
-      student: fields that `models.build_model` takes, `name` included and dtype as text; see
+      student: arguments of `models.build_model`, including `name`, with dtype as text; see
         `student_of`.
       size: name of a published size, such as "openshape-4" or "uni3d-b"; "" for any other.
-      parameters: numbers in the student's `params`.
+      parameters: number of parameters of the student.
       teacher: name of the model whose features the embeddings are compared with; "" if unknown.
-      teacher_dim: length of its features, and of the embeddings.
-      up_axis: of the clouds, "z".
-      from_y_up: how data with y up became z up: "swap" exchanges columns 1 and 2, a reflection
+      teacher_dim: dimension of the teacher's features, and of the embeddings.
+      up_axis: up axis of the point clouds, "z".
+      from_y_up: conversion of data with y up: "swap" exchanges columns 1 and 2, a reflection
         (OpenShape, Uni3D); "rotate" is the quarter turn (x, -z, y) (data_prep).
-      normalisation: "unit_sphere": the mean at the origin, the largest norm 1.
-      colour_fill: 0 to 1, all three channels of clouds without colours.
-      points: of a cloud.
-      source: who trained it: "mrd_jax", "openshape" or "uni3d".
-      source_file: name of the converted file; "" for one trained here.
-      source_sha256: of that file; "" for one trained here.
-      licence: of the weights, as their owner states it; "" where nobody did.
+      normalisation: normalisation of the point clouds; "unit_sphere" means centred at the origin,
+        with largest norm 1.
+      colour_fill: value, 0 to 1, of all three channels of point clouds without colours.
+      points: number of points per point cloud.
+      source: origin of the weights: "mrd_jax", "openshape" or "uni3d".
+      source_file: name of the converted file; "" if trained by mrd_jax.
+      source_sha256: SHA-256 of the converted file; "" if trained by mrd_jax.
+      licence: licence of the weights as their owner states it; "" if unknown.
     """
 
     student: dict[str, Any]
@@ -71,10 +75,10 @@ class ModelCard:
     licence: str
 
     def __post_init__(self):
-        """Checks every field.
+        """Validates all fields.
 
         Raises:
-          CardError: names every field that cannot be, what it holds and what it may hold.
+          CardError: fields are invalid; lists each with its value and what was expected.
         """
         faults = [
             f"{field.name} is {getattr(self, field.name)!r}; expected {_kind(field).__name__}"
@@ -84,11 +88,12 @@ class ModelCard:
         if not faults:
             faults = self._value_faults()
         if faults:
-            raise CardError("this card cannot be used: " + "; ".join(faults))
+            raise CardError("invalid model card: " + "; ".join(faults))
 
     def _value_faults(self) -> list[str]:
+        """Lists the invalid values of fields whose types are right."""
         faults = [
-            f"{name} is {getattr(self, name)!r}; this version knows {', '.join(choices)}"
+            f"{name} is {getattr(self, name)!r}; expected one of {', '.join(choices)}"
             for name, choices in CHOICES.items()
             if getattr(self, name) not in choices
         ]
@@ -102,23 +107,23 @@ class ModelCard:
         if self.student.get("out_dim") != self.teacher_dim:
             faults.append(
                 f"student.out_dim is {self.student.get('out_dim')!r} and teacher_dim is "
-                f"{self.teacher_dim}; an embedding must be as long as the teacher's features"
+                f"{self.teacher_dim}; they must be equal"
             )
         return faults
 
     def expect(self, **expected: Any) -> None:
-        """Refuses an encoder that was made for something else.
+        """Checks that the card has expected values.
 
         Args:
-          **expected: field of the card -> the value it must hold.
+          **expected: expected values by field.
 
         Raises:
-          CardMismatchError: names every field that differs, both values, and what to do.
-          TypeError: a card has no such field.
+          CardMismatchError: fields differ; lists both values of each.
+          TypeError: model cards have no such field.
         """
         unknown = sorted(set(expected) - {field.name for field in dataclasses.fields(self)})
         if unknown:
-            raise TypeError(f"a model card has no fields {unknown}")
+            raise TypeError(f"model cards have no fields {unknown}")
         lines = [
             f"  {name}: {getattr(self, name)!r} on the card, {want!r} expected"
             for name, want in expected.items()
@@ -126,65 +131,67 @@ class ModelCard:
         ]
         if lines:
             raise CardMismatchError(
-                "this encoder was made for something else:\n" + "\n".join(lines) + "\n"
-                "Choose a checkpoint whose card says what you expect, or use this one with the "
-                "teacher and the clouds that its card names."
+                "the encoder was trained under other conventions:\n" + "\n".join(lines) + "\n"
+                "Choose a checkpoint with the expected card, or use the teacher and the point "
+                "clouds that this card describes."
             )
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields as JSON can hold them."""
+        """Returns the fields as JSON values."""
         return dataclasses.asdict(self)
 
     def to_json(self) -> str:
-        """The card as text; `from_json` reads it."""
+        """Returns the card as JSON text."""
         return json.dumps(self.as_dict(), indent=1)
 
 
 def from_dict(fields: Mapping[str, Any]) -> ModelCard:
-    """The card that `ModelCard.as_dict` described.
+    """Makes a model card from the result of `ModelCard.as_dict`.
 
     Raises:
-      CardError: a field is unknown, missing or cannot hold its value.
+      CardError: a field is unknown, missing or invalid.
     """
-    known = [field.name for field in dataclasses.fields(ModelCard)]
-    unknown, missing = sorted(set(fields) - set(known)), sorted(set(known) - set(fields))
+    names = {field.name for field in dataclasses.fields(ModelCard)}
+    unknown, missing = sorted(set(fields) - names), sorted(names - set(fields))
     if unknown or missing:
         raise CardError(
-            f"this card has unknown fields {unknown} and lacks {missing}; it was written by "
-            "another version of mrd_jax, or edited: write the checkpoint again"
+            f"the model card has unknown fields {unknown} and lacks {missing}: another version of "
+            "mrd_jax wrote it, or it was edited; write the checkpoint again"
         )
     return ModelCard(**fields)
 
 
 def from_json(text: str) -> ModelCard:
-    """The card that `ModelCard.to_json` wrote.
+    """Makes a model card from the result of `ModelCard.to_json`.
 
     Raises:
-      CardError: the text is not JSON, or a field is unknown, missing or cannot hold its value.
+      CardError: the text is not a JSON object, or a field is unknown, missing or invalid.
     """
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise CardError(f"this card is not JSON ({error}); write the checkpoint again") from error
+        raise CardError(
+            f"the model card is not JSON ({error}); write the checkpoint again"
+        ) from error
     if not isinstance(fields, dict):
-        raise CardError(f"this card is JSON of {type(fields).__name__}; expected an object")
+        raise CardError(f"the model card is a JSON {type(fields).__name__}; expected an object")
     return from_dict(fields)
 
 
 def from_run(config: ConfigDict, *, metadata: Mapping[str, Any]) -> ModelCard:
-    """The card of the student that a run trains.
+    """Makes the model card of the student that a run trains.
 
     Args:
-      config: of the run.
-      metadata: of its data set, see `mrd_jax.data.source.read_metadata`.
+      config: config of the run.
+      metadata: metadata of its data set, see `mrd_jax.data.source.read_metadata`.
 
     Raises:
-      ValueError: the data set was prepared before it said all that a card says.
+      ValueError: an earlier version prepared the data set, without all conventions.
     """
     if "from_y_up" not in metadata:
         raise ValueError(
-            "the data set does not say how y up became z up (from_y_up): an earlier version "
-            "prepared it; run data_prep.build again with --overwrite"
+            "the metadata of the data set lack from_y_up: an earlier version prepared it; run "
+            "data_prep.build again with --overwrite"
         )
     model = models.build_model(config.model)
     student = student_of(model)
@@ -207,26 +214,29 @@ def from_run(config: ConfigDict, *, metadata: Mapping[str, Any]) -> ModelCard:
 
 
 def student_of(model: nn.Module) -> dict[str, Any]:
-    """The fields that build this model again, defaults included, since those may change.
+    """Returns the arguments of `models.build_model` that build a model, as JSON values.
+
+    Defaults are included, since they may change in later versions.
 
     Args:
-      model: one of `models.MODELS`.
-
-    Returns:
-      what `models.build_model` takes, in types of JSON.
+      model: instance of one of `models.MODELS`.
     """
     (name,) = (name for name, kind in models.MODELS.items() if type(model) is kind)
     (dtype,) = (name for name, kind in models.DTYPES.items() if model.dtype == kind)
     own = {
         field.name: getattr(model, field.name)
         for field in dataclasses.fields(model)
-        if field.name not in models.NOT_OF_A_CONFIG
+        if field.name not in models.MODULE_ONLY
     }
     return {"name": name} | own | {"dtype": dtype}
 
 
 def size_of(student: Mapping[str, Any]) -> str:
-    """Name of the published size whose fields these are, whatever else they say; "" for none."""
+    """Returns the name of the published size that has these fields; "" if there is none.
+
+    Args:
+      student: arguments of `models.build_model`.
+    """
     for size, fields in models.RELEASED.items():
         if all(student.get(name) == value for name, value in fields.items()):
             return size
@@ -234,11 +244,11 @@ def size_of(student: Mapping[str, Any]) -> str:
 
 
 def abstract_variables(model: nn.Module, *, points: int) -> dict[str, Any]:
-    """Shapes and types of a student's variables; nothing is computed.
+    """Returns shapes and types of the variables of a student, without computing them.
 
     Args:
-      model: the student.
-      points: of a cloud.
+      model: student encoder.
+      points: number of points per point cloud.
     """
     cloud = jax.ShapeDtypeStruct((1, points, 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), cloud, cloud)
@@ -246,17 +256,17 @@ def abstract_variables(model: nn.Module, *, points: int) -> dict[str, Any]:
 
 
 def count_parameters(variables: Mapping[str, Any]) -> int:
-    """How many numbers the `params` of these variables hold."""
+    """Returns the parameter count of a student, from its variables or their shapes."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(variables["params"]))
 
 
 def _kind(field: dataclasses.Field) -> Any:
-    """The plain type of a field."""
+    """Returns the type that `isinstance` checks for a field."""
     return dict if field.name == "student" else field.type
 
 
 def _is(value: Any, kind: Any) -> bool:
-    """Whether a value of JSON may stand where `kind` is wanted."""
+    """Returns whether a JSON value has a type; integers may stand for floats, booleans may not."""
     if isinstance(value, bool):
         return False
     return isinstance(value, (int, float) if kind is float else kind)

@@ -132,7 +132,7 @@ def read_card(checkpoint: epath.Path) -> model_card.ModelCard:
     with manifest.reading(checkpoint / paths.CARD):
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
             card = reader.restore(checkpoint / paths.CARD)
-    if manifest.digest(card) != read_manifest(checkpoint)["card"]:
+    if manifest.fingerprint(card) != read_manifest(checkpoint)["card"]:
         raise manifest.CorruptCheckpointError(
             f"{checkpoint / paths.CARD}: not the model card that was saved"
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A workdir belongs to one run: to its config and its data."""
+"""Run identity: a workdir belongs to one config and one data set."""
 
 import json
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ from ml_collections import ConfigDict
 from mrd_jax import atomic_io
 from mrd_jax.checkpoints import manifest
 
-# Fields that may differ between the start of a run and its continuation, because the result does
-# not depend on them, up to float rounding for `spmd`, `shard_state`, `model.attention`,
-# `model.micro_batch`, `loss.form` and `loss.block`. Everything else may not.
+# Fields that may change when a run is continued, because the result does not depend on them, up to
+# float rounding for `spmd`, `shard_state`, `model.attention`, `model.micro_batch`, `loss.form` and
+# `loss.block`. All other fields must stay as they are.
 NEUTRAL_FIELDS = frozenset(
     {
         "best_metric",
@@ -44,7 +44,7 @@ NEUTRAL_FIELDS = frozenset(
     }
 )
 
-# Fields of version 0.1 -> their names since. Old workdirs are still continued.
+# Current names of fields of version 0.1, so that runs of that version can be continued.
 RENAMED_FIELDS = {
     "data.damaged_records": "data.corrupt_records",
     "max_bad_steps": "max_nonfinite_steps",
@@ -52,21 +52,21 @@ RENAMED_FIELDS = {
     "stall_minutes": "hang_minutes",
 }
 
-# Fields that the processes of a run need not agree on: where a host keeps its copy of the data.
+# Fields that may differ between processes: each host may have its own copy of the data.
 HOST_FIELDS = frozenset(
     {"data.cache", "data.directory", "data.neighbours_file", "data.test_directory"}
 )
 
-# What a workdir was started with: config and data set.
+# File in the workdir that holds config and data set of the run.
 RUN_FILE = "run.json"
 
 
 class WorkdirMismatchError(ValueError):
-    """The workdir holds a run of another config or other data."""
+    """The workdir belongs to a run with another config or other data."""
 
 
 def flatten(config: ConfigDict | dict, prefix: str = "") -> dict[str, Any]:
-    """Nested fields as {"loss.relation": "similarity", ...}, values as JSON gives them back."""
+    """Flattens nested fields to {"loss.relation": "similarity", ...}, with JSON values."""
     if isinstance(config, ConfigDict):
         config = json.loads(config.to_json())
     flat: dict[str, Any] = {}
@@ -79,10 +79,10 @@ def flatten(config: ConfigDict | dict, prefix: str = "") -> dict[str, Any]:
 
 
 def require_run(workdir: str) -> None:
-    """Refuses a folder that no training has claimed, so that a mistyped one is not created.
+    """Checks that a folder is the workdir of a run.
 
     Raises:
-      FileNotFoundError: says what to do.
+      FileNotFoundError: it is not.
     """
     if not (epath.Path(workdir) / RUN_FILE).exists():
         raise FileNotFoundError(
@@ -92,29 +92,50 @@ def require_run(workdir: str) -> None:
 
 
 def of_run(config: ConfigDict, *, fingerprint: str) -> dict[str, Any]:
-    """What a workdir belongs to, as JSON has it.
+    """Returns the identity of a run: config and data set, as JSON.
 
     Args:
-      config: of the run.
-      fingerprint: of its data.
+      config: config of the run.
+      fingerprint: fingerprint of its data.
     """
     return {"config": json.loads(config.to_json()), "data": fingerprint}
 
 
-def claim(workdir: epath.Path, mine: Mapping[str, Any]) -> None:
-    """Writes the run's identity into a new workdir, or compares it with the one there.
-
-    Process 0 calls this first, see `hosts.first_process_first`.
+def read(path: epath.Path) -> dict[str, Any]:
+    """Reads the identity of a run: its `config`, and the fingerprint of its `data`.
 
     Args:
-      workdir: of the run; created where absent.
-      mine: `of_run`.
+      path: JSON file.
 
     Raises:
-      WorkdirMismatchError: the workdir belongs to a run of other settings or other data; names
-        every field and both values.
-      mrd_jax.checkpoints.manifest.CorruptCheckpointError: what is written there cannot be read.
-      ValueError: it is no folder of a file system.
+      CorruptCheckpointError: the file is corrupt.
+    """
+    try:
+        run = json.loads(path.read_text())
+        if not isinstance(run["config"], dict) or not isinstance(run["data"], str):
+            raise TypeError("config is not an object, or data is not text")
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise manifest.CorruptCheckpointError(
+            f"{path} is corrupt ({error}); restore it from a checkpoint of the run, which holds a "
+            "copy in run/metadata, or choose another --workdir"
+        ) from error
+    return run
+
+
+def claim(workdir: epath.Path, identity: Mapping[str, Any]) -> None:
+    """Writes the identity of a run into a new workdir, or checks that it matches an existing one.
+
+    Process 0 must call this first, see `mrd_jax.distributed.processes.first_process_first`.
+
+    Args:
+      workdir: folder of the run; created if it does not exist.
+      identity: identity of the run, from `of_run`.
+
+    Raises:
+      WorkdirMismatchError: the workdir belongs to a run with another config or other data; lists
+        every differing field with both values.
+      mrd_jax.checkpoints.manifest.CorruptCheckpointError: the existing identity is corrupt.
+      ValueError: `workdir` is a URL.
     """
     if "://" in str(workdir):
         raise ValueError(
@@ -129,22 +150,22 @@ def claim(workdir: epath.Path, mine: Mapping[str, Any]) -> None:
                 "it: --workdir must be the same folder of a file system that all hosts share"
             )
         workdir.mkdir(parents=True, exist_ok=True)
-        atomic_io.write_text(path, json.dumps(mine, indent=1))
+        atomic_io.write_text(path, json.dumps(identity, indent=1))
         return
-    there = manifest.read_run(path)
-    wanted = flatten(mine["config"])
+    existing = read(path)
+    wanted = flatten(identity["config"])
     found = {
-        RENAMED_FIELDS.get(name, name): value for name, value in flatten(there["config"]).items()
+        RENAMED_FIELDS.get(name, name): value for name, value in flatten(existing["config"]).items()
     }
     lines = [
         f"  config.{name}: {found.get(name, 'absent')!r} there, {wanted.get(name, 'absent')!r} now"
         for name in sorted(found.keys() | wanted.keys())
         if name not in NEUTRAL_FIELDS and found.get(name) != wanted.get(name)
     ]
-    if there["data"] != mine["data"]:
-        lines.append(f"  data set: {there['data']} there, {mine['data']} now")
+    if existing["data"] != identity["data"]:
+        lines.append(f"  data set: {existing['data']} there, {identity['data']} now")
     if lines:
         raise WorkdirMismatchError(
-            f"{workdir} holds a run that differs:\n" + "\n".join(lines) + "\n"
+            f"{workdir} belongs to a run with other settings:\n" + "\n".join(lines) + "\n"
             "Choose another --workdir, or restore these settings to continue that run."
         )

@@ -14,8 +14,8 @@ class TrainState(flax.struct.PyTreeNode):
 
     Attributes:
       step: int32 scalar, number of updates so far; also the position in the data stream.
-      params: {"student": ..., "loss": ...}. "loss" holds the logarithm of the contrastive scale, the
-        mixing weights and, if it is learned, the student temperature.
+      params: {"student": ..., "loss": ...}. "loss" holds the logarithm of the contrastive scale,
+        the mixing weights and, if it is learned, the student temperature.
       batch_stats: running batch-norm statistics of the student.
       opt_state: optax state over `params`.
       ema: exponential moving average of params["student"]; None if `optimizer.ema_decay` is 0.

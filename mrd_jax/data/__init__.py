@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From records to the batch that a step sees: contract, reader, loader, augmentation."""
+"""Input pipeline: batch contract, record reader, loader, augmentation, hard negatives."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The batch contract: what every step receives, a fake one, and the keys of its randomness.
+"""The batch contract: shapes and types of a batch, a fake batch, and random keys per sample.
 
-JAX is imported where it is used: the processes that prepare shapes need the constants alone.
+JAX is imported inside the functions: data preparation only needs the constants.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from ml_collections import ConfigDict
 if TYPE_CHECKING:
     import jax
 
-# Conventions of every record; data_prep writes them, training refuses anything else.
+# Conventions of every record, written by data_prep and required by training.
 UP_AXIS = "z"
 NORMALISATION = "unit_sphere"
-# Kinds of caption that the sources of data_prep write.
+# Kinds of captions that the sources of data_prep write.
 CAPTION_KINDS = (
     *("name", "name_rejected", "tags", "category", "description", "caption"),
     *("blip", "msft", "retrieved"),
@@ -25,13 +25,12 @@ CAPTION_KINDS = (
 
 
 def batch_spec(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and types of one global batch.
+    """Returns shapes and types of one global batch.
 
-    Half floats and bytes cross to the device; the step widens them. The same description serves
-    ahead-of-time compilation, the fake batch and the tests of the loader.
+    Arrays are transferred to the devices as half floats and bytes; the step widens them.
 
     Args:
-      config: the run's config; reads batch_size, data.points and teacher.dim.
+      config: config of the run; reads batch_size, data.points and teacher.dim.
 
     Returns:
       xyz [global_batch, points, 3], rgb [global_batch, points, 3], image and text
@@ -55,16 +54,16 @@ def batch_spec(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def fake_batch(config: ConfigDict, *, seed: int = 0) -> dict[str, np.ndarray]:
-    """A random batch that satisfies `batch_spec`, for benchmarks and tests without data.
+    """Makes a random batch that satisfies `batch_spec`, for benchmarks and tests without data.
 
-    Clouds fill the unit ball and some samples lack an image or a text, as real ones do.
+    Point clouds fill the unit ball, and some samples lack an image or a text.
 
     Args:
-      config: as in `batch_spec`.
-      seed: of the random numbers.
+      config: config of the run, as in `batch_spec`.
+      seed: seed of the random numbers.
 
     Returns:
-      arrays as `batch_spec` describes them; features of a missing modality are zeros.
+      Arrays as `batch_spec` describes them; features of a missing modality are zeros.
     """
     rng = np.random.default_rng(seed)
     spec = batch_spec(config)
@@ -86,12 +85,13 @@ def fake_batch(config: ConfigDict, *, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def sample_keys(seed: int, index: jax.Array, epoch: jax.Array) -> jax.Array:
-    """One random key per sample, the same wherever and beside whatever the sample is processed.
+    """Derives one random key per sample, independent of the batch and the device it is on.
 
     Args:
-      seed: of the run.
+      seed: `config.seed` of the run.
       index: [batch], positions of the records in their split.
-      epoch: [batch], tells apart the appearances of one record, see `hard_negatives.epoch_of`.
+      epoch: [batch], distinguishes repeated uses of a record, see
+        `mrd_jax.data.hard_negatives.sampler.epoch_of`.
 
     Returns:
       [batch] typed keys.
@@ -107,15 +107,15 @@ def sample_keys(seed: int, index: jax.Array, epoch: jax.Array) -> jax.Array:
 
 
 def check_batch_size(batch_size: int, *, process_count: int, device_count: int) -> int:
-    """How many samples of the global batch each process loads.
+    """Checks that a batch divides over processes and devices.
 
     Args:
-      batch_size: of the global batch.
-      process_count: hosts that load a part of it.
-      device_count: devices over all hosts.
+      batch_size: size of the global batch.
+      process_count: number of processes.
+      device_count: number of devices of all processes.
 
     Returns:
-      samples per process.
+      Number of samples per process.
 
     Raises:
       ValueError: the batch does not divide over the processes or the devices.

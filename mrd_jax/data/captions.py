@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which caption of a record a step uses, and the check of what the config asks for."""
+"""Caption sampling, and validation of its config fields."""
 
 import bisect
 import itertools
@@ -67,15 +67,15 @@ def _check_kinds(field: str, kinds: Collection[str]) -> None:
 
 
 def draw(kinds: Sequence[str], *, rng: np.random.Generator, config: ConfigDict) -> int | None:
-    """Draws a caption by kinds, or by groups of kinds where the config has any.
+    """Draws a caption of a record: by groups of kinds if the config has groups, else by kind.
 
     Args:
-      kinds: of the record's captions.
-      rng: of this sample and epoch; how many numbers are drawn depends on the config alone.
-      config: `config.data`, which `check` accepts.
+      kinds: kind of each caption of the record.
+      rng: generator of this sample; the number of draws depends on the config only.
+      config: `config.data` of a valid config.
 
     Returns:
-      position of the caption, or None where there is none.
+      Position of the caption; None if the record has no caption that may be drawn.
     """
     if config.caption_groups:
         return draw_from_groups(
@@ -87,23 +87,23 @@ def draw(kinds: Sequence[str], *, rng: np.random.Generator, config: ConfigDict) 
 def draw_from_kinds(
     kinds: Sequence[str], *, rng: np.random.Generator, allowed: Collection[str]
 ) -> int | None:
-    """First a kind, then one of its captions, each with equal chances.
+    """Draws a kind uniformly, then one of its captions uniformly.
 
-    A record with twenty translations still shows its name as often as one with two.
+    Hence a record with many captions of one kind still draws its name as often as others.
 
     Args:
-      kinds: of the record's captions.
-      rng: of this sample and epoch.
+      kinds: kind of each caption of the record.
+      rng: generator of this sample.
       allowed: kinds that may be drawn; empty allows all.
 
     Returns:
-      position of the caption, or None where there is none.
+      Position of the caption; None if the record has none of an allowed kind.
     """
     chance, place = rng.random(2)
     present = sorted({kind for kind in kinds if not allowed or kind in allowed})
     if not present:
         return None
-    return _caption_of(kinds, present[int(chance * len(present))], place)
+    return _draw_of_kind(kinds, present[int(chance * len(present))], place)
 
 
 def draw_from_groups(
@@ -113,21 +113,22 @@ def draw_from_groups(
     groups: Sequence[Collection[str]],
     chances: Sequence[float] = (),
 ) -> int | None:
-    """First a group, then one of its kinds, then one of its captions.
+    """Draws a group, then one of its kinds uniformly, then one of its captions uniformly.
 
-    Groups and kinds that the record lacks are left out, and the chances of the others keep their
-    proportions. OpenShape draws so (name; BLIP's or Microsoft's caption; a retrieved text).
+    Groups and kinds that the record lacks are excluded, and the probabilities of the others keep
+    their proportions. OpenShape draws like this: the name, a caption by BLIP or Microsoft, or a
+    retrieved text.
 
     Args:
-      kinds: of the record's captions.
-      rng: of this sample and epoch.
+      kinds: kind of each caption of the record.
+      rng: generator of this sample.
       groups: kinds of each group.
-      chances: relative, one per group; empty makes them equal.
+      chances: relative probability of each group; empty for equal ones.
 
     Returns:
-      position of the caption, or None where there is none.
+      Position of the caption; None if the record has none of these kinds.
     """
-    of_group, of_kind, place = rng.random(3)
+    group_draw, kind_draw, caption_draw = rng.random(3)
     present = [sorted(set(group) & set(kinds)) for group in groups]
     weights = chances or [1.0] * len(groups)
     bounds = list(
@@ -135,12 +136,12 @@ def draw_from_groups(
     )
     if not bounds[-1]:
         return None
-    # To the right of equal bounds: a group that is left out has no width and is never met.
-    chosen = present[bisect.bisect_right(bounds, of_group * bounds[-1])]
-    return _caption_of(kinds, chosen[int(of_kind * len(chosen))], place)
+    # To the right of equal bounds, so that a group of width 0 is never chosen.
+    chosen = present[bisect.bisect_right(bounds, group_draw * bounds[-1])]
+    return _draw_of_kind(kinds, chosen[int(kind_draw * len(chosen))], caption_draw)
 
 
-def _caption_of(kinds: Sequence[str], wanted: str, place: float) -> int:
-    """One of the captions of a kind; place is in [0, 1)."""
+def _draw_of_kind(kinds: Sequence[str], wanted: str, draw: float) -> int:
+    """Returns the position of one of the captions of a kind; draw is in [0, 1)."""
     positions = [i for i, kind in enumerate(kinds) if kind == wanted]
-    return positions[int(place * len(positions))]
+    return positions[int(draw * len(positions))]

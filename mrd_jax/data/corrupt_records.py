@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records that training leaves out because they are damaged: counted, named, and replaced.
+"""Replaces, counts and logs corrupt records of the training split.
 
-The row of a damaged record goes to another record of the split, which the seed and the row's place
-in the stream decide. So the batches keep their shapes, no row is made up (it would enter the
-statistics of the batch norms), and the stream stays a pure function of (seed, step) and of what is
-damaged: the same for any number of processes, and after a restart.
+Another record of the split replaces a corrupt one, chosen by the seed and the position of its row
+in the stream. Batches therefore keep their shape, batch-norm statistics see real samples only, and
+the stream remains a pure function of (seed, step) and the set of corrupt records: the same for any
+number of processes, and after a restart.
 """
 
 import json
@@ -21,16 +21,18 @@ from mrd_jax.data import source
 
 LOGGER = logging.getLogger(__name__)
 
-# Every process of a run writes one of these into the workdir, and reads all.
+# Files in the workdir, one per process; each process writes its own and reads all.
 FILES = "corrupt_records.*.jsonl"
-# Lists of a record that say things of the rows of another field.
-PAIRS = (("image_kinds", "image_features"), ("caption_kinds", "text_features"))
+# Files that version 0.1 wrote; read when a run of that version is continued.
+OLD_FILES = "damaged_records.*.jsonl"
+# Fields of a record that must have the same length.
+EQUAL_LENGTHS = (("image_kinds", "image_features"), ("caption_kinds", "text_features"))
 # Labels cross to the devices as int32.
 MAX_LABEL = 2**31
 
 
 class TooManyCorruptRecordsError(RuntimeError):
-    """More records are damaged than the config allows; names the last of them."""
+    """More records are corrupt than `config.data.corrupt_records` allows; names the last one."""
 
 
 def check(data: ConfigDict) -> None:
@@ -42,19 +44,19 @@ def check(data: ConfigDict) -> None:
         )
 
 
-def contradiction(record: Mapping[str, Any]) -> str:
-    """What no row of a batch can be made of, although every field could be read; "" for nothing."""
-    for kinds, features in PAIRS:
+def find_inconsistency(record: Mapping[str, Any]) -> str:
+    """Returns why the decoded fields of a record are inconsistent; "" if they are consistent."""
+    for kinds, features in EQUAL_LENGTHS:
         counts = len(record[kinds]), len(record[features])
         if counts[0] != counts[1]:
-            return f"{counts[0]} {kinds} of {counts[1]} {features}"
+            return f"{counts[0]} {kinds} for {counts[1]} {features}"
     if not -1 <= record["label"] < MAX_LABEL:
         return f"label {record['label']}, expected -1 to {MAX_LABEL - 1}"
     return ""
 
 
 class CorruptRecords:
-    """The damaged records that a run has met, and what stands in for them."""
+    """Corrupt records that a run has met, and the records that replace them."""
 
     def __init__(
         self,
@@ -64,34 +66,35 @@ class CorruptRecords:
         workdir: str | os.PathLike | None = None,
         process_index: int = 0,
     ):
-        """Begins with those that earlier processes of the run have met.
+        """Reads the corrupt records that the run has met so far.
 
         Args:
-          records: the training split.
-          config: the run's config; reads seed, batch_size and data.corrupt_records.
-          workdir: of the run, whose `corrupt_records.PROCESS.jsonl` remember what was met, so that
-            a restart does not begin to count anew; None remembers nothing.
-          process_index: of this process.
+          records: training split.
+          config: config of the run; reads seed, batch_size and data.corrupt_records.
+          workdir: folder of the run; its files `corrupt_records.PROCESS.jsonl` persist the corrupt
+            records, so that a restart continues counting. None keeps no files.
+          process_index: index of this process.
         """
         self._records = records
         self._seed = config.seed
         self._batch_size = config.batch_size
         self._limit = config.data.corrupt_records
         self._path = None
-        # Record -> the first step that met it.
-        self._met: dict[int, int] = {}
+        # First step that met each corrupt record, by position in the split.
+        self._first_steps: dict[int, int] = {}
         if workdir is not None:
-            self._path = epath.Path(workdir) / FILES.replace("*", str(process_index))
-            for path in sorted(epath.Path(workdir).glob(FILES)):
+            folder = epath.Path(workdir)
+            self._path = folder / FILES.replace("*", str(process_index))
+            for path in sorted([*folder.glob(OLD_FILES), *folder.glob(FILES)]):
                 for line in path.read_text().splitlines():
-                    # A line cut by a crash can only be the last; its record will be met again.
+                    # A crash can truncate the last line only; its record will be met again.
                     if line.endswith("}"):
                         entry = json.loads(line)
-                        self._remember(entry["record"], entry["step"])
+                        self._add_step(entry["record"], entry["step"])
 
     def count(self, step: int) -> int:
-        """Distinct records met up to and with this step, counted from 0."""
-        return sum(first <= step for first in list(self._met.values()))
+        """Returns the number of distinct corrupt records met up to and including a step."""
+        return sum(first <= step for first in list(self._first_steps.values()))
 
     def replace(
         self,
@@ -102,54 +105,54 @@ class CorruptRecords:
         read: Callable[[int], dict[str, Any]],
         batch: Callable[[int], Sequence[int]],
     ) -> dict[str, Any]:
-        """Takes note of a damaged record, and reads the one that stands in for it.
+        """Adds a corrupt record and reads a replacement.
 
-        It is one that the batch does not hold, as long as there are enough: a record that is there
-        twice would be taken for two shapes that differ.
+        The replacement is a record that the batch does not contain, if there are enough: the
+        losses would take two copies of a record for different shapes.
 
         Args:
-          index: of the damaged record.
-          error: what is wrong with it.
-          position: of its row in the stream of all rows.
-          read: reads a record; raises CorruptRecordError.
-          batch: step -> the records of its rows, as they were meant.
+          index: position of the corrupt record in the split.
+          error: error raised by reading it.
+          position: position of its row in the stream of all rows.
+          read: function that reads a record; raises CorruptRecordError.
+          batch: function from a step to the planned records of its rows.
 
         Returns:
-          what `read` gives for the record that stands in.
+          The result of `read` for the replacement.
 
         Raises:
-          TooManyCorruptRecordsError: with this one, more are damaged than the config allows, or no record
-            is left.
+          TooManyCorruptRecordsError: the config allows fewer corrupt records, or every record of
+            the split is corrupt.
         """
         step, row = divmod(position, self._batch_size)
-        self._note(index, error, step=step)
+        self._add(index, error, step=step)
         order = np.random.default_rng((self._seed, step, 1)).permutation(len(self._records))
-        held = set(batch(step))
-        free = [i for i in order.tolist() if i not in held]
-        # Each row has candidates of its own, so that no two rows of a batch take the same one.
-        for other in (*free[row :: self._batch_size], *free, *order.tolist()):
+        planned = set(batch(step))
+        unused = [i for i in order.tolist() if i not in planned]
+        # Rows try disjoint candidates first, so that no two rows of a batch take the same one.
+        for candidate in (*unused[row :: self._batch_size], *unused, *order.tolist()):
             try:
-                return read(other)
-            except source.CorruptRecordError as second:
-                self._note(other, second, step=step)
+                return read(candidate)
+            except source.CorruptRecordError as candidate_error:
+                self._add(candidate, candidate_error, step=step)
         raise TooManyCorruptRecordsError(
-            f"every record of the split is damaged. The last one: {error}"
+            f"every record of the split is corrupt; the last error: {error}"
         )
 
-    def _note(self, index: int, error: source.CorruptRecordError, *, step: int) -> None:
-        """Counts a record that was not met before, unless that is one too many."""
-        known = index in self._met
-        if not known and len(self._met) >= self._limit:
+    def _add(self, index: int, error: source.CorruptRecordError, *, step: int) -> None:
+        """Adds a corrupt record, with a warning if it is new; raises if there are too many."""
+        is_new = index not in self._first_steps
+        if is_new and len(self._first_steps) >= self._limit:
             raise TooManyCorruptRecordsError(
-                f"{error} config.data.corrupt_records lets {self._limit} damaged records be left "
-                "out, and this is one more; `python -m data_prep.verify` lists all of them."
+                f"{error} config.data.corrupt_records allows {self._limit} corrupt records, and "
+                "this is one more; `python -m data_prep.verify` lists all of them."
             ) from error
-        if self._remember(index, step) and not known:
-            entry = {"record": index, "step": step, "id": self._id(index), "error": str(error)}
+        if self._add_step(index, step) and is_new:
+            entry = {"record": index, "step": step, "id": self._read_id(index), "error": str(error)}
             LOGGER.warning(
-                "record %s is damaged and left out, %d of at most %d: %s",
+                "record %s is corrupt and is replaced, %d of at most %d: %s",
                 entry["id"] or "of unknown id",
-                len(self._met),
+                len(self._first_steps),
                 self._limit,
                 error,
             )
@@ -157,15 +160,15 @@ class CorruptRecords:
                 with self._path.open("a") as file:
                     file.write(json.dumps(entry) + "\n")
 
-    def _remember(self, index: int, step: int) -> bool:
-        """Keeps the first step that met a record, and says whether that is this one."""
-        first = min(step, self._met.get(index, step))
-        news = self._met.get(index) != first
-        self._met[index] = first
-        return news
+    def _add_step(self, index: int, step: int) -> bool:
+        """Updates the first step that met a record; returns whether it has changed."""
+        first = min(step, self._first_steps.get(index, step))
+        changed = self._first_steps.get(index) != first
+        self._first_steps[index] = first
+        return changed
 
-    def _id(self, index: int) -> str:
-        """The record's id, which may have been spared."""
+    def _read_id(self, index: int) -> str:
+        """Returns the id of a corrupt record if that field is intact, otherwise ""."""
         try:
             return self._records.read(index, ("id",))["id"]
         except source.CorruptRecordError:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stored record as bytes, of which only the fields that are asked for are decoded.
+"""Lazy decoding of stored records: only the requested fields are decoded.
 
-TFDS decodes every field of a record whenever it is read, which takes ten times as long as parsing
-it. Here a tensor is a view of its stored bytes, and what nobody asks for is left alone.
+TFDS decodes every field of a record that it reads, which takes ten times as long as parsing it.
+Here, tensors are views of the stored bytes, and the other fields stay undecoded.
 """
 
 import functools
@@ -16,15 +16,16 @@ from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
 
 class Examples:
-    """A sequence of serialised records; each gives its fields by name, as TFDS would decode them.
+    """Sequence of serialised records whose fields decode by name, to the same values as in TFDS.
 
     Args:
       serialised: `tf.train.Example` messages, as TFDS writes them.
-      features: of the data set; text, lists of text, integers, and tensors stored as bytes.
-      names: of the fields that can be asked for.
+      features: features of the data set: text, lists of text, integers, and tensors stored as
+        bytes.
+      names: names of the fields that can be read.
 
     Raises:
-      ValueError: the data set has no such field, or one that is stored in another way.
+      ValueError: the data set lacks a field, or stores it in another way.
     """
 
     def __init__(
@@ -44,12 +45,12 @@ class Examples:
         try:
             parsed = tf_example_pb2.Example.FromString(self._serialised[index])
         except message.DecodeError as error:
-            raise ValueError(f"it is not a tf.train.Example ({error})") from error
+            raise ValueError(f"not a tf.train.Example ({error})") from error
         return Example(parsed, self._decoders)
 
 
 class Example:
-    """One parsed record."""
+    """Parsed record; `example[name]` decodes a field."""
 
     def __init__(self, parsed: tf_example_pb2.Example, decoders: dict[str, Callable]):
         self._fields = parsed.features.feature
@@ -59,11 +60,11 @@ class Example:
         """Decodes one field.
 
         Raises:
-          ValueError: the record lacks the field, or holds something else under its name.
+          ValueError: the record lacks the field, or its value has another type or shape.
         """
-        # The map of a protocol buffer would make the field up.
+        # Indexing a protocol-buffer map would insert the missing key.
         if name not in self._fields:
-            raise ValueError(f"it has no field {name!r}")
+            raise ValueError(f"no field {name!r}")
         try:
             return self._decoders[name](self._fields[name])
         except ValueError as error:
@@ -71,11 +72,11 @@ class Example:
 
 
 def _decoder(features: tfds.features.FeaturesDict, name: str) -> Callable:
-    """What makes a value of a stored field."""
+    """Returns the function that decodes a field."""
     if name not in features:
         raise ValueError(f"features.json has no field {name!r}; expected {sorted(features)}")
     feature = features[name]
-    if isinstance(feature, tfds.features.Text):  # a tensor, too: first
+    if isinstance(feature, tfds.features.Text):  # a subclass of Tensor, so it comes first
         return _text
     if isinstance(feature, tfds.features.Sequence):
         if isinstance(feature.feature, tfds.features.Text):
@@ -86,11 +87,11 @@ def _decoder(features: tfds.features.FeaturesDict, name: str) -> Callable:
         if feature.get_serialized_info().np_dtype == np.object_:  # stored as bytes
             shape = tuple(-1 if size is None else size for size in feature.shape)
             return functools.partial(_tensor, dtype=np.dtype(feature.np_dtype), shape=shape)
-    raise ValueError(f"features.json stores field {name!r} in a way that no record has: {feature}")
+    raise ValueError(f"features.json stores field {name!r} in an unsupported way: {feature}")
 
 
 def _text(field: tf_feature_pb2.Feature) -> bytes:
-    return _only(field.bytes_list.value)
+    return _single(field.bytes_list.value)
 
 
 def _texts(field: tf_feature_pb2.Feature) -> list[bytes]:
@@ -98,21 +99,22 @@ def _texts(field: tf_feature_pb2.Feature) -> list[bytes]:
 
 
 def _integer(field: tf_feature_pb2.Feature) -> int:
-    return _only(field.int64_list.value)
+    return _single(field.int64_list.value)
 
 
 def _tensor(
     field: tf_feature_pb2.Feature, *, dtype: np.dtype, shape: tuple[int, ...]
 ) -> np.ndarray:
-    """A view of the stored bytes; -1 in the shape stands for any length."""
-    stored = _only(field.bytes_list.value)
+    """Returns a view of the stored bytes; -1 in the shape stands for any length."""
+    stored = _single(field.bytes_list.value)
     try:
         return np.frombuffer(stored, dtype).reshape(shape)
     except ValueError as error:
-        raise ValueError(f"{len(stored)} bytes are no {dtype} {list(shape)}") from error
+        raise ValueError(f"{len(stored)} bytes; expected {dtype} {list(shape)}") from error
 
 
-def _only(values: Sequence) -> Any:
+def _single(values: Sequence) -> Any:
+    """Returns the only element."""
     if len(values) != 1:
-        raise ValueError(f"{len(values)} values, expected 1")
+        raise ValueError(f"{len(values)} values; expected 1")
     return values[0]

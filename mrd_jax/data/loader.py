@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stream of training batches, a pure function of (seed, step)."""
+"""Stream of training batches, a pure function of (seed, step)."""
 
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -9,70 +9,70 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mrd_jax.data import batch_spec, captions, corrupt_records
-from mrd_jax.data import source as source_lib
-from mrd_jax.data.hard_negatives import index as neighbour_index
-from mrd_jax.data.hard_negatives import sampler
+from mrd_jax.data.hard_negatives import neighbour_index, sampler
+from mrd_jax.data.source import CorruptRecordError, RecordSource
 
-# One thread keeps two batches ready; decoding and stacking outrun any step on one core.
+# One thread prefetches two batches: on one core, decoding and stacking are faster than any step.
 READ_OPTIONS = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
 
-# What a step needs of a record; the rest stays undecoded.
+# Fields of a record that a step needs; the others stay undecoded.
 FIELDS = (
     *("xyz", "rgb", "label"),
     *("image_features", "image_kinds", "text_features", "caption_kinds"),
 )
 
-# Longer than any run. Grain repeats up to sys.maxsize, which its float arithmetic cannot divide.
+# More than any run needs. By default Grain repeats up to sys.maxsize, too large for its float
+# arithmetic.
 MAX_SAMPLES = 2**48
 
 
 def train_stream(
-    source: source_lib.RecordSource,
+    source: RecordSource,
     config: ConfigDict,
     *,
-    neighbours: neighbour_index.Neighbours | None = None,
+    neighbours: neighbour_index.NeighbourIndex | None = None,
     corrupt: corrupt_records.CorruptRecords | None = None,
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
     device_count: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Endless batches of one process, from start_step on.
+    """Returns an infinite iterator of the batches of one process, from `start_step` on.
 
-    Step s holds the same samples with the same drawn views and captions wherever the run started
-    and however many processes load it: the processes' batches, put after one another in order,
-    are the one-process batch. Epochs follow one another without a gap, so a batch may span two.
-    With neighbours, the last data.hard_negatives rows of a batch are neighbours of the others.
-    `mrd_jax.data.corrupt_records` says what becomes of records that cannot be read.
+    The batch of a step has the same samples, views and captions wherever the run was started and
+    however many processes load it: concatenated in order, the batches of the processes are the
+    global batch. An epoch ends at any row, so a batch may span two epochs. With hard negatives, the
+    last `data.hard_negatives` rows of a batch are neighbours of the other rows. Corrupt records are
+    replaced as in `mrd_jax.data.corrupt_records`.
 
     Args:
-      source: the training split.
-      config: the run's config; reads seed, batch_size, data.caption_kinds, data.caption_groups,
-        data.caption_chances (as `captions.check` accepts them), data.picture_probability,
-        data.hard_negatives, data.corrupt_records and teacher.dim.
-      neighbours: of the records, from `neighbours.open_for`, which gives them where the config asks
-        for hard negatives.
-      corrupt: corrupt records of the run so far; None begins with none.
-      start_step: the first step, the only state that a checkpoint has to keep.
-      process_index: of this process.
-      process_count: processes that load a part of every batch.
-      device_count: devices of all processes.
+      source: training split.
+      config: config of the run; reads seed, batch_size, data.caption_kinds, data.caption_groups,
+        data.caption_chances, data.picture_probability, data.hard_negatives, data.corrupt_records
+        and teacher.dim.
+      neighbours: neighbours of the records, from `neighbour_index.open_for`; needed if
+        `data.hard_negatives` is positive.
+      corrupt: corrupt records of the run so far; none by default.
+      start_step: first step; the only state of the stream that a checkpoint has to hold.
+      process_index: index of this process.
+      process_count: number of processes, each of which loads a part of every batch.
+      device_count: number of devices of all processes.
 
     Returns:
-      iterator of dicts as `batch_spec.batch_spec` says, with batch_size / process_count rows.
+      Iterator of dicts as in `batch_spec.batch_spec`, with batch_size / process_count rows.
 
     Raises:
-      ValueError: no records, hard negatives without neighbours, or a batch that does not divide
-        over the processes or the devices.
-      mrd_jax.data.corrupt_records.TooManyCorruptRecordsError: from the iterator, where it meets more damaged
-        records than the config allows.
+      ValueError: the split is empty, the neighbours are missing, or the batch does not divide over
+        the processes or the devices.
+      mrd_jax.data.corrupt_records.TooManyCorruptRecordsError: raised by the iterator when it meets
+        more corrupt records than the config allows.
     """
     local_batch = batch_spec.check_batch_size(
         config.batch_size, process_count=process_count, device_count=device_count
     )
     count = len(source)
     if not count:
-        raise ValueError(f"split {source.split!r} of {source.directory} has no records.")
+        raise ValueError(f"split {source.split!r} of {source.directory} has no records")
 
     order = _order(count, config, neighbours)
     corrupt = corrupt or corrupt_records.CorruptRecords(source, config)
@@ -83,65 +83,65 @@ def train_stream(
 
     def read(index: int, rng: np.random.Generator) -> dict[str, Any]:
         record = source.read(index, FIELDS)
-        if reason := corrupt_records.contradiction(record):
-            raise source.damaged(index, reason)
+        if reason := corrupt_records.find_inconsistency(record):
+            raise source.corrupt_record_error(index, reason)
         return draw_sample(record | {"index": index}, config, rng=rng)
 
     def sample(index: int, rng: np.random.Generator) -> dict[str, Any]:
         try:
             return read(index, rng)
-        except source_lib.CorruptRecordError as error:
-            return {"index": index, "error": error}  # the next stage knows whose place it is
+        except CorruptRecordError as error:
+            return {"index": index, "error": error}  # `finish` knows the position, and replaces it
 
-    def place(position: int, sample: dict[str, Any]) -> dict[str, Any]:
+    def finish(position: int, sample: dict[str, Any]) -> dict[str, Any]:
         epoch = sampler.epoch_of(position, count, config)
         if "error" in sample:
             rng = np.random.default_rng((config.seed, position, 1))
             sample = corrupt.replace(
                 **sample, position=position, read=lambda index: read(index, rng), batch=batch
             )
-            epoch = sampler.unplanned_epoch(position, config)
+            epoch = sampler.unscheduled_epoch(position, config)
         return sample | {"epoch": np.int32(epoch)}
 
     dataset = (
         order.random_map(sample)
-        .map_with_index(place)[:MAX_SAMPLES]
+        .map_with_index(finish)[:MAX_SAMPLES]
         .batch(local_batch)[process_index::process_count]
     )
     return iter(dataset[start_step:].to_iter_dataset(READ_OPTIONS))
 
 
 def _order(
-    count: int, config: ConfigDict, neighbours: neighbour_index.Neighbours | None
+    count: int, config: ConfigDict, neighbours: neighbour_index.NeighbourIndex | None
 ) -> grain.MapDataset:
-    """The record of each row of the stream, of a split of count records."""
+    """Returns the record of each row of the stream, for a split of count records."""
     shuffled = grain.MapDataset.range(count).seed(config.seed).shuffle().repeat()
     if not config.data.hard_negatives:
         return shuffled
     if neighbours is None:
         raise ValueError(
-            f"config.data.hard_negatives is {config.data.hard_negatives}, but the stream was given "
-            f"no neighbours; open them with mrd_jax.data.hard_negatives.index.open_for"
+            f"config.data.hard_negatives is {config.data.hard_negatives}, but no neighbours "
+            "were passed; open them with mrd_jax.data.hard_negatives.neighbour_index.open_for"
         )
-    order = sampler.Order(shuffled, neighbours.indices, config, length=MAX_SAMPLES)
-    return grain.MapDataset.source(order).seed(config.seed)
+    rows = sampler.HardNegativeSampler(shuffled, neighbours.indices, config, length=MAX_SAMPLES)
+    return grain.MapDataset.source(rows).seed(config.seed)
 
 
 def draw_sample(
     record: dict[str, Any], config: ConfigDict, *, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """One row of a training batch: the record with one view and one caption.
+    """Draws one view and one caption of a record.
 
     Args:
-      record: from a source, with its `index`.
-      config: reads data.caption_kinds, data.caption_groups, data.caption_chances,
-        data.picture_probability and teacher.dim.
-      rng: of this sample and epoch.
+      record: fields of a record, with its `index` in the split.
+      config: config of the run; reads data.caption_kinds, data.caption_groups,
+        data.caption_chances, data.picture_probability and teacher.dim.
+      rng: generator of this sample.
 
     Returns:
-      the fields of `batch_spec.batch_spec` except epoch, without the batch axis.
+      The fields of `batch_spec.batch_spec` except epoch, without the batch axis.
     """
-    # Both are always drawn, so a record without one modality leaves the other's draw alone.
+    # Both are always drawn, so that a missing modality does not change the draw of the other.
     view = draw_view(
         record["image_kinds"], rng=rng, picture_probability=config.data.picture_probability
     )
@@ -152,29 +152,29 @@ def draw_sample(
 def draw_view(
     kinds: Collection[str], *, rng: np.random.Generator, picture_probability: float
 ) -> int | None:
-    """Which image of a record a step uses.
+    """Draws an image of a record.
 
     Args:
-      kinds: of the record's images, "render" or "picture".
-      rng: of this sample and epoch.
-      picture_probability: chance of a picture where a record has both kinds; negative: all images
-        are equally likely.
+      kinds: kind of each image of the record, "render" or "picture".
+      rng: generator of this sample.
+      picture_probability: probability of a picture for a record that has both kinds; if it is
+        negative, all images are equally likely.
 
     Returns:
-      position of the image, or None where there is none.
+      Position of the image; None if the record has no image.
     """
-    chance, place = rng.random(2)
+    kind_draw, image_draw = rng.random(2)
     positions = list(range(len(kinds)))
     if picture_probability >= 0:
-        wanted = "picture" if chance < picture_probability else "render"
+        wanted = "picture" if kind_draw < picture_probability else "render"
         positions = [i for i, kind in enumerate(kinds) if kind == wanted] or positions
-    return positions[int(place * len(positions))] if positions else None
+    return positions[int(image_draw * len(positions))] if positions else None
 
 
 def _row(
     record: dict[str, Any], dim: int, *, view: int | None, caption: int | None
 ) -> dict[str, Any]:
-    # A missing modality is zeros; the mask takes it out of every term of the loss.
+    # A missing modality is zeros; has_image and has_text mask it in every term of the loss.
     missing = np.zeros(dim, np.float16)
     return {
         "xyz": record["xyz"],

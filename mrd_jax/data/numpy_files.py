@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arrays in `.npy` and `.npz` files, read one by one, without pickles and without trust.
+"""Safe reader of `.npy` and `.npz` files from untrusted sources, without pickles.
 
-`numpy.load` takes whatever memory the header of a file asks for, and fails in a dozen ways where
-the file is damaged. Here an array has to fit the limit and the file before memory is taken for it,
-and every failure is an `ArrayFileError`.
+`numpy.load` allocates whatever the header of a file claims, and raises a dozen types of exceptions
+on corrupt files. This reader checks the claimed size against a limit and against the size of the
+file before it allocates, and raises `ArrayFileError` only.
 """
 
 import io
@@ -16,8 +16,8 @@ from typing import IO, Any
 
 import numpy as np
 
-# What numpy and zipfile raise on damaged files. numpy parses a header with Python's own parser.
-_DAMAGED = (
+# Raised by numpy and zipfile on corrupt files; numpy parses headers with Python's own parser.
+_READ_ERRORS = (
     *(ValueError, TypeError, EOFError, LookupError, RuntimeError, MemoryError, ArithmeticError),
     *(SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error, OSError),
 )
@@ -26,45 +26,45 @@ _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
-# What zipfile unpacks at a bounded rate and in bounded memory; what `numpy.savez` writes.
-_PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+# Methods that `numpy.savez` writes, and that zipfile decompresses in bounded memory.
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 class ArrayFileError(ValueError):
-    """A file that holds no plain arrays; the message is the reason, without the file's name."""
+    """The file holds no plain arrays; the message is the reason, without the name of the file."""
 
 
 class PickledError(ArrayFileError):
-    """An array of objects, or a file that is no array and might be a pickle."""
+    """The array holds Python objects, or the file is no array file and may be a pickle."""
 
 
 class TooLargeError(ArrayFileError):
-    """An array over the limit.
+    """The array exceeds the limit.
 
     Attributes:
-      size: of it, in bytes.
+      size: size of the array in bytes.
     """
 
     def __init__(self, size: int, limit: int):
-        super().__init__(f"an array of {size} bytes; expected at most {limit}")
+        super().__init__(f"array of {size} bytes; expected at most {limit}")
         self.size = size
 
 
 class ArrayFile(Mapping[str, np.ndarray]):
-    """The arrays of a file by name; that of a `.npy` file is "". Nothing is kept."""
+    """Arrays of a file by name, read at each access; the array of a `.npy` file has the name ""."""
 
-    def __init__(self, stream: IO[bytes], *, most_bytes: int | None = None):
-        """Looks at the start of a file, and at the names of an archive.
+    def __init__(self, stream: IO[bytes], *, max_bytes: int | None = None):
+        """Reads the names of the arrays.
 
         Args:
-          stream: of the file, at its beginning; stays open.
-          most_bytes: of one array; None for no limit but the file's own size.
+          stream: binary file, at its beginning; stays open.
+          max_bytes: limit of one array; None for the size of the file.
 
         Raises:
-          ArrayFileError: it is neither kind of file.
+          ArrayFileError: the file is neither `.npy` nor `.npz`.
         """
         self._stream = stream
-        self._most = most_bytes
+        self._max_bytes = max_bytes
         self._archive: Any = None
         start = stream.read(len(np.lib.format.MAGIC_PREFIX))
         stream.seek(0)
@@ -72,12 +72,12 @@ class ArrayFile(Mapping[str, np.ndarray]):
         if start.startswith(_ZIP_STARTS):
             try:
                 self._archive = zipfile.ZipFile(stream)
-            except _DAMAGED as error:
-                raise ArrayFileError(f"damaged: {error}") from error
-            found = self._archive.infolist()
-            self._members = {one.filename.removesuffix(".npy"): one for one in found}
+            except _READ_ERRORS as error:
+                raise ArrayFileError(f"corrupt: {error}") from error
+            members = self._archive.infolist()
+            self._members = {info.filename.removesuffix(".npy"): info for info in members}
         elif start != np.lib.format.MAGIC_PREFIX:
-            raise PickledError("no array") if start else ArrayFileError("damaged: an empty file")
+            raise PickledError("not an array file") if start else ArrayFileError("empty file")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._members)
@@ -90,9 +90,9 @@ class ArrayFile(Mapping[str, np.ndarray]):
 
         Raises:
           KeyError: the file has no such array.
-          PickledError: it holds objects.
-          TooLargeError: it is over the limit.
-          ArrayFileError: it is damaged.
+          PickledError: the array holds Python objects.
+          TooLargeError: the array exceeds the limit.
+          ArrayFileError: the file is corrupt.
         """
         member = self._members[name]
         try:
@@ -101,35 +101,37 @@ class ArrayFile(Mapping[str, np.ndarray]):
                 size = self._stream.seek(0, io.SEEK_END)
                 self._stream.seek(0)
                 return self._read(self._stream, size)
-            if member.compress_type not in _PACKINGS:
-                raise ValueError(f"packed in way {member.compress_type}, expected one of savez")
+            if member.compress_type not in _COMPRESSIONS:
+                raise ValueError(
+                    f"compression {member.compress_type}; expected one of {_COMPRESSIONS}"
+                )
             with self._archive.open(member) as stream:
                 return self._read(stream, member.file_size)
         except ArrayFileError:
             raise
-        except _DAMAGED as error:
-            raise ArrayFileError(f"damaged: {error}") from error
+        except _READ_ERRORS as error:
+            raise ArrayFileError(f"corrupt: {error}") from error
 
     def _read(self, stream: IO[bytes], size: int) -> np.ndarray:
-        """An array from a stream that claims to have `size` bytes, header included."""
+        """Reads an array from a stream that claims to have `size` bytes, header included."""
         version = np.lib.format.read_magic(stream)
         if version not in _HEADERS:
-            raise ValueError(f"version {version} of the format; expected one of {[*_HEADERS]}")
+            raise ValueError(f"format version {version}; expected one of {[*_HEADERS]}")
         shape, fortran, dtype = _HEADERS[version](stream)
         if dtype.hasobject:
-            raise PickledError("an array of objects")
+            raise PickledError("array of Python objects")
         count = math.prod(shape)
         needed = count * dtype.itemsize
-        if self._most is not None and needed > self._most:
-            raise TooLargeError(needed, self._most)
+        if self._max_bytes is not None and needed > self._max_bytes:
+            raise TooLargeError(needed, self._max_bytes)
         if min(shape, default=0) < 0 or needed > size:
-            raise ValueError(f"its header says {dtype} {list(shape)}, but it has {size} bytes")
+            raise ValueError(f"the header says {dtype} {list(shape)}, but there are {size} bytes")
         values = np.empty(count, dtype)
         got = 0
         while got < needed:
             part = stream.read(min(needed - got, 2**24))
             if not part:
-                raise ValueError(f"cut short: {got} of {needed} bytes")
+                raise ValueError(f"truncated: {got} of {needed} bytes")
             values.view(np.uint8)[got : got + len(part)] = np.frombuffer(part, np.uint8)
             got += len(part)
         return values.reshape(shape, order="F" if fortran else "C")

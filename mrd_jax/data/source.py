@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random access to prepared records, and the check that they fit a config."""
+"""Random access to the records of a prepared data set, and checks against a config."""
 
 import bisect
 import hashlib
@@ -19,35 +19,34 @@ TEXTS = ("id", "source", "name", "creator", "licence", "picture")
 TEXT_LISTS = ("captions", "caption_kinds", "image_kinds")
 # Every field of a record, as data_prep.records writes it.
 FIELDS = (*TEXTS, *TEXT_LISTS, "xyz", "rgb", "image_features", "text_features", "label")
-# What describes a data set, beside its shards.
+# Files that describe a data set, beside its shards.
 INFO_FILES = ("dataset_info.json", "features.json", "metadata.json")
 
-# With the same options, data_prep.build leaves a data set alone that is there.
-_COPY_AGAIN = "copy it again, or delete the data set's folder and run data_prep.build"
+# data_prep.build does not rebuild an existing data set if the options are the same.
+_COPY_AGAIN = "copy it again, or delete the folder of the data set and run data_prep.build"
 
 
 class CorruptRecordError(RuntimeError):
-    """A record that cannot be read; names its shard and its place in it."""
+    """A record cannot be read; the message names its shard and its position there."""
 
 
 class RecordSource:
-    """One split as a sequence of decoded records.
+    """Sequence of the decoded records of one split; thread-safe.
 
-    Strings come back as `str`; everything else as data_prep.records describes it. A source is safe
-    to read from several threads.
+    Strings are returned as `str`, other fields as data_prep.records describes them.
 
     Args:
-      records: each gives its fields by name, as TFDS decodes them.
-      shards: (file name, records in it) in the order of the split.
-      directory: folder of the data set; the evaluation files lie in `evaluation/` below it.
+      records: sequence of records whose fields decode by name, as TFDS decodes them.
+      shards: (file name, number of records) of each shard, in the order of the split.
+      directory: folder of the data set; evaluation files are in `evaluation/` below it.
       split: name of the split, for messages.
-      cache: keep every field that was read.
-      skipped: records at the start of each shard that the split leaves out; () is none.
+      cache: whether to keep decoded fields in memory.
+      skipped: number of records at the start of each shard that the split excludes; () for none.
 
     Attributes:
-      directory: as given.
-      split: as given.
-      shards: as given.
+      directory: folder of the data set.
+      split: name of the split.
+      shards: tuple of (file name, number of records).
     """
 
     def __init__(
@@ -72,56 +71,61 @@ class RecordSource:
         return len(self._records)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Every record in order, with every field."""
+        """Iterates over all records with all fields."""
         return (self[index] for index in range(len(self)))
 
     def __repr__(self) -> str:
         return f"RecordSource({str(self.directory)!r}, split={self.split!r}, records={len(self)})"
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Record number index of the split; as `read`, with every field."""
+        """Reads all fields of a record, see `read`."""
         return self.read(index, FIELDS)
 
     def read(self, index: int, fields: Sequence[str]) -> dict[str, Any]:
-        """Some fields of a record; the others are not decoded.
+        """Reads some fields of a record; the others are not decoded.
 
         Args:
-          index: of the record in the split.
+          index: position of the record in the split.
           fields: names among FIELDS.
 
         Raises:
-          IndexError: the split has no such record.
-          CorruptRecordError: the record cannot be read; names its shard and place.
+          IndexError: the index is out of range.
+          CorruptRecordError: the record cannot be read.
         """
         if not 0 <= index < len(self):
-            raise IndexError(f"record {index} of split {self.split!r}, which has {len(self)}.")
+            raise IndexError(f"record {index} of split {self.split!r}, which has {len(self)}")
         if self._cached is None:
             return self._decode(index, fields)
-        known = self._cached.setdefault(index, {})
-        missing = [name for name in fields if name not in known]
+        cached = self._cached.setdefault(index, {})
+        missing = [name for name in fields if name not in cached]
         if missing:
-            known.update(self._decode(index, missing))
-        return {name: known[name] for name in fields}
+            cached.update(self._decode(index, missing))
+        return {name: cached[name] for name in fields}
 
     def _decode(self, index: int, fields: Sequence[str]) -> dict[str, Any]:
         try:
             record = self._records[index]
-            return {name: _decoded(name, record[name]) for name in fields}
+            return {name: _decode_text(name, record[name]) for name in fields}
         except (RuntimeError, ValueError) as error:
-            raise self.damaged(index, error) from error
+            raise self.corrupt_record_error(index, error) from error
 
-    def damaged(self, index: int, reason: Any) -> CorruptRecordError:
-        """The error that says where a record lies and what is wrong with it."""
+    def corrupt_record_error(self, index: int, reason: Any) -> CorruptRecordError:
+        """Returns an error that names the shard of a record and its position there.
+
+        Args:
+          index: position of the record in the split.
+          reason: what is wrong with the record.
+        """
         shard = bisect.bisect_right(self._ends, index)
-        place = index - (self._ends[shard - 1] if shard else 0) + self._skipped[shard]
+        position = index - (self._ends[shard - 1] if shard else 0) + self._skipped[shard]
         return CorruptRecordError(
-            f"cannot read record {place} of {self.shards[shard][0]} (record {index} of split "
-            f"{self.split!r}): {reason}. The shard is damaged or missing: {_COPY_AGAIN}."
+            f"cannot read record {position} of {self.shards[shard][0]} (record {index} of split "
+            f"{self.split!r}): {reason}. The shard is corrupt or missing: {_COPY_AGAIN}."
         )
 
 
-def _decoded(name: str, value: Any) -> Any:
-    """A field with text as text."""
+def _decode_text(name: str, value: Any) -> Any:
+    """Decodes text fields from UTF-8; returns other fields as they are."""
     if name in TEXTS:
         return value.decode("utf-8")
     if name in TEXT_LISTS:
@@ -129,8 +133,8 @@ def _decoded(name: str, value: Any) -> Any:
     return value
 
 
-def first_corrupt(records: RecordSource) -> CorruptRecordError | None:
-    """What is wrong with the first record that cannot be read; None where all can."""
+def find_corrupt_record(records: RecordSource) -> CorruptRecordError | None:
+    """Reads all records; returns the error of the first corrupt one, or None if all are intact."""
     for index in range(len(records)):
         try:
             records[index]
@@ -145,21 +149,22 @@ def open_split(directory: str | pathlib.Path, split: str, *, cache: bool = False
     Args:
       directory: folder of the data set, version included, such as OUTPUT/furniture/1.0.0.
       split: "train", "test", or a TFDS slice such as "train[:10%]".
-      cache: keep decoded records in memory (90 KB each with 10,000 points, and the features).
+      cache: whether to keep decoded records in memory (90 KB each with 10,000 points, and the
+        features).
 
     Returns:
-      the split; nothing is read yet.
+      Source of the split; records are read on access.
 
     Raises:
-      FileNotFoundError: there is no data set in directory, or a file that describes it is missing.
-      ValueError: the data set has no such split, or a file that describes it is damaged.
+      FileNotFoundError: `directory` is not a data set, or a file that describes it is missing.
+      ValueError: the data set has no such split, or a file that describes it is corrupt.
     """
     builder = _builder(directory)
     try:
         instructions = builder.info.splits[split].file_instructions
     except (KeyError, ValueError) as error:
         raise ValueError(
-            f"{directory} has no split {split!r}; expected one of {sorted(builder.info.splits)}."
+            f"{directory} has no split {split!r}; expected one of {sorted(builder.info.splits)}"
         ) from error
     try:
         stored = builder.as_data_source(
@@ -168,11 +173,11 @@ def open_split(directory: str | pathlib.Path, split: str, *, cache: bool = False
         records = example.Examples(stored, builder.info.features, names=FIELDS)
     except (NotImplementedError, ValueError) as error:
         raise ValueError(
-            f"{directory} does not hold records as data_prep writes them: {error}"
+            f"{directory} does not hold records written by data_prep: {error}"
         ) from error
     return RecordSource(
         records,
-        # A slice of a split may leave out records at the start and end of a shard.
+        # A slice of a split may exclude records at the start and the end of a shard.
         shards=[(pathlib.Path(shard.filename).name, shard.take) for shard in instructions],
         skipped=[shard.skip for shard in instructions],
         directory=directory,
@@ -182,36 +187,36 @@ def open_split(directory: str | pathlib.Path, split: str, *, cache: bool = False
 
 
 def read_metadata(directory: str | pathlib.Path) -> dict[str, Any]:
-    """What data_prep wrote about a data set.
+    """Reads the metadata of a data set.
 
     Args:
-      directory: as in `open_split`.
+      directory: folder of the data set, version included.
 
     Returns:
       teacher (name, revision, dim, preprocessing), up_axis, from_y_up, normalisation, points,
       source, counts.
 
     Raises:
-      FileNotFoundError: there is no data set in directory.
+      FileNotFoundError: `directory` is not a data set.
     """
     return dict(_builder(directory).info.metadata)
 
 
 def fingerprint(metadata: Mapping[str, Any]) -> str:
-    """Tells data sets apart: a short hash of everything that `read_metadata` returns."""
+    """Returns a fingerprint of a data set: a hash of its metadata, 16 hex digits."""
     text = json.dumps(metadata, sort_keys=True)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
 
 def check_metadata(metadata: Mapping[str, Any], config: ConfigDict) -> None:
-    """Refuses a data set that the config was not written for.
+    """Checks that a data set fits a config.
 
     Args:
-      metadata: from `read_metadata`.
-      config: the run's config; reads teacher.name ("" accepts any), teacher.dim and data.points.
+      metadata: metadata of the data set, from `read_metadata`.
+      config: config of the run; reads teacher.name ("" accepts any), teacher.dim and data.points.
 
     Raises:
-      ValueError: names the first field that differs and both values.
+      ValueError: a field differs; names the first one and both values.
     """
     teacher = metadata["teacher"]
     expected = [
@@ -227,20 +232,20 @@ def check_metadata(metadata: Mapping[str, Any], config: ConfigDict) -> None:
         if found != want:
             raise ValueError(
                 f"the data set was prepared with {field} = {found!r}, but {where} expects "
-                f"{want!r}; change the config or prepare the data again."
+                f"{want!r}; change the config or prepare the data again"
             )
 
 
 def check_test_set(directory: str | pathlib.Path, config: ConfigDict) -> None:
-    """Refuses a test set that the run's training set does not prepare for.
+    """Checks that a separate test set fits a config and its training set.
 
     Args:
-      directory: of the data set that the run is tested on.
-      config: the run's config; reads data.directory and what `check_metadata` reads.
+      directory: folder of the test set.
+      config: config of the run; reads data.directory and the fields of `check_metadata`.
 
     Raises:
-      FileNotFoundError: there is no data set in directory.
-      ValueError: names the field that differs, both values and both data sets.
+      FileNotFoundError: `directory` is not a data set.
+      ValueError: a field differs; names it, both values and both data sets.
     """
     metadata = read_metadata(directory)
     check_metadata(metadata, config)
@@ -255,30 +260,30 @@ def check_test_set(directory: str | pathlib.Path, config: ConfigDict) -> None:
 
 
 def check_exists(directory: str | pathlib.Path) -> None:
-    """Refuses a folder that is no data set.
+    """Checks that a folder is a data set.
 
     Raises:
-      FileNotFoundError: says what was expected there.
+      FileNotFoundError: it is not.
     """
     if not (pathlib.Path(directory) / INFO_FILES[0]).is_file():
         raise FileNotFoundError(
             f"no data set in {str(directory)!r}: expected {INFO_FILES[0]} there; give the folder "
-            f"that ends in a version, such as data/furniture/1.0.0, or run data_prep.build."
+            f"that ends in a version, such as data/furniture/1.0.0, or run data_prep.build"
         )
 
 
 def _builder(directory: str | pathlib.Path) -> tfds.core.DatasetBuilder:
-    """TFDS's view of a data set; an error names the file that is missing or damaged."""
+    """Returns the TFDS builder of a data set; errors name a missing or corrupt file."""
     check_exists(directory)
     folder = pathlib.Path(directory)
     for name in INFO_FILES:
         try:
             if not isinstance(json.loads((folder / name).read_bytes()), dict):
-                raise ValueError("it is no JSON object")
+                raise ValueError("not a JSON object")
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{folder / name} is missing; {_COPY_AGAIN}") from error
         except ValueError as error:
-            raise ValueError(f"{folder / name} is damaged: {error}; {_COPY_AGAIN}") from error
+            raise ValueError(f"{folder / name} is corrupt: {error}; {_COPY_AGAIN}") from error
     try:
         return tfds.builder_from_directory(str(directory))
     except (ValueError, json_format.ParseError) as error:

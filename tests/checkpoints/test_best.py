@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The best checkpoints are kept beside the newest, and never what a run goes on from."""
+"""The best checkpoints are kept beside the newest one, from which a run continues."""
 
 import json
 
@@ -28,7 +28,7 @@ def open_workdir(folder, *, metric=TOP1, kept=1, count=1, **options):
 
 
 def evaluate(folder, checkpoints, step, value):
-    """As the loop does: the checkpoints are told, and the metrics are written."""
+    """Notes an evaluation and writes its metrics, as the training loop does."""
     values = {TOP1: value, RANK: value}
     checkpoints.note_evaluation(step, values)
     with (folder / "metrics.jsonl").open("a") as file:
@@ -50,23 +50,23 @@ def kept(folder):
 @pytest.mark.parametrize(
     "metric, count, steps", [(TOP1, 1, [2, 5]), (TOP1, 2, [2, 4, 5]), (RANK, 1, [3, 5])]
 )
-def test_the_best_stay_and_the_newest_stays(tmp_path, metric, count, steps):
-    """Of a median rank the lowest is best; of equals the later."""
+def test_the_best_and_the_newest_checkpoints_are_kept(tmp_path, metric, count, steps):
+    """Lower median ranks are better; of ties, the later step is kept."""
     checkpoints = open_workdir(tmp_path, metric=metric, count=count)
     save(tmp_path, checkpoints, {1: 0.5, 2: 0.9, 3: 0.1, 4: 0.5, 5: 0.2})
     checkpoints.close()
     assert kept(tmp_path) == steps
 
 
-def test_without_an_evaluation_a_checkpoint_stays_only_while_it_is_the_newest(tmp_path):
+def test_a_checkpoint_without_evaluation_is_kept_only_while_it_is_the_newest(tmp_path):
     checkpoints = open_workdir(tmp_path, count=2)
     save(tmp_path, checkpoints, {1: 0.1, 2: None, 3: None})
     checkpoints.close()
     assert kept(tmp_path) == [1, 3]
 
 
-def test_a_checkpoint_that_is_evaluated_after_it_was_saved_counts(tmp_path):
-    """A run that is asked to stop saves first; its continuation evaluates."""
+def test_a_checkpoint_may_be_evaluated_after_it_was_saved(tmp_path):
+    """At a graceful shutdown a run saves first, and its continuation evaluates."""
     checkpoints = open_workdir(tmp_path)
     save(tmp_path, checkpoints, {1: 0.1, 2: None})
     evaluate(tmp_path, checkpoints, 2, 0.8)
@@ -75,29 +75,29 @@ def test_a_checkpoint_that_is_evaluated_after_it_was_saved_counts(tmp_path):
     assert kept(tmp_path) == [2, 3]
 
 
-def test_a_continuation_remembers_the_best_and_goes_on_from_the_newest(tmp_path):
+def test_a_continued_run_keeps_the_best_and_restores_the_newest(tmp_path):
     checkpoints = open_workdir(tmp_path)
     save(tmp_path, checkpoints, {1: 0.9, 2: 0.3})
     checkpoints.close()
-    again = open_workdir(tmp_path)
-    assert_trees_equal(again.restore(state(0)), state(2))
-    save(tmp_path, again, {3: 0.5, 4: 0.4})
-    again.close()
+    continued = open_workdir(tmp_path)
+    assert_trees_equal(continued.restore(state(0)), state(2))
+    save(tmp_path, continued, {3: 0.5, 4: 0.4})
+    continued.close()
     assert kept(tmp_path) == [1, 4]
 
 
-def test_a_damaged_newest_is_set_aside_also_where_the_best_is_older(tmp_path):
+def test_a_corrupt_newest_checkpoint_is_moved_away_even_if_the_best_is_older(tmp_path):
     checkpoints = open_workdir(tmp_path, kept=2)
     save(tmp_path, checkpoints, {1: 0.9, 2: 0.3, 3: 0.2})
     checkpoints.close()
     (tmp_path / "checkpoints" / "3" / "manifest" / "metadata").unlink()
-    again = open_workdir(tmp_path, kept=2)
-    assert_trees_equal(again.restore(state(0)), state(2))
-    again.close()
+    reopened = open_workdir(tmp_path, kept=2)
+    assert_trees_equal(reopened.restore(state(0)), state(2))
+    reopened.close()
     assert kept(tmp_path) == [1, 2]
 
 
-def test_newest_best_and_numbers_name_a_checkpoint(tmp_path):
+def test_find_accepts_newest_best_and_numbers(tmp_path):
     checkpoints = open_workdir(tmp_path, kept=3)
     save(tmp_path, checkpoints, {1: 0.2, 2: 0.9, 3: 0.3})
     checkpoints.close()
@@ -109,14 +109,14 @@ def test_newest_best_and_numbers_name_a_checkpoint(tmp_path):
     reader.close()
 
 
-def test_a_value_that_is_not_finite_is_never_the_best():
+def test_a_non_finite_value_is_never_the_best():
     ranking = retention.BestCheckpoints(TOP1, count=1)
     for step, value in {1: 0.2, 2: float("nan"), 3: float("inf")}.items():
         ranking.note(step, {TOP1: value})
     assert ranking.ranked([1, 2, 3]) == [1]
 
 
-def test_a_metric_that_the_evaluation_lacks_is_named_with_those_it_has():
+def test_an_unknown_metric_is_rejected_with_the_known_ones():
     with pytest.raises(ValueError, match="'test/top2', which no .* one of test/top1, test/top3"):
         retention.BestCheckpoints("test/top2", count=1).note(
             1, {"test/top3": 0.1, "test/top1": 0.1}
@@ -132,11 +132,11 @@ def test_a_metric_that_the_evaluation_lacks_is_named_with_those_it_has():
         ({"checkpoints_best": 1, "data__test_split": ""}, "without config.data.test_split"),
     ],
 )
-def test_what_cannot_be_kept_is_refused_before_the_run(fields, message):
+def test_invalid_retention_fields_are_rejected(fields, message):
     with pytest.raises(ValueError, match=message):
-        validation.validate(tiny_config(**fields), device_count=1, process_count=1)
+        validation.validate(tiny_config(**fields))
 
 
-def test_the_names_of_metrics_are_those_of_an_evaluation():
+def test_metric_names_are_those_of_an_evaluation():
     names = evaluator.metric_names()
     assert {TOP1, RANK, "test/retrieval/unseen/image_to_points/recall@10"} < set(names)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A workdir belongs to one run, and gives back what was saved."""
+"""Checkpoints restore bit for bit, and a workdir belongs to one run."""
 
 import json
 
@@ -14,16 +14,16 @@ def open_workdir(folder, config, fingerprint="data-1"):
     return manager.CheckpointManager(str(folder), config=config, fingerprint=fingerprint)
 
 
-def test_the_newest_checkpoint_comes_back_bit_for_bit(tmp_path):
+def test_the_newest_checkpoint_restores_bit_for_bit(tmp_path):
     checkpoints = open_workdir(tmp_path, tiny_config())
     states = {s: {"w": jnp.arange(5.0) * s, "n": jnp.int32(s)} for s in (1, 2, 3)}
     for s, tree in states.items():
         checkpoints.save(tree, step=s)
     checkpoints.close()
-    again = open_workdir(tmp_path, tiny_config())
-    assert again.latest_step() == 3
-    assert_trees_equal(again.restore(states[1]), states[3])
-    again.close()
+    reopened = open_workdir(tmp_path, tiny_config())
+    assert reopened.latest_step() == 3
+    assert_trees_equal(reopened.restore(states[1]), states[3])
+    reopened.close()
 
 
 def test_a_new_workdir_has_nothing_to_restore(tmp_path):
@@ -35,14 +35,14 @@ def test_a_new_workdir_has_nothing_to_restore(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"config": 1, "data": "x"}', "[" * 100_000])
-def test_a_damaged_file_of_the_run_is_named(tmp_path, text):
+def test_a_corrupt_run_file_is_named(tmp_path, text):
     open_workdir(tmp_path, tiny_config()).close()
     (tmp_path / run_identity.RUN_FILE).write_text(text)
-    with pytest.raises(manifest.CorruptCheckpointError, match="run.json is damaged .*run/metadata"):
+    with pytest.raises(manifest.CorruptCheckpointError, match="run.json is corrupt .*run/metadata"):
         open_workdir(tmp_path, tiny_config())
 
 
-def test_another_config_is_refused_naming_every_field_and_both_values(tmp_path):
+def test_another_config_is_rejected_with_every_field_and_both_values(tmp_path):
     open_workdir(tmp_path, tiny_config()).close()
     other = tiny_config(loss__lambda_intra=0.25, seed=7)
     with pytest.raises(run_identity.WorkdirMismatchError) as error:
@@ -52,19 +52,19 @@ def test_another_config_is_refused_naming_every_field_and_both_values(tmp_path):
     assert "batch_size" not in str(error.value)
 
 
-def test_a_bucket_is_refused_that_is_not_mounted():
+def test_a_bucket_url_is_rejected_as_workdir():
     with pytest.raises(ValueError, match="--workdir is gs://b/run: expected a folder; mount"):
         open_workdir("gs://b/run", tiny_config())
 
 
-def test_other_data_is_refused(tmp_path):
+def test_other_data_is_rejected(tmp_path):
     open_workdir(tmp_path, tiny_config()).close()
     with pytest.raises(run_identity.WorkdirMismatchError, match="data-1 there, data-2 now"):
         open_workdir(tmp_path, tiny_config(), fingerprint="data-2")
 
 
 @pytest.mark.parametrize("field", sorted(run_identity.NEUTRAL_FIELDS))
-def test_a_field_that_cannot_change_the_result_may_change(tmp_path, field):
+def test_neutral_fields_may_change(tmp_path, field):
     open_workdir(tmp_path, tiny_config()).close()
     value = run_identity.flatten(tiny_config())[field]
     changed = {bool: True, int: 77, float: 7.5, str: "shard_map"}[type(value)]
@@ -74,11 +74,11 @@ def test_a_field_that_cannot_change_the_result_may_change(tmp_path, field):
     open_workdir(tmp_path, other).close()
 
 
-def test_a_field_added_since_is_named(tmp_path):
+def test_a_field_that_an_older_version_lacks_is_named(tmp_path):
     open_workdir(tmp_path, tiny_config()).close()
     path = tmp_path / "run.json"
-    there = json.loads(path.read_text())
-    del there["config"]["loss"]["mix"]
-    path.write_text(json.dumps(there))
+    run = json.loads(path.read_text())
+    del run["config"]["loss"]["mix"]
+    path.write_text(json.dumps(run))
     with pytest.raises(run_identity.WorkdirMismatchError, match="config.loss.mix: 'absent' there"):
         open_workdir(tmp_path, tiny_config())

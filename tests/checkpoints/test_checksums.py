@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checksums do not depend on how an array is split, and every changed word changes them."""
+"""Checksums do not depend on sharding, and detect every changed word."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def mixed(word):
 
 
 def by_hand(array):
-    """One Python integer after another."""
+    """Computes the checksum with Python integers."""
     kinds = {1: np.uint8, 2: np.uint16, 4: np.uint32}
     words = np.ascontiguousarray(array).view(kinds[array.dtype.itemsize]).ravel().tolist()
     linear = sum(word * (mixed(place) | 1) for place, word in enumerate(words)) % WORD
@@ -31,42 +31,44 @@ def by_hand(array):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int32", "uint8", "bool"])
-def test_checksums_equal_the_sums_by_hand(dtype):
+def test_checksums_match_a_loop_in_python(dtype):
     values = np.random.default_rng(0).normal(size=(3, 5, 2)) * 10
     array = np.asarray(jnp.asarray(np.abs(values)).astype(dtype))
-    assert checksums.checksums({"a": {"b": array}}) == {"a/b": by_hand(array)}
+    assert checksums.tree_checksums({"a": {"b": array}}) == {"a/b": by_hand(array)}
 
 
 def test_scalars_and_empty_arrays_have_checksums():
-    found = checksums.checksums({"one": np.int32(7), "none": np.zeros((0, 3), np.float32)})
-    assert found == {"one": by_hand(np.array([7], np.int32)), "none": "0" * 16}
+    found = checksums.tree_checksums({"scalar": np.int32(7), "empty": np.zeros((0, 3), np.float32)})
+    assert found == {"scalar": by_hand(np.array([7], np.int32)), "empty": "0" * 16}
 
 
 @pytest.mark.parametrize("devices", [1, 2, 8])
 @pytest.mark.parametrize("spec", [PartitionSpec("data"), PartitionSpec(None, "data")])
-def test_an_array_that_is_split_has_the_checksum_of_the_whole(devices, spec):
+def test_sharded_arrays_have_the_checksum_of_whole_ones(devices, spec):
     array = np.random.default_rng(1).normal(size=(16, 8)).astype(np.float32)
     mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
-    split = jax.device_put(array, NamedSharding(mesh, spec))
-    assert checksums.checksums({"w": split}) == {"w": by_hand(array)}
+    sharded = jax.device_put(array, NamedSharding(mesh, spec))
+    assert checksums.tree_checksums({"w": sharded}) == {"w": by_hand(array)}
 
 
 def test_every_flipped_bit_of_an_array_changes_its_checksum():
     array = np.random.default_rng(2).normal(size=3).astype(np.float32)
-    whole = checksums.checksums({"w": array})["w"]
+    intact = checksums.tree_checksums({"w": array})["w"]
     for bit in range(8 * array.nbytes):
-        damaged = bytearray(array.tobytes())
-        damaged[bit // 8] ^= 1 << bit % 8
-        found = checksums.checksums({"w": np.frombuffer(damaged, np.float32)})["w"]
-        # The first half alone is certain to notice one changed word.
-        assert found[:8] != whole[:8] and found != whole
+        corrupt = bytearray(array.tobytes())
+        corrupt[bit // 8] ^= 1 << bit % 8
+        found = checksums.tree_checksums({"w": np.frombuffer(corrupt, np.float32)})["w"]
+        # The first half of the checksum detects every change of one word.
+        assert found[:8] != intact[:8] and found != intact
 
 
-def test_exchanged_elements_change_the_checksum():
+def test_permuted_elements_change_the_checksum():
     array = np.arange(6, dtype=np.float32)
-    assert checksums.checksums({"w": array}) != checksums.checksums({"w": array[::-1].copy()})
+    assert checksums.tree_checksums({"w": array}) != checksums.tree_checksums(
+        {"w": array[::-1].copy()}
+    )
     assert (
-        checksums.checksums({"w": array.reshape(2, 3)})
-        == checksums.checksums({"w": array})
-        != checksums.checksums({"w": array.reshape(2, 3).T.copy()})
+        checksums.tree_checksums({"w": array.reshape(2, 3)})
+        == checksums.tree_checksums({"w": array})
+        != checksums.tree_checksums({"w": array.reshape(2, 3).T.copy()})
     )

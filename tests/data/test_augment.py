@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Augmentation against a numpy reference that is given the same random draws."""
+"""Augmentation matches a numpy reference with the same random draws."""
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ def config_of(**changes) -> ConfigDict:
 
 
 def run(data, config, *, keys, num_points=WINDOW):
-    """`augment` compiled, as the step uses it."""
+    """Runs `augment` compiled, as the step does."""
     return jax.jit(
         lambda data, keys: augment.augment(data, config, keys=keys, num_points=num_points)
     )(data, keys)
@@ -63,7 +63,7 @@ def keys_of(samples: int = SAMPLES) -> jax.Array:
 
 
 def reference(xyz, rgb, config, key, count):
-    """One cloud in plain numpy and float64, in the documented order, with rotation matrices."""
+    """Augments one cloud with numpy in float64, in the documented order, with rotation matrices."""
     draw = dict(zip(augment.DRAWS, jax.random.split(key, len(augment.DRAWS)), strict=True))
 
     def uniform(name, low=0.0, high=1.0, shape=()):
@@ -109,13 +109,13 @@ def rotation(axis, angle):
 
 
 @pytest.mark.parametrize("name", [*OPTIONS, "everything"])
-def test_equals_the_numpy_reference_and_changes_what_it_should(name):
+def test_each_transformation_matches_the_numpy_reference(name):
     config = config_of(**OPTIONS.get(name, ALL))
     data, keys = clouds(), keys_of()
 
     got = run(data, config, keys=keys)
 
-    want, still = (
+    want, unchanged = (
         [reference(data["xyz"][i], data["rgb"][i], c, keys[i], WINDOW) for i in range(SAMPLES)]
         for c in (config, config_of())
     )
@@ -123,11 +123,11 @@ def test_equals_the_numpy_reference_and_changes_what_it_should(name):
     changes = changes.get(name, (False, True) if "colour" in name else (True, False))
     for part, changed in enumerate(changes):
         assert got[part].dtype == jnp.float32
-        assert changed == any((want[i][part] != still[i][part]).any() for i in range(SAMPLES))
-        np.testing.assert_allclose(got[part], [one[part] for one in want], atol=1e-5)
+        assert changed == any((want[i][part] != unchanged[i][part]).any() for i in range(SAMPLES))
+        np.testing.assert_allclose(got[part], [cloud[part] for cloud in want], atol=1e-5)
 
 
-def test_a_batch_equals_its_samples_one_by_one():
+def test_samples_of_a_batch_are_augmented_independently():
     config, data, keys = config_of(**ALL), clouds(), keys_of()
     step = jax.jit(lambda data, keys: augment.augment(data, config, keys=keys, num_points=WINDOW))
 
@@ -139,22 +139,22 @@ def test_a_batch_equals_its_samples_one_by_one():
             np.testing.assert_allclose(got[i], want[0], atol=1e-6)
 
 
-def test_dropout_leaves_between_none_and_the_largest_share_out_and_keeps_colours():
+def test_dropout_drops_up_to_the_largest_fraction_and_keeps_colours():
     data = clouds(samples=200, points=100)
     config = config_of(dropout_max=0.8)
 
     xyz, rgb = run(data, config, keys=keys_of(200), num_points=100)
 
     first = np.all(np.asarray(xyz) == np.asarray(xyz[:, :1]), axis=-1)
-    share = first.mean(axis=1)
-    assert share.min() < 0.05 and 0.7 < share.max() < 0.95
-    assert abs(share.mean() - 0.4) < 0.06
+    fraction = first.mean(axis=1)
+    assert fraction.min() < 0.05 and 0.7 < fraction.max() < 0.95
+    assert abs(fraction.mean() - 0.4) < 0.06
     for i in range(5):
         colours = np.sort(np.asarray(rgb[i] * 255).round(), axis=0)
         np.testing.assert_array_equal(colours, np.sort(data["rgb"][i], axis=0))
 
 
-def test_a_full_turn_reaches_every_direction_and_a_limit_is_kept():
+def test_rotations_cover_the_full_circle_or_stay_within_the_limit():
     data = clouds(samples=300, points=1)
 
     def angles(limit):
@@ -167,7 +167,7 @@ def test_a_full_turn_reaches_every_direction_and_a_limit_is_kept():
     assert 13 < few.max() < 15.2 and -15.2 < few.min() < -13
 
 
-def test_chances_are_kept_and_hold_for_whole_clouds():
+def test_probabilities_are_met_and_apply_to_whole_clouds():
     data = clouds(samples=400, points=4)
 
     xyz, rgb = run(data, config_of(color_drop=0.25, mirror=0.75), keys=keys_of(400), num_points=4)
@@ -180,7 +180,7 @@ def test_chances_are_kept_and_hold_for_whole_clouds():
     assert np.all(mirrored | np.all(across[0] == across[1], axis=1))
 
 
-def test_windows_start_anywhere():
+def test_windows_start_at_any_point():
     data = clouds(samples=300, points=6)
     xyz, _ = run(data, config_of(), keys=keys_of(300), num_points=2)
 
@@ -189,7 +189,7 @@ def test_windows_start_anywhere():
     assert np.bincount(starts, minlength=6).min() > 25
 
 
-def test_evaluation_takes_the_first_points_unchanged():
+def test_evaluation_clouds_are_the_first_points_unchanged():
     data = clouds()
     xyz, rgb = augment.plain(data, num_points=WINDOW)
 
@@ -198,14 +198,14 @@ def test_evaluation_takes_the_first_points_unchanged():
 
 
 @pytest.mark.parametrize("count", [0, POINTS + 1])
-def test_a_window_larger_than_the_cloud_is_refused(count):
+def test_a_window_larger_than_the_cloud_is_rejected(count):
     with pytest.raises(ValueError, match=f"num_points is {count}.*{POINTS} points per cloud"):
         augment.plain(clouds(), num_points=count)
     with pytest.raises(ValueError, match="config.model.points"):
         augment.augment(clouds(), config_of(), keys=keys_of(), num_points=count)
 
 
-def test_evaluation_windows_follow_one_another_and_the_last_ends_with_the_cloud():
+def test_evaluation_windows_are_consecutive_and_the_last_ends_with_the_cloud():
     data = clouds()
     points = data["xyz"].shape[1]
     second, _ = augment.plain(data, num_points=WINDOW, window=1)

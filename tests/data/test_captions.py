@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Captions are drawn with the chances that the config states."""
+"""Captions are drawn with the probabilities of the config."""
 
 import collections
 
@@ -16,7 +16,7 @@ KINDS = ["name", "blip", "msft", "retrieved", "retrieved"]
 DRAWS = 12_000
 
 
-def shares(kinds, **options):
+def frequencies(kinds, **options):
     rng = np.random.default_rng(7)
     drawn = (captions.draw_from_groups(kinds, rng=rng, **options) for _ in range(DRAWS))
     counts = collections.Counter(drawn)
@@ -24,44 +24,46 @@ def shares(kinds, **options):
 
 
 def assert_near(found, wanted):
-    # Five standard deviations of the widest binomial share.
+    # Five standard deviations of a binomial frequency at its widest.
     np.testing.assert_allclose(found, wanted, rtol=0, atol=5 * 0.5 / DRAWS**0.5)
 
 
-def test_two_captioners_are_one_choice():
-    assert_near(shares(KINDS, groups=GROUPS), [1 / 3, 1 / 6, 1 / 6, 1 / 6, 1 / 6])
+def test_groups_are_drawn_uniformly():
+    assert_near(frequencies(KINDS, groups=GROUPS), [1 / 3, 1 / 6, 1 / 6, 1 / 6, 1 / 6])
 
 
-def test_given_chances_hold_among_the_groups_that_are_there():
+def test_probabilities_are_renormalised_over_the_groups_of_a_record():
     chances = (3.0, 2.0, 1.0)
     assert_near(
-        shares(KINDS, groups=GROUPS, chances=chances), [1 / 2, 1 / 6, 1 / 6, 1 / 12, 1 / 12]
+        frequencies(KINDS, groups=GROUPS, chances=chances), [1 / 2, 1 / 6, 1 / 6, 1 / 12, 1 / 12]
     )
-    assert_near(shares(["msft", "retrieved"], groups=GROUPS, chances=chances), [2 / 3, 1 / 3])
-    assert_near(shares(["name", "retrieved"], groups=GROUPS, chances=chances), [3 / 4, 1 / 4])
+    assert_near(frequencies(["msft", "retrieved"], groups=GROUPS, chances=chances), [2 / 3, 1 / 3])
+    assert_near(frequencies(["name", "retrieved"], groups=GROUPS, chances=chances), [3 / 4, 1 / 4])
 
 
-def test_a_rejected_name_is_in_no_group_and_never_drawn():
-    assert_near(shares(["name_rejected", "blip", "retrieved"], groups=GROUPS), [0, 1 / 2, 1 / 2])
+def test_a_rejected_name_is_never_drawn_by_groups():
+    assert_near(
+        frequencies(["name_rejected", "blip", "retrieved"], groups=GROUPS), [0, 1 / 2, 1 / 2]
+    )
     rng = np.random.default_rng(0)
     assert captions.draw_from_groups(["name_rejected"], rng=rng, groups=GROUPS) is None
 
 
 @pytest.mark.parametrize("grouped", [False, True])
-def test_what_a_record_lacks_does_not_move_the_next_draw(grouped):
+def test_the_number_of_draws_does_not_depend_on_the_record(grouped):
     config = base.data()
     if grouped:
         config.caption_groups = GROUPS
-    following = set()
+    next_draws = set()
     for kinds in ([], ["name"], ["name_rejected"], KINDS):
         rng = np.random.default_rng(3)
         captions.draw(kinds, rng=rng, config=config)
-        following.add(rng.random())
-    assert len(following) == 1
+        next_draws.add(rng.random())
+    assert len(next_draws) == 1
 
 
-def test_the_default_draws_as_before():
-    """Positions worked out from the raw numbers: a kind of the sorted ones, then a caption."""
+def test_the_default_draws_a_kind_and_then_a_caption():
+    """The expected position is computed from the same random numbers."""
     rng, raw = np.random.default_rng(5), np.random.default_rng(5)
     by_kind = {"blip": [1], "msft": [2], "name": [0], "retrieved": [3, 4]}
     for _ in range(200):
@@ -85,14 +87,14 @@ def test_the_default_draws_as_before():
         ({"caption_groups": GROUPS, "caption_kinds": ("name",)}, "set one of them only"),
     ],
 )
-def test_a_config_that_was_not_meant_is_refused_before_any_data(fields, message):
+def test_invalid_caption_fields_are_rejected(fields, message):
     config = base.get_config()
     config.data.update(fields)
     with pytest.raises(ValueError, match=message):
         run_lib.build_run(config)
 
 
-def test_a_draw_of_zero_does_not_meet_a_group_that_is_left_out():
+def test_a_draw_of_zero_never_chooses_an_excluded_group():
     class Zero:
         def random(self, count):
             return np.zeros(count)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stored records give the fields that TFDS gives, one by one."""
+"""Stored records decode to the same fields as with TFDS."""
 
 import itertools
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from made_up import DIM, POINTS
+from fake_data import DIM, POINTS
 from ml_collections import ConfigDict
 
 from data_prep import records
@@ -14,7 +14,7 @@ from mrd_jax.data import example, loader, source
 
 
 def schema_and_record() -> tuple[tfds.features.FeaturesDict, dict]:
-    """The schema, and a record with two views and no caption."""
+    """Returns the schema, and a record with two views and no caption."""
     rng = np.random.default_rng(0)
     return records.schema(points=POINTS, dim=DIM), {
         **dict.fromkeys(source.TEXTS, "w\u00f6rd"),
@@ -30,7 +30,7 @@ def schema_and_record() -> tuple[tfds.features.FeaturesDict, dict]:
 
 
 def stored(**changes) -> example.Example:
-    """One field replaced, or left out where it is None; written with a schema of its own."""
+    """Returns a stored record with some fields replaced, or missing if the feature is None."""
     schema, record = schema_and_record()
     features = {name: schema[name] for name in schema} | {
         name: feature for name, (feature, _) in changes.items()
@@ -42,11 +42,11 @@ def stored(**changes) -> example.Example:
     return example.Examples([serialised], schema, names=source.FIELDS)[0]
 
 
-def test_the_reader_knows_every_field_of_the_schema():
+def test_the_reader_reads_every_field_of_the_schema():
     assert set(source.FIELDS) == set(records.schema(points=POINTS, dim=DIM))
 
 
-def test_every_field_is_what_tfds_decodes(made):
+def test_every_field_decodes_as_with_tfds(made):
     whole = tfds.builder_from_directory(str(made)).as_data_source("train")
     opened = source.open_split(made, "train")
     assert len(whole) == len(opened) == 29
@@ -62,7 +62,7 @@ def test_every_field_is_what_tfds_decodes(made):
                 np.testing.assert_array_equal(got[name], value)
 
 
-def test_batches_are_those_of_records_that_tfds_decoded_whole(made):
+def test_batches_match_those_of_records_decoded_by_tfds(made):
     data = {
         "picture_probability": 0.5,
         "caption_kinds": (),
@@ -85,7 +85,7 @@ def test_batches_are_those_of_records_that_tfds_decoded_whole(made):
             assert got[name].tobytes() == wanted[name].tobytes(), name
 
 
-def test_a_tensor_is_a_view_of_its_bytes_and_an_empty_one_keeps_its_width():
+def test_tensors_are_views_of_their_bytes_and_empty_ones_keep_their_width():
     record = stored()
     assert not record["image_features"].flags.owndata
     assert record["text_features"].shape == (0, DIM)
@@ -93,26 +93,26 @@ def test_a_tensor_is_a_view_of_its_bytes_and_an_empty_one_keeps_its_width():
 
 
 class Counted(dict):
-    """A record that remembers which fields were asked for."""
+    """Record that lists the fields that were read."""
 
     def __init__(self, fields):
         super().__init__(fields)
-        self.asked = []
+        self.reads = []
 
     def __getitem__(self, name):
-        self.asked.append(name)
+        self.reads.append(name)
         return super().__getitem__(name)
 
 
 @pytest.mark.parametrize("cache", [False, True])
-def test_only_the_fields_that_are_asked_for_are_decoded(cache):
+def test_only_requested_fields_are_decoded(cache):
     record = Counted({"xyz": 1, "label": 2, "id": b"a", "name": b"b"})
     opened = source.RecordSource(
-        [record], shards=[("all", 1)], directory="made/up", split="train", cache=cache
+        [record], shards=[("all", 1)], directory="some/folder", split="train", cache=cache
     )
     assert opened.read(0, ("xyz", "label")) == {"xyz": 1, "label": 2}
     assert opened.read(0, ("label", "id")) == {"label": 2, "id": "a"}
-    assert record.asked == ["xyz", "label", "id"] if cache else ["xyz", "label", "label", "id"]
+    assert record.reads == ["xyz", "label", "id"] if cache else ["xyz", "label", "label", "id"]
 
 
 BYTES = tfds.features.Encoding.BYTES
@@ -121,35 +121,35 @@ BYTES = tfds.features.Encoding.BYTES
 @pytest.mark.parametrize(
     ("field", "feature", "value", "message"),
     [
-        ("xyz", None, None, "it has no field 'xyz'"),
+        ("xyz", None, None, "no field 'xyz'"),
         (
             "xyz",
             tfds.features.Tensor(shape=(POINTS, 2), dtype=np.float16, encoding=BYTES),
             np.zeros((POINTS, 2), np.float16),
-            r"field 'xyz': 96 bytes are no float16 \[24, 3\]",
+            r"field 'xyz': 96 bytes; expected float16 \[24, 3\]",
         ),
         (
             "image_features",
             tfds.features.Tensor(shape=(None, DIM + 1), dtype=np.float16, encoding=BYTES),
             np.zeros((2, DIM + 1), np.float16),
-            r"field 'image_features': 28 bytes are no float16 \[-1, 6\]",
+            r"field 'image_features': 28 bytes; expected float16 \[-1, 6\]",
         ),
         ("id", tfds.features.Sequence(tfds.features.Text()), ["a", "b"], "'id': 2 values"),
-        ("label", tfds.features.Sequence(np.int64), [], "'label': 0 values, expected 1"),
+        ("label", tfds.features.Sequence(np.int64), [], "'label': 0 values; expected 1"),
     ],
 )
-def test_a_field_that_is_stored_otherwise_is_named(field, feature, value, message):
+def test_a_field_of_another_type_or_shape_is_named(field, feature, value, message):
     record = stored(**{field: (feature, value)})
     assert record["source"] == "w\u00f6rd".encode()
     with pytest.raises(ValueError, match=message):
         record[field]
 
 
-def test_bytes_that_are_no_record_are_refused():
+def test_bytes_that_are_not_a_record_are_rejected():
     schema, _ = schema_and_record()
     with pytest.raises(ValueError, match="not a tf.train.Example"):
         example.Examples([b"\xff\xff\xff"], schema, names=source.FIELDS)[0]
-    with pytest.raises(ValueError, match="it has no field 'id'"):
+    with pytest.raises(ValueError, match="no field 'id'"):
         example.Examples([b""], schema, names=source.FIELDS)[0]["id"]
 
 
@@ -157,13 +157,16 @@ def test_bytes_that_are_no_record_are_refused():
     ("feature", "message"),
     [
         (None, "no field 'xyz'; expected .*'rgb'"),
-        (tfds.features.Tensor(shape=(POINTS, 3), dtype=np.float16), "stores field 'xyz' in a way"),
-        (tfds.features.Sequence(np.int64), "stores field 'xyz' in a way"),
+        (
+            tfds.features.Tensor(shape=(POINTS, 3), dtype=np.float16),
+            "stores field 'xyz' in an unsupported way",
+        ),
+        (tfds.features.Sequence(np.int64), "stores field 'xyz' in an unsupported way"),
     ],
 )
-def test_a_data_set_with_another_schema_is_refused(feature, message):
+def test_a_data_set_with_another_schema_is_rejected(feature, message):
     schema, _ = schema_and_record()
     features = {name: schema[name] for name in schema} | {"xyz": feature}
-    features = {name: one for name, one in features.items() if one is not None}
+    features = {name: feature for name, feature in features.items() if feature is not None}
     with pytest.raises(ValueError, match=message):
         example.Examples([], tfds.features.FeaturesDict(features), names=source.FIELDS)

@@ -11,10 +11,9 @@ from ml_collections import ConfigDict
 from tiny import tiny_config
 
 from mrd_jax.data import batch_spec, loader, source
-from mrd_jax.data.hard_negatives import index as neighbour_index
-from mrd_jax.data.hard_negatives import sampler
+from mrd_jax.data.hard_negatives import neighbour_index, sampler
 
-# Records of the split, rows of a batch, and how many of those are neighbours.
+# Number of records of the split, of rows of a batch, and of neighbours among these.
 RECORDS, BATCH, HARD = 29, 8, 5
 SEEDS = BATCH - HARD
 NEAREST = 4
@@ -26,17 +25,17 @@ def config_of(*, seed: int = 0, hard: int = HARD) -> ConfigDict:
 
 @pytest.fixture(scope="module")
 def near():
-    """Any four other records, in any order."""
+    """Index of four random neighbours per record."""
     rng = np.random.default_rng(0)
     rows = [rng.permutation(np.delete(np.arange(RECORDS), i))[:NEAREST] for i in range(RECORDS)]
-    return neighbour_index.Neighbours(
+    return neighbour_index.NeighbourIndex(
         np.array(rows, np.int32), fingerprint="", split="train", feature="image"
     )
 
 
 @pytest.fixture(scope="module")
 def batches(made, near):
-    """Batches of the train split of the made-up data set."""
+    """Function that returns batches of the train split of the fake data set."""
     records = source.open_split(made, "train", cache=True)
     assert len(records) == RECORDS
 
@@ -50,18 +49,18 @@ def batches(made, near):
 
 @pytest.fixture(scope="module")
 def stream(batches):
-    """Three epochs of seeds."""
+    """Batches of three epochs of seeds."""
     return batches(3 * RECORDS // SEEDS)
 
 
 def assert_same(got, want):
     assert len(got) == len(want)
-    for one, other in zip(got, want, strict=True):
-        for name in one.keys() | other.keys():
-            np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+    for batch, expected in zip(got, want, strict=True):
+        for name in batch.keys() | expected.keys():
+            np.testing.assert_array_equal(batch[name], expected[name], err_msg=name)
 
 
-def test_every_record_is_a_seed_once_an_epoch(stream):
+def test_every_record_is_a_seed_once_per_epoch(stream):
     index = np.concatenate([got["index"][:SEEDS] for got in stream]).reshape(3, RECORDS)
     epoch = np.concatenate([got["epoch"][:SEEDS] for got in stream]).reshape(3, RECORDS)
     np.testing.assert_array_equal(np.sort(index), np.tile(np.arange(RECORDS), (3, 1)))
@@ -82,7 +81,7 @@ def test_no_neighbour_repeats_a_record_of_its_batch(stream):
         assert len(set(others)) == HARD and not set(others) & set(seeds)
 
 
-def test_every_row_holds_the_record_that_it_names(stream, made):
+def test_every_row_holds_the_record_at_its_index(stream, made):
     records = source.open_split(made, "train")
     for got in stream[:3]:
         for row, index in enumerate(got["index"]):
@@ -93,13 +92,13 @@ def test_every_row_holds_the_record_that_it_names(stream, made):
                 assert found == got[f"has_{name}"][row]
 
 
-def test_starting_late_continues_the_same_stream(batches, stream):
+def test_a_later_start_step_continues_the_same_stream(batches, stream):
     assert_same(batches(5, start_step=6), stream[6:11])
 
 
 @pytest.mark.parametrize("processes", [2, 8])
 def test_processes_together_load_the_batches_of_one(batches, stream, processes):
-    """With two, a neighbour's seed is in the other process's part."""
+    """With two processes, a neighbour and its seed are in different parts of the batch."""
     parts = [
         batches(4, start_step=2, process_index=index, process_count=processes)
         for index in range(processes)
@@ -111,43 +110,43 @@ def test_processes_together_load_the_batches_of_one(batches, stream, processes):
     assert_same(joined, stream[2:6])
 
 
-def test_without_hard_negatives_neighbours_change_nothing(batches, made):
+def test_without_hard_negatives_the_neighbours_are_not_used(batches, made):
     config = config_of(hard=0)
     plain = loader.train_stream(source.open_split(made, "train"), config)
     assert_same(batches(5, config), list(itertools.islice(plain, 5)))
 
 
-def test_no_two_appearances_of_a_record_share_their_random_numbers(stream):
-    """Augmentation would repeat itself; epochs of neighbours are negative."""
+def test_every_use_of_a_record_has_its_own_random_key(stream):
+    """Otherwise augmentation would repeat; the epochs of neighbours are negative."""
     index, epoch = (np.concatenate([got[name] for got in stream]) for name in ("index", "epoch"))
     keys = jax.random.key_data(batch_spec.sample_keys(0, index, epoch))
     assert len(np.unique(keys, axis=0)) == len(index)
 
 
-def order(near, *, count=BATCH, hard=HARD, seed=0):
+def make_sampler(near, *, count=BATCH, hard=HARD, seed=0):
     config = ConfigDict({"seed": seed, "batch_size": count, "data": {"hard_negatives": hard}})
     seeds = list(range(len(near))) * 2_000
-    return sampler.Order(seeds, np.array(near, np.int32), config, length=2**48)
+    return sampler.HardNegativeSampler(seeds, np.array(near, np.int32), config, length=2**48)
 
 
-def test_neighbours_are_drawn_evenly_and_anew_in_every_step_and_for_every_seed(near):
-    """Record 0 begins step 0, and again after all records have been seeds as often as there are."""
-    found = order(near.indices)
-    begun = [found.batch(step) for step in range(0, 600 * RECORDS, RECORDS)]
-    assert all(rows[0] == 0 for rows in begun)
-    drawn = collections.Counter(rows[SEEDS] for rows in begun)
-    likely = [index for index in near.indices[0].tolist() if index not in (0, 1, 2)]
-    assert set(drawn) == set(likely)
-    assert all(abs(drawn[index] - 600 / len(likely)) < 60 for index in likely)
+def test_neighbours_are_drawn_uniformly_in_every_step_and_for_every_seed(near):
+    """Record 0 is the first seed of step 0 and of every 29th step after it."""
+    first = make_sampler(near.indices)
+    batches = [first.batch(step) for step in range(0, 600 * RECORDS, RECORDS)]
+    assert all(rows[0] == 0 for rows in batches)
+    drawn = collections.Counter(rows[SEEDS] for rows in batches)
+    allowed = [index for index in near.indices[0].tolist() if index not in (0, 1, 2)]
+    assert set(drawn) == set(allowed)
+    assert all(abs(drawn[index] - 600 / len(allowed)) < 60 for index in allowed)
 
-    other = order(near.indices, seed=1)
-    assert [other.batch(step) for step in range(9)] != [found.batch(step) for step in range(9)]
+    other = make_sampler(near.indices, seed=1)
+    assert [other.batch(step) for step in range(9)] != [first.batch(step) for step in range(9)]
 
 
-def test_where_the_batch_has_all_neighbours_any_other_record_comes():
+def test_a_random_record_is_drawn_if_the_batch_contains_all_neighbours():
     near = [[1, -1], [0, 2], [-1, -1], [2, 1], [1, 0]]
-    batches = [order(near, count=4, hard=2, seed=seed).batch(0) for seed in range(40)]
-    # Of the seeds 0 and 1, the first has only the second.
+    batches = [make_sampler(near, count=4, hard=2, seed=seed).batch(0) for seed in range(40)]
+    # The seeds are 0 and 1; 1 is the only neighbour of 0.
     assert {tuple(rows[:2]) for rows in batches} == {(0, 1)}
     assert {rows[2] for rows in batches} == {2, 3, 4}
     assert all(rows[3] == 2 for rows in batches if rows[2] != 2)

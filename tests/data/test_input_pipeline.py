@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmark of the input pipeline times what it says, on records that are in order."""
+"""The benchmark of the input pipeline times its stages on valid records."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ def folder(tmp_path_factory):
     return input_pipeline.make_data_set(tmp_path_factory.mktemp("made"), options)
 
 
-def test_the_records_are_as_many_and_as_large_as_asked_for(folder):
+def test_the_records_have_the_requested_number_and_size(folder):
     report = verify.verify(folder, workers=1)
     assert report.faults == [] and report.records == {"train": 34}
     record = source.open_split(folder, "train")[33]
@@ -30,7 +30,7 @@ def test_the_records_are_as_many_and_as_large_as_asked_for(folder):
     assert record["caption_kinds"] == ["name", "blip"]
 
 
-def test_a_repeated_source_shows_its_records_over_and_over(folder):
+def test_a_repeated_source_repeats_its_records(folder):
     opened = source.open_split(folder, "train")
     repeated = input_pipeline.Repeated(opened)
     assert len(repeated) == input_pipeline.OPENSHAPE
@@ -61,9 +61,7 @@ def test_every_stage_reads_the_same_records(folder):
     assert sorted(read[source.FIELDS]) == sorted(read[loader.FIELDS]) == list(range(34))
 
 
-def test_one_line_says_what_a_record_costs_and_how_many_cores_a_step_keeps_busy(
-    monkeypatch, capsys
-):
+def test_the_benchmark_prints_the_cost_per_record_and_the_cores_per_step(monkeypatch, capsys):
     monkeypatch.setattr(input_pipeline, "COPIED", 2**20)
     arguments = [*ARGUMENTS, "--batches=2", "--repeats=2", "--consumed=1000"]
     monkeypatch.setattr(sys, "argv", ["input_pipeline", *arguments])

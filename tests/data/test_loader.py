@@ -10,17 +10,17 @@ from ml_collections import ConfigDict
 
 from mrd_jax.data import batch_spec, loader, source
 
-# Grain's shuffle is slow below a hundred records: it walks a 2**16 permutation until it hits one.
+# Grain shuffles fewer than a hundred records slowly: it searches a permutation of 2**16 indices.
 RECORDS, POINTS, DIM = 40, 7, 4
 
 
 def raw_record(index: int) -> dict:
-    """A record as TFDS decodes it; features say which record, view and caption they are."""
+    """Returns a record as TFDS decodes it, whose features encode record, view and caption."""
     views, captions = (0 if index == 3 else 3), (0 if index == 5 else 4)
     feature = np.array([index, 0, 0, 1])
     return {
         "id": f"shape {index}".encode(),
-        "source": b"made up",
+        "source": b"fake",
         "name": f"n\u00e4me {index}".encode(),
         "creator": b"",
         "licence": b"CC0",
@@ -44,7 +44,7 @@ def records(count: int = RECORDS, *, cache: bool = False) -> source.RecordSource
     return source.RecordSource(
         [raw_record(index) for index in range(count)],
         shards=[("a-0-of-1", count)],
-        directory="made/up",
+        directory="some/folder",
         split="train",
         cache=cache,
     )
@@ -70,13 +70,13 @@ def batches(config: ConfigDict, count: int, **kwargs) -> list[dict[str, np.ndarr
 
 def assert_same(got, want):
     assert len(got) == len(want)
-    for one, other in zip(got, want, strict=True):
-        assert one.keys() == other.keys()
-        for name in one:
-            np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+    for batch, expected in zip(got, want, strict=True):
+        assert batch.keys() == expected.keys()
+        for name in batch:
+            np.testing.assert_array_equal(batch[name], expected[name], err_msg=name)
 
 
-def test_batches_keep_the_contract():
+def test_batches_satisfy_the_batch_spec():
     config = config_of()
     for got in batches(config, 3):
         spec = batch_spec.batch_spec(config)
@@ -85,7 +85,7 @@ def test_batches_keep_the_contract():
         }
 
 
-def test_every_row_belongs_to_one_record():
+def test_all_fields_of_a_row_belong_to_one_record():
     for got in batches(config_of(), 12):
         np.testing.assert_array_equal(got["rgb"][:, 0, 0], got["index"])
         np.testing.assert_array_equal(got["label"], got["index"] - 1)
@@ -107,13 +107,13 @@ def test_every_epoch_shows_every_record_once_in_a_new_order():
     assert len({tuple(order) for order in index}) == 4
 
 
-def test_starting_late_continues_the_same_stream():
+def test_a_later_start_step_continues_the_same_stream():
     config = config_of()
     assert_same(batches(config, 5, start_step=6), batches(config, 11)[6:])
 
 
-def test_a_run_of_an_earlier_version_goes_on_with_the_same_batches():
-    """Written down before there were hard negatives; a change would break every started run."""
+def test_the_stream_is_that_of_earlier_versions():
+    """These batches were recorded before hard negatives existed; started runs depend on them."""
     stream = batches(config_of(), 21)
     assert [got["index"].tolist() for got in (stream[0], stream[1], stream[20])] == [
         [21, 37, 31, 14],
@@ -140,7 +140,7 @@ def test_processes_together_load_the_batches_of_one(processes):
     assert_same(joined, batches(config, 9)[2:])
 
 
-def test_another_seed_gives_another_order_and_a_cache_gives_the_same():
+def test_the_seed_changes_the_order_and_the_cache_does_not():
     config = config_of()
     cached = itertools.islice(loader.train_stream(records(cache=True), config), 8)
     assert_same(list(cached), batches(config, 8))
@@ -150,14 +150,14 @@ def test_another_seed_gives_another_order_and_a_cache_gives_the_same():
 
 
 def drawn(config: ConfigDict, name: str, column: int) -> collections.Counter:
-    """How often each view or caption was drawn in 12 epochs of the records that have any."""
+    """Counts the draws of each view or caption in 12 epochs, of the records that have any."""
     config.batch_size = 2 * RECORDS
     stream = batches(config, 6)
     rows = np.concatenate([got[name][got[f"has_{name}"]] for got in stream])
     return collections.Counter(rows[:, column].astype(int).tolist())
 
 
-def test_views_are_drawn_evenly_or_with_the_chance_of_the_picture():
+def test_views_are_drawn_uniformly_or_with_the_probability_of_pictures():
     even = drawn(config_of(), "image", 1)
     assert set(even) == {0, 1, 2} and min(even.values()) > 120
 
@@ -167,12 +167,12 @@ def test_views_are_drawn_evenly_or_with_the_chance_of_the_picture():
     assert set(drawn(config_of(picture_probability=0.0), "image", 1)) == {0, 1}
 
 
-def test_kinds_of_captions_are_drawn_evenly_and_can_be_chosen():
-    every = drawn(config_of(), "text", 2)
-    assert 190 < every[0] < 280 and min(every[word] for word in (1, 2, 3)) > 50
+def test_caption_kinds_are_drawn_uniformly_and_can_be_restricted():
+    counts = drawn(config_of(), "text", 2)
+    assert 190 < counts[0] < 280 and min(counts[word] for word in (1, 2, 3)) > 50
 
     assert set(drawn(config_of(caption_kinds=("name",)), "text", 2)) == {0}
-    assert set(drawn(config_of(caption_kinds=("tag", "unheard of")), "text", 2)) == {1, 2, 3}
+    assert set(drawn(config_of(caption_kinds=("tag", "unknown")), "text", 2)) == {1, 2, 3}
 
 
 def test_a_record_without_an_allowed_caption_has_no_text():
@@ -180,7 +180,7 @@ def test_a_record_without_an_allowed_caption_has_no_text():
         assert not got["has_text"].any() and not got["text"].any()
 
 
-def test_only_a_picture_or_only_renders_leave_nothing_to_choose():
+def test_the_only_kind_of_image_is_drawn_whatever_the_probability():
     rng = np.random.default_rng(0)
     for chance in (0.0, 1.0):
         assert loader.draw_view(["picture"], rng=rng, picture_probability=chance) == 0
@@ -201,16 +201,16 @@ def test_views_change_from_epoch_to_epoch():
         ({"device_count": 8}, "batch_size is 4, which does not divide over 8 devices"),
     ],
 )
-def test_a_batch_that_does_not_divide_is_refused(kwargs, message):
+def test_a_batch_size_that_does_not_divide_is_rejected(kwargs, message):
     with pytest.raises(ValueError, match=message):
         loader.train_stream(records(), config_of(), **kwargs)
 
 
-def test_hard_negatives_without_neighbours_are_refused():
-    with pytest.raises(ValueError, match="hard_negatives is 2, but the stream was given no"):
+def test_hard_negatives_without_neighbours_are_rejected():
+    with pytest.raises(ValueError, match="hard_negatives is 2, but no neighbours"):
         loader.train_stream(records(), config_of(hard_negatives=2))
 
 
-def test_an_empty_split_is_refused():
-    with pytest.raises(ValueError, match="split 'train' of made/up has no records"):
+def test_an_empty_split_is_rejected():
+    with pytest.raises(ValueError, match="split 'train' of some/folder has no records"):
         loader.train_stream(records(0), config_of())

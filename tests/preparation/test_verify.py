@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every kind of damage to a data set is found and placed; each test does one."""
+"""Verification finds and locates every kind of corruption; each test causes one."""
 
 import json
 import re
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
-from made_up import DIM, POINTS
+from fake_data import DIM, POINTS
 
 from data_prep import checks, evaluation, records, verify
 from mrd_jax.data import source
@@ -16,7 +16,7 @@ from mrd_jax.data import source
 
 @pytest.fixture
 def folder(copied):
-    return copied / "made_up" / "1.0.0"
+    return copied / "fake" / "1.0.0"
 
 
 def shard(folder, split="test"):
@@ -25,7 +25,7 @@ def shard(folder, split="test"):
 
 
 def rewrite(folder, change, *, split="test", features=None):
-    """Writes a shard again with `change(records)` in it, where records are dicts."""
+    """Rewrites a shard after `change(records)`, where records are dicts."""
     schema = records.schema(points=POINTS, dim=DIM)
     opened = source.open_split(folder, split)
     found = [opened[index] for index in range(len(opened))]
@@ -39,7 +39,7 @@ def rewrite(folder, change, *, split="test", features=None):
 
 
 def edit(path, **changes):
-    """Changes values of a JSON file; a dot stands for a level."""
+    """Changes values of a JSON file; `__` in a name separates levels."""
     content = json.loads(path.read_text())
     for name, value in changes.items():
         *levels, last = name.split("__")
@@ -60,14 +60,14 @@ def assert_one(folder, *, file, reason, record=-1, shape_id=""):
     assert re.search(reason, fault.reason), fault.reason
 
 
-def test_a_whole_data_set_has_no_fault(made):
+def test_intact_data_set_has_no_fault(made):
     report = verify.verify(made, workers=1)
     assert report.faults == [] and report.records == {"train": 29, "test": 10}
     assert report.shards == 2 and report.bytes == 2 * 131072
     assert re.search("29 train, 10 test records .* 2 shards .*: no fault$", str(report))
 
 
-def test_rounding_to_half_floats_is_no_fault():
+def test_rounding_to_float16_is_no_fault():
     rng = np.random.default_rng(0)
     for points in (2, 10_000):
         xyz = rng.normal(size=(points, 3)) * rng.lognormal(size=(points, 1))
@@ -92,7 +92,7 @@ def with_nan(old):
 @pytest.mark.parametrize(
     ("field", "change", "reason"),
     [
-        ("xyz", with_nan, "xyz: 1 of 24 points are not finite"),
+        ("xyz", with_nan, "xyz: 1 of 24 points are non-finite"),
         (
             "xyz",
             moved(1.003, 0),
@@ -100,23 +100,23 @@ def with_nan(old):
         ),
         ("xyz", moved(0.997, 0), r"xyz: the farthest point is 0.99\d\d from the origin"),
         ("xyz", lambda old: np.abs(old), r"xyz: the mean is 0.\d+ from the origin, expected 0"),
-        ("image_features", rows(1, np.nan), r"image_features: rows \[1\] of 2 are not finite"),
-        ("image_features", rows(-np.inf, 1), r"image_features: rows \[0\] of 2 are not finite"),
+        ("image_features", rows(1, np.nan), r"image_features: rows \[1\] of 2 are non-finite"),
+        ("image_features", rows(-np.inf, 1), r"image_features: rows \[0\] of 2 are non-finite"),
         ("image_features", rows(0, 0), r"image_features: rows \[0, 1\] of 2 are zero"),
         ("text_features", rows(1, 1, 0), r"text_features: rows \[2\] of 3 are zero"),
-        ("text_features", rows(1, np.inf, 1), r"text_features: rows \[1\] of 3 are not finite"),
+        ("text_features", rows(1, np.inf, 1), r"text_features: rows \[1\] of 3 are non-finite"),
         ("image_features", rows(1), "image_features has 1 rows, but image_kinds 2"),
         ("image_kinds", ["render"] * 3, "image_features has 2 rows, but image_kinds 3"),
         ("captions", ["a", "b"], "text_features has 3 rows, but captions 2"),
         ("caption_kinds", ["name"] * 4, "text_features has 3 rows, but caption_kinds 4"),
         ("image_kinds", ["render", "photo"], r"image_kinds has the unknown kinds \['photo'\]"),
         ("caption_kinds", ["name", "x", "x"], r"caption_kinds has the unknown kinds \['x'\]"),
-        ("label", 2, "label is 2, expected -1 or a place among the 2 classes"),
+        ("label", 2, "label is 2, expected -1 or an index of the 2 classes"),
         ("label", -2, "label is -2, expected -1"),
         ("picture", "../passwd", "picture is '../passwd', expected 'Thing"),
     ],
 )
-def test_a_wrong_field_is_named_with_its_record(folder, field, change, reason):
+def test_wrong_field_is_reported_with_its_record(folder, field, change, reason):
     def apply(found):
         assert [len(found[3][name]) for name in ("image_kinds", "captions")] == [2, 3]
         found[3][field] = change(found[3][field]) if callable(change) else change
@@ -127,7 +127,7 @@ def test_a_wrong_field_is_named_with_its_record(folder, field, change, reason):
     )
 
 
-def test_a_field_of_another_shape_is_named_with_its_record(folder):
+def test_field_of_wrong_shape_is_reported_with_its_record(folder):
     def apply(found):
         found[3]["rgb"] = found[3]["rgb"][:-1]
 
@@ -138,7 +138,7 @@ def test_a_field_of_another_shape_is_named_with_its_record(folder):
     assert_one(folder, file=shard(folder).name, record=3, reason="be read: field 'rgb': 69 bytes")
 
 
-def test_an_empty_id_and_repeated_ids_are_named(folder):
+def test_empty_and_repeated_ids_are_reported(folder):
     train = source.open_split(folder, "train")[4]["id"]
 
     def apply(found):
@@ -148,8 +148,8 @@ def test_an_empty_id_and_repeated_ids_are_named(folder):
     rewrite(folder, apply)
     assert [(fault.record, fault.reason) for fault in faults(folder)] == [
         (0, "id is empty"),
-        (3, f"the id is that of record 2 of {shard(folder).name}, too"),
-        (5, f"the id is that of record 4 of {shard(folder, 'train').name}, too"),
+        (3, f"has the same id as record 2 of {shard(folder).name}"),
+        (5, f"has the same id as record 4 of {shard(folder, 'train').name}"),
     ]
 
 
@@ -159,7 +159,7 @@ def flip(path, content):
     path.write_bytes(data)
 
 
-def test_damaged_records_do_not_hide_the_rest_of_the_shard(folder):
+def test_corrupt_records_do_not_hide_other_faults_of_the_shard(folder):
     def apply(found):
         found[8]["label"] = 7
 
@@ -177,7 +177,7 @@ def test_damaged_records_do_not_hide_the_rest_of_the_shard(folder):
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_a_missing_or_truncated_shard_is_named(folder, split):
+def test_missing_or_truncated_shard_is_reported(folder, split):
     path = shard(folder, split)
     path.write_bytes(path.read_bytes()[:-500])
     assert_one(folder, file=path.name, reason="cannot be opened: .*Riegeli")
@@ -188,7 +188,7 @@ def test_a_missing_or_truncated_shard_is_named(folder, split):
 @pytest.mark.parametrize(
     ("change", "held"), [(lambda found: found.append(found[0]), 11), (lambda found: found.pop(), 9)]
 )
-def test_a_shard_of_another_length_is_named(folder, change, held):
+def test_shard_of_wrong_length_is_reported(folder, change, held):
     rewrite(folder, change)
     reason = f"holds {held} records, dataset_info.json says 10"
     assert_one(folder, file=shard(folder).name, reason=reason)
@@ -207,7 +207,7 @@ def test_a_shard_of_another_length_is_named(folder, change, held):
         ({"counts__classes": 3}, "metadata.json", "counts.classes is 3, but .* has 2 names"),
     ],
 )
-def test_wrong_metadata_are_named(folder, changes, file, reason):
+def test_wrong_metadata_are_reported(folder, changes, file, reason):
     edit(folder / "metadata.json", **changes)
     assert_one(folder, file=file, reason=reason)
 
@@ -219,14 +219,14 @@ def test_wrong_metadata_are_named(folder, changes, file, reason):
         ({"teacher__dim": 7}, ["image_features", "text_features"]),
     ],
 )
-def test_records_of_another_size_than_the_metadata_say_are_named(folder, changes, names):
+def test_schema_that_contradicts_the_metadata_is_reported(folder, changes, names):
     edit(folder / "metadata.json", **changes)
     found = faults(folder)
     assert [fault.file for fault in found] == ["features.json"] * 2
     assert [fault.reason.split()[0] for fault in found] == names
 
 
-def test_a_missing_fact_is_named(folder):
+def test_missing_metadata_are_reported(folder):
     (folder / "metadata.json").write_text("{}")
     assert [(fault.file, fault.reason.split()[0]) for fault in faults(folder)] == [
         ("metadata.json", name) for name in sorted(["counts.classes", *checks.METADATA])
@@ -234,12 +234,12 @@ def test_a_missing_fact_is_named(folder):
 
 
 @pytest.mark.parametrize("name", source.INFO_FILES)
-def test_a_damaged_description_is_a_fault(folder, name):
+def test_corrupt_description_file_is_reported(folder, name):
     (folder / name).write_text("{")
-    assert_one(folder, file="1.0.0", reason=f"{name} is damaged")
+    assert_one(folder, file="1.0.0", reason=f"{name} is corrupt")
 
 
-def test_a_split_with_another_count_than_its_shard_is_named(folder):
+def test_split_with_wrong_record_count_is_reported(folder):
     path = folder / "dataset_info.json"
     path.write_text(path.read_text().replace('"10"', '"12"'))
     found = [(fault.file, fault.reason) for fault in faults(folder)]
@@ -250,23 +250,23 @@ def test_a_split_with_another_count_than_its_shard_is_named(folder):
     ("name", "content", "reason"),
     [
         ("classes.json", None, "is missing"),
-        ("classes.json", "[", "is damaged: Expecting value"),
+        ("classes.json", "[", "is corrupt: Expecting value"),
         ("classes.json", '["flat", 3]', "is not a list of texts"),
         ("classes.json", '["flat", "flat"]', "lists 'flat' more than once"),
         ("unseen_names.json", None, "is missing"),
         ("unseen_names.json", "{}", "is not a list of texts"),
-        ("unseen_names.json", '["Thing"]', "1 ids are listed or left out in error, such as 'Thin"),
+        ("unseen_names.json", '["Thing"]', "1 ids contradict the records' names, such as 'Thin"),
     ],
 )
-def test_wrong_lists_of_the_evaluation_are_named(folder, name, content, reason):
+def test_wrong_evaluation_lists_are_reported(folder, name, content, reason):
     path = folder / "evaluation" / name
     path.write_text(content) if content else path.unlink()
     assert_one(folder, file=f"evaluation/{name}", reason=reason)
 
 
-def test_a_name_that_is_unseen_and_not_listed_is_noticed(folder):
+def test_unlisted_unseen_name_is_reported(folder):
     def apply(found):
-        found[3]["name"] = "heard of by nobody"
+        found[3]["name"] = "unseen name"
 
     rewrite(folder, apply)
     assert_one(folder, file="evaluation/unseen_names.json", reason="1 ids .*such as 'Thing #12/")
@@ -281,16 +281,16 @@ def test_a_name_that_is_unseen_and_not_listed_is_noticed(folder):
         (lambda old: old * np.float32([[np.nan], [1.0]]), "row 0 has norm nan"),
     ],
 )
-def test_wrong_class_features_are_named(folder, change, reason):
+def test_wrong_class_features_are_reported(folder, change, reason):
     path = folder / "evaluation" / "class_features.npy"
     np.save(path, change(np.load(path)))
     assert_one(folder, file="evaluation/class_features.npy", reason=reason)
 
 
-def test_class_features_that_cannot_be_read_are_named(folder):
+def test_unreadable_class_features_are_reported(folder):
     path = folder / "evaluation" / "class_features.npy"
     path.write_bytes(b"\x93NUMPY")
-    assert_one(folder, file="evaluation/class_features.npy", reason="is damaged: ")
+    assert_one(folder, file="evaluation/class_features.npy", reason="is corrupt: ")
     path.unlink()
     assert_one(folder, file="evaluation/class_features.npy", reason="is missing")
 
@@ -299,17 +299,17 @@ def test_class_features_that_cannot_be_read_are_named(folder):
     ("damage", "reason"),
     [
         (lambda path: path.unlink(), "is missing from evaluation/pictures"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-20]), "is damaged: "),
-        (lambda path: path.write_bytes(b"picture"), "is damaged: cannot identify"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-20]), "is corrupt: "),
+        (lambda path: path.write_bytes(b"picture"), "is corrupt: cannot identify"),
     ],
 )
-def test_a_wrong_picture_is_named_with_its_record(folder, damage, reason):
+def test_wrong_picture_is_reported_with_its_record(folder, damage, reason):
     shape_id = "Thing #12/\u00fc"
     damage(folder / "evaluation" / "pictures" / evaluation.picture_name(shape_id))
     assert_one(folder, file=shard(folder).name, record=3, shape_id=shape_id, reason=reason)
 
 
-def test_several_processes_find_what_one_finds(folder, monkeypatch):
+def test_several_processes_find_the_same_faults_as_one(folder, monkeypatch):
     def apply(found):
         found[3]["label"], found[9]["id"] = 9, found[3]["id"]
 
@@ -324,7 +324,7 @@ def test_several_processes_find_what_one_finds(folder, monkeypatch):
     assert together.records == alone.records
 
 
-def test_the_command_prints_every_fault_and_tells_by_its_status(made, folder, capsys):
+def test_command_prints_every_fault_and_returns_status_1(made, folder, capsys):
     assert verify.main([str(made), "--workers", "1"]) == 0
     shard(folder).unlink()
     assert verify.main([str(folder), str(made), "--workers", "1"]) == 1
@@ -334,8 +334,20 @@ def test_the_command_prints_every_fault_and_tells_by_its_status(made, folder, ca
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("arguments", [[], ["--unknown"], ["{made}", "{made}/evaluation"]])
-def test_another_status_says_that_there_was_nothing_to_check(made, arguments, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        verify.main([argument.format(made=made) for argument in arguments])
-    assert stopped.value.code == 2 and capsys.readouterr().out == ""
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "error: the following arguments are required: directory"),
+        (["--unknown"], "error: the following arguments are required: directory"),
+        (["{made}", "{made}/evaluation"], "error: no data set in .*/evaluation'"),
+        (["{made}", "--workers", "0"], "error: argument --workers: expected an integer of at"),
+    ],
+)
+def test_command_without_a_data_set_returns_status_2(made, arguments, message, capsys):
+    try:
+        status = verify.main([argument.format(made=made) for argument in arguments])
+    except SystemExit as stopped:
+        status = stopped.code
+    out, err = capsys.readouterr()
+    assert status == 2 and out == ""
+    assert re.match(message, err) and len(err.splitlines()) <= 2, err

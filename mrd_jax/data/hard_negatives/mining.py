@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exact search for the nearest records by cosine, in blocks of bounded memory.
+"""Exact and deterministic nearest-neighbour search by cosine similarity, block by block.
 
-Unit features are rounded to a grid of whole numbers. Their products then sum without rounding in
-float32, in whatever order a device adds them, so the result is the same to the last neighbour on
-every machine and with every block size, ties included.
+Unit features are quantised to integers whose products float32 sums without rounding, in any order
+of summation. The neighbours are therefore the same on every machine and for every block size, ties
+included.
 """
 
 import functools
@@ -14,28 +14,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Steps of the grid per unit. Rounding lengthens a row by half a step in each direction, which up
-# to 30,000 dimensions leaves its norm below 2**12 and every partial sum of a product of two rows
-# below 2**24: there float32 holds every whole number. A cosine is then good to about 1e-4.
-GRID = 4_000
+# Quantisation levels per unit. Rounding adds at most half a level per dimension, so that up to
+# 30,000 dimensions the norm of a row stays below 2**12 and every partial sum of a product of two
+# rows below 2**24, the range in which float32 is exact for integers. Cosines are accurate to about
+# 1e-4.
+LEVELS = 4_000
 MAX_DIM = 30_000
-# Records of a block of rows and of one of columns: 64 MiB of cosines on the device.
+# Rows and columns of a block of the similarity matrix: 64 MiB on the device.
 BLOCK = 4_096
-# Group of a record without a feature, which has no neighbours and is nobody's.
+# Group of records without a feature: they have no neighbours and are not neighbours of others.
 NO_GROUP = -1
 
 
 def unit_mean(features: np.ndarray) -> np.ndarray:
-    """The direction of a record's features: the mean of their unit vectors, made unit.
+    """Computes the normalised mean of the unit vectors of a record's features.
 
     Args:
-      features: [views, dim] or [captions, dim], at least one.
+      features: [views, dim] or [captions, dim], at least one row.
 
     Returns:
       float64 [dim], unit norm.
 
     Raises:
-      ValueError: a feature is zero or not finite, or they cancel out.
+      ValueError: a feature is zero or non-finite, or the features cancel out.
     """
     rows = features.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -43,13 +44,13 @@ def unit_mean(features: np.ndarray) -> np.ndarray:
         unit = mean / np.linalg.norm(mean)
     if not np.isfinite(unit).all():
         raise ValueError(
-            "the features have no direction: one is zero or not finite, or they cancel"
+            "the features have no direction: one is zero or non-finite, or they cancel out"
         )
     return unit
 
 
-def to_grid(unit: np.ndarray) -> np.ndarray:
-    """Rounds unit features to whole numbers.
+def quantise(unit: np.ndarray) -> np.ndarray:
+    """Quantises unit features to integers.
 
     Args:
       unit: [..., dim], unit norm.
@@ -58,96 +59,97 @@ def to_grid(unit: np.ndarray) -> np.ndarray:
       int16 [..., dim].
 
     Raises:
-      ValueError: the features are too long for exact sums.
+      ValueError: the features have more than `MAX_DIM` dimensions.
     """
     if unit.shape[-1] > MAX_DIM:
         raise ValueError(f"features have {unit.shape[-1]} dimensions; at most {MAX_DIM} are exact")
-    return np.rint(GRID * unit).astype(np.int16)
+    return np.rint(LEVELS * unit).astype(np.int16)
 
 
-def group_equals(grid: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """Numbers the records so that those with equal features share a number.
+def group_duplicates(features: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Groups the records that have equal features.
 
-    The same shape under two names, or two shapes under one text, would be false negatives.
+    Duplicates, such as one shape under two names, would be false negatives.
 
     Args:
-      grid: int16 [records, dim], from `to_grid`.
-      present: bool [records], whether there is a feature.
+      features: int16 [records, dim], from `quantise`.
+      present: bool [records], whether a record has a feature.
 
     Returns:
-      int32 [records]: the first record with this feature; NO_GROUP where there is none.
+      int32 [records], position of the first record with the same feature; NO_GROUP for records
+      without a feature.
     """
     first: dict[bytes, int] = {}
-    groups = np.full(len(grid), NO_GROUP, np.int32)
+    groups = np.full(len(features), NO_GROUP, np.int32)
     for index in np.flatnonzero(present):
-        mark = hashlib.blake2b(grid[index].tobytes(), digest_size=16).digest()
-        groups[index] = first.setdefault(mark, int(index))
+        key = hashlib.blake2b(features[index].tobytes(), digest_size=16).digest()
+        groups[index] = first.setdefault(key, int(index))
     return groups
 
 
 def search(
-    grid: np.ndarray, groups: np.ndarray, *, count: int, block: int = BLOCK
+    features: np.ndarray, groups: np.ndarray, *, count: int, block: int = BLOCK
 ) -> Iterator[np.ndarray]:
-    """The nearest records of each record, nearest first and the lower index first among equals.
+    """Finds the nearest records of each record, nearest first; of ties, the lower position first.
 
-    A record is never its own neighbour, nor that of one in its group.
+    Records of the same group are never neighbours.
 
     Args:
-      grid: int16 [records, dim], from `to_grid`.
-      groups: int32 [records], from `group_equals`.
-      count: neighbours of each record.
-      block: records that are compared with as many others at a time.
+      features: int16 [records, dim], from `quantise`.
+      groups: int32 [records], from `group_duplicates`.
+      count: number of neighbours per record.
+      block: number of rows, and of columns, per block of the similarity matrix.
 
     Yields:
-      int32 [up to block, count] for one run of records after another; -1 where there are fewer
-      neighbours than asked for.
+      int32 [up to block, count], positions of the neighbours of the next `block` records; -1 pads
+      lists with fewer neighbours.
     """
-    starts = range(0, len(grid), block)
-    size = min(block, len(grid))
+    starts = range(0, len(features), block)
+    size = min(block, len(features))
     for row_start in starts:
-        rows = jax.device_put(_block(grid, groups, row_start, size))
+        rows = jax.device_put(_block(features, groups, row_start, size))
         best = (
             jnp.full((size, count), -jnp.inf, jnp.float32),
             jnp.full((size, count), -1, jnp.int32),
         )
         for column_start in starts:
-            columns = _block(grid, groups, column_start, size)
-            best = _nearer(best, rows, columns, column_start)
+            columns = _block(features, groups, column_start, size)
+            best = _merge_top_k(best, rows, columns, column_start)
         cosines, indices = (np.asarray(part) for part in best)
-        found = np.where(np.isfinite(cosines), indices, -1)
-        yield found[: len(grid) - row_start]
+        neighbours = np.where(np.isfinite(cosines), indices, -1)
+        yield neighbours[: len(features) - row_start]
 
 
 def _block(
-    grid: np.ndarray, groups: np.ndarray, start: int, size: int
+    features: np.ndarray, groups: np.ndarray, start: int, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A run of records with their groups; the last is filled up with records of no group."""
-    missing = max(0, start + size - len(grid))
+    """Returns features and groups of a block; the last one is padded with records of no group."""
+    missing = max(0, start + size - len(features))
     return (
-        np.pad(grid[start : start + size], ((0, missing), (0, 0))),
+        np.pad(features[start : start + size], ((0, missing), (0, 0))),
         np.pad(groups[start : start + size], (0, missing), constant_values=NO_GROUP),
     )
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _nearer(
+def _merge_top_k(
     best: tuple[jax.Array, jax.Array],
     rows: tuple[jax.Array, jax.Array],
     columns: tuple[jax.Array, jax.Array],
     start: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """The best of what was found before and of a block of columns that begins at record start."""
+    """Merges a block of columns, whose first record is `start`, into the nearest ones so far."""
     cosines, indices = best
     count = cosines.shape[1]
     (features, groups), (others, other_groups) = rows, columns
-    found = jnp.matmul(
+    similarities = jnp.matmul(
         features.astype(jnp.float32),
         others.astype(jnp.float32).T,
         precision=jax.lax.Precision.HIGHEST,
     )
-    barred = (groups[:, None] == other_groups) | (groups[:, None] < 0) | (other_groups < 0)
-    found = jnp.where(barred, -jnp.inf, found)
-    # The earlier ones stand to the left, and of equals top_k takes the one to the left.
-    cosines, places = jax.lax.top_k(jnp.concatenate([cosines, found], axis=1), count)
-    kept = jnp.take_along_axis(indices, jnp.minimum(places, count - 1), axis=1)
-    return cosines, jnp.where(places < count, kept, start + places - count)
+    excluded = (groups[:, None] == other_groups) | (groups[:, None] < 0) | (other_groups < 0)
+    similarities = jnp.where(excluded, -jnp.inf, similarities)
+    # Earlier records come first, and of ties top_k takes the first.
+    cosines, places = jax.lax.top_k(jnp.concatenate([cosines, similarities], axis=1), count)
+    earlier = jnp.take_along_axis(indices, jnp.minimum(places, count - 1), axis=1)
+    return cosines, jnp.where(places < count, earlier, start + places - count)

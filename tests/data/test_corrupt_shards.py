@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A damaged data set is noticed, and the file is named."""
+"""Corrupt data sets raise errors that name the file."""
 
 import re
 
@@ -11,7 +11,7 @@ from mrd_jax.data import source
 
 @pytest.fixture
 def folder(copied):
-    return copied / "made_up" / "1.0.0"
+    return copied / "fake" / "1.0.0"
 
 
 @pytest.fixture
@@ -20,43 +20,42 @@ def shard(folder):
     return path
 
 
-def read(folder) -> list[dict]:
-    opened = source.open_split(folder, "test")
-    return [opened[index] for index in range(len(opened))]
+def read_all(folder) -> list[dict]:
+    return list(source.open_split(folder, "test"))
 
 
-def assert_same(got: dict, wanted: dict):
-    assert got.keys() == wanted.keys()
-    for name in got:
-        np.testing.assert_array_equal(got[name], wanted[name], err_msg=name)
+def assert_equal_records(record: dict, expected: dict):
+    assert record.keys() == expected.keys()
+    for name in record:
+        np.testing.assert_array_equal(record[name], expected[name], err_msg=name)
 
 
-def test_a_flipped_byte_is_noticed_or_changes_no_record(folder, shard):
+def test_a_flipped_byte_is_detected_or_changes_no_record(folder, shard):
     seed = np.random.SeedSequence().entropy
     print("seed", seed)
     rng = np.random.default_rng(seed)
-    whole, wanted = shard.read_bytes(), read(folder)
-    # Shards are padded to 64 KB; nine flips of ten hit what is not padding.
-    content = np.flatnonzero(np.frombuffer(whole, np.uint8))
-    noticed = 0
+    intact, expected = shard.read_bytes(), read_all(folder)
+    # Shards are padded to 64 KB; nine of ten flips hit other bytes.
+    content = np.flatnonzero(np.frombuffer(intact, np.uint8))
+    detected = 0
     for flip in range(200):
-        position = rng.integers(len(whole)) if flip % 10 == 0 else rng.choice(content)
-        data = bytearray(whole)
+        position = rng.integers(len(intact)) if flip % 10 == 0 else rng.choice(content)
+        data = bytearray(intact)
         data[position] ^= rng.integers(1, 256)
         shard.write_bytes(data)
-        opened = source.open_split(folder, "test")
-        for index, record in enumerate(wanted):
+        records = source.open_split(folder, "test")
+        for index, record in enumerate(expected):
             try:
-                got = opened[index]
+                found = records[index]
             except RuntimeError as error:
                 assert f"record {index} of {shard.name}" in str(error)
-                noticed += 1
+                detected += 1
             else:
-                assert_same(got, record)
-    assert noticed > 100
+                assert_equal_records(found, record)
+    assert detected > 100
 
 
-def test_a_record_of_a_slice_is_named_by_its_place_in_the_shard(folder, shard):
+def test_errors_name_a_record_of_a_slice_by_its_position_in_the_shard(folder, shard):
     data = bytearray(shard.read_bytes())
     data[data.index(source.open_split(folder, "test")[6]["xyz"].tobytes())] ^= 1
     shard.write_bytes(data)
@@ -68,26 +67,26 @@ def test_a_record_of_a_slice_is_named_by_its_place_in_the_shard(folder, shard):
         part[2]
 
 
-@pytest.mark.parametrize("kept", [0, 1_000, 2**16, 2**16 + 1_000, -1])
-def test_a_truncated_shard_is_named_with_every_record_that_is_lost(folder, shard, kept):
-    shard.write_bytes(shard.read_bytes()[:kept])
-    opened = source.open_split(folder, "test")
-    for index in range(len(opened)):
+@pytest.mark.parametrize("length", [0, 1_000, 2**16, 2**16 + 1_000, -1])
+def test_every_record_of_a_truncated_shard_raises(folder, shard, length):
+    shard.write_bytes(shard.read_bytes()[:length])
+    records = source.open_split(folder, "test")
+    for index in range(len(records)):
         with pytest.raises(RuntimeError, match=f"cannot read record {index} of {shard.name}"):
-            opened[index]
+            records[index]
 
 
 @pytest.mark.parametrize("name", source.INFO_FILES)
-def test_a_damaged_description_is_named(folder, name):
+def test_a_corrupt_info_file_is_named(folder, name):
     path = folder / name
     path.write_bytes(path.read_bytes()[:100])
     for open_ in (source.read_metadata, lambda directory: source.open_split(directory, "test")):
-        with pytest.raises(ValueError, match=f"{re.escape(str(path))} is damaged.*copy it again"):
+        with pytest.raises(ValueError, match=f"{re.escape(str(path))} is corrupt.*copy it again"):
             open_(folder)
 
 
 @pytest.mark.parametrize("name", source.INFO_FILES[1:])
-def test_a_missing_description_is_named(folder, name):
+def test_a_missing_info_file_is_named(folder, name):
     (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match=f"{re.escape(name)} is missing; copy it again"):
         source.open_split(folder, "test")
@@ -97,20 +96,20 @@ def test_a_missing_description_is_named(folder, name):
     ("name", "content"),
     [("dataset_info.json", "{}"), ("dataset_info.json", '{"splits": 3}'), ("features.json", "{}")],
 )
-def test_a_description_of_something_else_is_refused(folder, name, content):
+def test_info_files_of_something_else_are_rejected(folder, name, content):
     (folder / name).write_text(content)
     with pytest.raises(ValueError, match="do not describe a data set.*copy it again"):
         source.open_split(folder, "test")
 
 
-def test_a_description_that_is_no_object_is_named(folder):
+def test_an_info_file_that_is_not_an_object_is_named(folder):
     (folder / "metadata.json").write_text("[]")
-    with pytest.raises(ValueError, match="metadata.json is damaged: it is no JSON object"):
+    with pytest.raises(ValueError, match="metadata.json is corrupt: not a JSON object"):
         source.read_metadata(folder)
 
 
-def test_records_in_another_file_format_are_refused(folder):
+def test_records_in_another_file_format_are_rejected(folder):
     path = folder / "dataset_info.json"
     path.write_text(path.read_text().replace('"array_record"', '"tfrecord"'))
-    with pytest.raises(ValueError, match="does not hold records as data_prep writes them.*TFREC"):
+    with pytest.raises(ValueError, match="does not hold records written by data_prep.*TFREC"):
         source.open_split(folder, "test")

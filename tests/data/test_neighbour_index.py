@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command that finds neighbours, and its file, from disk to disk."""
+"""The command that builds neighbour indexes, and the index file."""
 
 import dataclasses
 import types
@@ -10,7 +10,7 @@ from fake_data import DIM
 from tiny import tiny_config
 
 from mrd_jax.data import source
-from mrd_jax.data.hard_negatives import index as neighbour_index
+from mrd_jax.data.hard_negatives import neighbour_index
 from mrd_jax.tools import neighbours as tool
 
 COUNT = 5
@@ -18,7 +18,10 @@ COUNT = 5
 
 @pytest.fixture
 def run(made, tmp_path, capsys):
-    """Runs the command on the made-up data set; returns (status, neighbours, stdout, stderr)."""
+    """Function that runs the command on the fake data set.
+
+    It returns (status, index, stdout, stderr).
+    """
 
     def call(*arguments, output=tmp_path / "out" / "N.npz"):
         options = ["--data", made, "--output", output, "--count", COUNT, *arguments]
@@ -30,13 +33,13 @@ def run(made, tmp_path, capsys):
 
 
 def slow_neighbours(records, feature):
-    """Nearest by whole-number cosines, without those whose feature is the same."""
+    """Neighbours by quantised cosine, without records that have the same feature."""
     rows = []
     for record in records:
         kinds = ["image_features", "text_features"]
         first, second = kinds if feature == "image" else reversed(kinds)
-        found = np.float64(record[first] if len(record[first]) else record[second])
-        mean = np.mean([row / np.sqrt(row @ row) for row in found], axis=0)
+        features = np.float64(record[first] if len(record[first]) else record[second])
+        mean = np.mean([row / np.sqrt(row @ row) for row in features], axis=0)
         rows.append(np.rint(4_000 * mean / np.sqrt(mean @ mean)))
     cosines = np.array([[np.inf if all(a == b) else -(a @ b) for b in rows] for a in rows])
     order = np.argsort(cosines, axis=1, kind="stable")[:, :COUNT]
@@ -44,8 +47,8 @@ def slow_neighbours(records, feature):
 
 
 @pytest.mark.parametrize("feature", ["image", "text"])
-def test_the_command_finds_what_a_loop_over_the_records_finds(made, run, feature):
-    """One record has no image, another no text."""
+def test_the_command_matches_a_loop_over_the_records(made, run, feature):
+    """One record has no image feature, another one no text feature."""
     records = list(source.open_split(made, "train"))
     status, found, out, _ = run("--feature", feature)
     assert status == 0
@@ -58,8 +61,8 @@ def test_the_command_finds_what_a_loop_over_the_records_finds(made, run, feature
 
 
 def test_shapes_are_compared_by_an_encoder(made, run, tmp_path, monkeypatch):
-    """The encoder takes fewer points than a record has."""
-    asked = {}
+    """The encoder takes fewer points than the records have."""
+    arguments = {}
 
     class Encoder:
         card = types.SimpleNamespace(points=7)
@@ -69,14 +72,14 @@ def test_shapes_are_compared_by_an_encoder(made, run, tmp_path, monkeypatch):
             return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
     def load(path, **expected):
-        asked.update(expected, path=path)
+        arguments.update(expected, path=path)
         return Encoder()
 
     monkeypatch.setattr("mrd_jax.encoder.load", load)
-    monkeypatch.setattr(tool, "CHUNK", 10)  # the last is not full
+    monkeypatch.setattr(tool, "CHUNK", 10)  # the last chunk is not full
     _, found, _, _ = run("--feature", "shape", "--checkpoint", tmp_path)
     conventions = {"up_axis": "z", "from_y_up": "rotate", "normalisation": "unit_sphere"}
-    assert asked == {"path": tmp_path, **conventions}
+    assert arguments == {"path": tmp_path, **conventions}
     rows = [
         np.concatenate(
             [record["xyz"][:7].sum(axis=0, dtype=np.float32), record["rgb"][:7].sum(0) / 255]
@@ -90,7 +93,7 @@ def test_shapes_are_compared_by_an_encoder(made, run, tmp_path, monkeypatch):
     assert found.feature == "shape"
 
 
-def test_the_file_lies_in_the_folder_of_the_data_set(copied, capsys):
+def test_the_index_is_written_below_the_folder_of_the_data_set(copied, capsys):
     folder = copied / "fake" / "1.0.0"
     assert tool.main(["--data", str(folder), "--count", "3", "--split", "test"]) == 0
     written = folder / "neighbours" / "test.npz"
@@ -107,7 +110,7 @@ def test_the_file_lies_in_the_folder_of_the_data_set(copied, capsys):
         (["--data", "nowhere"], "no data set in 'nowhere'"),
     ],
 )
-def test_what_the_command_cannot_use_is_refused(run, arguments, message):
+def test_unusable_arguments_are_rejected(run, arguments, message):
     status, found, _, error = run(*arguments)
     assert status == 2 and found is None and message in error
 
@@ -120,13 +123,13 @@ def test_what_the_command_cannot_use_is_refused(run, arguments, message):
         (["--count", 0], "--count is 0"),
     ],
 )
-def test_options_that_contradict_are_refused(run, capsys, arguments, message):
+def test_contradictory_options_are_rejected(run, capsys, arguments, message):
     with pytest.raises(SystemExit):
         run(*arguments)
     assert message in capsys.readouterr().err
 
 
-def test_a_record_whose_features_cancel_is_named(made, monkeypatch):
+def test_a_record_whose_features_cancel_out_is_named(made, monkeypatch):
     records = source.open_split(made, "train", cache=True)
     fields = ("id", "image_features", "text_features")
     cancel = records.read(3, fields) | {"image_features": np.array([[1] * DIM, [-1] * DIM])}
@@ -140,7 +143,7 @@ def test_a_record_whose_features_cancel_is_named(made, monkeypatch):
 
 def some(**changes):
     indices = np.array([[1, 2], [0, 2], [1, -1]], np.int32)
-    found = neighbour_index.Neighbours(
+    found = neighbour_index.NeighbourIndex(
         indices, fingerprint="data-1", split="train", feature="image"
     )
     return dataclasses.replace(found, **changes)
@@ -152,7 +155,7 @@ def open_for(path, *, records=3, **fields):
     return neighbour_index.open_for(config, fingerprint="data-1", records=records)
 
 
-def test_a_run_gets_the_nearest_that_it_asks_for(tmp_path):
+def test_open_for_returns_as_many_neighbours_as_the_config_asks_for(tmp_path):
     neighbour_index.write(tmp_path / "N.npz", some())
     np.testing.assert_array_equal(open_for(tmp_path / "N.npz").indices, some().indices)
     fewer = open_for(tmp_path / "N.npz", data__neighbours=1)
@@ -160,17 +163,18 @@ def test_a_run_gets_the_nearest_that_it_asks_for(tmp_path):
     assert open_for(tmp_path / "N.npz", data__hard_negatives=0) is None
 
 
-def test_a_digest_tells_other_neighbours_apart_but_not_other_files(tmp_path):
-    one, other = some(), some(indices=np.array([[1, 2], [0, 2], [1, 0]], np.int32))
-    assert one.digest() == some(feature="text").digest() != other.digest()
+def test_the_fingerprint_depends_on_the_neighbours_that_are_used_not_on_the_file(tmp_path):
+    index, other = some(), some(indices=np.array([[1, 2], [0, 2], [1, 0]], np.int32))
+    assert index.content_fingerprint() == some(feature="text").digest() != other.digest()
     neighbour_index.write(
         tmp_path / "N.npz", some(indices=np.array([[1, 2], [0, 1], [1, 0]], np.int32))
     )
     neighbour_index.write(tmp_path / "M.npz", some())
-    digests = {
-        open_for(tmp_path / name, data__neighbours=1).digest() for name in ("N.npz", "M.npz")
+    fingerprints = {
+        open_for(tmp_path / name, data__neighbours=1).content_fingerprint()
+        for name in ("N.npz", "M.npz")
     }
-    assert len(digests) == 1  # a run that draws from the first alone sees no difference
+    assert len(fingerprints) == 1  # the files agree in the first neighbours
 
 
 @pytest.mark.parametrize(
@@ -181,36 +185,36 @@ def test_a_digest_tells_other_neighbours_apart_but_not_other_files(tmp_path):
         ({"indices": np.array([[1, 0]] * 4, np.int32)}, "does not fit the 3 records .* 4 rows"),
         ({"indices": np.array([[1, 3]] * 3, np.int32)}, "indices from 1 to 3"),
         ({"indices": np.array([[1], [0], [1]], np.int32)}, "has 1 neighbours .* --count 2"),
-        ({"indices": np.zeros((3, 2))}, r"float64 \[3, 2\] instead of int32"),
+        ({"indices": np.zeros((3, 2))}, r"float64 \[3, 2\]; expected int32"),
     ],
 )
-def test_a_file_that_does_not_fit_says_what_to_do(tmp_path, changes, message):
+def test_errors_about_unsuitable_indexes_name_the_command(tmp_path, changes, message):
     neighbour_index.write(tmp_path / "N.npz", some(**changes))
     with pytest.raises(ValueError, match=message) as error:
         open_for(tmp_path / "N.npz")
     assert "run python -m mrd_jax.tools.neighbours" in str(error.value)
 
 
-def test_a_missing_or_damaged_file_says_what_to_do(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no neighbours in .*; run python -m"):
+def test_errors_about_missing_and_corrupt_indexes_name_the_command(tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist; run python -m"):
         open_for(tmp_path / "N.npz")
     neighbour_index.write(tmp_path / "N.npz", some())
-    whole = (tmp_path / "N.npz").read_bytes()
+    intact = (tmp_path / "N.npz").read_bytes()
     np.savez(tmp_path / "other.npz", indices=np.zeros(3))
-    for content in (whole[:-30], b"", b"no zip", (tmp_path / "other.npz").read_bytes()):
+    for content in (intact[:-30], b"", b"no zip", (tmp_path / "other.npz").read_bytes()):
         (tmp_path / "N.npz").write_bytes(content)
-        with pytest.raises(ValueError, match="damaged or no file of neighbours"):
+        with pytest.raises(ValueError, match="corrupt or not a neighbour index"):
             open_for(tmp_path / "N.npz")
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_an_index_is_written_atomically(tmp_path, monkeypatch):
     neighbour_index.write(tmp_path / "N.npz", some())
 
-    def full(*arguments):
+    def raise_disk_full(*arguments):
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
-        patch.setattr(type(neighbour_index.epath.Path(tmp_path)), "replace", full)
+        patch.setattr(type(neighbour_index.epath.Path(tmp_path)), "replace", raise_disk_full)
         neighbour_index.write(tmp_path / "N.npz", some(split="test"))
     assert neighbour_index.read(tmp_path / "N.npz").split == "train"
     assert [path.name for path in tmp_path.iterdir()] == ["N.npz"]

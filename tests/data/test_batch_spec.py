@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The batch contract."""
+"""The batch contract, fake batches and random keys."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from mrd_jax.data import batch_spec
 CONFIG = ConfigDict({"batch_size": 16, "data": {"points": 20}, "teacher": {"dim": 5}})
 
 
-def test_the_spec_is_the_contract():
+def test_the_batch_spec_has_these_shapes_and_types():
     spec = {
         name: (leaf.shape, leaf.dtype.name) for name, leaf in batch_spec.batch_spec(CONFIG).items()
     }
@@ -30,7 +30,7 @@ def test_the_spec_is_the_contract():
     }
 
 
-def test_a_fake_batch_keeps_the_contract_and_its_seed():
+def test_fake_batches_satisfy_the_batch_spec_and_are_deterministic():
     fake, again, other = (batch_spec.fake_batch(CONFIG, seed=seed) for seed in (1, 1, 2))
 
     for name, leaf in batch_spec.batch_spec(CONFIG).items():
@@ -40,7 +40,7 @@ def test_a_fake_batch_keeps_the_contract_and_its_seed():
     assert np.linalg.norm(fake["xyz"].astype(np.float32), axis=-1).max() < 1.001
 
 
-def test_missing_modalities_of_a_fake_batch_are_zeros():
+def test_missing_modalities_of_fake_batches_are_zeros():
     fake = batch_spec.fake_batch(ConfigDict(CONFIG.to_dict() | {"batch_size": 64}))
 
     for name in ("image", "text"):
@@ -48,20 +48,20 @@ def test_missing_modalities_of_a_fake_batch_are_zeros():
         np.testing.assert_array_equal(fake[name].any(axis=1), fake[f"has_{name}"])
 
 
-def test_a_key_depends_on_seed_sample_and_epoch_and_on_nothing_else():
+def test_random_keys_depend_on_seed_sample_and_epoch_only():
     index, epoch = jnp.array([0, 1, 0, 1, 5]), jnp.array([0, 0, 1, 1, 0])
 
     def draws(seed, index, epoch):
         return np.asarray(jax.vmap(jax.random.bits)(batch_spec.sample_keys(seed, index, epoch)))
 
-    all_five = draws(7, index, epoch)
-    assert len(set(all_five.tolist())) == 5
-    np.testing.assert_array_equal(draws(7, index[3:4], epoch[3:4]), all_five[3:4])
-    np.testing.assert_array_equal(draws(7, index[::-1], epoch[::-1]), all_five[::-1])
-    assert not np.isin(draws(8, index, epoch), all_five).any()
+    bits = draws(7, index, epoch)
+    assert len(set(bits.tolist())) == 5
+    np.testing.assert_array_equal(draws(7, index[3:4], epoch[3:4]), bits[3:4])
+    np.testing.assert_array_equal(draws(7, index[::-1], epoch[::-1]), bits[::-1])
+    assert not np.isin(draws(8, index, epoch), bits).any()
 
 
-def test_a_process_loads_its_share():
+def test_a_process_loads_its_part_of_the_batch():
     assert batch_spec.check_batch_size(48, process_count=4, device_count=16) == 12
 
 
@@ -73,6 +73,6 @@ def test_a_process_loads_its_share():
         (0, 1, 1, "batch_size is 0"),
     ],
 )
-def test_a_batch_that_does_not_divide_is_refused_with_numbers(size, processes, devices, message):
+def test_a_batch_size_that_does_not_divide_is_rejected(size, processes, devices, message):
     with pytest.raises(ValueError, match=message):
         batch_spec.check_batch_size(size, process_count=processes, device_count=devices)

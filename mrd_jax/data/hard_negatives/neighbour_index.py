@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nearest records of each record, as `mrd_jax.tools.neighbours` leaves them beside a data set."""
+"""Neighbour index: the nearest records of each record, for sampling hard negatives.
+
+`mrd_jax.tools.neighbours` builds it and writes it beside the data set.
+"""
 
 import dataclasses
 import hashlib
@@ -14,20 +17,20 @@ from ml_collections import ConfigDict
 from mrd_jax import atomic_io
 from mrd_jax.data import numpy_files
 
-# Folder of the files below that of the data set.
+# Folder of the index files, below the folder of the data set.
 FOLDER = "neighbours"
 COMMAND = "python -m mrd_jax.tools.neighbours"
 
 
 @dataclasses.dataclass(frozen=True)
-class Neighbours:
+class NeighbourIndex:
     """Nearest records of each record of a split.
 
     Attributes:
-      indices: int32 [records, count], nearest first; -1 where there are fewer.
-      fingerprint: of the data set, see `mrd_jax.data.source.fingerprint`.
-      split: of the data set.
-      feature: what was compared.
+      indices: int32 [records, count], nearest first; -1 pads lists with fewer neighbours.
+      fingerprint: fingerprint of the data set, see `mrd_jax.data.source.fingerprint`.
+      split: name of the split.
+      feature: feature that was compared: "image", "text" or "shape".
     """
 
     indices: np.ndarray
@@ -35,64 +38,64 @@ class Neighbours:
     split: str
     feature: str
 
-    def digest(self) -> str:
-        """Tells neighbours apart: a short hash of the indices, whatever file they came from."""
+    def content_fingerprint(self) -> str:
+        """Returns a fingerprint of the indices alone, 16 hex digits."""
         text = f"{self.indices.shape}".encode() + self.indices.astype("<i4").tobytes()
         return hashlib.sha256(text).hexdigest()[:16]
 
 
 def default_path(directory: str | os.PathLike, split: str) -> epath.Path:
-    """Where the neighbours of a split lie if nobody says otherwise.
+    """Returns the path of the index that is used if `config.data.neighbours_file` is empty.
 
     Args:
       directory: folder of the data set.
-      split: of it.
+      split: name of the split.
     """
     return epath.Path(directory) / FOLDER / f"{split}.npz"
 
 
-def write(path: str | os.PathLike, neighbours: Neighbours) -> None:
-    """Writes the file, complete or not at all.
+def write(path: str | os.PathLike, index: NeighbourIndex) -> None:
+    """Writes an index atomically.
 
     Args:
-      path: of the file; its folder is made where it is missing.
-      neighbours: to write.
+      path: `.npz` file to write; its folder is created if it does not exist.
+      index: index to write.
     """
-    fields = dataclasses.asdict(neighbours)
+    fields = dataclasses.asdict(index)
     indices = fields.pop("indices")
     atomic_io.write_npz(path, indices=indices, about=np.array(json.dumps(fields)))
 
 
-def read(path: str | os.PathLike) -> Neighbours:
-    """Reads what `write` wrote.
+def read(path: str | os.PathLike) -> NeighbourIndex:
+    """Reads an index.
 
     Args:
-      path: of the file.
+      path: `.npz` file.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is damaged, or something else.
+      FileNotFoundError: the file does not exist.
+      ValueError: the file is corrupt or holds something else.
     """
     file_path = epath.Path(path)
     if not file_path.exists():
         raise FileNotFoundError(
-            f"no neighbours in {path}, and config.data.hard_negatives needs them; run {COMMAND} "
-            f"--data DIR, or set config.data.neighbours_file"
+            f"config.data.hard_negatives needs a neighbour index, but {path} does not exist; "
+            f"run {COMMAND} --data DIR, or set config.data.neighbours_file"
         )
     try:
         file = numpy_files.ArrayFile(io.BytesIO(file_path.read_bytes()))
-        found = Neighbours(file["indices"], **json.loads(str(file["about"])))
+        index = NeighbourIndex(file["indices"], **json.loads(str(file["about"])))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
-            f"{path} is damaged or no file of neighbours ({error}); run {COMMAND} again"
+            f"{path} is corrupt or not a neighbour index ({error}); run {COMMAND} again"
         ) from error
-    indices = found.indices
+    indices = index.indices
     if indices.ndim != 2 or indices.dtype != np.int32:
         raise ValueError(
-            f"{path} holds {indices.dtype} {list(indices.shape)} instead of int32 [records, "
-            f"count]; run {COMMAND} again"
+            f"{path} holds {indices.dtype} {list(indices.shape)}; expected int32 [records, count]; "
+            f"run {COMMAND} again"
         )
-    return found
+    return index
 
 
 def check(config: ConfigDict) -> None:
@@ -120,22 +123,23 @@ def check(config: ConfigDict) -> None:
         )
 
 
-def open_for(config: ConfigDict, *, fingerprint: str, records: int) -> Neighbours | None:
-    """The neighbours that a run draws from, if its config asks for any.
+def open_for(config: ConfigDict, *, fingerprint: str, records: int) -> NeighbourIndex | None:
+    """Opens the index that a run samples hard negatives from.
 
     Args:
-      config: the run's config, which `check` accepts; reads batch_size and of data
-        hard_negatives, neighbours, neighbours_file, directory and train_split.
-      fingerprint: of the training data set.
-      records: of its training split.
+      config: config of a run; reads batch_size, data.hard_negatives, data.neighbours,
+        data.neighbours_file, data.directory and data.train_split.
+      fingerprint: fingerprint of the training data set.
+      records: number of records of the training split.
 
     Returns:
-      the nearest data.neighbours of each record; None without hard negatives.
+      The index, with the nearest `data.neighbours` neighbours of each record; None if
+      `data.hard_negatives` is 0.
 
     Raises:
-      FileNotFoundError: there is no file.
-      ValueError: the file is damaged or of other data, or has too few neighbours, or there are
-        fewer records than rows in a batch; says what to do.
+      FileNotFoundError: the file does not exist.
+      ValueError: the file is corrupt, belongs to other data or has too few neighbours, or the batch
+        is larger than the split.
     """
     data = config.data
     if not data.hard_negatives:
@@ -143,19 +147,20 @@ def open_for(config: ConfigDict, *, fingerprint: str, records: int) -> Neighbour
     if records < config.batch_size:
         raise ValueError(
             f"config.batch_size is {config.batch_size}, but split {data.train_split!r} has only "
-            f"{records} records; with config.data.hard_negatives, a batch has no record twice"
+            f"{records} records; with config.data.hard_negatives, the records of a batch are "
+            "distinct; lower it"
         )
     path = data.neighbours_file or default_path(data.directory, data.train_split)
-    found = read(path)
+    index = read(path)
     run_again = f"run {COMMAND} --data {data.directory} --split {data.train_split}"
     expected = {"fingerprint": fingerprint, "split": data.train_split}
     for field, want in expected.items():
-        if getattr(found, field) != want:
+        if getattr(index, field) != want:
             raise ValueError(
-                f"{path} is of another data set: its {field} is {getattr(found, field)!r}, that "
-                f"of config.data is {want!r}; {run_again}"
+                f"{path} belongs to another data set: its {field} is {getattr(index, field)!r}, "
+                f"that of config.data is {want!r}; {run_again}"
             )
-    indices = found.indices
+    indices = index.indices
     if len(indices) != records or not np.all((indices >= -1) & (indices < records)):
         raise ValueError(
             f"{path} does not fit the {records} records of split {data.train_split!r}: it has "
@@ -163,7 +168,7 @@ def open_for(config: ConfigDict, *, fingerprint: str, records: int) -> Neighbour
         )
     if indices.shape[1] < data.neighbours:
         raise ValueError(
-            f"{path} has {indices.shape[1]} neighbours of each record, but config.data.neighbours "
+            f"{path} has {indices.shape[1]} neighbours per record, but config.data.neighbours "
             f"is {data.neighbours}; {run_again} --count {data.neighbours}, or lower it"
         )
-    return dataclasses.replace(found, indices=indices[:, : data.neighbours])
+    return dataclasses.replace(index, indices=indices[:, : data.neighbours])

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fingerprints of checkpoints, configs and code, and checksums of the files behind them."""
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterable
+from importlib import metadata
+from typing import Any
+
+from ml_collections import ConfigDict
+
+import mrd_jax
+from mrd_jax.checkpoints import paths, run_identity
+
+# Fields of a benchmark config that do not affect its results: paths, and the selection of sets.
+PLACES = ("checkpoint", "data", "sets")
+PACKAGES = ("mrd_jax", "jax", "flax", "numpy", "scipy")
+
+
+def benchmark_fingerprints(config: ConfigDict) -> dict[str, Any]:
+    """Computes the fingerprints of everything that benchmark results depend on, except the data.
+
+    Args:
+      config: config as in `configs/benchmarks.py`.
+
+    Returns:
+      hashes: SHA-256 in hex of the config without `PLACES`, of the files of the checkpoint and of
+      the code of this package; versions: installed versions of `PACKAGES`.
+
+    Raises:
+      FileNotFoundError: the run has no checkpoint.
+    """
+    fields = json.loads(config.to_json())
+    fields = {name: value for name, value in fields.items() if name not in PLACES}
+    code = pathlib.Path(mrd_jax.__file__).parent
+    return {
+        "hashes": {
+            "config": hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest(),
+            "checkpoint": checkpoint_fingerprint(config.checkpoint),
+            "code": folder_checksum(code, files=code.rglob("*.py")),
+        },
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+    }
+
+
+def checkpoint_fingerprint(path: str | os.PathLike) -> str:
+    """Computes the fingerprint of an encoder: the checksum of its files.
+
+    Args:
+      path: encoder folder, workdir of a run (its newest checkpoint is used), or one checkpoint.
+
+    Raises:
+      FileNotFoundError: the run has no checkpoint.
+    """
+    folder = pathlib.Path(path).absolute()
+    if (folder / run_identity.RUN_FILE).exists():
+        folder = pathlib.Path(paths.newest(folder))
+    return folder_checksum(folder, files=folder.rglob("*"))
+
+
+def file_checksum(path: str | os.PathLike) -> str:
+    """Returns the SHA-256 of a file, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_checksum(folder: pathlib.Path, *, files: Iterable[pathlib.Path]) -> str:
+    """Computes one SHA-256 of several files and their relative paths.
+
+    The result is that of (cd FOLDER; find * -type f | LC_ALL=C sort | xargs sha256sum) | sha256sum.
+
+    Args:
+      folder: folder that the paths are relative to.
+      files: paths below the folder, in any order; folders among them are ignored.
+    """
+    names = sorted(path.relative_to(folder).as_posix() for path in files if path.is_file())
+    lines = (f"{file_checksum(folder / name)}  {name}\n" for name in names)
+    return hashlib.sha256("".join(lines).encode("utf-8")).hexdigest()
