@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the command lines share: the `mrd-jax` command, argument parsing, errors and logs."""
+"""Shared parts of the command lines: the `mrd-jax` command, argument parsing, errors and logs."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encoders: saving, loading from an encoder folder or a training run, embedding point clouds."""
+"""Saving, loading and use of encoders, stored in a folder of their own or in a training run."""
 
 import dataclasses
 import functools
@@ -95,7 +95,7 @@ class Encoder:
     def _batches(
         self, clouds: Iterable[Cloud], size: int
     ) -> Iterator[tuple[dict[str, np.ndarray], int]]:
-        """Yields batches of one size with their number of clouds; the last cloud pads the last."""
+        """Yields batches with their number of clouds; a short one is padded with its last cloud."""
         pending: list[Cloud] = []
         compiled = False  # whether a full batch has been yielded
         for position, cloud in enumerate(clouds):

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command lines without logic of their own; the only part of mrd_jax that may use data_prep."""
+"""Command lines; besides `mrd_jax.search` and `mrd_jax.demo`, only they import data_prep."""

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from mrd_jax import convert, encoder
-from mrd_jax.checkpoints import hashes, initial_weights, model_card
+from mrd_jax.checkpoints import fingerprinting, initial_weights, model_card
 from mrd_jax.cli import command
 from mrd_jax.convert import files
 from mrd_jax.data import batch_spec
@@ -118,7 +118,7 @@ def make_card(conversion: convert.Conversion, options: argparse.Namespace) -> mo
         teacher_dim=conversion.model.out_dim,
         source=options.source,
         source_file=options.checkpoint.name,
-        source_sha256=hashes.sha256(options.checkpoint),
+        source_sha256=fingerprinting.file_checksum(options.checkpoint),
         licence=options.licence,
         **CONVENTIONS,
     )

@@ -27,7 +27,7 @@ import tqdm
 import mrd_jax.encoder
 from data_prep.geometry import clouds
 from mrd_jax import atomic_io
-from mrd_jax.checkpoints import hashes, model_card
+from mrd_jax.checkpoints import fingerprinting, model_card
 from mrd_jax.cli import command
 from mrd_jax.encoder import Encoder
 from mrd_jax.search import shape_files
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report,
         files=files,
         card=encoder.card,
-        checkpoint=hashes.checkpoint(options.checkpoint),
+        checkpoint=fingerprinting.checkpoint_fingerprint(options.checkpoint),
     )
     print(
         f"embedded {len(report.files)} of {len(paths)} files into {options.output}; "
@@ -210,7 +210,7 @@ def write_embeddings(
       report: embedded and skipped files.
       files: all files with their metadata.
       card: model card of the encoder.
-      checkpoint: fingerprint of the encoder, see `hashes.checkpoint`.
+      checkpoint: fingerprint of the encoder, see `fingerprinting.checkpoint_fingerprint`.
     """
     by_path = {file.path: file for file in files}
     embedded = [by_path[path] for path in report.files]

@@ -24,8 +24,7 @@ import tqdm
 import mrd_jax.encoder
 from mrd_jax.cli import command
 from mrd_jax.data import augment, source
-from mrd_jax.data.hard_negatives import index as neighbour_index
-from mrd_jax.data.hard_negatives import mining
+from mrd_jax.data.hard_negatives import mining, neighbour_index
 from mrd_jax.encoder import Encoder
 
 FEATURES = ("image", "text", "shape")
@@ -48,15 +47,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.checkpoint:
         conventions = {name: metadata[name] for name in ("up_axis", "from_y_up", "normalisation")}
         encoder = mrd_jax.encoder.load(options.checkpoint, **conventions)
-        grid, present = shape_features(records, encoder=encoder)
+        features, present = shape_features(records, encoder=encoder)
     else:
         dim = metadata["teacher"]["dim"]
-        grid, present = teacher_features(records, feature=options.feature, dim=dim)
+        features, present = teacher_features(records, feature=options.feature, dim=dim)
     read = time.perf_counter()
-    indices = search(grid, present, count=options.count)
+    indices = search(features, present, count=options.count)
     searched = time.perf_counter()
     output = options.output or neighbour_index.default_path(options.data, options.split)
-    neighbours = neighbour_index.Neighbours(
+    neighbours = neighbour_index.NeighbourIndex(
         indices,
         fingerprint=source.fingerprint(metadata),
         split=options.split,
@@ -106,25 +105,25 @@ def teacher_features(
       dim: length of the teacher's features.
 
     Returns:
-      The features on the integer grid of `mining.to_grid`, int16 [records, dim], and whether each
-      record has one, bool [records].
+      The quantised features, int16 [records, dim], see `mining.quantise`; and whether each record
+      has one, bool [records].
 
     Raises:
       ValueError: the features of a record have no mean direction; the message names the record.
     """
-    grid = np.zeros((len(records), dim), np.int16)
+    features = np.zeros((len(records), dim), np.int16)
     present = np.zeros(len(records), bool)
     fields = sorted(("image_features", "text_features"), key=lambda field: feature not in field)
     for index, record in enumerate(_read_all(records, ("id", *fields))):
-        features = next((record[field] for field in fields if len(record[field])), None)
-        if features is None:
+        rows = next((record[field] for field in fields if len(record[field])), None)
+        if rows is None:
             continue
         try:
-            grid[index] = mining.to_grid(mining.unit_mean(features))
+            features[index] = mining.quantise(mining.unit_mean(rows))
         except ValueError as error:
             raise ValueError(f"record {index}, {record['id']!r}: {error}") from error
         present[index] = True
-    return grid, present
+    return features, present
 
 
 def shape_features(
@@ -148,7 +147,7 @@ def shape_features(
         batch = {name: np.stack([record[name] for record in chunk]) for name in ("xyz", "rgb")}
         # The first points of a record, as in evaluation.
         xyz, rgb = map(np.asarray, augment.plain(batch, num_points=encoder.card.points))
-        parts.append(mining.to_grid(encoder.embed(zip(xyz, rgb, strict=True))))
+        parts.append(mining.quantise(encoder.embed(zip(xyz, rgb, strict=True))))
     return np.concatenate(parts), np.ones(len(records), bool)
 
 
@@ -158,11 +157,11 @@ def _read_all(records: source.RecordSource, fields: Sequence[str]) -> Iterator[d
     return (records.read(index, fields) for index in indices)
 
 
-def search(grid: np.ndarray, present: np.ndarray, *, count: int) -> np.ndarray:
+def search(features: np.ndarray, present: np.ndarray, *, count: int) -> np.ndarray:
     """Returns the nearest neighbours of every record, with a progress bar.
 
     Args:
-      grid: int16 [records, dim], from `teacher_features` or `shape_features`.
+      features: int16 [records, dim], from `teacher_features` or `shape_features`.
       present: bool [records], likewise.
       count: neighbours per record.
 
@@ -170,8 +169,10 @@ def search(grid: np.ndarray, present: np.ndarray, *, count: int) -> np.ndarray:
       int32 [records, count], nearest first, padded with -1; see `mining.search`.
     """
     parts = []
-    with tqdm.tqdm(total=len(grid), desc="searching", unit="record") as bar:
-        for part in mining.search(grid, mining.group_equals(grid, present), count=count):
+    with tqdm.tqdm(total=len(features), desc="searching", unit="record") as bar:
+        for part in mining.search(
+            features, mining.group_duplicates(features, present), count=count
+        ):
             parts.append(part)
             bar.update(len(part))
     return np.concatenate(parts)

@@ -50,9 +50,9 @@ def test_text_that_is_not_a_card_is_rejected(text, message):
 @pytest.mark.parametrize(
     "field, value, message",
     [
-        ("up_axis", "y", "up_axis is 'y'; this version knows z"),
-        ("from_y_up", "flip", "from_y_up is 'flip'; this version knows rotate, swap"),
-        ("normalisation", "cube", "'cube'; this version knows unit_sphere"),
+        ("up_axis", "y", "up_axis is 'y'; expected one of z"),
+        ("from_y_up", "flip", "from_y_up is 'flip'; expected one of rotate, swap"),
+        ("normalisation", "cube", "'cube'; expected one of unit_sphere"),
         ("source", "ulip", "'ulip'"),
         ("points", 0, "points is 0; expected a positive"),
         ("points", "many", "points is 'many'; expected int"),

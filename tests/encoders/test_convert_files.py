@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from mrd_jax.checkpoints import hashes
+from mrd_jax.checkpoints import fingerprinting
 from mrd_jax.convert import files
 
 STATE = {
@@ -63,7 +63,7 @@ def test_a_pickle_without_pytorch_is_an_error_with_the_remedy(tmp_path, monkeypa
 
 def test_sha256_of_a_file_is_that_of_its_bytes(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
-    assert hashes.sha256(tmp_path / "x") == (
+    assert fingerprinting.file_checksum(tmp_path / "x") == (
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     )
 

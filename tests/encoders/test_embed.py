@@ -14,7 +14,7 @@ from tiny_encoder import DIM, POINTS, tiny_card, tiny_variables
 from data_prep.geometry import clouds
 from data_prep.sources import tables
 from mrd_jax import encoder
-from mrd_jax.checkpoints import hashes, model_card
+from mrd_jax.checkpoints import fingerprinting, model_card
 from mrd_jax.search import shape_files
 from mrd_jax.tools import embed
 
@@ -178,7 +178,7 @@ def test_the_output_has_the_metadata_of_its_rows(run, checkpoint, tmp_path):
     assert arrays["embeddings"].dtype == np.float32 and arrays["embeddings"].shape == (1, DIM)
     np.testing.assert_allclose(np.linalg.norm(arrays["embeddings"], axis=1), 1, atol=1e-6)
     assert model_card.from_dict(json.loads(str(arrays["card"]))) == tiny_card()
-    assert arrays["checkpoint"] == hashes.checkpoint(checkpoint)
+    assert arrays["checkpoint"] == fingerprinting.checkpoint_fingerprint(checkpoint)
     for name in ("names", "creators", "licences", "up"):
         assert arrays[name].tolist() == [""]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["E.npz"]
@@ -265,12 +265,12 @@ def test_without_the_extra_prep_arrays_are_embedded_and_a_table_is_an_error(
 ):
     np.savez(tmp_path / "x.npz", xyz=cloud(0)[0])
     # As if trimesh were missing.
-    monkeypatch.setitem(sys.modules, "data_prep.sources", None)
-    monkeypatch.delattr("data_prep.sources", raising=False)
+    for module in ("data_prep.sources", "data_prep.sources.folder"):
+        monkeypatch.setitem(sys.modules, module, None)
     assert run(tmp_path)[0] == 0
     write_table(tmp_path, "path", "x.npz")
     status, _, _, err = run(tmp_path)
-    assert status == 2 and 'needs it: pip install "mrd_jax[prep]", or pass the files' in err
+    assert status == 2 and 'needs it. Run pip install "mrd_jax[prep]", or pass the files' in err
 
 
 def test_a_swapped_copy_embeds_equally_under_swapped_axes(tmp_path):

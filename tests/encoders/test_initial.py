@@ -67,7 +67,7 @@ def test_initial_weights_round_trip_through_a_file(tmp_path):
     with pytest.raises(ValueError, match="name the output so"):
         initial_weights.save(tmp_path / "part", part)
     (tmp_path / "bad.npz").write_bytes(b"PK no")
-    with pytest.raises(ValueError, match="bad.npz: not a whole .npz file"):
+    with pytest.raises(ValueError, match="bad.npz: not a valid .npz file"):
         initial_weights.load(str(tmp_path / "bad.npz"))
 
 
