@@ -248,7 +248,7 @@ def _unseen_name_faults(
         splits.setdefault(record.split, []).append(record.id)
     wrong = sorted(set(listed) ^ set(evaluation.unseen_names(read, splits)))
     if wrong:
-        reason = f"{len(wrong)} ids are listed or missing in contradiction to the records' names"
+        reason = f"{len(wrong)} ids contradict the records' names"
         yield checks.file_fault(f"{folder.name}/{name}", f"{reason}, such as {wrong[0]!r}")
 
 

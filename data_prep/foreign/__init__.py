@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading files from strangers: within limits, without running what is in them."""
+"""Readers of untrusted files: within limits, and without running code in the files."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading archives and folders from strangers: no path leaves them, no member is endless."""
+"""Reads untrusted archives and folders: paths stay inside, and sizes are limited."""
 
 import posixpath
 import struct
@@ -10,31 +10,31 @@ from pathlib import Path
 
 from data_prep.foreign import limits
 
-# What zipfile raises on damaged archives, and on what it does not know.
-_DAMAGED = (
+# Exceptions of zipfile for corrupt archives and unsupported features.
+_CORRUPT = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError),
     *(RuntimeError, ValueError, OverflowError),
 )
-# Others are not made for models; LZMA asks for up to 4 GB to unpack a byte.
-_PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+# Archives of models use no others; LZMA can allocate up to 4 GB to unpack one byte.
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 class ArchiveError(ValueError):
-    """An archive, or a path asked of it, that must not or cannot be read."""
+    """Raised for an archive, or a path in it, that cannot or must not be read."""
 
 
 def safe_path(name: str) -> str:
-    """The normal form of a path inside an archive; refuses one that leaves it.
+    """Normalises a path inside an archive; rejects a path that leaves it.
 
     Args:
-      name: path as written in an archive, a catalogue or a material file; back slashes count as
-        separators and one leading slash means the archive's root, as Java resources are written.
+      name: path in an archive, a catalogue or a material file. Backslashes are separators, and one
+        leading slash denotes the root of the archive, as in Java resources.
 
     Returns:
       The path with forward slashes and without `.` or `..`.
 
     Raises:
-      ArchiveError: the path is empty, climbs above the root, names a drive or holds a zero byte.
+      ArchiveError: the path is empty, leads above the root, or contains a drive or a zero byte.
     """
     path = posixpath.normpath(name.replace("\\", "/").removeprefix("/"))
     if (
@@ -49,15 +49,15 @@ def safe_path(name: str) -> str:
 
 
 def folder_reader(root: Path) -> Callable[[str], bytes]:
-    """Reads files below a folder by name; links that lead out of it are not followed.
+    """Returns a function that reads files below a folder; links out of it are not followed.
 
     Args:
-      root: the folder.
+      root: folder of the files.
 
     Returns:
-      path below the folder -> bytes of the file. It raises FileNotFoundError where there is none,
-      ArchiveError where the path or a link leaves the folder, and limits.LimitError where the file
-      is too large.
+      Function from a path relative to the folder to the bytes of the file. Raises
+      FileNotFoundError for a missing file, ArchiveError for a path or a link that leaves the
+      folder, and limits.LimitError for a file that is too large.
     """
     root = root.resolve()
 
@@ -67,7 +67,7 @@ def folder_reader(root: Path) -> Callable[[str], bytes]:
             if not path.is_relative_to(root):
                 raise ArchiveError(f"path {name!r} leaves its folder")
             return limits.read_file(path)
-        # Links that go round in circles, names that are too long, folders.
+        # Cyclic links, names that are too long, folders.
         except (OSError, RuntimeError) as error:
             raise FileNotFoundError(name) from error
 
@@ -75,19 +75,19 @@ def folder_reader(root: Path) -> Callable[[str], bytes]:
 
 
 class Archive:
-    """A zip file opened for reading by safe paths, letter case ignored where that is unambiguous.
+    """Zip file that is read by safe paths; letter case is ignored unless it is ambiguous.
 
     Catalogues were made on systems that ignore case, so `Wood.JPG` may be stored as `wood.jpg`.
     """
 
     def __init__(self, path: Path | str):
-        """Opens the archive and indexes the members whose own names are safe.
+        """Opens the archive and indexes the members with safe names.
 
         Args:
-          path: the zip file.
+          path: path of the zip file.
 
         Raises:
-          FileNotFoundError: there is no such file.
+          FileNotFoundError: the file does not exist.
           ArchiveError: the file is not a zip archive, or is too large.
         """
         self.path = Path(path)
@@ -99,7 +99,7 @@ class Archive:
             raise
         except limits.LimitError as error:
             raise ArchiveError(f"{self.path}: {error}") from error
-        except _DAMAGED as error:
+        except _CORRUPT as error:
             raise ArchiveError(f"{self.path}: not a zip archive ({error})") from error
         self._members: dict[str, zipfile.ZipInfo] = {}
         self._folded: dict[str, zipfile.ZipInfo] = {}
@@ -107,14 +107,14 @@ class Archive:
             try:
                 name = safe_path(member.filename)
             except ArchiveError:
-                continue  # never indexed, so it cannot be read; asking for it by name says why
-            if member.is_dir():  # which does not know a name of no length
+                continue  # not indexed; `read` raises the same error for this name
+            if member.is_dir():  # after safe_path, because it fails for an empty name
                 continue
             self._members[name] = member
             self._folded.setdefault(name.lower(), member)
 
     def __contains__(self, name: str) -> bool:
-        """Whether `read(name)` would find a member."""
+        """Returns True if the archive has a member of this name."""
         path = safe_path(name)
         return path in self._members or path.lower() in self._folded
 
@@ -122,21 +122,21 @@ class Archive:
         """Unpacks one member.
 
         Raises:
-          ArchiveError: the path leaves the archive, or the member is too large or damaged.
-          FileNotFoundError: there is no such member.
+          ArchiveError: the path leaves the archive, or the member is too large or corrupt.
+          FileNotFoundError: the archive has no such member.
         """
         path = safe_path(name)
         member = self._members.get(path) or self._folded.get(path.lower())
         if member is None:
             raise FileNotFoundError(f"{self.path}: no member {path!r}")
-        limit = limits.MEMBER_BYTES.most()
+        limit = limits.MEMBER_BYTES.maximum()
         try:
-            if member.compress_type not in _PACKINGS:
-                raise ValueError(f"packed in way {member.compress_type}, expected deflate")
+            if member.compress_type not in _COMPRESSIONS:
+                raise ValueError(f"compression type is {member.compress_type}, expected deflate")
             with self._zip.open(member) as stream:
-                # The size in the header may lie: the stream itself is what is limited.
+                # The size in the header may be wrong, so the limit applies to the stream.
                 data = stream.read(limit + 1)
-        except _DAMAGED as error:
+        except _CORRUPT as error:
             raise ArchiveError(f"{self.path}: member {path!r} is unreadable: {error}") from error
         try:
             limits.MEMBER_BYTES.check(len(data))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clouds in files that numpy wrote."""
+"""Point clouds in npy and npz files."""
 
 from pathlib import Path
 
@@ -14,34 +14,34 @@ RGB_NAMES = ("rgb", "colors", "colours")
 
 
 class ArrayError(ValueError):
-    """A file that holds no cloud; the message is the reason, without the file's name."""
+    """Raised for a file without a point cloud; the message omits the file's name."""
 
 
 def read(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """Reads an npy or npz file of one cloud; pickles are refused.
+    """Reads a point cloud from an npy or npz file; pickles are rejected.
 
     Args:
-      path: an array is [n, 3] xyz or [n, 6] xyz and rgb; an npz holds `xyz` (or `points`) and
-        perhaps `rgb` (or `colors`), or a single array.
+      path: an array is [n, 3] xyz or [n, 6] xyz and rgb; an npz contains `xyz` (or `points`) and
+        optionally `rgb` (or `colors`), or a single array.
 
     Returns:
-      Coordinates [n, 3], and colours [n, 3] or None, as the file has them; whether they can be used
-      is for the caller to check.
+      Coordinates [n, 3], and colours [n, 3] or None, as in the file. The caller checks their
+      values.
 
     Raises:
-      ArrayError: the file is damaged or holds something else.
-      limits.LimitError: it holds too much.
-      OSError: it cannot be opened.
+      ArrayError: the file is corrupt or contains something else.
+      limits.LimitError: the file exceeds a limit.
+      OSError: the file cannot be opened.
     """
     try:
         with path.open("rb") as stream:
-            file = numpy_files.ArrayFile(stream, most_bytes=limits.ARRAY_BYTES.most())
+            file = numpy_files.ArrayFile(stream, max_bytes=limits.ARRAY_BYTES.maximum())
             limits.MEMBERS.check(len(file))
             xyz = [name for name in XYZ_NAMES if name in file] or list(file)
             rgb = [name for name in RGB_NAMES if name in file]
             if len(xyz) != 1 or len(rgb) > 1:
                 raise ArrayError(f"holds arrays {sorted(file)[:9]}; expected xyz, and perhaps rgb")
-            found = (file[xyz[0]], file[rgb[0]]) if rgb else _split(file[xyz[0]])
+            cloud = (file[xyz[0]], file[rgb[0]]) if rgb else _split(file[xyz[0]])
     except numpy_files.PickledError as error:
         raise ArrayError(
             "holds pickled objects, which may run code when they are read; if you trust the "
@@ -53,12 +53,12 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         raise
     except numpy_files.ArrayFileError as error:
         raise ArrayError(str(error)) from error
-    limits.POINTS.check(len(found[0]) if found[0].ndim else 0)
-    return found
+    limits.POINTS.check(len(cloud[0]) if cloud[0].ndim else 0)
+    return cloud
 
 
 def _split(array: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Columns 3 to 5 of six are colours."""
+    """Splits an array [n, 6] into coordinates and colours."""
     if array.ndim == 2 and array.shape[1] == 6:
         return array[:, :3], array[:, 3:]
     return array, None

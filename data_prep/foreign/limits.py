@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The most that a file from a stranger may hold.
+"""Limits on the content of untrusted files.
 
-A few bytes can promise a billion points, pixels or files. Every reader of `data_prep` checks what a
-file promises, and what it turns out to hold, against the numbers here before it takes memory for
-it. Each number may be raised by an environment variable, where a file is to be trusted and the
-machine has the memory: its name is in the error.
+A few bytes can declare a billion points, pixels or files. Every reader of `data_prep` compares the
+declared and the actual sizes with these limits before it allocates memory. An environment variable,
+which the error message names, raises a limit for trusted files and machines with enough memory.
 """
 
 import dataclasses
@@ -14,28 +13,28 @@ from pathlib import Path
 
 
 class LimitError(ValueError):
-    """A file that holds too much; says how much, what is allowed and what to do."""
+    """Raised for a file that exceeds a limit; the message has the size, the limit and a remedy."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Limit:
-    """One number.
+    """Largest allowed count of something.
 
     Attributes:
-      default: the most, unless the environment says otherwise.
-      unit: that is counted.
-      variable: of the environment.
+      default: largest count, unless the environment variable is set.
+      unit: what is counted.
+      variable: environment variable that replaces the default.
     """
 
     default: int
     unit: str
     variable: str
 
-    def most(self) -> int:
-        """What holds now.
+    def maximum(self) -> int:
+        """Returns the largest allowed count.
 
         Raises:
-          ValueError: the environment variable is no positive integer.
+          ValueError: the environment variable is not a positive integer.
         """
         text = os.environ.get(self.variable)
         if text is None:
@@ -45,66 +44,67 @@ class Limit:
         return int(text)
 
     def check(self, found: int) -> None:
-        """Refuses what is too much.
+        """Compares a count with the limit.
 
         Raises:
-          LimitError: it is.
+          LimitError: the count exceeds the limit.
         """
-        most = self.most()
-        if found > most:
+        maximum = self.maximum()
+        if found > maximum:
             raise LimitError(
-                f"too large: {found} {self.unit}, at most {most} are read; make it smaller, or set "
-                f"{self.variable}={found} if you trust it and have the memory"
+                f"too large: {found} {self.unit}, at most {maximum} are read; make it smaller, or "
+                f"set {self.variable}={found} if you trust it and have the memory"
             )
 
 
-# Of one file. A mesh takes ten to twenty times its size in memory while it is read (measured on
-# spheres of 327,680 faces: PLY as text 19, GLB 11, OBJ 8), so one at the limit takes 5 to 10 GB.
+# Size of a file. A mesh takes ten to twenty times its size in memory while it is read (measured on
+# spheres of 327,680 faces: PLY as text 19, GLB 11, OBJ 8), so a file at the limit takes 5 to 10 GB.
 FILE_BYTES = Limit(512 * 2**20, "bytes", "MRD_MAX_FILE_BYTES")
-# Of one unpacked member of an archive. The largest of the Sweet Home 3D catalogues has 9 MB.
+# Unpacked size of a member of an archive. The largest in the Sweet Home 3D catalogues has 9 MB.
 MEMBER_BYTES = Limit(256 * 2**20, "unpacked bytes", "MRD_MAX_MEMBER_BYTES")
-# Of an archive. The largest Sweet Home 3D catalogue has a few thousand.
+# Members of an archive. The largest Sweet Home 3D catalogue has a few thousand.
 MEMBERS = Limit(100_000, "members", "MRD_MAX_MEMBERS")
-# Of everything that one mesh refers to, together: materials, textures, buffers.
+# Total size of the files that a mesh refers to: materials, textures, buffers.
 ASSET_BYTES = Limit(2**30, "bytes of referenced files", "MRD_MAX_ASSET_BYTES")
-# Of one array, or of all of a glTF file: 40 million points with colours, in double precision.
+# Size of an array, or of all arrays of a glTF file: 40 million coloured points in float64.
 ARRAY_BYTES = Limit(2 * 2**30, "bytes of arrays", "MRD_MAX_ARRAY_BYTES")
-# Of a mesh, in all places of its scene. Each takes 800 bytes until it is rendered (same spheres).
+# Faces and vertices of a scene. A face takes 800 bytes until it is rendered (same spheres).
 FACES = Limit(10_000_000, "faces", "MRD_MAX_FACES")
 VERTICES = Limit(10_000_000, "vertices", "MRD_MAX_VERTICES")
-# Of a cloud, which is cut down to 10,000: more than a scanner takes of one object.
+# Points of a cloud, before sampling down to 10,000; more than a scan of one object has.
 POINTS = Limit(20_000_000, "points", "MRD_MAX_POINTS")
 # Meshes, nodes, materials or solids of a scene. At the limit, trimesh takes 12 s for the solids of
-# an STL file or the materials of an OBJ file, and a time that grows with their square.
+# an STL file or the materials of an OBJ file. The time grows with the square of their number.
 PARTS = Limit(10_000, "parts", "MRD_MAX_PARTS")
-# Of nodes below one another in a glTF scene: trimesh takes 24 s for a row of 2,000, and a time that
-# grows faster than the square.
+# Depth of nested nodes in a glTF scene: trimesh takes 24 s for a depth of 2,000. The time grows
+# faster than the square of the depth.
 DEPTH = Limit(200, "levels of nodes", "MRD_MAX_DEPTH")
-# Of one picture or texture: 8,192 x 8,192, 256 MB with alpha, and up to five copies while it is
-# decoded and laid on white.
+# Pixels of a picture or texture: 8,192 x 8,192, 256 MB with alpha, and up to five copies while it
+# is decoded and laid on white.
 PIXELS = Limit(2**26, "pixels", "MRD_MAX_PIXELS")
-# Of all textures of a mesh after they were shrunk: 512 MB.
+# Pixels of all textures of a mesh after their reduction: 512 MB.
 TEXELS = Limit(2**27, "pixels of textures", "MRD_MAX_TEXELS")
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of an ordinary file.
+    """Reads the bytes of a regular file.
 
     Raises:
-      LimitError: it is too large.
-      OSError: it cannot be read, grows meanwhile, or is no ordinary file, which might never end.
+      LimitError: the file is too large.
+      OSError: the file cannot be read, grows while it is read, or is not a regular file, such as a
+        pipe, which might never end.
     """
-    with open(path, "rb", opener=_open_at_once) as file:
+    with open(path, "rb", opener=_open_nonblocking) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(f"{path}: not an ordinary file")
+            raise OSError(f"{path}: not a regular file")
         FILE_BYTES.check(status.st_size)
-        data = file.read(status.st_size + 1)  # all of this is allocated beforehand
+        data = file.read(status.st_size + 1)  # Python allocates this size before reading
     if len(data) > status.st_size:
-        raise OSError(f"{path}: it grew while it was read; try again when it is complete")
+        raise OSError(f"{path}: the file grew while it was read; try again when it is complete")
     return data
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    """Opens without waiting for the other end of a pipe."""
+def _open_nonblocking(path: str, flags: int) -> int:
+    """Opens a file without waiting for the other end of a pipe."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading `.npy` files from strangers, also those that hold a pickle, without running their code.
+"""Reads untrusted `.npy` files, including pickled ones, without running code from them.
 
-A pickle is a program: it names functions and calls them. Published `.npy` files that hold a dict
-are pickles. Here every name that a pickle may use stands for an object of this file, which takes
-down what it is given; numpy itself is called at the end, and only with a plain number type and
-bytes of the right length. (numpy's own `dtype.__setstate__` and `ndarray.__setstate__` trust their
-arguments: a dtype that lies about holding objects makes numpy follow addresses from the file.)
+A pickle is a program that looks up functions by name and calls them. Published `.npy` files of a
+dict are pickles. This unpickler replaces every name that a pickle may use by an object of this file
+that records its arguments. numpy is called only at the end, with a plain number type and bytes of
+the right length, because numpy's own `dtype.__setstate__` and `ndarray.__setstate__` trust their
+arguments: a forged dtype makes numpy follow addresses from the file.
 
-Refused, with the name of the file: any function or class but the seven names that arrays, numbers
-and old bytes are written with; types of objects, dates and structures; arrays of objects with two
-or more axes; containers that hold themselves.
+Rejected, with the name of the file: all functions and classes except the seven names for arrays,
+numbers and old bytes; object, date and structured types; object arrays with two or more axes;
+containers that contain themselves.
 """
 
 import pickle
@@ -23,29 +23,30 @@ import numpy as np
 
 from data_prep.foreign import pickle_checks
 
-# Booleans, integers, floats, text and bytes; "O" only as the type of a wrapper.
+# Booleans, integers, floats, text and bytes; "O" only for the object array around the content.
 _DTYPE = re.compile(r"b1|[iu][1248]|f[248]|[US]\d{1,6}|O8?")
 _CONTAINERS = (list, tuple, set, frozenset)
 _PLAIN = (str, int, float, bool, bytes, type(None))
 
 
 class UnsafePickleError(ValueError):
-    """A file that asks for more than arrays and plain containers, or that is damaged."""
+    """Raised for a file that needs more than arrays and plain containers, or is corrupt."""
 
 
 def load(path: Path) -> Any:
     """Reads a `.npy` file.
 
     Args:
-      path: written by `numpy.save`, of numbers, a dict, or a list of plain values.
+      path: file of `numpy.save` with numbers, a dict, or a list of plain values.
 
     Returns:
-      An array of numbers, or what the file wraps: the value of a 0-d array of objects, the list of
-      a 1-d one. Arrays inside are read-only; numpy scalars become Python's.
+      An array of numbers, or the content of an object array: the value of a 0-d array, the list of
+      a 1-d array. Arrays inside are read-only; numpy scalars become Python scalars.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      UnsafePickleError: the file is refused or damaged; it names the file and what was found.
+      FileNotFoundError: the file does not exist.
+      UnsafePickleError: the file is rejected or corrupt; the message contains its path and the
+        reason.
     """
     path = Path(path)
     with path.open("rb") as file:
@@ -58,8 +59,8 @@ def load(path: Path) -> Any:
         except UnsafePickleError as error:
             raise UnsafePickleError(f"{path}: {error}") from error
         except RecursionError as error:
-            raise UnsafePickleError(f"{path}: refused, it is nested too deep") from error
-        # What the unpickler raises on a pickle that is cut, garbled or of wrong arguments.
+            raise UnsafePickleError(f"{path}: refused: nested too deep") from error
+        # Exceptions of the unpickler for a truncated or corrupt pickle, or for wrong arguments.
         except (
             pickle.UnpicklingError,
             AttributeError,
@@ -73,44 +74,45 @@ def load(path: Path) -> Any:
             ValueError,
             tokenize.TokenError,
         ) as error:
+            reason = f"{type(error).__name__}: {error}"
             raise UnsafePickleError(
-                f"{path}: not a whole .npy file ({type(error).__name__}: {error}); get it again"
+                f"{path}: not a valid .npy file ({reason}); download it again"
             ) from error
 
 
 def _holds_pickle(file: BinaryIO) -> bool:
-    """Reads the header; True where a pickle follows it."""
+    """Reads the header; returns True if a pickle follows it."""
     version = np.lib.format.read_magic(file)
     readers = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
     }
     if version not in readers:
-        raise UnsafePickleError(f"format {version} of .npy, expected one of {sorted(readers)}")
+        raise UnsafePickleError(f".npy format is {version}, expected one of {sorted(readers)}")
     return readers[version](file)[2].hasobject
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows seven names; everything else is refused before it is looked up."""
+    """Unpickler that allows seven names and rejects all others before it looks them up."""
 
     def find_class(self, module: str, name: str) -> Any:
-        known = _NAMES.get((module, name))
-        if known is None:
+        substitute = _NAMES.get((module, name))
+        if substitute is None:
             raise UnsafePickleError(
-                f"refused: the pickle asks for {module}.{name}; expected only numpy arrays and "
-                f"plain containers. Nothing of it was run"
+                f"refused: the pickle uses {module}.{name}; expected only numpy arrays and plain "
+                "containers; no code of it was run"
             )
-        return known
+        return substitute
 
 
 class _Name:
-    """A name that is only ever an argument. Without attributes, so a pickle cannot change it."""
+    """Name that is only an argument. It has no attributes that a pickle could change."""
 
     __slots__ = ()
 
 
 class _Dtype:
-    """Takes down a number type."""
+    """Records a number type."""
 
     __slots__ = ("_name", "order")
 
@@ -127,14 +129,14 @@ class _Dtype:
         return self._name.startswith("O")
 
     def resolve(self) -> np.dtype:
-        """The type, made anew from its name."""
+        """Returns a new numpy type from the recorded name."""
         if self.is_object:
             raise UnsafePickleError("refused: numbers of object type")
         return np.dtype(self.order.strip("|") + self._name)
 
 
 class _Array:
-    """Takes down an array."""
+    """Records an array."""
 
     __slots__ = ("_state",)
 
@@ -145,7 +147,7 @@ class _Array:
         self._state = state
 
     def resolve(self) -> np.ndarray | Sequence[Any] | Any:
-        """The array of numbers, or the value or list that an array of objects wraps."""
+        """Returns an array of numbers, or the value or list in an array of objects."""
         if self._state is None:
             raise UnsafePickleError("refused: an array without content")
         _, shape, dtype, fortran, data = self._state
@@ -162,7 +164,7 @@ class _Array:
 
 
 class _MakeDtype:
-    """Stands for `numpy.dtype`."""
+    """Substitute for `numpy.dtype`."""
 
     __slots__ = ()
 
@@ -175,7 +177,7 @@ class _MakeDtype:
 
 
 class _MakeArray:
-    """Stands for numpy's `_reconstruct`, which makes the empty array that a state then fills."""
+    """Substitute for numpy's `_reconstruct`, which creates an empty array for `__setstate__`."""
 
     __slots__ = ()
 
@@ -186,7 +188,7 @@ class _MakeArray:
 
 
 class _MakeScalar:
-    """Stands for numpy's `scalar`; gives a number, text or bytes of Python."""
+    """Substitute for numpy's `scalar`; returns a number, text or bytes of Python."""
 
     __slots__ = ()
 
@@ -200,7 +202,7 @@ class _MakeScalar:
 
 
 class _MakeBytes:
-    """Stands for `_codecs.encode`, which protocols below 3 write bytes with, as Latin-1 text."""
+    """Substitute for `_codecs.encode`: protocols below 3 store bytes as Latin-1 text."""
 
     __slots__ = ()
 
@@ -224,11 +226,12 @@ _NAMES = {
 
 
 def _finish(value: Any, done: dict[int, Any]) -> Any:
-    """Puts arrays where they were taken down, and lets only plain values through.
+    """Replaces recorded arrays by numpy arrays; rejects all but plain values.
 
     Args:
-      value: from the unpickler.
-      done: id -> result of what was met before, so that a pickle that repeats one list cannot grow.
+      value: result of the unpickler.
+      done: id -> result for the values met before, so that a pickle that repeats one list does not
+        grow.
     """
     if type(value) in _PLAIN:
         return value
@@ -236,14 +239,14 @@ def _finish(value: Any, done: dict[int, Any]) -> Any:
         done[id(value)] = _UNFINISHED
         done[id(value)] = _finish_container(value, done)
     if done[id(value)] is _UNFINISHED:
-        raise UnsafePickleError("refused: a container that holds itself")
+        raise UnsafePickleError("refused: a container that contains itself")
     return done[id(value)]
 
 
 def _finish_container(value: Any, done: dict[int, Any]) -> Any:
     if type(value) is _Array:
-        found = value.resolve()
-        return found if isinstance(found, np.ndarray) else _finish(found, done)
+        resolved = value.resolve()
+        return resolved if isinstance(resolved, np.ndarray) else _finish(resolved, done)
     if type(value) is dict:
         return {_finish(key, done): _finish(item, done) for key, item in value.items()}
     if type(value) in _CONTAINERS:

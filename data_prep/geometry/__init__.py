@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the file of a mesh or a cloud to coloured points and to views."""
+"""Coloured points and rendered views of meshes and point clouds."""

@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a file of a mesh or a cloud to the cloud that an encoder expects."""
+"""Reads meshes and point clouds from files, and brings them under an encoder's conventions."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data_prep import shapes
 from data_prep.foreign import archives, arrays, limits
-from mrd_jax.data import batch_spec
+from data_prep.geometry.conventions import Conventions
 
 if TYPE_CHECKING:
     from data_prep.geometry import meshes
 
-# glTF fixes its vertical axis. Of the other types only the author knows: most programs write OBJ
-# with y up and the rest, which come from scanners and for printers, with z up.
+# The glTF standard defines y as the vertical axis. Other types do not store it: most programs write
+# OBJ with y up, and the remaining types, which come from scanners and printers, with z up.
 Y_UP_TYPES = ("glb", "gltf", "obj")
 MESH_TYPES = (*Y_UP_TYPES, "off", "ply", "stl")
 ARRAY_TYPES = ("npy", "npz")
@@ -24,66 +24,21 @@ TYPES = MESH_TYPES + ARRAY_TYPES
 
 
 class CloudError(ValueError):
-    """A file that cannot become a cloud; the message is the reason, without the file's name."""
+    """Raised for a file without a usable point cloud; the message omits the file's name."""
 
 
 class MeshesUnsupportedError(ImportError):
-    """Meshes cannot be read on this machine; says what to install."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Conventions:
-    """What clouds an encoder expects; fields and values as on its `mrd_jax.checkpoints.model_card.ModelCard`.
-
-    Attributes:
-      points: of a cloud.
-      up_axis: "z".
-      from_y_up: "swap" exchanges columns 1 and 2, "rotate" is the quarter turn (x, -z, y).
-      normalisation: "unit_sphere".
-      colour_fill: 0 to 1, all channels of clouds without colours.
-
-    Raises:
-      ValueError: this module cannot make such clouds; names the field.
-    """
-
-    points: int
-    up_axis: str
-    from_y_up: str
-    normalisation: str
-    colour_fill: float
-
-    def __post_init__(self):
-        for name, values in (
-            ("up_axis", (batch_spec.UP_AXIS,)),
-            ("from_y_up", tuple(_FROM_Y_UP)),
-            ("normalisation", (batch_spec.NORMALISATION,)),
-        ):
-            if getattr(self, name) not in values:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {values}")
-
-    @classmethod
-    def of(cls, card: Any, *, points: int | None = None) -> "Conventions":
-        """What an encoder's card says about clouds.
-
-        Args:
-          card: a `mrd_jax.checkpoints.model_card.ModelCard`.
-          points: of a cloud, instead of the card's.
-
-        Raises:
-          ValueError: as the class.
-        """
-        fields = {field.name: getattr(card, field.name) for field in dataclasses.fields(cls)}
-        return cls(**fields | ({} if points is None else {"points": points}))
+    """Raised when the package that reads meshes is not installed; the message names it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Cloud:
-    """A cloud that obeys some `Conventions`.
+    """Point cloud that follows some `Conventions`.
 
     Attributes:
       xyz: float32 [points, 3].
       rgb: float32 [points, 3], 0 to 1.
-      faults: what was left out on the way, such as "missing texture".
+      faults: omissions while the file was read, such as "missing texture".
     """
 
     xyz: np.ndarray
@@ -96,19 +51,20 @@ def read_cloud(
 ) -> Cloud:
     """Reads one file. The result depends on its content, type and the seed, not on its name.
 
-    Meshes are sampled uniformly by area with their colours. Materials and textures are read from
-    the mesh's folder and those below it, never from elsewhere.
+    Meshes are sampled uniformly by area with their colours. Materials and textures are read only
+    from the mesh's folder and the folders below it.
 
     Args:
-      path: of one of MESH_TYPES or ARRAY_TYPES. A mesh file without faces is a cloud. An array is
-        [n, 3] xyz or [n, 6] xyz and rgb; an npz holds `xyz` (or `points`) and perhaps `rgb` (or
-        `colors`), or a single array. Colours are integers 0 to 255 or floats 0 to 1.
-      conventions: of the encoder.
-      up: "y" or "z", the file's vertical axis; None: as `up_axis` says.
-      seed: of the sampling; the same numbers are drawn for every file.
+      path: file of one of MESH_TYPES or ARRAY_TYPES. A mesh file without faces is a point cloud. An
+        array is [n, 3] xyz or [n, 6] xyz and rgb; an npz contains `xyz` (or `points`) and
+        optionally `rgb` (or `colors`), or a single array. Colours are integers 0 to 255 or floats
+        0 to 1.
+      conventions: conventions of the encoder.
+      up: "y" or "z", the vertical axis of the file; None for that of its type, `up_axis`.
+      seed: seed of the sampling; every file is sampled with the same random numbers.
 
     Raises:
-      CloudError: the file is missing, damaged or holds no usable cloud.
+      CloudError: the file is missing, corrupt or contains no usable point cloud.
       MeshesUnsupportedError: the file is a mesh and trimesh is not installed.
     """
     content, faults = read_content(path, fill=conventions.colour_fill)
@@ -127,19 +83,20 @@ def read_cloud(
 def read_content(
     path: Path | str, *, fill: float, root: Path | str | None = None
 ) -> tuple["meshes.Surface | tuple[np.ndarray, np.ndarray | None]", list[str]]:
-    """Reads what a file holds, in the file's own axes and with all of its points.
+    """Reads the mesh or all points of a file, in the file's own axes.
 
     Args:
       path: as in `read_cloud`.
-      fill: 0 to 1, all channels of the parts of a mesh that name no colour.
-      root: folder that materials and textures may lie in; None: the mesh's own.
+      fill: value, 0 to 1, of all colour channels of mesh parts without a colour.
+      root: folder that may contain materials and textures; None for the mesh's own folder.
 
     Returns:
-      The surface of a mesh, or xyz [n, 3] and rgb [n, 3] or None of a cloud; and what was left out
-      on the way, such as "missing texture".
+      The surface of a mesh, or xyz [n, 3] and rgb [n, 3] or None of a point cloud; and the
+      omissions while reading, such as "missing texture".
 
     Raises:
-      CloudError, MeshesUnsupportedError: as in `read_cloud`.
+      CloudError: the file is missing, corrupt or contains no usable point cloud.
+      MeshesUnsupportedError: the file is a mesh and trimesh is not installed.
     """
     path = Path(path)
     kind = _kind(path)
@@ -156,12 +113,12 @@ def read_content(
 
 
 def up_axis(path: Path | str) -> str:
-    """The vertical axis of a file by its type: "y" of glb, gltf and obj, "z" of the rest."""
+    """Returns the vertical axis of a file type: "y" for glb, gltf and obj, else "z"."""
     return "y" if _kind(Path(path)) in Y_UP_TYPES else "z"
 
 
 def up_is_certain(path: Path | str) -> bool:
-    """Whether a standard fixes the vertical axis of files of this type, as glTF's does."""
+    """Returns True if a standard defines the vertical axis of the file type, as for glTF."""
     return _kind(Path(path)) in ("glb", "gltf")
 
 
@@ -173,20 +130,20 @@ def prepare_cloud(
     up: str = "z",
     seed: int = 0,
 ) -> Cloud:
-    """Brings a cloud under an encoder's conventions: count of points, axes, size, colours.
+    """Brings a point cloud under an encoder's conventions: number of points, axes, scale, colours.
 
     Args:
-      xyz: [n, 3], any position and scale. Of more than `conventions.points` points a random
-        subset is kept; of fewer, every point is repeated equally often, and a random subset once
-        more. A cloud of the right size keeps its order.
-      rgb: [n, 3], integers 0 to 255 or floats 0 to 1; None takes the conventions' fill.
-      conventions: of the encoder.
+      xyz: [n, 3], any position and scale. If n exceeds `conventions.points`, a random subset is
+        kept; if n is smaller, every point is repeated equally often, and a random subset once more.
+        A point cloud of the right size keeps its order.
+      rgb: [n, 3], integers 0 to 255 or floats 0 to 1; None for `conventions.colour_fill`.
+      conventions: conventions of the encoder.
       up: "y" or "z", the vertical axis of xyz.
-      seed: of the random subset.
+      seed: seed of the random subset.
 
     Raises:
-      CloudError: shapes, colours or coordinates cannot be used. Points that all coincide are
-        refused, though the peers make them zeros: no embedding of zeros says what the file holds.
+      CloudError: shapes, colours or coordinates cannot be used. Coinciding points are rejected,
+        although OpenShape and Uni3D turn them into zeros: an embedding of zeros is meaningless.
     """
     if up not in ("y", "z"):
         raise ValueError(f"up is {up!r}; expected 'y' or 'z'")
@@ -199,9 +156,9 @@ def prepare_cloud(
     chosen = _resample(len(xyz), conventions.points, seed=seed)
     xyz = xyz[chosen].astype(np.float64)
     if up == "y":
-        xyz = _FROM_Y_UP[conventions.from_y_up](xyz)
+        xyz = conventions.turn_y_up(xyz)
     try:
-        # The order of numpy's sums, and with it the last bit, follows the layout in memory.
+        # numpy's order of summation, and with it the last bit, depends on the memory layout.
         xyz = shapes.normalise(np.ascontiguousarray(xyz))
     except shapes.SkipShape as error:
         raise CloudError(str(error)) from error
@@ -209,46 +166,46 @@ def prepare_cloud(
 
 
 def find_files(places: Iterable[Path | str], *, leave_out: Path | None = None) -> Iterator[Path]:
-    """The files that are meant: files as they are, folders searched, what is there sorted.
+    """Yields files, and the files of known types below folders, sorted within a folder.
 
     Args:
       places: files and folders; their order is kept.
-      leave_out: a file that is not meant although its type is known, such as the output.
+      leave_out: file to skip although its type is known, such as the output.
 
     Raises:
-      FileNotFoundError: a folder holds no file of a known type.
+      FileNotFoundError: a folder contains no file of a known type.
     """
-    left_out = leave_out.resolve() if leave_out else None
+    skipped = leave_out.resolve() if leave_out else None
     for place in map(Path, places):
-        found = [place]
+        files = [place]
         if place.is_dir():
-            found = [
+            files = [
                 path
                 for path in sorted(place.rglob("*"))
-                if _kind(path) in TYPES and path.is_file() and path.resolve() != left_out
+                if _kind(path) in TYPES and path.is_file() and path.resolve() != skipped
             ]
-        if not found:
+        if not files:
             raise FileNotFoundError(f"{place} holds no file of a known type: {', '.join(TYPES)}")
-        yield from found
+        yield from files
 
 
 def check_readable(paths: Iterable[Path]) -> None:
-    """Fails where the paths need a package that is absent, before any work is done.
+    """Checks, before any work, that the packages that read the files are installed.
 
     Raises:
-      MeshesUnsupportedError: one is a mesh and trimesh is not installed.
+      MeshesUnsupportedError: a file is a mesh and trimesh is not installed.
     """
     if any(_kind(path) in MESH_TYPES for path in paths):
         _mesh_reader()
 
 
 def _kind(path: Path) -> str:
-    """Type of a file by its ending."""
+    """Returns the type of a file, its suffix in lower case."""
     return path.suffix[1:].lower()
 
 
 def _mesh_reader():
-    """The modules that read meshes; they need trimesh, which arrays do without."""
+    """Imports the modules that read meshes; they need trimesh, unlike those that read arrays."""
     try:
         from data_prep.geometry import assets, meshes
     except ModuleNotFoundError as error:
@@ -259,10 +216,10 @@ def _mesh_reader():
 
 
 def _read_mesh(path: Path, kind: str, *, fill: float, root: Path) -> tuple:
-    """As `read_content`: a surface, or all points of a file without faces."""
+    """Reads a mesh file: a surface, or all points if it has no faces."""
     meshes, assets = _mesh_reader()
     data = limits.read_file(path)
-    # Not resolved: a mesh reached by a link refers to what lies beside the link.
+    # Not resolved: the references of a linked mesh are relative to the folder of the link.
     folder = path.parent.relative_to(root).as_posix()
     resolver = assets.AssetResolver(archives.folder_reader(root), folder=folder)
     grey = round(255 * fill)
@@ -285,32 +242,25 @@ def _read_mesh(path: Path, kind: str, *, fill: float, root: Path) -> tuple:
 
 
 def _unit_colours(rgb: np.ndarray | None, *, count: int, fill: float) -> np.ndarray:
-    """Colours as float32 [count, 3] in 0..1."""
+    """Returns colours as float32 [count, 3] in 0..1."""
     if rgb is None:
         return np.full((count, 3), fill, np.float32)
     rgb = np.asarray(rgb)
     if rgb.shape != (count, 3) or rgb.dtype.kind not in "fiu":
         raise CloudError(f"colours are {rgb.dtype} {list(rgb.shape)}; expected [{count}, 3]")
-    top = 1 if rgb.dtype.kind == "f" else 255
-    # A colour that is not a number fails the comparison as well.
-    if not (rgb.min() >= 0 and rgb.max() <= top):
+    largest = 1 if rgb.dtype.kind == "f" else 255
+    # NaN fails the comparison as well.
+    if not (rgb.min() >= 0 and rgb.max() <= largest):
         raise CloudError(
             f"colours span {rgb.min()} to {rgb.max()}; expected floats 0 to 1 or integers 0 to 255"
         )
-    return (rgb / np.float64(top)).astype(np.float32)
+    return (rgb / np.float64(largest)).astype(np.float32)
 
 
 def _resample(count: int, points: int, *, seed: int) -> np.ndarray:
-    """Which of `count` points make up a cloud of `points`."""
+    """Returns the indices, among `count` points, of a point cloud of `points` points."""
     if count == points:
         return np.arange(points)
     whole, rest = divmod(points, count)
     subset = np.random.default_rng(seed).permutation(count)[:rest]
     return np.concatenate([np.tile(np.arange(count), whole), subset])
-
-
-# Both leave z up. A reflection shows in the result: left and right are exchanged.
-_FROM_Y_UP = {
-    "swap": lambda xyz: xyz[:, [0, 2, 1]],
-    "rotate": lambda xyz: xyz[:, [0, 2, 1]] * [1, -1, 1],
-}

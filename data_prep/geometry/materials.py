@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Colours of mesh parts: whatever a file says, as a texture and an opacity."""
+"""Colours of mesh parts, converted to a texture and an opacity."""
 
 import io
 import struct
@@ -12,28 +12,29 @@ from PIL import Image, ImageOps
 
 from data_prep.foreign import limits
 
-# Colour of a part that names no material: mid grey, darker than most materials and than white.
+# Colour of a part without a material: mid grey, darker than most materials and than white.
 GREY = (102, 102, 102, 255)
-# Formats that are opened. Pillow knows some thirty more, and hands one of them (EPS) to a program.
+# Allowed formats. Pillow supports about thirty more, and passes one of them (EPS) to a program.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TGA", "TIFF", "WEBP")
-# What Pillow raises on damaged pictures, beyond what it documents.
-_DAMAGED = (
+# Exceptions of Pillow for corrupt pictures, including undocumented ones.
+_CORRUPT = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error),
     *(ArithmeticError, MemoryError, RuntimeError, Image.DecompressionBombError),
 )
-# Textures are shrunk to this side: a view of 224 pixels with 2x2 rays sees no more detail.
+# Textures are reduced to this side: a view of 224 pixels with 2x2 rays shows no more detail.
 MAX_TEXTURE_SIDE = 512
 
 
 def appearance(
     mesh: trimesh.Trimesh, *, faults: list[str], plain: tuple[int, int, int, int] = GREY
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Colours of one part: texture, else vertex or face colours, else diffuse colour, else `plain`.
+    """Returns the colours of a part: texture, else vertex, face or diffuse colour, else `plain`.
 
     Args:
-      mesh: the part.
-      faults: "unreadable texture" is added where its texture is damaged or has no coordinates.
-      plain: RGBA of a part that names no colour.
+      mesh: part of a mesh.
+      faults: list to which "unreadable texture" is appended if the texture is corrupt or has no
+        coordinates.
+      plain: RGBA of a part without a colour.
 
     Returns:
       RGBA texture uint8 [height, width, 4], uv of the corners [faces, 3, 2], and opacity 0 to 1.
@@ -45,8 +46,8 @@ def appearance(
         return *_face_colour_texture(np.asarray(visual.face_colors)), 1.0
     material = getattr(visual, "material", None)
     image = getattr(material, "image", getattr(material, "baseColorTexture", None))
-    # Where a part has texture coordinates and no material, trimesh invents one; its image comes
-    # from no file, so it has no format.
+    # trimesh creates a material for a part with texture coordinates and none of its own. The image
+    # of such a material has no format, because it comes from no file.
     if material is None or (image is not None and image.format is None):
         return np.array([[plain]], np.uint8), flat, 1.0
     uv = visual.uv
@@ -63,7 +64,7 @@ def appearance(
 
 
 def _face_colour_texture(colours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A texture with one texel a face, and the uv that point every corner at its face's texel."""
+    """Returns a texture with one texel per face, and uv that map the corners to the texel."""
     side = int(np.ceil(np.sqrt(len(colours))))
     texture = np.zeros((side, side, 4), np.uint8)
     texture.reshape(-1, 4)[: len(colours)] = colours
@@ -73,7 +74,7 @@ def _face_colour_texture(colours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _decode(image: Image.Image) -> np.ndarray | None:
-    """Decodes and shrinks a texture; None where it is damaged, too large or of another format."""
+    """Decodes and reduces a texture; returns None if it is corrupt, too large or not allowed."""
     try:
         _check(image)
         # JPEG can decode straight to a smaller size.
@@ -81,26 +82,26 @@ def _decode(image: Image.Image) -> np.ndarray | None:
         rgba = image.convert("RGBA")
         factor = max(rgba.size) // MAX_TEXTURE_SIDE
         return np.asarray(rgba.reduce(factor) if factor > 1 else rgba)
-    except _DAMAGED:
+    except _CORRUPT:
         return None
 
 
 def _opacity(material: trimesh.visual.material.Material) -> float:
-    """Opacity of an OBJ material (`d`, or `Tr` counted from the other side) or a glTF one."""
+    """Returns the opacity of an OBJ material (`d`, or one minus `Tr`) or of a glTF material."""
     options = getattr(material, "kwargs", {})
     try:
         if "d" in options:
-            return _share(options["d"][-1])
+            return _fraction(options["d"][-1])
         if "tr" in options:
-            return 1 - _share(options["tr"][-1])
+            return 1 - _fraction(options["tr"][-1])
     except (ValueError, IndexError, TypeError):
         return 1.0
     factor = getattr(material, "baseColorFactor", None)
     return 1.0 if factor is None else float(factor[3]) / 255
 
 
-def _share(word: str) -> float:
-    """A number, brought into 0 to 1. ValueError where it is none."""
+def _fraction(word: str) -> float:
+    """Parses a number and clips it to 0..1. ValueError if the word is not a number."""
     value = float(word)
     if np.isnan(value):
         raise ValueError("not a number")
@@ -111,35 +112,35 @@ def open_image(data: bytes) -> Image.Image:
     """Opens a picture of one of FORMATS, without decoding it.
 
     Args:
-      data: the file's bytes.
+      data: bytes of the file.
 
     Raises:
-      limits.LimitError: it has too many pixels.
-      ValueError: the bytes are no such picture.
+      limits.LimitError: the picture has too many pixels.
+      ValueError: the bytes are not a picture of one of FORMATS.
     """
     try:
         with warnings.catch_warnings():
-            # Pillow's own limit, above which it warns, is no longer needed.
+            # `limits.PIXELS` replaces Pillow's own limit, which only warns.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
         _check(image)
     except limits.LimitError:
         raise
-    except _DAMAGED as error:
+    except _CORRUPT as error:
         raise ValueError(f"unreadable picture: {error}") from error
     return image
 
 
 def decode(image: Image.Image) -> Image.Image:
-    """A picture as its camera was held, RGBA. ValueError where it is damaged."""
+    """Decodes a picture to RGBA with its EXIF orientation. ValueError if it is corrupt."""
     try:
         return ImageOps.exif_transpose(image).convert("RGBA")
-    except _DAMAGED as error:
+    except _CORRUPT as error:
         raise ValueError(f"unreadable picture: {error}") from error
 
 
 def _check(image: Image.Image) -> None:
-    """ValueError for a picture that must not be decoded."""
+    """Checks the format and the size. ValueError for a picture that must not be decoded."""
     if image.format not in FORMATS:
         raise ValueError(f"format {image.format}; expected one of {', '.join(FORMATS)}")
     limits.PIXELS.check(image.width * image.height)

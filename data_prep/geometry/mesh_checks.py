@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is looked at in a mesh file before trimesh reads it, so that no promise in it is believed.
+"""Checks of mesh files before trimesh reads them.
 
-trimesh makes room for the counts that a glTF file states, takes the values of a strided accessor
-from wherever its numbers point (an `assert`, which Python can leave out, is the only guard), reads
-`model.gltf` in place of a `.gltf` that is no JSON, and takes time that grows with the square, or
-faster, of the number of solids, of materials, and of nodes below one another.
+trimesh trusts the file. It allocates memory for the counts in a glTF file. It reads a strided
+accessor from any position, guarded only by an `assert`, which Python can disable. It reads
+`model.gltf` in place of a `.gltf` file that is not JSON. It takes time that grows at least with the
+square of the number of solids, materials and nested nodes.
 """
 
 import json
@@ -15,22 +15,22 @@ from typing import Any
 
 from data_prep.foreign import limits
 
-# Bytes of a number, by its code in glTF; numbers of an item, by its type.
+# glTF: bytes per number by component type, and numbers per item by item type.
 _NUMBER_BYTES = {5120: 1, 5121: 1, 5122: 2, 5123: 2, 5125: 4, 5126: 4}
 _NUMBERS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
 _JSON_CHUNK = 0x4E4F534A
 
 
 def check(data: bytes, *, file_type: str) -> None:
-    """Looks at a file.
+    """Checks the size of a file and the counts in it.
 
     Args:
-      data: the file's bytes.
-      file_type: its ending, without dot.
+      data: bytes of the file.
+      file_type: suffix of the file, without dot.
 
     Raises:
-      limits.LimitError: it holds or promises too much.
-      ValueError: a glTF file contradicts itself.
+      limits.LimitError: the file exceeds a limit, or states a count that does.
+      ValueError: a glTF file is inconsistent.
     """
     limits.FILE_BYTES.check(len(data))
     if file_type in ("glb", "gltf"):
@@ -45,7 +45,7 @@ def check(data: bytes, *, file_type: str) -> None:
 
 
 def _gltf_header(data: bytes) -> bytes:
-    """The JSON text of a binary file, which is its first chunk."""
+    """Returns the JSON text of a binary file, which is its first chunk."""
     length, kind = struct.unpack_from("<II", data, 12)
     if kind != _JSON_CHUNK or length > len(data) - 20:
         raise ValueError("no header of a binary glTF file")
@@ -64,13 +64,13 @@ def _check_gltf(tree: dict[str, Any]) -> None:
         total += _accessor_bytes(accessor, views)
         limits.ARRAY_BYTES.check(total)
     for view in views:
-        if min(_whole(view, "byteOffset", 0), _whole(view, "byteLength")) < 0:
-            raise ValueError("a buffer view of negative place or length")
+        if min(_integer(view, "byteOffset", 0), _integer(view, "byteLength")) < 0:
+            raise ValueError("a buffer view of negative offset or length")
 
 
 def _check_depth(nodes: list[dict[str, Any]]) -> None:
-    """Refuses a long row of nodes; one that comes back to its start counts as longer than any."""
-    parents = {child: node for node, one in enumerate(nodes) for child in one.get("children", ())}
+    """Rejects deeply nested nodes; a cycle exceeds every limit."""
+    parents = {child: i for i, node in enumerate(nodes) for child in node.get("children", ())}
     for node in parents:
         level = 1
         while node in parents:
@@ -79,21 +79,21 @@ def _check_depth(nodes: list[dict[str, Any]]) -> None:
 
 
 def _accessor_bytes(accessor: dict[str, Any], views: list[dict[str, Any]]) -> int:
-    """Bytes of an accessor's items, which must lie in its buffer view."""
-    count, start = _whole(accessor, "count"), _whole(accessor, "byteOffset", 0)
+    """Returns the bytes of an accessor's items. ValueError if they exceed its buffer view."""
+    count, start = _integer(accessor, "count"), _integer(accessor, "byteOffset", 0)
     item = _NUMBER_BYTES[accessor["componentType"]] * _NUMBERS[accessor["type"]]
     if min(count, start) < 0:
         raise ValueError(f"an accessor of {count} items from byte {start}")
     if "bufferView" in accessor and count:
         view = views[accessor["bufferView"]]
-        stride = _whole(view, "byteStride", item)
-        if stride < 1 or start + (count - 1) * stride + item > _whole(view, "byteLength"):
+        stride = _integer(view, "byteStride", item)
+        if stride < 1 or start + (count - 1) * stride + item > _integer(view, "byteLength"):
             raise ValueError(f"an accessor of {count} items that reaches beyond its buffer view")
     return count * item
 
 
-def _whole(fields: dict[str, Any], name: str, default: int | None = None) -> int:
-    """A field that holds a whole number; JSON may write it with a point."""
+def _integer(fields: dict[str, Any], name: str, default: int | None = None) -> int:
+    """Returns an integer field; JSON may write it with a decimal point."""
     value = fields[name] if default is None else fields.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise TypeError(f"{name} is {value!r}")

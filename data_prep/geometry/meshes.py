@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loading textured meshes, and sampling coloured points from them."""
+"""Loads textured meshes and samples coloured points from them."""
 
 import contextlib
 import dataclasses
@@ -17,12 +17,12 @@ from data_prep.geometry import assets, materials, mesh_checks
 
 # A texel with less alpha is a hole (leaves, grilles), not a surface.
 HOLE_ALPHA = 128
-# A material this transparent is a helper volume, not a surface; glass is well above.
+# A material with less opacity is a helper volume, not a surface; glass has much more.
 INVISIBLE_OPACITY = 0.02
 # Sweet Home 3D, OBJ and glTF have y up. A quarter turn about x, so a proper rotation.
 Y_UP_TO_Z_UP = np.array([[1.0, 0, 0], [0, 0, -1.0], [0, 1.0, 0]])
-# What trimesh and numpy raise on malformed files, found by `benchmarks.fuzz`. (AssertionError is
-# how trimesh checks; HeaderError is an Exception of its own.)
+# Exceptions of trimesh and numpy for malformed files, found by `benchmarks.fuzz`. trimesh checks
+# with `assert`; HeaderError is a direct subclass of Exception.
 _LOADER_ERRORS = (
     *(ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError),
     *(OSError, EOFError, NameError, RuntimeError, SyntaxError, MemoryError, BufferError),
@@ -31,25 +31,26 @@ _LOADER_ERRORS = (
 
 
 class MeshError(ValueError):
-    """A mesh that cannot be used; the message is short and starts with a countable reason."""
+    """Raised for an unusable mesh; the message is short and starts with a countable reason."""
 
 
 class NoFacesError(MeshError):
-    """A file that holds no triangles; perhaps it is a cloud, see `load_points`."""
+    """Raised for a file without triangles, which may be a point cloud; see `load_points`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Surface:
-    """Triangles in which every part has a texture; a plain colour is a texture of one texel.
+    """Triangles with one texture per part; a plain colour is a texture of one texel.
 
     Attributes:
       triangles: float32 [faces, 3, 3], corner positions, z up.
       uv: float32 [faces, 3, 2], texture coordinates of the corners, origin at the lower left.
-      part: int32 [faces], index of the face's part.
+      part: int32 [faces], index of the part of each face.
       texels: uint8 [texels, 4], RGBA of all textures, row by row from the top.
-      offset: int32 [parts], first texel of the part's texture.
-      width: int32 [parts]; height: int32 [parts], its size.
-      opacity: float32 [parts], 0 (invisible) to 1, apart from the texture's own alpha.
+      offset: int32 [parts], first texel of each texture.
+      width: int32 [parts], width of each texture.
+      height: int32 [parts], height of each texture.
+      opacity: float32 [parts], 0 (invisible) to 1, not included in the alpha of the texels.
     """
 
     triangles: np.ndarray
@@ -70,24 +71,23 @@ def load_surface(
     rotation: np.ndarray | None = None,
     plain_colour: tuple[int, int, int, int] = materials.GREY,
 ) -> Surface:
-    """Reads a mesh file of any type that trimesh knows, with its colours.
+    """Reads a mesh file of any type that trimesh supports, with its colours.
 
     Args:
-      data: the file's bytes.
-      file_type: its ending, without dot.
-      resolver: gives materials and textures; collects the faults.
-      rotation: [3, 3], applied to the file's column vectors; turns y up into z up by default.
-      plain_colour: RGBA of the parts that name no colour.
+      data: bytes of the file.
+      file_type: suffix of the file, without dot.
+      resolver: reads materials and textures, and collects the faults.
+      rotation: [3, 3], applied to column vectors of the file; None to turn y up into z up.
+      plain_colour: RGBA of the parts without a colour.
 
     Returns:
-      The surface, degenerate faces included (they have no area, so nothing is drawn from them).
+      The surface, including degenerate faces, which have no area and are never sampled.
 
     Raises:
       NoFacesError: the file has no faces.
-      MeshError: the file is malformed, holds too much (see `limits`) or has a coordinate that is
-        not finite.
+      MeshError: the file is malformed, exceeds one of `limits` or has a non-finite coordinate.
     """
-    with _named_errors(resolver):
+    with _mesh_errors(resolver):
         rotation = Y_UP_TO_Z_UP if rotation is None else rotation
         parts, faces, vertices = [], 0, 0
         for mesh, transform in _geometries(data, file_type=file_type, resolver=resolver):
@@ -108,22 +108,21 @@ def load_surface(
 def load_points(
     data: bytes, *, file_type: str, resolver: assets.AssetResolver
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Reads the points of a file without faces, as the file has them.
+    """Reads the points of a file without faces, in the file's own axes.
 
     Args:
-      data: the file's bytes.
-      file_type: its ending, without dot.
+      data: bytes of the file.
+      file_type: suffix of the file, without dot.
       resolver: as in `load_surface`.
 
     Returns:
-      xyz float64 [points, 3] and rgb uint8 [points, 3]; None instead of colours that not every
-      point has.
+      xyz float64 [points, 3], and rgb uint8 [points, 3] or None unless every point has a colour.
 
     Raises:
       MeshError: the file is malformed or has no points.
     """
     xyz, rgb, count = [], [], 0
-    with _named_errors(resolver):
+    with _mesh_errors(resolver):
         for part, transform in _geometries(data, file_type=file_type, resolver=resolver):
             if isinstance(part, (trimesh.PointCloud, trimesh.Trimesh)) and len(part.vertices):
                 if part.vertices.shape[1] != 3:  # an OBJ that ends within its first point
@@ -140,8 +139,8 @@ def load_points(
 
 
 @contextlib.contextmanager
-def _named_errors(resolver: assets.AssetResolver) -> Iterator[None]:
-    """Turns whatever a malformed file makes trimesh raise into a MeshError."""
+def _mesh_errors(resolver: assets.AssetResolver) -> Iterator[None]:
+    """Converts the exceptions of trimesh for a malformed file into MeshError."""
     try:
         yield
     except MeshError:
@@ -150,27 +149,27 @@ def _named_errors(resolver: assets.AssetResolver) -> Iterator[None]:
         raise MeshError(str(error)) from error
     except _LOADER_ERRORS as error:
         raise MeshError(str(resolver.refusal or "unreadable mesh")) from error
-    if resolver.refusal:  # trimesh goes on without what it is refused
+    if resolver.refusal:  # trimesh continues without a file that it cannot read
         raise MeshError(str(resolver.refusal)) from resolver.refusal
 
 
 def _geometries(
     data: bytes, *, file_type: str, resolver: assets.AssetResolver
 ) -> Iterator[tuple[trimesh.parent.Geometry, np.ndarray]]:
-    """What a file places in its scene, each with its place, float64 [4, 4]."""
+    """Yields the geometries in the scene of a file with their transforms, float64 [4, 4]."""
     mesh_checks.check(data, file_type=file_type)
     scene = trimesh.load_scene(
         io.BytesIO(data), file_type=file_type, resolver=resolver, process=False
     )
-    places = scene.graph.nodes_geometry
-    limits.PARTS.check(len(places))
-    for node in places:
+    nodes = scene.graph.nodes_geometry
+    limits.PARTS.check(len(nodes))
+    for node in nodes:
         transform, geometry = scene.graph[node]
         yield scene.geometry[geometry], transform
 
 
 def _check_indices(mesh: trimesh.Trimesh) -> None:
-    """MeshError where vertices are not places or a face names none; trimesh does not look."""
+    """Checks the vertices and the indices of faces, which trimesh does not; raises MeshError."""
     faces, vertices = np.asarray(mesh.faces), np.asarray(mesh.vertices)
     if vertices.shape[1] != 3 or faces.min() < 0 or faces.max() >= len(vertices):
         raise MeshError("unreadable mesh")
@@ -181,15 +180,15 @@ def _assemble(
     faults: list[str],
     plain_colour: tuple[int, int, int, int],
 ) -> Surface:
-    """Joins parts, each with its place float64 [3, 4], and their textures into one surface."""
+    """Joins parts, each with its transform float64 [3, 4], and their textures into a surface."""
     triangles, uvs, textures, opacities, texels = [], [], [], [], 0
-    for mesh, place in parts:
+    for mesh, transform in parts:
         faces = np.asarray(mesh.faces)
-        vertices = mesh.vertices @ place[:, :3].T + place[:, 3]
+        vertices = mesh.vertices @ transform[:, :3].T + transform[:, 3]
         texture, uv, opacity = materials.appearance(mesh, faults=faults, plain=plain_colour)
         texels += texture.shape[0] * texture.shape[1]
         limits.TEXELS.check(texels)
-        with np.errstate(over="ignore"):  # becomes infinite, which the caller refuses
+        with np.errstate(over="ignore"):  # overflows to infinity, which the caller rejects
             triangles.append(vertices[faces].astype(np.float32))
         uvs.append(uv.astype(np.float32))
         textures.append(texture)
@@ -208,21 +207,21 @@ def _assemble(
 
 
 def colours_at(surface: Surface, faces: np.ndarray, *, weights: np.ndarray) -> np.ndarray:
-    """Texture colours at points of the surface, nearest texel, textures repeated.
+    """Returns the texture colours at points of a surface: nearest texel, repeated textures.
 
     Args:
-      surface: the surface.
+      surface: textured surface.
       faces: int [points], face of each point.
-      weights: [points, 3], its barycentric coordinates.
+      weights: [points, 3], barycentric coordinates of each point.
 
     Returns:
-      uint8 [points, 4] RGBA; the parts' opacity is not in the alpha.
+      uint8 [points, 4] RGBA; the opacity of the parts is not included in the alpha.
     """
     part = surface.part[faces]
     uv = np.matmul(weights[:, None].astype(np.float32), surface.uv[faces])[:, 0]
     uv -= np.floor(uv)
     width, height = surface.width[part], surface.height[part]
-    # A coordinate just under a whole number can round up to 1.
+    # A coordinate just below an integer can round up to 1.
     column = np.minimum((uv[:, 0] * width).astype(np.int32), width - 1)
     row = np.minimum(((1 - uv[:, 1]) * height).astype(np.int32), height - 1)
     return surface.texels[surface.offset[part] + row * width + column]
@@ -231,21 +230,21 @@ def colours_at(surface: Surface, faces: np.ndarray, *, weights: np.ndarray) -> n
 def sample_points(
     surface: Surface, *, points: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws coloured points uniformly by area from the visible surface.
+    """Samples coloured points uniformly by area from the visible surface.
 
-    Points that fall in holes of a texture or on invisible parts are drawn again, so leaves keep
-    their outline.
+    Points in holes of a texture or on invisible parts are sampled again, so that leaves keep their
+    outline.
 
     Args:
-      surface: the surface.
-      points: how many.
-      rng: the only source of randomness.
+      surface: textured surface.
+      points: number of points.
+      rng: random generator.
 
     Returns:
       xyz float32 [points, 3] and rgb uint8 [points, 3], in random order.
 
     Raises:
-      MeshError: the surface has no area, or hardly any visible part.
+      MeshError: the surface has no area, or less than about 3% of it is visible.
     """
     edges = surface.triangles[:, 1:].astype(np.float64) - surface.triangles[:, :1]
     areas = np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=1)
@@ -254,7 +253,7 @@ def sample_points(
     if ends[-1] <= 0:
         raise MeshError("no visible area")
     kept_xyz, kept_rgb, missing = [], [], points
-    for _ in range(32):  # a surface under 3% visible is given up
+    for _ in range(32):  # enough unless less than 3% of the surface is visible
         faces = np.searchsorted(ends, rng.random(points) * ends[-1], side="right")
         faces = np.minimum(faces, len(areas) - 1)
         root, other = np.sqrt(rng.random(points)), rng.random(points)

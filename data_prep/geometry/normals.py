@@ -3,41 +3,44 @@
 
 import numpy as np
 
-# Faces that meet at less than this are shaded as one smooth surface; eight-sided legs are round.
+# Faces at a smaller angle are shaded as one smooth surface, so that eight-sided legs look round.
 SMOOTH_COSINE = np.cos(np.radians(46.0))
-# Where more faces meet (tips of fans, mostly flat caps), each is shaded by itself.
+# Where more faces meet (tips of fans, mostly flat caps), each is shaded separately.
 MAX_SMOOTH_FACES = 32
 
 
-def same_place(triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sorts the corners of a triangle soup by place.
+def group_corners(triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sorts the corners of a triangle soup by position.
 
     Args:
       triangles: float32 [faces, 3, 3].
 
     Returns:
-      Corner numbers in sorted order [3 faces], and where in it each new place begins [places].
+      Corner indices in sorted order [3 * faces], and the index into them at which each position
+      begins [positions].
     """
     low, high = triangles.min(axis=(0, 1)), triangles.max(axis=(0, 1))
-    # Corners closer than a millionth of the object are in one place. A power of two puts halves
-    # and quarters of the object, where symmetric models have corners, far from rounding's edge.
+    # Corners closer than a millionth of the object have the same position. With a power of two,
+    # halves and quarters of the object, where symmetric models have corners, are not near a
+    # rounding boundary.
     scale = 2**19 / max(float((high - low).max()), 1e-30)
     grid = np.rint((triangles.reshape(-1, 3).astype(np.float64) - low) * scale).astype(np.int64)
-    place = grid[:, 0] << 40 | grid[:, 1] << 20 | grid[:, 2]  # 20 bits an axis
-    order = np.argsort(place)
-    return order, np.flatnonzero(np.diff(place[order], prepend=-1))
+    position = grid[:, 0] << 40 | grid[:, 1] << 20 | grid[:, 2]  # 20 bits per axis
+    order = np.argsort(position)
+    return order, np.flatnonzero(np.diff(position[order], prepend=-1))
 
 
 def corner_normals(triangles: np.ndarray, *, order: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Shading normals: smooth over gentle bends, flat at edges.
+    """Computes shading normals: smooth over small bends, flat at edges.
 
-    Most of the catalogues' files have no normals, so nobody's are used. A corner takes the mean
-    normal, by angle, of the faces that meet there and bend little against its own.
+    The normals of files are ignored, because most files of the catalogues have none. The normal of
+    a corner is the mean, weighted by angle, over the faces at its position whose normals are close
+    to that of its own face.
 
     Args:
       triangles: float32 [faces, 3, 3].
-      order: corners by place, from `same_place`.
-      first: where each place begins, from `same_place`.
+      order: corner indices by position, from `group_corners`.
+      first: start of each position, from `group_corners`.
 
     Returns:
       float32 [faces, 3, 3], unit length, zero on degenerate faces.
@@ -56,13 +59,13 @@ def corner_normals(triangles: np.ndarray, *, order: np.ndarray, first: np.ndarra
     for turn in range(1, meeting.max()):
         corner = np.flatnonzero(meeting > turn)
         other = start[corner] + (rank[corner] + turn) % meeting[corner]
-        gentle = (facet[corner] * facet[other]).sum(axis=1) > SMOOTH_COSINE
-        total[corner] += weighted[other] * gentle[:, None]
+        smooth = (facet[corner] * facet[other]).sum(axis=1) > SMOOTH_COSINE
+        total[corner] += weighted[other] * smooth[:, None]
     normals = np.empty_like(total)
     normals[order] = unit(total)
     return normals.reshape(triangles.shape).astype(np.float32)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors [..., 3] scaled to length 1; zero stays zero."""
+    """Scales vectors [..., 3] to length 1; zero vectors stay zero."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-30)

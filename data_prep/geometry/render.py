@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Views of a surface without any graphics library: Embree rays, shading in numpy."""
+"""Renders views of a surface without a graphics library: Embree rays, shading in numpy."""
 
 import io
 from collections.abc import Callable
@@ -12,27 +12,27 @@ from data_prep.geometry import materials, meshes, normals
 
 # Degrees from the z axis, as in OpenShape's renders: from above, level, from below.
 POLAR = (60.0, 90.0, 120.0)
-# Of the unit-radius object; the field of view then follows from the object's outline.
+# Distance to an object of radius 1; the field of view follows from the outline of the object.
 CAMERA_DISTANCE = 3.0
-# Part of the picture's side that the object's longer side fills.
+# Fraction of the picture's side that the longer side of the object fills.
 FILL = 0.92
-# A view with less of it covered is blank (flat objects seen edge on).
+# A view with a smaller covered fraction is blank (flat objects seen edge on).
 BLANK_COVERAGE = 0.005
-# Light: ambient, a lamp beside the camera and a key light from the upper left of it.
+# Light: ambient, a headlight at the camera and a key light from the upper left.
 AMBIENT, HEADLIGHT, KEYLIGHT = 0.42, 0.30, 0.36
 KEY_DIRECTION = np.array([-0.5, 0.7, 0.5]) / np.linalg.norm([-0.5, 0.7, 0.5])
-# Neighbouring pixels that differ by more than this (of 1) are traced with all their rays.
+# Pixels that differ from a neighbour by more than this, of 1, are traced with all rays.
 CONTRAST = 0.03
-# Surfaces behind one another that a ray may pass (leaves, glass).
+# Largest number of surfaces that a ray passes through (leaves, glass).
 MAX_LAYERS = 8
-# Light left in a ray at which it stops.
+# Remaining light at which a ray ends.
 MIN_LIGHT = 0.02
 
 
 def camera_angles(views: int) -> list[tuple[float, float]]:
-    """Polar and azimuth angles in degrees: rings of four from above, level and below.
+    """Returns polar and azimuth angles in degrees: rings of four from above, level and below.
 
-    The level ring sees front, sides and back (models face -y); the others look from the corners.
+    The level ring shows front, sides and back (models face -y); the others look from the corners.
 
     Raises:
       ValueError: views is not in 0..12.
@@ -50,10 +50,10 @@ def render_views(surface: meshes.Surface, *, views: int, size: int, samples: int
     """Renders the views that are not blank.
 
     Args:
-      surface: the surface, z up, any size and place.
-      views: how many of the standard cameras to use.
+      surface: surface with z up, of any size and position.
+      views: number of the standard cameras to use.
       size: side of the square pictures in pixels.
-      samples: rays per pixel side; 2 (4 rays) is what thin textures need.
+      samples: rays per pixel side; thin textures need 2 (4 rays).
 
     Returns:
       List of at most `views` arrays, uint8 [size, size, 3] on white.
@@ -62,9 +62,9 @@ def render_views(surface: meshes.Surface, *, views: int, size: int, samples: int
     triangles = surface.triangles - (low + high) / 2
     triangles /= max(float(np.linalg.norm(triangles, axis=-1).max()), 1e-30)
     scene = rtcore_scene.EmbreeScene()
-    # The scene keeps no reference of its own to the mesh.
+    # The scene does not keep a reference to the mesh.
     mesh = mesh_construction.TriangleMesh(scene, triangles)
-    order, first = normals.same_place(triangles)
+    order, first = normals.group_corners(triangles)
     shading = normals.corner_normals(triangles, order=order, first=first)
     corners = triangles.reshape(-1, 3)[order[first]]
     pictures = []
@@ -89,14 +89,14 @@ def render_views(surface: meshes.Surface, *, views: int, size: int, samples: int
 
 
 def encode(picture: np.ndarray) -> bytes:
-    """JPEG bytes of uint8 [height, width, 3]; quality 92, colour at full resolution."""
+    """Encodes uint8 [height, width, 3] as JPEG: quality 92, colour at full resolution."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=92, subsampling=0)
     return buffer.getvalue()
 
 
 def on_white(data: bytes) -> np.ndarray:
-    """Decodes a picture, turns it as its camera was held, and lays it on white.
+    """Decodes a picture, applies its EXIF orientation, and lays it on white.
 
     Args:
       data: bytes of one of `materials.FORMATS`, with or without alpha.
@@ -105,7 +105,7 @@ def on_white(data: bytes) -> np.ndarray:
       uint8 [height, width, 3].
 
     Raises:
-      limits.LimitError: it has too many pixels.
+      limits.LimitError: the picture has too many pixels.
       ValueError: the bytes are not a readable image.
     """
     picture = materials.decode(materials.open_image(data))
@@ -117,7 +117,7 @@ def on_white(data: bytes) -> np.ndarray:
 
 
 def _camera_basis(polar: float, azimuth: float) -> np.ndarray:
-    """[3, 3]: rows right, up and backwards (from the object to the camera)."""
+    """Returns [3, 3] with the rows right, up and backwards (from the object to the camera)."""
     polar, azimuth = np.radians(polar), np.radians(azimuth)
     back = np.array(
         [np.sin(polar) * np.cos(azimuth), np.sin(polar) * np.sin(azimuth), np.cos(polar)]
@@ -129,11 +129,11 @@ def _camera_basis(polar: float, azimuth: float) -> np.ndarray:
 def _frame(
     corners: np.ndarray, basis: np.ndarray, *, size: int
 ) -> tuple[np.ndarray, float, tuple[int, int, int, int]]:
-    """Fits the picture to the object's outline as this camera sees it.
+    """Fits the picture to the outline of the object in the view of a camera.
 
     Returns:
-      Centre [2] and half side of the picture in the plane at distance 1, and the pixels that the
-      outline's box covers: top, bottom, left, right, counted from the picture's centre.
+      Centre [2] and half side of the picture in the plane at distance 1, and the bounding box of
+      the outline in pixels relative to the centre of the picture: top, bottom, left, right.
     """
     seen = corners @ basis.T
     plane = seen[:, :2] / (CAMERA_DISTANCE - seen[:, 2:])
@@ -151,12 +151,12 @@ def _antialiased(
     step: float,
     samples: int,
 ) -> np.ndarray:
-    """Mean of samples x samples rays a pixel; the others follow the first only where it differs.
+    """Averages samples x samples rays per pixel; traces only one where neighbours do not differ.
 
     Args:
-      trace: positions [rays] and [rays] -> RGB and light left, float32 [rays, 4].
-      box: pixels from the picture's centre: top, bottom, left, right.
-      centre: [2], position of the picture's centre.
+      trace: function from x [rays] and y [rays] to RGB and remaining light, float32 [rays, 4].
+      box: pixels relative to the centre of the picture: top, bottom, left, right.
+      centre: [2], position of the centre of the picture.
       step: side of a pixel.
       samples: rays per pixel side.
 
@@ -178,7 +178,7 @@ def _antialiased(
 
 
 def _differs_nearby(values: np.ndarray) -> np.ndarray:
-    """Which pixels differ from one in the 3x3 around them; bool [height, width]."""
+    """Returns bool [height, width]: True for pixels that differ from one of their neighbours."""
     padded = np.pad(values, ((1, 1), (1, 1), (0, 0)), mode="edge")
     high, low = (
         extreme(extreme(padded[:-2], padded[1:-1]), padded[2:])
@@ -190,7 +190,7 @@ def _differs_nearby(values: np.ndarray) -> np.ndarray:
 
 
 def _directions(basis: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Unit directions float32 [rays, 3] through points of the plane at distance 1."""
+    """Returns unit directions float32 [rays, 3] through points of the plane at distance 1."""
     local = np.stack([x, y, np.full_like(x, -1)], axis=-1).astype(np.float32)
     local /= np.sqrt(np.square(x) + np.square(y) + 1).astype(np.float32)[:, None]
     return local @ basis
@@ -203,10 +203,10 @@ def _trace(
     basis: np.ndarray,
     directions: np.ndarray,
 ) -> np.ndarray:
-    """Follows rays through up to MAX_LAYERS surfaces to the white background.
+    """Traces rays through up to MAX_LAYERS surfaces to the white background.
 
     Returns:
-      float32 [rays, 4]: RGB, and the part of it that the background gave.
+      float32 [rays, 4]: RGB, and the fraction of it that comes from the background.
     """
     light = np.ones(len(directions), np.float32)
     colour = np.zeros((len(directions), 3), np.float32)
@@ -226,17 +226,17 @@ def _trace(
         bright = _shade(normal, rays, basis) * amount / np.float32(255)
         colour[alive] += rgba[:, :3] * bright[:, None]
         light[alive] -= amount
-        on = np.flatnonzero(light[alive] > MIN_LIGHT)
-        if not len(on):
+        active = np.flatnonzero(light[alive] > MIN_LIGHT)
+        if not len(active):
             break
-        alive, rays = alive[on], rays[on]
-        step = hits["tfar"][hit[on]] + np.float32(1e-4)
-        origins = origins[hit[on]] + rays * step[:, None]
+        alive, rays = alive[active], rays[active]
+        step = hits["tfar"][hit[active]] + np.float32(1e-4)
+        origins = origins[hit[active]] + rays * step[:, None]
     return np.concatenate([colour + light[:, None], light[:, None]], axis=1)
 
 
 def _shade(normal: np.ndarray, rays: np.ndarray, basis: np.ndarray) -> np.ndarray:
-    """Brightness float32 [rays] of surfaces with these normals, lit on both sides."""
+    """Returns the brightness float32 [rays] of surfaces that are lit on both sides."""
     facing = -(normal * rays).sum(axis=1)
     length = np.sqrt((normal * normal).sum(axis=1) + np.float32(1e-12))
     key = normal @ (KEY_DIRECTION.astype(np.float32) @ basis) * np.sign(facing)

@@ -32,7 +32,7 @@ def check(name: str, *, released: bool) -> None:
     """
     if name == (teachers.RELEASED if released else teachers.LIT):
         problem = None if released else _weights_problem()
-    elif pathlib.Path(name).is_dir():
+    elif name and pathlib.Path(name).is_dir():
         problem = _folder_problem(pathlib.Path(name))
     elif _HUB_NAME.fullmatch(name):
         problem = _hub_problem(name)

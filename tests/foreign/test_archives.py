@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Archives from strangers."""
+"""Untrusted archives."""
 
 import zipfile
 
@@ -18,7 +18,7 @@ def zipped(path, **files):
 @pytest.mark.parametrize(
     "name", ["../evil", "a/../../evil", "..\\evil", "C:\\evil", "//host/evil", "..", "", "/"]
 )
-def test_a_path_that_leaves_the_archive_is_refused_by_name(name):
+def test_path_that_leaves_the_archive_is_rejected(name):
     with pytest.raises(archives.ArchiveError) as caught:
         archives.safe_path(name)
     assert repr(name) in str(caught.value)
@@ -28,11 +28,11 @@ def test_a_path_that_leaves_the_archive_is_refused_by_name(name):
     ("name", "want"),
     [("/a/b.obj", "a/b.obj"), ("a\\b.obj", "a/b.obj"), ("a/../b", "b"), ("./a//b", "a/b")],
 )
-def test_other_paths_take_their_normal_form(name, want):
+def test_other_paths_are_normalised(name, want):
     assert archives.safe_path(name) == want
 
 
-def test_a_member_stored_outside_the_root_cannot_be_read_by_any_name(tmp_path):
+def test_member_outside_the_root_cannot_be_read(tmp_path):
     path = zipped(tmp_path / "a.zip", **{"../evil.obj": b"x", "good.obj": b"y"})
     archive = archives.Archive(path)
     assert archive.read("/good.obj") == b"y"
@@ -42,14 +42,14 @@ def test_a_member_stored_outside_the_root_cannot_be_read_by_any_name(tmp_path):
         archive.read("evil.obj")
 
 
-def test_letter_case_is_ignored_unless_it_tells_members_apart(tmp_path):
+def test_letter_case_is_ignored_unless_it_is_ambiguous(tmp_path):
     archive = archives.Archive(zipped(tmp_path / "a.zip", **{"T/Wood.JPG": b"1"}))
     assert archive.read("t/wood.jpg") == b"1"
     both = archives.Archive(zipped(tmp_path / "b.zip", **{"A": b"upper", "a": b"lower"}))
     assert (both.read("A"), both.read("a")) == (b"upper", b"lower")
 
 
-def test_a_member_larger_than_the_limit_is_refused(tmp_path, monkeypatch):
+def test_member_larger_than_the_limit_is_rejected(tmp_path, monkeypatch):
     path = zipped(tmp_path / "bomb.zip", big=b"\0" * 1001, fits=b"\0" * 1000)
     monkeypatch.setenv("MRD_MAX_MEMBER_BYTES", "1000")
     archive = archives.Archive(path)
@@ -60,7 +60,7 @@ def test_a_member_larger_than_the_limit_is_refused(tmp_path, monkeypatch):
         archive.read("big")
 
 
-def test_a_damaged_member_is_named(tmp_path):
+def test_corrupt_member_is_named(tmp_path):
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.txt", b"some content")
@@ -69,14 +69,14 @@ def test_a_damaged_member_is_named(tmp_path):
         archives.Archive(path).read("a.txt")
 
 
-def test_a_file_that_is_no_archive_is_named(tmp_path):
+def test_file_that_is_not_an_archive_is_named(tmp_path):
     path = tmp_path / "page.sh3f"
     path.write_text("<html>")
     with pytest.raises(archives.ArchiveError, match=r"page\.sh3f: not a zip archive"):
         archives.Archive(path)
 
 
-def test_a_folder_gives_its_own_files_and_no_others(tmp_path):
+def test_folder_reader_does_not_leave_the_folder(tmp_path):
     root = tmp_path / "root"
     (root / "below").mkdir(parents=True)
     (root / "below" / "a.txt").write_bytes(b"a")
@@ -93,11 +93,11 @@ def test_a_folder_gives_its_own_files_and_no_others(tmp_path):
             read(name)
 
 
-def test_a_member_without_a_name_is_passed_over(tmp_path):
+def test_member_without_a_name_is_skipped(tmp_path):
     path = zipped(tmp_path / "a.zip", x=b"1", good=b"2")
     data = bytearray(path.read_bytes())
     entry = data.index(b"PK\1\2")
-    # The name of the first entry of the directory, one byte, becomes its comment.
+    # Turns the name of the first directory entry, one byte, into its comment.
     data[entry + 28], data[entry + 32] = 0, 1
     path.write_bytes(data)
     archive = archives.Archive(path)

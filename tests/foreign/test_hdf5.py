@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An HDF5 file from a stranger gives its own clouds, and no other file's."""
+"""Untrusted HDF5 files: only point clouds of the file itself are read."""
 
 import h5py
 import numpy as np
@@ -21,7 +21,7 @@ def read(path):
         return file.labels()
 
 
-def test_clouds_and_labels_come_back(tmp_path):
+def test_clouds_and_labels_are_read(tmp_path):
     write(tmp_path / "a.h5")
     with hdf5.open_clouds(tmp_path / "a.h5") as file:
         assert file.points == 4 and file.labels().tolist() == [1, 0]
@@ -48,7 +48,7 @@ def map_elsewhere(path, other):
 
 
 @pytest.mark.parametrize("point", [link, store_elsewhere, map_elsewhere])
-def test_numbers_of_another_file_are_not_read(tmp_path, point):
+def test_data_of_another_file_are_not_read(tmp_path, point):
     other, path = tmp_path / "secret.h5", tmp_path / "a.h5"
     write(other)
     point(path, other)
@@ -64,7 +64,7 @@ def test_numbers_of_another_file_are_not_read(tmp_path, point):
         ({"data": np.array([b"text"])}, "'data' is not a numeric array"),
     ],
 )
-def test_other_content_is_named(tmp_path, content, message):
+def test_other_content_is_rejected(tmp_path, content, message):
     write(tmp_path / "a.h5", **content)
     with pytest.raises(ValueError, match=message):
         read(tmp_path / "a.h5")
@@ -78,7 +78,7 @@ def test_other_content_is_named(tmp_path, content, message):
         ((2, 1_000, 3), (2**20, 10**3, 3), "bytes of arrays, at most"),
     ],
 )
-def test_a_small_file_that_promises_too_much_is_refused(tmp_path, shape, chunks, message):
+def test_small_file_that_declares_too_much_is_rejected(tmp_path, shape, chunks, message):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         unlimited = (None, None, 3)
         file.create_dataset("data", shape, "f4", chunks=chunks, maxshape=unlimited)
@@ -89,7 +89,7 @@ def test_a_small_file_that_promises_too_much_is_refused(tmp_path, shape, chunks,
 
 
 @pytest.mark.parametrize("change", [lambda data: b"", lambda data: data[:200]])
-def test_a_damaged_file_is_named(tmp_path, change):
+def test_corrupt_file_is_named(tmp_path, change):
     write(tmp_path / "a.h5")
     data = (tmp_path / "a.h5").read_bytes()
     (tmp_path / "a.h5").write_bytes(change(data))

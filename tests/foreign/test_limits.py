@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One more than the limit is refused, with what was found, what is allowed and what to do."""
+"""A file above a limit is rejected with its size, the limit and a remedy."""
 
 import io
 import json
@@ -32,7 +32,7 @@ def write(path, data):
 
 
 def mesh_of(path, *, faces=12):
-    """A box of 8 vertices, cut down to some of its 12 faces."""
+    """Writes a box of 8 vertices with some of its 12 faces."""
     mesh = box()
     mesh.update_faces(np.arange(12) < faces)
     return write(path, mesh.export(file_type=path.suffix[1:]))
@@ -51,7 +51,7 @@ def archive_of(path, **files):
 
 
 def textured(folder, *, side=4, extra=0):
-    """A square with one texture, whose materials file is longer by `extra` bytes."""
+    """Writes a square with one texture; its materials file is padded by `extra` bytes."""
     folder.mkdir(exist_ok=True)
     (folder / "paint.png").write_bytes(picture("red", size=(side, side)))
     (folder / "square.mtl").write_text("newmtl paint\nmap_Kd paint.png\n" + "#" * extra)
@@ -63,12 +63,12 @@ def read(path):
 
 
 def sizes(path):
-    """Bytes of what a mesh refers to."""
-    return sum(one.stat().st_size for one in path.parent.iterdir() if one != path)
+    """Returns the total size of the files that a mesh refers to."""
+    return sum(file.stat().st_size for file in path.parent.iterdir() if file != path)
 
 
 LINES = b"v 1 2 3\nv 4 5 6\n" + b"#" * 100
-# Limit -> (environment variable, what makes a file that holds n of it, n, the reader).
+# Case -> (limit, function that writes a file with n items, n, reader).
 CASES = {
     "file": ("FILE_BYTES", lambda at, n: write(at / "a.obj", LINES[:n]), 80, read),
     "faces": ("FACES", lambda at, n: mesh_of(at / "a.ply", faces=n), 10, read),
@@ -92,7 +92,7 @@ CASES = {
     ),
     "solids": ("PARTS", lambda at, n: write(at / "a.stl", SOLID * n), 5, read),
     "nodes": ("PARTS", lambda at, n: write(at / "a.gltf", scene(nodes=n)), 7, read),
-    "levels": ("DEPTH", lambda at, n: write(at / "a.gltf", row(n)), 5, read),
+    "levels": ("DEPTH", lambda at, n: write(at / "a.gltf", nested(n)), 5, read),
     "triangles placed": ("FACES", lambda at, n: write(at / "a.gltf", scene(nodes=n)), 7, read),
     "vertices placed": (
         *("VERTICES", lambda at, n: write(at / "a.gltf", scene(nodes=n // 3)), 27, read),
@@ -108,15 +108,15 @@ def npy(array):
     return buffer.getvalue()
 
 
-def painted(materials_):
+def painted(count):
     lines = ["v 0 0 0", "v 1 0 0", "v 0 1 0"]
-    for number in range(materials_):
+    for number in range(count):
         lines += [f"usemtl m{number}", "f 1 2 3", f"usemtl m{number}", "f 1 2 3"]
     return "\n".join([*lines, ""]).encode()
 
 
 def scene(*, nodes, **accessor):
-    """One triangle, placed by some nodes."""
+    """Returns a glTF file of one triangle that several nodes place."""
     uri = "data:application/octet-stream;base64,AAAAAAAAAAAAAAAAAACAPwAAAAAAAAAAAAAAAAAAgD8AAAAA"
     item = {"bufferView": 0, "componentType": 5126, "count": 3, "type": "VEC3"} | accessor
     return json.dumps(
@@ -132,8 +132,8 @@ def scene(*, nodes, **accessor):
     ).encode()
 
 
-def row(nodes, *, last=()):
-    """Nodes below one another."""
+def nested(nodes, *, last=()):
+    """Returns a glTF file of nested nodes."""
     tree = json.loads(scene(nodes=nodes))
     tree["scenes"][0]["nodes"] = [0]
     tree["nodes"] = [{"mesh": 0, "children": [i + 1]} for i in range(nodes - 1)]
@@ -141,28 +141,28 @@ def row(nodes, *, last=()):
     return json.dumps(tree).encode()
 
 
-def test_nodes_that_go_round_in_a_circle_are_refused(tmp_path):
-    path = write(tmp_path / "a.gltf", row(3, last=[1]))
+def test_cyclic_nodes_are_rejected(tmp_path):
+    path = write(tmp_path / "a.gltf", nested(3, last=[1]))
     with pytest.raises(clouds.CloudError, match="201 levels of nodes, at most 200"):
         read(path)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_file_at_the_limit_is_read_and_one_above_is_refused(tmp_path, monkeypatch, case):
-    name, make, most, reader = CASES[case]
+def test_file_at_the_limit_is_read_and_file_above_is_rejected(tmp_path, monkeypatch, case):
+    name, make, maximum, reader = CASES[case]
     limit = getattr(limits, name)
-    assert limit.variable == f"MRD_MAX_{name}" and limit.most() == limit.default > most
-    monkeypatch.setenv(limit.variable, str(most))
-    reader(make(tmp_path, most))
-    above = most + STEP.get(case, 1)
+    assert limit.variable == f"MRD_MAX_{name}" and limit.maximum() == limit.default > maximum
+    monkeypatch.setenv(limit.variable, str(maximum))
+    reader(make(tmp_path, maximum))
+    above = maximum + STEP.get(case, 1)
     message = (
-        f"too large: {above} {limit.unit}, at most {most} are read; .*{limit.variable}={above}"
+        f"too large: {above} {limit.unit}, at most {maximum} are read; .*{limit.variable}={above}"
     )
     with pytest.raises(ValueError, match=message):
         reader(make(tmp_path, above))
 
 
-def test_what_a_mesh_refers_to_is_limited_together(tmp_path, monkeypatch):
+def test_total_size_of_referenced_files_is_limited(tmp_path, monkeypatch):
     path = textured(tmp_path)
     monkeypatch.setenv("MRD_MAX_ASSET_BYTES", str(sizes(path)))
     assert read(path).faults == ()
@@ -171,7 +171,7 @@ def test_what_a_mesh_refers_to_is_limited_together(tmp_path, monkeypatch):
         read(path)
 
 
-def test_textures_are_limited_together_and_one_by_one(tmp_path, monkeypatch):
+def test_textures_are_limited_in_total_and_individually(tmp_path, monkeypatch):
     path = textured(tmp_path, side=4)
     monkeypatch.setenv("MRD_MAX_TEXELS", "16")
     read(path)
@@ -182,7 +182,7 @@ def test_textures_are_limited_together_and_one_by_one(tmp_path, monkeypatch):
         read(path)
 
 
-def test_arrays_are_limited_by_what_they_promise(tmp_path, monkeypatch):
+def test_declared_size_of_an_array_is_limited(tmp_path, monkeypatch):
     path = write(tmp_path / "a.npy", npy(np.ones((10, 3))))
     with pytest.raises(clouds.CloudError, match="240 bytes of arrays, at most 239"):
         monkeypatch.setenv("MRD_MAX_ARRAY_BYTES", "239")
@@ -194,20 +194,20 @@ def test_arrays_are_limited_by_what_they_promise(tmp_path, monkeypatch):
         read(path)
 
 
-def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path, monkeypatch):
+def test_file_that_grows_while_it_is_read_is_rejected(tmp_path, monkeypatch):
     path = write(tmp_path / "a.obj", b"v 0 0 0\n")
     before = os.stat(path)
     write(path, b"v 0 0 0\nv 1 1 1\n")
     monkeypatch.setattr(limits.os, "fstat", lambda number: before)
-    with pytest.raises(OSError, match="a.obj: it grew while it was read; try again"):
+    with pytest.raises(OSError, match="a.obj: the file grew while it was read; try again"):
         limits.read_file(path)
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "1e9", "", "many", "\u00b2"])
-def test_a_limit_that_is_no_number_is_refused(monkeypatch, value):
+def test_environment_variable_must_be_a_positive_integer(monkeypatch, value):
     monkeypatch.setenv("MRD_MAX_FACES", value)
     with pytest.raises(ValueError, match="MRD_MAX_FACES is .*; expected a positive integer"):
-        limits.FACES.most()
+        limits.FACES.maximum()
 
 
 @pytest.mark.parametrize(
@@ -219,14 +219,14 @@ def test_a_limit_that_is_no_number_is_refused(monkeypatch, value):
         ({"byteOffset": 1}, "unreadable mesh"),
     ],
 )
-def test_an_accessor_of_gltf_is_not_believed(tmp_path, accessor, message):
+def test_gltf_accessor_beyond_its_buffer_is_rejected(tmp_path, accessor, message):
     started = time.process_time()
     with pytest.raises(clouds.CloudError, match=message):
         read(write(tmp_path / "a.gltf", scene(nodes=1, **accessor)))
     assert time.process_time() - started < 5
 
 
-def test_a_damaged_gltf_is_not_replaced_by_a_file_of_another_name(tmp_path):
+def test_corrupt_gltf_is_not_replaced_by_model_gltf(tmp_path):
     write(tmp_path / "model.gltf", scene(nodes=1))
     with pytest.raises(clouds.CloudError, match="unreadable mesh"):
         read(write(tmp_path / "a.gltf", b"{"))
@@ -236,8 +236,8 @@ def test_a_damaged_gltf_is_not_replaced_by_a_file_of_another_name(tmp_path):
     "uri",
     ["file:///etc/passwd", "/etc/passwd", "http://host/a.bin", "../a.bin", "a\0.bin", "l.bin"],
 )
-def test_a_buffer_of_gltf_comes_from_the_folder_alone(tmp_path, uri):
-    """ "l.bin" is a link that leads to itself."""
+def test_gltf_buffer_outside_the_folder_is_not_read(tmp_path, uri):
+    """The file "l.bin" is a link to itself."""
     (tmp_path / "below").mkdir()
     write(tmp_path / "a.bin", bytes(36))
     (tmp_path / "below" / "l.bin").symlink_to("l.bin")
@@ -247,27 +247,29 @@ def test_a_buffer_of_gltf_comes_from_the_folder_alone(tmp_path, uri):
         read(write(tmp_path / "below" / "a.gltf", json.dumps(tree).encode()))
 
 
-def test_a_pipe_is_not_waited_for(tmp_path):
+def test_pipe_is_rejected_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "a.obj")
-    with pytest.raises(clouds.CloudError, match="cannot be read: .*not an ordinary file"):
+    with pytest.raises(clouds.CloudError, match="cannot be read: .*not a regular file"):
         read(tmp_path / "a.obj")
 
 
-@pytest.mark.parametrize("packing", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
-def test_an_archive_packed_otherwise_is_refused(tmp_path, packing):
-    with zipfile.ZipFile(tmp_path / "a.zip", "w", packing) as archive:
+@pytest.mark.parametrize("compression", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_archive_of_other_compression_is_rejected(tmp_path, compression):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", compression) as archive:
         archive.writestr("a", b"content")
-    with pytest.raises(archives.ArchiveError, match=f"packed in way {packing}, expected deflate"):
+    with pytest.raises(
+        archives.ArchiveError, match=f"compression type is {compression}, expected deflate"
+    ):
         archives.Archive(tmp_path / "a.zip").read("a")
 
 
-def test_a_format_that_is_not_for_pictures_is_not_opened():
+def test_eps_file_is_not_opened():
     page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n"
     with pytest.raises(ValueError, match="unreadable picture"):
         materials.open_image(page)
 
 
-def test_an_off_file_that_promises_too_much_is_skipped(monkeypatch):
+def test_off_file_above_a_limit_is_skipped(monkeypatch):
     monkeypatch.setenv("MRD_MAX_VERTICES", "3")
     data = b"OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n"
     assert len(off.parse(data)[0]) == 3
@@ -277,7 +279,7 @@ def test_an_off_file_that_promises_too_much_is_skipped(monkeypatch):
         off.parse(data.replace(b"3 0 1 2", b"3 0 1 %d" % 2**64))
 
 
-def test_a_number_that_only_looks_like_one_names_no_model(tmp_path):
+def test_non_ascii_digits_do_not_number_a_model(tmp_path):
     catalogue = tiny_catalogue.write_catalogue(tmp_path / "a.sh3f", [], {})
     with zipfile.ZipFile(catalogue, "w") as archive:
         text = "name#\u00b2=square\nname#99999999999=long\nname#1=one\nmodel#1=a.obj\n"
@@ -285,19 +287,19 @@ def test_a_number_that_only_looks_like_one_names_no_model(tmp_path):
     assert [item.name for item in furniture.read_catalogue(catalogue)] == ["one"]
 
 
-def test_coordinates_whose_square_is_infinite_are_refused():
+def test_coordinates_whose_square_overflows_are_rejected():
     with pytest.raises(shapes.SkipShape, match="non-finite coordinates"):
         shapes.normalise(np.array([[1e200, 0, 0], [0, 0, 0]]))
     assert np.isfinite(shapes.normalise(np.array([[1e100, 0, 0], [0, 0, 0]]))).all()
 
 
-def test_an_opacity_that_is_no_number_is_opaque():
+def test_nan_opacity_is_opaque():
     files = {"square.obj": tiny_catalogue.SQUARE, "square.mtl": "newmtl paint\nd nan\n"}
     assert tiny_catalogue.surface(files)[0].opacity.tolist() == [1.0]
 
 
-def test_a_pickle_that_stores_under_an_absurd_number_is_refused_before_it_is_read(tmp_path):
-    """The unpickler would take 32 GB for it."""
+def test_pickle_with_a_huge_memo_index_is_rejected_before_it_is_read(tmp_path):
+    """The unpickler would allocate 32 GB for it."""
     bomb = b"\x80\x04K\x01r" + struct.pack("<I", 2**31 - 1) + b"."
     whole = npy(np.zeros(1)).replace(b"'<f8'", b"'|O' ").replace(b"(1,)", b"()  ")
     path = write(tmp_path / "a.npy", whole[:128] + bomb)
@@ -307,7 +309,7 @@ def test_a_pickle_that_stores_under_an_absurd_number_is_refused_before_it_is_rea
         torch_file.load(write(path, bomb))
 
 
-def test_a_tensor_of_many_elements_does_not_come_from_one(tmp_path):
+def test_tensor_larger_than_its_storage_is_rejected(tmp_path):
     storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
     storage += b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x01NtQ"
     call = (
@@ -319,7 +321,7 @@ def test_a_tensor_of_many_elements_does_not_come_from_one(tmp_path):
     data += pickle.dumps(["0"], 2) + struct.pack("<qf", 1, 1.0)
     with pytest.raises(ValueError, match=r"shape \(2147483647,\) reaches outside its storage"):
         torch_file.load(write(tmp_path / "a.pth", data))
-    # Nor may a pickle change a number type, of which there is one for the whole process.
+    # A pickle must not change a number type either: numpy shares it within the process.
     attack = b"\x80\x02ctorch\nFloatStorage\n(K\x03X\x01\x00\x00\x00<NNNJ\xff\xff\xff\xffJ\xff\xff"
     attack += b"\xff\xffK?tb."
     with pytest.raises(ValueError, match="expected a state dict of plain tensors"):
@@ -327,7 +329,7 @@ def test_a_tensor_of_many_elements_does_not_come_from_one(tmp_path):
     assert np.dtype("<f4").hasobject is False
 
 
-def test_faces_without_end_in_one_file_do_not_reach_the_renderer(monkeypatch):
+def test_faces_above_the_limit_are_not_rendered(monkeypatch):
     monkeypatch.setenv("MRD_MAX_FACES", "1")
     with pytest.raises(meshes.MeshError, match="2 faces, at most 1"):
         tiny_catalogue.surface({"square.obj": tiny_catalogue.SQUARE, "square.mtl": ""})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pickled `.npy` files give arrays and plain values, and nothing in them is ever called."""
+"""Pickled `.npy` files load as arrays and plain values, and their code is never run."""
 
 import builtins
 import functools
@@ -15,7 +15,7 @@ from data_prep.foreign import safe_pickle
 
 
 def write(path, payload: bytes, *, shape=()):
-    """A .npy file of objects around any pickle, as numpy lays it out."""
+    """Writes a .npy file of objects, in numpy's format, around any pickle."""
     buffer = io.BytesIO()
     header = {"descr": "|O", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(buffer, header)
@@ -24,7 +24,7 @@ def write(path, payload: bytes, *, shape=()):
 
 
 def shape_file():
-    """A dict like a released shape's: every kind of value in it."""
+    """Returns a dict like that of a released shape, with every kind of value."""
     rng = np.random.default_rng(0)
     return {
         "id": "abc",
@@ -60,14 +60,14 @@ def assert_equal(got, want):
         assert got == want
 
 
-def test_what_numpy_saves_comes_back(tmp_path):
+def test_saved_dict_loads_unchanged(tmp_path):
     np.save(tmp_path / "a.npy", shape_file())
     assert_equal(safe_pickle.load(tmp_path / "a.npy"), shape_file())
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4])
 @pytest.mark.parametrize("package", ["numpy.core", "numpy._core"])
-def test_old_protocols_and_both_layouts_of_numpy_are_read(tmp_path, protocol, package):
+def test_old_protocols_and_module_names_of_numpy_1_and_2_are_read(tmp_path, protocol, package):
     # Sets and empty bytes were calls of builtins then; no published file has them.
     want = shape_file() | {"empty": 0, "set": 0}
     wrapped = np.array(want, dtype=object)
@@ -79,7 +79,7 @@ def test_old_protocols_and_both_layouts_of_numpy_are_read(tmp_path, protocol, pa
     assert_equal(got, want)
 
 
-def test_numpy_1_wrote_its_names_into_protocol_4_too(tmp_path):
+def test_module_names_of_numpy_1_are_read_in_protocol_4(tmp_path):
     data = pickle.dumps(np.array({"a": np.arange(3)}, dtype=object), 4)
     long, short = b"numpy._core.multiarray", b"numpy.core.multiarray"
     data = data.replace(bytes([len(long)]) + long, bytes([len(short)]) + short)
@@ -90,20 +90,20 @@ def test_numpy_1_wrote_its_names_into_protocol_4_too(tmp_path):
     assert_equal(safe_pickle.load(write(tmp_path / "a.npy", data)), {"a": np.arange(3)})
 
 
-def test_a_list_of_dicts_is_a_list(tmp_path):
+def test_array_of_dicts_loads_as_a_list(tmp_path):
     clouds = [{"xyz": np.arange(6.0).reshape(2, 3)}, {"xyz": np.zeros((1, 3))}]
     np.save(tmp_path / "a.npy", np.array(clouds, dtype=object))
     assert_equal(safe_pickle.load(tmp_path / "a.npy"), clouds)
 
 
-def test_plain_numbers_need_no_pickle(tmp_path):
+def test_plain_array_loads_without_a_pickle(tmp_path):
     values = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
     np.save(tmp_path / "a.npy", values)
     assert_equal(safe_pickle.load(tmp_path / "a.npy"), values)
 
 
 class Calls:
-    """Pickles into a call of any function."""
+    """Object that pickles into a call of any function."""
 
     def __init__(self, function, *arguments):
         self.call = (function, arguments)
@@ -112,7 +112,7 @@ class Calls:
         return self.call
 
 
-def leave_a_mark(path):
+def create_file(path):
     open(path, "w").close()  # noqa: SIM115
 
 
@@ -124,8 +124,8 @@ def leave_a_mark(path):
         (lambda mark: Calls(builtins.exec, f"open({mark!r}, 'w')"), "builtins.exec"),
         (lambda mark: Calls(builtins.open, mark, "w"), "io.open"),
         (lambda mark: Calls(builtins.getattr, "", "join"), "builtins.getattr"),
-        (lambda mark: Calls(leave_a_mark, mark), "test_safe_pickle.leave_a_mark"),
-        (lambda mark: functools.partial(leave_a_mark, mark), "functools.partial"),
+        (lambda mark: Calls(create_file, mark), "test_safe_pickle.create_file"),
+        (lambda mark: functools.partial(create_file, mark), "functools.partial"),
         (lambda mark: Calls(np.load, mark), "numpy.load"),
         (lambda mark: Calls(np.save, mark, 1), "numpy.save"),
         (lambda mark: Calls(np.memmap, mark, "f4", "w+", 0, (4,)), "numpy.memmap"),
@@ -137,7 +137,7 @@ def leave_a_mark(path):
     ],
 )
 @pytest.mark.parametrize("where", ["alone", "in a dict", "in an array"])
-def test_a_pickle_that_would_run_code_is_refused_and_nothing_ran(tmp_path, make, name, where):
+def test_pickle_that_would_run_code_is_rejected_before_it_runs(tmp_path, make, name, where):
     mark = str(tmp_path / "mark")
     payload = make(mark)
     payload = {"alone": payload, "in a dict": {"xyz": [np.zeros(3), payload]}}.get(where, payload)
@@ -153,11 +153,11 @@ def test_a_pickle_that_would_run_code_is_refused_and_nothing_ran(tmp_path, make,
     assert not os.path.exists(mark)
 
 
-def test_the_same_file_does_run_its_code_in_numpy(tmp_path):
+def test_numpy_runs_the_code_of_the_same_file(tmp_path):
     mark = tmp_path / "mark"
     path = write(tmp_path / "evil.npy", pickle.dumps(Calls(os.system, f"touch {mark}")))
     np.load(path, allow_pickle=True)
-    assert mark.exists()  # so the refusals above are not for want of a working attack
+    assert mark.exists()  # so the attack works, and the test above checks that it is rejected
 
 
 RECONSTRUCT = b"cnumpy._core.multiarray\n_reconstruct\n"
@@ -168,7 +168,7 @@ ADDRESS = b"C\x08AAAAAAAA"
 
 
 @pytest.mark.parametrize(
-    ("program", "complaint"),
+    ("program", "message"),
     [
         # numpy would take eight bytes of the file for the address of an object.
         (EMPTY + b"(I1\n(I1\nt" + HIDDEN + b"I00\n" + ADDRESS + b"tb.", "array of objects"),
@@ -179,26 +179,26 @@ ADDRESS = b"C\x08AAAAAAAA"
         (EMPTY + b".", "array without content"),
         (RECONSTRUCT + b"(NI0\nNtR.", "array of kind None"),
         (b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x05\x00\x00\x00rot13tR.", "encoding 'rot13'"),
-        (b"(lp0\ng0\na.", "holds itself"),
+        (b"(lp0\ng0\na.", "contains itself"),
         # Attributes set on a function would outlive the file.
-        (RECONSTRUCT + b"N}X\x01\x00\x00\x00aI1\ns\x86b.", "not a whole .npy file"),
+        (RECONSTRUCT + b"N}X\x01\x00\x00\x00aI1\ns\x86b.", "not a valid .npy file"),
         (b"(X\x01\x00\x00\x00aX\x01\x00\x00\x00bd.trailing", None),
-        (b"(" * 5 + b".", "not a whole .npy file"),
-        (b"P0\n.", "not a whole .npy file"),
-        (b"\x82\x01.", "not a whole .npy file"),
+        (b"(" * 5 + b".", "not a valid .npy file"),
+        (b"P0\n.", "not a valid .npy file"),
+        (b"\x82\x01.", "not a valid .npy file"),
         (b"]" + b"]" * 100_000 + b"a" * 100_000 + b".", "nested too deep"),
     ],
 )
-def test_programs_that_use_the_known_names_otherwise_are_refused(tmp_path, program, complaint):
+def test_misuse_of_the_allowed_names_is_rejected(tmp_path, program, message):
     path = write(tmp_path / "odd.npy", program)
-    if complaint is None:
+    if message is None:
         assert safe_pickle.load(path) == {"a": "b"}
         return
-    with pytest.raises(safe_pickle.UnsafePickleError, match=f"odd.npy: .*{complaint}"):
+    with pytest.raises(safe_pickle.UnsafePickleError, match=f"odd.npy: .*{message}"):
         safe_pickle.load(path)
 
 
-def test_a_list_that_repeats_itself_a_million_times_costs_nothing(tmp_path):
+def test_exponentially_repeated_list_loads_quickly(tmp_path):
     inner = []
     for _ in range(100):
         inner = [inner] * 10
@@ -208,23 +208,23 @@ def test_a_list_that_repeats_itself_a_million_times_costs_nothing(tmp_path):
     assert len(got) == 10 and got[0] is got[9]
 
 
-def test_an_array_is_as_long_as_its_bytes_and_no_longer(tmp_path):
+def test_array_longer_than_its_bytes_is_rejected(tmp_path):
     data = pickle.dumps(np.array({"a": np.arange(4, dtype=np.int8)}, dtype=object), 2)
     longer = data.replace(b"K\x04\x85", b"K\x05\x85")
     assert longer != data
-    with pytest.raises(safe_pickle.UnsafePickleError, match="a.npy: not a whole"):
+    with pytest.raises(safe_pickle.UnsafePickleError, match="a.npy: not a valid"):
         safe_pickle.load(write(tmp_path / "a.npy", longer))
 
 
 @pytest.mark.parametrize("keep", [3, 60, 130, 300])
-def test_a_cut_file_is_named(tmp_path, keep):
+def test_truncated_file_is_named(tmp_path, keep):
     np.save(tmp_path / "a.npy", shape_file())
     (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:keep])
-    with pytest.raises(safe_pickle.UnsafePickleError, match="a.npy: not a whole .npy file"):
+    with pytest.raises(safe_pickle.UnsafePickleError, match="a.npy: not a valid .npy file"):
         safe_pickle.load(tmp_path / "a.npy")
 
 
-def test_a_table_of_objects_is_refused(tmp_path):
+def test_object_array_of_two_axes_is_rejected(tmp_path):
     np.save(tmp_path / "a.npy", np.array([[{}, {}]], dtype=object))
     with pytest.raises(safe_pickle.UnsafePickleError, match="array of objects of shape .1, 2."):
         safe_pickle.load(tmp_path / "a.npy")

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The build resumes, refuses what does not fit, and never mixes old files with new options."""
+"""The build resumes, rejects contradictory options and never reuses files of other options."""
 
 import numpy as np
 import pytest
-from made_up import FakeTeacher, prepared, run_build
+from fake_data import FakeTeacher, prepare_all, run_build
 
 from data_prep import build, evaluation, features, lock, offline_teacher, prepare
 from data_prep.teachers import lit
 from mrd_jax.data import source
 
 
-def test_a_second_run_does_nothing_and_says_so(copied, monkeypatch, capsys):
+def test_second_run_reports_that_there_is_nothing_to_do(copied, monkeypatch, capsys):
     before = {path: path.stat().st_mtime_ns for path in copied.rglob("*") if path.is_file()}
 
     _, teacher = run_build(copied, monkeypatch)
@@ -25,39 +25,39 @@ def test_a_second_run_does_nothing_and_says_so(copied, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("change", [{"points": 12}, {"views": 3}, {"image_size": 9}, {"seed": 1}])
-def test_a_changed_option_is_refused_before_any_work(copied, monkeypatch, change):
+def test_changed_option_is_rejected_before_any_work(copied, monkeypatch, change):
     monkeypatch.setattr(prepare, "prepare_shapes", None)  # calling it would fail
     (name, value), old = *change.items(), {"points": 24, "views": 2, "image_size": 8, "seed": 0}
     with pytest.raises(ValueError, match=f"--{name} {old[name]}, but --{name} {value}"):
         run_build(copied, monkeypatch, **change)
 
 
-def test_overwrite_replaces_the_data_set_and_encodes_only_what_changed(copied, monkeypatch):
+def test_overwrite_replaces_the_data_set_and_encodes_only_changed_shapes(copied, monkeypatch):
     folder, teacher = run_build(copied, monkeypatch, points=12, overwrite=True)
 
     assert source.open_split(folder, "train")[0]["xyz"].shape == (12, 3)
     assert source.read_metadata(folder)["points"] == 12
     assert teacher.pictures == 0  # pictures do not depend on the number of points
-    assert not list(copied.glob(".made_up*"))
+    assert not list(copied.glob(".fake*"))
 
     folder, teacher = run_build(copied, monkeypatch, views=3, points=12, overwrite=True)
     assert teacher.pictures > 100
     assert source.open_split(folder, "train")[0]["image_features"].shape[0] >= 3
 
 
-def test_a_new_revision_of_the_teacher_never_meets_old_features(copied, monkeypatch, capsys):
+def test_features_of_another_teacher_revision_are_not_reused(copied, monkeypatch, capsys):
     other = FakeTeacher(revision="2", factor=2.0)
     with pytest.raises(ValueError, match="another revision of the teacher.*--overwrite"):
         run_build(copied, monkeypatch, teacher=other)
     assert "2 written, 0 current, 2 stale" in capsys.readouterr().out
 
-    old = source.open_split(copied / "made_up" / "1.0.0", "train")[0]["image_features"]
+    old = source.open_split(copied / "fake" / "1.0.0", "train")[0]["image_features"]
     folder, _ = run_build(copied, monkeypatch, teacher=other, overwrite=True)
     new = source.open_split(folder, "train")[0]["image_features"]
     np.testing.assert_array_equal(new, 2 * old)
 
 
-def test_missing_and_damaged_feature_files_are_encoded_again(copied, monkeypatch, capsys):
+def test_missing_and_corrupt_feature_files_are_encoded_again(copied, monkeypatch, capsys):
     first, second = sorted((copied / "features").rglob("shard-*.npz"))
     want = [features.load_features(path) for path in (first, second)]
     first.unlink()
@@ -74,7 +74,7 @@ def test_missing_and_damaged_feature_files_are_encoded_again(copied, monkeypatch
                 np.testing.assert_array_equal(a, b)
 
 
-def test_an_interrupted_run_leaves_no_data_set_and_the_next_one_finishes(tmp_path, monkeypatch):
+def test_interrupted_run_leaves_no_data_set_and_the_next_run_completes_it(tmp_path, monkeypatch):
     def fail(folder, sidecar):
         raise OSError("disk full")
 
@@ -82,13 +82,13 @@ def test_an_interrupted_run_leaves_no_data_set_and_the_next_one_finishes(tmp_pat
         broken.setattr(evaluation, "write_sidecar", fail)
         with pytest.raises(OSError, match="disk full"):
             run_build(tmp_path, broken)
-    assert not (tmp_path / "made_up").exists()
+    assert not (tmp_path / "fake").exists()
 
     folder, teacher = run_build(tmp_path, monkeypatch)
     assert teacher.pictures == 0 and len(source.open_split(folder, "test")) == 10
 
 
-def test_the_offline_teacher_is_trained_once_for_each_training_split(tmp_path, monkeypatch, capsys):
+def test_offline_teacher_is_trained_once_per_training_split(tmp_path, monkeypatch, capsys):
     trained = []
 
     def train(chosen, folder, *, seed, cache_dir, **kwargs):
@@ -103,8 +103,8 @@ def test_the_offline_teacher_is_trained_once_for_each_training_split(tmp_path, m
     monkeypatch.setattr(lit.LitTeacher, "load", load)
 
     folder, _ = run_build(tmp_path, monkeypatch, kind="lit")
-    train_ids = [s.id for s in prepared().values() if s.catalogue == "train"]
-    assert trained == [("lit_made_up", train_ids, 0)]
+    train_ids = [s.id for s in prepare_all().values() if s.catalogue == "train"]
+    assert trained == [("lit_fake", train_ids, 0)]
 
     run_build(tmp_path, monkeypatch, kind="lit")
     assert len(trained) == 1 and "trained on these shapes already" in capsys.readouterr().out
@@ -113,22 +113,21 @@ def test_the_offline_teacher_is_trained_once_for_each_training_split(tmp_path, m
     assert [seed for _, _, seed in trained] == [0, 1]
     assert source.read_metadata(folder)["teacher"]["revision"] == "1"
 
-    (
-        tmp_path / "teachers" / "lit_made_up" / offline_teacher.TRAINED_ON
-    ).unlink()  # as if interrupted
+    # An interrupted training leaves no such file.
+    (tmp_path / "teachers" / "lit_fake" / offline_teacher.TRAINED_ON).unlink()
     run_build(tmp_path, monkeypatch, kind="lit", seed=1)
     assert len(trained) == 3 and "it is trained again" in capsys.readouterr().out
 
 
-def test_flags_become_options():
-    words = "--source furniture --input a --output b --teacher lit --points 9 --overwrite"
-    options = build.parse_options(words.split())
+def test_flags_set_the_options():
+    flags = "--source furniture --input a --output b --teacher lit --points 9 --overwrite"
+    options = build.parse_options(flags.split())
     assert (options.points, options.views, options.overwrite) == (9, 12, True)
     assert str(options.target) == "b/furniture/1.0.0"
 
 
-def test_two_builds_do_not_share_an_output_folder(tmp_path, monkeypatch):
-    with lock.alone_in(tmp_path):
-        with pytest.raises(lock.BusyError, match=f"another data_prep.build.*{tmp_path}"):
+def test_second_build_in_the_same_output_folder_is_rejected(tmp_path, monkeypatch):
+    with lock.acquire(tmp_path):
+        with pytest.raises(lock.BusyError, match=f"{tmp_path}: another data_prep.build"):
             run_build(tmp_path, monkeypatch)
     run_build(tmp_path, monkeypatch)

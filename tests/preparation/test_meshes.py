@@ -25,17 +25,17 @@ def sample(surface, points=2000, seed=0):
     return meshes.sample_points(surface, points=points, rng=np.random.default_rng(seed))
 
 
-def test_the_vertical_axis_turns_by_a_proper_rotation():
+def test_y_up_becomes_z_up_by_a_proper_rotation():
     turn = meshes.Y_UP_TO_Z_UP
     np.testing.assert_array_equal(turn @ [0, 1, 0], [0, 0, 1])
     np.testing.assert_array_equal(turn @ [1, 0, 0], [1, 0, 0])
     assert np.linalg.det(turn) == pytest.approx(1)
 
 
-def test_every_point_has_the_colour_of_the_texel_under_it():
+def test_points_have_the_colour_of_their_texel():
     surface, faults = square()
     xyz, rgb = sample(surface)
-    # After the turn the square is x in 0..1, y in 0..1, z = 0; the texture's top row is y > 1/2.
+    # After the rotation the square is x in 0..1, y in 0..1, z = 0; the texture's top row is y > 1/2.
     table = np.array([[BLUE, WHITE], [RED, GREEN]])[..., :3]
     want = table[(xyz[:, 1] > 0.5).astype(int), (xyz[:, 0] > 0.5).astype(int)]
     np.testing.assert_array_equal(rgb, want)
@@ -56,57 +56,57 @@ def test_no_point_lies_in_a_hole_of_the_texture():
     assert (rgb == RED[:3]).all()
 
 
-def test_a_surface_that_is_all_hole_is_refused():
+def test_fully_transparent_surface_is_rejected():
     surface, _ = square(pixels=[[(255, 0, 0, 0)]])
     with pytest.raises(meshes.MeshError, match="no visible area"):
         sample(surface)
 
 
-def test_a_missing_texture_is_counted_and_the_diffuse_colour_used():
+def test_missing_texture_is_a_fault_and_the_diffuse_colour_is_used():
     mtl = PAINTED.replace("my paint.png", "C:\\Users\\me\\wood.png")
     surface, faults = square(mtl=mtl)
     assert faults == ["missing texture"]
     assert (sample(surface)[1] == BLUE[:3]).all()
 
 
-def test_a_texture_named_by_a_path_of_the_authors_disk_is_found_beside_the_mesh():
+def test_texture_with_an_absolute_path_is_found_in_the_folder_of_the_mesh():
     mtl = PAINTED.replace("my paint.png", "C:\\Users\\me\\my paint.png")
     surface, faults = square(mtl=mtl)
     assert faults == []
     np.testing.assert_array_equal(sample(surface)[1], sample(square()[0])[1])
 
 
-@pytest.mark.parametrize("cut", [0, 60], ids=["not an image", "cut short"])
-def test_a_broken_texture_is_counted_and_the_diffuse_colour_used(cut):
+@pytest.mark.parametrize("cut", [0, 60], ids=["not an image", "truncated"])
+def test_corrupt_texture_is_a_fault_and_the_diffuse_colour_is_used(cut):
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3))
-    broken = tiny_catalogue.png(noise)[:cut]
-    surface, faults = square(**{"my paint.png": broken})
+    corrupt = tiny_catalogue.png(noise)[:cut]
+    surface, faults = square(**{"my paint.png": corrupt})
     assert faults == ["unreadable texture"]
     assert (sample(surface)[1] == BLUE[:3]).all()
 
 
-def test_an_image_that_claims_billions_of_pixels_is_not_decoded():
+def test_image_with_billions_of_declared_pixels_is_not_decoded():
     whole = tiny_catalogue.png([[RED]])
 
-    def claiming(side):
+    def with_side(side):
         header = whole[12:16] + side.to_bytes(4, "big") * 2 + whole[24:29]
         return whole[:12] + header + zlib.crc32(header).to_bytes(4, "big") + whole[33:]
 
-    assert claiming(1) == whole
-    assert materials.open_image(claiming(8_192)).size == (8_192, 8_192)
+    assert with_side(1) == whole
+    assert materials.open_image(with_side(8_192)).size == (8_192, 8_192)
     with pytest.raises(limits.LimitError, match="67125249 pixels, at most 67108864 are read"):
-        materials.open_image(claiming(8_193))
+        materials.open_image(with_side(8_193))
     with pytest.raises(ValueError, match="unreadable picture: .*1600000000 pixels"):
-        materials.open_image(claiming(40_000))
+        materials.open_image(with_side(40_000))
 
 
-def test_texture_coordinates_of_one_number_are_counted_and_the_diffuse_colour_used():
+def test_texture_coordinates_of_one_number_are_a_fault():
     surface, faults = square(obj=tiny_catalogue.SQUARE.replace("vt 0 0", "vt 0"))
     assert faults == ["unreadable texture"]
     assert (sample(surface)[1] == BLUE[:3]).all()
 
 
-def test_a_large_texture_is_shrunk_to_its_mean_colours():
+def test_large_texture_is_reduced_to_its_mean_colours():
     pixels = np.zeros((8, 2048, 3), np.uint8)
     pixels[:, ::2] = 200
     surface, _ = square(pixels=pixels)
@@ -114,13 +114,13 @@ def test_a_large_texture_is_shrunk_to_its_mean_colours():
     assert set(np.unique(surface.texels[:, :3])) == {100}
 
 
-def test_a_missing_materials_file_is_counted_and_the_part_is_grey():
+def test_missing_materials_file_is_a_fault_and_the_part_is_grey():
     surface, faults = square(obj=tiny_catalogue.SQUARE.replace("square.mtl", "gone.mtl"))
     assert faults == ["missing materials file"]
     assert (sample(surface)[1] == materials.GREY[:3]).all()
 
 
-def test_a_mesh_without_materials_is_grey():
+def test_mesh_without_materials_is_grey():
     surface, faults = square(obj="v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
     assert faults == []
     assert (sample(surface)[1] == materials.GREY[:3]).all()
@@ -134,7 +134,7 @@ def test_opacity_is_d_or_one_minus_tr(line, want):
     assert surface.opacity[0] == pytest.approx(want)
 
 
-def test_invisible_parts_get_no_points():
+def test_invisible_parts_are_not_sampled():
     obj = tiny_catalogue.boxes(((1, 1, 1), (5, 0, 0), "ghost"), ((1, 1, 1), (0, 0, 0), "paint"))
     mtl = PLAIN + "newmtl ghost\nKd 1 0 0\nd 0\n"
     surface, _ = square(obj=obj, **{"box.mtl": mtl})
@@ -143,7 +143,7 @@ def test_invisible_parts_get_no_points():
     assert (rgb == BLUE[:3]).all()
 
 
-def test_face_colours_of_other_formats_are_kept():
+def test_face_colours_of_ply_are_kept():
     mesh = trimesh.creation.box()
     mesh.visual = trimesh.visual.ColorVisuals(mesh, face_colors=np.arange(48).reshape(12, 4) + 200)
     ply = mesh.export(file_type="ply")
@@ -153,7 +153,7 @@ def test_face_colours_of_other_formats_are_kept():
     np.testing.assert_array_equal(got, mesh.visual.face_colors)
 
 
-def test_parts_are_placed_by_the_scene_and_turned_with_it():
+def test_parts_follow_the_transforms_of_the_scene():
     scene = trimesh.Scene()
     place = trimesh.transformations.translation_matrix([0, 10, 0])
     scene.add_geometry(trimesh.creation.box(), transform=place)
@@ -172,7 +172,7 @@ def test_points_are_uniform_by_area():
     np.testing.assert_allclose(xyz[first].mean(axis=0), [4 / 3, 0, 1 / 3], atol=0.02)
 
 
-def test_the_seed_decides_the_points():
+def test_points_depend_on_the_seed_only():
     surface, _ = square()
     np.testing.assert_array_equal(sample(surface)[0], sample(surface)[0])
     assert not np.array_equal(sample(surface)[0], sample(surface, seed=1)[0])
@@ -188,12 +188,12 @@ def test_the_seed_decides_the_points():
         ("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 99\n", "unreadable mesh"),
     ],
 )
-def test_unusable_meshes_say_why(obj, reason):
+def test_unusable_mesh_is_rejected_with_a_reason(obj, reason):
     with pytest.raises(meshes.MeshError, match=f"^{reason}$"):
         square(obj=obj)
 
 
-def test_a_mesh_without_area_is_refused():
+def test_mesh_without_area_is_rejected():
     surface, _ = square(obj="v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n")
     with pytest.raises(meshes.MeshError, match="no visible area"):
         sample(surface)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Preparation as a whole: parallel, resumable, counted."""
+"""Preparation of shapes: parallel, resumable, with a summary of counts."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ SETTINGS = {"points": 200, "views": 1, "image_size": 16, "seed": 0}
 
 
 @pytest.fixture(autouse=True)
-def two_items_a_shard(monkeypatch):
+def two_items_per_shard(monkeypatch):
     monkeypatch.setattr(prepare, "ITEMS_PER_SHARD", 2)
 
 
@@ -27,7 +27,7 @@ def load(cache):
 
 
 def with_faults(folder):
-    """A catalogue of one good model, one without its texture and two that must be skipped."""
+    """Writes a catalogue of a model without its texture and two models that must be skipped."""
     files = {
         "good.obj": tiny_catalogue.boxes(((1, 1, 1), (0, 0, 0), "red")),
         "box.mtl": "newmtl red\nKd 1 0 0\nmap_Kd gone.png\n",
@@ -47,7 +47,7 @@ def test_every_item_becomes_a_shape_in_order(tmp_path):
     assert len(prepare.shard_paths(tmp_path / "cache")) == 3
 
 
-def test_the_number_of_processes_does_not_change_a_byte(tmp_path):
+def test_shards_do_not_depend_on_the_number_of_processes(tmp_path):
     tiny_catalogue.chairs(tmp_path, count=5)
     run(tmp_path, tmp_path / "one")
     run(tmp_path, tmp_path / "two", workers=2)
@@ -56,7 +56,7 @@ def test_the_number_of_processes_does_not_change_a_byte(tmp_path):
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(one, two, strict=True))
 
 
-def test_a_second_run_does_nothing(tmp_path):
+def test_second_run_reuses_all_shards(tmp_path):
     tiny_catalogue.chairs(tmp_path)
     run(tmp_path, tmp_path / "cache")
     before = {path: path.stat().st_mtime_ns for path in prepare.shard_paths(tmp_path / "cache")}
@@ -65,7 +65,7 @@ def test_a_second_run_does_nothing(tmp_path):
     assert before == {p: p.stat().st_mtime_ns for p in prepare.shard_paths(tmp_path / "cache")}
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
+def test_interrupted_run_resumes_where_it_stopped(tmp_path, monkeypatch):
     tiny_catalogue.chairs(tmp_path, count=5)
     run(tmp_path, tmp_path / "whole")
     calls = []
@@ -108,7 +108,7 @@ def test_shards_of_other_items_are_prepared_again_and_surplus_ones_removed(tmp_p
     assert [shape.name for shape in load(tmp_path / "cache")] == ["Train 0", "Train 1", "Train 2"]
 
 
-def test_the_summary_counts_skipped_items_and_faults_also_when_resumed(tmp_path):
+def test_summary_counts_skipped_items_and_faults_of_reused_shards(tmp_path):
     with_faults(tmp_path)
     for _ in range(2):
         summary = run(tmp_path, tmp_path / "cache")
@@ -122,7 +122,7 @@ def test_the_summary_counts_skipped_items_and_faults_also_when_resumed(tmp_path)
     assert f"kept, missing texture: 1\n    {kept.id}" in text
 
 
-def test_the_summary_names_the_first_five_skipped_items_of_a_reason(tmp_path):
+def test_summary_lists_the_first_five_skipped_items_of_a_reason(tmp_path):
     files = {f"{n}.obj": "" for n in range(7)}
     entries = [tiny_catalogue.entry(f"m{n}", f"{n}.obj") for n in range(7)]
     tiny_catalogue.write_catalogue(tmp_path / "Empty.sh3f", entries[:5], files)
@@ -133,7 +133,7 @@ def test_the_summary_names_the_first_five_skipped_items_of_a_reason(tmp_path):
     assert "skipped, no faces: 7\n    Tiny#m0, Tiny#m1, Tiny#m2, Tiny#m3, Tiny#m4, ...\n" in text
 
 
-def test_the_summary_tells_the_seconds_of_every_stage(tmp_path):
+def test_summary_contains_the_seconds_of_every_stage(tmp_path):
     tiny_catalogue.chairs(tmp_path)
     summary = run(tmp_path, tmp_path / "cache", workers=2)
     assert set(summary.cpu_seconds) == {"load", "sample", "render", "encode"}
@@ -141,7 +141,7 @@ def test_the_summary_tells_the_seconds_of_every_stage(tmp_path):
     assert summary.seconds > 0
 
 
-def test_stages_are_summed_until_they_are_taken():
+def test_stage_times_are_summed_until_taken():
     timing.take()
     with timing.stage("a"):
         sum(range(10_000))
@@ -151,23 +151,23 @@ def test_stages_are_summed_until_they_are_taken():
     assert timing.take() == {}
 
 
-def test_a_failure_in_a_process_names_the_item(tmp_path):
+def test_error_in_a_worker_process_names_the_item(tmp_path):
     tiny_catalogue.chairs(tmp_path, count=1)
     with pytest.raises(RuntimeError, match=r"preparing 'Train#0' failed: views is 13"):
         run(tmp_path, tmp_path / "cache", workers=2, views=13)
 
 
-def test_an_unknown_source_is_refused_with_the_known_ones(tmp_path):
+def test_unknown_source_is_rejected_with_the_list_of_sources(tmp_path):
     with pytest.raises(ValueError, match=r"unknown source 'x', expected one of \['folder'"):
         prepare.prepare_shapes("x", tmp_path, tmp_path)
 
 
-def test_workers_never_import_jax():
+def test_worker_processes_do_not_import_jax():
     code = "import sys, data_prep.prepare; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_shard_gives_back_what_was_saved(tmp_path):
+def test_saved_shard_loads_unchanged(tmp_path):
     tiny_catalogue.chairs(tmp_path, count=2)
     run(tmp_path, tmp_path / "cache")
     saved = load(tmp_path / "cache")
@@ -180,12 +180,12 @@ def test_a_shard_gives_back_what_was_saved(tmp_path):
     assert [path.name for path in tmp_path.glob(".*.tmp")] == []
 
 
-def test_a_damaged_shard_is_named(tmp_path):
+def test_corrupt_shard_is_named(tmp_path):
     tiny_catalogue.chairs(tmp_path)
     run(tmp_path, tmp_path / "cache")
     path = prepare.shard_paths(tmp_path / "cache")[0]
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"shard-00000\.npz: not a whole shard.*delete it"):
+    with pytest.raises(ValueError, match=r"shard-00000\.npz: not a complete shard.*delete it"):
         run(tmp_path, tmp_path / "cache")
 
 
@@ -197,12 +197,12 @@ def test_a_damaged_shard_is_named(tmp_path):
         (np.array([[0, 0, 0], [0, np.inf, 0]]), "non-finite coordinates"),
     ],
 )
-def test_points_that_cannot_be_normalised_are_a_reason_to_skip(xyz, reason):
+def test_points_that_cannot_be_normalised_are_skipped(xyz, reason):
     with pytest.raises(shapes.SkipShape, match=f"^{reason}$"):
         shapes.normalise(xyz)
 
 
-def test_the_mean_goes_to_the_origin_and_the_farthest_point_to_the_sphere():
+def test_normalise_centres_the_mean_and_scales_the_farthest_point_to_norm_one():
     got = shapes.normalise(np.array([[1.0, 1, 1], [3, 1, 1], [2, 4, 1]]))
     centred = np.array([[-1, -1, 0], [1, -1, 0], [0, 2, 0]]) / 2
     np.testing.assert_allclose(got, centred, atol=1e-6)

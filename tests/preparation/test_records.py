@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From raw items to records on disk and back, with a made-up source and teacher."""
+"""Records on disk contain what was prepared and encoded; with a fake source and teacher."""
 
 import io
 import itertools
@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import PIL.Image
 import pytest
-from made_up import DIM, ITEMS, POINTS, FakeTeacher, prepared, run_build
+from fake_data import DIM, ITEMS, POINTS, FakeTeacher, prepare_all, run_build
 from ml_collections import ConfigDict
 
 from data_prep import evaluation, features, records
@@ -19,8 +19,8 @@ from data_prep.teachers import prompts
 from mrd_jax.data import batch_spec, loader, source
 
 
-def test_records_hold_exactly_what_was_prepared_and_encoded(made):
-    shapes_by_id, seen = prepared(), []
+def test_records_contain_the_prepared_shapes_and_encoded_features(made):
+    shapes_by_id, seen = prepare_all(), []
     encoded = features.encode_shapes(list(shapes_by_id.values()), FakeTeacher())
 
     for split in ("train", "test"):
@@ -45,8 +45,8 @@ def test_records_hold_exactly_what_was_prepared_and_encoded(made):
     assert sorted(seen) == sorted(shapes_by_id)
 
 
-def test_names_are_averaged_over_prompts_and_other_captions_are_not():
-    shape = prepared()["Thing #1/\u00fc"]
+def test_only_names_are_averaged_over_prompts():
+    shape = prepare_all()["Thing #1/\u00fc"]
     _, text = features.encode_shapes([shape], FakeTeacher())[shape.id]
 
     prompted = [template.format("thing 0") for template in prompts.NAME_TEMPLATES]
@@ -57,13 +57,13 @@ def test_names_are_averaged_over_prompts_and_other_captions_are_not():
 
 
 @pytest.mark.parametrize("factor", [1e5, np.nan])
-def test_a_feature_that_half_precision_cannot_hold_is_refused(factor):
-    shape = prepared()["Thing #1/\u00fc"]
-    with pytest.raises(ValueError, match="Thing #1.* not finite in float16"):
+def test_feature_out_of_float16_range_is_rejected(factor):
+    shape = prepare_all()["Thing #1/\u00fc"]
+    with pytest.raises(ValueError, match="Thing #1.* non-finite in float16"):
         features.encode_shapes([shape], FakeTeacher(factor=factor))
 
 
-def test_the_metadata_say_how_the_data_were_made(made):
+def test_metadata_describe_the_data_set(made):
     metadata = source.read_metadata(made)
 
     assert metadata["teacher"] == {
@@ -74,11 +74,11 @@ def test_the_metadata_say_how_the_data_were_made(made):
         "preprocessing": "none",
     }
     assert metadata["up_axis"] == "z" and metadata["normalisation"] == "unit_sphere"
-    assert metadata["points"] == POINTS and metadata["source"] == "made_up"
+    assert metadata["points"] == POINTS and metadata["source"] == "fake"
     assert metadata["counts"] == {"train": 29, "test": 10, "classes": 2}
 
 
-def test_the_evaluation_files_fit_the_records(made):
+def test_evaluation_files_match_the_records(made):
     folder = made / "evaluation"
     read = [record for split in ("train", "test") for record in source.open_split(made, split)]
 
@@ -91,7 +91,7 @@ def test_the_evaluation_files_fit_the_records(made):
     # Test shapes are 0, 4, 8, ...; each shares its name with the training shape after it.
     assert json.loads((folder / "unseen_names.json").read_text()) == []
     for record in read:
-        # Shape 9 has no images, so no picture either.
+        # Shape 9 has no images and therefore no picture.
         assert (record["picture"] == "") == ("#9/" in record["id"])
         if record["picture"]:
             with PIL.Image.open(folder / "pictures" / record["picture"]) as image:
@@ -100,19 +100,19 @@ def test_the_evaluation_files_fit_the_records(made):
 
 
 def test_unseen_names_are_compared_exactly():
-    known = list(prepared().values())
+    known = list(prepare_all().values())
     splits = {"train": [known[1].id], "test": [known[0].id, known[2].id, known[3].id]}
 
     assert evaluation.unseen_names(known, splits) == [known[2].id, known[3].id]
 
 
-def test_pictures_of_similar_ids_do_not_collide():
+def test_pictures_of_similar_ids_have_distinct_names():
     names = {evaluation.picture_name(text).lower() for text in ("a/b", "a b", "a#b", "A/b")}
     assert len(names) == 4
     assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789._-") for name in names)
 
 
-def test_pictures_are_made_small():
+def test_thumbnail_keeps_the_aspect_ratio():
     buffer = io.BytesIO()
     PIL.Image.new("RGB", (400, 200), (200, 30, 30)).save(buffer, "PNG")
 
@@ -121,7 +121,7 @@ def test_pictures_are_made_small():
         np.testing.assert_allclose(np.asarray(image)[5, 5], (200, 30, 30), atol=6)
 
 
-def test_reading_needs_no_tensorflow(made):
+def test_reading_does_not_import_tensorflow(made):
     script = (
         "import sys; from mrd_jax.data import source; "
         "record = source.open_split(sys.argv[1], 'test')[3]; assert record['xyz'].any(); "
@@ -135,7 +135,7 @@ def test_reading_needs_no_tensorflow(made):
     assert "tensorflow" not in sys.modules  # nor did writing, in this process
 
 
-def test_batches_come_from_disk_with_missing_modalities_masked(made):
+def test_missing_modalities_are_masked_in_batches_from_disk(made):
     config = ConfigDict(
         {
             "seed": 0,
@@ -171,7 +171,7 @@ def test_batches_come_from_disk_with_missing_modalities_masked(made):
         ("data", "points", 100, "points = 24.*expects 100"),
     ],
 )
-def test_data_that_do_not_fit_the_config_are_refused(made, section, field, value, message):
+def test_data_that_contradict_the_config_are_rejected(made, section, field, value, message):
     config = ConfigDict({"teacher": {"name": "", "dim": DIM}, "data": {"points": POINTS}})
     source.check_metadata(source.read_metadata(made), config)
 
@@ -181,13 +181,13 @@ def test_data_that_do_not_fit_the_config_are_refused(made, section, field, value
 
 
 @pytest.mark.parametrize("field", ["up_axis", "normalisation"])
-def test_other_conventions_are_refused(made, field):
+def test_other_conventions_are_rejected(made, field):
     config = ConfigDict({"teacher": {"name": "", "dim": DIM}, "data": {"points": POINTS}})
     with pytest.raises(ValueError, match=f"{field} = 'other'"):
         source.check_metadata(source.read_metadata(made) | {field: "other"}, config)
 
 
-def test_a_missing_data_set_or_split_is_named(made, tmp_path):
+def test_missing_data_set_or_split_is_named(made, tmp_path):
     with pytest.raises(FileNotFoundError, match="no data set in .*nowhere.*data_prep.build"):
         source.open_split(tmp_path / "nowhere", "train")
     with pytest.raises(ValueError, match=r"no split 'val'; expected one of \['test', 'train'\]"):
@@ -196,12 +196,12 @@ def test_a_missing_data_set_or_split_is_named(made, tmp_path):
         source.open_split(made, "test")[10]
 
 
-def test_a_slice_of_a_split_is_a_split(made):
+def test_slice_of_a_split_is_a_split(made):
     whole, part = source.open_split(made, "train"), source.open_split(made, "train[10:13]")
     assert [part[i]["id"] for i in range(len(part))] == [whole[i]["id"] for i in (10, 11, 12)]
 
 
-def test_a_damaged_record_is_named_with_its_shard(made, tmp_path):
+def test_corrupt_record_is_named_with_its_shard(made, tmp_path):
     folder = shutil.copytree(made, tmp_path / "1.0.0")
     (shard,) = folder.glob("*-test.array_record*")
     data = bytearray(shard.read_bytes())
@@ -211,30 +211,30 @@ def test_a_damaged_record_is_named_with_its_shard(made, tmp_path):
     data[position] ^= 255
     shard.write_bytes(data)
 
-    damaged = source.open_split(folder, "test")
-    assert damaged[3]["id"] == opened[3]["id"]
+    corrupt = source.open_split(folder, "test")
+    assert corrupt[3]["id"] == opened[3]["id"]
     with pytest.raises(RuntimeError, match=f"record 4 of {shard.name} .record 4 of split 'test'"):
-        damaged[4]
+        corrupt[4]
     shard.unlink()
     with pytest.raises(RuntimeError, match=f"cannot read record 0 of {shard.name}"):
         source.open_split(folder, "test")[0]
 
 
-def test_a_shape_without_features_stops_the_writing(copied, monkeypatch):
+def test_shape_without_features_is_an_error(copied, monkeypatch):
     path = sorted((copied / "features").rglob("shard-*.npz"))[1]
     monkeypatch.setattr(features, "load_features", lambda path: {})
     with pytest.raises(ValueError, match="shard-0000[01].npz: no features of shape 'Thing #"):
         run_build(copied, monkeypatch, views=3, overwrite=True)
-    assert path.exists() and (copied / "made_up" / "1.0.0").exists()
+    assert path.exists() and (copied / "fake" / "1.0.0").exists()
 
 
-def test_an_empty_split_is_refused(tmp_path):
+def test_empty_split_is_rejected(tmp_path):
     plan = records.Plan("x", [], {"train": ["a"], "test": []}, [], POINTS, DIM, {})
     with pytest.raises(ValueError, match="split 'test' of x has no shapes"):
         records.write_records(plan, tmp_path, sidecar=None)
 
 
-def test_record_files_are_cut_and_keep_their_order(made, tmp_path, monkeypatch):
+def test_several_record_files_keep_the_order_of_records(made, tmp_path, monkeypatch):
     monkeypatch.setattr(records, "SHARDS_PER_FILE", 1)
     folder, _ = run_build(tmp_path, monkeypatch)
 

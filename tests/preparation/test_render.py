@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Views of a surface: what is where, in which colour."""
+"""Rendered views of a surface: positions, colours, shading."""
 
 import io
 
@@ -16,7 +16,7 @@ COLOURS += "newmtl white\nKd 1 1 1\nnewmtl glass\nKd 1 0 0\nd 0.25\n"
 
 
 def boxes(*parts):
-    """A surface of (size, centre, colour) boxes in z-up coordinates."""
+    """Returns a surface of (size, centre, colour) boxes in z-up coordinates."""
     files = {"b.obj": tiny_catalogue.boxes(*parts), "box.mtl": COLOURS}
     surface, _ = tiny_catalogue.surface(files, "b.obj", rotation=np.eye(3))
     return surface
@@ -26,15 +26,15 @@ def views(surface, size=32, **options):
     return render.render_views(surface, views=12, size=size, **options)
 
 
-def mean_place(picture, channel):
-    """Mean (row, column) of the pixels in which one colour dominates."""
+def mean_position(picture, channel):
+    """Returns the mean (row, column) of the pixels in which a colour dominates."""
     others = [c for c in range(3) if c != channel]
     rows, columns = np.nonzero(picture[..., channel] > picture[..., others].max(axis=-1) + 60.0)
     return rows.mean(), columns.mean()
 
 
 def brute_force_hits(triangles, directions, *, origin):
-    """Nearest triangle of every ray or -1, by solving each pair."""
+    """Returns the nearest triangle of every ray, or -1, by solving for each pair."""
     nearest = np.full(len(directions), np.inf)
     index = np.full(len(directions), -1)
     for number, (a, b, c) in enumerate(triangles.astype(np.float64)):
@@ -55,7 +55,7 @@ def brute_force_hits(triangles, directions, *, origin):
     return index
 
 
-def test_twelve_cameras_look_from_three_heights_and_four_sides():
+def test_twelve_cameras_have_three_polar_angles_and_four_sides():
     angles = render.camera_angles(12)
     assert [polar for polar, _ in angles] == [60] * 4 + [90] * 4 + [120] * 4
     for ring in range(3):
@@ -66,7 +66,7 @@ def test_twelve_cameras_look_from_three_heights_and_four_sides():
         render.camera_angles(13)
 
 
-def test_up_is_up_and_right_is_right():
+def test_views_are_not_mirrored():
     surface = boxes(
         ((1, 1, 1), (0, 0, 2), "red"),
         ((1, 1, 1), (3, 0, 0), "green"),
@@ -74,20 +74,20 @@ def test_up_is_up_and_right_is_right():
     )
     front, back = (views(surface)[i] for i in (FRONT, BACK))
     # From the front (-y) x grows to the right.
-    assert mean_place(front, 0)[0] < mean_place(front, 2)[0]
-    assert mean_place(front, 1)[1] > mean_place(front, 2)[1]
-    assert mean_place(back, 0)[0] < mean_place(back, 2)[0]
-    assert mean_place(back, 1)[1] < mean_place(back, 2)[1]
+    assert mean_position(front, 0)[0] < mean_position(front, 2)[0]
+    assert mean_position(front, 1)[1] > mean_position(front, 2)[1]
+    assert mean_position(back, 0)[0] < mean_position(back, 2)[0]
+    assert mean_position(back, 1)[1] < mean_position(back, 2)[1]
 
 
-def test_near_parts_hide_far_ones():
+def test_near_parts_hide_far_parts():
     surface = boxes(((1, 1, 1), (0, -2, 0), "red"), ((1, 1, 1), (0, 2, 0), "green"))
     front, back = (views(surface)[i] for i in (FRONT, BACK))
     assert tuple(front[16, 16] > 100) == (True, False, False)
     assert tuple(back[16, 16] > 100) == (False, True, False)
 
 
-def test_the_object_fills_the_picture_and_lies_in_its_middle():
+def test_object_is_centred_and_fills_the_picture():
     for picture in views(boxes(((1, 1, 5), (7, 0, 0), "red")), size=64):
         rows, columns = np.nonzero((picture < 250).any(axis=-1))
         assert rows.max() - rows.min() + 1 == pytest.approx(0.92 * 64, abs=2)
@@ -95,14 +95,14 @@ def test_the_object_fills_the_picture_and_lies_in_its_middle():
         assert columns.max() + columns.min() == pytest.approx(63, abs=2)
 
 
-def test_size_and_place_of_the_object_do_not_matter():
+def test_views_do_not_depend_on_size_and_position_of_the_object():
     small = views(boxes(((1, 2, 3), (0, 0, 0), "red")))
     large = views(boxes(((64, 128, 192), (4096, 0, 0), "red")))
     for one, other in zip(small, large, strict=True):
         assert np.abs(one.astype(int) - other).mean() < 1
 
 
-def test_every_ray_finds_the_nearest_triangle():
+def test_rays_hit_the_nearest_triangle():
     surface = boxes(((1, 1, 1), (0, 0, 0), "red"), ((2, 0.5, 0.5), (0.2, -0.6, 0.3), "green"))
     triangles = (
         surface.triangles - (surface.triangles.min((0, 1)) + surface.triangles.max((0, 1))) / 2
@@ -131,16 +131,16 @@ def test_every_ray_finds_the_nearest_triangle():
     assert (index >= 0).sum() > 100
 
 
-def test_brightness_is_ambient_headlight_and_key_light():
-    # A white wall seen straight on: only perspective bends the rays, and not in the middle.
+def test_brightness_is_the_sum_of_ambient_headlight_and_key_light():
+    # A white wall in front of the camera: the ray in the middle is perpendicular to it.
     picture = views(boxes(((1, 0.01, 1), (0, 0, 0), "white")), size=65, samples=1)[FRONT]
     key = np.array([-0.5, 0.7, 0.5]) / np.linalg.norm([-0.5, 0.7, 0.5])
     want = 0.42 + 0.30 * 1 + 0.36 * key[2]
     assert picture[32, 32] == pytest.approx(round(255 * want), abs=1)
 
 
-def test_glass_lets_the_background_through():
-    # One sheet of two glass sides a quarter opaque each, white behind.
+def test_background_is_visible_through_glass():
+    # A sheet with two glass sides of opacity 0.25 each, in front of the white background.
     sheet = boxes(((1, 0.01, 1), (0, 0, 0), "glass"))
     solid = boxes(((1, 0.01, 1), (0, 0, 0), "red"))
     glass, full = (views(s, size=33, samples=1)[FRONT][16, 16] / 255 for s in (sheet, solid))
@@ -148,7 +148,7 @@ def test_glass_lets_the_background_through():
     np.testing.assert_allclose(glass, full * (1 - through) + through, atol=0.01)
 
 
-def test_holes_of_a_texture_show_what_is_behind():
+def test_parts_behind_holes_of_a_texture_are_visible():
     wall = "v 0 0 0\nv 1 0 0\nv 1 0 1\nv 0 0 1\nvt 0 0\nvt 1 0\nvt 1 1\nvt 0 1\nusemtl leaf\n"
     wall += "f 9/1 10/2 11/3\nf 9/1 11/3 12/4\n"
     hole = np.array([[[255, 0, 0, 255], [255, 0, 0, 0]]])  # left half solid, right half open
@@ -163,18 +163,18 @@ def test_holes_of_a_texture_show_what_is_behind():
     assert tuple(front[16, 20] > 100) == (False, True, False)
 
 
-def test_a_flat_sheet_seen_edge_on_gives_no_view():
+def test_blank_views_of_a_flat_sheet_are_dropped():
     floor, _ = tiny_catalogue.surface(
         {"square.obj": tiny_catalogue.SQUARE, "square.mtl": "newmtl paint\nKd 0 0 0\n"}
     )
-    assert len(views(floor)) == 8  # the level ring sees nothing
+    assert len(views(floor)) == 8  # blank in the level ring
 
 
-def test_edges_are_averaged_over_four_rays_and_plain_areas_need_only_one(monkeypatch):
+def test_only_edges_are_averaged_over_four_rays(monkeypatch):
     surface = boxes(((1, 1, 1), (0, 0, 0), "red"), ((2, 0.1, 0.1), (0.2, -0.6, 0.3), "blue"))
     picture = views(surface)[0].astype(int)
     coarse = views(surface, samples=1)[0].astype(int)
-    monkeypatch.setattr(render, "CONTRAST", -1.0)  # every pixel gets all its rays
+    monkeypatch.setattr(render, "CONTRAST", -1.0)  # every pixel is traced with all rays
     full = views(surface)[0].astype(int)
     assert np.abs(picture - full).max() <= 0.03 * 255 + 1
     assert np.abs(coarse - full).max() > 100
@@ -184,11 +184,11 @@ def test_edges_are_averaged_over_four_rays_and_plain_areas_need_only_one(monkeyp
 
 
 def normals_of(triangles):
-    order, first = normals.same_place(triangles)
+    order, first = normals.group_corners(triangles)
     return normals.corner_normals(triangles, order=order, first=first)
 
 
-def test_box_corners_are_flat_and_gentle_bends_smooth():
+def test_box_corners_are_flat_and_small_bends_smooth():
     box = boxes(((1, 1, 1), (0, 0, 0), "red")).triangles
     face = np.cross(box[:, 1] - box[:, 0], box[:, 2] - box[:, 0])
     face /= np.linalg.norm(face, axis=-1, keepdims=True)
@@ -207,12 +207,12 @@ def test_box_corners_are_flat_and_gentle_bends_smooth():
     assert np.abs(normals_of(pipe) - outward).max() < 1e-6
 
 
-def test_degenerate_faces_have_no_normal():
+def test_degenerate_faces_have_zero_normals():
     line = np.float32([[[0, 0, 0], [1, 0, 0], [2, 0, 0]]])
     np.testing.assert_array_equal(normals_of(line), np.zeros((1, 3, 3)))
 
 
-def test_encoded_views_come_back_nearly_unchanged():
+def test_encoded_views_decode_nearly_unchanged():
     picture = np.zeros((16, 24, 3), np.uint8)
     picture[:, 8:] = (200, 30, 60)
     with Image.open(io.BytesIO(render.encode(picture))) as image:
@@ -228,7 +228,7 @@ def test_pictures_are_laid_on_white():
         render.on_white(b"no picture")
 
 
-def test_pictures_are_turned_as_the_camera_was_held():
+def test_exif_orientation_is_applied():
     image = Image.fromarray(np.array([[(255, 0, 0), (0, 0, 255)]], np.uint8))
     exif = Image.Exif()
     exif[274] = 6  # orientation: a quarter turn clockwise
