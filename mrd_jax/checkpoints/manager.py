@@ -26,7 +26,7 @@ LOGGER = logging.getLogger(__name__)
 
 
 class StateMismatchError(ValueError):
-    """An intact checkpoint whose arrays are not those that the config asks for."""
+    """The checkpoint is intact, but holds other arrays than the config asks for."""
 
 
 class CheckpointManager:
@@ -46,7 +46,7 @@ class CheckpointManager:
         card: model_card.ModelCard | None = None,
         read_only: bool = False,
     ):
-        """Opens or creates the workdir; every process calls it.
+        """Opens or creates the workdir; every process must call this.
 
         Args:
           workdir: folder of the run; created if it does not exist.
@@ -115,15 +115,15 @@ class CheckpointManager:
         Raises:
           FileNotFoundError: there is no such checkpoint; lists those there are.
         """
-        there = [int(folder.name) for folder in paths.steps(self._workdir)]
-        choice = {"newest": there[-1:], "best": self._best.ranked(there)[:1]}
-        found = choice.get(which, [step for step in there if str(step) == which])
-        if not found:
+        steps = [int(folder.name) for folder in paths.steps(self._workdir)]
+        choices = {"newest": steps[-1:], "best": self._best.ranked(steps)[:1]}
+        matches = choices.get(which, [step for step in steps if str(step) == which])
+        if not matches:
             raise FileNotFoundError(
-                f"{self._workdir} has no checkpoint {which!r}; there are {there}, and of them "
-                f"{self._best.ranked(there)} have been evaluated by {self._best.metric}"
+                f"{self._workdir} has no checkpoint {which!r}; there are {steps}, of which "
+                f"{self._best.ranked(steps)} have been evaluated by {self._best.metric}"
             )
-        return found[0]
+        return matches[0]
 
     def save(self, state: Any, *, step: int) -> None:
         """Starts saving; returns once the device arrays may be donated again.
@@ -165,17 +165,17 @@ class CheckpointManager:
           StateMismatchError: the checkpoint holds another state than `target`.
         """
         self._manager.wait_until_finished()
-        found = [int(folder.name) for folder in paths.steps(self._workdir)]
-        for step in reversed(found):
+        steps = [int(folder.name) for folder in paths.steps(self._workdir)]
+        for step in reversed(steps):
             try:
                 return self.read(step, target)
             except manifest.CorruptCheckpointError as error:
                 if self._read_only:
                     raise
                 LOGGER.warning("%s", error)
-                self._set_aside(step)
+                self._move_away(step)
         raise manifest.CorruptCheckpointError(
-            f"{self._workdir}: every checkpoint was corrupt ({found}) and is now in "
+            f"{self._workdir}: every checkpoint was corrupt ({steps}) and is now in "
             f"{self._workdir / paths.CORRUPT}; copy an intact one back into {paths.FOLDER}/, or "
             "start the run again in another workdir"
         )
@@ -211,8 +211,8 @@ class CheckpointManager:
             manifest.compare(described, state, where=folder)
         return processes.local_arrays(state, target)
 
-    def _set_aside(self, step: int) -> None:
-        """Moves a corrupt checkpoint out of the way; nothing is deleted."""
+    def _move_away(self, step: int) -> None:
+        """Moves a corrupt checkpoint to WORKDIR/corrupt."""
         if jax.process_index() == 0:
             target = self._workdir / paths.CORRUPT / str(step)
             while target.exists():

@@ -12,7 +12,7 @@ _LOWER_IS_BETTER = "median_rank"
 
 
 class BestCheckpoints:
-    """Ranks the steps of a run, and tells Orbax to keep the best of them.
+    """Preservation policy of Orbax that keeps the best steps of a run.
 
     Orbax can rank by metrics that it stores with each checkpoint. A checkpoint that is saved at a
     graceful shutdown has no metrics yet, and a corrupt metrics file would stop the run. Every
@@ -62,10 +62,10 @@ class BestCheckpoints:
             self._values[step] = value
 
     def ranked(self, steps: Iterable[int]) -> list[int]:
-        """Sorts the evaluated ones among the steps, best first; of ties, the later step first."""
+        """Returns the evaluated ones of the steps, best first; of ties, the later step first."""
         sign = -1 if self.metric.endswith(_LOWER_IS_BETTER) else 1
-        known = [step for step in steps if step in self._values]
-        return sorted(known, key=lambda step: (sign * self._values[step], step), reverse=True)
+        evaluated = [step for step in steps if step in self._values]
+        return sorted(evaluated, key=lambda step: (sign * self._values[step], step), reverse=True)
 
     def should_preserve(
         self,

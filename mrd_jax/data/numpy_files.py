@@ -35,7 +35,7 @@ class ArrayFileError(ValueError):
 
 
 class PickledError(ArrayFileError):
-    """The array holds Python objects, or the file is no array file and may be a pickle."""
+    """The array holds Python objects, or the file is not an array file and may be a pickle."""
 
 
 class TooLargeError(ArrayFileError):

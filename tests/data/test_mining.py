@@ -38,7 +38,7 @@ def features():
 def test_blocks_match_a_loop_over_all_pairs(features, block):
     present = np.ones(RECORDS, bool)
     present[[0, 17]] = False
-    groups = mining.group_equals(features, present)
+    groups = mining.group_duplicates(features, present)
     got = np.concatenate(list(mining.search(features, groups, count=6, block=block)))
     np.testing.assert_array_equal(got, slow_search(features, present, count=6))
     assert got.dtype == np.int32
@@ -46,7 +46,7 @@ def test_blocks_match_a_loop_over_all_pairs(features, block):
 
 def test_lists_with_fewer_neighbours_are_padded():
     features = np.array([[3, 0], [3, 0], [0, 3], [1, 1]], np.int16)
-    groups = mining.group_equals(features, np.array([True, True, True, False]))
+    groups = mining.group_duplicates(features, np.array([True, True, True, False]))
     assert groups.tolist() == [0, 0, 2, -1]
     (got,) = mining.search(features, groups, count=2)
     assert got.tolist() == [[2, -1], [2, -1], [0, 1], [-1, -1]]
@@ -55,12 +55,12 @@ def test_lists_with_fewer_neighbours_are_padded():
 def test_quantised_cosines_are_accurate_and_their_sums_exact():
     features = np.random.default_rng(1).normal(size=(60, 1_280))
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    features = mining.to_grid(unit).astype(np.int64)
+    features = mining.quantise(unit).astype(np.int64)
     np.testing.assert_allclose(features @ features.T / mining.LEVELS**2, unit @ unit.T, atol=1e-3)
     # The largest norm of a row: float32 is exact for integers up to 2**24.
     assert (mining.LEVELS + np.sqrt(mining.MAX_DIM) / 2) ** 2 <= 2**24
     with pytest.raises(ValueError, match="30001 dimensions; at most 30000"):
-        mining.to_grid(np.zeros(30_001))
+        mining.quantise(np.zeros(30_001))
 
 
 def test_every_view_of_a_record_has_the_same_weight():
