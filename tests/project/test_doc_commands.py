@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands of the README and the documentation, run as they stand.
+"""Runs the commands of the README and the documentation, unchanged.
 
-They run in a small world that looks like a clone after `make quickstart`: an encoder, a data set
-and meshes of the names that the pages use, all tiny, a teacher that knows colours, and configs made
-smaller. What is quick runs in this process; the slow tests run every command of a page, trainings
-in processes of their own. What no test runs is listed with the reason: a new block has to be run,
-or to be put on the list.
+They run in a small copy of a clone after `make quickstart`: a tiny encoder, a tiny data set and
+tiny meshes with the names that the pages use, a fake teacher that encodes colours, and configs with
+smaller sizes. Quick commands run in this process; the slow tests run every command of a page,
+trainings in separate processes. Commands that no test runs are listed with the reason, so a new
+command block has to be run or listed.
 """
 
 import io
@@ -35,15 +35,16 @@ from mrd_jax.tools import verify as verify_checkpoints
 
 PYTHON = ".venv/bin/python"
 TRAIN = f"{PYTHON} -m mrd_jax.main --config configs/quickstart.py --workdir"
-# The beginning of a command -> why no test runs it.
+# Beginning of a command -> reason that no test runs it.
 NOT_RUN = {
     "make quickstart": "fetches packages and meshes, and takes ten minutes",
     "make furniture": "fetches meshes and trains for 20 minutes; tests/project/test_benchmarks.py",
-    "make test": "is what runs this",
+    "make test": "runs this test",
+    "python3.11 -m venv": "creates the environment of the tests",
     ".venv/bin/pip install": "fetches packages",
     f"{PYTHON} -m data_prep.build --source furniture": "fetches a CLIP; tests/teachers",
     f"{TRAIN} runs/clip": "needs the data set of the line before it",
-    f"{TRAIN} /shared/run": "waits for a second machine; tests/hosts starts both",
+    f"{TRAIN} /shared/run": "waits for a second machine; tests/distributed starts both",
     f"{PYTHON} -m mrd_jax.tools.compile_tpu": "needs the TPU compiler; `make tpu`",
     f"{PYTHON} -m benchmarks.tpu_losses": "needs the TPU compiler; tests/tpu/test_compile_tpu.py",
     f"{PYTHON} -m mrd_jax.tools.convert": "needs a released file; tests/encoders",
@@ -51,9 +52,9 @@ NOT_RUN = {
     "gcloud": "needs Google Cloud",
     "--setup": "is a flag of the launcher, whose value goes to the hosts",
 }
-# Programs that take more than a few seconds: processes of their own, in the slow tests only.
+# Programs that take more than a few seconds: run in separate processes, in the slow tests only.
 SLOW = ("mrd_jax.main", "docs/examples/student.py")
-# Program -> how it is called in this process, and what makes it small.
+# Program -> its function in this process, and the arguments that reduce its size.
 QUICK = {
     "data_prep.build": (
         lambda arguments: build.build(build.parse_options(arguments)),
@@ -65,12 +66,12 @@ QUICK = {
     "mrd_jax.tools.verify": (verify_checkpoints.main, ()),
     "mrd_jax.demo": (demo.main, ("--port", "0")),
 }
-# What makes a script small.
+# Arguments that reduce the work of a script.
 SCRIPTS = {"scripts/tpu_pod.py": ("--dry_run",)}
-# What stands for something of the reader's.
+# Placeholders for the reader's own values.
 PLACEHOLDERS = {"FILES...": "my_shapes"}
 
-# Appended to the quickstart's config.
+# Code that is appended to configs/quickstart.py.
 SMALLER = f"""
 
 _whole = get_config
@@ -84,7 +85,7 @@ def get_config() -> ConfigDict:
     config.optimizer.warmup_steps = 1
     return config
 """
-# The furniture that the tutorial takes for the reader's own shapes.
+# Shapes that the tutorial copies from the furniture catalogue.
 SHAPES = (
     "oakChair",
     "antiqueChair",
@@ -100,7 +101,7 @@ SHAPES = (
 
 
 class Teacher(tiny_index.FakeTeacher):
-    """Takes pictures in files, too, as a build hands them over."""
+    """Also accepts encoded images, as passed by a build."""
 
     def encode_images(self, images, *, progress=False):
         opened = [PIL.Image.open(io.BytesIO(x)) if isinstance(x, bytes) else x for x in images]
@@ -109,7 +110,7 @@ class Teacher(tiny_index.FakeTeacher):
 
 @pytest.fixture(scope="module", autouse=True)
 def small_parts(fast_compile):
-    """The teacher of colours in all teachers' place, and one encoder, so that it compiles once."""
+    """Replaces all teachers by the fake one, and all encoders by one, so that it compiles once."""
     load, kept = encoder.load, []
 
     def load_teacher(place, **_):
@@ -122,13 +123,14 @@ def small_parts(fast_compile):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(teachers, "load_teacher", load_teacher)
+        patch.setattr("data_prep.teachers.names.check", lambda *args, **kwargs: None)
         patch.setattr(encoder, "load", once)
         yield
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory, small_parts):
-    """The world, as `make quickstart` would leave it, with the reader's own files."""
+    """A folder like a clone after `make quickstart`, with the files of a reader."""
     folder = tmp_path_factory.mktemp("world")
     for name, colour in zip(SHAPES, small_shapes.COLOURS, strict=True):
         box = small_shapes.box(colour=small_shapes.rgb(colour))
@@ -148,7 +150,7 @@ def template(tmp_path_factory, small_parts):
 
 
 def catalogue(folder):
-    """The shapes and a picture, as a fetched catalogue holds them."""
+    """Writes the shapes and a picture as a fetched catalogue."""
     path = folder / "data" / "sweethome3d" / "BlendSwap-CC-0.sh3f"
     path.parent.mkdir(parents=True)
     with zipfile.ZipFile(path, "w") as file:
@@ -158,7 +160,7 @@ def catalogue(folder):
 
 
 def furniture(folder):
-    """A data set with classes and a training split, and a run's embeddings of its test split."""
+    """Builds a data set with classes and a training split, and embeddings of its test split."""
     lines = ["path,label,split"]
     for number, colour in enumerate(small_shapes.COLOURS):
         box = small_shapes.box((1 + number % 2, 2, 3), small_shapes.rgb(colour))
@@ -175,7 +177,7 @@ def furniture(folder):
 
 @pytest.fixture
 def world(template, tmp_path, monkeypatch):
-    """A copy to work in."""
+    """A copy of the template as the working directory."""
     folder = shutil.copytree(template, tmp_path / "world", symlinks=True)
     monkeypatch.chdir(folder)
     monkeypatch.setattr("uvicorn.Server.run", lambda self, sockets: None)
@@ -188,8 +190,8 @@ def call(program, arguments):
     assert not isinstance(status, int) or status == 0, (program, arguments)
 
 
-def taken_apart(command):
-    """The program of a command and its arguments."""
+def split_command(command):
+    """Returns the program of a command and its arguments."""
     words = shlex.split(os.path.expandvars(command))
     words = [PLACEHOLDERS.get(word, word) for word in words]
     start = 2 if words[1] == "-m" else 1
@@ -209,7 +211,7 @@ def run_command(command, *, slow, monkeypatch):
         for assignment in shlex.split(os.path.expandvars(command))[1:]:
             monkeypatch.setenv(*assignment.split("=", 1))
         return
-    program, arguments = taken_apart(command)
+    program, arguments = split_command(command)
     if program in SLOW:
         if slow:
             run_process(command)
@@ -251,7 +253,7 @@ def run_page(page, *, slow, monkeypatch):
 
 def has_slow(page):
     return any(
-        taken_apart(command)[0] in SLOW
+        split_command(command)[0] in SLOW
         for name, command in doc_pages.commands()
         if name == doc_pages.name(page) and command.startswith(PYTHON)
     )
@@ -261,7 +263,7 @@ WITH_BLOCKS = [page for page in PAGES if any(block.language for block in doc_pag
 
 
 @pytest.mark.parametrize("page", WITH_BLOCKS, ids=doc_pages.name)
-def test_the_quick_commands_of_a_page_run(page, world, monkeypatch):
+def test_quick_commands_of_a_page_run(page, world, monkeypatch):
     run_page(page, slow=False, monkeypatch=monkeypatch)
 
 
@@ -271,10 +273,10 @@ def test_every_command_of_a_page_runs(page, world, monkeypatch):
     run_page(page, slow=True, monkeypatch=monkeypatch)
 
 
-def test_every_block_is_of_a_kind_that_is_run_or_known():
-    """Parts of tested files, marked {.python}, are run where they come from."""
+def test_every_block_has_a_known_language():
+    """Blocks with {.python} include parts of files that have their own tests."""
     kinds = {block.language for page in PAGES for block in doc_pages.blocks(page)}
-    assert kinds <= {"sh", "python", "csv", "{.python}", ""}
+    assert kinds <= {"sh", "python", "csv", "bibtex", "{.python}", ""}
     for page in PAGES:
         for block in doc_pages.blocks(page):
             if block.language == "{.python}":
@@ -287,17 +289,17 @@ def test_every_command_is_run_or_listed():
     for page, command in doc_pages.commands():
         if not command.startswith((*NOT_RUN, "export ", "unzip ")):
             assert command.startswith((PYTHON, "python ")), (page, command)
-            program, _ = taken_apart(command)
+            program, _ = split_command(command)
             known = {*SLOW, *QUICK, *SCRIPTS, "docs/examples/evaluator.py"}
             assert program in known, f"{page}: run `{command}` in this file, or list it in NOT_RUN"
 
 
 @pytest.mark.parametrize("beginning", NOT_RUN)
-def test_what_is_listed_is_on_some_page(beginning):
+def test_listed_commands_are_on_some_page(beginning):
     assert any(command.startswith(beginning) for _, command in doc_pages.commands())
 
 
-def test_the_table_of_the_tutorial_lists_shapes_that_are_there():
+def test_table_of_the_tutorial_lists_existing_shapes():
     tables = [b.text for b in doc_pages.blocks(ROOT / "docs/tutorial.md") if b.language == "csv"]
     listed = {line.split(",")[0] for line in tables[0].splitlines()[1:]}
     assert listed < {f"{name}.obj" for name in SHAPES}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The examples of the documentation do what their pages say."""
+"""The examples of the documentation work as described."""
 
 import held_out_example
 import jax
@@ -29,18 +29,18 @@ def registered_student(monkeypatch):
     return models.build_model({"name": "deep_sets", "points": 64, **SIZES})
 
 
-def test_the_example_student_trains_alike_on_one_device_and_on_eight(
+def test_example_student_has_the_same_update_on_one_and_on_eight_devices(
     registered_student, fast_compile
 ):
     config = tiny_config()
     config.model = {"name": "deep_sets", "points": 64, **SIZES}
-    # The contrastive term ties the samples together; the others would cost time only.
+    # The contrastive term couples the samples; the others would only take time.
     config.loss.update(lambda_intra=0.0, lambda_image=0.0, lambda_text=0.0)
     optimizer = optax.sgd(0.1)
     start = initial_state.create_state(config, model=registered_student, optimizer=optimizer)
     batch, found = batch_spec.fake_batch(config), {}
     for devices in (1, 8):
-        backend = backends.make_backend("pmap".batch_size, devices=jax.devices()[:devices])
+        backend = backends.make_backend("pmap", devices=jax.devices()[:devices])
 
         def body(state, batch):
             return step.train_step(
@@ -57,7 +57,7 @@ def test_the_example_student_trains_alike_on_one_device_and_on_eight(
     assert all(np.any(one != other) for one, other in zip(before, after, strict=True))
 
 
-def test_the_example_student_is_saved_and_loaded_like_the_others(registered_student, tmp_path):
+def test_example_student_is_saved_and_loaded(registered_student, tmp_path):
     rng = np.random.default_rng(0)
     xyz = rng.uniform(-0.5, 0.5, (3, 128, 3)).astype(np.float32)
     rgb = rng.random((3, 128, 3), np.float32)
@@ -74,7 +74,7 @@ def test_the_example_student_is_saved_and_loaded_like_the_others(registered_stud
     np.testing.assert_allclose(found, embedding.normalise(want), rtol=1e-5, atol=1e-5)
 
 
-def test_the_example_config_builds_the_example_student(registered_student):
+def test_example_config_builds_the_example_student(registered_student):
     config = student.get_config()
     assert config.model.out_dim == config.teacher.dim
     assert isinstance(models.build_model(config.model), student.DeepSets)
@@ -87,7 +87,7 @@ def registered_divergence(monkeypatch):
     divergence.register()
 
 
-def test_the_example_divergence_is_that_of_the_formula(registered_divergence):
+def test_example_divergence_equals_the_formula(registered_divergence):
     q = np.array([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]])
     r = np.array([[0.9, 0.1, 0.0], [0.2, 0.3, 0.5]])
     with np.errstate(divide="ignore"):
@@ -95,11 +95,11 @@ def test_the_example_divergence_is_that_of_the_formula(registered_divergence):
     np.testing.assert_allclose(found, 1 - np.sqrt(q * r).sum(axis=1), atol=1e-6)
 
 
-def test_the_example_divergence_is_the_same_in_both_forms_of_the_losses(
+def test_example_divergence_is_equal_in_both_forms_of_the_losses(
     registered_divergence, fast_compile
 ):
     embeddings = float32(embeddings_of(batch=7))
-    # One comparison of a teacher's relation with a student's is enough.
+    # One pair of teacher and student relations is enough.
     alone = {"lambda_image": 0.0, "lambda_text": 0.0, "image_weight": 0.0, "text_weight": 0.0}
     alone["candidates"] = {"intra": ("VV",), "image": ("VV",), "text": ("TT",)}
 
@@ -117,14 +117,14 @@ def test_the_example_divergence_is_the_same_in_both_forms_of_the_losses(
     assert_trees_close(loss_and_gradient("blockwise"), plain, rtol=1e-5, atol=1e-6)
 
 
-def test_an_unknown_divergence_is_refused_where_the_example_is_not_registered():
+def test_divergence_is_rejected_if_the_example_is_not_registered():
     with pytest.raises(ValueError, match="loss.divergence is 'hellinger'"):
         losses.init_loss_params(loss_config(divergence="hellinger"))
 
 
-def test_the_example_measure_agrees_with_a_count_by_hand(tmp_path):
+def test_example_metric_equals_a_slow_implementation(tmp_path):
     held_out = held_out_example.held_out()
-    # By pictures: the stools are each other's nearest; by these embeddings stool 1 and desk are.
+    # Nearest by pictures: the two stools. Nearest by these embeddings: stool 1 and desk.
     pairs = np.array([[1, 0, 0], [0, 1, 0.1], [1, 0.1, 0], [0, 0, 1], [0.3, 0.5, 0.6]])
     found = evaluator.shared_neighbours(pairs, held_out, count=1)
     share = pytest.approx(slow_share(pairs, held_out))
@@ -134,7 +134,7 @@ def test_the_example_measure_agrees_with_a_count_by_hand(tmp_path):
 
 
 def slow_share(embeddings, held_out):
-    """One neighbour a shape, found in loops."""
+    """One nearest neighbour per shape, in loops."""
 
     def nearest(rows, one):
         units = rows / np.linalg.norm(rows, axis=1, keepdims=True)

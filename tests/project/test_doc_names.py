@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the README and the documentation name is there: files, modules, flags, fields, targets."""
+"""Files, modules, flags, fields and make targets named in the documentation exist."""
 
 import ast
 import functools
@@ -23,7 +23,7 @@ EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=doc_pages.name)
 
 @functools.cache
 def files():
-    """Paths of the repository's files and folders, each with a slash before it."""
+    """Returns the paths of all files and folders of the repository, with a leading slash."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     listed = [pathlib.PurePosixPath(path) for path in done.stdout.splitlines()]
@@ -38,43 +38,43 @@ def test_links_lead_to_files(page):
         assert not path or (page.parent / path).exists(), target
 
 
-# What commands write, not what is here.
+# Written by commands, not in the repository.
 WRITTEN = ("benchmarks.md", "site/")
-# A file of one of these types, or a folder; not those that a user makes.
+# A file of one of these types, or a folder, except for those of a user.
 PATH = re.compile(r"[\w/.-]+\.(?:py|md|tsv|sh|toml|ipynb)|(?!runs|data/|my_)[\w/-]+/")
 
 
 @EVERY_PAGE
-def test_paths_in_text_are_there(page):
-    """A path may be short where the text says which folder it is in."""
+def test_paths_in_text_exist(page):
+    """A path may be relative to any folder."""
     for piece in doc_pages.code(page):
         if PATH.fullmatch(piece) and piece not in WRITTEN:
             assert any(path.endswith(f"/{piece}") for path in files()), piece
 
 
-def module(dotted):
-    """The file of a module, None where there is none; nothing is imported."""
+def find_module(dotted):
+    """Returns the file of a module without importing it; None if it does not exist."""
     path = ROOT.joinpath(*dotted.split("."))
-    found = (path.with_suffix(".py"), path / "__init__.py")
-    return next((one for one in found if one.is_file()), None)
+    candidates = (path.with_suffix(".py"), path / "__init__.py")
+    return next((file for file in candidates if file.is_file()), None)
 
 
 def resolve(dotted):
-    """Whether a dotted name is a module, or something at the top of one, or in a class of it."""
+    """Returns whether a dotted name is a module, a top-level name of one, or a class member."""
     parts = dotted.split(".")
     for length in range(len(parts), 0, -1):
-        if file := module(".".join(parts[:length])):
+        if file := find_module(".".join(parts[:length])):
             return length == len(parts) or parts[length] in defined(file, parts[length + 1 :])
     return False
 
 
 def defined(file, members):
-    """Names at the top of a module; of its classes, those that have all the members."""
+    """Returns the top-level names of a module; of its classes, those with all `members`."""
     names = set()
     for node in ast.parse(file.read_text("utf-8")).body:
         if isinstance(node, ast.ClassDef):
-            own = {getattr(one, "name", None) for one in node.body}
-            own |= {one.target.id for one in node.body if isinstance(one, ast.AnnAssign)}
+            own = {getattr(item, "name", None) for item in node.body}
+            own |= {item.target.id for item in node.body if isinstance(item, ast.AnnAssign)}
             names |= {node.name} if set(members) <= own else set()
         elif isinstance(node, ast.FunctionDef):
             names.add(node.name)
@@ -82,7 +82,7 @@ def defined(file, members):
             names |= {(alias.asname or alias.name).rpartition(".")[2] for alias in node.names}
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            names |= {one.id for one in targets if isinstance(one, ast.Name)}
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
     return names
 
 
@@ -90,13 +90,13 @@ DOTTED = re.compile(rf"(?<![\w/.-])(?:{'|'.join(PACKAGES)})(?:\.\w+)+(?![\w/])")
 
 
 @EVERY_PAGE
-def test_dotted_names_in_text_are_there(page):
+def test_dotted_names_in_text_exist(page):
     for piece in doc_pages.code(page):
         for dotted in DOTTED.findall(piece):
             assert dotted in WRITTEN or resolve(dotted), dotted
 
 
-def test_the_method_names_code_of_the_losses():
+def test_method_names_functions_of_the_losses():
     named = [
         piece
         for piece in doc_pages.code(ROOT / "docs/method.md")
@@ -108,7 +108,7 @@ def test_the_method_names_code_of_the_losses():
 
 
 @EVERY_PAGE
-def test_names_of_the_reference_are_there(page):
+def test_names_of_the_reference_exist(page):
     for dotted in re.findall(r"^::: ([\w.]+)$", page.read_text("utf-8"), re.MULTILINE):
         assert resolve(dotted), dotted
 
@@ -120,7 +120,7 @@ def fields(config):
 
 
 @EVERY_PAGE
-def test_fields_in_text_are_fields_of_a_config(page):
+def test_fields_in_text_are_config_fields(page):
     known = fields("configs/quickstart.py") | fields("configs/benchmarks.py")
     for piece in doc_pages.code(page):
         for field in re.findall(r"(?:--)?\bconfig\.([a-z][\w.]*\w)", piece):
@@ -129,7 +129,7 @@ def test_fields_in_text_are_fields_of_a_config(page):
 
 
 @EVERY_PAGE
-def test_targets_of_make_are_there(page):
+def test_make_targets_exist(page):
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     shell = [command for name, command in doc_pages.commands() if name == doc_pages.name(page)]
     for piece in [*doc_pages.code(page), *shell]:
@@ -138,29 +138,30 @@ def test_targets_of_make_are_there(page):
 
 
 def source_of(program):
-    """The text behind `-m MODULE` or FILE."""
+    """Returns the source of `-m MODULE` or FILE."""
     if program.endswith(".py"):
         return (ROOT / program).read_text("utf-8")
-    file = module(f"{program}.__main__") or module(program)
+    file = find_module(f"{program}.__main__") or find_module(program)
     assert file is not None, f"no module {program}"
     return file.read_text("utf-8")
 
 
-def split_at(mark, words):
-    """Lists of the words between the marks."""
-    return [list(some) for is_mark, some in itertools.groupby(words, mark.__eq__) if not is_mark]
+def split_at(separator, words):
+    """Splits a list of words at a separator."""
+    groups = itertools.groupby(words, separator.__eq__)
+    return [list(group) for is_separator, group in groups if not is_separator]
 
 
 def python_commands():
-    """(page, program, arguments) of all that Python is asked to run, in blocks and in text."""
+    """Returns (page, program, arguments) of all Python commands, in blocks and in text."""
     found = []
     for page, command in doc_pages.commands():
         words = shlex.split(command)
         if words[0].endswith("python"):
             start = 2 if words[1] == "-m" else 1
-            # Behind a -- are arguments of the run that the launcher starts.
+            # The launcher passes the arguments after -- to mrd_jax.main.
             own, *rest = split_at("--", words[start + 1 :])
-            found += [(page, words[start], own)] + [(page, "mrd_jax.main", one) for one in rest]
+            found += [(page, words[start], own)] + [(page, "mrd_jax.main", more) for more in rest]
     for page in PAGES:
         for piece in doc_pages.code(page):
             if match := re.match(r"(?:\.venv/bin/)?python -m ([\w.]+)(.*)", piece):
@@ -169,7 +170,7 @@ def python_commands():
 
 
 @pytest.mark.parametrize("page, program, arguments", python_commands())
-def test_programs_and_their_flags_are_there(page, program, arguments):
+def test_programs_and_their_flags_exist(page, program, arguments):
     text = source_of(program)
     config = "configs/quickstart.py"
     for before, argument in itertools.pairwise(["", *arguments]):
@@ -179,19 +180,19 @@ def test_programs_and_their_flags_are_there(page, program, arguments):
         if flag.startswith("--config."):
             assert flag.removeprefix("--config.") in fields(config), flag
         elif flag.startswith("--"):
-            # As argparse and as absl defines it.
+            # Defined with argparse or with absl.
             wanted = re.compile(rf"""["']{flag}["']|DEFINE_\w+\(\s*"{flag[2:]}\"""")
             assert wanted.search(text) or flag == "--config", f"{program} has no {flag}"
 
 
-# Tags that make a browser fetch something of another host, but for the page's own address.
+# Tags that make a browser fetch from another host, except for the page's canonical address.
 FETCHED = re.compile(
     r'<(?:script|img|link rel="?(?!canonical)[^>]*)[^>]*(?:src|href)="?(?:https?:)?//'
 )
 
 
-def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path):
-    """`make docs`, which is strict; with --quiet mkdocs would not count its warnings."""
+def test_site_builds_without_warnings_and_fetches_nothing(tmp_path):
+    """As `make docs`, which is strict; with --quiet, mkdocs would not count warnings."""
     command = [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(tmp_path)]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The notebooks are kept without outputs, and run from top to bottom.
+"""The notebooks have no outputs, and run from top to bottom on fake data and fake runs.
 
-Here on a data set and on runs that are made up; `make notebooks` runs them on the furniture.
+`make notebooks` runs them on the furniture data.
 """
 
 import json
@@ -20,15 +20,15 @@ pages = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
 @pages
-def test_a_notebook_is_kept_without_outputs(path):
+def test_notebook_has_no_outputs(path):
     cells = json.loads(path.read_text("utf-8"))["cells"]
     assert len(cells) > 10 and cells[0]["cell_type"] == "markdown"
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     assert not [cell["id"] for cell in code if cell["outputs"] or cell["execution_count"]]
 
 
-def runs(folder, made):
-    """Two workdirs with what an evaluation saves."""
+def write_runs(folder, made):
+    """Writes two workdirs with the embeddings that an evaluation saves."""
     held_out = evaluation.load_held_out(made)
     for seed, name in enumerate(("contrastive", "mrd")):
         rows = np.random.default_rng(seed).normal(size=held_out.image_features.shape)
@@ -39,11 +39,11 @@ def runs(folder, made):
 
 @pytest.mark.slow
 @pages
-def test_a_notebook_runs_from_top_to_bottom(path, made, tmp_path):
+def test_notebook_runs_from_top_to_bottom(path, made, tmp_path):
     (tmp_path / "furniture").mkdir()
     (tmp_path / "furniture" / "1.0.0").symlink_to(made)
-    runs(tmp_path, made)
-    # As `jupyter execute` does it, into another file.
+    write_runs(tmp_path, made)
+    # As `jupyter execute`, with another output file.
     command = [sys.executable, "-c", "from nbclient import cli; cli.main()", str(path)]
     command += ["--output", str(tmp_path / "executed")]
     environment = os.environ | {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is installed works outside the checkout."""
+"""The installed package works outside the checkout."""
 
 import importlib.util
 import os
@@ -17,14 +17,14 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def run(*arguments, folder, **options):
-    """A command of Python in a folder that is not the checkout."""
+    """Runs Python in a folder other than the checkout."""
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, **options)
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The wheel, made from the source distribution, in a folder of its own."""
+    """The wheel, built from the source distribution and installed in a folder."""
     folder = tmp_path_factory.mktemp("wheel")
     build = f"from setuptools import build_meta as b; b.build_sdist({str(folder)!r})"
     done = run("-c", build, folder=ROOT)
@@ -36,8 +36,8 @@ def installed(tmp_path_factory):
     return folder / "site"
 
 
-def test_an_installed_wheel_runs_an_experiment_by_its_name(installed):
-    """As far as the data set, which is not there."""
+def test_installed_wheel_runs_an_experiment_by_name(installed):
+    """It fails at the data set, which does not exist."""
     here = f"import sys, mrd_jax; assert mrd_jax.__file__.startswith({str(installed)!r})"
     command = f"{here}; from mrd_jax.cli import console; sys.exit(console.main())"
     arguments = ("train", "--config=quickstart", "--workdir=w", "--config.data.directory=none")
@@ -47,22 +47,22 @@ def test_an_installed_wheel_runs_an_experiment_by_its_name(installed):
     assert "dataset_info.json" in done.stderr and "data_prep.build" in done.stderr
 
 
-def test_an_installed_wheel_holds_every_file_that_is_not_python(installed):
+def test_installed_wheel_contains_every_data_file(installed):
     def data(root):
         folders = [root / name for name in ("mrd_jax", "data_prep", "configs")]
-        found = (path for folder in folders for path in folder.rglob("*") if path.is_file())
-        return {str(one.relative_to(root)) for one in found if one.suffix not in (".py", ".pyc")}
+        paths = (path for folder in folders for path in folder.rglob("*") if path.is_file())
+        return {str(path.relative_to(root)) for path in paths if path.suffix not in (".py", ".pyc")}
 
     assert data(installed) == data(ROOT) != set()
 
 
-def test_the_version_is_the_packages_own(installed):
+def test_installed_version_is_that_of_the_package(installed):
     (metadata,) = installed.glob("mrd_jax-*.dist-info/METADATA")
     version = re.search(r"^Version: (.+)$", metadata.read_text("utf-8"), re.MULTILINE)[1]
     assert version == mrd_jax.__version__
 
 
-def test_the_name_of_an_experiment_becomes_its_file():
+def test_name_of_an_experiment_is_replaced_by_its_file():
     file = str(ROOT / "configs/uni3d.py")
     change = console.with_installed_config
     assert change(["--config=uni3d", "--x=uni3d"]) == [f"--config={file}", "--x=uni3d"]
@@ -70,17 +70,17 @@ def test_the_name_of_an_experiment_becomes_its_file():
     assert change(["--config=my/own.py:v"]) == ["--config=my/own.py:v"]
 
 
-def test_a_name_that_no_experiment_has_lists_those_there_are():
+def test_unknown_experiment_is_an_error_that_lists_the_names():
     with pytest.raises(ValueError, match="'nothing'.*quickstart.*uni3d"):
         console.with_installed_config(["--config=nothing"])
 
 
 @pytest.mark.parametrize("module", console.COMMANDS.values())
-def test_every_command_has_a_module(module):
+def test_every_command_is_a_module(module):
     assert importlib.util.find_spec(module) is not None
 
 
-def test_an_unknown_command_ends_with_the_known_ones_in_three_lines(monkeypatch, capsys):
+def test_unknown_command_is_an_error_that_lists_the_commands(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["mrd-jax", "trian"])
     assert console.main() == 2
     lines = capsys.readouterr().err.splitlines()
