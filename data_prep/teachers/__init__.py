@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Teachers: frozen models that embed pictures and texts in one space."""
+"""Teachers: frozen models that embed images and texts in a common space."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ import numpy as np
 if TYPE_CHECKING:
     from data_prep.teachers import batching
 
-# What `data_prep.build` makes of this name; `load_teacher` needs the trained folder.
+# Value of `--teacher`: train a LiT teacher on the training split. `load_teacher` takes its folder.
 LIT = "lit"
-# In the place of a teacher: the features that a published data set brings.
+# Value of `--teacher`: use the features of a published data set.
 RELEASED = "released"
 
 
 @dataclasses.dataclass(frozen=True)
 class TeacherInfo:
-    """What a data set has to remember about its teacher.
+    """Description of a teacher, stored in the metadata of a data set.
 
-    Args:
+    Fingerprints of features contain its repr, so neither names nor order of fields may change.
+
+    Attributes:
       name: hub name or folder name.
-      revision: commit of the hub, or a hash of the weights.
-      dim: size of the shared space.
+      revision: commit on the hub, or a checksum of the weights.
+      dim: dimension of the features.
       kind: "clip" or "lit".
-      preprocessing: how a picture becomes the input, in words or JSON.
+      preprocessing: image preprocessing, as text or JSON.
     """
 
     name: str
@@ -39,25 +41,25 @@ class TeacherInfo:
 
 
 class Teacher(Protocol):
-    """Anything that embeds pictures and texts in one space."""
+    """Interface of a model that embeds images and texts in a common space."""
 
     info: TeacherInfo
 
     def encode_images(
         self, images: Sequence[batching.Picture], *, progress: bool = False
     ) -> np.ndarray:
-        """Embed pictures.
+        """Embeds images.
 
         Args:
-          images: opened pictures or encoded bytes; transparent ones are laid on white.
-          progress: show a bar.
+          images: opened images or encoded bytes; transparent images are composited on white.
+          progress: whether to show a progress bar.
 
         Returns:
           float32 [len(images), dim], not normalised.
         """
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Embed texts.
+        """Embeds texts.
 
         Args:
           texts: names or sentences.
@@ -74,32 +76,33 @@ def load_teacher(
     picture_batch_size: int | None = None,
     dtype: str = "float32",
 ) -> Teacher:
-    """Load a CLIP checkpoint or a trained LiT teacher.
+    """Loads a CLIP checkpoint or a trained LiT teacher.
 
     Args:
-      name_or_dir: a folder of `train_lit`, a folder of `save_pretrained`, or a hub name,
-        optionally with a revision ("owner/name@revision").
-      batch_size: pictures or texts a call, over all devices of this host.
-      picture_batch_size: pictures a call, where that is another number.
-      dtype: of the activations, "float32" or "bfloat16".
+      name_or_dir: folder written by `train_lit` or by `save_pretrained`, or a hub name, optionally
+        with a revision ("owner/name@revision").
+      batch_size: texts per call, and images per call unless `picture_batch_size` is given, over
+        all devices of this host.
+      picture_batch_size: images per call, or None for `batch_size`.
+      dtype: type of the activations, "float32" or "bfloat16".
 
     Returns:
-      The teacher; its features are float32 whatever the dtype.
+      The teacher; its features are float32 for either dtype.
 
     Raises:
-      FileNotFoundError: something is missing; says what and how to get it.
-      ValueError: the files are there but do not fit.
+      FileNotFoundError: a file or a weight package is missing.
+      ValueError: a file is invalid.
     """
-    # Both need transformers, which takes seconds to import and is not there where one trains.
+    # Both import transformers, which takes seconds and is not installed on training hosts.
     from data_prep.teachers import clip, lit
 
     if str(name_or_dir) == LIT and not pathlib.Path(name_or_dir).is_dir():
         raise FileNotFoundError(
             f"{LIT!r} is not a trained teacher: `python -m data_prep.build --teacher {LIT}` "
-            "trains one on the source's training split; pass the folder it was saved to."
+            "trains one on the training split of a source; pass the folder that it writes"
         )
-    if (pathlib.Path(name_or_dir) / lit.CONFIG_FILE).is_file():
-        load, place = lit.LitTeacher.load, pathlib.Path(name_or_dir)
-    else:
-        load, place = clip.ClipTeacher.load, name_or_dir
-    return load(place, batch_size=batch_size, picture_batch_size=picture_batch_size, dtype=dtype)
+    is_lit = (pathlib.Path(name_or_dir) / lit.CONFIG_FILE).is_file()
+    load = lit.LitTeacher.load if is_lit else clip.ClipTeacher.load
+    return load(
+        name_or_dir, batch_size=batch_size, picture_batch_size=picture_batch_size, dtype=dtype
+    )

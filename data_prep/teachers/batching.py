@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Feed any number of pictures or texts to a jitted function in batches of one fixed size."""
+"""Batched inference: images and texts through a jitted function with a fixed batch size."""
 
 import collections
 import concurrent.futures
@@ -12,17 +12,17 @@ import numpy as np
 import PIL.Image
 import tqdm
 
-# An opened picture, or the bytes of an encoded one, which are decoded on several threads.
+# An opened image, or the bytes of an encoded one, which several threads decode.
 Picture = PIL.Image.Image | bytes
 
 
 class BatchedFunction:
-    """A function compiled once, with its rows split over all devices of this host.
+    """Function that is compiled once, with its batch sharded over all devices of this host.
 
     Args:
-      function: `function(variables, batch)`; pure, rows independent of each other.
-      variables: tree of weights, copied to every device.
-      batch_size: rows a call; rounded up to a multiple of the number of devices.
+      function: pure `function(variables, batch)` that treats rows independently.
+      variables: pytree of weights, replicated on every device.
+      batch_size: rows per call; rounded up to a multiple of the number of devices.
     """
 
     def __init__(self, function: Callable, variables, *, batch_size: int):
@@ -37,36 +37,36 @@ class BatchedFunction:
         self.batch_size = -(-batch_size // len(devices)) * len(devices)
 
     def __call__(self, batches: Iterable[dict[str, np.ndarray]]) -> Iterator[np.ndarray]:
-        """Apply the function to each batch.
+        """Applies the function to each batch.
 
         Args:
-          batches: dicts of arrays [rows, ...] with at most `batch_size` rows; a short batch is
-            filled up with copies of its last row, which are cut off again.
+          batches: dicts of arrays [rows, ...] with at most `batch_size` rows. Shorter batches are
+            padded with copies of their last row.
 
         Yields:
-          float32 [rows, ...] for each batch, one batch behind, so that the host prepares the
-          next while the devices work.
+          float32 [rows, ...] for each batch, without the padding. Results lag one batch behind, so
+          that the host prepares a batch while the devices compute.
         """
-        waiting = None
+        pending = None
         for batch in batches:
             rows = len(next(iter(batch.values())))
             padded = {name: _pad_rows(array, self.batch_size) for name, array in batch.items()}
-            # A TPU multiplies float32 in one bfloat16 pass unless told otherwise.
+            # By default, a TPU multiplies float32 matrices in bfloat16.
             with jax.default_matmul_precision("highest"):
                 result = self._function(self._variables, jax.device_put(padded, self._rows))
-            if waiting is not None:
-                yield _to_host(*waiting)
-            waiting = (result, rows)
-        if waiting is not None:
-            yield _to_host(*waiting)
+            if pending is not None:
+                yield _to_host(*pending)
+            pending = (result, rows)
+        if pending is not None:
+            yield _to_host(*pending)
 
 
 def row_batches(arrays: dict[str, np.ndarray], *, batch_size: int) -> Iterator[dict]:
-    """Cut arrays with equal numbers of rows into consecutive batches.
+    """Splits arrays with equal numbers of rows into consecutive batches.
 
     Args:
       arrays: name -> [rows, ...].
-      batch_size: rows of every batch but the last.
+      batch_size: rows of all batches except the last.
 
     Yields:
       Dicts with the same names.
@@ -76,11 +76,11 @@ def row_batches(arrays: dict[str, np.ndarray], *, batch_size: int) -> Iterator[d
 
 
 def stack_batches(arrays: Iterable[np.ndarray], *, batch_size: int) -> Iterator[np.ndarray]:
-    """Stack single rows into batches as they arrive.
+    """Stacks arrays of equal shape into batches.
 
     Args:
-      arrays: rows of one shape.
-      batch_size: rows of every batch but the last.
+      arrays: arrays of the same shape.
+      batch_size: rows of all batches except the last.
 
     Yields:
       [rows, ...].
@@ -101,18 +101,18 @@ def prepare_pictures(
     prepare: Callable[[PIL.Image.Image], np.ndarray],
     progress: bool = False,
 ) -> Iterator[np.ndarray]:
-    """Decode and preprocess pictures on threads, in order, some way ahead of the reader.
+    """Decodes and preprocesses images in order, with several threads that prefetch.
 
     Args:
-      pictures: opened pictures or encoded bytes.
-      prepare: RGB picture -> array; called on several threads at once.
-      progress: show a bar.
+      pictures: opened images or encoded bytes.
+      prepare: function from an RGB image to an array; called by several threads.
+      progress: whether to show a progress bar.
 
     Yields:
-      What `prepare` returned, one for each picture.
+      The result of `prepare` for each image.
 
     Raises:
-      ValueError: a picture cannot be decoded; names its position.
+      ValueError: an image cannot be decoded.
     """
     workers = min(16, os.cpu_count() or 1)
     positions = iter(range(len(pictures)))
@@ -126,7 +126,7 @@ def prepare_pictures(
         if position is not None:
             picture = pictures[position]
             if isinstance(picture, PIL.Image.Image):
-                # Lazy decoding changes the object, which may be in the list twice.
+                # Decoding modifies the object, which may occur in the list twice.
                 picture.load()
             pending.append(pool.submit(prepare_one, position, picture))
 

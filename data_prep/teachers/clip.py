@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flax CLIP as a teacher: any checkpoint of transformers, from a folder or the model hub."""
+"""CLIP teacher: any transformers checkpoint of CLIP, from a folder or the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import transformers
 from data_prep import teachers
 from data_prep.teachers import batching, clip_weights, notices
 
-# What decides the pixels; the rest of a processor's settings are bookkeeping.
+# Settings of the image processor that affect the pixels.
 PREPROCESSING_FIELDS = (
     "do_resize",
     "size",
@@ -31,17 +31,17 @@ PREPROCESSING_FIELDS = (
 
 
 class ClipTeacher:
-    """A CLIP checkpoint behind the interface of `teachers.Teacher`.
+    """CLIP checkpoint with the interface of `teachers.Teacher`.
 
     Args:
-      model: Flax model without weights of its own.
-      params: its weights.
-      image_processor: of the checkpoint.
-      tokenizer: of the checkpoint.
+      model: Flax model without parameters.
+      params: parameters of the model.
+      image_processor: image processor of the checkpoint.
+      tokenizer: tokenizer of the checkpoint.
       name: hub name or folder name.
-      revision: of the weights.
-      batch_size: pictures or texts a call.
-      picture_batch_size: pictures a call, where that is another number.
+      revision: commit on the hub, or a checksum of the weights.
+      batch_size: texts per call.
+      picture_batch_size: images per call, or None for `batch_size`.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class ClipTeacher:
     def encode_images(
         self, images: Sequence[batching.Picture], *, progress: bool = False
     ) -> np.ndarray:
-        """Embed pictures, float32 [len(images), dim]; see `teachers.Teacher`."""
+        """Embeds images, float32 [len(images), dim]; see `teachers.Teacher`."""
         prepared = batching.prepare_pictures(images, prepare=self._to_pixels, progress=progress)
         batches = (
             {"pixels": pixels}
@@ -98,11 +98,10 @@ class ClipTeacher:
         return self._collect(self._images(batches))
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Embed texts, float32 [len(texts), dim]; see `teachers.Teacher`."""
+        """Embeds texts, float32 [len(texts), dim]; see `teachers.Teacher`."""
         if not texts:
             return self._collect(())
-        # Always the full length: one compilation, and CLIP reads only what stands before the
-        # end of the text.
+        # A constant length compiles once. CLIP's causal mask hides the padding after the text.
         tokens = self._tokenizer(
             list(texts),
             padding="max_length",
@@ -132,15 +131,15 @@ class ClipTeacher:
         picture_batch_size: int | None = None,
         dtype: str = "float32",
     ) -> ClipTeacher:
-        """Load a checkpoint; arguments and errors are those of `teachers.load_teacher`."""
+        """Loads a checkpoint; see `teachers.load_teacher` for arguments and errors."""
         if dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype is {dtype!r}, expected 'float32' or 'bfloat16'")
         folder, revision = clip_weights.resolve(str(name_or_dir))
         config = _read_config(folder)
         image_processor, tokenizer = _read_processor(folder)
-        with notices.without_flax_notice():
+        with notices.suppress_flax_deprecation():
             model = transformers.FlaxCLIPModel(config, dtype=jnp.dtype(dtype), _do_init=False)
-        params, weights_hash = clip_weights.load(folder, expected=model.params_shape_tree)
+        params, checksum = clip_weights.load(folder, expected=model.params_shape_tree)
         params = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), params)
         return cls(
             model=model,
@@ -148,7 +147,7 @@ class ClipTeacher:
             image_processor=image_processor,
             tokenizer=tokenizer,
             name=str(name_or_dir) if revision else folder.resolve().name,
-            revision=revision or weights_hash(),
+            revision=revision or checksum(),
             batch_size=batch_size,
             picture_batch_size=picture_batch_size,
         )
@@ -171,21 +170,24 @@ def _read_config(folder: pathlib.Path) -> transformers.CLIPConfig:
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: not found; expected the folder of a CLIP checkpoint (save_pretrained) or "
-            "of a trained LiT teacher"
+            "of a LiT teacher"
         )
     kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
     if kind != "clip":
         raise ValueError(
-            f"{path}: model_type is {kind!r}, expected 'clip'; other models have no Flax version"
+            f"{path}: model_type is {kind!r}, expected 'clip'; other models are not supported"
         )
     return transformers.CLIPConfig.from_pretrained(folder)
 
 
 def _read_processor(folder: pathlib.Path):
-    """Both halves of the checkpoint's processor; another checkpoint's would fit silently."""
+    """Returns image processor and tokenizer of the checkpoint.
+
+    There is no fallback: the processor of another checkpoint would give wrong features silently.
+    """
     remedy = (
-        "save it there with `CLIPProcessor.from_pretrained(NAME).save_pretrained(FOLDER)`, NAME "
-        "being the checkpoint that the weights come from"
+        "save it there with `CLIPProcessor.from_pretrained(NAME).save_pretrained(FOLDER)`, where "
+        "NAME is the checkpoint of the weights"
     )
     path = folder / "preprocessor_config.json"
     if not path.is_file():

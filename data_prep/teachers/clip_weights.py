@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find the weights of a CLIP checkpoint and read them into Flax without PyTorch.
+"""Weights of a CLIP checkpoint: download and conversion to Flax without PyTorch.
 
-transformers reads single safetensors files into Flax, but no sharded ones (the larger CLIP
-models), and fills what a file lacks with random numbers after a warning. So the files are read
-here, with the names as a table.
+transformers cannot load sharded safetensors files (the larger CLIP models) into Flax, and only
+warns when it initialises missing weights at random. This module therefore reads the files itself
+and maps their names with a table.
 """
 
 import hashlib
@@ -37,29 +37,28 @@ RULES = (
     rules.Rule(r"(.*)\.bias", r"\1/bias"),
     rules.Rule(r"(logit_scale|vision_model\.embeddings\.class_embedding)", r"\1"),
 )
-# Older versions of transformers stored the positions 0, 1, 2, ... as a tensor.
+# Older versions of transformers store the positions 0, 1, 2, ... as a tensor.
 IGNORED = (r".*\.position_ids",)
 
 
 def resolve(name_or_dir: str) -> tuple[pathlib.Path, str]:
-    """Find the folder of a checkpoint, downloading it where it is not a folder yet.
+    """Returns the folder of a checkpoint; downloads it if the argument is a hub name.
 
     Args:
-      name_or_dir: a folder, or a hub name, optionally "owner/name@revision".
+      name_or_dir: folder, or hub name, optionally with a revision ("owner/name@revision").
 
     Returns:
-      the folder, and the commit of the hub ("" for a folder).
+      The folder, and the commit on the hub ("" for a folder).
 
     Raises:
-      FileNotFoundError: there is no such folder and the hub did not give it; says what to do.
+      FileNotFoundError: there is no such folder, and the download failed.
     """
     if pathlib.Path(name_or_dir).is_dir():
         return pathlib.Path(name_or_dir), ""
     name, _, revision = name_or_dir.partition("@")
-    # Weights come in several formats, so the second is asked for only where the first is absent.
-    wanted = ((*CONFIG_FILES, *SAFETENSORS_FILES), (*CONFIG_FILES, FLAX_FILE))
+    # Checkpoints may have weights in several formats; downloads Flax's only without safetensors.
     try:
-        for patterns in wanted:
+        for patterns in ((*CONFIG_FILES, *SAFETENSORS_FILES), (*CONFIG_FILES, FLAX_FILE)):
             folder = pathlib.Path(
                 huggingface_hub.snapshot_download(
                     name, revision=revision or None, allow_patterns=list(patterns)
@@ -73,16 +72,17 @@ def resolve(name_or_dir: str) -> tuple[pathlib.Path, str]:
         huggingface_hub.errors.LocalEntryNotFoundError,
     ) as error:
         raise FileNotFoundError(
-            f"teacher {name_or_dir!r} is no folder, and the model hub did not give it: {error}\n"
-            "Correct the path; or run once where the hub can be reached, which fills its cache; "
-            "or copy a folder of save_pretrained (config, processor, model.safetensors) and pass "
-            "that; or use the teacher that needs no hub: --teacher lit"
+            f"teacher {name_or_dir!r} is not a folder, and the download from the Hugging Face Hub "
+            f"failed: {error}\n"
+            "Correct the path, run once with access to the hub to fill its cache, pass a folder of "
+            "save_pretrained (config, processor, model.safetensors), or use the offline teacher: "
+            "--teacher lit"
         ) from error
     return folder, folder.name
 
 
 def weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """List the files that hold the weights, safetensors before Flax's own; [] for none."""
+    """Returns the weight files of a folder, preferably safetensors; [] if there are none."""
     if (index := folder / SAFETENSORS_INDEX).is_file():
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
         return [folder / name for name in sorted(set(names))]
@@ -108,20 +108,20 @@ def check_files(files: list[pathlib.Path], *, folder: pathlib.Path) -> None:
 
 
 def load(folder: pathlib.Path, *, expected: Mapping) -> tuple[dict, Callable[[], str]]:
-    """Read the weights of a checkpoint.
+    """Reads the weights of a checkpoint.
 
     Args:
-      folder: with model.safetensors, its shards and index, or flax_model.msgpack.
+      folder: folder with model.safetensors, its shards and index, or flax_model.msgpack.
       expected: nested tree of shapes, `FlaxCLIPModel(..., _do_init=False).params_shape_tree`.
 
     Returns:
-      nested dict of numpy arrays, and a function that hashes the files (seconds for large
-      models, and not needed where the hub names a commit).
+      Nested dict of numpy arrays, and a function that computes a checksum of the files. The
+      checksum takes seconds for large models and is not needed if the hub names a commit.
 
     Raises:
       FileNotFoundError: there are no weights, a shard is missing, or there are only PyTorch
-        pickles; says how to convert them.
-      ValueError: the weights do not fit the config.
+        pickles.
+      ValueError: the weights do not match the config.
     """
     files = weight_files(folder)
     check_files(files, folder=folder)
@@ -132,33 +132,33 @@ def load(folder: pathlib.Path, *, expected: Mapping) -> tuple[dict, Callable[[],
     else:
         params = _from_safetensors(files, expected=expected)
 
-    def weights_hash() -> str:
+    def checksum() -> str:
         digest = hashlib.sha256()
         for path in files:
             with open(path, "rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()[:16]
 
-    return params, weights_hash
+    return params, checksum
 
 
 def _from_safetensors(files: list[pathlib.Path], *, expected: Mapping) -> dict:
     state: dict[str, np.ndarray] = {}
-    layouts = set()
+    formats = set()
     for path in files:
         try:
             with safetensors.safe_open(path, framework="numpy") as file:
-                layouts.add((file.metadata() or {}).get("format", "pt"))
+                formats.add((file.metadata() or {}).get("format", "pt"))
                 state.update({key: file.get_tensor(key) for key in file.keys()})
         except safetensors.SafetensorError as error:
-            raise ValueError(f"{path}: not a whole safetensors file: {error}") from error
-    if layouts == {"flax"}:
+            raise ValueError(f"{path}: not a valid safetensors file: {error}") from error
+    if formats == {"flax"}:
         return _from_flax(state, expected=expected, source=files[0])
-    if layouts == {"pt"}:
+    if formats == {"pt"}:
         return rules.apply(
             state, rules=RULES, ignored=IGNORED, expected=expected, source=str(files[0])
         ).tree
-    raise ValueError(f"{files[0]}: layout is {sorted(layouts)}, expected 'pt' or 'flax'")
+    raise ValueError(f"{files[0]}: format is {sorted(formats)}, expected 'pt' or 'flax'")
 
 
 def _from_flax(state: Mapping, *, expected: Mapping, source: pathlib.Path) -> dict:
@@ -171,6 +171,6 @@ def _no_weights(folder: pathlib.Path) -> str:
     found = f"only PyTorch pickles ({', '.join(pickles)})" if pickles else "neither"
     return (
         f"{folder}: expected model.safetensors (or its shards and index) or {FLAX_FILE}, found "
-        f"{found}. A checkpoint with pickles only is converted once where PyTorch is installed: "
+        f"{found}. To convert pickles, run this on a machine with PyTorch: "
         "`transformers.CLIPModel.from_pretrained(NAME).save_pretrained(FOLDER)`"
     )

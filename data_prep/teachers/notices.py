@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What transformers says at every load, and nobody who loads a teacher can act upon."""
+"""Suppression of a transformers warning that users of a teacher cannot act upon."""
 
 import contextlib
 import logging
 from collections.abc import Iterator
 
-# setup.py keeps transformers below 5, which has no Flax models.
-FLAX_ENDS = "TensorFlow and JAX classes are deprecated"
+# Start of the warning. setup.py requires transformers < 5, which still has Flax models.
+FLAX_DEPRECATED = "TensorFlow and JAX classes are deprecated"
 
 
 @contextlib.contextmanager
-def without_flax_notice() -> Iterator[None]:
-    """Keeps transformers from saying that its Flax models end; whatever else it says is heard."""
+def suppress_flax_deprecation() -> Iterator[None]:
+    """Suppresses the deprecation warning of transformers' Flax models, and no other message."""
     logger = logging.getLogger("transformers.modeling_flax_utils")
-    logger.addFilter(_is_news)
+    logger.addFilter(_is_other_message)
     try:
         yield
     finally:
-        logger.removeFilter(_is_news)
+        logger.removeFilter(_is_other_message)
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith(FLAX_ENDS)
+def _is_other_message(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(FLAX_DEPRECATED)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sentences around a name, so that one word is embedded as a caption would be.
+"""Prompt templates and prompt averaging of class and shape names.
 
-Averaging a name over many sentences is what ULIP and OpenShape do with 64 of their own; the
-wording here is ours. It speaks of shapes, furniture and everyday things, in the manner of the
-captions that image-and-text models saw in training.
+ULIP and OpenShape average a name over 64 templates. The wording of the templates here is ours; it
+resembles the captions that image-text models are trained on, for shapes and everyday objects.
+Fingerprints of features contain the templates, so a changed template invalidates cached features.
 """
 
 from __future__ import annotations
@@ -83,24 +83,22 @@ TEMPLATES = (
     "furniture or equipment: {}",
 )
 
-
-# For the names of single shapes. There are many, and each would cost 64 texts; classes are few.
+# Templates for names of shapes, which are too many to encode 64 texts for each of them.
 NAME_TEMPLATES = TEMPLATES[::8]
 
 
 def prompt_average(
     teacher: teachers.Teacher, names: Sequence[str], *, templates: Sequence[str] = TEMPLATES
 ) -> np.ndarray:
-    """Embed names as their mean direction over templates.
+    """Embeds names as the normalised mean of their normalised prompt features.
 
     Args:
-      teacher: whose text encoder is used.
-      names: class or shape names, in any case.
-      templates: each with one {} for the name.
+      teacher: teacher whose text encoder is used.
+      names: class or shape names.
+      templates: prompt templates with one {} for the name.
 
     Returns:
-      float32 [len(names), dim], unit norm: every prompt is normalised before the mean, so that
-      no template weighs more than another.
+      float32 [len(names), dim], unit norm. Every prompt has the same weight in the mean.
     """
     texts = [template.format(name) for name in names for template in templates]
     features = _normalise(np.asarray(teacher.encode_texts(texts), np.float32))

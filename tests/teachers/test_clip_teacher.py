@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A CLIP teacher gives what FlaxCLIPModel gives, from any layout of weights, or says why not."""
+"""CLIP teachers match FlaxCLIPModel for all formats of weights; errors name the remedy."""
 
 import io
 import json
@@ -44,7 +44,7 @@ def model():
     )
     model = transformers.FlaxCLIPModel(config, _do_init=False)
     random = np.random.default_rng(0)
-    # Biases of 0 and scales of 1, as a fresh model has them, would hide a wrong name.
+    # Initial biases of 0 and scales of 1 would hide a wrong name.
     model.weights = jax.tree.map(
         lambda leaf: random.normal(0.1, 0.3, leaf.shape).astype(np.float32),
         model.params_shape_tree,
@@ -98,7 +98,7 @@ def teacher(tmp_path_factory, model, processor):
 
 @pytest.fixture(scope="module")
 def direct(model, processor):
-    """Features of `pictures(11)` and `TEXTS` from the model itself, texts not padded to a limit."""
+    """Features of `pictures(11)` and `TEXTS` from the model itself, with minimal padding."""
     images, tokenizer = processor
     pixels = images(images=pictures(11), return_tensors="np")["pixel_values"]
     tokens = tokenizer(
@@ -114,7 +114,7 @@ def direct(model, processor):
 
 
 def to_pytorch(params):
-    """What PyTorch's state dict of these weights would be, written out by hand."""
+    """Converts the weights to a state dict of PyTorch, written out by hand."""
     state = {}
     for path, leaf in flax.traverse_util.flatten_dict(params).items():
         *stem, last = path
@@ -127,7 +127,7 @@ def to_pytorch(params):
 
 
 def save_pytorch(folder, model, processor, *, shards=1, dtype=np.float32):
-    """A folder as PyTorch's save_pretrained leaves it, in one file or in several."""
+    """Writes a folder as PyTorch's save_pretrained does, with one or several shards."""
     save(folder, model, processor)
     (folder / "flax_model.msgpack").unlink()
     state = to_pytorch(model.weights)
@@ -144,48 +144,48 @@ def save_pytorch(folder, model, processor, *, shards=1, dtype=np.float32):
 
 
 @pytest.mark.parametrize("count", [1, 8, 11])
-def test_pictures_equal_the_model_called_directly(teacher, direct, count):
+def test_image_features_match_the_model(teacher, direct, count):
     got = teacher.encode_images(pictures(count))
     np.testing.assert_allclose(got, direct[0][:count], atol=1e-5)
     assert got.dtype == np.float32
 
 
 @pytest.mark.parametrize("count", [1, 8, 9])
-def test_texts_equal_the_model_called_directly(teacher, direct, count):
+def test_text_features_match_the_model(teacher, direct, count):
     got = teacher.encode_texts(TEXTS[:count])
     np.testing.assert_allclose(got, direct[1][:count], atol=1e-5)
     assert got.dtype == np.float32
 
 
-def test_the_teacher_tells_pictures_and_texts_apart(direct):
+def test_features_of_different_inputs_differ(direct):
     for features in direct:
         distances = np.linalg.norm(features[:, None] - features, axis=-1)
         assert (distances + np.eye(len(features)) > 0.01).all()
 
 
-def test_long_texts_keep_their_end_mark(teacher):
-    long, cut = teacher.encode_texts(["a red lamp of wood a chair", "a red lamp of wood a"])
-    np.testing.assert_allclose(long, cut, atol=1e-6)
+def test_truncated_texts_keep_the_end_token(teacher):
+    long, short = teacher.encode_texts(["a red lamp of wood a chair", "a red lamp of wood a"])
+    np.testing.assert_allclose(long, short, atol=1e-6)
 
 
-def test_nothing_in_nothing_out(teacher):
+def test_empty_input_gives_empty_features(teacher):
     assert teacher.encode_images([]).shape == teacher.encode_texts([]).shape == (0, 12)
 
 
-def test_bytes_and_opened_pictures_are_the_same_pictures(teacher, direct):
+def test_encoded_and_opened_images_give_the_same_features(teacher, direct):
     blob = encoded(pictures(1)[0])
     opened = PIL.Image.open(io.BytesIO(blob))
     got = teacher.encode_images([opened, blob, opened])
     np.testing.assert_allclose(got, np.repeat(direct[0][:1], 3, axis=0), atol=1e-5)
 
 
-def test_transparent_pictures_are_laid_on_white(teacher):
+def test_transparent_images_are_composited_on_white(teacher):
     clear = PIL.Image.new("RGBA", (40, 40), (200, 0, 0, 0))
     got = teacher.encode_images([clear, PIL.Image.new("RGB", (40, 40), "white")])
     np.testing.assert_allclose(got[0], got[1], atol=1e-6)
 
 
-def test_a_broken_picture_is_named_by_its_position(teacher):
+def test_the_error_for_a_corrupt_image_gives_its_position(teacher):
     with pytest.raises(ValueError, match="picture 1 cannot be decoded"):
         teacher.encode_images([encoded(pictures(1)[0]), b"no picture"])
 
@@ -200,8 +200,8 @@ def test_pytorch_safetensors_give_the_same_features_without_pytorch(
     np.testing.assert_allclose(teacher.encode_texts(TEXTS), direct[1], atol=1e-5)
 
 
-def test_pictures_may_come_in_batches_of_another_size(tmp_path, model, processor, monkeypatch):
-    """A search has one picture at a time, and a name in all its prompts."""
+def test_images_can_have_another_batch_size(tmp_path, model, processor, monkeypatch):
+    """A search encodes one image at a time, or a name in all prompts."""
     folder = save_pytorch(tmp_path, model, processor)
     sizes = []
     monkeypatch.setattr(
@@ -212,16 +212,14 @@ def test_pictures_may_come_in_batches_of_another_size(tmp_path, model, processor
     assert sizes == [8, 8, 2, 8]
 
 
-def test_bfloat16_files_and_activations_are_close_and_come_back_as_float32(
-    tmp_path, model, processor, direct
-):
+def test_bfloat16_features_are_close_and_returned_as_float32(tmp_path, model, processor, direct):
     folder = save_pytorch(tmp_path, model, processor, dtype=jnp.bfloat16)
     got = teachers.load_teacher(folder, batch_size=8, dtype="bfloat16").encode_texts(TEXTS)
     assert got.dtype == np.float32
     assert 1e-4 < np.abs(got - direct[1]).max() < 0.1 * np.abs(direct[1]).max()
 
 
-def test_the_revision_of_a_folder_changes_with_its_weights(tmp_path, model, processor):
+def test_the_revision_of_a_folder_depends_on_its_weights(tmp_path, model, processor):
     folder = save_pytorch(tmp_path, model, processor)
     before = teachers.load_teacher(folder).info
     assert before.dim == 12 and before.kind == "clip" and before.name == tmp_path.name
@@ -232,7 +230,7 @@ def test_the_revision_of_a_folder_changes_with_its_weights(tmp_path, model, proc
     assert teachers.load_teacher(folder).info.revision != before.revision
 
 
-def test_a_missing_weight_is_an_error_that_names_it(tmp_path, model, processor):
+def test_the_error_for_a_missing_weight_names_it(tmp_path, model, processor):
     folder = save_pytorch(tmp_path, model, processor)
     state = safetensors.numpy.load_file(folder / "model.safetensors")
     state["visual_projection.extra"] = state.pop("visual_projection.weight")
@@ -252,28 +250,28 @@ def test_a_missing_weight_is_an_error_that_names_it(tmp_path, model, processor):
         ("config.json", "folder of a CLIP checkpoint"),
     ],
 )
-def test_a_missing_file_is_named_with_what_to_do(tmp_path, model, processor, missing, words):
+def test_the_error_for_a_missing_file_gives_the_remedy(tmp_path, model, processor, missing, words):
     folder = save_pytorch(tmp_path, model, processor, shards=3)
     (folder / missing).unlink()
     with pytest.raises(FileNotFoundError, match=f"(?s){missing}.*{words}"):
         teachers.load_teacher(folder)
 
 
-def test_pytorch_pickles_alone_are_refused_with_the_conversion(tmp_path, model, processor):
+def test_the_error_for_pytorch_pickles_gives_the_conversion(tmp_path, model, processor):
     folder = save(tmp_path, model, processor)
     (folder / "flax_model.msgpack").rename(folder / "pytorch_model.bin")
     with pytest.raises(FileNotFoundError, match=r"only PyTorch pickles.*save_pretrained\(FOLDER"):
         teachers.load_teacher(folder)
 
 
-def test_another_kind_of_model_is_refused(tmp_path, model, processor):
+def test_another_model_type_is_an_error(tmp_path, model, processor):
     folder = save(tmp_path, model, processor)
     (folder / "config.json").write_text('{"model_type": "siglip"}')
     with pytest.raises(ValueError, match="model_type is 'siglip', expected 'clip'"):
         teachers.load_teacher(folder)
 
 
-def test_a_hub_that_cannot_be_reached_is_an_error_with_ways_out(monkeypatch):
+def test_the_error_for_an_unreachable_hub_gives_alternatives(monkeypatch):
     def offline(name, *, revision, allow_patterns):
         assert (name, revision) == ("owner/model", "abc")
         raise huggingface_hub.errors.LocalEntryNotFoundError("no network")
@@ -283,14 +281,14 @@ def test_a_hub_that_cannot_be_reached_is_an_error_with_ways_out(monkeypatch):
         teachers.load_teacher("owner/model@abc")
 
 
-def test_hub_weights_are_downloaded_once_and_the_commit_is_the_revision(
+def test_hub_weights_are_downloaded_in_one_format_and_the_commit_is_the_revision(
     tmp_path, monkeypatch, model, processor
 ):
     folder = save(tmp_path / "0123abc", model, processor)
-    asked = []
+    requests = []
 
     def download(name, *, revision, allow_patterns):
-        asked.append(allow_patterns)
+        requests.append(allow_patterns)
         weights = folder / "flax_model.msgpack"
         if "flax_model.msgpack" in allow_patterns:
             (folder / "hidden").rename(weights)
@@ -301,4 +299,4 @@ def test_hub_weights_are_downloaded_once_and_the_commit_is_the_revision(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     info = teachers.load_teacher("owner/model").info
     assert (info.name, info.revision) == ("owner/model", "0123abc")
-    assert len(asked) == 2 and "model.safetensors" in asked[0]
+    assert len(requests) == 2 and "model.safetensors" in requests[0]

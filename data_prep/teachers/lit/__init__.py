@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The offline default teacher: a locked image model and a locked text model, linearly joined."""
+"""LiT teacher, which needs no model hub: a linear map from frozen image to text features."""
 
 from data_prep.teachers.lit.teacher import CONFIG_FILE, LitTeacher
 from data_prep.teachers.lit.training import train_lit

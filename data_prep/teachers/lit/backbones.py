@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The frozen halves of a LiT teacher: pictures and texts to the features that training joins."""
+"""Frozen image and text models of a LiT teacher."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from data_prep.teachers import batching
 from data_prep.teachers.lit import feature_cache
 from data_prep.teachers.lit.frozen import efficientnet, minilm, packages
 
-# Pixels a side. Lite0 was trained at 224; 160 halves the cost of the pictures, which is the
+# Height and width in pixels. Lite0 was trained at 224; 160 halves the cost of the image model, the
 # largest part of a first build.
 IMAGE_SIZE = 160
 PREPROCESSING = (
@@ -22,13 +22,13 @@ PREPROCESSING = (
 
 
 class Backbones:
-    """The two frozen models, loaded from the installed weight packages.
+    """Both frozen models, loaded from the installed weight packages.
 
     Args:
-      batch_size: pictures or texts a call.
-      picture_batch_size: pictures a call, where that is another number.
-      dtype: of the activations, "float32" or "bfloat16".
-      cache: finished backbone features; None computes every picture.
+      batch_size: texts per call.
+      picture_batch_size: images per call, or None for `batch_size`.
+      dtype: type of the activations, "float32" or "bfloat16".
+      cache: cache of backbone features, or None.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class Backbones:
     def backbone_features(
         self, images: Sequence[batching.Picture], *, progress: bool = False
     ) -> np.ndarray:
-        """Run the image model over the pictures that the cache does not know.
+        """Embeds images with the image model; runs it only on images that are not in the cache.
 
         Args:
-          images: opened pictures or encoded bytes.
-          progress: show a bar.
+          images: opened images or encoded bytes.
+          progress: whether to show a progress bar.
 
         Returns:
           float32 [len(images), 1280].
@@ -72,7 +72,7 @@ class Backbones:
         keys: list[bytes] = []
         new: list[bytes] = []
 
-        def unknown():
+        def uncached_batches():
             pixels = {}
             prepared = batching.prepare_pictures(images, prepare=to_pixels, progress=progress)
             for image in prepared:
@@ -88,7 +88,7 @@ class Backbones:
                 new.extend(pixels)
                 yield {"pixels": np.stack(list(pixels.values()))}
 
-        for rows in self._images(unknown()):
+        for rows in self._images(uncached_batches()):
             cache.add(new[: len(rows)], rows)
             del new[: len(rows)]
         cache.save()
@@ -96,7 +96,7 @@ class Backbones:
 
 
 def to_pixels(image: PIL.Image.Image) -> np.ndarray:
-    """RGB picture -> uint8 [160, 160, 3]; white bars make it square, so nothing is cut off."""
+    """Resizes an RGB image to uint8 [160, 160, 3], padded with white to a square."""
     size = (IMAGE_SIZE, IMAGE_SIZE)
     padded = PIL.ImageOps.pad(image, size, PIL.Image.Resampling.BICUBIC, color="white")
     return np.asarray(padded, np.uint8)

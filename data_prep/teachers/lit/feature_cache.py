@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keep backbone features on disk, so that no picture goes through the backbone twice."""
+"""On-disk cache of backbone features, so that no image is encoded twice."""
 
 import hashlib
 import pathlib
@@ -10,17 +10,17 @@ import numpy as np
 
 from mrd_jax import atomic_io
 
-# Rows of one file: an interrupted run loses at most this many.
+# Rows per file; an interrupted run loses at most this many.
 PART_ROWS = 2048
 PATTERN = "part-*.npz"
 
 
 def picture_key(pixels: np.ndarray, *, context: str) -> bytes:
-    """Name a feature by all that it depends on.
+    """Returns the cache key of a feature, a hash of everything that it depends on.
 
     Args:
-      pixels: uint8 [height, width, 3], exactly as the backbone sees it.
-      context: what else decides the feature: hash of the weights and precision.
+      pixels: uint8 [height, width, 3], input of the backbone.
+      context: checksum of the weights, and dtype of the activations.
 
     Returns:
       16 bytes.
@@ -31,13 +31,13 @@ def picture_key(pixels: np.ndarray, *, context: str) -> bytes:
 
 
 class FeatureCache:
-    """Features by key, in memory and in a folder of files that are only ever added.
+    """Features by key, in memory and in a folder to which files are only added.
 
-    Several processes may write to one folder: files are complete when they appear.
+    Several processes may write to the same folder, since files are written atomically.
 
     Args:
-      directory: where to read and write; None keeps the features in memory only.
-      write: False reads the folder and adds nothing to it.
+      directory: folder of the cache; None keeps the features in memory only.
+      write: whether to add features to the folder.
     """
 
     def __init__(self, directory: pathlib.Path | None = None, *, write: bool = True):
@@ -52,7 +52,7 @@ class FeatureCache:
         return key in self._rows
 
     def add(self, keys: Sequence[bytes], features: np.ndarray) -> None:
-        """Remember features [len(keys), dim]; `save` makes the rest of them permanent."""
+        """Adds features [len(keys), dim]; call `save` after the last ones."""
         self._rows.update(zip(keys, features, strict=True))
         if self._directory is not None:
             self._unsaved += keys
@@ -60,15 +60,15 @@ class FeatureCache:
                 self.save()
 
     def rows(self, keys: Sequence[bytes]) -> np.ndarray:
-        """Return the features of known keys, float32 [len(keys), dim]."""
+        """Returns the features of keys in the cache, float32 [len(keys), dim]."""
         return np.stack([self._rows[key] for key in keys])
 
     def save(self) -> None:
-        """Write what was added since the last time."""
+        """Writes the features that were added since the last call."""
         if self._directory is None or not self._unsaved:
             return
         name = hashlib.blake2b(b"".join(self._unsaved), digest_size=8).hexdigest()
-        # A bytes array would lose trailing zeros of the keys.
+        # An array of type bytes would strip trailing zeros from the keys.
         keys = np.frombuffer(b"".join(self._unsaved), np.uint8).reshape(len(self._unsaved), -1)
         path = self._directory / PATTERN.replace("*", name)
         atomic_io.write_npz(path, keys=keys, features=self.rows(self._unsaved))
@@ -77,12 +77,12 @@ class FeatureCache:
 
 def _read_part(path: pathlib.Path) -> dict[bytes, np.ndarray]:
     try:
-        # numpy leaves a file that it opened itself open when it cannot read it.
+        # When np.load fails, it does not close a file that it has opened itself.
         with open(path, "rb") as file, np.load(file) as part:
             keys, features = part["keys"], part["features"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"{path}: expected arrays `keys` and `features`, found: {error}. "
-            "Delete the file; its features are computed again."
+            "Delete the file; its features will be recomputed."
         ) from error
     return {key.tobytes(): row for key, row in zip(keys, features, strict=True)}

