@@ -42,7 +42,7 @@ def index_data_set(
       output: folder of the index, must not exist.
       directory: folder of the data set, with its version.
       encoder: encoder whose conventions are those of the data set.
-      checkpoint: fingerprint of the encoder, see `mrd_jax.checkpoints.fingerprints.checkpoint_fingerprint`.
+      checkpoint: fingerprint of the encoder, see `mrd_jax.checkpoints.fingerprinting`.
       splits: names of the splits to embed, in order; () for all.
       points: maximum number of points to store per shape.
       teacher: hub name or folder; "" to search where `data_prep.build` saved or loaded it.

@@ -16,7 +16,7 @@ from data_prep import pictures, teachers
 from data_prep.foreign import limits
 from data_prep.geometry import clouds
 from data_prep.teachers import prompts
-from mrd_jax.checkpoints import fingerprints
+from mrd_jax.checkpoints import fingerprinting
 from mrd_jax.encoder import Encoder
 from mrd_jax.search import nearest, shape_index
 
@@ -212,7 +212,7 @@ def load_encoder(index: shape_index.ShapeIndex, checkpoint: Path) -> Encoder:
       FileNotFoundError, ValueError: see `mrd_jax.encoder.load`.
     """
     encoder = mrd_jax.encoder.load(checkpoint, devices=jax.local_devices()[:1])
-    index.check_encoder(fingerprints.checkpoint_fingerprint(checkpoint))
+    index.check_encoder(fingerprinting.checkpoint_fingerprint(checkpoint))
     return encoder
 
 

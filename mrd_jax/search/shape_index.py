@@ -108,7 +108,7 @@ class ShapeIndex:
     Attributes:
       folder: folder of the index.
       card: model card of the encoder that embedded the shapes.
-      checkpoint: fingerprint of that encoder, see `mrd_jax.checkpoints.fingerprints.checkpoint_fingerprint`.
+      checkpoint: fingerprint of that encoder, see `mrd_jax.checkpoints.fingerprinting`.
       teacher: teacher whose embedding space the rows share.
       items: metadata, one per shape.
       rows: float16 [shapes, dim] embeddings, unit norm, memory-mapped.
@@ -193,7 +193,7 @@ def write(
       count: number of shapes.
       points: number of points per shape.
       card: model card of the encoder.
-      checkpoint: fingerprint of the encoder, see `mrd_jax.checkpoints.fingerprints.checkpoint_fingerprint`.
+      checkpoint: fingerprint of the encoder, see `mrd_jax.checkpoints.fingerprinting`.
       teacher: teacher whose embedding space the rows share.
       ann: also write the file for approximate search.
 

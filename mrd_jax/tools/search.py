@@ -24,7 +24,7 @@ import numpy as np
 
 from data_prep.geometry import clouds
 from mrd_jax import encoder
-from mrd_jax.checkpoints import fingerprints
+from mrd_jax.checkpoints import fingerprinting
 from mrd_jax.cli import command
 from mrd_jax.data import source
 from mrd_jax.distributed import compilation_cache
@@ -50,7 +50,7 @@ def build(options: argparse.Namespace) -> None:
             options.output,
             options.data,
             encoder=encoder.load(options.checkpoint, **conventions),
-            checkpoint=fingerprints.checkpoint_fingerprint(options.checkpoint),
+            checkpoint=fingerprinting.checkpoint_fingerprint(options.checkpoint),
             splits=options.splits,
             points=options.points,
             teacher=options.teacher or "",

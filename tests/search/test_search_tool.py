@@ -206,7 +206,7 @@ def test_a_data_set_is_indexed(made, tmp_path, monkeypatch, capsys):
             return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
     monkeypatch.setattr(search.encoder, "load", lambda path, **_: Encoder())
-    monkeypatch.setattr(search.fingerprints, "checkpoint_fingerprint", lambda path: "hash")
+    monkeypatch.setattr(search.fingerprinting, "checkpoint_fingerprint", lambda path: "hash")
     monkeypatch.setattr(search.indexing, "_CHUNK", 10)  # the last chunk is smaller
     arguments = ["--data", str(made), "--checkpoint", "e", "--output", str(tmp_path / "index")]
     assert search.main(["build", *arguments, "--points", "5"]) == 0
@@ -262,7 +262,7 @@ def test_a_single_split_is_indexed(made, tmp_path, monkeypatch):
         tiny_index.write(output)
 
     monkeypatch.setattr(search.encoder, "load", lambda path, **_: None)
-    monkeypatch.setattr(search.fingerprints, "checkpoint_fingerprint", lambda path: "hash")
+    monkeypatch.setattr(search.fingerprinting, "checkpoint_fingerprint", lambda path: "hash")
     monkeypatch.setattr(search.indexing, "index_data_set", write)
     arguments = ["--data", str(made), "--checkpoint", "e", "--output", str(tmp_path / "index")]
     assert search.main(["build", *arguments, "--splits", "test"]) == 0
