@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chance, majority, the histogram floor and the ceiling."""
+"""Baselines: chance, majority, histogram regression and the teacher."""
 
 import dataclasses
 import json
@@ -16,8 +16,8 @@ from mrd_jax.evaluation.baselines import __main__, histogram
 GREY = (102, 102, 102)
 
 
-def test_chance_is_the_share_of_classes_that_may_be_named():
-    got = baselines.chance(held_out())
+def test_chance_is_k_over_the_number_of_classes():
+    got = baselines.measure_chance(held_out())
     assert got.metrics["top1"] == got.metrics["mean_per_class"] == 1 / 3
     assert got.metrics["top3"] == got.metrics["top5"] == 1.0
     assert (got.metrics["count"], got.metrics["classes"]) == (4, 3)
@@ -30,32 +30,32 @@ def test_chance_is_the_share_of_classes_that_may_be_named():
         # Chairs are 2 of the 4 labelled test shapes, tables and lamps 1 each.
         ([0, 0, 1, 2, -1, -1, -1], 2 / 4),
         ([2, 2, 0], 1 / 4),
-        # A draw goes to the first class, so that the figure is not 0 by the rule of ties.
+        # Of equally frequent classes the first is preferred: a tie of scores would count as wrong.
         ([1, 2], 1 / 4),
     ],
 )
-def test_majority_names_the_most_frequent_training_class(train_labels, top1):
-    got = baselines.majority(held_out(), train_labels=np.array(train_labels))
+def test_majority_predicts_the_most_frequent_training_class(train_labels, top1):
+    got = baselines.measure_majority(held_out(), train_labels=np.array(train_labels))
     assert got.metrics["top1"] == top1
 
 
-def test_majority_goes_on_with_the_next_frequent_classes():
+def test_majority_ranks_classes_by_frequency():
     split = dataclasses.replace(held_out(), labels=np.array([2, 2, 2, 2, 2]))
-    got = baselines.majority(split, train_labels=np.array([0, 0, 0, 2, 2, 1]))
+    got = baselines.measure_majority(split, train_labels=np.array([0, 0, 0, 2, 2, 1]))
     np.testing.assert_array_equal(got.correct, np.zeros(5))
     assert got.metrics["top3"] == 1.0
 
 
-def test_the_ceiling_is_the_teacher_on_the_pictures():
-    got = baselines.ceiling(held_out())
+def test_teacher_classifies_the_pictures_and_has_no_image_retrieval():
+    got = baselines.measure_teacher(held_out())
     # The desk's views are half chair, half table: a tie is wrong. The others are right.
     np.testing.assert_array_equal(got.correct, [True, True, False, True])
     assert "points_to_text/recall@1" in got.retrieval
     assert not [key for key in got.retrieval if "image" in key]
 
 
-def test_histograms_count_points_where_they_are():
-    # Half of the points at one corner of the box, half at the opposite one, in turns.
+def test_histograms_match_values_computed_by_hand():
+    # Points alternate between two opposite corners of the box.
     xyz = np.array([[-0.5, -0.5, -0.5], [0.5, 0.5, 0.5]] * 10)
     shape, colour = histogram.describe(xyz, np.tile(GREY, (20, 1)))
     half = np.sqrt(0.5)
@@ -79,7 +79,7 @@ def test_histograms_count_points_where_they_are():
     np.testing.assert_allclose(by_height[[0, 3], 1, 1, 1], half, rtol=1e-6)
 
 
-def test_proportions_are_kept_in_the_cube_and_lost_in_the_stretched_box():
+def test_cube_histogram_depends_on_proportions_and_stretched_histogram_does_not():
     rng = np.random.default_rng(0)
     rgb = np.tile(GREY, (4_000, 1))
     cube = rng.uniform(-0.5, 0.5, size=(4_000, 3))
@@ -89,14 +89,14 @@ def test_proportions_are_kept_in_the_cube_and_lost_in_the_stretched_box():
     np.testing.assert_allclose(first[512:637], second[512:637], atol=1e-6)
 
 
-def test_a_flat_cloud_has_histograms():
+def test_histograms_of_a_flat_cloud_are_finite():
     flat = np.zeros((16, 3))
     flat[:, 0] = np.linspace(-1, 1, 16)
     shape, colour = histogram.describe(flat, np.zeros((16, 3), np.uint8))
     assert np.all(np.isfinite(shape)) and np.all(np.isfinite(colour))
 
 
-def test_kernel_ridge_solves_the_regularised_equations():
+def test_kernel_ridge_regression_solves_the_regularised_equations():
     rng = np.random.default_rng(1)
     kernel, queries = np.cov(rng.normal(size=(6, 20))), rng.normal(size=(2, 6))
     targets = rng.normal(size=(6, 3))
@@ -106,7 +106,7 @@ def test_kernel_ridge_solves_the_regularised_equations():
 
 
 def cloud(kind, rng):
-    """A plate, a pole or a ball of 256 points: what tables, lamps and chairs are here."""
+    """Returns a plate, a pole or a ball of 256 points, which stand for tables, lamps and chairs."""
     points = rng.normal(size=(256, 3)) * {"plate": (1, 1, 0.1), "pole": (0.1, 0.1, 1)}.get(kind, 1)
     return points / np.linalg.norm(points, axis=1).max(), np.tile(GREY, (256, 1))
 
@@ -120,7 +120,7 @@ def histograms(kinds, *, seed):
 KINDS = ("ball", "plate", "pole")
 
 
-def test_the_floor_learns_names_from_shapes_alone():
+def test_regression_predicts_names_from_shape_histograms():
     labels = np.tile(np.arange(3), 8)
     fit = histogram.fit(
         histograms([KINDS[label] for label in labels], seed=2),
@@ -133,8 +133,8 @@ def test_the_floor_learns_names_from_shapes_alone():
     assert fit.reciprocal_rank == 1.0
 
 
-def test_the_floor_chooses_the_settings_that_predict_left_out_shapes(monkeypatch):
-    # The class is told by colour only, so a colour weight of 0 cannot win.
+def test_cross_validation_chooses_the_settings_that_predict_other_folds(monkeypatch):
+    # Only the colour depends on the class, so a colour weight of 0 cannot be the best.
     monkeypatch.setattr(histogram, "WIDTHS", (1.0,))
     monkeypatch.setattr(histogram, "RIDGES", (0.1,))
     labels = np.tile([0, 1], 10)
@@ -147,7 +147,7 @@ def test_the_floor_chooses_the_settings_that_predict_left_out_shapes(monkeypatch
     assert fit.settings.colour_weight > 0
 
 
-def test_the_queries_take_no_part_in_the_choice():
+def test_queries_do_not_influence_the_settings():
     labels = np.tile(np.arange(3), 4)
     arguments = {
         "targets": np.eye(3)[labels],
@@ -161,7 +161,7 @@ def test_the_queries_take_no_part_in_the_choice():
     assert first.reciprocal_rank == second.reciprocal_rank
 
 
-def test_the_floor_needs_a_labelled_training_shape():
+def test_regression_requires_a_labelled_training_shape():
     train = histograms(["ball"] * 5, seed=8)
     with pytest.raises(ValueError, match="5 training shapes, 0 with a class"):
         histogram.fit(
@@ -175,7 +175,7 @@ def test_the_floor_needs_a_labelled_training_shape():
 
 @pytest.fixture
 def dataset(tmp_path, monkeypatch):
-    """A dataset folder in which chairs are balls, tables plates and lamps poles."""
+    """Returns a data set in which chairs are balls, tables are plates and lamps are poles."""
     folder = tmp_path / "evaluation"
     folder.mkdir()
     (folder / "classes.json").write_text(json.dumps(["chair", "table", "lamp"]))
@@ -200,53 +200,58 @@ def dataset(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_every_baseline_is_measured_on_a_dataset(dataset):
+def test_all_baselines_are_measured_on_a_data_set(dataset):
     lines = baselines.measure(dataset, held_out=evaluation.load_held_out(dataset))
-    assert [line.name for line in lines] == ["chance", "majority", "floor", "ceiling"]
+    assert [line.name for line in lines] == ["chance", "majority", "histogram", "teacher"]
     _, majority, fitted, _ = lines
     assert majority.metrics["top1"] == 2 / 4
     assert fitted.metrics["top1"] == 1.0
     assert "5-fold cross-validation on the training split: width" in fitted.summary
 
 
-def test_a_training_split_without_names_has_no_floor(dataset):
+def test_training_split_without_names_has_no_histogram_baseline(dataset):
     for row in source.open_split(dataset, "train"):
         row["name"] = ""
     lines = baselines.measure(dataset, held_out=evaluation.load_held_out(dataset))
-    assert [line.name for line in lines] == ["chance", "majority", "ceiling"]
+    assert [line.name for line in lines] == ["chance", "majority", "teacher"]
 
 
-def test_without_a_training_split_only_chance_and_ceiling_are_left(dataset):
+def test_data_set_without_a_training_split_has_chance_and_teacher_only(dataset):
     lines = baselines.measure(
         dataset, held_out=evaluation.load_held_out(dataset), train_split=None, by_class=False
     )
-    assert [line.name for line in lines] == ["chance", "ceiling"]
+    assert [line.name for line in lines] == ["chance", "teacher"]
     assert "points_to_text/recall@1" in lines[1].retrieval
     assert "points_to_text/map" not in lines[1].retrieval
 
 
-def test_the_floor_fits_large_training_splits_on_a_part(dataset, monkeypatch):
-    monkeypatch.setattr(baselines, "MAX_FLOOR_SHAPES", 12)
-    seen = []
-    whole = histogram.fit
+def test_histogram_baseline_uses_a_subset_of_a_large_training_split(dataset, monkeypatch):
+    monkeypatch.setattr(baselines, "MAX_HISTOGRAM_SHAPES", 12)
+    sizes = []
+    fit = histogram.fit
     monkeypatch.setattr(
         histogram,
         "fit",
-        lambda train, **rest: seen.append(len(train.shape)) or whole(train, **rest),
+        lambda train, **rest: sizes.append(len(train.shape)) or fit(train, **rest),
     )
     baselines.measure(dataset, held_out=evaluation.load_held_out(dataset))
-    assert seen == [12]
+    assert sizes == [12]
 
 
-def test_the_command_prints_a_table(dataset, capsys):
-    __main__.main(["--data", str(dataset)])
+def test_command_prints_a_table(dataset, capsys):
+    assert __main__.main(["--data", str(dataset)]) == 0
     printed = capsys.readouterr().out
     assert "zero-shot, % of 4 shapes in 3 classes" in printed
-    assert "majority   50.0" in printed
+    assert "majority    50.0" in printed
 
 
-def test_the_command_prints_json(dataset, capsys):
-    __main__.main(["--data", str(dataset), "--json"])
+def test_command_prints_json(dataset, capsys):
+    assert __main__.main(["--data", str(dataset), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert printed["floor"]["top1"] == 1.0
-    assert printed["ceiling"]["retrieval"]["points_to_text/queries"] == 5
+    assert printed["histogram"]["top1"] == 1.0
+    assert printed["teacher"]["retrieval"]["points_to_text/queries"] == 5
+
+
+def test_command_names_a_missing_data_set(tmp_path, capsys):
+    assert __main__.main(["--data", str(tmp_path)]) == 2
+    assert "classes.json is missing" in capsys.readouterr().err

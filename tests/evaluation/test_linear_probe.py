@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The linear probe against scikit-learn, finite differences and cases worked out by hand."""
+"""Linear probe: comparison with scikit-learn, finite differences and hand-computed cases."""
 
 import numpy as np
 import pytest
@@ -9,13 +9,13 @@ from mrd_jax.evaluation import linear_probe
 from mrd_jax.evaluation.metrics import classification, logistic
 
 rng = np.random.default_rng(0)
-# 150 shapes around 6 class centres in 8 dimensions, overlapping; 3 is a class that nobody has.
+# Shapes around 6 overlapping class centres in 8 dimensions; classes 3 and 6 have no shapes.
 CLASSES = np.array([0, 1, 2, 4, 5, 7])
 CENTRES = rng.normal(size=(6, 8))
 
 
 def shapes(count, *, seed, noise=0.8):
-    """Features and labels."""
+    """Returns features and labels."""
     draw = np.random.default_rng(seed)
     members = draw.integers(6, size=count)
     return CENTRES[members] + noise * draw.normal(size=(count, 8)), CLASSES[members]
@@ -26,16 +26,16 @@ TEST_FEATURES, TEST_LABELS = shapes(400, seed=2)
 
 
 @pytest.mark.parametrize("strength", [1e-1, 1e-3])
-def test_a_fit_has_the_coefficients_of_scikit_learn(strength):
+def test_fit_matches_scikit_learn(strength):
     got = logistic.fit(FEATURES, labels=LABELS, strength=strength, tolerance=1e-9)
     unit = FEATURES / np.linalg.norm(FEATURES, axis=1, keepdims=True)
-    # C is the weight of the summed cross entropy beside half the squared weights.
+    # C is the factor on the summed cross entropy, to which half the squared weights are added.
     want = linear_model.LogisticRegression(
         C=1 / (strength * len(LABELS)), tol=1e-10, max_iter=10_000
     ).fit(unit, LABELS)
     np.testing.assert_array_equal(got.classes, want.classes_)
     np.testing.assert_allclose(got.weights.T, want.coef_, rtol=0, atol=1e-4)
-    # Biases are free up to a common shift, which no share of a class sees.
+    # Biases are determined up to a common shift, which changes no class probability.
     centred = got.biases - got.biases.mean()
     np.testing.assert_allclose(centred, want.intercept_ - want.intercept_.mean(), atol=1e-4)
     unit = TEST_FEATURES / np.linalg.norm(TEST_FEATURES, axis=1, keepdims=True)
@@ -44,7 +44,7 @@ def test_a_fit_has_the_coefficients_of_scikit_learn(strength):
     )
 
 
-def test_the_gradient_is_that_of_finite_differences():
+def test_gradient_matches_finite_differences():
     draw = np.random.default_rng(3)
     features, targets = draw.normal(size=(7, 4)), draw.integers(3, size=7)
     parameters = draw.normal(size=15)
@@ -58,14 +58,14 @@ def test_the_gradient_is_that_of_finite_differences():
         assert gradient[i] == pytest.approx((above - below) / (2 * step), abs=1e-8)
 
 
-def test_the_objective_at_zero_is_the_log_of_the_classes_and_the_penalty_spares_the_biases():
+def test_objective_at_zero_is_the_log_of_the_class_count_and_biases_have_no_penalty():
     features, targets = np.eye(3), np.array([0, 1, 2])
     assert logistic.objective(np.zeros(12), features, targets, 5.0)[0] == pytest.approx(np.log(3))
     biases = np.r_[np.zeros(9), np.full(3, 7.0)]
     assert logistic.objective(biases, features, targets, 5.0)[0] == pytest.approx(np.log(3))
 
 
-def test_in_chunks_the_objective_is_the_same():
+def test_objective_and_predictions_do_not_depend_on_the_chunk_size():
     parameters = np.random.default_rng(4).normal(size=54)
     _, targets = np.unique(LABELS, return_inverse=True)
     whole = logistic.objective(parameters, FEATURES, targets, 0.1)
@@ -80,20 +80,20 @@ def test_in_chunks_the_objective_is_the_same():
     )
 
 
-def test_a_start_changes_the_way_and_not_the_end():
+def test_start_does_not_change_the_solution():
     far = logistic.fit(FEATURES, labels=LABELS, strength=1e-1)
     got = logistic.fit(FEATURES, labels=LABELS, strength=1e-3, start=far, tolerance=1e-9)
     want = logistic.fit(FEATURES, labels=LABELS, strength=1e-3, tolerance=1e-9)
     np.testing.assert_allclose(got.weights, want.weights, rtol=0, atol=1e-5)
 
 
-def test_a_fit_that_is_cut_short_says_so(monkeypatch, caplog):
+def test_fit_that_has_not_converged_is_logged(monkeypatch, caplog):
     monkeypatch.setattr(logistic, "MAX_ITERATIONS", 2)
     logistic.fit(FEATURES, labels=LABELS, strength=1e-3)
     assert "probe of 150 shapes, strength 0.001" in caplog.text
 
 
-def test_the_strength_is_the_best_on_the_part_held_out_and_the_fit_takes_all():
+def test_strength_is_the_best_on_the_held_out_part_and_the_final_fit_uses_all_shapes():
     got = linear_probe.linear_probe(
         FEATURES, labels=LABELS, test_features=TEST_FEATURES, test_labels=TEST_LABELS, seed=5
     )
@@ -113,10 +113,10 @@ def test_the_strength_is_the_best_on_the_part_held_out_and_the_fit_takes_all():
     assert len(set(scores)) > 2
     strength = linear_probe.STRENGTHS[int(np.argmax(scores))]
     unit_test = TEST_FEATURES / np.linalg.norm(TEST_FEATURES, axis=1, keepdims=True)
-    right = sklearn_fit(np.ones(150, dtype=bool), strength).predict(unit_test) == TEST_LABELS
+    correct = sklearn_fit(np.ones(150, dtype=bool), strength).predict(unit_test) == TEST_LABELS
     assert got == {
-        "top1": right.mean(),
-        "mean_per_class": classification.mean_per_class(right, labels=TEST_LABELS),
+        "top1": correct.mean(),
+        "mean_per_class": classification.mean_per_class(correct, labels=TEST_LABELS),
         "strength": strength,
         "train": 150,
         "held_out": held_out.sum(),
@@ -126,19 +126,19 @@ def test_the_strength_is_the_best_on_the_part_held_out_and_the_fit_takes_all():
     }
 
 
-def test_of_equally_good_strengths_the_strongest_is_taken():
+def test_strongest_of_equally_accurate_strengths_is_chosen():
     features, labels = shapes(60, seed=6, noise=0.0)
     held_out = linear_probe.hold_out(labels, seed=0)
     options = {"labels": labels, "held_out": held_out}
-    # Without noise, every penalty that lets the classes apart is right on all.
+    # Without noise, every penalty that separates the classes classifies all shapes correctly.
     assert linear_probe.choose_strength(features, **options, strengths=[1e-4, 1e-2, 1e-3]) == 1e-2
 
 
-def test_with_nothing_held_out_the_strongest_is_taken_whose_limit_is_the_class_means():
+def test_strongest_penalty_is_chosen_without_held_out_shapes_and_classifies_by_class_means():
     rows = np.concatenate([np.flatnonzero(LABELS == c)[:2] for c in CLASSES])
     few, labels = FEATURES[rows], LABELS[rows]
-    nothing = {"labels": labels, "held_out": np.zeros(12, dtype=bool)}
-    assert linear_probe.choose_strength(few, **nothing, strengths=[1e-1, 1e2, 1.0]) == 1e2
+    options = {"labels": labels, "held_out": np.zeros(12, dtype=bool)}
+    assert linear_probe.choose_strength(few, **options, strengths=[1e-1, 1e2, 1.0]) == 1e2
     got = logistic.fit(few, labels=labels, strength=1e2, tolerance=1e-10)
     unit, unit_test = classification.normalise(few), classification.normalise(TEST_FEATURES)
     means = np.stack([unit[labels == c].mean(axis=0) for c in CLASSES]) - unit.mean(axis=0)
@@ -148,7 +148,7 @@ def test_with_nothing_held_out_the_strongest_is_taken_whose_limit_is_the_class_m
     )
 
 
-def test_every_class_gives_a_fifth_to_the_choice_and_a_single_shape_stays():
+def test_a_fifth_of_each_class_is_held_out_but_never_its_only_shape():
     labels = np.repeat([3, 5, 6, 8, 9], [1, 2, 3, 20, 9])
     held_out = linear_probe.hold_out(labels, seed=0)
     assert [int(held_out[labels == c].sum()) for c in (3, 5, 6, 8, 9)] == [0, 1, 1, 4, 2]
@@ -156,18 +156,18 @@ def test_every_class_gives_a_fifth_to_the_choice_and_a_single_shape_stays():
     assert np.any(held_out != linear_probe.hold_out(labels, seed=1))
 
 
-def test_places_run_from_zero_in_every_class():
+def test_positions_in_class_are_a_random_permutation_of_each_class():
     labels = np.array([4, 1, 4, 4, 1, 0])
-    places = linear_probe.places_in_class(labels, seed=0)
-    assert sorted(places[labels == 4]) == [0, 1, 2]
-    assert sorted(places[labels == 1]) == [0, 1]
-    assert places[5] == 0
-    orders = {tuple(linear_probe.places_in_class(labels, seed=seed)) for seed in range(200)}
-    # Every one of the 3! * 2! orders comes up.
+    positions = linear_probe.positions_in_class(labels, seed=0)
+    assert sorted(positions[labels == 4]) == [0, 1, 2]
+    assert sorted(positions[labels == 1]) == [0, 1]
+    assert positions[5] == 0
+    orders = {tuple(linear_probe.positions_in_class(labels, seed=seed)) for seed in range(200)}
+    # Each of the 3! * 2! permutations occurs.
     assert len(orders) == 12
 
 
-def test_a_class_without_training_shapes_counts_as_wrong_and_is_counted():
+def test_test_shapes_of_a_class_without_training_shapes_count_as_wrong():
     kept = LABELS != 7
     whole = {"test_features": TEST_FEATURES, "test_labels": TEST_LABELS}
     got = linear_probe.linear_probe(FEATURES[kept], labels=LABELS[kept], **whole)
@@ -179,7 +179,7 @@ def test_a_class_without_training_shapes_counts_as_wrong_and_is_counted():
     assert got["mean_per_class"] == pytest.approx(without["mean_per_class"] * 5 / 6)
 
 
-def test_shapes_of_unknown_class_are_left_out():
+def test_shapes_of_unknown_class_are_excluded():
     unknown = np.full(30, -1)
     noise = np.random.default_rng(7).normal(size=(30, 8))
     known = {"labels": LABELS, "test_features": TEST_FEATURES, "test_labels": TEST_LABELS}
@@ -192,7 +192,7 @@ def test_shapes_of_unknown_class_are_left_out():
     assert got == linear_probe.linear_probe(FEATURES, **known)
 
 
-def test_a_collapsed_model_gets_nothing():
+def test_model_with_equal_embeddings_has_an_accuracy_of_zero():
     same, labels = np.ones((8, 3)), np.repeat([0, 1, 2, 3], 2)
     got = linear_probe.linear_probe(same, labels=labels, test_features=same, test_labels=labels)
     assert got["top1"] == 0.0
@@ -211,7 +211,7 @@ def test_a_collapsed_model_gets_nothing():
         ({"strengths": []}, "no strengths to choose from"),
     ],
 )
-def test_what_does_not_fit_is_refused(fields, message):
-    good = {"labels": LABELS, "test_features": TEST_FEATURES, "test_labels": TEST_LABELS}
+def test_invalid_arguments_raise(fields, message):
+    valid = {"labels": LABELS, "test_features": TEST_FEATURES, "test_labels": TEST_LABELS}
     with pytest.raises(ValueError, match=message):
-        linear_probe.linear_probe(FEATURES, **(good | fields))
+        linear_probe.linear_probe(FEATURES, **(valid | fields))

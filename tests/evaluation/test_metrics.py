@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accuracy and paired tests on matrices that can be checked by eye."""
+"""Classification metrics, McNemar test and Wilson interval: small matrices and scikit-learn."""
 
 import numpy as np
 import pytest
@@ -19,22 +19,22 @@ SCORES = np.array(
 LABELS = np.array([0, 1, 2, 1])
 
 
-def test_the_rank_of_a_label_counts_tied_classes_before_it():
+def test_tied_classes_rank_before_the_true_class():
     np.testing.assert_array_equal(classification.label_ranks(SCORES, labels=LABELS), [1, 4, 2, 2])
 
 
-@pytest.mark.parametrize(("k", "share"), [(1, 0.25), (2, 0.75), (3, 0.75), (4, 1.0)])
-def test_topk_accuracy_is_the_share_within_k_places(k, share):
-    assert classification.topk_accuracy(SCORES, labels=LABELS, k=k) == share
+@pytest.mark.parametrize(("k", "fraction"), [(1, 0.25), (2, 0.75), (3, 0.75), (4, 1.0)])
+def test_topk_accuracy_is_the_fraction_of_ranks_up_to_k(k, fraction):
+    assert classification.topk_accuracy(SCORES, labels=LABELS, k=k) == fraction
 
 
-def test_a_model_with_equal_scores_gets_nothing():
+def test_model_with_equal_scores_has_an_accuracy_of_zero():
     assert classification.topk_accuracy(np.ones((5, 6)), labels=np.arange(5), k=5) == 0.0
 
 
-def test_label_ranks_are_the_coverage_error_of_scikit_learn_ties_included():
+def test_label_ranks_match_the_coverage_error_of_scikit_learn_with_ties():
     rng = np.random.default_rng(2)
-    # Few distinct scores, so that ties are everywhere.
+    # Few distinct scores give many ties.
     scores, labels = rng.integers(4, size=(60, 7)), rng.integers(7, size=60)
     ranks = classification.label_ranks(scores, labels=labels)
     want = [
@@ -45,7 +45,7 @@ def test_label_ranks_are_the_coverage_error_of_scikit_learn_ties_included():
     assert np.any(ranks != np.sum(scores > scores[np.arange(60), labels][:, None], axis=1) + 1)
 
 
-def test_topk_accuracy_is_that_of_scikit_learn_without_ties():
+def test_topk_accuracy_matches_scikit_learn_without_ties():
     rng = np.random.default_rng(3)
     scores, labels = rng.normal(size=(60, 7)), rng.integers(7, size=60)
     for k in (1, 3, 5):
@@ -53,46 +53,46 @@ def test_topk_accuracy_is_that_of_scikit_learn_without_ties():
         assert classification.topk_accuracy(scores, labels=labels, k=k) == pytest.approx(want)
 
 
-def test_mean_per_class_is_the_balanced_accuracy_of_scikit_learn():
+def test_mean_per_class_matches_the_balanced_accuracy_of_scikit_learn():
     rng = np.random.default_rng(4)
     labels, predicted = rng.integers(5, size=(2, 80))
     want = sklearn.metrics.balanced_accuracy_score(labels, predicted)
     assert classification.mean_per_class(predicted == labels, labels=labels) == pytest.approx(want)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_score_that_is_not_finite_is_an_error_that_names_the_row(bad):
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_non_finite_score_raises_and_names_the_row(value):
     scores = SCORES.copy()
-    scores[2, 1] = bad
+    scores[2, 1] = value
     with pytest.raises(ValueError, match="first is row 2"):
         classification.label_ranks(scores, labels=LABELS)
 
 
-def test_an_unknown_class_is_an_error():
+def test_label_of_an_unknown_class_raises():
     with pytest.raises(ValueError, match="labels run from -1 to 2"):
         classification.label_ranks(SCORES, labels=np.array([0, -1, 2, 1]))
 
 
-def test_mean_per_class_weighs_a_rare_class_like_a_frequent_one():
+def test_mean_per_class_gives_rare_and_frequent_classes_the_same_weight():
     correct = np.array([True, True, True, False, True])
     labels = np.array([0, 0, 0, 0, 7])
     # Class 0: 3 of 4; class 7: 1 of 1.
     assert classification.mean_per_class(correct, labels=labels) == (0.75 + 1.0) / 2
 
 
-def test_confusion_has_true_classes_in_rows():
+def test_confusion_matrix_has_true_classes_in_rows():
     table = classification.confusion(
         np.array([1, 1, 0, 2]), labels=np.array([0, 0, 0, 2]), classes=3
     )
     np.testing.assert_array_equal(table, [[1, 2, 0], [0, 0, 0], [0, 0, 1]])
 
 
-def test_confusion_refuses_a_class_out_of_range():
+def test_confusion_of_a_class_out_of_range_raises():
     with pytest.raises(ValueError, match="predicted has values from 0 to 3"):
         classification.confusion(np.array([0, 3]), labels=np.array([0, 1]), classes=3)
 
 
-def test_normalise_leaves_a_row_of_zeros():
+def test_normalise_keeps_a_row_of_zeros():
     got = classification.normalise(np.array([[3, 4], [0, 0]], dtype=np.float16))
     np.testing.assert_allclose(got, [[0.6, 0.8], [0, 0]], rtol=1e-6)
     assert got.dtype == np.float32
@@ -102,21 +102,21 @@ def test_normalise_leaves_a_row_of_zeros():
     ("count", "size", "want"),
     [(5, 2, [(0, 2), (2, 4), (4, 5)]), (4, 2, [(0, 2), (2, 4)]), (3, 9, [(0, 3)]), (0, 9, [])],
 )
-def test_chunks_cut_every_row_once(count, size, want):
+def test_chunks_cover_every_row_once(count, size, want):
     assert [(rows.start, rows.stop) for rows in classification.chunks(count, size=size)] == want
 
 
-def test_recall_needs_a_query():
+def test_recall_without_queries_raises():
     with pytest.raises(ValueError, match="at least one query"):
         classification.recall_at(np.array([]), k=1)
 
 
 def test_mcnemar_is_the_sign_test_of_the_disagreements():
-    # First alone right 5 times, second alone once, both or neither 4 times.
+    # Only the first is correct on 5 shapes, only the second on 1, both or neither on 4.
     first = np.array([1, 1, 1, 1, 1, 0, 1, 1, 0, 0], dtype=bool)
     second = np.array([0, 0, 0, 0, 0, 1, 1, 1, 0, 0], dtype=bool)
     got = statistics.mcnemar([first], [second])
-    # Two-sided: twice the chance of at most one head in six throws, (1 + 6) / 64.
+    # Two-sided: twice the probability of at most one head in six throws, (1 + 6) / 64.
     assert got == statistics.Comparison(10, 5, 1, pytest.approx(2 * 7 / 64))
 
 
@@ -128,28 +128,28 @@ def test_mcnemar_pools_folds_by_adding_disagreements():
     assert folds == whole
 
 
-def test_models_that_never_disagree_are_not_told_apart():
+def test_mcnemar_p_value_is_one_without_disagreements():
     same = np.array([True, False])
     assert statistics.mcnemar([same], [same]).p_value == 1.0
 
 
-def test_mcnemar_refuses_folds_of_different_length():
+def test_mcnemar_of_folds_of_different_lengths_raises():
     with pytest.raises(ValueError, match="the same shapes"):
         statistics.mcnemar([np.ones(3)], [np.ones(4)])
 
 
 @pytest.mark.parametrize(("successes", "count"), [(0, 10), (36, 134), (10, 10)])
-def test_the_wilson_interval_solves_its_equation(successes, count):
-    # Both ends p satisfy (share - p)^2 = z^2 p (1 - p) / count, with z of the normal distribution.
+def test_wilson_interval_solves_its_equation(successes, count):
+    # Both ends p satisfy (fraction - p)^2 = z^2 p (1 - p) / count, with the normal quantile z.
     z = 1.959963984540054
-    share = successes / count
+    fraction = successes / count
     low, high = statistics.wilson_interval(successes, count=count)
     for p in (low, high):
-        assert (share - p) ** 2 == pytest.approx(z**2 * p * (1 - p) / count, abs=1e-12)
-    assert 0 <= low <= share <= high <= 1
+        assert (fraction - p) ** 2 == pytest.approx(z**2 * p * (1 - p) / count, abs=1e-12)
+    assert 0 <= low <= fraction <= high <= 1
     assert high - low > 0.05
 
 
-def test_the_wilson_interval_refuses_more_successes_than_trials():
+def test_wilson_interval_of_more_successes_than_trials_raises():
     with pytest.raises(ValueError, match="5 successes of 4"):
         statistics.wilson_interval(5, count=4)

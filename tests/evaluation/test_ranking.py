@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ranks and precisions of a search, on angles that can be ordered by eye and on random shapes."""
+"""Retrieval ranks and average precision: hand-computed cases, scikit-learn and a slow loop."""
 
 import math
 
@@ -11,13 +11,13 @@ from mrd_jax.evaluation.metrics import ranking
 
 
 def at_angles(*degrees):
-    """Unit vectors in the plane: their order by cosine to angle 0 is their order by angle."""
+    """Returns unit vectors in the plane; a smaller angle is a larger cosine to 0 degrees."""
     radians = np.deg2rad(degrees)
     return np.stack([np.cos(radians), np.sin(radians)], axis=1)
 
 
-def test_the_first_of_several_right_answers_counts():
-    # From angle 0, the gallery is met in the order 10, 20, 30, 40 degrees.
+def test_best_ranked_of_several_relevant_items_counts():
+    # Seen from 0 degrees, the gallery is ranked in the order 10, 20, 30, 40 degrees.
     gallery = at_angles(40, 20, 10, 30)
     groups = np.array([5, 5, 1, 2])
     ranks = ranking.retrieval_ranks(
@@ -26,17 +26,17 @@ def test_the_first_of_several_right_answers_counts():
     np.testing.assert_array_equal(ranks, [2, 1, 3])
 
 
-def test_wrong_answers_that_tie_come_first_and_right_ones_do_not():
+def test_only_irrelevant_items_that_tie_worsen_the_rank():
     gallery = at_angles(25, 25, 25, 25)
     groups = np.array([0, 0, 1, 2])
     ranks = ranking.retrieval_ranks(
         at_angles(0, 0), gallery, query_groups=np.array([0, 1]), gallery_groups=groups
     )
-    # Two strangers tie with group 0, three with group 1.
+    # Two irrelevant items tie with group 0, three with group 1.
     np.testing.assert_array_equal(ranks, [3, 4])
 
 
-def test_a_collapsed_model_gets_the_last_place_and_not_the_luck_of_rounding():
+def test_equal_embeddings_give_the_last_rank_in_spite_of_rounding():
     rng = np.random.default_rng(0)
     same = np.tile(rng.normal(size=384), (40, 1)) * (1 + 1e-7 * rng.normal(size=(40, 1)))
     images = rng.normal(size=(40, 384))
@@ -46,7 +46,7 @@ def test_a_collapsed_model_gets_the_last_place_and_not_the_luck_of_rounding():
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64])
-def test_retrieval_in_chunks_equals_a_slow_loop(chunk):
+def test_retrieval_ranks_in_chunks_match_a_slow_loop(chunk):
     rng = np.random.default_rng(1)
     queries, gallery = rng.normal(size=(20, 3)), rng.normal(size=(33, 3))
     query_groups, gallery_groups = rng.integers(5, size=20), rng.integers(5, size=33)
@@ -57,7 +57,7 @@ def test_retrieval_in_chunks_equals_a_slow_loop(chunk):
             for item, other in zip(gallery, gallery_groups, strict=True)
         ]
         order = sorted(cosines, reverse=True)
-        want.append(1 + next(place for place, (_, right) in enumerate(order) if right))
+        want.append(1 + next(i for i, (_, relevant) in enumerate(order) if relevant))
     got = ranking.retrieval_ranks(
         queries,
         gallery,
@@ -68,7 +68,7 @@ def test_retrieval_in_chunks_equals_a_slow_loop(chunk):
     np.testing.assert_array_equal(got, want)
 
 
-def test_a_query_without_a_right_answer_is_an_error():
+def test_query_without_a_relevant_item_raises():
     with pytest.raises(ValueError, match="first is row 1 of group 9"):
         ranking.retrieval_ranks(
             at_angles(0, 1),
@@ -78,37 +78,37 @@ def test_a_query_without_a_right_answer_is_an_error():
         )
 
 
-def test_precision_is_averaged_over_the_places_of_the_right_answers():
-    # From angle 0, the gallery is met in the order 10, 20, 30, 40 degrees: groups 1, 5, 2, 5.
+def test_precision_is_averaged_over_the_ranks_of_relevant_items():
+    # Seen from 0 degrees, the order is 10, 20, 30, 40 degrees: groups 1, 5, 2, 5.
     gallery, groups = at_angles(40, 20, 10, 30), np.array([5, 5, 1, 2])
-    found = ranking.average_precisions(
+    precisions = ranking.average_precisions(
         at_angles(0, 0, 0), gallery, query_groups=np.array([5, 1, 2]), gallery_groups=groups
     )
-    # Places 2 and 4: (1/2 + 2/4) / 2; place 1; place 3.
-    np.testing.assert_allclose(found, [1 / 2, 1, 1 / 3], rtol=1e-15)
+    # Ranks 2 and 4: (1/2 + 2/4) / 2; rank 1; rank 3.
+    np.testing.assert_allclose(precisions, [1 / 2, 1, 1 / 3], rtol=1e-15)
 
 
-def test_wrong_answers_that_tie_lower_the_precision_and_right_ones_do_not():
+def test_only_irrelevant_items_that_tie_lower_the_precision():
     gallery, groups = at_angles(10, 25, 25, 25, 25, 60), np.array([0, 0, 0, 1, 2, 1])
-    found = ranking.average_precisions(
+    precisions = ranking.average_precisions(
         at_angles(0, 0, 0), gallery, query_groups=np.array([0, 1, 2]), gallery_groups=groups
     )
-    # Group 0: place 1; then two strangers at 25 degrees come before its own two, places 4 and 5.
-    # Group 1: all but 60 degrees are before it or tie, place 5, then 6. Group 2: place 5.
+    # Group 0: rank 1; then two irrelevant items at 25 degrees come before its own, ranks 4 and 5.
+    # Group 1: all but 60 degrees rank before it or tie, ranks 5 and 6. Group 2: rank 5.
     want = [(1 + 2 / 4 + 3 / 5) / 3, (1 / 5 + 2 / 6) / 2, 1 / 5]
-    np.testing.assert_allclose(found, want, rtol=1e-15)
+    np.testing.assert_allclose(precisions, want, rtol=1e-15)
 
 
-def test_a_query_does_not_find_itself():
+def test_query_is_excluded_from_its_own_ranking():
     shapes, groups = at_angles(0, 10, 30, 70), np.array([0, 1, 0, 1])
-    found = ranking.average_precisions(
+    precisions = ranking.average_precisions(
         shapes, shapes, query_groups=groups, gallery_groups=groups, own=np.arange(4)
     )
     # From 0: 10, 30. From 10: 0, 30, 70. From 30: 10, 0. From 70: 30, 10.
-    np.testing.assert_allclose(found, [1 / 2, 1 / 3, 1 / 2, 1 / 2], rtol=1e-15)
+    np.testing.assert_allclose(precisions, [1 / 2, 1 / 3, 1 / 2, 1 / 2], rtol=1e-15)
 
 
-def test_a_query_that_is_alone_in_its_group_is_an_error_where_it_is_left_out():
+def test_excluded_query_without_another_item_of_its_group_raises():
     shapes, groups = at_angles(0, 10, 30), np.array([0, 1, 0])
     with pytest.raises(ValueError, match="first is row 1 of group 1"):
         ranking.average_precisions(
@@ -116,39 +116,39 @@ def test_a_query_that_is_alone_in_its_group_is_an_error_where_it_is_left_out():
         )
 
 
-def test_a_collapsed_model_has_the_lowest_precision_there_is():
+def test_equal_embeddings_give_the_lowest_possible_precision():
     same, groups = np.ones((6, 3)), np.repeat([0, 1], 3)
-    found = ranking.average_precisions(
+    precisions = ranking.average_precisions(
         same, same, query_groups=groups, gallery_groups=groups, own=np.arange(6)
     )
-    # Three strangers first, then the two others of its group.
-    np.testing.assert_allclose(found, np.full(6, (1 / 4 + 2 / 5) / 2), rtol=1e-15)
+    # Three irrelevant items first, then the two others of its group.
+    np.testing.assert_allclose(precisions, np.full(6, (1 / 4 + 2 / 5) / 2), rtol=1e-15)
 
 
-@pytest.mark.parametrize("leave_out", [False, True])
+@pytest.mark.parametrize("exclude_self", [False, True])
 @pytest.mark.parametrize("chunk", [1, 7, 512])
-def test_average_precisions_are_those_of_scikit_learn_in_any_chunks(chunk, leave_out):
+def test_average_precisions_in_chunks_match_scikit_learn(chunk, exclude_self):
     rng = np.random.default_rng(5)
     shapes, groups = rng.normal(size=(90, 12)), rng.integers(6, size=90)
-    asking = rng.permutation(90)[:40]
-    found = ranking.average_precisions(
-        shapes[asking],
+    queries = rng.permutation(90)[:40]
+    precisions = ranking.average_precisions(
+        shapes[queries],
         shapes,
-        query_groups=groups[asking],
+        query_groups=groups[queries],
         gallery_groups=groups,
-        own=asking if leave_out else None,
+        own=queries if exclude_self else None,
         chunk=chunk,
     )
     unit = shapes / np.linalg.norm(shapes, axis=1, keepdims=True)
-    for precision, query in zip(found, asking, strict=True):
-        others = np.arange(90) != query if leave_out else np.ones(90, dtype=bool)
+    for precision, query in zip(precisions, queries, strict=True):
+        others = np.arange(90) != query if exclude_self else np.ones(90, dtype=bool)
         want = sklearn.metrics.average_precision_score(
             groups[others] == groups[query], unit[others] @ unit[query]
         )
         assert precision == pytest.approx(want, abs=1e-12)
 
 
-def test_relevant_items_are_counted_with_and_without_the_query_itself():
+def test_relevant_counts_can_exclude_the_query_itself():
     gallery = np.array([3, 3, 8, 3])
     counts = ranking.relevant_counts(np.array([3, 8, 5]), gallery_groups=gallery)
     np.testing.assert_array_equal(counts, [3, 1, 0])
@@ -160,7 +160,7 @@ def test_relevant_items_are_counted_with_and_without_the_query_itself():
     np.testing.assert_array_equal(nothing, [0])
 
 
-def test_a_chunk_of_nothing_is_refused():
+def test_chunk_size_of_zero_raises():
     with pytest.raises(ValueError, match="chunk is 0: expected at least 1 row"):
         ranking.retrieval_ranks(
             at_angles(0), at_angles(0), query_groups=[0], gallery_groups=[0], chunk=0

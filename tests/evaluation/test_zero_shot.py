@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Zero-shot accuracy and the held-out split it is measured on."""
+"""Zero-shot accuracy, results, and the held-out split that they are computed on."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ from mrd_jax.data import source
 from mrd_jax.evaluation import results, zero_shot
 from mrd_jax.evaluation.metrics import classification
 
-# One embedding per shape: right, second best, right, third best, and the unlabelled one.
+# Ranks of the true class: 1, 2, 1, 3; the last shape has no class.
 EMBEDDINGS = np.stack(
     [
         3 * CHAIR + 0.1 * TABLE,
@@ -25,7 +25,7 @@ EMBEDDINGS = np.stack(
 )
 
 
-def test_accuracy_counts_labelled_shapes_only():
+def test_accuracy_excludes_unlabelled_shapes():
     assert zero_shot.zero_shot(EMBEDDINGS, held_out()) == {
         "top1": 2 / 4,
         "top3": 1.0,
@@ -38,7 +38,7 @@ def test_accuracy_counts_labelled_shapes_only():
 
 
 @pytest.mark.parametrize("chunk", [1, 3])
-def test_in_chunks_the_accuracy_is_the_same(chunk):
+def test_accuracy_does_not_depend_on_the_chunk_size(chunk):
     whole = classification.label_ranks(
         zero_shot.class_scores(EMBEDDINGS, held_out())[:4], labels=np.array([0, 0, 1, 2])
     )
@@ -48,87 +48,95 @@ def test_in_chunks_the_accuracy_is_the_same(chunk):
     assert zero_shot.zero_shot(EMBEDDINGS, held_out(), chunk=chunk) == want
 
 
-def test_an_embedding_that_is_not_finite_is_an_error_even_without_a_class():
-    broken = EMBEDDINGS.copy()
-    broken[4, 0] = np.nan
+def test_non_finite_embedding_raises_even_for_an_unlabelled_shape():
+    embeddings = EMBEDDINGS.copy()
+    embeddings[4, 0] = np.nan
     with pytest.raises(ValueError, match="first is row 4"):
-        zero_shot.zero_shot(broken, held_out())
+        zero_shot.zero_shot(embeddings, held_out())
 
 
-def test_the_length_of_an_embedding_does_not_matter():
+def test_accuracy_does_not_depend_on_the_length_of_embeddings():
     lengths = np.array([[0.1], [10], [3], [1000], [1]])
     assert zero_shot.zero_shot(lengths * EMBEDDINGS, held_out()) == zero_shot.zero_shot(
         EMBEDDINGS, held_out()
     )
 
 
-def test_embeddings_of_another_size_are_refused():
+def test_embeddings_of_a_wrong_shape_raise():
     with pytest.raises(ValueError, match=r"\(4, 3\): expected \(5, 3\)"):
         zero_shot.zero_shot(EMBEDDINGS[:4], held_out())
 
 
-def test_a_split_without_classes_is_refused():
+def test_split_without_labelled_shapes_raises():
     unlabelled = dataclasses.replace(held_out(), labels=np.full(5, -1))
     with pytest.raises(ValueError, match="no held-out shape has a known class"):
         zero_shot.zero_shot(EMBEDDINGS, unlabelled)
 
 
-def test_predictions_come_best_first_with_their_scores():
+def test_predictions_are_sorted_by_score():
     best = zero_shot.predictions(np.array([[0.1, 0.9, 0.5], [0.2, 0.2, 0.1]]), top=2)
     np.testing.assert_array_equal(best.classes, [[1, 2], [0, 1]])
     np.testing.assert_array_equal(best.scores, [[0.9, 0.5], [0.2, 0.2]])
 
 
-def test_a_result_says_which_shapes_were_right():
-    line = results.from_embeddings(EMBEDDINGS, name=results.STUDENT, held_out=held_out())
-    np.testing.assert_array_equal(line.correct, [True, False, True, False])
-    assert line.metrics["top1"] == line.correct.mean()
-    assert line.retrieval["points_to_text/queries"] == 5
+def test_result_records_which_shapes_are_correct():
+    result = results.from_embeddings(EMBEDDINGS, name=results.STUDENT, held_out=held_out())
+    np.testing.assert_array_equal(result.correct, [True, False, True, False])
+    assert result.metrics["top1"] == result.correct.mean()
+    assert result.retrieval["points_to_text/queries"] == 5
 
 
-def test_the_student_is_compared_with_every_method_that_answers_shape_by_shape():
+def test_student_is_compared_with_every_method_that_has_a_result_per_shape():
     student = results.from_embeddings(EMBEDDINGS, name=results.STUDENT, held_out=held_out())
-    ceiling = results.from_embeddings(
-        held_out().image_features, name="ceiling", held_out=held_out()
+    teacher = results.from_embeddings(
+        held_out().image_features, name=results.TEACHER, held_out=held_out()
     )
     chance = results.Result("chance", "", {"top1": 1 / 3})
-    compared = results.compare_with_student([chance, student, ceiling])
-    assert list(compared) == ["ceiling"]
-    # Right: student 0 and 2; pictures 0, 1 and 3. The desk's views are half chair, half table: a
+    compared = results.compare_with_student([chance, student, teacher])
+    assert list(compared) == ["teacher"]
+    # Correct: student 0 and 2; teacher 0, 1 and 3. The desk's views are half chair, half table: a
     # tie, and a tie is wrong.
-    assert (compared["ceiling"].only_first, compared["ceiling"].only_second) == (1, 2)
+    assert (compared["teacher"].only_first, compared["teacher"].only_second) == (1, 2)
 
 
-def test_the_image_feature_is_the_mean_of_unit_views():
-    # Views of length 2 and 5 count the same.
+@pytest.mark.parametrize("name, current", [("floor", "histogram"), ("ceiling", "teacher")])
+def test_rows_of_version_0_1_are_read_under_their_current_names(name, current):
+    row = results.Result(name, "", {"top1": 0.5}, np.array([True, False]))
+    restored = results.from_dict(row.as_dict())
+    assert restored.name == current
+    np.testing.assert_array_equal(restored.correct, row.correct)
+
+
+def test_image_feature_is_the_mean_of_normalised_views():
+    # Views of length 2 and 5 have the same weight.
     np.testing.assert_allclose(held_out().image_features[2], [0.5, 0.5, 0])
 
 
-def test_a_name_that_occurs_twice_is_one_text():
+def test_names_that_occur_twice_are_one_text():
     split = held_out()
     assert split.text_names == ("Stool", "Desk", "Torch", "Thing")
     np.testing.assert_array_equal(split.name_index, [0, 0, 1, 2, 3])
     np.testing.assert_array_equal(split.text_features[:3], [CHAIR, TABLE, LAMP])
 
 
-def test_unseen_marks_the_listed_shapes():
+def test_unseen_is_true_for_the_listed_shapes():
     np.testing.assert_array_equal(held_out().unseen, [False, False, True, True, False])
 
 
-def test_a_shape_may_lack_views_and_a_name():
+def test_shape_without_views_and_name_has_zero_feature_and_no_text():
     split = held_out(rows=[record("", label=0, feature=CHAIR, views=[]), *records()])
     np.testing.assert_array_equal(split.image_features[0], np.zeros(3))
     assert split.name_index[0] == -1
 
 
-def test_an_unknown_label_is_refused():
+def test_label_out_of_range_raises():
     with pytest.raises(ValueError, match="labels run from 0 to 3: expected -1 to 2"):
         held_out(rows=[*records()[:1], record("Odd", label=3, feature=LAMP)])
 
 
 @pytest.fixture
 def dataset(tmp_path, monkeypatch):
-    """A folder with the evaluation files, whose splits are the example's records."""
+    """Returns a folder with evaluation files, whose splits are the example's records."""
     folder = tmp_path / "evaluation"
     folder.mkdir()
     (folder / "classes.json").write_text(json.dumps(["chair", "table", "lamp"]))
@@ -139,7 +147,7 @@ def dataset(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_split_is_loaded_with_its_evaluation_files(dataset):
+def test_load_held_out_reads_the_evaluation_files(dataset):
     got, want = evaluation.load_held_out(dataset), held_out()
     for field in dataclasses.fields(evaluation.HeldOut):
         if field.name != "pictures":
@@ -147,23 +155,23 @@ def test_a_split_is_loaded_with_its_evaluation_files(dataset):
     assert got.pictures[0] == dataset / "evaluation" / "pictures" / "Stool.jpg"
 
 
-def test_the_training_split_can_be_loaded_for_neighbours(dataset):
+def test_load_held_out_reads_the_training_split(dataset):
     assert evaluation.load_held_out(dataset, "train").ids == ("shop#Stool",)
 
 
-def test_a_missing_file_says_where_it_comes_from(dataset):
+def test_missing_file_is_named_with_the_command_that_writes_it(dataset):
     (dataset / "evaluation" / "class_features.npy").unlink()
     with pytest.raises(FileNotFoundError, match="class_features.npy is missing.*data_prep.build"):
         evaluation.load_held_out(dataset)
 
 
-def test_an_unseen_id_that_is_not_in_the_split_is_an_error(dataset):
+def test_unseen_id_outside_the_split_raises(dataset):
     (dataset / "evaluation" / "unseen_names.json").write_text(json.dumps(["d", "gone"]))
     with pytest.raises(ValueError, match="1 ids are not in the split, such as 'gone'"):
         evaluation.load_held_out(dataset)
 
 
-def test_classes_and_their_features_must_agree(dataset):
+def test_different_numbers_of_classes_and_class_features_raise(dataset):
     np.save(dataset / "evaluation" / "class_features.npy", np.eye(3)[:2])
     with pytest.raises(ValueError, match=r"shape \(2, 3\), classes.json 3 names"):
         evaluation.load_held_out(dataset)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Five shapes in three dimensions, small enough to work every figure out by hand."""
+"""Held-out split of five shapes in three dimensions, for metrics that are computed by hand."""
 
 import pathlib
 
@@ -8,12 +8,12 @@ import numpy as np
 from mrd_jax import evaluation
 from mrd_jax.evaluation import held_out_split
 
-# The axes of the teacher's space: chair-like, table-like, lamp-like.
+# Axes of the teacher's embedding space: chair-like, table-like, lamp-like.
 CHAIR, TABLE, LAMP = np.eye(3, dtype=np.float32)
 
 
 def record(name, *, label, feature, views=None, **fields):
-    """A decoded record whose name has the given feature; views are its image features."""
+    """Returns a decoded record with given text feature of its name and features of its views."""
     views = [feature] if views is None else views
     return {
         "id": fields.get("id", f"shop#{name}"),
@@ -29,7 +29,7 @@ def record(name, *, label, feature, views=None, **fields):
 
 
 def records():
-    """Two shapes named Stool, a table, a lamp, and a shape of unknown class."""
+    """Returns two shapes named Stool, a table, a lamp, and a shape of unknown class."""
     return [
         record("Stool", label=0, feature=CHAIR, id="s1"),
         record("Stool", label=0, feature=CHAIR, id="s2"),
@@ -40,7 +40,7 @@ def records():
 
 
 def held_out(*, pictures=pathlib.Path("pictures"), rows=None) -> evaluation.HeldOut:
-    """The records above as a held-out split; Desk and Torch are names not seen in training."""
+    """Returns `records()` as a held-out split in which the names Desk and Torch are unseen."""
     return held_out_split.collect(
         records() if rows is None else rows,
         class_names=("chair", "table", "lamp"),

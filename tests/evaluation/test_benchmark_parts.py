@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The suite without an encoder: which sets fit, hashes, published rows, the page, the command."""
+"""Parts of the benchmark without an encoder: fit, fingerprints, published rows, page, command."""
 
 import hashlib
 
 import numpy as np
 import pytest
 from absl import app
-from made_up import DIM, POINTS
+from fake_data import DIM, POINTS
 from tiny_encoder import tiny_card
 
 from configs import benchmarks, quickstart
 from data_prep.geometry import clouds
 from mrd_jax import main
-from mrd_jax.checkpoints import hashes, paths, run_identity
+from mrd_jax.checkpoints import fingerprinting, paths, run_identity
 from mrd_jax.data import source
 from mrd_jax.evaluation import benchmark, results
 from mrd_jax.evaluation.benchmark import measure, page, published, test_sets
@@ -24,46 +24,46 @@ def card(**changes):
     return tiny_card(student=student, teacher_dim=DIM, points=POINTS // 2, **changes)
 
 
-def test_what_fits_has_no_fault(made):
+def test_fitting_data_set_has_no_misfit(made):
     assert test_sets.misfit(source.read_metadata(made), card=card(), windows=2) == ""
 
 
 @pytest.mark.parametrize(
     "metadata, windows, reason",
     [
-        ({}, 3, "its clouds have 24 points, and 3 of 12 each are asked for"),
+        ({}, 3, "its point clouds have 24 points, but 3 windows of 12 need 36"),
         ({"counts": {"train": 9, "classes": 2}}, 1, "it has no split 'test', only ['train']"),
         ({"counts": {"test": 9, "classes": 0}}, 1, "it has no classes"),
-        ({"from_y_up": None}, 1, "it does not say how y up became z up"),
+        ({"from_y_up": None}, 1, "its metadata has no from_y_up, the conversion from y up to z up"),
         ({"normalisation": "cube"}, 1, "its normalisation is 'cube' and the encoder's 'unit_"),
         ({"up_axis": "y"}, 1, "its up axis is 'y' and the encoder's 'z'"),
         ({"teacher": {"name": "a/b", "dim": DIM}}, 1, "its teacher is 'a/b' and the encoder's 'f"),
         (
             {"teacher": {"name": "fake/teacher", "dim": 7}},
             1,
-            "its length of the teacher's features",
+            "its teacher feature dimension is 7 and the encoder's",
         ),
     ],
 )
-def test_what_does_not_fit_is_said(made, metadata, windows, reason):
-    changed = source.read_metadata(made) | metadata
-    changed = {name: value for name, value in changed.items() if value is not None}
-    assert test_sets.misfit(changed, card=card(), windows=windows).startswith(reason)
+def test_misfit_names_the_reason(made, metadata, windows, reason):
+    metadata = source.read_metadata(made) | metadata
+    metadata = {name: value for name, value in metadata.items() if value is not None}
+    assert test_sets.misfit(metadata, card=card(), windows=windows).startswith(reason)
 
 
-def test_two_versions_of_a_set_are_not_chosen_between(tmp_path):
+def test_two_versions_of_a_set_raise(tmp_path):
     for version in ("1.0.0", "2.0.0"):
         (tmp_path / "lvis" / version).mkdir(parents=True)
         (tmp_path / "lvis" / version / "dataset_info.json").write_text("{}")
     config = benchmarks.get_config()
     config.data = str(tmp_path)
-    with pytest.raises(ValueError, match=r"lvis has versions \['1.0.0', '2.0.0'\]; keep one"):
+    with pytest.raises(ValueError, match=r"lvis has versions \['1.0.0', '2.0.0'\]; keep only one"):
         test_sets.find(config, card=card())
 
 
 @pytest.mark.parametrize("own, other", [("rotate", "swap"), ("swap", "rotate")])
-def test_mirrored_clouds_are_those_of_the_other_convention(own, other):
-    """To the bit: as if the set had been prepared for the encoder."""
+def test_mirrored_clouds_equal_those_prepared_with_the_other_convention(own, other):
+    """The clouds are bit-identical to those of a set that was prepared for the encoder."""
     raw = np.random.default_rng(0).normal(size=(32, 3)) + [1, 2, 3]
 
     def prepared(from_y_up):
@@ -76,7 +76,7 @@ def test_mirrored_clouds_are_those_of_the_other_convention(own, other):
     assert np.abs(got - record["xyz"]).max() > 0.1
 
 
-def test_a_folder_is_hashed_as_sha256sum_does(tmp_path):
+def test_folder_checksum_matches_sha256sum(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "x").write_bytes(b"one")
     (tmp_path / "a").write_bytes(b"two")
@@ -85,42 +85,42 @@ def test_a_folder_is_hashed_as_sha256sum_does(tmp_path):
         for name, content in (("a", b"two"), ("b/x", b"one"))
     )
     want = hashlib.sha256(lines.encode()).hexdigest()
-    assert hashes.checkpoint(tmp_path) == want
+    assert fingerprinting.checkpoint_fingerprint(tmp_path) == want
 
 
-def test_of_a_run_the_newest_step_alone_is_hashed(tmp_path):
+def test_fingerprint_of_a_run_is_that_of_its_newest_checkpoint(tmp_path):
     (tmp_path / run_identity.RUN_FILE).write_text("{}")
     for step in ("9", "10"):
         (tmp_path / paths.FOLDER / step).mkdir(parents=True)
         (tmp_path / paths.FOLDER / step / "state").write_text(step)
-    before = hashes.checkpoint(tmp_path)
+    before = fingerprinting.checkpoint_fingerprint(tmp_path)
     (tmp_path / paths.FOLDER / "9" / "state").write_text("other")
     (tmp_path / "metrics.jsonl").write_text("{}")
-    assert hashes.checkpoint(tmp_path) == before
+    assert fingerprinting.checkpoint_fingerprint(tmp_path) == before
     (tmp_path / paths.FOLDER / "10" / "state").write_text("other")
-    assert hashes.checkpoint(tmp_path) != before
+    assert fingerprinting.checkpoint_fingerprint(tmp_path) != before
 
 
-def test_the_hash_of_the_config_tells_what_is_done_and_not_where(tmp_path):
-    def marked(**fields):
+def test_config_fingerprint_depends_on_all_fields_except_places(tmp_path):
+    def fingerprint(**fields):
         config = benchmarks.get_config()
         config.checkpoint = str(tmp_path)
         config.update(fields)
-        return hashes.marks(config)["hashes"]["config"]
+        return fingerprinting.benchmark_fingerprints(config)["hashes"]["config"]
 
-    assert marked(data="elsewhere", sets=("lvis",)) == marked()
+    assert fingerprint(data="elsewhere", sets=("lvis",)) == fingerprint()
     for name, value in benchmarks.get_config().items():
-        if name not in hashes.PLACES:
+        if name not in fingerprinting.PLACES:
             other = not value if isinstance(value, bool) else value + 1
-            assert marked(**{name: other}) != marked(), name
+            assert fingerprint(**{name: other}) != fingerprint(), name
 
 
 def rows_of(method):
     return [row for row in published.rows() if row.method == method]
 
 
-def test_published_rows_are_those_of_their_sources():
-    """Three typed again from the papers; the rest by their form."""
+def test_published_rows_match_their_sources():
+    """Three rows are compared with values typed from their sources, the others checked for form."""
     pointbert = {row.training: row for row in rows_of("OpenShape PointBERT")}
     assert pointbert["E"].figures["objaverse_lvis"] == (46.8, 69.1, 77.0)
     assert pointbert["N"].figures["modelnet40"] == (85.3, 96.2, 97.4)
@@ -139,19 +139,21 @@ def test_published_rows_are_those_of_their_sources():
             assert given == sorted(given) and all(0 < value < 100 for value in given)
 
 
-def suite_of(**sources):
-    """What results.json holds of sets whose student was right so often; name -> (source, top1)."""
+def results_of(**sources):
+    """Returns the content of results.json for test sets given as name=(source, student's top-1)."""
 
     def figures(name, top1):
         metrics = {"top1": top1, "top3": 0.5, "top5": 0.75, "mean_per_class": 0.2}
         metrics |= {"count": 8, "classes": 4}
-        right = np.arange(8) < 8 * top1
-        lines = [results.Result("chance", "", metrics | {"top1": 0.25})]
-        lines.append(results.Result(results.STUDENT, "", metrics, right))
+        correct = np.arange(8) < 8 * top1
+        rows = [
+            results.Result(results.CHANCE, "", metrics | {"top1": 0.25}),
+            results.Result(results.STUDENT, "", metrics, correct),
+        ]
         return {
             "source": name, "data": "abc", "points": 10_000, "mirrored": name == "modelnet40",
             "counts": {"test": 9, "labelled": 8, "classes": 4},
-            "results": [each.as_dict() for each in lines],
+            "results": [row.as_dict() for row in rows],
         }  # fmt: skip
 
     return {
@@ -160,13 +162,14 @@ def suite_of(**sources):
         "hashes": dict.fromkeys(("config", "checkpoint", "code"), "0123456789abcdef0"),
         "versions": {"jax": "1.2"},
         "encoder": card().as_dict(),
-        "sets": {name: figures(*of) for name, of in sources.items()},
+        "sets": {name: figures(*arguments) for name, arguments in sources.items()},
         "skipped": {},
     }
 
 
-def test_the_own_row_stands_on_top_and_what_was_not_measured_is_a_dash():
-    lines = page.field_table(suite_of(net=("modelnet40", 0.125), chairs=("folder", 1))).splitlines()
+def test_published_table_starts_with_the_own_row_and_marks_missing_values_with_a_dash():
+    content = results_of(net=("modelnet40", 0.125), chairs=("folder", 1))
+    lines = page.published_table(content).splitlines()
     assert lines[0].startswith("| encoder | training set | Objaverse-LVIS | ModelNet40 | ScanObje")
     assert lines[2] == ("| **encoders/mine** |  | - | 12.5 / 50.0 / 75.0 | - | measured here |")
     assert lines[1] == "| --- | --- | ---: | ---: | ---: | --- |"
@@ -176,21 +179,21 @@ def test_the_own_row_stands_on_top_and_what_was_not_measured_is_a_dash():
         "| OpenShape PointBERT | E | 46.8 / 69.1 / 77.0 | 84.4 / 96.5 / 98.0 | 52.2 / 79.7 / 88.7 "
         "| OpenShape paper (arXiv 2305.10764), Table 2 |"
     ) in lines
-    sets_in_order = [line.split(" | ")[1] for line in lines[3:]]
-    assert sets_in_order == sorted(sets_in_order, key="-SNE".index)
+    training_sets = [line.split(" | ")[1] for line in lines[3:]]
+    assert training_sets == sorted(training_sets, key="-SNE".index)
 
 
-def test_a_variant_of_scanobjectnn_is_another_set_than_the_published_one():
-    own = page.field_table(suite_of(net=("scanobjectnn_pb_t25", 0.5))).splitlines()[2]
+def test_variant_of_scanobjectnn_is_not_in_the_published_table():
+    own = page.published_table(results_of(net=("scanobjectnn_pb_t25", 0.5))).splitlines()[2]
     assert "50.0" not in own
 
 
-def test_the_page_marks_what_others_published_and_has_a_table_for_every_set():
-    text = page.markdown(suite_of(net=("modelnet40", 0.125), chairs=("folder", 0.5)))
+def test_page_marks_published_rows_and_has_a_section_per_test_set():
+    text = page.markdown(results_of(net=("modelnet40", 0.125), chairs=("folder", 0.5)))
     assert "**No other row was: they were published by others**" in text
     assert "`encoders/mine`" in text and "SHA-256 of its files 0123456789abcdef," in text
     net, chairs = text.split("\n## ")[2:]
-    assert net.startswith("net\n") and "Its clouds were mirrored" in net
+    assert net.startswith("net\n") and "Its point clouds were mirrored" in net
     assert chairs.startswith("chairs\n") and "mirrored" not in chairs
     assert "% of 8 shapes in 4 classes. Shapes: 9 test; 10,000 points each; fing" in chairs
     assert "| chance | 25.0 | 50.0 | 75.0 | 20.0 |  |" in chairs
@@ -198,7 +201,7 @@ def test_the_page_marks_what_others_published_and_has_a_table_for_every_set():
     assert "| zero-shot top-1 | 50.0 |" in chairs
 
 
-def test_the_config_decides_between_one_run_and_the_suite():
+def test_config_selects_evaluation_of_a_run_or_the_benchmark():
     assert main.command(benchmarks.get_config(), "eval", "newest") is benchmark.evaluate
     assert main.command(quickstart.get_config(), "train", "newest") is train.train_and_evaluate
     evaluate = main.command(quickstart.get_config(), "eval", "best")
