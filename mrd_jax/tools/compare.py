@@ -26,7 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = options.names or [run.resolve().name for run in options.runs]
     if len(names) != len(options.runs):
         parser.error(f"{len(names)} --names for {len(options.runs)} runs; expected one for each")
-    runs = [comparison.read(run, name=name) for run, name in zip(options.runs, names, strict=True)]
+    runs = [
+        comparison.read_run(workdir, name=name)
+        for workdir, name in zip(options.runs, names, strict=True)
+    ]
     print(comparison.write_comparison(runs, output=options.output))
     return 0
 

@@ -102,5 +102,5 @@ def test_stopped_run_continues_with_its_evaluation_and_ends_like_the_finished_on
 
 
 def test_results_of_a_run_are_compared(old):
-    run = comparison.read(old / "run", name="old")
+    run = comparison.read_run(old / "run", name="old")
     assert run.student.name == "student" and "train/data_wait_fraction" in run.curves

@@ -110,7 +110,7 @@ def test_every_part_of_the_run_is_logged(straight):
 def test_a_finished_run_ends_with_results_and_a_report(straight):
     results = json.loads((straight / "results.json").read_text())
     names = [line["name"] for line in results["results"]]
-    assert names == ["chance", "majority", "floor", "student", "ceiling"]
+    assert names == ["chance", "majority", "histogram", "student", "teacher"]
     assert results["config"]["total_steps"] == 6
     assert (straight / "finished").read_text() == "6 steps\n"
     page = (straight / "report.html").read_text()
@@ -258,7 +258,7 @@ def test_a_run_may_be_tested_on_another_data_set(dataset, another, straight, tmp
     config = config_for(dataset, data__test_directory=str(another))
     train.evaluate(config, str(run), devices=jax.devices()[:1])
     lines = json.loads((run / "results.json").read_text())["results"]
-    assert [line["name"] for line in lines] == ["chance", "student", "ceiling"]
+    assert [line["name"] for line in lines] == ["chance", "student", "teacher"]
     assert not [key for line in lines for key in line["retrieval"] if "unseen" in key]
     saved = final.load_embeddings(run)
     assert set(saved) == {"test", "test_ids"}
