@@ -151,7 +151,7 @@ def insert_exploit(entries, clouds):
     [
         (unknown_class, r"cat_name_pt_feat.npy: no feature of the classes \['canoe'\]"),
         (drop_cloud, "test_pc.npy: 2 entries; expected a dict for each of the 3 shapes"),
-        (insert_exploit, "test_pc.npy: refused: the pickle asks for posix.mkdir"),
+        (insert_exploit, "test_pc.npy: refused: the pickle uses posix.mkdir"),
     ],
 )
 def test_inconsistent_or_malicious_released_files_are_errors(

@@ -179,7 +179,7 @@ def test_a_malicious_pickle_stops_the_import_and_is_named(tmp_path, workers):
     data[2]["msft_caption_feat"] = Exploit(created)
     release.write_training(tmp_path, data)
     kind = safe_pickle.UnsafePickleError if workers == 1 else RuntimeError
-    with pytest.raises(kind, match=r"ShapeNet/s1\.npy: refused: the pickle asks for posix.system"):
+    with pytest.raises(kind, match=r"ShapeNet/s1\.npy: refused: the pickle uses posix.system"):
         run(tmp_path, tmp_path / "out", workers=workers)
     assert not created.exists() and not (tmp_path / "out" / "openshape").exists()
 

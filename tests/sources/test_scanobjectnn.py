@@ -92,7 +92,7 @@ class Exploit:
         ({"label": np.array([0, 1, 2, 15])}, "label 15, expected 0 to 14"),
         ({"label": np.array([0, 1, 2, -1])}, "label -1, expected 0 to 14"),
         ({"label": np.array([0, 1, 2, 0.5])}, "label 0.5, expected 0 to 14"),
-        ({"note": Exploit()}, "refused: the pickle asks for posix.mkdir"),
+        ({"note": Exploit()}, "refused: the pickle uses posix.mkdir"),
     ],
 )
 def test_an_inconsistent_or_malicious_released_file_is_an_error(
