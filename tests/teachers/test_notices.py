@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loading a teacher does not print the deprecation warning of Flax models, but other warnings."""
+"""Loading a teacher suppresses the deprecation warning of Flax models and no other message."""
 
 import io
 import logging
