@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Feeds every reader of foreign files with damaged and hostile ones.
+"""Fuzzes every reader of untrusted files with corrupt and hostile inputs.
 
-python -m benchmarks.fuzz                     # 10,000 inputs for each reader
+python -m benchmarks.fuzz                     # 10,000 inputs per reader
 python -m benchmarks.fuzz glb pickle --inputs 500 --seed 7
 
-Valid files are changed: bits flipped, parts cut, repeated and spliced, numbers inflated. A reader
-may accept a file or refuse it with the error that it documents. Anything else is a fault: another
-exception, more than 10 seconds, more than 2 GiB, the end of the process. One line per reader;
-exit status 1 where there are faults, whose inputs are kept.
+Inputs are mutations of valid files: flipped bits, truncation, repetition, splicing and extreme
+numbers. A reader may accept a file or reject it with a documented exception. Everything else is a
+fault: another exception, more than 10 seconds, more than 2 GiB, the end of the process. Prints one
+line per reader. Exit status 1 if there are faults; their inputs are kept.
 """
 
-import argparse
 import dataclasses
 import json
 import secrets
@@ -23,17 +22,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.fuzz import readers, worker
+from mrd_jax.cli import command
 
 
 @dataclasses.dataclass
 class Result:
-    """What became of the inputs of one reader.
+    """Outcomes of the inputs of one reader.
 
     Attributes:
-      name: of the reader.
-      refused: inputs that it refused as it should.
-      accepted: inputs that it read.
-      faults: (number of the input, what happened).
+      name: name of the reader.
+      refused: number of inputs rejected with a documented exception.
+      accepted: number of inputs read.
+      faults: (index of the input, description of the fault).
       seconds: wall time.
     """
 
@@ -44,7 +44,7 @@ class Result:
     seconds: float = 0.0
 
     def __str__(self) -> str:
-        """One line for people."""
+        """Returns a summary of one line."""
         inputs = self.refused + self.accepted + len(self.faults)
         return (
             f"{self.name:<13}{inputs:>7} inputs {self.refused:>7} refused {self.accepted:>7} "
@@ -53,54 +53,55 @@ class Result:
 
 
 class Workers:
-    """One worker process after another; a new one where a file has ended the last."""
+    """Worker process, which is restarted after an input has ended it."""
 
     def __init__(self, *, seed: int, folder: Path):
-        """Starts with none.
+        """Creates the object; the process starts with the first input.
 
         Args:
-          seed: of all inputs.
-          folder: for the progress file.
+          seed: seed of all inputs.
+          folder: folder of the progress file.
         """
         self._seed = seed
         self._progress = folder / "progress"
         self._process: subprocess.Popen | None = None
 
     def run(self, name: str, *, inputs: int) -> Result:
-        """Feeds a reader with inputs 0 to `inputs`."""
-        result, start, began = Result(name), 0, time.perf_counter()
+        """Runs a reader on the inputs 0 to `inputs` - 1."""
+        result, start, started = Result(name), 0, time.perf_counter()
         while start < inputs:
             self._progress.write_bytes(worker.PROGRESS.pack(start, 0, 0))
-            whole = self._feed(result, f"{name} {start} {inputs}\n")
-            at, refused, accepted = worker.PROGRESS.unpack(self._progress.read_bytes())
+            completed = self._feed(result, f"{name} {start} {inputs}\n")
+            index, refused, accepted = worker.PROGRESS.unpack(self._progress.read_bytes())
             result.refused += refused
             result.accepted += accepted
             start = inputs
-            if not whole:
-                result.faults.append((at, self._ending()))
-                start = at + 1
-        result.seconds = time.perf_counter() - began
+            if not completed:
+                result.faults.append((index, self._ending()))
+                start = index + 1
+        result.seconds = time.perf_counter() - started
         return result
 
-    def _feed(self, result: Result, order: str) -> bool:
-        """Gives one order, and says whether the worker outlived it."""
+    def _feed(self, result: Result, request: str) -> bool:
+        """Sends a request to the worker; returns False if the worker ended during it."""
         if self._process is None:
-            command = [sys.executable, "-m", worker.__name__, str(self._seed), str(self._progress)]
+            program = [sys.executable, "-m", worker.__name__, str(self._seed), str(self._progress)]
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )
-        self._process.stdin.write(order)
+        self._process.stdin.write(request)
         self._process.stdin.flush()
         for line in self._process.stdout:
-            told = json.loads(line)
-            if "done" in told:
+            message = json.loads(line)
+            if "done" in message:
                 return True
-            if "error" in told:
-                result.faults.append((told["input"], f"{told['error']} at {told['where']}"))
+            if "error" in message:
+                fault = f"{message['error']} at {message['where']}"
+                result.faults.append((message["input"], fault))
         return False
 
     def _ending(self) -> str:
-        """How the worker ended."""
+        """Describes how the worker ended."""
         self._process.communicate()  # closes the pipes as well
         status, self._process = self._process.returncode, None
         if status == -signal.SIGALRM:
@@ -115,15 +116,15 @@ class Workers:
 
 
 def fuzz(names: Sequence[str], *, inputs: int, seed: int) -> Iterator[Result]:
-    """Feeds readers one after another.
+    """Runs readers one after another.
 
     Args:
-      names: of `readers.READERS`.
-      inputs: for each.
-      seed: of all inputs.
+      names: names in `readers.READERS`.
+      inputs: inputs per reader.
+      seed: seed of all inputs.
 
     Yields:
-      what became of each reader's inputs.
+      The result of each reader.
     """
     with tempfile.TemporaryDirectory() as folder:
         workers = Workers(seed=seed, folder=Path(folder))
@@ -134,25 +135,24 @@ def fuzz(names: Sequence[str], *, inputs: int, seed: int) -> Iterator[Result]:
             workers.close()
 
 
+@command.reports_errors
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status.
+    """Runs the command line and returns its exit status.
 
     Args:
-      arguments: without the program's name; None takes the process's own.
+      arguments: arguments without the program's name; None for those of the process.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.fuzz",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command.Parser(__doc__, prog="python -m benchmarks.fuzz")
+    names = ", ".join(readers.READERS)
+    parser.add_argument("readers", nargs="*", metavar="READER", help=f"{names}; default: all")
+    parser.add_argument("--inputs", type=int, default=10_000, help="inputs per reader")
+    parser.add_argument("--seed", type=int, help="seed of all inputs; default: random")
+    parser.add_argument(
+        "--keep", type=Path, default=Path("fuzz_faults"), help="folder of the inputs with faults"
     )
-    known = ", ".join(readers.READERS)
-    parser.add_argument("readers", nargs="*", metavar="READER", help=f"{known}; all by default")
-    parser.add_argument("--inputs", type=int, default=10_000, help="for each reader")
-    parser.add_argument("--seed", type=int, help="of all inputs; by chance where left out")
-    parser.add_argument("--keep", type=Path, default=Path("fuzz_faults"), help="folder for inputs")
     options = parser.parse_args(arguments)
     if unknown := sorted(set(options.readers) - set(readers.READERS)):
-        parser.error(f"no readers {unknown}; there are {known}")
+        parser.error(f"unknown readers {unknown}; expected some of {names}")
     seed = secrets.randbelow(2**32) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
     faults = 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The readers of files from strangers: what each may raise, and what holds of what it accepts."""
+"""Readers of untrusted files: documented exceptions, and checks of the results."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ from mrd_jax.checkpoints import manifest, model_card, run_identity
 from mrd_jax.convert import files
 from mrd_jax.data import corrupt_records, example, loader, numpy_files, source
 
-RULES = clouds.Conventions(
+CONVENTIONS = clouds.Conventions(
     points=32, up_axis="z", from_y_up="rotate", normalisation="unit_sphere", colour_fill=0.4
 )
 
@@ -33,10 +33,10 @@ class Reader:
     """One reader.
 
     Attributes:
-      valid: makes the files to begin with.
-      read: reads a file and checks what it gives.
-      refusals: the errors that its documentation names.
-      suffix: of the file.
+      valid: function that returns valid files.
+      read: function that reads a file and checks the result.
+      refusals: documented exceptions.
+      suffix: suffix of the file.
     """
 
     valid: Callable[[], list[valid.Valid]]
@@ -46,33 +46,33 @@ class Reader:
 
 
 def _cloud(path: Path) -> None:
-    """As embedding reads a file; meshes are rendered as well."""
-    cloud = clouds.read_cloud(path, conventions=RULES)
-    _check_cloud(cloud.xyz, cloud.rgb, top=1, points=RULES.points)
-    content, _ = clouds.read_content(path, fill=RULES.colour_fill)
+    """Reads a file like the embedding does, and renders meshes."""
+    cloud = clouds.read_cloud(path, conventions=CONVENTIONS)
+    _check_cloud(cloud.xyz, cloud.rgb, largest=1, points=CONVENTIONS.points)
+    content, _ = clouds.read_content(path, fill=CONVENTIONS.colour_fill)
     if not isinstance(content, tuple):
         render.render_views(content, views=1, size=16)
 
 
-def _check_cloud(xyz: np.ndarray, rgb: np.ndarray, *, top: int, points: int) -> None:
+def _check_cloud(xyz: np.ndarray, rgb: np.ndarray, *, largest: int, points: int) -> None:
     assert xyz.shape == rgb.shape == (points, 3)
     assert np.isfinite(xyz).all() and np.linalg.norm(xyz, axis=1).max() < 1.001
-    assert rgb.min() >= 0 and rgb.max() <= top
+    assert rgb.min() >= 0 and rgb.max() <= largest
 
 
 def _catalogue(path: Path) -> None:
-    """Lists a catalogue and prepares every model of it."""
-    refused = None
+    """Lists a catalogue and prepares all its models."""
+    skipped = None
     for item in furniture.read_catalogue(path):
         try:
             shape = furniture.Furniture(test="").prepare(
                 item, points=32, views=1, image_size=16, seed=0
             )
-            _check_cloud(shape.xyz, shape.rgb, top=255, points=32)
+            _check_cloud(shape.xyz, shape.rgb, largest=255, points=32)
         except shapes.SkipShape as skip:
-            refused = skip
-    if refused:
-        raise refused
+            skipped = skip
+    if skipped:
+        raise skipped
 
 
 def _model_net(path: Path) -> None:
@@ -82,7 +82,7 @@ def _model_net(path: Path) -> None:
 
 
 def _materials(path: Path) -> None:
-    """A square painted by this materials file."""
+    """Reads a square with this materials file."""
     files = {"a.obj": valid.OBJ.encode(), "a.mtl": path.read_bytes(), "a.png": valid.picture()}
 
     def read(name: str) -> bytes:
@@ -107,8 +107,8 @@ def _check_plain(value: object) -> None:
     elif isinstance(value, dict):
         _check_plain([*value.keys(), *value.values()])
     elif isinstance(value, list | tuple | set | frozenset):
-        for one in value:
-            _check_plain(one)
+        for item in value:
+            _check_plain(item)
     else:
         assert value is None or type(value) in (str, int, float, bool, bytes)
 
@@ -146,7 +146,7 @@ def _record_config() -> ConfigDict:
 
 
 def _record(path: Path) -> None:
-    """As training reads a record, up to a row of a batch."""
+    """Reads a record like training does, up to a row of a batch."""
     schema = records.schema(points=valid.POINTS, dim=valid.DIM)
     stored = example.Examples([path.read_bytes()], schema, names=source.FIELDS)
     opened = source.RecordSource(

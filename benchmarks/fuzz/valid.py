@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Valid files to begin with, and how a changed part is packed into a whole file."""
+"""Valid files to mutate, and functions that pack a mutated part into a whole file."""
 
 import dataclasses
 import io
@@ -55,11 +55,11 @@ CSV = 'path,name,captions,up_axis\na.glb,"A chair, red",one|two,y\nb.ply,,,\n'
 
 @dataclasses.dataclass(frozen=True)
 class Valid:
-    """A part to change, and the file around it.
+    """Part of a valid file that is mutated.
 
     Attributes:
-      part: bytes.
-      pack: makes a file of the part.
+      part: bytes of the part.
+      pack: function from the part to the bytes of a file.
     """
 
     part: bytes
@@ -67,24 +67,24 @@ class Valid:
 
 
 def picture(kind: str = "PNG", mode: str = "RGBA") -> bytes:
-    """A small picture."""
+    """Returns a small picture."""
     pixels = np.random.default_rng(0).integers(0, 255, (6, 5, 4), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).convert(mode).save(buffer, kind)
     return buffer.getvalue()
 
 
-def zipped(packing: int = zipfile.ZIP_DEFLATED, **files: bytes | str) -> bytes:
-    """An archive; `__` stands for a slash and `_` for the dot of an ending."""
+def zipped(compression: int = zipfile.ZIP_DEFLATED, **files: bytes | str) -> bytes:
+    """Returns an archive; in names, `__` stands for a slash and `_` for a dot."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", packing) as archive:
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
         for name, content in files.items():
             archive.writestr(name.replace("__", "/").replace("_", "."), content)
     return buffer.getvalue()
 
 
 def catalogues() -> list[Valid]:
-    """Whole catalogues, and their parts packed with right checksums."""
+    """Returns a whole catalogue, and its parts, which are packed with valid checksums."""
 
     def pack(**changed: bytes) -> bytes:
         whole = {"m__a_obj": OBJ, "m__a_mtl": MTL, "m__a_png": picture(), "a_png": picture()}
@@ -102,7 +102,7 @@ def catalogues() -> list[Valid]:
 
 
 def meshes(kind: str) -> list[Valid]:
-    """A coloured box, a cloud, and what a type has of its own."""
+    """Returns a coloured box, a point cloud, and special files of a type."""
     mesh = trimesh.creation.box()
     mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=np.full((8, 4), 200, np.uint8))
     if kind == "obj":
@@ -111,7 +111,7 @@ def meshes(kind: str) -> list[Valid]:
         files = trimesh.Scene(_painted()).export(file_type="gltf", embed_buffers=True)
         return [Valid(files["model.gltf"]), Valid(json.dumps(_scene()).encode())]
     if kind == "glb":
-        whole = [trimesh.Scene(one).export(file_type="glb") for one in (mesh, _painted())]
+        whole = [trimesh.Scene(part).export(file_type="glb") for part in (mesh, _painted())]
         header = json.dumps(_scene()).encode()
         return [*map(Valid, whole), Valid(header, _glb)]
     if kind == "stl":
@@ -141,7 +141,7 @@ def _painted() -> trimesh.Trimesh:
 
 
 def _scene() -> dict:
-    """A triangle whose buffer is written in place, in a scene of two nodes."""
+    """Returns a glTF scene of two nodes and a triangle with an embedded buffer."""
     uri = "data:application/octet-stream;base64,AAAAAAAAAAAAAAAAAACAPwAAAAAAAAAAAAAAAAAAgD8AAAAA"
     return {
         "asset": {"version": "2.0"},
@@ -161,14 +161,14 @@ def _glb(header: bytes) -> bytes:
 
 
 def npy(array: np.ndarray) -> bytes:
-    """A file of `numpy.save`."""
+    """Returns a file of `numpy.save`."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=True)
     return buffer.getvalue()
 
 
 def arrays(kind: str) -> list[Valid]:
-    """Clouds in files of numpy."""
+    """Returns point clouds in npy or npz files."""
     cloud = np.random.default_rng(0).random((8, 6))
     if kind == "npy":
         return [Valid(npy(cloud)), Valid(npy(np.asfortranarray(cloud[:, :3], ">f4")))]
@@ -181,7 +181,7 @@ def arrays(kind: str) -> list[Valid]:
 
 
 def pickled() -> list[Valid]:
-    """Dicts in files of numpy, by several protocols."""
+    """Returns dicts in npy files, in several pickle protocols."""
     shape = {
         "id": "abc",
         "xyz": np.arange(12.0).reshape(4, 3),
@@ -198,7 +198,7 @@ def pickled() -> list[Valid]:
 
 
 def torch_files() -> list[Valid]:
-    """A state dict of one tensor, as PyTorch before 1.6 wrote it."""
+    """Returns a state dict of one tensor in the format of PyTorch before 1.6."""
     storage = "(X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
     storage += "X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x06NtQ"
     call = f"ctorch._utils\n_rebuild_tensor_v2\n({storage}K\x00K\x02K\x03\x86K\x01K\x02\x86\x89NtR"
@@ -210,7 +210,7 @@ def torch_files() -> list[Valid]:
 
 
 def safetensors_files() -> list[Valid]:
-    """A state dict of three types, and its header alone."""
+    """Returns a state dict of three dtypes, and its header as a separate part."""
     arrays = {"w": np.eye(3, dtype=np.float32), "b": np.ones(2, np.float16), "n": np.int64([[7]])}
     whole = safetensors.numpy.save(arrays)
     (size,) = struct.unpack_from("<Q", whole)
@@ -219,20 +219,20 @@ def safetensors_files() -> list[Valid]:
 
 
 def hdf5_files() -> list[Valid]:
-    """Two labelled clouds, plain and in packed chunks."""
-    found = []
+    """Returns two labelled point clouds, uncompressed and in compressed chunks."""
+    files = []
     for options in ({}, {"compression": "gzip", "chunks": (1, 4, 3)}):
         buffer = io.BytesIO()
         with h5py.File(buffer, "w") as file:
             clouds = np.random.default_rng(0).random((2, 8, 3), np.float32)
             file.create_dataset("data", data=clouds, **options)
             file.create_dataset("label", data=np.uint8([[1], [0]]))
-        found.append(Valid(buffer.getvalue()))
-    return found
+        files.append(Valid(buffer.getvalue()))
+    return files
 
 
 def serialised() -> list[Valid]:
-    """Records, with and without images."""
+    """Returns serialised records with and without images."""
     rng = np.random.default_rng(0)
     record = {
         **dict.fromkeys(("id", "source", "name", "creator", "licence", "picture"), "w\u00f6rd"),
@@ -247,4 +247,4 @@ def serialised() -> list[Valid]:
     }
     bare = record | {"image_features": np.zeros((0, DIM), np.float16), "image_kinds": []}
     schema = records.schema(points=POINTS, dim=DIM)
-    return [Valid(schema.serialize_example(one)) for one in (record, bare)]
+    return [Valid(schema.serialize_example(example)) for example in (record, bare)]

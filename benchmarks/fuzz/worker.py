@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process that reads hostile files, under a limit of memory and, for each file, of time.
+"""Worker process that reads hostile files with limits on memory and on the time per file.
 
-It may die of a file: which one, its parent reads from the progress file.
+An input may end the process. Its parent then reads the index of the input from the progress file.
 """
 
 import json
@@ -14,44 +14,50 @@ import tempfile
 import time
 import traceback
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from benchmarks.fuzz import mutations, readers
 
-# Memory that a reader may take for a file, above what Python holds already: what the largest
-# picture that `data_prep.foreign.limits` lets through takes, and half as much again.
+if TYPE_CHECKING:
+    from benchmarks.fuzz import valid
+
+# Memory that a reader may allocate for a file, in addition to that of the idle process: 1.5 times
+# the memory of the largest picture that `data_prep.foreign.limits` allows.
 MEMORY = 2 * 2**30
-# After so many seconds with one file the process is ended.
+# Seconds per file, after which the process is ended.
 SECONDS = 10
-# Next input, refused, accepted.
+# Index of the current input, refused, accepted.
 PROGRESS = struct.Struct("<3q")
 
 
 def make_input(name: str, *, seed: int, index: int) -> bytes:
-    """Input number index of a reader; the same whenever it is made."""
-    found = readers.READERS[name].valid()
+    """Returns an input of a reader, which depends only on the seed and the index."""
+    return _mutated(readers.READERS[name].valid(), name, seed=seed, index=index)
+
+
+def _mutated(valid_files: Sequence["valid.Valid"], name: str, *, seed: int, index: int) -> bytes:
     rng = np.random.default_rng([seed, index, *name.encode()])
-    chosen = found[rng.integers(len(found))]
-    others = [one.part for one in found]
+    chosen = valid_files[rng.integers(len(valid_files))]
+    others = [file.part for file in valid_files]
     return chosen.pack(mutations.mutate(chosen.part, others=others, rng=rng))
 
 
 def run(name: str, *, seed: int, start: int, stop: int, progress: BinaryIO) -> None:
-    """Reads inputs start to stop; a line of JSON on stdout for each one that fails.
+    """Reads the inputs from start to stop; prints a line of JSON for each fault.
 
     Args:
-      name: of the reader.
-      seed: of all inputs.
-      start: number of the first.
-      stop: behind the last.
-      progress: file that always holds the number of the input at work.
+      name: name of the reader.
+      seed: seed of all inputs.
+      start: index of the first input.
+      stop: index after the last input.
+      progress: file that contains the index of the current input at all times.
     """
     reader = readers.READERS[name]
-    found = reader.valid()
-    parts = [one.part for one in found]
+    valid_files = reader.valid()
     counts = {"refused": 0, "accepted": 0}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"file.{reader.suffix}")
@@ -59,34 +65,31 @@ def run(name: str, *, seed: int, start: int, stop: int, progress: BinaryIO) -> N
             progress.seek(0)
             progress.write(PROGRESS.pack(index, *counts.values()))
             progress.flush()
-            rng = np.random.default_rng([seed, index, *name.encode()])
-            chosen = found[rng.integers(len(found))]
-            data = chosen.pack(mutations.mutate(chosen.part, others=parts, rng=rng))
-            path.write_bytes(data)
+            path.write_bytes(_mutated(valid_files, name, seed=seed, index=index))
             signal.setitimer(signal.ITIMER_REAL, SECONDS)
-            began = time.perf_counter()
+            started = time.perf_counter()
             try:
                 reader.read(path)
                 counts["accepted"] += 1
             except reader.refusals:
                 counts["refused"] += 1
-            except BaseException as error:  # noqa: B036 - whatever it is, it is the finding
+            except BaseException as error:  # noqa: B036 - every exception is a result
                 where = traceback.extract_tb(error.__traceback__)[-1]
                 line = {"input": index, "error": f"{type(error).__name__}: {error}"[:200]}
                 line["where"] = f"{where.filename}:{where.lineno}"
                 print(json.dumps(line), flush=True)
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
-            took = time.perf_counter() - began
-            if took > 1:
-                print(json.dumps({"input": index, "slow": round(took, 1)}), flush=True)
+            seconds = time.perf_counter() - started
+            if seconds > 1:
+                print(json.dumps({"input": index, "slow": round(seconds, 1)}), flush=True)
     progress.seek(0)
     progress.write(PROGRESS.pack(stop, *counts.values()))
     progress.flush()
 
 
 def limit_memory() -> None:
-    """Lets the address space grow by MEMORY from here."""
+    """Limits the address space to its current size plus MEMORY."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     size = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
@@ -94,11 +97,11 @@ def limit_memory() -> None:
 
 
 def main() -> None:
-    """Arguments: seed and progress file; then lines `name start stop` on stdin."""
+    """Runs the requests `name start stop` from stdin; the arguments are seed and progress file."""
     seed, progress = int(sys.argv[1]), sys.argv[2]
     warnings.simplefilter("ignore")
     logging.disable()
-    # The default action of this signal ends the process, also inside a library.
+    # The default action of this signal ends the process, even within a library.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     limit_memory()
     with open(progress, "r+b") as file:

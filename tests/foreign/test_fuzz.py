@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A short fuzzing of every reader of foreign files, and that the fuzzer finds what is there.
+"""Short fuzzing of every reader of untrusted files, and tests that the fuzzer detects faults.
 
-`python -m benchmarks.fuzz` is the long one.
+`python -m benchmarks.fuzz` runs longer.
 """
 
 import os
@@ -18,16 +18,16 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", readers.READERS)
-def test_a_file_that_nothing_changed_is_accepted(tmp_path, name):
-    """Otherwise every change of it would be refused for another reason."""
+def test_valid_file_is_accepted(tmp_path, name):
+    """Otherwise its mutations would be rejected for another reason."""
     reader = readers.READERS[name]
-    for one in reader.valid():
+    for file in reader.valid():
         path = tmp_path / f"file.{reader.suffix}"
-        path.write_bytes(one.pack(one.part))
+        path.write_bytes(file.pack(file.part))
         reader.read(path)
 
 
-def test_no_reader_fails_in_another_way_than_documented():
+def test_readers_raise_only_documented_exceptions():
     seed = np.random.SeedSequence().entropy % 2**32
     print("seed", seed)
     for result in command.fuzz([*readers.READERS], inputs=100, seed=seed):
@@ -36,23 +36,23 @@ def test_no_reader_fails_in_another_way_than_documented():
         assert result.refused + result.accepted == 100
 
 
-def test_the_same_seed_makes_the_same_inputs_and_they_differ_from_valid_ones():
-    one, again, other = (
+def test_inputs_depend_on_the_seed_and_differ_from_valid_files():
+    first, repeated, other = (
         [worker.make_input("ply", seed=seed, index=index) for index in range(20)]
         for seed in (1, 1, 2)
     )
-    whole = {one.part for one in readers.READERS["ply"].valid()}
-    assert one == again != other
-    assert len(set(one) - whole) > 15
+    valid_files = {file.part for file in readers.READERS["ply"].valid()}
+    assert first == repeated != other
+    assert len(set(first) - valid_files) > 15
 
 
-def test_every_change_changes_something():
+def test_every_mutation_changes_the_file():
     data, rng = valid.OBJ.encode(), np.random.default_rng(0)
-    for change in set(mutations._CHANGES):
-        assert any(change(data, [valid.MTL.encode()], rng) != data for _ in range(20)), change
+    for mutation in set(mutations._MUTATIONS):
+        assert any(mutation(data, [valid.MTL.encode()], rng) != data for _ in range(20)), mutation
 
 
-# A worker with one reader, to which each input is its own number. Nothing large is imported.
+# Worker with one reader, whose inputs are their own index. Imports nothing large.
 FAULTY = """
 import os, sys, time, types
 
@@ -88,9 +88,7 @@ worker.main()
 """
 
 
-def test_an_unexpected_error_an_abort_a_hang_and_hunger_are_found_and_the_rest_goes_on(
-    tmp_path, monkeypatch
-):
+def test_unexpected_exception_abort_hang_and_memory_excess_are_reported(tmp_path, monkeypatch):
     (tmp_path / "faulty_worker.py").write_text(FAULTY)
     monkeypatch.setattr(worker, "__name__", "faulty_worker")
     monkeypatch.setattr(worker, "SECONDS", 0.3)
@@ -105,7 +103,7 @@ def test_an_unexpected_error_an_abort_a_hang_and_hunger_are_found_and_the_rest_g
     assert (result.refused, result.accepted) == (3, 7)
 
 
-def test_the_command_keeps_the_inputs_that_failed(tmp_path, monkeypatch, capsys):
+def test_command_keeps_the_inputs_with_faults(tmp_path, monkeypatch, capsys):
     result = command.Result("card", refused=3, faults=[(4, "KeyError: 'x' at a.py:1")])
     monkeypatch.setattr(command, "fuzz", lambda names, **options: iter([result]))
     assert command.main(["card", "--seed", "7", "--keep", str(tmp_path)]) == 1

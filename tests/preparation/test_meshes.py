@@ -35,7 +35,7 @@ def test_y_up_becomes_z_up_by_a_proper_rotation():
 def test_points_have_the_colour_of_their_texel():
     surface, faults = square()
     xyz, rgb = sample(surface)
-    # After the rotation the square is x in 0..1, y in 0..1, z = 0; the texture's top row is y > 1/2.
+    # The rotated square has x and y in 0..1 and z = 0; the top row of the texture is y > 1/2.
     table = np.array([[BLUE, WHITE], [RED, GREEN]])[..., :3]
     want = table[(xyz[:, 1] > 0.5).astype(int), (xyz[:, 0] > 0.5).astype(int)]
     np.testing.assert_array_equal(rgb, want)
