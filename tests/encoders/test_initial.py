@@ -62,9 +62,9 @@ def test_initial_weights_round_trip_through_a_file(tmp_path):
     part = {"params": {"a": {"kernel": np.arange(6.0).reshape(2, 3)}}}
     initial_weights.save(tmp_path / "part.npz", part)
     assert_trees_equal(initial_weights.load(str(tmp_path / "part.npz")), part)
-    with pytest.raises(FileExistsError, match="part.npz exists already"):
+    with pytest.raises(FileExistsError, match="part.npz exists; choose another"):
         initial_weights.save(tmp_path / "part.npz", part)
-    with pytest.raises(ValueError, match="name the output so"):
+    with pytest.raises(ValueError, match="part: the path must end in .npz"):
         initial_weights.save(tmp_path / "part", part)
     (tmp_path / "bad.npz").write_bytes(b"PK no")
     with pytest.raises(ValueError, match="bad.npz: not a valid .npz file"):
@@ -72,7 +72,7 @@ def test_initial_weights_round_trip_through_a_file(tmp_path):
 
 
 def test_a_run_can_start_from_the_weights_of_another_run(tmp_path, monkeypatch):
-    data, _ = run_build(tmp_path / "data", monkeypatch, points=64)
+    data, _ = run_build(tmp_path, monkeypatch, points=64)
     fields = dict(
         data__directory=str(data), teacher__dim=DIM, model__out_dim=DIM, data__points=64,
         eval_every=100, optimizer__ema_decay=0.0, total_steps=1, optimizer__warmup_steps=0,
