@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Damaged and hostile files for every reader, by the thousand."""
+"""Fuzzer: thousands of corrupt and hostile files for every reader."""

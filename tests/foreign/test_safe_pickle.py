@@ -119,27 +119,27 @@ def create_file(path):
 @pytest.mark.parametrize(
     ("make", "name"),
     [
-        (lambda mark: Calls(os.system, f"touch {mark}"), "posix.system"),
-        (lambda mark: Calls(builtins.eval, f"open({mark!r}, 'w')"), "builtins.eval"),
-        (lambda mark: Calls(builtins.exec, f"open({mark!r}, 'w')"), "builtins.exec"),
-        (lambda mark: Calls(builtins.open, mark, "w"), "io.open"),
-        (lambda mark: Calls(builtins.getattr, "", "join"), "builtins.getattr"),
-        (lambda mark: Calls(create_file, mark), "test_safe_pickle.create_file"),
-        (lambda mark: functools.partial(create_file, mark), "functools.partial"),
-        (lambda mark: Calls(np.load, mark), "numpy.load"),
-        (lambda mark: Calls(np.save, mark, 1), "numpy.save"),
-        (lambda mark: Calls(np.memmap, mark, "f4", "w+", 0, (4,)), "numpy.memmap"),
-        (lambda mark: Calls(np.fromfile, mark), "numpy.fromfile"),
-        (lambda mark: np.ma.masked_array([1, 2]), "numpy.ma"),
-        (lambda mark: np.random.default_rng(0), "numpy.random"),
-        (lambda mark: Calls(bytearray, 3), "builtins.bytearray"),
-        (lambda mark: Calls(__import__, "antigravity"), "builtins.__import__"),
+        (lambda target: Calls(os.system, f"touch {target}"), "posix.system"),
+        (lambda target: Calls(builtins.eval, f"open({target!r}, 'w')"), "builtins.eval"),
+        (lambda target: Calls(builtins.exec, f"open({target!r}, 'w')"), "builtins.exec"),
+        (lambda target: Calls(builtins.open, target, "w"), "io.open"),
+        (lambda target: Calls(builtins.getattr, "", "join"), "builtins.getattr"),
+        (lambda target: Calls(create_file, target), "test_safe_pickle.create_file"),
+        (lambda target: functools.partial(create_file, target), "functools.partial"),
+        (lambda target: Calls(np.load, target), "numpy.load"),
+        (lambda target: Calls(np.save, target, 1), "numpy.save"),
+        (lambda target: Calls(np.memmap, target, "f4", "w+", 0, (4,)), "numpy.memmap"),
+        (lambda target: Calls(np.fromfile, target), "numpy.fromfile"),
+        (lambda target: np.ma.masked_array([1, 2]), "numpy.ma"),
+        (lambda target: np.random.default_rng(0), "numpy.random"),
+        (lambda target: Calls(bytearray, 3), "builtins.bytearray"),
+        (lambda target: Calls(__import__, "antigravity"), "builtins.__import__"),
     ],
 )
 @pytest.mark.parametrize("where", ["alone", "in a dict", "in an array"])
 def test_pickle_that_would_run_code_is_rejected_before_it_runs(tmp_path, make, name, where):
-    mark = str(tmp_path / "mark")
-    payload = make(mark)
+    target = str(tmp_path / "target")
+    payload = make(target)
     payload = {"alone": payload, "in a dict": {"xyz": [np.zeros(3), payload]}}.get(where, payload)
     path = tmp_path / "evil.npy"
     if where == "in an array":
@@ -150,14 +150,14 @@ def test_pickle_that_would_run_code_is_rejected_before_it_runs(tmp_path, make, n
         write(path, pickle.dumps(payload))
     with pytest.raises(safe_pickle.UnsafePickleError, match=f"evil.npy: refused.* {name}"):
         safe_pickle.load(path)
-    assert not os.path.exists(mark)
+    assert not os.path.exists(target)
 
 
 def test_numpy_runs_the_code_of_the_same_file(tmp_path):
-    mark = tmp_path / "mark"
-    path = write(tmp_path / "evil.npy", pickle.dumps(Calls(os.system, f"touch {mark}")))
+    target = tmp_path / "target"
+    path = write(tmp_path / "evil.npy", pickle.dumps(Calls(os.system, f"touch {target}")))
     np.load(path, allow_pickle=True)
-    assert mark.exists()  # so the attack works, and the test above checks that it is rejected
+    assert target.exists()  # so the attack works, and the test above checks that it is rejected
 
 
 RECONSTRUCT = b"cnumpy._core.multiarray\n_reconstruct\n"

@@ -186,11 +186,12 @@ def test_missing_or_truncated_shard_is_reported(folder, split):
 
 
 @pytest.mark.parametrize(
-    ("change", "held"), [(lambda found: found.append(found[0]), 11), (lambda found: found.pop(), 9)]
+    ("change", "count"),
+    [(lambda found: found.append(found[0]), 11), (lambda found: found.pop(), 9)],
 )
-def test_shard_of_wrong_length_is_reported(folder, change, held):
+def test_shard_of_wrong_length_is_reported(folder, change, count):
     rewrite(folder, change)
-    reason = f"holds {held} records, dataset_info.json says 10"
+    reason = f"holds {count} records, dataset_info.json says 10"
     assert_one(folder, file=shard(folder).name, reason=reason)
 
 
