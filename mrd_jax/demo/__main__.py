@@ -55,11 +55,12 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--teacher", help="hub name or folder (default: recorded in the index)")
     add("--host", default="127.0.0.1", help="address to bind to (default: 127.0.0.1)")
     add("--port", type=int, default=8000, help="port, 0 for any free port (default: 8000)")
-    add(
-        "--upload_megabytes", type=float, default=32, help="maximum size of an upload (default: 32)"
-    )
-    add("--read_seconds", type=float, default=10, help="time limit to read an upload (default: 10)")
-    add("--read_gigabytes", type=float, default=6, help="memory limit to read one (default: 6)")
+    for name, default, text in (
+        ("--upload_megabytes", 32, "maximum size of an upload"),
+        ("--read_seconds", 10, "time limit for reading an upload"),
+        ("--read_gigabytes", 6, "memory limit for reading an upload"),
+    ):
+        add(name, type=float, default=default, help=f"{text} (default: {default})")
     add("--ann", action="store_true", help="search approximately; for 200,000 shapes and more")
     options = parser.parse_args(arguments)
     for name, lower in (("upload_megabytes", 0), ("read_seconds", 0), ("read_gigabytes", 0.5)):
