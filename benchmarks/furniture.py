@@ -1,29 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The longer run on both folds of the furniture data, pooled and tested against the floor.
+"""Trains the longer run on both folds of the furniture data and tests it against the baselines.
 
 python -m benchmarks.furniture --data data --runs runs/furniture
 """
 
-import argparse
 import json
 import pathlib
+import sys
+from collections.abc import Sequence
 
 import numpy as np
 
 from benchmarks import sweep
+from mrd_jax.cli import command
+from mrd_jax.evaluation import results
 from mrd_jax.evaluation.metrics import statistics
 
 FOLDS = ("furniture", "furniture_ccby")
 CONFIG = "configs/furniture.py"
 
 
-def main() -> None:
-    """Trains what is missing, prints a table for people and one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=pathlib.Path, default=pathlib.Path("data"))
-    parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/furniture"))
-    parser.add_argument("--parallel", type=int, default=2, help="runs side by side")
-    options = parser.parse_args()
+@command.reports_errors
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Trains unfinished runs, and prints a table and one JSON line."""
+    parser = command.Parser(__doc__, prog="python -m benchmarks.furniture")
+    add = parser.add_argument
+    add("--data", type=pathlib.Path, default=pathlib.Path("data"), help="folder of the data sets")
+    add(
+        "--runs",
+        type=pathlib.Path,
+        default=pathlib.Path("runs/furniture"),
+        help="folder of the workdirs",
+    )
+    add("--parallel", type=int, default=2, help="number of runs at a time")
+    options = parser.parse_args(arguments)
     jobs = [
         sweep.Job(
             fold, CONFIG, options.runs / fold, {"data.directory": options.data / fold / "1.0.0"}
@@ -31,42 +41,47 @@ def main() -> None:
         for fold in FOLDS
     ]
     folds = sweep.run_jobs(jobs, parallel=options.parallel)
-    summary = pooled(folds)
-    for name, line in summary["methods"].items():
-        low, high = line["interval"]
+    summary = pool_folds(folds)
+    for name, pooled in summary["methods"].items():
+        low, high = pooled["interval"]
         print(
-            f"{name:10s} top-1 {100 * line['top1']:5.1f}  ({100 * low:.1f} to {100 * high:.1f})"
-            f"  per fold {' '.join(f'{100 * top1:.1f}' for top1 in line['folds'])}"
+            f"{name:10s} top-1 {100 * pooled['top1']:5.1f}  ({100 * low:.1f} to {100 * high:.1f})"
+            f"  per fold {' '.join(f'{100 * top1:.1f}' for top1 in pooled['folds'])}"
         )
     print(json.dumps(summary))
+    return 0
 
 
-def pooled(folds: list[dict]) -> dict:
-    """Top-1 over the shapes of all folds, and the student paired with every other method.
+def pool_folds(folds: list[dict]) -> dict:
+    """Computes top-1 over the shapes of all folds, and tests the student against every method.
 
     Args:
-      folds: `results.json` of each.
+      folds: content of `results.json` of each fold.
 
     Returns:
-      methods: name -> top1, 95% interval, top-1 per fold; against: name -> exact McNemar test.
+      `methods`: by name, top-1 accuracy, its 95% interval, and top-1 per fold. `against`: by name,
+      the exact McNemar test of the student against the method.
     """
-    measured = [line["name"] for line in folds[0]["results"] if line["correct"] is not None]
+    measured = [
+        results.current_name(row["name"])
+        for row in folds[0]["results"]
+        if row["correct"] is not None
+    ]
     correct = {
-        name: [np.array(sweep.line_of(fold, name)["correct"]) for fold in folds]
-        for name in measured
+        name: [np.array(sweep.row_of(fold, name)["correct"]) for fold in folds] for name in measured
     }
     methods = {}
-    for name, vectors in correct.items():
-        every = np.concatenate(vectors)
+    for name, by_fold in correct.items():
+        pooled = np.concatenate(by_fold)
         methods[name] = {
-            "top1": float(every.mean()),
-            "interval": statistics.wilson_interval(int(every.sum()), count=len(every)),
-            "folds": [float(vector.mean()) for vector in vectors],
+            "top1": float(pooled.mean()),
+            "interval": statistics.wilson_interval(int(pooled.sum()), count=len(pooled)),
+            "folds": [float(fold.mean()) for fold in by_fold],
         }
     against = {}
     for name in measured:
-        if name != "student":
-            test = statistics.mcnemar(correct["student"], correct[name])
+        if name != results.STUDENT:
+            test = statistics.mcnemar(correct[results.STUDENT], correct[name])
             against[name] = {
                 "shapes": test.count,
                 "student_only": test.only_first,
@@ -77,4 +92,4 @@ def pooled(folds: list[dict]) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

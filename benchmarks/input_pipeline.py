@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CPU time of a record on its way from a shard into a batch, stage by stage; one JSON line.
+"""CPU time per record of the stages of the input pipeline, from the shard to the batch.
 
 make input_pipeline CONSUMED=500
 
-The Makefile sets the allocator as it does for a training: otherwise every batch is fresh memory,
-which costs more than to fill it. The records are made up and written by the real writer,
-and are read from memory (the page cache), so a disk slower than that is not in the figures. The
-loader of a process is one thread (`loader.READ_OPTIONS`): more than one core's worth of records
-takes more of either.
+Prints one JSON line. The Makefile sets the memory allocator as for training: otherwise every batch
+is allocated anew, which costs more than filling it. The records are synthetic, written by
+data_prep's own writer, and read from the page cache, so that the times do not include a slow disk.
+The loader of a process is one thread (`loader.READ_OPTIONS`), so that it uses at most one core.
 """
 
 import argparse
@@ -16,6 +15,7 @@ import json
 import os
 import pathlib
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -30,43 +30,45 @@ from benchmarks import student_step
 from configs import base
 from data_prep import evaluation, records, shapes
 from data_prep.sources import published
+from mrd_jax.cli import command
 from mrd_jax.data import augment, batch_spec, loader, source
 
-# Records of OpenShape's largest training list: Grain's shuffle is slow on the few made here.
+# Number of records of OpenShape's largest training list. Grain's shuffle is slow for the small
+# number of records of the synthetic data set.
 OPENSHAPE = 800_000
-# Of one shard of prepared shapes.
+# Shapes per shard of prepared shapes.
 SHAPES_PER_FILE = 32
-# Bytes copied to measure how fast memory is; no cache holds them.
+# Bytes copied to measure memory bandwidth; more than any CPU cache holds.
 COPIED = 2**28
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Command line; see --help."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Parses the command line."""
+    parser = command.Parser(__doc__, prog="python -m benchmarks.input_pipeline")
     add = parser.add_argument
-    add("--records", type=int, default=512, help="in the data set that is made")
-    add("--points", type=int, default=10_000, help="per record")
-    add("--dim", type=int, default=1_280, help="of a feature")
-    add("--views", type=int, default=13, help="per record")
-    add("--captions", type=int, default=5, help="per record")
+    add("--records", type=int, default=512, help="records of the synthetic data set")
+    add("--points", type=int, default=10_000, help="points per record")
+    add("--dim", type=int, default=1_280, help="dimension of a feature")
+    add("--views", type=int, default=13, help="views per record")
+    add("--captions", type=int, default=5, help="captions per record")
     add("--batch", type=int, default=64, help="records per batch")
-    add("--batches", type=int, default=8, help="timed at a time")
-    add("--repeats", type=int, default=7, help="timed rounds; medians count")
-    taken = "records a second that a step takes: train/samples_per_second of a run's metrics.jsonl"
-    add("--consumed", type=float, default=1_000.0, help=taken)
+    add("--batches", type=int, default=8, help="batches per round of the loader's stages")
+    add("--repeats", type=int, default=7, help="rounds; the median is reported")
+    consumed = "records per second of a training step: train/samples_per_second of a metrics.jsonl"
+    add("--consumed", type=float, default=1_000.0, help=consumed)
     return parser.parse_args(arguments)
 
 
 def make_data_set(folder: pathlib.Path, options: argparse.Namespace) -> pathlib.Path:
-    """Records of random shapes and features, written as data_prep.build writes released ones."""
+    """Writes records of random shapes and features in the way data_prep.build writes released ones."""
     rng = np.random.default_rng(0)
     shards = []
     for start in range(0, options.records, SHAPES_PER_FILE):
         numbers = range(start, min(start + SHAPES_PER_FILE, options.records))
-        made = [_shape(number, rng, options) for number in numbers]
+        shard = [_make_shape(number, rng, options) for number in numbers]
         path = folder / f"shard-{start:05d}.npz"
-        shapes.save_shard(path, made)
-        shards.append(records.Shard(path, None, frozenset(shape.id for shape in made)))
+        shapes.save_shard(path, shard)
+        shards.append(records.Shard(path, None, frozenset(shape.id for shape in shard)))
     plan = records.Plan(
         name="made_up",
         shards=shards,
@@ -84,15 +86,15 @@ def make_data_set(folder: pathlib.Path, options: argparse.Namespace) -> pathlib.
             "counts": {"train": options.records, "classes": 0},
         },
     )
-    nothing = evaluation.Sidecar([], np.zeros((0, options.dim), np.float32), [], [])
-    written = records.write_records(plan, folder, sidecar=nothing)
+    empty = evaluation.Sidecar([], np.zeros((0, options.dim), np.float32), [], [])
+    written = records.write_records(plan, folder, sidecar=empty)
     for shard in shards:
         shard.shapes.unlink()
     return written
 
 
-def _shape(number: int, rng: np.random.Generator, options: argparse.Namespace) -> shapes.Shape:
-    """An ellipsoid in random colours, with released features."""
+def _make_shape(number: int, rng: np.random.Generator, options: argparse.Namespace) -> shapes.Shape:
+    """Makes an ellipsoid in random colours, with released features."""
     points = rng.normal(size=(options.points, 3))
     points *= rng.uniform(0.2, 1, 3) / np.linalg.norm(points, axis=1, keepdims=True)
     image, text = (
@@ -115,10 +117,10 @@ def _shape(number: int, rng: np.random.Generator, options: argparse.Namespace) -
 
 
 class Repeated:
-    """A source that shows its records over and over, as long as OpenShape's split.
+    """Record source that repeats the records of a small split up to the size of OpenShape's.
 
     Args:
-      records: of a split.
+      records: records of the small split.
     """
 
     def __init__(self, records: source.RecordSource):
@@ -129,12 +131,12 @@ class Repeated:
         return OPENSHAPE
 
     def read(self, index: int, fields: Sequence[str]) -> dict[str, Any]:
-        """Some fields of a record."""
+        """Reads some fields of a record."""
         return self._records.read(index % len(self._records), fields)
 
 
-def config_of(options: argparse.Namespace) -> ConfigDict:
-    """The base config with the sizes of the command line."""
+def make_config(options: argparse.Namespace) -> ConfigDict:
+    """Returns the base config with the sizes of the command line."""
     config = base.get_config()
     config.batch_size = options.batch
     config.data.points = config.model.points = options.points
@@ -142,15 +144,15 @@ def config_of(options: argparse.Namespace) -> ConfigDict:
     return config
 
 
-def stages(
+def make_stages(
     folder: pathlib.Path, config: ConfigDict, *, batches: int
 ) -> dict[str, tuple[Callable[[], Any], int]]:
-    """What is timed: a call, and the records that it reads."""
+    """Returns the timed stages by name: a call, and the number of records that it reads."""
     builder = tfds.builder_from_directory(str(folder))
     bytes_only = tfds.decode.DeserializeMethod.RAW_BYTES
     stored = builder.as_data_source("train", deserialize_method=bytes_only)
     drawn = source.open_split(folder, "train")
-    # Every field of a record decoded by TFDS, every time: what `drawn` saves.
+    # TFDS decodes every field of a record; `drawn` decodes only those that training needs.
     whole = source.RecordSource(
         builder.as_data_source("train"),
         shards=drawn.shards,
@@ -190,7 +192,7 @@ def stages(
 
 
 def _uncompressed(stored: Sequence[bytes], folder: pathlib.Path) -> Sequence[bytes]:
-    """The same records in a shard that is not compressed, which TFDS cannot write."""
+    """Writes the records to an uncompressed shard, which TFDS cannot write, and opens it."""
     path = str(folder / "uncompressed.array_record")
     writer = array_record_module.ArrayRecordWriter(path, "group_size:1,uncompressed")
     for index in range(len(stored)):
@@ -200,7 +202,7 @@ def _uncompressed(stored: Sequence[bytes], folder: pathlib.Path) -> Sequence[byt
 
 
 def _settle(quiet: float = 0.1) -> None:
-    """Waits until the loader's thread has filled its buffer: every call then costs its batches."""
+    """Waits until the loader's thread has filled its buffer, so that calls have the same cost."""
     before = time.process_time()
     while True:
         time.sleep(quiet)
@@ -213,10 +215,10 @@ def _settle(quiet: float = 0.1) -> None:
 def time_stages(
     calls: dict[str, tuple[Callable[[], Any], int]], *, repeats: int
 ) -> dict[str, list[float]]:
-    """CPU seconds per record of every stage in every round; all stages take turns in a round."""
+    """Measures CPU seconds per record of every stage; each round runs all stages in turn."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for call, _ in calls.values():
-        call()  # the first one opens files and touches fresh memory
+        call()  # the first call opens files and allocates memory
     for _ in range(repeats):
         for name, (call, count) in calls.items():
             before = time.process_time()
@@ -225,19 +227,19 @@ def time_stages(
     return seconds
 
 
-def copy_rate(*, repeats: int) -> float:
-    """Bytes per second that one core copies in memory."""
-    old, new = np.ones(COPIED, np.uint8), np.ones(COPIED, np.uint8)
+def measure_copy_rate(*, repeats: int) -> float:
+    """Measures the bytes per second that one core copies in memory."""
+    origin, target = np.ones(COPIED, np.uint8), np.ones(COPIED, np.uint8)
     seconds = []
     for _ in range(repeats):
         before = time.process_time()
-        np.copyto(new, old)
+        np.copyto(target, origin)
         seconds.append(time.process_time() - before)
     return COPIED / statistics.median(seconds)
 
 
 def time_augmentation(config: ConfigDict, *, repeats: int) -> student_step.Timing:
-    """The augmentation of one batch, compiled; it is a part of the training step."""
+    """Times the compiled augmentation of one batch, which is part of the training step."""
     import jax
 
     @jax.jit
@@ -249,24 +251,28 @@ def time_augmentation(config: ConfigDict, *, repeats: int) -> student_step.Timin
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Everything that is printed."""
-    config = config_of(options)
+    """Measures all stages and returns the printed fields.
+
+    `floor` is a lower bound: the time to copy the bytes of an uncompressed record in memory.
+    """
+    config = make_config(options)
     with tempfile.TemporaryDirectory() as folder:
         written = make_data_set(pathlib.Path(folder), options)
-        calls = stages(written, config, batches=options.batches)
+        calls = make_stages(written, config, batches=options.batches)
         seconds = time_stages(calls, repeats=options.repeats)
         (shard,) = written.glob("*-train.array_record*")
         on_disk = shard.stat().st_size / options.records
         stored = (written / "uncompressed.array_record").stat().st_size / options.records
-        del calls  # the loaders' threads read the folder
-    rate = copy_rate(repeats=options.repeats)
+        del calls  # ends the loaders' threads, which read the folder
+    rate = measure_copy_rate(repeats=options.repeats)
     augmentation = time_augmentation(config, repeats=options.repeats)
     import jax
 
     cpu = {name: statistics.median(values) for name, values in seconds.items()}
     cpu |= {"floor": stored / rate, "augmentation": augmentation.cpu / options.batch}
+    sizes = {name: value for name, value in vars(options).items() if name != "debug"}
     return {
-        "benchmark": "input_pipeline", **vars(options), "device": jax.devices()[0].device_kind,
+        "benchmark": "input_pipeline", **sizes, "device": jax.devices()[0].device_kind,
         "bytes_per_record": {"on_disk": round(on_disk), "uncompressed": round(stored)},
         "copied_gb_per_s": round(rate / 1e9, 2),
         "cpu_us_per_record": {name: round(1e6 * value, 1) for name, value in cpu.items()},
@@ -283,15 +289,17 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _ratio(one: Sequence[float], other: Sequence[float]) -> float:
-    """Median of the ratios of each round, in which both had the same neighbours."""
-    return round(statistics.median(a / b for a, b in zip(one, other, strict=True)), 2)
+def _ratio(first: Sequence[float], second: Sequence[float]) -> float:
+    """Returns the median ratio over rounds; both stages of a round ran under the same load."""
+    return round(statistics.median(a / b for a, b in zip(first, second, strict=True)), 2)
 
 
-def main() -> None:
-    """Measure and print."""
-    print(json.dumps(measure(parse_arguments())))
+@command.reports_errors
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures the stages and prints one JSON line."""
+    print(json.dumps(measure(parse_arguments(arguments))))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

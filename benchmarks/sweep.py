@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many training runs as separate processes, side by side; finished ones are not run again."""
+"""Training runs in parallel processes; finished runs are not repeated, unfinished ones continue."""
 
 import concurrent.futures
 import dataclasses
@@ -15,16 +15,18 @@ from typing import Any
 
 import numpy as np
 
+from mrd_jax.evaluation import results
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
     """One run of `mrd_jax.main`.
 
     Attributes:
-      name: of the variant it belongs to.
-      config: file of the experiment.
-      workdir: of this run; a finished one is not run again, an unfinished one continues.
-      overrides: config fields by dotted name.
+      name: name of the variant that the run belongs to.
+      config: config file.
+      workdir: folder of the run; a finished run is not repeated, an unfinished one continues.
+      overrides: values of config fields by dotted name.
     """
 
     name: str
@@ -33,7 +35,7 @@ class Job:
     overrides: Mapping[str, Any]
 
     def command(self) -> list[str]:
-        """The command line a person would type."""
+        """Returns the command line of the run."""
         fields = [f"--config.{name}={value}" for name, value in self.overrides.items()]
         return [sys.executable, "-m", "mrd_jax.main", "--config", self.config]  + [
             "--workdir", str(self.workdir), *fields,
@@ -41,59 +43,60 @@ class Job:
 
 
 def run_jobs(jobs: Sequence[Job], *, parallel: int) -> list[dict[str, Any]]:
-    """Runs what is not finished and returns every run's `results.json`, in the order of `jobs`.
+    """Runs unfinished jobs and returns the `results.json` of every job, in the order of `jobs`.
 
-    Each process keeps to its own share of the cores: on a CPU, several small runs beside each
-    other are faster than one spread over all cores.
+    Each process is pinned to its own subset of the cores: on a CPU, several small runs in parallel
+    are faster than one after another on all cores.
 
     Args:
-      jobs: with distinct workdirs.
-      parallel: processes at a time.
+      jobs: jobs with distinct workdirs.
+      parallel: number of processes at a time.
 
     Raises:
-      RuntimeError: a run failed; names its log.
+      RuntimeError: a run failed; the message names its log.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    shares: queue.Queue = queue.Queue()
-    for share in range(parallel):
-        shares.put(cores[share::parallel] or cores)
+    free_cores: queue.Queue = queue.Queue()
+    for worker in range(parallel):
+        free_cores.put(cores[worker::parallel] or cores)
 
     def run(job: Job) -> dict[str, Any]:
-        share = shares.get()
+        own_cores = free_cores.get()
         try:
-            return _run(job, cores=share)
+            return _run(job, cores=own_cores)
         finally:
-            shares.put(share)
+            free_cores.put(own_cores)
 
     with concurrent.futures.ThreadPoolExecutor(parallel) as pool:
         return list(pool.map(run, jobs))
 
 
 def _run(job: Job, *, cores: Sequence[int]) -> dict[str, Any]:
-    results = job.workdir / "results.json"
-    if not results.exists():
+    """Runs a job unless it is finished, and returns its `results.json`."""
+    path = job.workdir / "results.json"
+    if not path.exists():
         job.workdir.mkdir(parents=True, exist_ok=True)
         log = job.workdir / "log.txt"
-        since = time.perf_counter()
+        started = time.perf_counter()
         with log.open("a") as file:
             process = subprocess.Popen(job.command(), stdout=file, stderr=subprocess.STDOUT)
             if cores:
-                # From outside, and before it starts threads: they inherit it.
+                # Set before the process starts threads, which inherit the affinity.
                 os.sched_setaffinity(process.pid, cores)
             status = process.wait()
         if status:
             raise RuntimeError(f"{' '.join(job.command())} failed with status {status}; see {log}")
-        seconds = time.perf_counter() - since
+        seconds = time.perf_counter() - started
         print(f"{job.workdir}: {seconds:.0f} s", file=sys.stderr, flush=True)
-    return json.loads(results.read_text())
+    return json.loads(path.read_text())
 
 
-def line_of(results: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The line of a results file that belongs to one method, such as "student"."""
-    return next(line for line in results["results"] if line["name"] == name)
+def row_of(content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Returns the row of one method, such as "student", from the content of a `results.json`."""
+    return next(row for row in content["results"] if results.current_name(row["name"]) == name)
 
 
-def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation over seeds; the latter is nan for a single one."""
-    spread = np.std(values, ddof=1) if len(values) > 1 else np.nan
-    return float(np.mean(values)), float(spread)
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """Returns mean and sample standard deviation over seeds; the latter is nan for one seed."""
+    deviation = np.std(values, ddof=1) if len(values) > 1 else np.nan
+    return float(np.mean(values)), float(deviation)

@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What frozen embeddings of finished runs are good for, side by side: probes, few-shot, retrieval.
+"""Compares the transfer of frozen embeddings of finished runs: probes, few-shot, retrieval.
 
 python -m benchmarks.transfer --runs runs/contrastive runs/quickstart --output docs/transfer.md
 
-A run is evaluated first, by training to the end or by `--mode eval`. The fits are small matrix
-products: on cores that others use, OPENBLAS_NUM_THREADS=1 is many times faster.
+A run must have been evaluated, at the end of training or with `--mode eval`. The fits are small
+matrix products: on cores that other processes use, OPENBLAS_NUM_THREADS=1 is many times faster.
 """
 
-import argparse
 import json
 import pathlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mrd_jax.cli import command
 from mrd_jax.data import source
 from mrd_jax.evaluation import (
     few_shot,
@@ -25,18 +26,16 @@ from mrd_jax.evaluation import (
 from mrd_jax.report import final
 
 
-def main() -> None:
-    """Measures every run, prints a table in Markdown and one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--runs", type=pathlib.Path, nargs="+", required=True, help="workdirs of evaluated runs"
-    )
-    parser.add_argument("--names", nargs="+", help="of the runs, for the table; else their folders")
-    parser.add_argument(
-        "--data", type=pathlib.Path, help="data set of all runs; else where they were evaluated on"
-    )
-    parser.add_argument("--output", type=pathlib.Path, help="Markdown file to write")
-    options = parser.parse_args()
+@command.reports_errors
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures every run, and prints a table in Markdown and one JSON line."""
+    parser = command.Parser(__doc__, prog="python -m benchmarks.transfer")
+    add = parser.add_argument
+    add("--runs", type=pathlib.Path, nargs="+", required=True, help="workdirs of evaluated runs")
+    add("--names", nargs="+", help="a name per run for the table; by default its workdir")
+    add("--data", type=pathlib.Path, help="data set of all runs; by default that of their configs")
+    add("--output", type=pathlib.Path, help="Markdown file to write")
+    options = parser.parse_args(arguments)
     names = options.names or [str(run) for run in options.runs]
     if len(set(names)) != len(options.runs):
         parser.error(f"--names {names} for {len(options.runs)} runs: expected one each, distinct")
@@ -48,42 +47,46 @@ def main() -> None:
         options.output.write_text(page, "utf-8")
     print(page)
     print(json.dumps({"benchmark": "transfer", "runs": runs}))
+    return 0
 
 
 def measure(workdir: pathlib.Path, *, data: pathlib.Path | None = None) -> dict[str, Any]:
-    """Every figure of one run, from the embeddings that its evaluation saved.
+    """Computes the metrics of one run from the embeddings that its evaluation saved.
 
     Args:
-      workdir: of the run.
-      data: folder of the data set; None for the one that the run was evaluated on.
+      workdir: folder of the run.
+      data: folder of the data set; None for the one in the config of the run.
 
     Returns:
-      steps and seed of the run; data, the data set's fingerprint; and zero_shot, linear_probe,
-      few_shot and retrieval, as the functions of that name return.
+      `steps` and `seed` of the run; `data`, the fingerprint of the data set; and `zero_shot`,
+      `linear_probe`, `few_shot` and `retrieval` as the functions of those names return them.
 
     Raises:
       FileNotFoundError: the run has not been evaluated.
-      ValueError: the data set holds other shapes than were embedded, or no training shape was.
+      ValueError: the data set has other shapes than those that were embedded, or the training split
+        was not embedded.
     """
+    path = workdir / final.EMBEDDINGS_FILE
     embeddings = final.load_embeddings(workdir)
     if "train" not in embeddings:
         raise ValueError(
-            f"{workdir / final.EMBEDDINGS_FILE} has no training shapes to learn from: the run "
-            "was tested on another data set (config.data.test_directory); evaluate it again "
-            "without that, or with configs/benchmarks.py"
+            f"{path} has no embeddings of the training shapes, which the probes are fitted to: the "
+            "run was tested on another data set (config.data.test_directory) or its training "
+            "split has corrupt records; evaluate it again on intact data without "
+            "test_directory, or with configs/benchmarks.py"
         )
-    config = json.loads((workdir / "results.json").read_text("utf-8"))["config"]
+    config = json.loads((workdir / final.RESULTS_FILE).read_text("utf-8"))["config"]
     folder = data or config["data"]["directory"]
     splits = {
-        part: held_out_split.load_held_out(folder, config["data"][f"{part}_split"])
-        for part in ("train", "test")
+        name: held_out_split.load_held_out(folder, config["data"][f"{name}_split"])
+        for name in ("train", "test")
     }
-    for part, split in splits.items():
-        if tuple(embeddings[f"{part}_ids"]) != split.ids:
+    for name, split in splits.items():
+        if tuple(embeddings[f"{name}_ids"]) != split.ids:
             raise ValueError(
-                f"{workdir / final.EMBEDDINGS_FILE} has {len(embeddings[part])} {part} shapes "
-                f"that are not the {len(split.ids)} of {folder}: name the data set of the run with "
-                "--data, or evaluate the run again"
+                f"{path} has {len(embeddings[name])} {name} shapes that are not the "
+                f"{len(split.ids)} of {folder}: name the data set of the run with --data, or "
+                "evaluate the run again"
             )
     student = results.from_embeddings(
         embeddings["test"], name=results.STUDENT, held_out=splits["test"]
@@ -105,32 +108,35 @@ def measure(workdir: pathlib.Path, *, data: pathlib.Path | None = None) -> dict[
 
 
 def markdown(runs: Mapping[str, Mapping[str, Any]]) -> str:
-    """The page for the docs: how much there was to learn from and to test, and the table.
+    """Formats the page of the documentation: numbers of shapes, and a table with a column per run.
 
     Args:
-      runs: name -> what `measure` returned.
+      runs: metrics by name of the run, as `measure` returns them.
 
     Returns:
       Markdown that ends with a newline.
 
     Raises:
-      ValueError: where the runs were measured on different data sets.
+      ValueError: the runs were measured on different data sets.
     """
     data = {name: run["data"] for name, run in runs.items()}
     if len(set(data.values())) > 1:
-        raise ValueError(f"the runs have different data sets, {data}: compare runs of one")
+        raise ValueError(
+            f"the runs have different data sets, {data}: compare only runs on the same data set"
+        )
     columns = [transfer.cells(run) for run in runs.values()]
     rows = [["", *runs], *([title, *(cells[title] for cells in columns)] for title in columns[0])]
-    described = "; ".join(
+    description = "; ".join(
         f"{name}: {run['steps']} steps, seed {run['seed']}" for name, run in runs.items()
     )
     return (
         "# Transfer of frozen embeddings\n\n"
-        f"Written by `python -m benchmarks.transfer`. {described}. One training each: the spreads "
-        "are over draws of shots, not over trainings. All but penalties and ranks are in %.\n\n"
-        f"{transfer.counts(next(iter(runs.values())))}\n\n{table.format_markdown(rows)}\n"
+        f"Written by `python -m benchmarks.transfer`. {description}. Each run was trained once: "
+        "standard deviations are over draws of shots, not over trainings. All values are in %, "
+        "except penalties and ranks.\n\n"
+        f"{transfer.describe_counts(next(iter(runs.values())))}\n\n{table.format_markdown(rows)}\n"
     )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

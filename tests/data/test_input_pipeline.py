@@ -49,8 +49,8 @@ def test_every_stage_reads_the_same_records(folder):
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(source, "RecordSource", Counted)
-        config = input_pipeline.config_of(options)
-        calls = input_pipeline.stages(folder, config, batches=3)
+        config = input_pipeline.make_config(options)
+        calls = input_pipeline.make_stages(folder, config, batches=3)
         read.clear()
         for name in ("read_whole", "read_drawn"):
             calls[name][0]()

@@ -5,7 +5,6 @@ import hashlib
 
 import numpy as np
 import pytest
-from absl import app
 from fake_data import DIM, POINTS
 from tiny_encoder import tiny_card
 
@@ -202,12 +201,12 @@ def test_page_marks_published_rows_and_has_a_section_per_test_set():
 
 
 def test_config_selects_evaluation_of_a_run_or_the_benchmark():
-    assert main.command(benchmarks.get_config(), "eval", "newest") is benchmark.evaluate
-    assert main.command(quickstart.get_config(), "train", "newest") is train.train_and_evaluate
-    evaluate = main.command(quickstart.get_config(), "eval", "best")
+    assert main.choose(benchmarks.get_config(), "eval", "newest") is benchmark.evaluate
+    assert main.choose(quickstart.get_config(), "train", "newest") is train.train_and_evaluate
+    evaluate = main.choose(quickstart.get_config(), "eval", "best")
     assert (evaluate.func, evaluate.keywords) == (train.evaluate, {"which": "best"})
-    with pytest.raises(app.UsageError, match="trains none: pass --mode eval"):
-        main.command(benchmarks.get_config(), "train", "newest")
+    with pytest.raises(ValueError, match="only evaluates: pass --mode eval"):
+        main.choose(benchmarks.get_config(), "train", "newest")
     for config, mode in ((benchmarks, "eval"), (quickstart, "train")):
-        with pytest.raises(app.UsageError, match="--step=best is for --mode eval of a run"):
-            main.command(config.get_config(), mode, "best")
+        with pytest.raises(ValueError, match="--step is best, which is for --mode eval of a run"):
+            main.choose(config.get_config(), mode, "best")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands behind the README's figures add up what the runs wrote, and nothing else."""
+"""Benchmark commands: parallel runs, pooled folds, ablation, transfer, and other tables."""
 
 import json
 import sys
@@ -18,21 +18,21 @@ from mrd_jax.report import final
 
 
 class Command(sweep.Job):
-    """A job that runs a line of Python instead of a training."""
+    """Job that runs a line of Python instead of a training."""
 
     def command(self):
         return [sys.executable, "-c", self.config]
 
 
-def writing(folder, text="{}"):
+def write_results_line(folder, text="{}"):
     return f"open({str(folder / 'results.json')!r}, 'w').write({text!r}); print('ran')"
 
 
-def line(name, correct=None, **metrics):
+def row(name, correct=None, **metrics):
     return {"name": name, "metrics": metrics, "correct": correct, "retrieval": {}}
 
 
-def test_a_job_is_the_command_a_person_would_type(tmp_path):
+def test_command_of_a_job_sets_config_workdir_and_overrides(tmp_path):
     job = sweep.Job("x", "configs/a.py", tmp_path, {"seed": 1, "loss.weights": "static"})
     assert job.command()[1:] == [
         "-m", "mrd_jax.main", "--config", "configs/a.py", "--workdir", str(tmp_path),
@@ -40,37 +40,39 @@ def test_a_job_is_the_command_a_person_would_type(tmp_path):
     ]  # fmt: skip
 
 
-def test_runs_go_side_by_side_in_order_and_finished_ones_are_not_run_again(tmp_path):
+def test_jobs_return_results_in_order_and_finished_ones_are_not_repeated(tmp_path):
     folders = [tmp_path / name for name in "abc"]
-    jobs = [Command(f.name, writing(f, f'{{"at": "{f.name}"}}'), f, {}) for f in folders]
+    jobs = [Command(f.name, write_results_line(f, f'{{"at": "{f.name}"}}'), f, {}) for f in folders]
     assert sweep.run_jobs(jobs, parallel=2) == [{"at": name} for name in "abc"]
     assert sweep.run_jobs(jobs, parallel=2) == [{"at": name} for name in "abc"]
     assert [(f / "log.txt").read_text() for f in folders] == ["ran\n"] * 3
 
 
-def test_a_failed_run_names_its_log(tmp_path):
+def test_failed_run_raises_with_its_log(tmp_path):
     job = Command("a", "raise SystemExit('no data')", tmp_path / "a", {})
     with pytest.raises(RuntimeError, match=f"status 1; see {tmp_path / 'a' / 'log.txt'}"):
         sweep.run_jobs([job], parallel=1)
     assert (tmp_path / "a" / "log.txt").read_text() == "no data\n"
 
 
-def test_folds_are_pooled_shape_by_shape():
-    first = {"results": [line("chance"), line("floor", [True, False]), line("student", [1, 1])]}
-    second = {"results": [line("chance"), line("floor", [False, True]), line("student", [1, 0])]}
-    summary = furniture.pooled([first, second])
+@pytest.mark.parametrize("stored", ["histogram", "floor"])
+def test_folds_are_pooled_shape_by_shape(stored):
+    """Version 0.1 named the row "floor"."""
+    first = {"results": [row("chance"), row(stored, [True, False]), row("student", [1, 1])]}
+    second = {"results": [row("chance"), row(stored, [False, True]), row("student", [1, 0])]}
+    summary = furniture.pool_folds([first, second])
     assert summary["methods"]["student"]["top1"] == 0.75
     assert summary["methods"]["student"]["folds"] == [1.0, 0.5]
-    assert summary["methods"]["floor"]["top1"] == 0.5
-    # Student alone: shapes 2 and 3; floor alone: shape 4; 3 disagreements, 2 to 1.
-    assert summary["against"]["floor"] == {
+    assert summary["methods"]["histogram"]["top1"] == 0.5
+    # Only the student: shapes 2 and 3; only histogram: shape 4; 3 disagreements, 2 to 1.
+    assert summary["against"]["histogram"] == {
         "shapes": 4, "student_only": 2, "other_only": 1, "p_value": 1.0,
     }  # fmt: skip
     assert "chance" not in summary["methods"]
     json.dumps(summary)
 
 
-def test_the_ablation_reports_mean_and_spread_over_seeds():
+def test_ablation_reports_mean_and_standard_deviation_over_seeds():
     def result(top1):
         retrieval = {
             f"{direction}/recall@5": 0.5
@@ -78,8 +80,8 @@ def test_the_ablation_reports_mean_and_spread_over_seeds():
         }
         return {"metrics": {"top1": top1, "top5": 0.9}, "retrieval": retrieval}
 
-    lines = {name: [result(0.3), result(0.5)] for name in ablation.VARIANTS}
-    summary = ablation.summarise(lines)
+    rows = {name: [result(0.3), result(0.5)] for name in ablation.VARIANTS}
+    summary = ablation.summarise(rows)
     assert summary["contrastive"]["top-1"] == pytest.approx((0.4, 0.02**0.5))
     page = ablation.markdown(summary, seeds=2, fold="furniture", steps=150)
     assert "| contrastive | 40.0 ± 14.1 | 90.0 ± 0.0 |" in page
@@ -87,13 +89,13 @@ def test_the_ablation_reports_mean_and_spread_over_seeds():
     assert "2 seeds" in page and "150 steps" in page
 
 
-def test_every_variant_of_the_ablation_is_another_objective():
+def test_ablation_variants_have_different_objectives():
     settings = [tuple(sorted(fields.items())) for fields in ablation.VARIANTS.values()]
     assert len(set(settings)) == len(settings)
 
 
 def evaluated(workdir, made, *, seed):
-    """The folder of a run whose student is noise: what its evaluation writes."""
+    """Writes the final evaluation of a run whose embeddings are random, and returns its workdir."""
     config = tiny_config(data__directory=str(made), seed=seed)
 
     def embed(variables, records):
@@ -106,14 +108,13 @@ def evaluated(workdir, made, *, seed):
         records=source.open_split(made, "test"),
         held_out=held_out_split.load_held_out(made),
         embed=embed,
-        watched=None,
     )
     workdir.mkdir()
     final.write_results(evaluator, {}, workdir=str(workdir))
     return workdir
 
 
-def test_transfer_measures_what_the_evaluation_of_a_run_saved(made, tmp_path):
+def test_transfer_measures_the_saved_embeddings_of_a_run(made, tmp_path):
     run = evaluated(tmp_path / "run", made, seed=3)
     saved = final.load_embeddings(run)
     train, test = (held_out_split.load_held_out(made, split) for split in ("train", "test"))
@@ -125,34 +126,36 @@ def test_transfer_measures_what_the_evaluation_of_a_run_saved(made, tmp_path):
     assert got["linear_probe"] == linear_probe.linear_probe(saved["train"], **given)
     assert got["few_shot"] == few_shot.few_shot(saved["train"], **given)
     assert got["zero_shot"] == zero_shot.zero_shot(saved["test"], test)
-    student = sweep.line_of(json.loads((run / "results.json").read_text()), "student")
+    student = sweep.row_of(json.loads((run / "results.json").read_text()), "student")
     assert got["retrieval"] == student["retrieval"]
     assert (got["steps"], got["seed"]) == (6, 3)
 
 
-def test_transfer_puts_runs_side_by_side(made, tmp_path, monkeypatch, capsys):
+def test_transfer_writes_a_table_with_a_column_per_run(made, tmp_path, monkeypatch, capsys):
     runs = [str(evaluated(tmp_path / name, made, seed=seed)) for seed, name in enumerate("ab")]
     page = tmp_path / "page.md"
     arguments = ["transfer", "--runs", *runs, "--names", "one", "two", "--output", str(page)]
     monkeypatch.setattr(sys, "argv", arguments)
-    transfer.main()
+    assert transfer.main() == 0
     printed = capsys.readouterr().out
     line = json.loads(printed.splitlines()[-1])
     one, two = (100 * line["runs"][name]["linear_probe"]["top1"] for name in ("one", "two"))
     assert f"| linear probe top-1 | {one:.1f} | {two:.1f} |" in page.read_text()
-    mean, spread = (100 * line["runs"]["two"]["few_shot"][f"1/top1{end}"] for end in ("", "_std"))
-    assert f"| {mean:.1f} ± {spread:.1f} |" in page.read_text()
+    mean, deviation = (
+        100 * line["runs"]["two"]["few_shot"][f"1/top1{end}"] for end in ("", "_std")
+    )
+    assert f"| {mean:.1f} ± {deviation:.1f} |" in page.read_text()
     rows = [row for row in page.read_text().splitlines() if row.startswith("| ")]
     assert {row.count("|") for row in rows} == {4}
     assert page.read_text() in printed
 
 
-def test_transfer_says_how_to_evaluate_a_run_that_was_not(tmp_path):
+def test_transfer_of_a_run_without_evaluation_raises_with_the_command(tmp_path):
     with pytest.raises(FileNotFoundError, match="embeddings.npz is missing.*--mode eval"):
         transfer.measure(tmp_path)
 
 
-def test_transfer_refuses_embeddings_of_other_shapes(made, tmp_path):
+def test_transfer_of_embeddings_of_other_shapes_raises(made, tmp_path):
     run = evaluated(tmp_path / "run", made, seed=0)
     saved = final.load_embeddings(run)
     np.savez(run / "embeddings.npz", **(saved | {"train_ids": saved["train_ids"][::-1]}))
@@ -160,20 +163,22 @@ def test_transfer_refuses_embeddings_of_other_shapes(made, tmp_path):
         transfer.measure(run)
 
 
-def test_transfer_says_why_a_run_has_no_training_shapes(made, tmp_path):
+def test_transfer_without_embeddings_of_the_training_split_raises(made, tmp_path):
     run = evaluated(tmp_path / "run", made, seed=0)
     saved = final.load_embeddings(run)
     np.savez(run / "embeddings.npz", test=saved["test"], test_ids=saved["test_ids"])
-    with pytest.raises(ValueError, match="no training shapes.*config.data.test_directory"):
+    with pytest.raises(
+        ValueError, match="no embeddings of the training shapes.*config.data.test_directory"
+    ):
         transfer.measure(run)
 
 
-def test_transfer_does_not_set_runs_on_different_data_side_by_side():
-    with pytest.raises(ValueError, match="different data sets.*compare runs of one"):
+def test_transfer_of_runs_on_different_data_sets_raises():
+    with pytest.raises(ValueError, match="different data sets.*compare only runs on the same"):
         transfer.markdown({"one": {"data": "a"}, "two": {"data": "b"}})
 
 
-def test_the_table_of_students_gives_seconds_per_cloud_and_leaves_out_what_was_not_run():
+def test_student_table_has_seconds_per_cloud_and_empty_cells_for_missing_steps():
     whole = dict(size="uni3d-s", parameters=22_498_432, batch=2)
     whole |= dict(embed={"cpu_s": 1.32}, step={"cpu_s": 3.8})
     part = dict(size="uni3d-g", parameters=1_012_864_128, batch=2, embed={"cpu_s": 22.0})
@@ -182,7 +187,7 @@ def test_the_table_of_students_gives_seconds_per_cloud_and_leaves_out_what_was_n
     assert lines[3] == "| uni3d-g | 1012.9 M | 11.00 |  |"
 
 
-def test_the_losses_are_measured_and_the_forms_compared(fast_compile, monkeypatch, capsys):
+def test_loss_benchmark_measures_each_form_and_their_ratios(fast_compile, monkeypatch, capsys):
     arguments = "--batch 24 --dim 4 --repeats 1 --forms plain"
     monkeypatch.setattr(sys, "argv", ["losses", *arguments.split()])
     losses.main()
