@@ -42,7 +42,9 @@ def count_student(model: nn.Module, *, points: int, train: bool = True) -> dict[
         jax.ShapeDtypeStruct((1, points, 3), jnp.float32),
         jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1)),
     ).shape[1]
-    encoder = {point_bert.PointBert: _set_abstraction, uni3d.Uni3D: _mini_point_net}[type(model)]
+    encoder = {point_bert.PointBert: _count_set_abstraction, uni3d.Uni3D: _count_mini_point_net}[
+        type(model)
+    ]
     tokens, maps, first = encoder(model, groups)
     return {
         "tokenizer": tokens,
@@ -151,7 +153,7 @@ def _sub_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
                 yield item
 
 
-def _set_abstraction(model: point_bert.PointBert, groups: int) -> tuple[int, int, int]:
+def _count_set_abstraction(model: point_bert.PointBert, groups: int) -> tuple[int, int, int]:
     """Counts OpenShape's tokenizer: three layers per point, and a lift of token and centre."""
     points = groups * model.group_size
     widths = (9, *tokenizer.HIDDEN, model.sa_dim)
@@ -159,7 +161,7 @@ def _set_abstraction(model: point_bert.PointBert, groups: int) -> tuple[int, int
     return sum(maps), count_matmul(groups, model.sa_dim + 3, model.dim), maps[0]
 
 
-def _mini_point_net(model: uni3d.Uni3D, groups: int) -> tuple[int, int, int]:
+def _count_mini_point_net(model: uni3d.Uni3D, groups: int) -> tuple[int, int, int]:
     """Counts Uni3D's tokenizer, factored as in `tokenizer.MiniPointNet`, and its positions."""
     points = groups * model.group_size
     first = count_matmul(points, 6, tokenizer.POINT_WIDTH)

@@ -87,7 +87,7 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True)
 class Computation:
-    """A computation: a sequence of instructions.
+    """A sequence of instructions, such as a loop body or a fusion.
 
     Attributes:
       instructions: instructions by name, in the order of the text, which is the schedule.
@@ -131,33 +131,33 @@ def parse(text: str) -> Module:
             start = _LINE.match(line)
             if start is None:
                 raise ValueError(f"line {number} of the HLO is not an instruction: {line[:120]!r}")
-            instructions[start[2]] = _instruction(start[2], line[start.end() :], number)
+            instructions[start[2]] = _parse_instruction(start[2], line[start.end() :], number)
             root = start[2] if start[1] else root
     if entry is None:
         raise ValueError("the HLO has no ENTRY computation; expected jax.stages.Compiled.as_text()")
     return Module(computations, entry)
 
 
-def _instruction(name: str, rest: str, number: int) -> Instruction:
+def _parse_instruction(name: str, rest: str, number: int) -> Instruction:
     """Splits the text after `name = ` into type, opcode, operands and attributes."""
-    end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
+    end = _find_closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
     found = re.match(r" ([\w\-]+)\(", rest[end:])
     if found is None:
         raise ValueError(f"line {number} of the HLO has no opcode: {rest[:120]!r}")
     first = end + found.end()
-    last = _closing(rest, first - 1)
+    last = _find_closing(rest, first - 1)
     operand_text = rest[first:last]
     return Instruction(
         name,
         found[1],
-        tuple(_array(match) for match in _ARRAY.finditer(rest[:end])),
+        tuple(_parse_array(match) for match in _ARRAY.finditer(rest[:end])),
         tuple(re.findall(r"%([\w.\-]+)", operand_text)),
         operand_text,
         rest[last + 1 :],
     )
 
 
-def _closing(text: str, opening: int) -> int:
+def _find_closing(text: str, opening: int) -> int:
     """Returns the position of the parenthesis that closes the one at `opening`."""
     depth = 0
     for match in re.compile(r"[()]").finditer(text, opening):
@@ -167,7 +167,7 @@ def _closing(text: str, opening: int) -> int:
     raise ValueError(f"unbalanced parentheses in the HLO: {text[:120]!r}")
 
 
-def _array(match: re.Match) -> Array:
+def _parse_array(match: re.Match) -> Array:
     dims = tuple(int(dim.lstrip("<=")) for dim in match[2].split(",") if dim)
     bits = _BITS.get(match[1], 0) * math.prod(dims)
     return Array(dims, -(-bits // 8), not _MEMORY_SPACE.search(match[3] or ""))

@@ -63,7 +63,7 @@ def _fusion_bytes(
     read = 0
     for number, operand in enumerate(operands):
         whole = _main_bytes(operand)
-        read += min(whole, _read_of(parameters[number], inside)) if whole else 0
+        read += min(whole, _bytes_read(parameters[number], inside)) if whole else 0
     root = inside.instructions[inside.root]
     results = (
         [inside.instructions[name] for name in root.operands] if root.opcode == "tuple" else [root]
@@ -71,20 +71,20 @@ def _fusion_bytes(
     if len(results) != len(fusion.arrays):
         return read + _main_bytes(fusion)
     written = (
-        _written_of(result, inside) * array.in_main_memory
+        _bytes_written(result, inside) * array.in_main_memory
         for result, array in zip(results, fusion.arrays, strict=True)
     )
     return read + sum(written)
 
 
-def _read_of(parameter: hlo.Instruction, inside: hlo.Computation) -> int:
+def _bytes_read(parameter: hlo.Instruction, inside: hlo.Computation) -> int:
     """Returns the bytes of a parameter that the instructions of a fusion read."""
     total = 0
     for user in inside.instructions.values():
         if parameter.name not in user.operands:
             continue
         if user.opcode == "bitcast":
-            total += _read_of(user, inside)
+            total += _bytes_read(user, inside)
         elif user.opcode in _TAKES and user.operands[0] == parameter.name:
             total += user.bytes
         elif not (user.opcode == _UPDATES and user.operands[0] == parameter.name):
@@ -92,7 +92,7 @@ def _read_of(parameter: hlo.Instruction, inside: hlo.Computation) -> int:
     return total
 
 
-def _written_of(result: hlo.Instruction, inside: hlo.Computation) -> int:
+def _bytes_written(result: hlo.Instruction, inside: hlo.Computation) -> int:
     """Returns the bytes of a result that are written."""
     while result.opcode == "bitcast":
         result = inside.instructions[result.operands[0]]

@@ -169,7 +169,7 @@ def furniture(folder):
     (folder / "raw" / "table.csv").write_text("\n".join(lines) + "\n")
     arguments = ["--source", "folder", "--input", folder / "raw", "--output", folder / "built"]
     arguments += ["--teacher", folder / "data" / "teachers" / "lit_furniture"]
-    call("data_prep.build", [str(one) for one in arguments])
+    call("data_prep.build", [*map(str, arguments)])
     (folder / "built" / "folder").rename(folder / "data" / "furniture")
     saved = {"test": tiny_index.unit_rows(6), "test_ids": small_shapes.COLOURS[4:]}
     np.savez(folder / "runs" / "quickstart" / "embeddings.npz", **saved)

@@ -38,7 +38,7 @@ def test_example_student_has_the_same_update_on_one_and_on_eight_devices(
     config.loss.update(lambda_intra=0.0, lambda_image=0.0, lambda_text=0.0)
     optimizer = optax.sgd(0.1)
     start = initial_state.create_state(config, model=registered_student, optimizer=optimizer)
-    batch, found = batch_spec.fake_batch(config), {}
+    batch, updates = batch_spec.fake_batch(config), {}
     for devices in (1, 8):
         backend = backends.make_backend("pmap", devices=jax.devices()[:devices])
 
@@ -50,11 +50,11 @@ def test_example_student_has_the_same_update_on_one_and_on_eight_devices(
 
         placed = backend.place_state(jax.device_get(start))
         after, metrics = backend.train(body)(placed, backend.place_batch(batch))
-        found[devices] = jax.device_get((after.params, metrics["loss"]))
-    assert_trees_close(found[8], found[1], rtol=1e-5)
+        updates[devices] = jax.device_get((after.params, metrics["loss"]))
+    assert_trees_close(updates[8], updates[1], rtol=1e-5)
     before = jax.tree.leaves(jax.device_get(start.params["student"]))
-    after = jax.tree.leaves(found[1][0]["student"])
-    assert all(np.any(one != other) for one, other in zip(before, after, strict=True))
+    after = jax.tree.leaves(updates[1][0]["student"])
+    assert all(np.any(old != new) for old, new in zip(before, after, strict=True))
 
 
 def test_example_student_is_saved_and_loaded(registered_student, tmp_path):
@@ -136,14 +136,14 @@ def test_example_metric_equals_a_slow_implementation(tmp_path):
 def slow_share(embeddings, held_out):
     """One nearest neighbour per shape, in loops."""
 
-    def nearest(rows, one):
+    def nearest(rows, query):
         units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-        scores = units @ units[one]
-        scores[one] = -np.inf
+        scores = units @ units[query]
+        scores[query] = -np.inf
         return int(np.argmax(scores))
 
-    alike = [
-        nearest(embeddings, one) == nearest(held_out.image_features, one)
-        for one in range(len(embeddings))
+    equal = [
+        nearest(embeddings, query) == nearest(held_out.image_features, query)
+        for query in range(len(embeddings))
     ]
-    return np.mean(alike)
+    return np.mean(equal)
