@@ -1,34 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The objective in whole matrices against column blocks, forward and gradient; one JSON line.
+"""Times the objective and its gradient in the plain and the blockwise form; prints one JSON line.
 
 python -m benchmarks.losses --batch 4096 --dim 1280 --threads 1
 """
 
 import argparse
 import json
-import os
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks import student_step
+from mrd_jax.cli import command
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Command line; see --help."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parses the command line."""
+    parser = command.Parser(__doc__, prog="python -m benchmarks.losses")
     parser.add_argument("--batch", type=int, default=2048, help="samples, all on one device")
-    parser.add_argument("--dim", type=int, default=1280, help="of an embedding")
-    parser.add_argument(
-        "--block", type=int, help="columns at a time; configs/base.py's if left out"
-    )
+    parser.add_argument("--dim", type=int, default=1280, help="embedding dimension")
+    parser.add_argument("--block", type=int, help="columns at a time; default: configs/base.py")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--forms", nargs="+", default=["plain", "blockwise"])
-    parser.add_argument("--repeats", type=int, default=5, help="timed calls; the median counts")
-    parser.add_argument("--threads", type=int, help="CPU cores to use; all where left out")
-    return parser.parse_args()
+    parser.add_argument("--repeats", type=int, default=5, help="timed calls; prints their median")
+    parser.add_argument("--threads", type=int, help="CPU cores to use; default: all")
+    return parser.parse_args(arguments)
 
 
 def objective(options: argparse.Namespace, *, form: str) -> tuple[Any, tuple[Any, ...]]:
-    """Value and gradient of the default objective, and arguments for it."""
+    """Returns a function for value and gradient of the default objective, and its arguments."""
     import jax
     import jax.numpy as jnp
 
@@ -40,7 +40,7 @@ def objective(options: argparse.Namespace, *, form: str) -> tuple[Any, tuple[Any
     keys = jax.random.split(jax.random.key(0), 3)
     shape = (options.batch, options.dim)
     points, image, text = (jax.random.normal(key, shape) for key in keys)
-    # Alike across modalities, as after some training; one in eight lacks its text.
+    # Correlated across modalities, as after some training; one sample in eight has no text.
     teacher = {
         "image": image + points,
         "text": text + points,
@@ -56,37 +56,38 @@ def objective(options: argparse.Namespace, *, form: str) -> tuple[Any, tuple[Any
     return jax.value_and_grad(value, argnums=(0, 1), has_aux=True), arguments
 
 
-def ratio(found: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Each figure of the plain form over that of the blockwise one, where both were measured."""
-    if not {"plain", "blockwise"} <= found.keys():
+def ratio(figures: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Returns the figures of the plain form divided by those of the blockwise form."""
+    if not {"plain", "blockwise"} <= figures.keys():
         return {}
-    whole, blocks = found["plain"], found["blockwise"]
+    plain, blockwise = figures["plain"], figures["blockwise"]
     return {
         "plain_over_blockwise": {
-            figure: round(whole[figure] / blocks[figure], 2) for figure in whole
+            name: round(value / blockwise[name], 2) for name, value in plain.items()
         }
     }
 
 
-def main() -> None:
-    """Measures each form and prints."""
-    options = parse_arguments()
-    if options.threads:
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
+@command.reports_errors
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures each form and prints the report."""
+    options = parse_options(arguments)
+    student_step.limit_threads(options.threads)
     import jax
 
-    report = {"benchmark": "losses", **vars(options), "device": jax.devices()[0].device_kind}
-    found = {}
+    report = student_step.header("losses", options)
+    figures = {}
     for form in options.forms:
-        function, arguments = objective(options, form=form)
-        compiled = jax.jit(function).lower(*arguments).compile()
-        timing = student_step.measure(compiled, *arguments, repeats=options.repeats)
+        function, inputs = objective(options, form=form)
+        compiled = jax.jit(function).lower(*inputs).compile()
+        timing = student_step.measure(compiled, *inputs, repeats=options.repeats)
         temporary = compiled.memory_analysis().temp_size_in_bytes / 1e6
-        found[form] = {"s": timing.wall, "cpu_s": timing.cpu, "temporary_mb": temporary}
+        figures[form] = {"s": timing.wall, "cpu_s": timing.cpu, "temporary_mb": temporary}
         report[form] = timing.rounded() | {"temporary_mb": round(temporary, 1)}
-    report |= ratio(found)
+    report |= ratio(figures)
     print(json.dumps(report))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

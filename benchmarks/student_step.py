@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time of one training step of a student, of its parts, and of embedding; prints one JSON line.
+"""Times the training step of a student encoder, its parts, and embedding; prints one JSON line.
 
 python -m benchmarks.student_step --size openshape-4 --threads 1
 python -m benchmarks.student_step --size uni3d-s --batch 8 --points 10000 --dtype bfloat16
@@ -12,48 +12,78 @@ import json
 import os
 import resource
 import statistics
+import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
-# What the quickstart trains, beside the published sizes.
+from mrd_jax.cli import command
+
+# Size of the quickstart's encoder, in addition to the published sizes.
 QUICK = dict(
     name="point_bert", dim=256, depth=4, heads=4, mlp_dim=512, sa_dim=128, groups=48, radius=0.3,
     group_size=32,
 )  # fmt: skip
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Command line; see --help."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parses the command line."""
+    parser = command.Parser(__doc__, prog="python -m benchmarks.student_step")
     parser.add_argument("--size", default="quick", help="quick, openshape-1 to 6, uni3d-ti to g")
-    parser.add_argument("--batch", type=int, default=8, help="clouds per step")
-    parser.add_argument("--points", type=int, default=10_000, help="points per cloud")
+    parser.add_argument("--batch", type=int, default=8, help="point clouds per step")
+    parser.add_argument("--points", type=int, default=10_000, help="points per point cloud")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--remat", action="store_true", help="recompute blocks and tokenizer")
     parser.add_argument("--unroll", action="store_true", help="unroll the loop over the blocks")
-    parser.add_argument("--patch_dropout", type=float, default=0.0, help="share of groups left out")
-    parser.add_argument("--micro_batch", type=int, default=0, help="also step by so many clouds")
+    parser.add_argument(
+        "--patch_dropout", type=float, default=0.0, help="fraction of groups to drop"
+    )
+    parser.add_argument(
+        "--micro_batch",
+        type=int,
+        default=0,
+        help="also time the step with micro-batches of this size",
+    )
     parser.add_argument("--embed_only", action="store_true", help="no training: less memory")
     parser.add_argument("--whole", action="store_true", help="do not time the parts")
-    parser.add_argument("--repeats", type=int, default=5, help="timed calls; the median counts")
-    parser.add_argument("--threads", type=int, help="CPU cores to use; all where left out")
-    return parser.parse_args()
+    parser.add_argument("--repeats", type=int, default=5, help="timed calls; prints their median")
+    parser.add_argument("--threads", type=int, help="CPU cores to use; default: all")
+    return parser.parse_args(arguments)
 
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Medians of one compiled function in seconds: on the clock, and over all cores."""
+    """Median times of a compiled function.
+
+    Attributes:
+      wall: wall-clock time, in seconds.
+      cpu: CPU time over all cores, in seconds.
+    """
 
     wall: float
     cpu: float
 
     def rounded(self) -> dict[str, float]:
-        """Give both figures for printing."""
+        """Returns both times for printing."""
         return {"s": round(self.wall, 4), "cpu_s": round(self.cpu, 4)}
 
 
+def limit_threads(count: int | None) -> None:
+    """Restricts the process to `count` cores; call this before JAX starts its thread pool."""
+    if count:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
+
+
+def header(benchmark: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Returns the first fields of a report: benchmark, options and device."""
+    import jax
+
+    settings = {name: value for name, value in vars(options).items() if name != "debug"}
+    return {"benchmark": benchmark, **settings, "device": jax.devices()[0].device_kind}
+
+
 def measure(function, *arguments, repeats: int) -> Timing:
-    """Time a compiled function; the first call, which touches fresh memory, does not count."""
+    """Times a compiled function; the first call, which allocates memory, is not timed."""
     import jax
 
     jax.block_until_ready(function(*arguments))
@@ -67,7 +97,7 @@ def measure(function, *arguments, repeats: int) -> Timing:
 
 
 def build(options: argparse.Namespace, *, micro_batch: int = 0) -> Any:
-    """The student that the command line describes."""
+    """Builds the encoder of the command line."""
     from mrd_jax import models
 
     fields = QUICK if options.size == "quick" else models.RELEASED[options.size]
@@ -81,13 +111,13 @@ def build(options: argparse.Namespace, *, micro_batch: int = 0) -> Any:
 
 
 def time_parts(model, variables, xyz, rgb, *, repeats: int) -> dict[str, Timing]:
-    """Time sampling and grouping forward, tokenizer and transformer forward and backward."""
+    """Times sampling and grouping (forward), tokenizer and transformer (forward and backward)."""
     import jax
     import jax.numpy as jnp
 
     encoder, blocks = model.make_tokenizer(), model.make_transformer()
 
-    def of_part(name):
+    def variables_of(name):
         return {kind: tree[name] for kind, tree in variables.items() if name in tree}
 
     def encode(variables, groups):
@@ -103,10 +133,10 @@ def time_parts(model, variables, xyz, rgb, *, repeats: int) -> dict[str, Timing]
     calls = {
         "fps": (jax.jit(model.choose_centres), xyz),
         "neighbours": (jax.jit(model.neighbours), xyz, centres),
-        "tokenizer": (jax.jit(jax.grad(encode)), of_part("tokenizer"), groups),
+        "tokenizer": (jax.jit(jax.grad(encode)), variables_of("tokenizer"), groups),
         "transformer": (
             jax.jit(jax.grad(transform, argnums=(0, 1))),
-            of_part("transformer"),
+            variables_of("transformer"),
             tokens.astype(model.dtype),
         ),
     }
@@ -116,7 +146,18 @@ def time_parts(model, variables, xyz, rgb, *, repeats: int) -> dict[str, Timing]
 def time_step(
     model, variables, xyz, rgb, *, repeats: int
 ) -> tuple[dict[str, Timing], dict[str, float]]:
-    """Time forward, gradient and optimizer; also give seconds to compile and temporary memory."""
+    """Times forward pass, gradient and optimizer.
+
+    Args:
+      model: encoder.
+      variables: its variables.
+      xyz: [batch, points, 3].
+      rgb: [batch, points, 3].
+      repeats: timed calls.
+
+    Returns:
+      Timings by part, and compile time and temporary memory of the gradient.
+    """
     import jax
     import jax.numpy as jnp
     import optax
@@ -132,8 +173,8 @@ def time_step(
     optimizer = optax.adamw(1e-3)
 
     def update(params, gradients, state):
-        changes, state = optimizer.update(gradients, state, params)
-        return optax.apply_updates(params, changes), state
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
 
     params = variables["params"]
     started = time.perf_counter()
@@ -154,16 +195,16 @@ def time_step(
 
 
 def compare_micro_batches(model, whole, *arguments, repeats: int) -> dict[str, Any]:
-    """Time the step of the same student by micro-batches, beside that of the whole batch.
+    """Times the step with micro-batches and compares it with the step of the whole batch.
 
     Args:
-      model: the student with `micro_batch`.
-      whole: what `time_step` gave without.
-      arguments: of `time_step`.
+      model: encoder with `micro_batch` set.
+      whole: result of `time_step` for the whole batch.
+      *arguments: further arguments of `time_step`.
       repeats: timed calls.
 
     Returns:
-      Seconds, compile seconds and temporary memory, and each divided by the whole batch's.
+      Times, compile time and temporary memory, and their ratios to those of the whole batch.
     """
     timings, training = time_step(model, *arguments, repeats=repeats)
     step, step_whole = timings["step"], whole[0]["step"]
@@ -176,18 +217,17 @@ def compare_micro_batches(model, whole, *arguments, repeats: int) -> dict[str, A
     }
 
 
-def main() -> None:
-    """Measure and print."""
-    options = parse_arguments()
-    if options.threads:
-        # Before jax is imported: its thread pool takes as many threads as it may use cores.
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
+@command.reports_errors
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures and prints the report."""
+    options = parse_options(arguments)
+    limit_threads(options.threads)
     import jax
     import jax.numpy as jnp
 
     model = build(options)
     xyz = jax.random.normal(jax.random.key(0), (options.batch, options.points, 3))
-    xyz /= jnp.linalg.norm(xyz, axis=-1, keepdims=True)  # surfaces, as in the data
+    xyz /= jnp.linalg.norm(xyz, axis=-1, keepdims=True)  # points on a surface, as in the data
     rgb = jax.random.uniform(jax.random.key(1), xyz.shape)
     variables = jax.jit(model.init)(jax.random.key(2), xyz[:1], rgb[:1])
     timings = {"embed": measure(jax.jit(model.apply), variables, xyz, rgb, repeats=options.repeats)}
@@ -205,7 +245,7 @@ def main() -> None:
     if not (options.embed_only or options.whole):
         parts = time_parts(model, variables, xyz, rgb, repeats=options.repeats)
     report = {
-        "benchmark": "student_step", **vars(options), "device": jax.devices()[0].device_kind,
+        **header("student_step", options),
         "threads": len(os.sched_getaffinity(0)),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
         **{name: timing.rounded() for name, timing in timings.items()},
@@ -216,7 +256,8 @@ def main() -> None:
         "load": round(os.getloadavg()[0], 1),
     }  # fmt: skip
     print(json.dumps(report))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

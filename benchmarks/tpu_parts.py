@@ -38,7 +38,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--groups", type=int, default=512)
     parser.add_argument("--group_size", type=int, default=32)
     parser.add_argument("--dim", type=int, default=512, help="token dimension, in heads of 64")
-    parser.add_argument("--attention", default="auto", choices=attention.WAYS)
+    parser.add_argument("--attention", default="auto", choices=attention.IMPLEMENTATIONS)
     return parser.parse_args(arguments)
 
 
@@ -89,8 +89,8 @@ def build(part: str, options: argparse.Namespace) -> tuple[Callable[..., Any], t
         packed = jax.ShapeDtypeStruct((*tokens.shape[:2], 3 * model.dim), model.dtype)
 
         def mix(packed, to_mixed):
-            way = model.heads, model.attention
-            mixed, pull = jax.vjp(lambda x: attention.self_attention(x, *way), packed)
+            arguments = model.heads, model.attention
+            mixed, pull = jax.vjp(lambda x: attention.self_attention(x, *arguments), packed)
             return mixed, pull(to_mixed)
 
         return mix, (packed, tokens)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A measure of your own on a finished run: how much of the teacher's neighbourhoods survives.
+"""Example of an evaluator: agreement of student and teacher on the nearest neighbours of shapes.
 
 python docs/examples/evaluator.py runs/quickstart data/furniture/1.0.0
 """
@@ -9,47 +9,50 @@ import sys
 
 import numpy as np
 
-from mrd_jax import evaluation as evaluators
+from mrd_jax import evaluation
 from mrd_jax.evaluation import retrieval
 from mrd_jax.report import final
 
 
 # --8<-- [start:measure]
 def shared_neighbours(
-    embeddings: np.ndarray, held_out: evaluators.HeldOut, *, count: int = 5
+    embeddings: np.ndarray, held_out: evaluation.HeldOut, *, count: int = 5
 ) -> dict[str, float]:
-    """The share of a shape's nearest shapes that the teacher, looking at pictures, agrees with.
+    """Computes the fraction of nearest neighbours that the teacher's image features agree with.
 
-    Relations are what MRD distils, so this asks what it was trained for, on shapes that it never
-    saw. Compare within one data set and one teacher only.
+    MRD distils relations, so this measures its training objective on unseen shapes. Compare results
+    only within one data set and one teacher.
 
     Args:
-      embeddings: [count, dim], one per shape of held_out and in its order, any length.
-      held_out: the shapes; those without a picture are left out.
-      count: neighbours of each shape.
+      embeddings: [shapes, dim], in the order of `held_out`; normalised here.
+      held_out: held-out split; shapes without an image are excluded.
+      count: neighbours per shape.
 
     Returns:
-      share, between 0 and 1; chance, what neighbours drawn at random reach; and shapes, how many
-      were asked.
+      "share", the fraction of common neighbours; "chance", its expectation for random neighbours;
+      "shapes", the number of shapes with an image.
 
     Raises:
-      ValueError: the embeddings are not those of the shapes, or too few shapes have a picture.
+      ValueError: the number of embeddings is wrong, or too few shapes have an image.
     """
     if len(embeddings) != len(held_out.ids):
-        raise ValueError(f"{len(embeddings)} embeddings for {len(held_out.ids)} held-out shapes")
-    pictured = np.flatnonzero(np.any(held_out.image_features != 0, axis=1))
-    if len(pictured) <= count:
-        raise ValueError(f"{len(pictured)} shapes have a picture; expected more than {count}")
-    found, _ = retrieval.nearest_neighbours(
-        embeddings[pictured], embeddings[pictured], count=count, skip_self=True
-    )
-    pictures = held_out.image_features[pictured]
-    wanted, _ = retrieval.nearest_neighbours(pictures, pictures, count=count, skip_self=True)
-    shared = [len(set(one) & set(other)) for one, other in zip(found, wanted, strict=True)]
+        raise ValueError(
+            f"got {len(embeddings)} embeddings; expected {len(held_out.ids)}, one per shape"
+        )
+    rows = np.flatnonzero(np.any(held_out.image_features != 0, axis=1))
+    if len(rows) <= count:
+        raise ValueError(f"{len(rows)} shapes have an image; expected more than {count}")
+    neighbours = [
+        retrieval.nearest_neighbours(features[rows], features[rows], count=count, skip_self=True)[0]
+        for features in (embeddings, held_out.image_features)
+    ]
+    common = [
+        len(set(student) & set(teacher)) for student, teacher in zip(*neighbours, strict=True)
+    ]
     return {
-        "share": float(np.mean(shared)) / count,
-        "chance": count / (len(pictured) - 1),
-        "shapes": len(pictured),
+        "share": float(np.mean(common)) / count,
+        "chance": count / (len(rows) - 1),
+        "shapes": len(rows),
     }
 
 
@@ -58,9 +61,9 @@ def shared_neighbours(
 
 # --8<-- [start:command]
 def main(workdir: str, dataset: str) -> None:
-    """Prints the measure of a run's newest evaluation."""
+    """Prints the result for the last evaluation of a run."""
     embeddings = final.load_embeddings(workdir)["test"]
-    print(json.dumps(shared_neighbours(embeddings, evaluators.load_held_out(dataset)), indent=1))
+    print(json.dumps(shared_neighbours(embeddings, evaluation.load_held_out(dataset)), indent=1))
 
 
 if __name__ == "__main__":

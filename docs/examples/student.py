@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A student of your own: a point set network without groups, attention or batch norm.
+"""Example of a student encoder: a point set network without groups, attention or batch norm.
 
 python docs/examples/student.py WORKDIR
 """
@@ -18,14 +18,14 @@ from mrd_jax.training import train
 
 # --8<-- [start:student]
 class DeepSets(nn.Module):
-    """Layers on every point, the maximum over the points, layers on that (Zaheer et al. 2017).
+    """Layers on every point, the maximum over the points, and a projection (Zaheer et al. 2017).
 
     Attributes:
       dim: width of the layers.
-      depth: layers before the maximum.
+      depth: number of layers before the maximum.
       out_dim: length of the embedding.
-      dtype: of the activations; parameters and norms are float32.
-      micro_batch: of `config.model`, which every student has; this one takes the batch whole.
+      dtype: dtype of the activations; parameters and norms are float32.
+      micro_batch: required field of every encoder; this one always runs the whole batch.
     """
 
     dim: int
@@ -43,14 +43,14 @@ class DeepSets(nn.Module):
         axis_name: str | None = None,
         keys: jax.Array | None = None,
     ) -> jax.Array:
-        """Embed clouds.
+        """Embeds point clouds.
 
         Args:
-          xyz: [local_batch, points, 3], in the unit sphere, z up.
-          rgb: [local_batch, points, 3], from 0 to 1.
-          train: whether this is training, for what then differs; here nothing does.
-          axis_name: device axis that the batch is split over, for what samples share; here nothing.
-          keys: [local_batch] random keys, one per sample; here nothing is drawn.
+          xyz: [local_batch, points, 3], coordinates in the unit sphere, z up.
+          rgb: [local_batch, points, 3], colours from 0 to 1.
+          train: training instead of evaluation; no effect, since no layer depends on it.
+          axis_name: device axis of the batch; unused, since samples share no statistics.
+          keys: [local_batch] random keys, one per sample; unused, since nothing is random.
 
         Returns:
           [local_batch, out_dim] float32, before normalisation.
@@ -68,21 +68,21 @@ class DeepSets(nn.Module):
 
 # --8<-- [start:config]
 def get_config() -> ConfigDict:
-    """The quickstart with this student."""
+    """Returns the quickstart config with this encoder."""
     config = quickstart.get_config()
     points = config.model.points
     config.model = ConfigDict()
     # Key of `models.MODELS`.
     config.model.name = "deep_sets"
-    # Points that it sees; as many as the quickstart's.
+    # Points per point cloud, as in the quickstart.
     config.model.points = points
-    # Width and number of the layers before the maximum.
+    # Width and number of layers before the maximum.
     config.model.dim = 256
     config.model.depth = 4
-    # As long as the teacher's features.
+    # Length of the teacher's features.
     config.model.out_dim = config.teacher.dim
     config.model.dtype = "float32"
-    # Clouds at a time; 0 takes them all at once, which is all that this student does.
+    # 0 runs the whole batch at once; this encoder has no micro-batches.
     config.model.micro_batch = 0
     return config
 
@@ -92,7 +92,7 @@ def get_config() -> ConfigDict:
 
 # --8<-- [start:register]
 def register() -> None:
-    """Makes `model.name = "deep_sets"` known to configs, cards and checkpoints."""
+    """Registers `config.model.name = "deep_sets"` for configs, model cards and checkpoints."""
     models.MODELS["deep_sets"] = DeepSets
 
 

@@ -1,2 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accelerator kernels that the models call: attention, bit words, chunked pooling."""
+"""Operations on arrays, written per platform, that the models call.
+
+`attention` and `attention_rows`, its Pallas kernels for TPUs; `bit_words`, for neighbour search;
+`chunked_pooling`, for the tokenizers. None of them has parameters.
+"""

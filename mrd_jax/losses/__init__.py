@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The MRD objective: L = L_con + lambda_intra L_intra + lambda_image L_image + lambda_text L_text.
 
-A sample i has a point cloud, image features v_i and text features t_i of one frozen CLIP model;
-the student gives p_i. P, V and T are their unit rows. A contrastive term aligns p_i with v_i and
-t_i; three distillation terms make the student's relations R^PP, R^PV and R^PT follow the teacher's
-R^VV, R^TT, R^VT and R^TV, which `relation` defines together with the divergences between them.
-`plan` says which of these a config asks for; `plain` computes them from whole matrices, `blockwise`
-in flat memory.
+Sample i has a point cloud, image features v_i and text features t_i of one frozen CLIP model; the
+student encoder embeds its points as p_i. P, V and T are matrices of these as unit rows. A
+contrastive term aligns p_i with v_i and t_i; three distillation terms align the student's relations
+R^PP, R^PV and R^PT with the teacher's R^VV, R^TT, R^VT and R^TV. `relation` defines the relations
+and the divergences between them, `loss_plan` lists those that a config needs, `plain` computes them
+from whole matrices, and `blockwise` in memory that does not grow with the global batch.
 
 Source: Multi-modal Relation Distillation for Unified 3D Representation Learning, ECCV 2024.
 """
@@ -21,7 +21,7 @@ import ml_collections
 
 from mrd_jax.losses import batch_axis, blockwise, loss_plan, mixing, modalities, options, plain
 
-# The parts that `mrd_loss` always returns, 0 where the config switches a term off.
+# Parts that `mrd_loss` always returns; 0 for a term that the config disables.
 PARTS = (
     "contrastive_image",
     "contrastive_text",
@@ -33,20 +33,21 @@ PARTS = (
 
 
 def init_loss_params(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The learnable scalars and vectors of the objective, at their initial values.
+    """Initialises the learnable scalars and vectors of the objective.
 
-    Every term has its mixing logits, also while it is off or static, so that a checkpoint still
-    loads when a lambda changes.
+    Every term has mixing logits, even if it is disabled or static, so that a checkpoint still loads
+    when a lambda changes.
 
     Args:
-      config: the loss options, `config.loss` of an experiment.
+      config: loss options, `config.loss` of a run.
 
     Returns:
-      "log_scale", the logarithm of the contrastive scale s; "mixing", the logits a of each term,
-      [candidates], 0 for equal weights; "student_log_temperature" if that is learnable.
+      A dict with "log_scale", the logarithm of the contrastive scale s; "mixing", the logits a of
+      each term, [candidates], 0 for equal weights; and "student_log_temperature" if it is
+      learnable.
 
     Raises:
-      ValueError: an option has no meaning.
+      ValueError: an option is invalid.
     """
     options.check(config)
     params = {
@@ -65,14 +66,16 @@ def init_loss_params(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def mixing_weights(
     weights: Mapping[str, Any], config: ml_collections.ConfigDict
 ) -> dict[str, jax.Array]:
-    """The weights w_k of the active terms, for the log: a run that lost a teacher shows here.
+    """Returns the mixing weights w_k of the active terms, for the metrics.
+
+    A weight near 0 means that the run no longer learns from that target.
 
     Args:
       weights: as in `mrd_loss`.
-      config: the loss options.
+      config: loss options, `config.loss` of a run.
 
     Returns:
-      {"weight/term/candidate": scalar}, the same on every device (values, not shares).
+      {"weight/term/candidate": scalar}; the same on every device, not contributions.
     """
     return {
         f"weight/{term}/{name}": weight
@@ -93,29 +96,30 @@ def mrd_loss(
     *,
     axis_name: str | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """This device's share of the objective, and of each of its parts.
+    """Computes this device's contribution to the objective and to each of its parts.
 
       L_con = c_V mean_i InfoNCE(P, V)_i + c_T mean_i InfoNCE(P, T)_i
       L = L_con + sum_term lambda_term L_term + c_H sum_term (log K - H(w_term))
 
     with c_V, c_T = image_weight, text_weight and c_H = entropy_weight, over the terms with
-    lambda > 0. The sum over devices is the value; differentiate the share, `psum` the gradients.
+    lambda > 0. The sum over devices is the value of the objective: differentiate the contribution,
+    then `psum` the gradients.
 
     Args:
       embeddings: points, image, text: [local_batch, dim], normalised here; has_image, has_text:
-        [local_batch] bool, samples without a modality are left out wherever it is used;
+        [local_batch] bool, samples without a modality are masked in every term that uses it;
         log_scale: scalar, s = exp(log_scale), at most exp(log_scale_max).
-      weights: "mixing" and "student_log_temperature" as `init_loss_params` makes them.
-      config: the loss options, `config.loss` of an experiment.
+      weights: loss parameters, "mixing" and "student_log_temperature" of `init_loss_params`.
+      config: loss options, `config.loss` of a run.
       axis_name: mesh axis that the batch is split over; None for one device.
 
     Returns:
-      The scalar, and a dict of scalars: `PARTS`; for each contrastive term that is on, the
-      accuracy_image or accuracy_text of retrieval within the batch; for each candidate whose
-      divergence is mixed, that divergence, as in "intra/VV".
+      The contribution to the objective, a scalar, and a dict of scalars: `PARTS`; accuracy_image
+      and accuracy_text, retrieval accuracy within the batch, for the active contrastive terms; and,
+      with `config.mix` = "divergences", the divergence of each candidate, such as "intra/VV".
 
     Raises:
-      ValueError: an option has no meaning, or the shapes disagree.
+      ValueError: an option is invalid, or the shapes disagree.
     """
     options.check(config)
     batch = modalities.from_embeddings(embeddings, dtype=config.dtype)
@@ -123,28 +127,30 @@ def mrd_loss(
     scalars = _scalars(embeddings["log_scale"], weights, config)
     rows = _row_values(plan, batch, scalars, config, axis_name)
 
-    def share(part: str, present: str) -> jax.Array:
-        mask = modalities.present(batch, present)
-        return batch_axis.share_of_mean(rows[part], mask=mask, axis_name=axis_name)
+    def contribution(part: str, required: str) -> jax.Array:
+        mask = modalities.present(batch, required)
+        return batch_axis.mean_contribution(rows[part], mask=mask, axis_name=axis_name)
 
     parts = dict.fromkeys(PARTS, jnp.zeros((), dtype=next(iter(rows.values())).dtype))
-    for name, which, _ in plan.contrasts:
-        for part in (f"contrastive_{name}", f"accuracy_{name}"):
-            parts[part] = share(part, which.present)
+    for contrast in plan.contrasts:
+        for part in (f"contrastive_{contrast.name}", f"accuracy_{contrast.name}"):
+            parts[part] = contribution(part, contrast.points_to_teacher.required)
     parts["contrastive"] = (
         config.image_weight * parts["contrastive_image"]
         + config.text_weight * parts["contrastive_text"]
     )
     parts["total"] = parts["contrastive"]
     for term, log_weights in scalars.log_weights.items():
-        divergences = {c.part: share(c.part, c.student.present) for c in plan.of(term)}
+        divergences = {
+            c.part: contribution(c.part, c.student.required) for c in plan.comparisons_of(term)
+        }
         if config.mix == "divergences":
             parts |= divergences
             parts[term] = jnp.sum(jnp.exp(log_weights) * jnp.stack(list(divergences.values())))
         else:
             (parts[term],) = divergences.values()
         parts["total"] += config[f"lambda_{term}"] * parts[term]
-        # The same on every device: each takes its part, so that the sum counts it once.
+        # Every device has the same gap, so it is divided by their number.
         gap = mixing.entropy_gap(log_weights) / batch_axis.size(axis_name)
         parts["entropy"] += config.entropy_weight * gap
     parts["total"] += parts["entropy"]
@@ -154,7 +160,7 @@ def mrd_loss(
 def _scalars(
     log_scale: jax.Array, weights: Mapping[str, Any], config: ml_collections.ConfigDict
 ) -> loss_plan.Scalars:
-    # A select and not a minimum: at the very limit the scale still gets its whole gradient.
+    # A select instead of a minimum: exactly at the limit, the scale receives its full gradient.
     log_scale = jnp.where(log_scale > config.log_scale_max, config.log_scale_max, log_scale)
     if config.learn_student_temperature:
         student = jnp.exp(weights["student_log_temperature"])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an objective computes, as data: which relations, and what is compared with what.
+"""Loss plan: the relations and comparisons of an objective, as data.
 
-Both ways of computing it, `plain` and `blockwise`, follow the same plan.
+Both forms of the losses, `plain` and `blockwise`, evaluate the same plan.
 """
 
 from typing import NamedTuple
@@ -12,74 +12,81 @@ import ml_collections
 from mrd_jax.losses import options
 
 
-class Relation(NamedTuple):
-    """A relation R^XY of one batch, up to the values of its temperatures.
+class RelationSpec(NamedTuple):
+    """Specification of a relation R^XY of a batch, without the values of its temperatures.
 
     Attributes:
-      name: "XY", the modality of the rows and that of the columns.
+      name: "XY", the modality of the rows and the modality of the columns.
       family: a key of `relation.FAMILIES`.
       temperature: the field of `Scalars` that similarities are divided by.
-      present: the modalities, beside points, that a sample must have to count, as a row and as a
-        column.
-      exclude_self: leave out the diagonal.
+      required: letters of the modalities, beside points, that a sample must have to be valid as a
+        row and as a column.
+      exclude_self: exclude the diagonal.
     """
 
     name: str
     family: str
     temperature: str
-    present: str
+    required: str
     exclude_self: bool
 
 
 class Comparison(NamedTuple):
-    """A student relation and what it should be; gives one value per row.
+    """A divergence between a student relation and its target, one value per row.
 
     Attributes:
-      part: the name of that value, as in "intra/VV".
-      term: the term it belongs to: intra, image or text.
-      divergence: a name of `relation.divergence`.
-      student: R.
-      targets: the Q_k; several are mixed with the weights of the term.
+      part: name of the value, such as "intra/VV".
+      term: distillation term that it belongs to: intra, image or text.
+      divergence: a key of `relation.DIVERGENCES`.
+      student: relation R of the student.
+      targets: relations Q_k of the teacher; several are mixed with the weights of the term.
     """
 
     part: str
     term: str
     divergence: str
-    student: Relation
-    targets: tuple[Relation, ...]
+    student: RelationSpec
+    targets: tuple[RelationSpec, ...]
 
 
 class Contrast(NamedTuple):
-    """A pair of cross entropies: of a sample's teacher feature, and of the sample from there.
+    """A symmetric InfoNCE term.
 
     Attributes:
-      name: image or text.
-      find_teacher: R^PX at the contrastive temperature.
-      find_points: R^XP.
+      name: teacher modality, image or text.
+      points_to_teacher: R^PX at the contrastive temperature.
+      teacher_to_points: R^XP at the contrastive temperature.
     """
 
     name: str
-    find_teacher: Relation
-    find_points: Relation
+    points_to_teacher: RelationSpec
+    teacher_to_points: RelationSpec
 
 
 class Plan(NamedTuple):
-    """All that one batch needs; hashable, so that it can be an argument that JAX does not trace."""
+    """Contrastive terms and comparisons of an objective; hashable, so it can be static under jit.
+
+    Attributes:
+      contrasts: contrastive terms.
+      comparisons: comparisons of all distillation terms.
+    """
 
     contrasts: tuple[Contrast, ...]
     comparisons: tuple[Comparison, ...]
 
-    def of(self, term: str) -> tuple[Comparison, ...]:
-        """The comparisons of a term, in the order of its candidates."""
+    def comparisons_of(self, term: str) -> tuple[Comparison, ...]:
+        """Returns the comparisons of a term, in the order of its candidates."""
         return tuple(c for c in self.comparisons if c.term == term)
 
 
 class Scalars(NamedTuple):
-    """The scalars and vectors that relations depend on.
+    """Scalars and vectors that relations depend on.
 
     Attributes:
-      contrast, student, teacher: temperatures; the teacher's is constant.
-      log_weights: {term: [candidates] log w_k}, for mixed targets.
+      contrast: temperature of the contrastive terms, 1 / s.
+      student: temperature of the student's relations.
+      teacher: temperature of the teacher's relations; constant.
+      log_weights: {term: [candidates]}, log w_k, for mixed targets.
     """
 
     contrast: jax.Array
@@ -89,7 +96,7 @@ class Scalars(NamedTuple):
 
 
 def make(config: ml_collections.ConfigDict) -> Plan:
-    """The plan of `config.loss`, which `options.check` has passed."""
+    """Builds the plan of `config.loss`, which must have passed `options.check`."""
     contrasts = tuple(
         Contrast(name, *(_contrast(pair, letter) for pair in (f"P{letter}", f"{letter}P")))
         for name, letter in (("image", "V"), ("text", "T"))
@@ -106,8 +113,8 @@ def make(config: ml_collections.ConfigDict) -> Plan:
     return Plan(contrasts, tuple(comparisons))
 
 
-def _contrast(name: str, present: str) -> Relation:
-    return Relation(name, "similarity", "contrast", present, exclude_self=False)
+def _contrast(name: str, required: str) -> RelationSpec:
+    return RelationSpec(name, "similarity", "contrast", required, exclude_self=False)
 
 
 def _compare(
@@ -115,16 +122,16 @@ def _compare(
 ) -> Comparison:
     student = options.STUDENT[term]
     exclude_self = config.exclude_self_intra if term == "intra" else config.exclude_self_cross
-    # Mixed targets need the same entries, hence the modalities of all candidates.
-    present = "".join(sorted(set("".join((student, *targets))) - {"P"}))
+    # Mixed targets must have the same valid entries, hence the modalities of all candidates.
+    required = "".join(sorted(set("".join((student, *targets))) - {"P"}))
 
-    def relate(name: str, temperature: str) -> Relation:
-        return Relation(name, config.relation, temperature, present, exclude_self)
+    def spec(name: str, temperature: str) -> RelationSpec:
+        return RelationSpec(name, config.relation, temperature, required, exclude_self)
 
     return Comparison(
         part,
         term,
         config.divergence,
-        relate(student, "student"),
-        tuple(relate(name, "teacher") for name in targets),
+        spec(student, "student"),
+        tuple(spec(name, "teacher") for name in targets),
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The local batch as the losses see it: P, V and T, each with the rows that exist."""
+"""Modalities of a local batch: unit rows of P, V and T, and masks of the samples that have them."""
 
 import functools
 from collections.abc import Mapping
@@ -12,7 +12,12 @@ from mrd_jax.losses import relation
 
 
 class Modality(NamedTuple):
-    """One modality of the local batch: [local_batch, dim] unit rows, and which rows exist."""
+    """One modality of a local batch.
+
+    Attributes:
+      rows: [local_batch, dim], unit norm.
+      mask: [local_batch] bool, True for the samples that have this modality.
+    """
 
     rows: jax.Array
     mask: jax.Array
@@ -22,11 +27,11 @@ Batch = Mapping[str, Modality]
 
 
 def from_embeddings(embeddings: Mapping[str, jax.Array], *, dtype: str) -> dict[str, Modality]:
-    """P, V and T with unit rows; the teacher's without gradient.
+    """Normalises embeddings to P, V and T; V and T receive no gradient.
 
     Args:
       embeddings: as in `losses.mrd_loss`.
-      dtype: of the unit rows, float32 or bfloat16; they are normalised in float32 or better.
+      dtype: dtype of the unit rows, float32 or bfloat16; the normalisation is in float32 or better.
 
     Raises:
       ValueError: the shapes disagree.
@@ -35,7 +40,7 @@ def from_embeddings(embeddings: Mapping[str, jax.Array], *, dtype: str) -> dict[
     for name in ("points", "image", "text"):
         if len(shape) != 2 or embeddings[name].shape != shape:
             raise ValueError(
-                f"embeddings[{name!r}] has shape {embeddings[name].shape}, embeddings['points'] "
+                f"embeddings[{name!r}] has shape {embeddings[name].shape} and embeddings['points'] "
                 f"{shape}; expected [local_batch, dim] for both"
             )
 
@@ -46,12 +51,12 @@ def from_embeddings(embeddings: Mapping[str, jax.Array], *, dtype: str) -> dict[
     batch = {"P": Modality(unit(embeddings["points"]), jnp.ones(shape[:1], dtype=bool))}
     for letter, name in (("V", "image"), ("T", "text")):
         mask = embeddings[f"has_{name}"].astype(bool)
-        # What a record without this modality carries may be anything, nan included.
+        # Rows of a missing modality may have any value, nan included.
         rows = unit(jnp.where(mask[:, None], embeddings[name], 0))
         batch[letter] = Modality(jax.lax.stop_gradient(rows), mask)
     return batch
 
 
 def present(batch: Batch, letters: str) -> jax.Array:
-    """[local_batch] bool, the samples that have every one of these modalities."""
+    """Returns the mask of the samples that have all these modalities, [local_batch] bool."""
     return functools.reduce(jnp.logical_and, (batch[letter].mask for letter in letters))

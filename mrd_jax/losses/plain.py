@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The values of a plan from whole relation matrices: the reference, and fastest while they fit."""
+"""Plain form of the losses: whole relation matrices; the reference, and fastest while they fit."""
 
 import functools
 from typing import Any
@@ -17,58 +17,59 @@ def row_values(
     *,
     axis_name: str | None = None,
 ) -> dict[str, jax.Array]:
-    """What each sample adds to every part of the objective.
+    """Computes the value of every part of the objective, per sample.
 
     Args:
-      plan: what to compute.
-      batch: P, V and T of this device; the teacher's V and T come without gradient.
+      plan: contrastive terms and comparisons to compute.
+      batch: P, V and T of this device; V and T have no gradient.
       scalars: temperatures and mixing weights.
       axis_name: mesh axis that the batch is split over; None for one device.
 
     Returns:
-      [local_batch] arrays: for each contrast "contrastive_X" and "accuracy_X", and each
-      comparison's divergence under the name of its part; 0 for a row that does not count.
+      [local_batch] arrays: "contrastive_X" and "accuracy_X" for each contrast, and the divergence
+      of each comparison under the name of its part; 0 for a row without a valid entry.
     """
     rows = {}
-    for name, find_teacher, _ in plan.contrasts:
-        pair = tuple(batch[letter].rows for letter in find_teacher.name)
-        where: dict[str, Any] = {
-            "mask": modalities.present(batch, find_teacher.present),
+    for contrast in plan.contrasts:
+        spec = contrast.points_to_teacher
+        pair = tuple(batch[letter].rows for letter in spec.name)
+        options: dict[str, Any] = {
+            "mask": modalities.present(batch, spec.required),
             "axis_name": axis_name,
         }
-        rows[f"contrastive_{name}"] = contrastive.contrastive_loss(
-            *pair, scale=1 / scalars.contrast, **where
+        rows[f"contrastive_{contrast.name}"] = contrastive.contrastive_loss(
+            *pair, scale=1 / scalars.contrast, **options
         )
-        rows[f"accuracy_{name}"] = contrastive.retrieval_accuracy(*pair, **where)
-    relate = functools.partial(_relate, batch, scalars, axis_name=axis_name)
+        rows[f"accuracy_{contrast.name}"] = contrastive.retrieval_accuracy(*pair, **options)
+    compute = functools.partial(_relation, batch, scalars, axis_name=axis_name)
     for comparison in plan.comparisons:
-        targets = [relate(target) for target in comparison.targets]
+        targets = [compute(target) for target in comparison.targets]
         target = targets[0]
         if len(targets) > 1:
             log_weights = scalars.log_weights[comparison.term]
             family = comparison.student.family
             target = relation.mix(jnp.stack(targets), log_weights, family=family)
         rows[comparison.part] = relation.divergence(
-            target, relate(comparison.student), kind=comparison.divergence
+            target, compute(comparison.student), kind=comparison.divergence
         )
     return rows
 
 
-def _relate(
+def _relation(
     batch: modalities.Batch,
     scalars: loss_plan.Scalars,
-    which: loss_plan.Relation,
+    spec: loss_plan.RelationSpec,
     *,
     axis_name: str | None,
 ) -> jax.Array:
-    """[local_batch, global_batch], the relation R^XY."""
-    rows, columns = (batch[modality].rows for modality in which.name)
-    pairs: dict[str, Any] = {
-        "exclude_self": which.exclude_self,
-        "mask": modalities.present(batch, which.present),
+    """Computes the relation R^XY, [local_batch, global_batch]."""
+    rows, columns = (batch[modality].rows for modality in spec.name)
+    options: dict[str, Any] = {
+        "exclude_self": spec.exclude_self,
+        "mask": modalities.present(batch, spec.required),
         "axis_name": axis_name,
     }
-    if which.family == "similarity":
-        temperature = getattr(scalars, which.temperature)
-        return relation.log_relation(rows, columns, temperature=temperature, **pairs)
-    return relation.distance_relation(rows, columns, metric=which.family, **pairs)
+    if spec.family == "similarity":
+        temperature = getattr(scalars, spec.temperature)
+        return relation.log_relation(rows, columns, temperature=temperature, **options)
+    return relation.distance_relation(rows, columns, metric=spec.family, **options)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which points form a group: sampling of centres and neighbour search, as pure functions.
+"""Farthest point sampling, ball query and k-nearest-neighbour search, as pure functions.
 
-Every function takes one cloud `[points, 3]` or any number of leading batch axes, computes in
-float32, and returns int32 indices. Indices carry no gradient.
+The functions take one point cloud `[points, 3]` or any number of leading batch axes, compute in
+float32, and return int32 indices, which carry no gradient.
 
-On a TPU a gather of single numbers is one transfer each, so there the inner steps compare and add
-over whole rows instead; elsewhere they search. The indices are the same.
+On a TPU, a gather of single numbers takes one transfer per number, so there the inner steps compare
+and sum whole rows; on other platforms they search. The indices are the same.
 """
 
 import functools
@@ -15,36 +15,36 @@ import jax.numpy as jnp
 
 from mrd_jax.kernels import bit_words
 
-# How patch dropout chooses among the centres, see `choose_centres`.
+# Ways in which patch dropout selects the remaining centres, see `choose_centres`.
 CENTRE_CHOICES = ("fewer", "random")
-# Bits of a distance that `_kth_smallest` finds in one pass: three counts for a look at each.
+# Bits of a distance that `_kth_smallest` determines per pass; two bits take three counts.
 BITS = 2
 
 
 def farthest_point_sample(
     xyz: jax.Array, count: int, *, skip_squared_norm: float | None = None
 ) -> jax.Array:
-    """Choose points one by one, each the farthest from those already chosen.
+    """Chooses points one by one, each the farthest from the points already chosen.
 
-    Starts at index 0 and resolves ties to the lowest index, so the result is a function of the
-    cloud alone. Distances live on a `[batch, points]` plane; nothing of size
-    `[batch, count, points]` exists.
+    Sampling starts at index 0 and resolves ties to the lowest index, so it is deterministic.
+    Distances are kept in a `[batch, points]` array; no array of size `[batch, count, points]` is
+    stored.
 
     Args:
       xyz: [batch, points, 3] or [points, 3].
       count: number of points to choose; at most `points`.
-      skip_squared_norm: points whose squared norm is at most this are never chosen, save index 0
-        (Uni3D's CUDA sampler: 1e-3). None skips nothing (OpenShape).
+      skip_squared_norm: points whose squared norm is at most this are never chosen, except for
+        index 0 (Uni3D's CUDA sampler: 1e-3). None excludes no point (OpenShape).
 
     Returns:
-      [batch, count] or [count] indices in the order of choice.
+      [batch, count] or [count] indices, in the order of choice.
 
     Raises:
-      ValueError: if `count` is not between 1 and the number of points.
+      ValueError: `count` is not between 1 and the number of points.
     """
     points = _number_of_points(xyz)
     if not 1 <= count <= points:
-        raise ValueError(f"cannot choose {count} of {points} points; use 1 to {points}")
+        raise ValueError(f"cannot choose {count} of {points} points; expected 1 to {points}")
     xyz = jax.lax.stop_gradient(xyz.astype(jnp.float32))
     planes = [xyz[..., axis] for axis in range(3)]
     distance = jnp.full(planes[0].shape, jnp.inf)
@@ -53,17 +53,17 @@ def farthest_point_sample(
         distance = jnp.where(squared_norm <= skip_squared_norm, -1.0, distance)
 
     def choose(carry, _):
-        distance, chosen, place = carry
-        gap = [plane - axis for plane, axis in zip(planes, place, strict=True)]
-        distance = jnp.minimum(distance, sum(axis * axis for axis in gap))
-        following, place = jax.lax.platform_dependent(
+        distance, index, point = carry
+        offset = [plane - axis for plane, axis in zip(planes, point, strict=True)]
+        distance = jnp.minimum(distance, sum(axis * axis for axis in offset))
+        next_index, point = jax.lax.platform_dependent(
             distance, *planes, tpu=_farthest_in_one_pass, default=_farthest
         )
-        return (distance, following, place), chosen
+        return (distance, next_index, point), index
 
     first = jnp.zeros(planes[0].shape[:-1], jnp.int32), tuple(plane[..., :1] for plane in planes)
-    _, chosen = jax.lax.scan(choose, (distance, *first), length=count)
-    return jnp.moveaxis(chosen, 0, -1)
+    _, indices = jax.lax.scan(choose, (distance, *first), length=count)
+    return jnp.moveaxis(indices, 0, -1)
 
 
 def choose_centres(
@@ -75,29 +75,29 @@ def choose_centres(
     keys: jax.Array | None = None,
     skip_squared_norm: float | None = None,
 ) -> jax.Array:
-    """Choose the centres of a cloud's groups, in training fewer of them (patch dropout).
+    """Chooses the centres of the groups; patch dropout removes some of them in training.
 
-    Groups are left out here, before anything is computed for them.
+    Groups are dropped here, before anything is computed for them.
 
     Args:
       xyz: [batch, points, 3].
       groups: number of groups without dropout.
-      dropout: share of the groups to leave out; at least one stays.
+      dropout: fraction of the groups to drop; at least one is kept.
       choice: "fewer" samples fewer farthest points, which then lie further apart (OpenShape);
-        "random" samples all and keeps a random subset of each cloud's (Uni3D).
-      keys: [batch] random keys, one per cloud; needed for "random".
+        "random" samples all and keeps a random subset for each point cloud (Uni3D).
+      keys: [batch] random keys, one per point cloud; required by "random".
       skip_squared_norm: as in `farthest_point_sample`.
 
     Returns:
       [batch, kept, 3] coordinates, in the order of choice.
 
     Raises:
-      ValueError: the cloud has too few points, or keys are missing.
+      ValueError: the point clouds have too few points, or keys are missing.
     """
     kept = max(1, round((1 - dropout) * groups))
-    wanted = kept if choice == "fewer" else groups
-    index = farthest_point_sample(xyz, wanted, skip_squared_norm=skip_squared_norm)
-    if kept < wanted:
+    sampled = kept if choice == "fewer" else groups
+    index = farthest_point_sample(xyz, sampled, skip_squared_norm=skip_squared_norm)
+    if kept < sampled:
         if keys is None:
             raise ValueError(f"random patch dropout of {dropout} needs keys=[batch] in training")
         index = random_subset(index, kept, keys=keys)
@@ -105,12 +105,12 @@ def choose_centres(
 
 
 def random_subset(index: jax.Array, count: int, *, keys: jax.Array) -> jax.Array:
-    """Keep `count` random entries of every row, in their order.
+    """Keeps `count` random entries of every row, in their order.
 
     Args:
       index: [batch, entries].
-      count: entries to keep.
-      keys: [batch] random keys: a row's subset depends on its own key only.
+      count: number of entries to keep.
+      keys: [batch] random keys; the subset of a row depends on its own key only.
 
     Returns:
       [batch, count].
@@ -123,29 +123,29 @@ def random_subset(index: jax.Array, count: int, *, keys: jax.Array) -> jax.Array
 
 
 def ball_query(xyz: jax.Array, centres: jax.Array, *, radius: float, count: int) -> jax.Array:
-    """Return the first `count` points, by ascending index, within `radius` of each centre.
+    """Returns the first `count` points, by ascending index, within `radius` of each centre.
 
-    The boundary belongs to the ball (float32). A ball with fewer points is filled up with its
-    first one, an empty ball with index 0 (as PointNet++ and OpenShape do). Exact, whatever the
-    number of hits, and without a sort: see `bit_words`.
+    The boundary belongs to the ball (float32). A ball with fewer points is padded with its first
+    point, an empty ball with index 0 (as in PointNet++ and OpenShape). The result is exact for any
+    number of points in a ball, and needs no sort: see `bit_words`.
 
     Args:
       xyz: [batch, points, 3] or [points, 3].
       centres: [batch, groups, 3] or [groups, 3].
-      radius: in the units of `xyz`.
+      radius: radius of the balls, in the units of `xyz`.
       count: points per group.
 
     Returns:
       [batch, groups, count] or [groups, count] indices.
     """
-    distances = _squared_distances(_whole_words(xyz), centres)
+    distances = _squared_distances(_pad_to_words(xyz), centres)
     return bit_words.first(bit_words.pack(distances <= jnp.float32(radius * radius)), count)
 
 
 def knn(xyz: jax.Array, centres: jax.Array, *, count: int) -> jax.Array:
-    """Return the `count` nearest points of each centre, by ascending index.
+    """Returns the `count` nearest points of each centre, by ascending index.
 
-    Ties for the last place go to the lowest indices.
+    Ties for the last place are resolved to the lowest indices.
 
     Args:
       xyz: [batch, points, 3] or [points, 3].
@@ -156,11 +156,13 @@ def knn(xyz: jax.Array, centres: jax.Array, *, count: int) -> jax.Array:
       [batch, groups, count] or [groups, count] indices.
 
     Raises:
-      ValueError: if `count` is not between 1 and the number of points.
+      ValueError: `count` is not between 1 and the number of points.
     """
     points = _number_of_points(xyz)
     if not 1 <= count <= points:
-        raise ValueError(f"cannot take {count} neighbours of {points} points; use 1 to {points}")
+        raise ValueError(
+            f"cannot take {count} neighbours of {points} points; expected 1 to {points}"
+        )
     return jax.lax.platform_dependent(
         xyz,
         centres,
@@ -170,7 +172,7 @@ def knn(xyz: jax.Array, centres: jax.Array, *, count: int) -> jax.Array:
 
 
 def gather(values: jax.Array, index: jax.Array) -> jax.Array:
-    """Pick rows of every cloud.
+    """Gathers rows of every point cloud.
 
     Args:
       values: [batch, points, channels] or [points, channels].
@@ -190,19 +192,21 @@ def gather(values: jax.Array, index: jax.Array) -> jax.Array:
 
 def _number_of_points(xyz: jax.Array) -> int:
     if xyz.ndim < 2 or xyz.shape[-1] != 3:
-        raise ValueError(f"points must be [batch, points, 3] or [points, 3], not {xyz.shape}")
+        raise ValueError(
+            f"points have shape {xyz.shape}; expected [batch, points, 3] or [points, 3]"
+        )
     return xyz.shape[-2]
 
 
 def _farthest(distance: jax.Array, *planes: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """Index [batch] of each cloud's largest distance, the lowest of several, and its coordinates.
+    """Finds the point with the largest distance; ties are resolved to the lowest index.
 
     Args:
       distance: [batch, points].
-      *planes: each axis of the points, [batch, points].
+      *planes: x, y and z of the points, each [batch, points].
 
     Returns:
-      [batch] and, for each axis, [batch, 1].
+      Its index, [batch], and its coordinates, each [batch, 1].
     """
     lane = jax.lax.broadcasted_iota(jnp.int32, distance.shape, distance.ndim - 1)
     # A maximum and a minimum vectorise on a CPU; argmax carries pairs and does not.
@@ -215,22 +219,22 @@ def _farthest(distance: jax.Array, *planes: jax.Array) -> tuple[jax.Array, tuple
 def _farthest_in_one_pass(
     distance: jax.Array, *planes: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """As `_farthest`, by one reduction that carries index and coordinates along."""
+    """Does the same as `_farthest`, in one reduction over distance, index and coordinates."""
     lane = jax.lax.broadcasted_iota(jnp.int32, distance.shape, distance.ndim - 1)
 
-    def better(one, other):
-        first = (one[0] > other[0]) | ((one[0] == other[0]) & (one[1] < other[1]))
-        return tuple(jnp.where(first, *pair) for pair in zip(one, other, strict=True))
+    def farther(left, right):
+        is_left = (left[0] > right[0]) | ((left[0] == right[0]) & (left[1] < right[1]))
+        return tuple(jnp.where(is_left, *pair) for pair in zip(left, right, strict=True))
 
-    worst = (-jnp.inf, distance.shape[-1], *(0.0 for _ in planes))
+    identity = (-jnp.inf, distance.shape[-1], *(0.0 for _ in planes))
     arrays = distance, lane, *planes
-    starts = [jnp.asarray(start, array.dtype) for start, array in zip(worst, arrays, strict=True)]
-    found = jax.lax.reduce(arrays, tuple(starts), better, (distance.ndim - 1,))
-    return found[1], tuple(axis[..., None] for axis in found[2:])
+    init = [jnp.asarray(value, array.dtype) for value, array in zip(identity, arrays, strict=True)]
+    _, index, *point = jax.lax.reduce(arrays, tuple(init), farther, (distance.ndim - 1,))
+    return index, tuple(axis[..., None] for axis in point)
 
 
 def _squared_distances(xyz: jax.Array, centres: jax.Array) -> jax.Array:
-    """Squared distances [batch, groups, points], from differences: exact zeros stay zero."""
+    """Computes squared distances, [batch, groups, points], from differences: zeros are exact."""
     _number_of_points(xyz)
     xyz = jax.lax.stop_gradient(xyz.astype(jnp.float32))
     centres = jax.lax.stop_gradient(centres.astype(jnp.float32))
@@ -238,8 +242,8 @@ def _squared_distances(xyz: jax.Array, centres: jax.Array) -> jax.Array:
     return x * x + y * y + z * z
 
 
-def _whole_words(xyz: jax.Array) -> jax.Array:
-    """Add points that are nowhere near, until all fill words of bits."""
+def _pad_to_words(xyz: jax.Array) -> jax.Array:
+    """Appends points at infinity until the number of points is a multiple of the word size."""
     padding = -_number_of_points(xyz) % bit_words.WORD
     widths = [(0, 0)] * (xyz.ndim - 2) + [(0, padding), (0, 0)]
     return jnp.pad(xyz.astype(jnp.float32), widths, constant_values=jnp.inf)
@@ -251,9 +255,9 @@ def _nearest_by_sort(xyz: jax.Array, centres: jax.Array, *, count: int) -> jax.A
 
 
 def _nearest_by_selection(xyz: jax.Array, centres: jax.Array, *, count: int) -> jax.Array:
-    """As `_nearest_by_sort`: all points nearer than the last one, and of its equals the first."""
-    # Floats that are not negative are in the order of their bits as whole numbers.
-    distances = _squared_distances(_whole_words(xyz), centres)
+    """Does the same as `_nearest_by_sort`: points below the k-th distance, then the first ties."""
+    # Non-negative floats have the same order as their bit patterns read as integers.
+    distances = _squared_distances(_pad_to_words(xyz), centres)
     order = jax.lax.bitcast_convert_type(distances, jnp.int32)
     last = _kth_smallest(order, count)[..., None]
     nearer, equal = bit_words.pack(order < last), bit_words.pack(order == last)
@@ -262,21 +266,22 @@ def _nearest_by_selection(xyz: jax.Array, centres: jax.Array, *, count: int) -> 
 
 
 def _kth_smallest(numbers: jax.Array, count: int) -> jax.Array:
-    """The `count`-th smallest of int32 [..., numbers], none negative: its bits from the highest on.
+    """Returns the `count`-th smallest of non-negative int32 [..., numbers], by radix selection.
 
-    The largest number that has fewer than `count` below it. Every pass counts anew what is below a
-    few candidates, so that numbers that are cheap to compute never reach main memory.
+    The result is the largest number with fewer than `count` numbers below it; its bits are
+    determined from the highest one on. Every pass counts the numbers below a few candidates, so
+    numbers that are cheap to recompute never reach main memory.
     """
     passes = -(-31 // BITS)
 
-    def settle(number, done):
-        shift = jnp.maximum(31 - (done + 1) * BITS, 0)  # the sign is none of them
-        found = number
+    def select_bits(prefix, step):
+        shift = jnp.maximum(31 - (step + 1) * BITS, 0)  # 31 bits without the sign
+        selected = prefix
         for bits in range(1, 2**BITS):
-            candidate = number + (bits << shift)
+            candidate = prefix + (bits << shift)
             below = jnp.sum(numbers < candidate[..., None], axis=-1, dtype=jnp.int32)
-            found = jnp.where(below < count, candidate, found)
-        return found, None
+            selected = jnp.where(below < count, candidate, selected)
+        return selected, None
 
-    start = jnp.zeros(numbers.shape[:-1], jnp.int32)
-    return jax.lax.scan(settle, start, jnp.arange(passes))[0]
+    zeros = jnp.zeros(numbers.shape[:-1], jnp.int32)
+    return jax.lax.scan(select_bits, zeros, jnp.arange(passes))[0]

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A batch that passes the model a few samples at a time, with values and gradient of the whole.
+"""Micro-batches: a few samples at a time, with the values and the gradient of the whole batch.
 
-What a layer makes of a micro-batch is forgotten once it has been used, and computed anew in the
-backward pass. So memory grows with the micro-batch, while the loss, which sees all embeddings at
-once, stays that of the whole batch (GradCache, Gao et al. 2021, for the embeddings' sake). Batch
-norm ties the samples together before that. Its statistics are means over micro-batches of equal
-size: one pass over all of them per norm finds them, later passes use them, and the gradient goes
-back through both.
+The activations of a micro-batch are discarded after use and recomputed in the backward pass, so
+memory grows with the micro-batch, while the loss still compares all embeddings of the batch
+(GradCache, Gao et al. 2021). Batch norm couples the samples earlier. Its statistics are means over
+micro-batches of equal size: for each norm, one pass over all micro-batches computes them, later
+passes use them, and the gradient flows through both.
 
-Layers are written once: they take arrays, or `MicroBatches` that stand for arrays, and go through
-the functions below.
+Layers are written once: they take arrays, or `MicroBatches` in place of arrays, and call the
+functions of this module.
 """
 
 import dataclasses
@@ -24,7 +23,7 @@ import jax.numpy as jnp
 
 @flax.struct.dataclass
 class Statistics:
-    """Of the columns of some rows.
+    """Mean and variance of the columns of [rows, features].
 
     Attributes:
       mean: [features].
@@ -39,11 +38,11 @@ class Statistics:
 
 @dataclasses.dataclass(frozen=True)
 class MicroBatches:
-    """Stands for a tree of arrays whose leading axes hold the samples in their order.
+    """Placeholder of a tree of arrays [batch, ...] that is computed one micro-batch at a time.
 
     Attributes:
-      source: tree of arrays [micro_batches, samples of a micro-batch, ...].
-      function: what the tree holds of one micro-batch, from that part of the source.
+      source: tree of arrays [micro_batches, samples per micro-batch, ...].
+      function: maps one micro-batch of the source to that part of the tree.
     """
 
     source: Any
@@ -51,57 +50,57 @@ class MicroBatches:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one micro-batch, where the tree is one array."""
-        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.source)
-        return jax.eval_shape(self.function, one).shape
+        """Shape of one micro-batch, if the tree is a single array."""
+        source = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.source)
+        return jax.eval_shape(self.function, source).shape
 
 
-def split(samples: Any, *, most: int) -> Any:
+def split(samples: Any, *, limit: int) -> Any:
     """Splits samples into micro-batches of equal size.
 
     Args:
       samples: tree of arrays [batch, ...].
-      most: samples of a micro-batch; the largest divisor of the batch up to it is taken. 0 gives
-        the samples back.
+      limit: maximum number of samples per micro-batch; the size is the largest divisor of the
+        batch up to the limit. 0 disables micro-batches.
 
     Returns:
-      `MicroBatches`, or `samples`.
+      `MicroBatches`, or `samples` unchanged if `limit` is 0.
     """
-    if not most:
+    if not limit:
         return samples
     batch = jax.tree.leaves(samples)[0].shape[0]
-    size = max(n for n in range(1, min(most, batch) + 1) if batch % n == 0)
+    size = max(n for n in range(1, min(limit, batch) + 1) if batch % n == 0)
     source = jax.tree.map(lambda x: x.reshape(batch // size, size, *x.shape[1:]), samples)
-    return MicroBatches(source, lambda one: one)
+    return MicroBatches(source, lambda part: part)
 
 
 def apply(function: Callable[..., Any], *rows: Any) -> Any:
-    """`function(*rows)`, in which no sample depends on another; put off for micro-batches."""
+    """Applies a function that treats each sample independently; deferred for micro-batches."""
     first = rows[0]
     if not isinstance(first, MicroBatches):
         return function(*rows)
-    return MicroBatches(first.source, lambda one: function(*(row.function(one) for row in rows)))
+    return MicroBatches(first.source, lambda part: function(*(row.function(part) for row in rows)))
 
 
-def with_held(function: Callable[[Any], Any], rows: Any) -> Any:
-    """`(rows, function(rows))`, the second computed once rather than in every pass.
+def with_precomputed(function: Callable[[Any], Any], rows: Any) -> Any:
+    """Returns `(rows, function(rows))`, with the second part computed once, not in every pass.
 
-    For what is small and costly, and carries no gradient.
+    Use this for results that are small, expensive and without gradient.
     """
     if not isinstance(rows, MicroBatches):
         return rows, function(rows)
-    held = jax.lax.map(lambda one: function(rows.function(one)), rows.source)
-    return MicroBatches((rows.source, held), lambda one: (rows.function(one[0]), one[1]))
+    results = jax.lax.map(lambda part: function(rows.function(part)), rows.source)
+    return MicroBatches((rows.source, results), lambda part: (rows.function(part[0]), part[1]))
 
 
 def statistics(
     function: Callable[..., Statistics], rows: Any, *, axis_name: str | None = None
 ) -> Statistics:
-    """Statistics of the whole batch on all devices.
+    """Computes the statistics of the whole batch over all devices.
 
     Args:
       function: (rows, axis_name=...) -> statistics of the rows on all devices of that axis.
-      rows: arrays or micro-batches.
+      rows: arrays, or micro-batches.
       axis_name: device axis that the rows are split over (equally); None for one device.
 
     Returns:
@@ -109,18 +108,18 @@ def statistics(
     """
     if not isinstance(rows, MicroBatches):
         return function(rows, axis_name=axis_name)
-    of_one = jax.checkpoint(lambda one: function(rows.function(one), axis_name=None))
-    found = jax.lax.map(of_one, rows.source)
-    count = found.count * len(found.mean)
+    recomputed = jax.checkpoint(lambda part: function(rows.function(part), axis_name=None))
+    parts = jax.lax.map(recomputed, rows.source)
+    count = parts.count * len(parts.mean)
     if axis_name is not None:
         count *= jax.lax.axis_size(axis_name)
-    # The variance of all rows is that inside the micro-batches plus that of their means.
-    mean = average(found.mean, axis_name)
-    return Statistics(mean, average(found.var + (found.mean - mean) ** 2, axis_name), count)
+    # Law of total variance: mean of the variances inside micro-batches plus variance of the means.
+    mean = average(parts.mean, axis_name)
+    return Statistics(mean, average(parts.var + (parts.mean - mean) ** 2, axis_name), count)
 
 
 def average(rows: jax.Array, axis_name: str | None) -> jax.Array:
-    """Mean [...] over rows [rows, ...] of all devices."""
+    """Returns the mean [...] of rows [rows, ...] over all devices."""
     mean = jnp.mean(rows, axis=0)
     return mean if axis_name is None else jax.lax.pmean(mean, axis_name)
 
@@ -128,12 +127,12 @@ def average(rows: jax.Array, axis_name: str | None) -> jax.Array:
 def collect(
     method: Callable[[nn.Module, Any], jax.Array], module: nn.Module, rows: Any
 ) -> jax.Array:
-    """Ends what `apply` put off: the last layers, which may have parameters of their own.
+    """Runs the deferred functions and the last layers, and joins the micro-batches.
 
     Args:
       method: (module, rows) -> [samples, ...].
-      module: whose parameters the method uses; it may name submodules.
-      rows: arrays or micro-batches.
+      module: module with the parameters of the method, which may create submodules.
+      rows: arrays, or micro-batches.
 
     Returns:
       [batch, ...], one array.
@@ -141,14 +140,14 @@ def collect(
     if not isinstance(rows, MicroBatches):
         return method(module, rows)
 
-    def one(module, carry, source):
+    def run(module, carry, source):
         return carry, method(module, rows.function(source))
 
-    # Inside a loop nothing can be merged with the forward pass, so no barrier is needed.
+    # Inside a loop, XLA cannot merge recomputation with the forward pass: no barrier is needed.
     loop = nn.scan(
-        nn.remat(one, prevent_cse=False),
+        nn.remat(run, prevent_cse=False),
         variable_broadcast="params",
         split_rngs={"params": False},
     )
-    _, found = loop(module, (), rows.source)
-    return found.reshape(-1, *found.shape[2:])
+    _, outputs = loop(module, (), rows.source)
+    return outputs.reshape(-1, *outputs.shape[2:])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From points to one token per group: OpenShape's set abstraction, Uni3D's small PointNet."""
+"""Tokenizers, from the points of a group to one token: OpenShape's and Uni3D's small PointNets."""
 
 from typing import Any, NamedTuple
 
@@ -7,29 +7,29 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mrd_jax.kernels import pooling
+from mrd_jax.kernels import chunked_pooling
 from mrd_jax.models import grouping, microbatch, norm
 
-# Widths of the shared MLP before its last layer, the same in every size OpenShape released.
+# Widths of the shared MLP before its last layer, the same in every size that OpenShape released.
 HIDDEN = (64, 64)
-# Widths of Uni3D's layers before the last, the same in every released size.
+# Widths of Uni3D's layers before the last one, the same in every released size.
 POINT_WIDTH, LOCAL_WIDTH, JOINED_WIDTH = 128, 256, 512
 
 
 def group_points(
     xyz: jax.Array, rgb: jax.Array, centres: jax.Array, index: jax.Array, *, absolute: bool
 ) -> jax.Array:
-    """Describe the points of every group by offset from the centre, position and colour.
+    """Gathers the points of every group as offset from the centre, position and colour.
 
     Args:
       xyz: [batch, points, 3].
       rgb: [batch, points, 3].
       centres: [batch, groups, 3].
-      index: [batch, groups, group_size], which points belong to each group.
-      absolute: whether the position itself is a part (OpenShape) or not (Uni3D).
+      index: [batch, groups, group_size], indices of the points of each group.
+      absolute: include the position itself (OpenShape) or not (Uni3D).
 
     Returns:
-      [batch, groups, group_size, 9], or 6 channels without positions.
+      [batch, groups, group_size, 9], or 6 channels without the position.
     """
     points = grouping.gather(jnp.concatenate([xyz, rgb.astype(xyz.dtype)], axis=-1), index)
     offsets = points[..., :3] - centres[..., None, :]
@@ -41,7 +41,7 @@ class SetAbstraction(nn.Module):
 
     Attributes:
       features: width of a group's token.
-      dtype: of the activations.
+      dtype: dtype of the activations.
     """
 
     features: int
@@ -49,19 +49,19 @@ class SetAbstraction(nn.Module):
 
     @nn.compact
     def __call__(self, groups: jax.Array, train: bool, axis_name: str | None = None) -> jax.Array:
-        """Encode every group.
+        """Encodes every group.
 
         Args:
-          groups: [batch, groups, group_size, channels] as from `group_points`, an array or
-            micro-batches of it.
-          train: batch norm by the batch, else by its running statistics.
+          groups: [batch, groups, group_size, channels], the output of `group_points`; an array or
+            micro-batches.
+          train: normalise by the batch; else by the running statistics.
           axis_name: device axis that the batch is split over; None for one device.
 
         Returns:
-          [batch, groups, features], as `groups`.
+          [batch, groups, features], an array or micro-batches, as `groups`.
         """
         _, count, group_size, channels = groups.shape
-        # Two-dimensional, so that every gradient is one plain matrix product.
+        # Two-dimensional, so that the gradient of every kernel is a single matrix product.
         x = microbatch.apply(lambda groups: groups.reshape(-1, channels), groups)
         for number, width in enumerate(HIDDEN):
             layer = norm.NormedDense(width, self.dtype, name=f"layer_{number}")
@@ -73,15 +73,15 @@ class SetAbstraction(nn.Module):
 
 
 class MiniPointNet(nn.Module):
-    """Two shared MLPs; the second one also sees the maximum that its group reached in the first.
+    """Two shared MLPs; the second also takes the maximum of the first one's output over the group.
 
-    With h the first layer's output, the published order is l = W1 h, g = max l, y = W2 [g; l].
-    Nothing stands between the maps, so y = (W2l W1) h + W2g g: the product with g is taken once
-    per group, and l is needed for its maximum only (a third of the multiplications less).
+    With h the output of the first layer, the published order is l = W1 h, g = max l, y = W2 [g; l].
+    There is no nonlinearity between the maps, so y = (W2l W1) h + W2g g: the product with g is
+    computed once per group, and l is needed for its maximum only (a third fewer multiplications).
 
     Attributes:
       features: width of a group's token.
-      dtype: of the activations.
+      dtype: dtype of the activations.
     """
 
     features: int
@@ -89,7 +89,7 @@ class MiniPointNet(nn.Module):
 
     @nn.compact
     def __call__(self, groups: jax.Array, train: bool, axis_name: str | None = None) -> jax.Array:
-        """Encode every group; as `SetAbstraction`."""
+        """Encodes every group; arguments and result as in `SetAbstraction`."""
         _, count, group_size, channels = groups.shape
         options: dict[str, Any] = dict(train=train, axis_name=axis_name)
         x = microbatch.apply(lambda groups: groups.reshape(-1, channels), groups)
@@ -99,24 +99,25 @@ class MiniPointNet(nn.Module):
         output = _Affine(self.features, JOINED_WIDTH, name="output")()
         highest = jax.lax.Precision.HIGHEST
 
-        from_peak, from_local = jnp.split(joined.kernel, 2)
+        from_maximum, from_local = jnp.split(joined.kernel, 2)
         kernel = jnp.matmul(local.kernel, from_local, precision=highest)
 
         def with_common(x):
             x = x.reshape(-1, group_size, POINT_WIDTH)
-            peak = pooling.group_maximum(pooling.product, x, local.kernel).astype(jnp.float32)
-            common = jnp.matmul(peak + local.bias, from_peak, precision=highest)
+            product = chunked_pooling.product
+            maximum = chunked_pooling.group_maximum(product, x, local.kernel).astype(jnp.float32)
+            common = jnp.matmul(maximum + local.bias, from_maximum, precision=highest)
             return x, common + local.bias @ from_local
 
         x = microbatch.apply(with_common, x)
-        layer = norm.GroupNorm(JOINED_WIDTH, self.dtype, name="layer_1")
+        layer = norm.GroupBatchNorm(JOINED_WIDTH, self.dtype, name="layer_1")
         factor, offset = layer(x, kernel, bias=joined.bias, **options)
 
         def tokens(x):
             x, common = x
-            kernels = kernel * factor, output.kernel
-            found = pooling.group_maximum(_last_layers, (x, common * factor + offset), kernels)
-            return (found + output.bias.astype(self.dtype)).reshape(-1, count, self.features)
+            kernels, groups = (kernel * factor, output.kernel), (x, common * factor + offset)
+            features = chunked_pooling.group_maximum(_last_layers, groups, kernels)
+            return (features + output.bias.astype(self.dtype)).reshape(-1, count, self.features)
 
         return microbatch.apply(tokens, x)
 
@@ -124,21 +125,21 @@ class MiniPointNet(nn.Module):
 def _last_layers(
     groups: tuple[jax.Array, jax.Array], kernels: tuple[jax.Array, jax.Array]
 ) -> jax.Array:
-    """Two maps of every point with what its group shares, and a ReLU, in between."""
+    """Applies two linear maps to every point; adds its group's common part and a ReLU between."""
     x, common = groups
-    hidden = pooling.product(x, kernels[0]) + common[:, None].astype(x.dtype)
-    return pooling.product(nn.relu(hidden), kernels[1])
+    hidden = chunked_pooling.product(x, kernels[0]) + common[:, None].astype(x.dtype)
+    return chunked_pooling.product(nn.relu(hidden), kernels[1])
 
 
 class _Weights(NamedTuple):
-    """Of one linear map: kernel [inputs, features] and bias [features]."""
+    """Kernel [inputs, features] and bias [features] of a linear map."""
 
     kernel: jax.Array
     bias: jax.Array
 
 
 class _Affine(nn.Module):
-    """The parameters of a linear map that is applied in parts."""
+    """Parameters of a linear map that is applied in parts."""
 
     features: int
     inputs: int

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pre-norm transformer that returns its first token; one compiled block, whatever the depth."""
+"""Pre-norm transformer that returns its first token; compiles one block for any depth."""
 
 import dataclasses
 import functools
@@ -10,32 +10,32 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mrd_jax.kernels import attention as attentions
+from mrd_jax.kernels import attention
 from mrd_jax.models import norm
 
-# Kinds of MLP. "swiglu" multiplies the second half of its hidden layer by SiLU of the first;
+# Kinds of MLP. "swiglu" multiplies the second half of the hidden layer by SiLU of the first half;
 # "swiglu_norm" adds a LayerNorm before the second map.
 MLPS = ("gelu", "swiglu", "swiglu_norm")
 
-# What the backward pass keeps of a block: what attention asks for, and products with kernels.
-_OF_ATTENTION = jax.checkpoint_policies.save_only_these_names(attentions.SAVED)
-_SAVEABLE = jax.checkpoint_policies.save_from_both_policies(
-    jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _OF_ATTENTION
+# Rematerialisation policies: save the residuals of attention, and also the products with kernels.
+_SAVE_ATTENTION = jax.checkpoint_policies.save_only_these_names(attention.SAVED)
+_SAVE_PRODUCTS = jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _SAVE_ATTENTION
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class BlockOptions:
-    """What the blocks of a transformer have in common; the defaults are OpenShape's.
+    """Options that all blocks of a transformer share; the defaults are OpenShape's.
 
     Attributes:
-      heads: attention heads, each of width dim / heads.
+      heads: attention heads, each dim / heads wide.
       mlp_dim: hidden width of the MLP.
       mlp: one of `MLPS`.
-      qkv_bias: whether queries and values have a bias (keys never do: softmax would not see it).
-      epsilon: what LayerNorm adds to the variance.
-      dtype: of the activations; norms and softmax are float32.
-      attention: on a TPU, one of `attention.WAYS`.
+      qkv_bias: add a bias to queries and values (softmax is invariant to a bias of the keys).
+      epsilon: term that LayerNorm adds to the variance.
+      dtype: dtype of the activations; norms and softmax are float32.
+      attention: implementation on a TPU, one of `attention.IMPLEMENTATIONS`.
     """
 
     heads: int
@@ -48,12 +48,12 @@ class BlockOptions:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; the query, key and value maps are one product.
+    """Multi-head self-attention; queries, keys and values come from one product.
 
     Attributes:
-      options: of the block.
-      tokens: per sample.
-      queries: how many of the first tokens to answer; None for all.
+      options: options of the block.
+      tokens: tokens per sample.
+      queries: number of leading tokens to compute the output for; None for all.
     """
 
     options: BlockOptions
@@ -62,7 +62,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Map [batch * tokens, dim] to [batch * queries, dim]."""
+        """Maps [batch * tokens, dim] to [batch * queries, dim]."""
         dim, dtype = x.shape[-1], self.options.dtype
         kernel = self.param("qkv", norm.KERNEL_INIT, (dim, 3 * dim)).astype(dtype)
 
@@ -72,36 +72,36 @@ class Attention(nn.Module):
             to_value = self.param("value_bias", nn.initializers.zeros, (dim,))
             bias = jnp.concatenate([to_query, bias[:dim], to_value]).astype(dtype)
 
-        def rows_of(x, part):
-            rows = x @ kernel[:, part]
-            return rows + bias[part] if self.options.qkv_bias else rows
+        def project(x, columns):
+            rows = x @ kernel[:, columns]
+            return rows + bias[columns] if self.options.qkv_bias else rows
 
         if self.queries is None:
-            packed = rows_of(x, slice(None)).reshape(-1, self.tokens, 3 * dim)
-            mixed = attentions.self_attention(packed, self.options.heads, self.options.attention)
+            packed = project(x, slice(None)).reshape(-1, self.tokens, 3 * dim)
+            mixed = attention.self_attention(packed, self.options.heads, self.options.attention)
         else:
-            query = rows_of(first_tokens(x, self.tokens, self.queries), slice(dim))
-            key, value = jnp.split(rows_of(x, slice(dim, None)), 2, axis=-1)
+            query = project(first_tokens(x, self.tokens, self.queries), slice(dim))
+            key, value = jnp.split(project(x, slice(dim, None)), 2, axis=-1)
             heads = self.options.heads, dim // self.options.heads
             query = query.reshape(-1, self.queries, *heads)
             key, value = (rows.reshape(-1, self.tokens, *heads) for rows in (key, value))
-            mixed = attentions.attention(query, key, value)
+            mixed = attention.attention(query, key, value)
         output = nn.Dense(dim, dtype=dtype, kernel_init=norm.KERNEL_INIT, name="output")
         return output(mixed.reshape(-1, dim))
 
 
 class Mlp(nn.Module):
-    """Two linear maps around a GELU or a gate.
+    """Two linear maps around a GELU or a gated activation.
 
     Attributes:
-      options: of the block.
+      options: options of the block.
     """
 
     options: BlockOptions
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Map [rows, dim] to [rows, dim]."""
+        """Maps [rows, dim] to [rows, dim]."""
         options = self.options
         dense = functools.partial(nn.Dense, dtype=options.dtype, kernel_init=norm.KERNEL_INIT)
         gated = options.mlp != "gelu"
@@ -117,12 +117,15 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind a LayerNorm and around a shortcut.
+    """Pre-norm transformer block: attention and MLP, each with a residual connection.
 
-    Activations are two-dimensional, so that the gradient of every kernel is one plain matrix
-    product (on CPU that is the difference between 11 and 5 s a step at scaling 4).
+    Activations are two-dimensional, so that the gradient of every kernel is a single matrix product
+    (on a CPU, 5 instead of 11 s per step at scaling 4).
 
-    Attributes: as in `Attention`.
+    Attributes:
+      options: options of the block.
+      tokens: tokens per sample.
+      queries: number of leading tokens to compute the output for; None for all.
     """
 
     options: BlockOptions
@@ -133,45 +136,47 @@ class Block(nn.Module):
     def __call__(
         self, x: jax.Array, rate: jax.Array | None = None, keys: jax.Array | None = None
     ) -> tuple[jax.Array, None]:
-        """Map [batch * tokens, dim] to [batch * queries, dim], and None as `nn.scan` wants it.
+        """Applies the block.
 
         Args:
-          x: the tokens.
-          rate: [] chance of leaving out each of the two branches, per sample; None for none.
-          keys: [batch] random keys of this block, where `rate` is given.
+          x: [batch * tokens, dim].
+          rate: [], drop rate of each of the two branches; None drops no branch.
+          keys: [batch] random keys of this block; required with `rate`.
+
+        Returns:
+          [batch * queries, dim], and None as the second output of a body of `nn.scan`.
         """
         branch_keys: Any = (None, None)
         if rate is not None and keys is not None:
             branch_keys = jnp.moveaxis(_split_each(keys), 1, 0)
-        attention = Attention(self.options, self.tokens, self.queries, name="attention")
-        change = attention(layer_normalisation(self.options, name="attention_norm")(x))
+        normed = layer_normalisation(self.options, name="attention_norm")(x)
+        branch = Attention(self.options, self.tokens, self.queries, name="attention")(normed)
         if self.queries is not None:
             x = first_tokens(x, self.tokens, self.queries)
-        x = x + drop_path(change, rate=rate, keys=branch_keys[0])
-        change = Mlp(self.options, name="mlp")(
-            layer_normalisation(self.options, name="mlp_norm")(x)
-        )
-        return x + drop_path(change, rate=rate, keys=branch_keys[1]), None
+        x = x + drop_path(branch, rate=rate, keys=branch_keys[0])
+        normed = layer_normalisation(self.options, name="mlp_norm")(x)
+        branch = Mlp(self.options, name="mlp")(normed)
+        return x + drop_path(branch, rate=rate, keys=branch_keys[1]), None
 
 
 class Transformer(nn.Module):
-    """`depth` blocks over the tokens of each sample, reduced to the first token.
+    """Transformer of `depth` blocks that returns the first token of each sample.
 
-    Only the first token leaves, so the last block answers only that one: the same value for a
-    fraction of a block. The others share one compiled body and stack their parameters along a
-    leading axis.
+    Since only the first token is returned, the last block computes only that one: the same value at
+    a fraction of the cost. The other blocks share one compiled body; their parameters are stacked
+    along a leading axis.
 
     Attributes:
-      options: of every block.
+      options: options of every block.
       depth: number of blocks, at least 1.
-      drop_path: chance of leaving out a branch of the last block for a sample in training; from
-        zero at the first block, linear in between (stochastic depth, Huang et al. 2016).
-      remat: keep only the input of each block, and what its attention gives, for the backward pass.
-        Otherwise the products with kernels are kept too; attention weights and what is elementwise
+      drop_path: probability of dropping a branch of the last block for a sample in training; it
+        rises linearly from zero at the first block (stochastic depth, Huang et al. 2016).
+      remat: save only the input and the attention output of each block for the backward pass. If
+        False, the products with kernels are saved too; attention weights and elementwise results
         are always recomputed, which costs no more than reading them back.
-      scan: loop over the blocks; False unrolls the loop, for the same values and parameters.
-      gather: makes the parameters of one block of the loop whole, where a device holds a share of
-        them; forward and again to go back, so that one block at a time is whole. None: they are.
+      scan: loop over the blocks; False unrolls the loop, with the same values and parameters.
+      gather: all-gathers the sharded parameters of one block (FSDP), in the forward and again in
+        the backward pass, so that only one block is whole at a time; None if they are replicated.
     """
 
     options: BlockOptions
@@ -183,26 +188,29 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        """Map [batch, tokens, dim] to [batch, dim].
+        """Applies the blocks.
 
         Args:
-          tokens: of every sample.
-          keys: [batch] random keys: drops branches; None drops none (evaluation).
+          tokens: [batch, tokens, dim].
+          keys: [batch] random keys for drop path; None drops no branch (evaluation).
+
+        Returns:
+          [batch, dim], the output of the first token.
         """
         batch, count, dim = tokens.shape
-        saveable = _OF_ATTENTION if self.remat else _SAVEABLE
-        # Inside a loop nothing can be merged with the forward pass, so no barrier is needed.
-        shared = Block
+        policy = _SAVE_ATTENTION if self.remat else _SAVE_PRODUCTS
+        block = Block
         if self.gather is not None:
-            shared = nn.map_variables(Block, "params", trans_in_fn=self.gather)
-        block = nn.remat(shared, policy=saveable, prevent_cse=not self.scan)
-        last_block = nn.remat(Block, policy=saveable)
+            block = nn.map_variables(Block, "params", trans_in_fn=self.gather)
+        # Inside a loop, XLA cannot merge recomputation with the forward pass: no barrier is needed.
+        block = nn.remat(block, policy=policy, prevent_cse=not self.scan)
+        last_block = nn.remat(Block, policy=policy)
         rates, block_keys = None, None
         if keys is not None and self.drop_path > 0:
             rates = jnp.linspace(0, self.drop_path, self.depth)
             block_keys = jnp.moveaxis(_split_each(keys, self.depth), 1, 0)  # [depth, batch]
 
-        def of(values, index):
+        def select(values, index):
             return None if values is None else values[index]
 
         x = tokens.reshape(batch * count, dim)
@@ -214,48 +222,48 @@ class Transformer(nn.Module):
                 length=self.depth - 1,
                 unroll=1 if self.scan else self.depth - 1,
             )(self.options, count, name="blocks")
-            x, _ = blocks(x, of(rates, slice(-1)), of(block_keys, slice(-1)))
+            x, _ = blocks(x, select(rates, slice(-1)), select(block_keys, slice(-1)))
         last = last_block(self.options, count, queries=1, name="last_block")
-        return last(x, of(rates, -1), of(block_keys, -1))[0]
+        return last(x, select(rates, -1), select(block_keys, -1))[0]
 
 
 def first_tokens(x: jax.Array, tokens: int, count: int) -> jax.Array:
-    """Take the first `count` tokens of every sample, from [batch * tokens, dim]."""
+    """Selects the first `count` tokens of every sample: [batch * tokens, dim] to [rows, dim]."""
     dim = x.shape[-1]
     return x.reshape(-1, tokens, dim)[:, :count].reshape(-1, dim)
 
 
-def drop_path(change: jax.Array, *, rate: jax.Array | None, keys: jax.Array | None) -> jax.Array:
-    """Leave out a branch for some samples and scale it up for the others: the mean stays.
+def drop_path(branch: jax.Array, *, rate: jax.Array | None, keys: jax.Array | None) -> jax.Array:
+    """Drops a branch for some samples and scales it up for the others, so that its mean is kept.
 
     Args:
-      change: [batch * tokens, dim], what the branch adds.
-      rate: [] chance of leaving it out; None returns `change`.
-      keys: [batch] random keys: a sample's fate depends on its own key only.
+      branch: [batch * tokens, dim], output of the branch.
+      rate: [], probability of dropping it; None returns `branch` unchanged.
+      keys: [batch] random keys; the decision for a sample depends on its own key only.
 
     Returns:
-      As `change`.
+      [batch * tokens, dim].
     """
     if rate is None:
-        return change
+        return branch
     kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate))(keys)
-    factor = jnp.where(kept, 1 / (1 - rate), 0).astype(change.dtype)
-    by_sample = change.reshape(len(factor), -1, change.shape[-1]) * factor[:, None, None]
-    return by_sample.reshape(change.shape)
+    factor = jnp.where(kept, 1 / (1 - rate), 0).astype(branch.dtype)
+    scaled = branch.reshape(len(factor), -1, branch.shape[-1]) * factor[:, None, None]
+    return scaled.reshape(branch.shape)
 
 
 def layer_normalisation(options: BlockOptions, *, name: str) -> nn.LayerNorm:
-    """LayerNorm as PyTorch computes it: two passes, statistics in float32."""
+    """Returns a LayerNorm as PyTorch computes it: two passes, statistics in float32."""
     return nn.LayerNorm(
         epsilon=options.epsilon, dtype=options.dtype, use_fast_variance=False, name=name
     )
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """Exact GELU through erf, which is one rational function where erfc is two."""
+    """Computes the exact GELU through erf, which is one rational function where erfc is two."""
     return 0.5 * x * (1.0 + jax.lax.erf(x * 0.5**0.5))
 
 
 def _split_each(keys: jax.Array, count: int = 2) -> jax.Array:
-    """Split every key of [batch] into `count` new ones: [batch, count]."""
+    """Splits each of [batch] keys into `count` new ones: [batch, count]."""
     return jax.vmap(lambda key: jax.random.split(key, count))(keys)

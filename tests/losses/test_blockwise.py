@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Blockwise losses are the plain ones, value and gradient, on any number of devices.
+"""Blockwise losses equal the plain ones in value and gradient, on any number of devices.
 
-All options are computed by one function, which is compiled once per number of devices: a plan of
-every comparison that some variant asks for. A variant is then a choice of weights: the gradient of
-a weighted sum of its own values is compared, and nothing of the others enters.
+One function, compiled once per number of devices, computes all options: its plan has the
+comparisons of all variants. A variant is then a choice of weights: the test compares the gradient
+of a weighted sum of the variant's own values, which does not depend on the others.
 """
 
 import functools
@@ -19,10 +19,10 @@ from jax.sharding import PartitionSpec as P
 
 from mrd_jax.losses import batch_axis, blockwise, loss_plan, modalities, plain
 
-# 24 samples: 3 on each of eight devices. Blocks that do not divide, and one that holds them all.
+# 24 samples: 3 on each of eight devices. Most blocks do not divide the batch; one contains it.
 BATCH = 24
 BLOCKS = {1: 7, 2: 5, 4: 100, 8: 9}
-# Half of what compiling costs otherwise; the arithmetic is the same.
+# These halve the compile time; the arithmetic is the same.
 COMPILER_OPTIONS = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
@@ -34,38 +34,38 @@ PLANS = {
 }
 
 
-def named(comparison):
-    """Under a name that no other comparison has."""
+def with_unique_name(comparison):
+    """Renames a comparison so that no other comparison has its name."""
     return comparison._replace(part=str(comparison))
 
 
-def cut(plan):
-    """One comparison of P with P and one across: every option, not every option in every term."""
-    intra, *_ = (*plan.of("intra"), None)
-    *_, across = (None, *plan.of("image"), *plan.of("text"))
+def reduced(plan):
+    """Keeps one comparison inside P and one across modalities, which still have every option."""
+    intra, *_ = (*plan.comparisons_of("intra"), None)
+    *_, across = (None, *plan.comparisons_of("image"), *plan.comparisons_of("text"))
     return plan._replace(comparisons=tuple(c for c in (intra, across) if c))
 
 
-def merged(some):
-    comparisons = {named(c) for plan in some for c in plan.comparisons}
+def merged(plans):
+    comparisons = {with_unique_name(c) for plan in plans for c in plan.comparisons}
     return loss_plan.Plan(PLANS["default"].contrasts, tuple(sorted(comparisons)))
 
 
 EVERYTHING = merged(PLANS.values())
-EVERY_OPTION = merged(map(cut, PLANS.values()))
+EVERY_OPTION = merged(map(reduced, PLANS.values()))
 
 
 def parts_of(plan):
-    """The values of a variant, by their names in the merged plans."""
+    """Returns the names that the values of a variant have in the merged plans."""
     contrasts = [f"{kind}_{c.name}" for kind in ("contrastive", "accuracy") for c in plan.contrasts]
-    return contrasts + [named(c).part for c in plan.comparisons]
+    return contrasts + [with_unique_name(c).part for c in plan.comparisons]
 
 
 ALL_PARTS = sorted({part for plan in PLANS.values() for part in parts_of(plan)})
 
 
-def some_embeddings():
-    """The second of eight devices has no image, the fourth neither; others lack some."""
+def partial_embeddings():
+    """Returns embeddings without any image on two of eight devices, and with some missing."""
     embeddings = loss_inputs.float32(loss_inputs.embeddings_of(batch=BATCH, seed=4))
     embeddings.pop("log_scale")
     embeddings["has_image"] = embeddings["has_image"].at[3:6].set(False).at[9:12].set(False)
@@ -92,10 +92,10 @@ def values_and_gradients(plan, row_values, axis_name=None):
             batch = modalities.from_embeddings(embeddings | {"points": points}, dtype="float32")
             return row_values(plan, batch, scalars, axis_name=axis_name)
 
-        values, pull = jax.vjp(rows, embeddings["points"], scalars)
-        by_points, by_scalar = pull({part: weights[part] for part in values})
-        # The teacher's temperature is not learnt; the plain form would give a gradient.
-        by_scalar = batch_axis.total(by_scalar._replace(teacher=jnp.zeros(())), axis_name)
+        values, vjp = jax.vjp(rows, embeddings["points"], scalars)
+        by_points, by_scalar = vjp({part: weights[part] for part in values})
+        # The teacher's temperature is not learnable; only the plain form computes its gradient.
+        by_scalar = batch_axis.psum(by_scalar._replace(teacher=jnp.zeros(())), axis_name)
         return values, by_points, by_scalar
 
     return run
@@ -103,7 +103,7 @@ def values_and_gradients(plan, row_values, axis_name=None):
 
 @functools.cache
 def compiled(form, devices=1):
-    """The plan of everything on one device, that of every option on several."""
+    """Compiles the plan of all variants on one device, the reduced plan on several."""
     plan = EVERYTHING if devices == 1 else EVERY_OPTION
     row_values = {
         "plain": plain.row_values,
@@ -121,9 +121,9 @@ def compiled(form, devices=1):
     return jax.jit(run, compiler_options=COMPILER_OPTIONS)
 
 
-def assert_blockwise_is_plain(parts, *, devices=1, embeddings=None, scalars=SCALARS):
-    """In the values of these parts, and in the gradients of their weighted sum."""
-    embeddings = some_embeddings() if embeddings is None else embeddings
+def assert_blockwise_equals_plain(parts, *, devices=1, embeddings=None, scalars=SCALARS):
+    """Compares the values of these parts, and the gradients of their weighted sum."""
+    embeddings = partial_embeddings() if embeddings is None else embeddings
     draw = np.random.default_rng(5).normal
     weights = dict.fromkeys(ALL_PARTS, np.zeros(BATCH))
     weights |= {part: draw(size=BATCH) for part in parts}
@@ -138,54 +138,56 @@ def assert_blockwise_is_plain(parts, *, devices=1, embeddings=None, scalars=SCAL
 
 @pytest.mark.parametrize("name", loss_inputs.VARIANTS)
 def test_every_variant_has_the_values_and_gradients_of_the_plain_form(name):
-    values, by_points, _ = assert_blockwise_is_plain(parts_of(PLANS[name]))
+    values, by_points, _ = assert_blockwise_equals_plain(parts_of(PLANS[name]))
     assert np.abs(by_points).max() > 1e-2
     assert all(np.abs(values[part]).max() > 1e-2 for part in parts_of(PLANS[name]))
 
 
 @pytest.mark.parametrize("devices", [2, 4, 8])
 @pytest.mark.parametrize("name", loss_inputs.VARIANTS)
-def test_every_option_does_not_depend_on_the_number_of_devices(name, devices):
-    assert_blockwise_is_plain(parts_of(cut(PLANS[name])), devices=devices)
+def test_no_option_depends_on_the_number_of_devices(name, devices):
+    assert_blockwise_equals_plain(parts_of(reduced(PLANS[name])), devices=devices)
 
 
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("images", [0, 1])
 def test_a_batch_with_too_few_images_has_finite_gradients_and_no_image_terms(images, devices):
-    of_variants = PLANS.values() if devices == 1 else map(cut, PLANS.values())
-    parts = {part for plan in of_variants for part in parts_of(plan)}
-    embeddings = some_embeddings() | {"has_image": np.arange(BATCH) < images}
-    values, *gradients = assert_blockwise_is_plain(parts, devices=devices, embeddings=embeddings)
+    plans = PLANS.values() if devices == 1 else map(reduced, PLANS.values())
+    parts = {part for plan in plans for part in parts_of(plan)}
+    embeddings = partial_embeddings() | {"has_image": np.arange(BATCH) < images}
+    values, *gradients = assert_blockwise_equals_plain(
+        parts, devices=devices, embeddings=embeddings
+    )
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
     np.testing.assert_allclose(values["contrastive_image"], 0, atol=1e-6)
     assert np.abs(values["contrastive_text"]).max() > 1
 
 
 def test_sharp_softmaxes_keep_their_precision():
-    """At the largest scale most terms of a row underflow beside its largest."""
+    """At the largest scale, most exponentials of a row underflow relative to the largest."""
     sharp = SCALARS._replace(contrast=jnp.float32(0.01), student=jnp.float32(0.02))
-    values, *_ = assert_blockwise_is_plain(
+    values, *_ = assert_blockwise_equals_plain(
         ["contrastive_image", "contrastive_text", *parts_of(PLANS["kl"])], scalars=sharp
     )
     assert np.max(values["contrastive_image"]) > 20
 
 
-def test_of_equal_neighbours_the_first_is_the_nearest_also_across_blocks():
-    embeddings = some_embeddings()
+def test_first_of_equal_neighbours_is_the_nearest_also_across_blocks():
+    embeddings = partial_embeddings()
     embeddings["has_image"] = np.ones(BATCH, bool)
-    # Points on their own pictures; 1 and 2 share one within a block, 3 and 20 across blocks.
+    # Points equal their own images; 1 and 2 share one within a block, 3 and 20 across blocks.
     embeddings["image"] = embeddings["image"].at[2].set(embeddings["image"][1])
     embeddings["image"] = embeddings["image"].at[20].set(embeddings["image"][3])
     embeddings["points"] = embeddings["image"]
-    values, *_ = assert_blockwise_is_plain(["accuracy_image"], embeddings=embeddings)
+    values, *_ = assert_blockwise_equals_plain(["accuracy_image"], embeddings=embeddings)
     np.testing.assert_array_equal(np.flatnonzero(values["accuracy_image"] == 0), [2, 20])
 
 
 def largest_intermediate(jaxpr):
-    """Elements of the largest array that any equation makes, those of loops and calls included."""
+    """Returns the size of the largest output of any equation, including loops and calls."""
     sizes = [0]
     for equation in jaxpr.eqns:
-        sizes += [made.aval.size for made in equation.outvars]
+        sizes += [output.aval.size for output in equation.outvars]
         for parameter in jax.tree.leaves(list(equation.params.values())):
             inner = getattr(parameter, "jaxpr", parameter)
             if hasattr(inner, "eqns"):
@@ -218,7 +220,7 @@ def objective_of(form, *, batch=11, **overrides):
     return jax.jit(run, compiler_options=COMPILER_OPTIONS)(learnt, embeddings)
 
 
-def test_the_objective_of_an_odd_batch_has_the_same_parts_and_gradients():
+def test_objective_of_an_odd_batch_has_the_same_parts_and_gradients():
     options = {"learn_student_temperature": True}
     expected, actual = (objective_of(form, **options) for form in ("plain", "blockwise"))
     jax.tree.map(reference.assert_close, actual, expected)
@@ -232,7 +234,7 @@ def test_bfloat16_embeddings_are_rounded_alike_in_both_forms():
     )
     assert 1e-4 < abs(float(rounded[0][0] - exact[0][0])) < 0.02
     reference.assert_close(blocks[0][0], rounded[0][0])
-    # Gradients pass through bfloat16 on their way: 8 bits.
+    # Gradients pass through bfloat16, which has 8 bits.
     for actual in (rounded, blocks):
         error = np.abs(actual[1]["points"] - exact[1]["points"]).max()
         assert 0 < error < 2**-6 * np.abs(exact[1]["points"]).max()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contrastive rows equal slow loops, in value and in gradient, on any number of devices."""
+"""Contrastive losses equal slow loops in value and gradient, on any number of devices."""
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ def test_rows_equal_the_loop(mask):
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 def test_gradient_equals_the_loop(mask):
     points, teacher = unit(0), unit(1)
-    weights = np.arange(1, 7) / 6  # so that an exchange of rows would show
+    weights = np.arange(1, 7) / 6  # different, so that a permutation of rows is detected
 
     def slow(x, scale):
         return weights @ reference.contrastive_loss(x, teacher, scale=scale, mask=mask)
@@ -66,7 +66,7 @@ def test_teacher_receives_no_gradient():
     np.testing.assert_array_equal(gradient, 0)
 
 
-def test_masked_samples_are_no_negatives_either():
+def test_masked_samples_are_not_negatives():
     points, teacher = float32(unit(0)), float32(unit(1))
     actual = contrastive.contrastive_loss(points, teacher, scale=5.0, mask=MASK)
     alone = contrastive.contrastive_loss(points[MASK], teacher[MASK], scale=5.0)
@@ -74,9 +74,9 @@ def test_masked_samples_are_no_negatives_either():
     np.testing.assert_array_equal(actual[~MASK], 0)
 
 
-def test_accuracy_looks_from_points_to_teacher():
-    # Teacher 0 is nearest to points 0 and 1, teacher 2 to point 2; point 0 is nearest to nothing
-    # that it should not be nearest to, so that the other direction would score differently.
+def test_accuracy_retrieves_the_teacher_feature_from_the_points():
+    # Teacher 0 is nearest to points 0 and 1, teacher 2 to point 2. In the other direction every
+    # sample is correct, so that the two directions differ.
     points = jnp.eye(3)
     teacher = float32([[0.9, 0.8, 0.0], [0.1, 0.2, 0.0], [0.0, 0.0, 0.5]])
     actual = contrastive.retrieval_accuracy(points, teacher)
@@ -91,13 +91,13 @@ def test_sharded_rows_and_gradients_equal_one_device(backend):
     arrays = (float32(unit(2, rows=16)), float32(unit(3, rows=16)), np.arange(16) % 3 > 0)
 
     def rows_and_gradient(points, teacher, mask, axis_name=None):
-        def share(x):
-            where = {"mask": mask, "axis_name": axis_name}
-            rows = contrastive.contrastive_loss(x, teacher, scale=14.0, **where)
-            correct = contrastive.retrieval_accuracy(x, teacher, **where)
+        def contribution(x):
+            options = {"mask": mask, "axis_name": axis_name}
+            rows = contrastive.contrastive_loss(x, teacher, scale=14.0, **options)
+            correct = contrastive.retrieval_accuracy(x, teacher, **options)
             return rows.sum(), (rows, correct)
 
-        gradient, rows = jax.grad(share, has_aux=True)(points)
+        gradient, rows = jax.grad(contribution, has_aux=True)(points)
         return gradient, *rows
 
     def sharded(*arrays):
@@ -114,5 +114,5 @@ def test_sharded_rows_and_gradients_equal_one_device(backend):
                 sharded, mesh=mesh, in_specs=P("data"), out_specs=P("data"), check_vma=False
             )
         )(*arrays)
-    for one, whole in zip(actual, rows_and_gradient(*arrays), strict=True):
-        reference.assert_close(one, whole)
+    for sharded_array, expected in zip(actual, rows_and_gradient(*arrays), strict=True):
+        reference.assert_close(sharded_array, expected)

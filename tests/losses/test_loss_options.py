@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loss parameters, mixing weights, and options that are refused."""
+"""Loss parameters, mixing weights, and validation of options."""
 
 import math
 
@@ -11,7 +11,7 @@ import reference_losses as reference
 from mrd_jax import losses
 
 
-def test_loss_parameters_start_symmetric():
+def test_initial_mixing_weights_are_equal():
     config = loss_inputs.loss_config(learn_student_temperature=True)
     params = losses.init_loss_params(config)
     assert float(params["log_scale"]) == pytest.approx(math.log(1 / 0.07))
@@ -30,14 +30,15 @@ def test_mixing_weights_are_the_softmax_of_the_active_terms():
     weights = {
         "mixing": loss_inputs.float32({"intra": np.array([math.log(3), 0.0]), "text": np.zeros(2)})
     }
-    shown = losses.mixing_weights(weights, config)
-    assert list(shown) == ["weight/intra/VV", "weight/intra/TT", "weight/text/TT", "weight/text/VT"]
-    reference.assert_close(list(shown.values()), [0.75, 0.25, 0.5, 0.5])
+    active = losses.mixing_weights(weights, config)
+    names = ["weight/intra/VV", "weight/intra/TT", "weight/text/TT", "weight/text/VT"]
+    assert list(active) == names
+    reference.assert_close(list(active.values()), [0.75, 0.25, 0.5, 0.5])
     static = losses.mixing_weights(weights, loss_inputs.loss_config(weights="static"))
     reference.assert_close(static["weight/intra/VV"], 0.5)
 
 
-REFUSED = {
+INVALID = {
     "unknown relation": ({"relation": "angle"}, "relation is 'angle'.*'similarity'"),
     "unknown divergence": ({"divergence": "hellinger"}, "'hellinger'.*'kl', 'jeffrey', 'js'"),
     "distance divergence of distributions": ({"divergence": "l2"}, "'l2'.*'kl', 'jeffrey', 'js'"),
@@ -58,7 +59,7 @@ REFUSED = {
     "negative weight": ({"text_weight": -0.5}, "text_weight is -0.5"),
     "negative regulariser": ({"entropy_weight": -0.1}, "entropy_weight is -0.1"),
     "zero temperature": ({"teacher_temperature": 0.0}, "teacher_temperature is 0.0"),
-    "nothing to do": (
+    "no active term": (
         dict.fromkeys(
             ("image_weight", "text_weight", "lambda_intra", "lambda_image", "lambda_text"), 0.0
         ),
@@ -79,9 +80,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_options_without_a_meaning_are_refused_with_what_is_allowed(name):
-    overrides, message = REFUSED[name]
+@pytest.mark.parametrize("name", INVALID)
+def test_invalid_options_raise_with_the_allowed_values(name):
+    overrides, message = INVALID[name]
     config = loss_inputs.loss_config(**overrides)
     with pytest.raises(ValueError, match=message):
         losses.init_loss_params(config)
@@ -96,14 +97,14 @@ def test_options_without_a_meaning_are_refused_with_what_is_allowed(name):
 @pytest.mark.parametrize("form, few, many", [
     ("plain", False, False), ("blockwise", True, True), ("auto", False, True),
 ])  # fmt: skip
-def test_auto_is_blockwise_from_a_matrix_of_four_million_entries(form, few, many):
+def test_auto_is_blockwise_from_four_million_matrix_entries(form, few, many):
     config = loss_inputs.loss_config(form=form)
     is_blockwise = losses.options.is_blockwise
     assert is_blockwise(config, local_batch=255, global_batch=2**14) == few
     assert is_blockwise(config, local_batch=256, global_batch=2**14) == many
 
 
-def test_weights_of_another_candidate_list_are_refused():
+def test_weights_of_another_candidate_list_raise():
     config = loss_inputs.loss_config(**loss_inputs.VARIANTS["three candidates"])
     with pytest.raises(ValueError, match=r"'intra'.*\(2,\).*needs \(3,\)"):
         losses.mrd_loss(
@@ -113,7 +114,7 @@ def test_weights_of_another_candidate_list_are_refused():
         )
 
 
-def test_modalities_of_different_shape_are_refused():
+def test_modalities_of_different_shape_raise():
     embeddings = loss_inputs.float32(loss_inputs.embeddings_of())
     embeddings["text"] = embeddings["text"][:, :3]
     with pytest.raises(ValueError, match=r"'text'.*\(6, 3\).*\(6, 4\)"):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Without relations the objective is that of OpenShape and Uni3D, wherever these two agree.
+"""Without relation terms, the objective equals those of OpenShape and Uni3D where these agree.
 
-`fixtures/peer_losses.npz` holds what their public code returns for random embeddings, in float64.
+`fixtures/peer_losses.npz` has the results of their public code for random embeddings, in float64.
 """
 
 import functools
@@ -20,7 +20,7 @@ from mrd_jax import losses
 PEERS = np.load(pathlib.Path(__file__).parents[1] / "fixtures" / "peer_losses.npz")
 CASES = [str(name) for name in PEERS["names"]]
 
-# Their sum of an image and a text term; the relation terms are off.
+# Sum of an image and a text term, as in their code; the relation terms are disabled.
 CONFIG = ml_collections.ConfigDict(
     {
         "image_weight": 1.0,
@@ -50,7 +50,7 @@ CONFIG = ml_collections.ConfigDict(
 
 @functools.cache
 def ours(case, *, has_image=None):
-    """Parts, gradient of the points and gradient of log_scale on one of the peers' inputs."""
+    """Returns our parts and the gradients of points and log_scale for one input of the fixture."""
     points, image, text = (jnp.asarray(PEERS[f"{case}/{name}"]) for name in ("pc", "image", "text"))
     embeddings = {
         "image": image,
@@ -90,7 +90,7 @@ def test_gradients_are_those_of_openshape(case):
 def test_accuracies_are_those_of_openshape(case):
     parts = ours(case)[0]
     reference.assert_close(parts["accuracy_image"], PEERS[f"{case}/openshape/image_acc"])
-    # OpenShape reports -1 where no sample has a text; here what is not there counts as 0.
+    # OpenShape reports -1 if no sample has a text; we report 0.
     expected = max(0, PEERS[f"{case}/openshape/text_acc"])
     reference.assert_close(parts["accuracy_text"], expected)
 
@@ -103,6 +103,6 @@ def test_uni3d_agrees_where_no_modality_is_missing():
 
 
 def test_uni3d_differs_by_design_where_a_modality_is_missing():
-    # It keeps the features of masked samples as negatives, and has no mask for texts.
+    # Uni3D keeps the features of masked samples as negatives, and has no mask for texts.
     parts = ours("case1_partial", has_image="case1_partial/use_image")[0]
     assert abs(float(parts["total"]) - PEERS["case1_partial/uni3d/loss_f64"]) > 0.1

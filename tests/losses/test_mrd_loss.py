@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole objective on one device: every option, in value and gradient."""
+"""The objective on one device: every option, in value and gradient."""
 
 import functools
 import itertools
@@ -16,7 +16,7 @@ from mrd_jax import losses
 
 
 def numeric_gradients(config, embeddings):
-    """Central differences of the slow objective, in the structure of `evaluate`'s gradients."""
+    """Computes central differences of the slow objective, as a tree like `evaluate`'s gradients."""
     leaves, tree = jax.tree.flatten(
         {
             "points": embeddings["points"],
@@ -60,11 +60,11 @@ def test_no_two_variants_have_the_same_value():
             for name in loss_inputs.VARIANTS
         )
     }
-    for (one, first), (other, second) in itertools.combinations(values.items(), 2):
-        assert abs(first - second) > 1e-3, (one, other)
+    for (left, first), (right, second) in itertools.combinations(values.items(), 2):
+        assert abs(first - second) > 1e-3, (left, right)
 
 
-def test_a_term_with_lambda_zero_is_not_computed():
+def test_term_with_lambda_zero_is_not_computed():
     config = loss_inputs.loss_config(lambda_text=0.0, image_weight=0.0)
     parts, gradients = loss_inputs.evaluate(config, loss_inputs.embeddings_of())
     assert {"intra/VV", "image/TV", "accuracy_text"} < parts.keys()
@@ -84,7 +84,7 @@ def test_static_weights_receive_no_gradient_and_dynamic_ones_do():
 
 
 def test_the_regulariser_pulls_towards_equal_weights():
-    # At a = (log 3, 0): w = (3/4, 1/4), and the gap to log 2 is what a coin this biased lacks.
+    # At a = (log 3, 0): w = (3/4, 1/4), whose entropy is below that of equal weights, log 2.
     config = loss_inputs.loss_config(lambda_image=0.0, lambda_text=0.0, entropy_weight=2.0)
     weights = loss_inputs.float32({"mixing": {"intra": np.array([math.log(3), 0.0])}})
     embeddings = loss_inputs.float32(loss_inputs.embeddings_of())
@@ -117,7 +117,7 @@ def test_teacher_features_receive_no_gradient():
 
 
 @pytest.mark.parametrize("modality", ["image", "text"])
-def test_what_a_record_carries_for_a_missing_modality_does_not_matter(modality):
+def test_features_of_a_missing_modality_have_no_effect(modality):
     config, embeddings = loss_inputs.loss_config(), loss_inputs.embeddings_of()
     garbage = np.where(embeddings[f"has_{modality}"][:, None], embeddings[modality], np.nan)
     clean, dirty = (
@@ -160,8 +160,8 @@ def test_duplicate_samples_have_finite_gradients(relation, divergence):
 
 
 @pytest.mark.parametrize("overrides", [{}, loss_inputs.SMOOTH | {"mix": "targets"}])
-def test_every_product_asks_for_full_float32(overrides):
-    # By default accelerators multiply float32 in bfloat16 or TF32, which the CPU cannot show.
+def test_every_product_has_float32_precision(overrides):
+    # By default, accelerators multiply float32 in bfloat16 or TF32; results on a CPU do not differ.
     config = loss_inputs.loss_config(**overrides)
     embeddings = loss_inputs.float32(loss_inputs.embeddings_of())
     learnt = {name: embeddings[name] for name in ("points", "log_scale")}
@@ -172,7 +172,7 @@ def test_every_product_asks_for_full_float32(overrides):
     assert text.count("dot_general[") == text.count(highest) > 10
 
 
-def test_at_the_limit_the_scale_is_still_free_to_fall():
+def test_scale_at_its_limit_receives_the_full_gradient():
     config, embeddings = loss_inputs.loss_config(log_scale_max=2.0), loss_inputs.embeddings_of()
     at_limit = loss_inputs.evaluate(config, embeddings)
     free = loss_inputs.evaluate(loss_inputs.loss_config(), embeddings)

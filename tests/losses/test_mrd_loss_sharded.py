@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The objective does not depend on how many devices hold the batch, nor on what runs them."""
+"""The objective does not depend on the number of devices, nor on the backend."""
 
 import jax
 import loss_inputs
@@ -9,7 +9,7 @@ import reference_losses as reference
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-# The backend, the number of devices, the variant, and the form on the devices.
+# Backend, number of devices, variant, and form of the losses on the devices.
 SHARDED = [
     ("pmap", 8, "learnt student temperature", "plain"),
     ("pmap", 8, "mixed targets", "plain"),
@@ -24,17 +24,17 @@ SHARDED = [
 
 
 def sharded_step(config, axis_name):
-    """What a training step does: differentiate the share, sum over devices.
+    """Differentiates the contribution of a device and sums over devices, as a training step does.
 
-    The student is a matrix that all devices hold, so its gradient needs every device's rows.
+    The student is a replicated matrix, so that its gradient depends on the rows of every device.
     """
 
     def step(learnt, embeddings):
-        def share(learnt):
+        def contribution(learnt):
             points = embeddings["points"] @ learnt["student"]
             return loss_inputs.objective(learnt | {"points": points}, embeddings, config, axis_name)
 
-        (value, parts), gradients = jax.value_and_grad(share, has_aux=True)(learnt)
+        (value, parts), gradients = jax.value_and_grad(contribution, has_aux=True)(learnt)
         result = value, parts, gradients
         return result if axis_name is None else jax.lax.psum(result, axis_name)
 
@@ -59,7 +59,7 @@ def run_sharded(backend, devices, config, learnt, embeddings):
 
 
 @pytest.mark.parametrize("backend, devices, name, form", SHARDED)
-def test_shares_and_gradients_sum_to_those_of_one_device(backend, devices, name, form):
+def test_contributions_and_gradients_sum_to_those_of_one_device(backend, devices, name, form):
     config = loss_inputs.loss_config(**loss_inputs.VARIANTS[name])
     embeddings = loss_inputs.float32(loss_inputs.embeddings_of(batch=16, seed=1))
     # The first of eight devices has no text and the second no image at all.

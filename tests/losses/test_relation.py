@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Relation matrices and divergences equal slow loops, in value and in gradient."""
+"""Relation matrices and divergences equal slow loops in value and gradient."""
 
 import itertools
 import math
@@ -29,7 +29,7 @@ def float32(values):
 
 
 def weighted_sum(matrix):
-    """A scalar that sees every entry that is not left out, each with another weight."""
+    """Returns a sum over all entries that are not masked, each with a different weight."""
     weights = 1 + np.arange(np.size(matrix)).reshape(np.shape(matrix)) / np.size(matrix)
     if isinstance(matrix, np.ndarray):
         return np.sum(weights * np.where(np.isfinite(matrix), matrix, 0))
@@ -68,7 +68,7 @@ def test_log_relation_has_the_gradient_of_the_loop(exclude_self, mask):
     reference.assert_close(actual[1], by_columns)
 
 
-def test_a_smaller_temperature_sharpens_and_has_a_gradient():
+def test_smaller_temperature_sharpens_rows_and_has_a_gradient():
     rows = unit(0)
     mass = [
         float(jnp.exp(relation.log_relation(float32(rows), float32(rows), temperature=t))[0, 0])
@@ -144,7 +144,7 @@ def test_fewer_than_two_samples_have_no_distances(metric, mask):
 
 
 def relations_of(kind, *, mask=MASK):
-    """Target and student of the family that `kind` belongs to, with entries left out."""
+    """Returns target and student of the family that `kind` belongs to, with masked entries."""
     options = {"exclude_self": True, "mask": mask}
     if kind in DISTRIBUTIONS:
         target = reference.log_relation(unit(6), unit(6), temperature=0.2, **options)
@@ -178,7 +178,7 @@ def test_divergence_equals_the_loop(kind):
 
 
 @pytest.mark.parametrize("kind", DISTRIBUTIONS + DISTANCES)
-def test_divergence_has_the_gradient_of_the_loop_and_none_where_left_out(kind):
+def test_divergence_has_the_gradient_of_the_loop_and_none_where_masked(kind):
     target, student = relations_of(kind)
     entries = np.isfinite(target)
 
@@ -208,12 +208,12 @@ def test_divergence_is_zero_only_between_equal_relations(kind):
 def test_only_kl_depends_on_which_relation_is_the_target():
     target, student = (float32(values) for values in relations_of("kl"))
     for kind in DISTRIBUTIONS:
-        there = relation.divergence(target, student, kind=kind)
-        back = relation.divergence(student, target, kind=kind)
-        assert np.allclose(there, back, rtol=1e-4) == (kind != "kl")
+        forward = relation.divergence(target, student, kind=kind)
+        reverse = relation.divergence(student, target, kind=kind)
+        assert np.allclose(forward, reverse, rtol=1e-4) == (kind != "kl")
 
 
-def test_js_is_bounded_where_the_supports_do_not_meet():
+def test_js_is_bounded_for_disjoint_supports():
     target, student = float32([[0.0, -np.inf]]), float32([[-np.inf, 0.0]])
     reference.assert_close(relation.divergence(target, student, kind="js"), [math.log(2)])
     assert np.isposinf(relation.divergence(target, student, kind="kl")).all()
@@ -238,7 +238,7 @@ def test_mixture_is_convex_in_the_relations_themselves(family):
     assert all(np.isfinite(leaf).all() for leaf in gradient)
 
 
-def test_a_row_without_any_other_sample_contributes_nothing():
+def test_row_without_another_valid_sample_contributes_nothing():
     rows = float32(unit(8, rows=3))
     mask = np.array([False, True, False])
 
@@ -247,14 +247,14 @@ def test_a_row_without_any_other_sample_contributes_nothing():
         student = relation.log_relation(x, x, **options)
         return relation.divergence(student, student, kind="jeffrey").sum()
 
-    with jax.debug_nans(True):  # nor may a nan arise on the way
+    with jax.debug_nans(True):  # intermediate results may not be nan either
         loss, gradient = jax.value_and_grad(value)(rows)
     assert float(loss) == 0.0
     np.testing.assert_array_equal(gradient, 0)
 
 
 @pytest.mark.parametrize("backend", ["pmap", "shard_map"])
-def test_the_diagonal_and_the_mean_are_those_of_the_global_batch(backend):
+def test_diagonal_and_mean_are_those_of_the_global_batch(backend):
     rows, columns = float32(unit(9, rows=16)), float32(unit(10, rows=16))
     mask = np.arange(16) % 3 > 0
 
@@ -278,11 +278,11 @@ def test_the_diagonal_and_the_mean_are_those_of_the_global_batch(backend):
                 sharded, mesh=mesh, in_specs=P("data"), out_specs=P("data"), check_vma=False
             )
         )(rows, columns, mask)
-    for one, whole in zip(actual, both(rows, columns, mask), strict=True):
-        reference.assert_close(one, whole)
+    for sharded_relation, expected in zip(actual, both(rows, columns, mask), strict=True):
+        reference.assert_close(sharded_relation, expected)
 
 
-def test_unknown_names_are_refused_with_the_known_ones():
+def test_unknown_names_raise_with_the_known_ones():
     rows = float32(unit(0))
     with pytest.raises(ValueError, match="'kl'.*'smooth_l1'"):
         relation.divergence(rows, rows, kind="hellinger")

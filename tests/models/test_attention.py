@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention equals a plain loop in value and gradient, in all of its ways."""
+"""Every implementation of attention equals a plain loop in value and gradient."""
 
 import functools
 
@@ -11,7 +11,7 @@ import pytest
 from mrd_jax.kernels import attention, attention_rows
 from mrd_jax.models import uni3d
 
-WAYS = {"attention": attention.attention, "head_by_head": attention.head_by_head}
+FUNCTIONS = {"attention": attention.attention, "head_by_head": attention.head_by_head}
 
 
 def inputs(queries=7, tokens=7, heads=3, width=5):
@@ -21,18 +21,18 @@ def inputs(queries=7, tokens=7, heads=3, width=5):
 
 
 def pack(*parts):
-    """[batch, tokens, dim] of every part, side by side."""
+    """Concatenates parts [batch, tokens, heads, width] to [batch, tokens, dims]."""
     return np.concatenate([part.reshape(*part.shape[:2], -1) for part in parts], axis=-1)
 
 
 def plain(query, key, value, gradient):
-    """Values and gradients, one head of one sample after another, in double precision."""
+    """Computes values and gradients head by head and sample by sample, in double precision."""
     query, key, value, gradient = (x.astype(np.float64) for x in (query, key, value, gradient))
     mixed, to_query = np.zeros_like(query), np.zeros_like(query)
     to_key, to_value = np.zeros_like(key), np.zeros_like(value)
     scale = query.shape[-1] ** -0.5
-    for place in np.ndindex(query.shape[0], query.shape[2]):
-        at = (place[0], slice(None), place[1])
+    for sample, head in np.ndindex(query.shape[0], query.shape[2]):
+        at = (sample, slice(None), head)
         scores = query[at] @ key[at].T * scale
         weights = np.exp(scores)
         weights /= weights.sum(axis=1, keepdims=True)
@@ -45,29 +45,29 @@ def plain(query, key, value, gradient):
     return mixed, to_query, to_key, to_value
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("queries", [7, 1])
-def test_values_and_gradients_equal_the_loop(way, queries):
+def test_values_and_gradients_equal_the_loop(name, queries):
     query, key, value, gradient = inputs(queries)
-    mixed, pull = jax.vjp(jax.jit(WAYS[way]), query, key, value)
-    for got, want in zip((mixed, *pull(gradient)), plain(*inputs(queries)), strict=True):
+    mixed, vjp = jax.vjp(jax.jit(FUNCTIONS[name]), query, key, value)
+    for got, want in zip((mixed, *vjp(gradient)), plain(*inputs(queries)), strict=True):
         np.testing.assert_allclose(got, want, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("platform", ["cpu", "default"])
 def test_packed_values_and_gradients_equal_the_loop(monkeypatch, platform):
-    def choose(*operands, **ways):
-        return ways[platform](*operands)
+    def platform_dependent(*operands, **branches):
+        return branches[platform](*operands)
 
-    monkeypatch.setattr(jax.lax, "platform_dependent", choose)
+    monkeypatch.setattr(jax.lax, "platform_dependent", platform_dependent)
     *parts, gradient = inputs()
-    mixed, pull = jax.vjp(lambda packed: attention.self_attention(packed, 3), pack(*parts))
+    mixed, vjp = jax.vjp(lambda packed: attention.self_attention(packed, 3), pack(*parts))
     want, *to_parts = plain(*inputs())
     np.testing.assert_allclose(mixed, pack(want), rtol=0, atol=2e-6)
-    np.testing.assert_allclose(*pull(pack(gradient)), pack(*to_parts), rtol=0, atol=2e-6)
+    np.testing.assert_allclose(*vjp(pack(gradient)), pack(*to_parts), rtol=0, atol=2e-6)
 
 
-# Bytes of vector memory, and what fits: all heads of a cloud, half of them, a pair.
+# Bytes of vector memory in which all heads of a sample, half of them, or one pair fits.
 @pytest.mark.parametrize(("memory", "programs"), [(15 * 2**20, 1), (210_000, 2), (160_000, 4)])
 def test_kernels_equal_the_loop(monkeypatch, memory, programs):
     monkeypatch.setattr(attention_rows, "VECTOR_MEMORY", memory)
@@ -84,52 +84,57 @@ def test_kernels_equal_the_loop(monkeypatch, memory, programs):
 
 
 @pytest.mark.parametrize(
-    ("size", "takes"), [("ti", False), ("s", True), ("b", True), ("l", True), ("g", False)]
+    ("size", "supported"), [("ti", False), ("s", True), ("b", True), ("l", True), ("g", False)]
 )
-def test_kernels_take_the_students_with_an_even_number_of_heads_of_64(size, takes):
+def test_kernels_support_encoders_with_an_even_number_of_heads_of_width_64(size, supported):
     shape = {name: uni3d.SIZES[size][name] for name in ("dim", "heads")}
-    assert attention_rows.applies(**shape, tokens=513, itemsize=2) == takes
+    assert attention_rows.supports(**shape, tokens=513, itemsize=2) == supported
 
 
-def lowered_for_tpu(way, *, heads=2, width=64, tokens=9):
+def lowered_for_tpu(implementation, *, heads=2, width=64, tokens=9):
     packed = jax.ShapeDtypeStruct((2, tokens, 3 * heads * width), jnp.float32)
-    gradient = jax.grad(lambda packed: jnp.sum(attention.self_attention(packed, heads, way)))
+
+    def total(packed):
+        return jnp.sum(attention.self_attention(packed, heads, implementation))
+
+    gradient = jax.grad(total)
     return jax.jit(gradient).trace(packed).lower(lowering_platforms=("tpu",)).as_text()
 
 
 @pytest.mark.parametrize(
-    ("way", "heads", "kernels"), [("auto", 2, 2), ("pallas", 2, 2), ("xla", 2, 0), ("auto", 3, 0)]
+    ("implementation", "heads", "kernels"),
+    [("auto", 2, 2), ("pallas", 2, 2), ("xla", 2, 0), ("auto", 3, 0)],
 )
-def test_kernels_run_on_a_tpu_where_they_take_the_sizes(way, heads, kernels):
-    assert lowered_for_tpu(way, heads=heads).count("@tpu_custom_call") == kernels
+def test_kernels_run_on_a_tpu_if_they_support_the_sizes(implementation, heads, kernels):
+    assert lowered_for_tpu(implementation, heads=heads).count("@tpu_custom_call") == kernels
 
 
-def test_kernels_of_a_few_heads_are_lowered_for_a_tpu(monkeypatch):
+def test_kernels_with_few_heads_per_program_are_lowered_for_a_tpu(monkeypatch):
     monkeypatch.setattr(attention_rows, "VECTOR_MEMORY", 110_000)
     assert lowered_for_tpu("pallas", heads=4).count("@tpu_custom_call") == 2
 
 
 @pytest.mark.parametrize("sizes", [{"heads": 3}, {"width": 32}, {"tokens": 2000}], ids=str)
-def test_kernels_that_are_asked_for_and_do_not_take_the_sizes_are_an_error(sizes):
+def test_pallas_is_an_error_if_the_kernels_do_not_support_the_sizes(sizes):
     with pytest.raises(ValueError, match="'pallas'.*'heads': .*Use 'auto'"):
         lowered_for_tpu("pallas", **sizes)
 
 
 def test_large_scores_do_not_overflow():
     query, key, value, gradient = inputs()
-    mixed, pull = jax.vjp(attention.head_by_head, 300 * query, 300 * key, value)
-    assert all(np.isfinite(x).all() for x in (mixed, *pull(gradient)))
+    mixed, vjp = jax.vjp(attention.head_by_head, 300 * query, 300 * key, value)
+    assert all(np.isfinite(x).all() for x in (mixed, *vjp(gradient)))
 
 
-def test_half_precision_stays_half_and_close():
+def test_bfloat16_inputs_give_bfloat16_results_that_are_close():
     query, key, value, gradient = (jnp.asarray(x, jnp.bfloat16) for x in inputs())
-    mixed, pull = jax.vjp(attention.head_by_head, query, key, value)
-    for got, want in zip((mixed, *pull(gradient)), plain(*inputs()), strict=True):
+    mixed, vjp = jax.vjp(attention.head_by_head, query, key, value)
+    for got, want in zip((mixed, *vjp(gradient)), plain(*inputs()), strict=True):
         assert got.dtype == jnp.bfloat16
         assert np.linalg.norm(got.astype(np.float32) - want) < 0.02 * np.linalg.norm(want)
 
 
-def test_the_scores_of_all_heads_are_never_stored():
+def test_scores_of_all_heads_are_never_stored():
     query = jax.ShapeDtypeStruct((4, 64, 8, 16), jnp.float32)
 
     def total(query, key, value):
@@ -146,8 +151,8 @@ def test_the_scores_of_all_heads_are_never_stored():
 
 
 @pytest.mark.parametrize(("platform", "loops"), [("cpu", True), ("tpu", False)])
-def test_the_way_is_that_of_the_platform_compiled_for(platform, loops):
-    """Not of the machine that compiles: a CPU compiles for TPUs."""
+def test_implementation_depends_on_the_target_platform(platform, loops):
+    """The compiling machine does not matter: a CPU compiles for TPUs."""
     query = jax.ShapeDtypeStruct((2, 7, 3, 5), jnp.float32)
     gradient = jax.grad(lambda *x: jnp.sum(attention.attention(*x)), argnums=(0, 1, 2))
     lowered = jax.jit(gradient).trace(query, query, query).lower(lowering_platforms=(platform,))

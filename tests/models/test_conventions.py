@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parity would notice each convention of the peers: flipped alone, the embedding is off."""
+"""The parity tests detect each convention of the peers: a single wrong one fails them."""
 
 import flax.linen as nn
 import jax
@@ -14,26 +14,28 @@ OPENSHAPE, GLU, SWIGLU, GELU = peers.SMALL
 
 
 def with_options(field, value):
-    """Replaces one field of every block's options."""
+    """Returns a change that replaces one field of the options of every block."""
 
-    def flip(monkeypatch, peer):
+    def change(monkeypatch, peer):
         original = transformer.BlockOptions
         monkeypatch.setattr(
             transformer, "BlockOptions", lambda *a, **k: original(*a, **(k | {field: value}))
         )
 
-    return flip
+    return change
 
 
 def constant(module, name, value):
-    def flip(monkeypatch, peer):
+    """Returns a change that replaces a constant."""
+
+    def change(monkeypatch, peer):
         monkeypatch.setattr(module, name, value)
 
-    return flip
+    return change
 
 
 def nearest_in_ball(monkeypatch, peer):
-    """The nearest points of a ball instead of the first by index."""
+    """Takes the nearest points of a ball instead of the first by index."""
 
     def query(xyz, centres, *, radius, count):
         return grouping.knn(xyz, centres, count=count)
@@ -41,8 +43,8 @@ def nearest_in_ball(monkeypatch, peer):
     monkeypatch.setattr(grouping, "ball_query", query)
 
 
-def zero_fills_the_ball(monkeypatch, peer):
-    """Short balls repeat point 0 instead of their own first one."""
+def pad_balls_with_zero(monkeypatch, peer):
+    """Pads small balls with index 0 instead of their first point."""
     original = grouping.ball_query
 
     def query(xyz, centres, *, radius, count):
@@ -53,7 +55,7 @@ def zero_fills_the_ball(monkeypatch, peer):
 
 
 def offsets_scaled(monkeypatch, peer):
-    """Offsets divided by the radius, as later versions of PointNet++ do."""
+    """Divides offsets by the radius, as later versions of PointNet++ do."""
     original = tokenizer.group_points
 
     def group(*arguments, **options):
@@ -64,12 +66,12 @@ def offsets_scaled(monkeypatch, peer):
 
 
 def plain_sampling(monkeypatch, peer):
-    """Points near the origin may be chosen."""
-    monkeypatch.setattr(uni3d, "NEAR_ORIGIN", None)
+    """Samples points near the origin, too."""
+    monkeypatch.setattr(uni3d.Uni3D, "skip_squared_norm", None)
 
 
 def gate_second(monkeypatch, peer):
-    """SiLU on the second half of a packed gate."""
+    """Applies SiLU to the second half of a packed gate."""
     original = jnp.split
 
     def split(x, parts, axis=0):
@@ -79,42 +81,44 @@ def gate_second(monkeypatch, peer):
     monkeypatch.setattr(transformer.jnp, "split", split)
 
 
-def one_more_bias(monkeypatch, peer):
-    """Queries without their bias."""
+def no_query_bias(monkeypatch, peer):
+    """Removes the bias of the queries."""
     for block in peer.variables["params"]["transformer"].values():
         block["attention"]["query_bias"] = 0 * block["attention"]["query_bias"]
 
 
-def joined_the_other_way(monkeypatch, peer):
-    """[local, maximum] instead of [maximum, local]."""
+def swap_concatenation(monkeypatch, peer):
+    """Concatenates [local, maximum] instead of [maximum, local]."""
     joined = peer.variables["params"]["tokenizer"]["joined"]
     joined["kernel"] = np.concatenate(np.split(joined["kernel"], 2)[::-1])
 
 
-FLIPS = [
+CHANGES = [
     (OPENSHAPE, "LayerNorm epsilon", with_options("epsilon", 1e-6)),
     (OPENSHAPE, "approximate GELU", constant(transformer, "gelu", nn.gelu)),
     (OPENSHAPE, "ball by distance", nearest_in_ball),
-    (OPENSHAPE, "fill rule", zero_fills_the_ball),
+    (OPENSHAPE, "fill rule", pad_balls_with_zero),
     (OPENSHAPE, "offsets over radius", offsets_scaled),
     (OPENSHAPE, "batch norm epsilon", constant(norm, "EPSILON", 1e-3)),
     (GLU, "sampling near the origin", plain_sampling),
     (GLU, "half of the gate", gate_second),
-    (GLU, "order of maximum and local", joined_the_other_way),
+    (GLU, "order of maximum and local", swap_concatenation),
     (SWIGLU, "inner norm", with_options("mlp", "swiglu")),
-    (SWIGLU, "bias of queries", one_more_bias),
+    (SWIGLU, "bias of queries", no_query_bias),
     (GELU, "approximate GELU", constant(transformer, "gelu", nn.gelu)),
     (GELU, "LayerNorm epsilon", constant(uni3d, "EPSILON", 1e-5)),
 ]
 
 
 @pytest.mark.parametrize(
-    ("name", "flip"), [(n, f) for n, _, f in FLIPS], ids=[f"{n}: {what}" for n, what, _ in FLIPS]
+    ("name", "change"),
+    [(n, f) for n, _, f in CHANGES],
+    ids=[f"{n}: {label}" for n, label, _ in CHANGES],
 )
-def test_a_flipped_convention_is_noticed(name, flip, monkeypatch):
+def test_a_wrong_convention_breaks_parity(name, change, monkeypatch):
     cached = peers.small(name)
     peer = peers.Peer(cached.arrays, cached.model, jax.tree.map(np.copy, cached.variables))
-    flip(monkeypatch, peer)
+    change(monkeypatch, peer)
     got = jax.jit(lambda xyz, rgb: peer.model.apply(peer.variables, xyz, rgb))(
         peer["in/xyz"], peer["in/rgb"]
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sampling and neighbour search equal brute-force loops, ties and duplicates included."""
+"""Sampling and neighbour search equal brute-force loops, including ties and duplicates."""
 
 import pathlib
 
@@ -20,17 +20,17 @@ def edge():
 
 @pytest.fixture(params=["cpu", "tpu"])
 def platform(request, monkeypatch):
-    """Runs what that platform would."""
+    """Runs the branches of `jax.lax.platform_dependent` for this platform."""
 
-    def choose(*operands, default, **ways):
-        return ways.get(request.param, default)(*operands)
+    def platform_dependent(*operands, default, **branches):
+        return branches.get(request.param, default)(*operands)
 
-    monkeypatch.setattr(jax.lax, "platform_dependent", choose)
+    monkeypatch.setattr(jax.lax, "platform_dependent", platform_dependent)
 
 
 def squared_distance(cloud, point):
-    gap = cloud - point
-    return gap[:, 0] ** 2 + gap[:, 1] ** 2 + gap[:, 2] ** 2
+    offset = cloud - point
+    return offset[:, 0] ** 2 + offset[:, 1] ** 2 + offset[:, 2] ** 2
 
 
 def slow_farthest_points(cloud, count):
@@ -56,7 +56,7 @@ def slow_knn(cloud, centres, count):
 
 
 def lattice(seed, shape, steps=16):
-    """Points on a binary lattice: float32 distances are exact and ties are common."""
+    """Draws points on a binary lattice, whose float32 distances are exact and often tied."""
     return np.random.default_rng(seed).integers(-steps, steps + 1, shape).astype(np.float32) / steps
 
 
@@ -71,7 +71,7 @@ def test_farthest_points_equal_the_loop(points):
 
 
 @pytest.mark.usefixtures("platform")
-def test_farthest_points_of_a_cloud_of_duplicates_repeat_the_first():
+def test_farthest_points_of_identical_points_are_the_first_point():
     cloud = np.ones((40, 3), np.float32)
     np.testing.assert_array_equal(grouping.farthest_point_sample(cloud, 5), np.zeros(5))
 
@@ -98,17 +98,17 @@ def test_farthest_points_match_the_peers(edge, case):
 
 
 @pytest.mark.parametrize("count", [0, 9])
-def test_an_impossible_number_of_farthest_points_is_refused(count):
+def test_invalid_number_of_farthest_points_raises(count):
     with pytest.raises(ValueError, match=f"{count} of 8 points"):
         grouping.farthest_point_sample(np.zeros((8, 3), np.float32), count)
 
 
-def test_a_cloud_without_three_coordinates_is_refused():
+def test_points_without_three_coordinates_raise():
     with pytest.raises(ValueError, match=r"\(8, 6\)"):
         grouping.farthest_point_sample(np.zeros((8, 6), np.float32), 2)
 
 
-# One short word, exactly one word, several words with and without a remainder.
+# Less than a word, exactly one word, several words with and without a remainder.
 @pytest.mark.usefixtures("platform")
 @pytest.mark.parametrize("points", [20, 32, 128, 333])
 @pytest.mark.parametrize("count", [1, 7, 40])
@@ -116,20 +116,20 @@ def test_ball_query_equals_the_loop(points, count):
     clouds, centres = lattice(1, (2, points, 3), steps=4), lattice(2, (2, 9, 3), steps=4)
     got = grouping.ball_query(clouds, centres, radius=0.5, count=count)
     want = [
-        slow_ball_query(cloud, some, 0.5, count)
-        for cloud, some in zip(clouds, centres, strict=True)
+        slow_ball_query(cloud, cloud_centres, 0.5, count)
+        for cloud, cloud_centres in zip(clouds, centres, strict=True)
     ]
     np.testing.assert_array_equal(got, want)
 
 
-def test_a_ball_takes_the_first_points_by_index_not_the_nearest():
+def test_ball_query_returns_the_first_points_by_index_not_the_nearest():
     cloud = np.array([[0.9, 0, 0], [0.1, 0, 0], [5, 0, 0], [0, 0, 0]], np.float32)
     centre = np.zeros((1, 3), np.float32)
     got = grouping.ball_query(cloud, centre, radius=1.0, count=2)
     np.testing.assert_array_equal(got, [[0, 1]])
 
 
-def test_the_boundary_belongs_to_the_ball_and_short_balls_repeat_their_first_point():
+def test_boundary_belongs_to_the_ball_and_small_balls_are_padded_with_their_first_point():
     cloud = np.array([[2, 0, 0], [0.5, 0, 0], [0, 0.5, 0]], np.float32)
     centre = np.zeros((1, 3), np.float32)
     got = grouping.ball_query(cloud, centre, radius=0.5, count=4)
@@ -137,7 +137,7 @@ def test_the_boundary_belongs_to_the_ball_and_short_balls_repeat_their_first_poi
 
 
 @pytest.mark.usefixtures("platform")
-def test_an_empty_ball_is_filled_with_index_zero():
+def test_empty_ball_is_padded_with_index_zero():
     cloud = np.full((50, 3), 9, np.float32)
     got = grouping.ball_query(cloud, np.zeros((2, 3), np.float32), radius=1.0, count=3)
     np.testing.assert_array_equal(got, np.zeros((2, 3)))
@@ -154,33 +154,33 @@ def test_ball_query_matches_the_peer(edge, case):
     np.testing.assert_array_equal(got, want)
 
 
-# Part of a word, whole words, and a rest; on a coarse lattice most points have equals.
+# Part of a word, whole words, and a remainder; most points of a coarse lattice have duplicates.
 @pytest.mark.usefixtures("platform")
 @pytest.mark.parametrize(("points", "count"), [(20, 20), (64, 1), (64, 12), (150, 149)])
-def test_neighbours_equal_the_loop_ties_for_the_last_place_included(points, count):
+def test_neighbours_equal_the_loop_including_ties_for_the_last_place(points, count):
     clouds, centres = lattice(3, (2, points, 3), steps=2), lattice(4, (2, 9, 3), steps=2)
     got = grouping.knn(clouds, centres, count=count)
-    want = [slow_knn(cloud, some, count) for cloud, some in zip(clouds, centres, strict=True)]
+    want = [slow_knn(*pair, count) for pair in zip(clouds, centres, strict=True)]
     np.testing.assert_array_equal(got, want)
     assert got.dtype == np.int32
 
 
 @pytest.mark.usefixtures("platform")
-def test_neighbours_of_a_cloud_drawn_with_replacement_are_its_first_copies():
-    """Whole words of one point, more often than there are neighbours, across words."""
-    few = lattice(8, (5, 3))
+def test_neighbours_among_duplicates_are_the_first_copies():
+    """One point fills several words, with more copies than there are neighbours."""
+    unique = lattice(8, (5, 3))
     draw = np.random.default_rng(9).integers(0, 5, 200)
     draw[40:140] = 2
-    got = grouping.knn(few[draw], few, count=70)
-    np.testing.assert_array_equal(got, slow_knn(few[draw], few, 70))
+    got = grouping.knn(unique[draw], unique, count=70)
+    np.testing.assert_array_equal(got, slow_knn(unique[draw], unique, 70))
     np.testing.assert_array_equal(got[2], np.flatnonzero(draw == 2)[:70])
 
 
 @pytest.mark.usefixtures("platform")
-def test_neighbours_are_told_apart_by_the_last_bit_and_by_the_exponent():
-    """Squares of distances: 0, the least, 1 and just above it, the largest, and infinity."""
-    along = jax.numpy.array([1, 3e38, 2e-19, 1 + 2**-23, 1.8e19, 0, 1, 1e25])
-    cloud = jax.numpy.stack([along, 0 * along, 0 * along], axis=-1)
+def test_neighbours_differ_in_the_last_bit_or_in_the_exponent():
+    """Squared distances: 0, the smallest, 1 and the next float, the largest, and infinity."""
+    x = jax.numpy.array([1, 3e38, 2e-19, 1 + 2**-23, 1.8e19, 0, 1, 1e25])
+    cloud = jax.numpy.stack([x, 0 * x, 0 * x], axis=-1)
     order = [5, 2, 0, 6, 3, 4, 1, 7]
     for count in (1, 2, 4, 6, 7):
         got = grouping.knn(cloud, np.zeros((1, 3), np.float32), count=count)
@@ -193,7 +193,7 @@ def test_neighbours_match_the_peer(edge):
     np.testing.assert_array_equal(got, edge["knn/idx_sorted_by_index"])
 
 
-def test_on_a_tpu_nothing_is_sorted_or_gathered_number_by_number():
+def test_tpu_program_has_no_sort_and_no_gather_of_single_numbers():
     cloud = jax.ShapeDtypeStruct((2, 64, 3), np.float32)
 
     def group(xyz):
@@ -207,13 +207,13 @@ def test_on_a_tpu_nothing_is_sorted_or_gathered_number_by_number():
     assert "sort" not in lowered and "top_k" not in lowered
 
 
-def test_more_neighbours_than_points_are_refused():
+def test_more_neighbours_than_points_raise():
     with pytest.raises(ValueError, match="9 neighbours of 8 points"):
         grouping.knn(np.zeros((8, 3), np.float32), np.zeros((1, 3), np.float32), count=9)
 
 
 @pytest.mark.parametrize("leading", [(), (2,), (2, 3)])
-def test_gather_picks_rows_of_each_cloud(leading):
+def test_gather_selects_rows_of_each_point_cloud(leading):
     rng = np.random.default_rng(5)
     values = rng.normal(size=(*leading, 10, 6)).astype(np.float32)
     index = rng.integers(0, 10, (*leading, 4, 5))
@@ -223,19 +223,19 @@ def test_gather_picks_rows_of_each_cloud(leading):
         np.testing.assert_array_equal(result, cloud[pick])
 
 
-def test_one_cloud_and_a_batch_of_it_agree():
+def test_one_point_cloud_and_a_batch_of_it_agree():
     cloud = lattice(6, (100, 3))
     chosen = grouping.farthest_point_sample(cloud, 8)
     np.testing.assert_array_equal(grouping.farthest_point_sample(cloud[None], 8)[0], chosen)
     centres = grouping.gather(cloud, chosen)
     for search in (
-        lambda xyz, some: grouping.ball_query(xyz, some, radius=0.7, count=5),
-        lambda xyz, some: grouping.knn(xyz, some, count=5),
+        lambda xyz, centres: grouping.ball_query(xyz, centres, radius=0.7, count=5),
+        lambda xyz, centres: grouping.knn(xyz, centres, count=5),
     ):
         np.testing.assert_array_equal(search(cloud[None], centres[None])[0], search(cloud, centres))
 
 
-def test_coordinates_keep_their_gradient_and_indices_have_none():
+def test_coordinates_have_a_gradient_and_indices_have_none():
     cloud = lattice(7, (60, 3))
 
     def spread(xyz):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A few samples at a time: statistics, values and gradient of the whole batch, in less memory."""
+"""Micro-batches give statistics, values and gradient of the whole batch, in less memory."""
 
 import jax
 import jax.numpy as jnp
@@ -24,37 +24,37 @@ def whole_statistics(x, weights):
 
 
 def micro_statistics(x, weights, *, axis_name=None):
-    rows = microbatch.apply(lambda x: jnp.tanh(3 * x), microbatch.split(x, most=2))
-    found = microbatch.statistics(column_statistics, rows, axis_name=axis_name)
-    assert found.count == 8
-    return jnp.sum(weights[0] * found.mean + weights[1] * found.var)
+    rows = microbatch.apply(lambda x: jnp.tanh(3 * x), microbatch.split(x, limit=2))
+    statistics = microbatch.statistics(column_statistics, rows, axis_name=axis_name)
+    assert statistics.count == 8
+    return jnp.sum(weights[0] * statistics.mean + weights[1] * statistics.var)
 
 
 @pytest.fixture(scope="module")
 def rows():
-    """Eight rows whose micro-batches have quite different means, and weights of a loss."""
+    """Draws eight rows whose micro-batches differ in their means, and weights of a loss."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(8, 3)) * 0.1 + np.repeat([[-1.0], [0.1], [0.3], [1.0]], 2, axis=0)
     return x.astype(np.float32), rng.normal(size=(2, 3)).astype(np.float32)
 
 
-def test_statistics_are_those_of_all_rows(rows):
+def test_statistics_cover_all_rows(rows):
     np.testing.assert_allclose(micro_statistics(*rows), whole_statistics(*rows), rtol=1e-5)
 
 
-def test_the_gradient_of_statistics_reaches_every_row(rows):
-    """Against central differences in double precision."""
+def test_gradient_of_statistics_reaches_every_row(rows):
+    """The reference is central differences in double precision."""
     x, weights = (part.astype(np.float64) for part in rows)
     want = np.zeros_like(x)
-    for place in np.ndindex(x.shape):
+    for index in np.ndindex(x.shape):
         step = np.zeros_like(x)
-        step[place] = 1e-6
-        ends = whole_statistics(x + step, weights) - whole_statistics(x - step, weights)
-        want[place] = ends / 2e-6
+        step[index] = 1e-6
+        difference = whole_statistics(x + step, weights) - whole_statistics(x - step, weights)
+        want[index] = difference / 2e-6
     assert_trees_close(jax.grad(micro_statistics)(*rows), want, rtol=1e-5)
 
 
-def test_statistics_are_those_of_all_devices(rows):
+def test_statistics_cover_all_devices(rows):
     spec = jax.sharding.PartitionSpec
     sharded = jax.shard_map(
         lambda x, weights: micro_statistics(x, weights, axis_name="data"),
@@ -66,34 +66,34 @@ def test_statistics_are_those_of_all_devices(rows):
     np.testing.assert_allclose(jax.jit(sharded)(*rows), whole_statistics(*rows), rtol=1e-5)
 
 
-@pytest.mark.parametrize(("batch", "most", "size"), [(12, 5, 4), (7, 3, 1), (6, 9, 6)])
-def test_micro_batches_are_equal_and_in_order(batch, most, size):
-    split = microbatch.split(jnp.arange(batch), most=most)
+@pytest.mark.parametrize(("batch", "limit", "size"), [(12, 5, 4), (7, 3, 1), (6, 9, 6)])
+def test_micro_batches_have_equal_size_and_keep_the_order(batch, limit, size):
+    split = microbatch.split(jnp.arange(batch), limit=limit)
     assert split.shape == (size,)
     np.testing.assert_array_equal(split.source.ravel(), np.arange(batch))
 
 
-def test_what_is_held_is_computed_once_and_stays_with_its_samples():
-    split = microbatch.split(jnp.arange(6.0), most=2)
-    held = microbatch.with_held(lambda x: x**2, split)
-    np.testing.assert_array_equal(held.source[1], [[0, 1], [4, 9], [16, 25]])
-    x, squared = held.function((split.source[1], held.source[1][1]))
+def test_precomputed_results_are_computed_once_and_stay_with_their_samples():
+    split = microbatch.split(jnp.arange(6.0), limit=2)
+    pairs = microbatch.with_precomputed(lambda x: x**2, split)
+    np.testing.assert_array_equal(pairs.source[1], [[0, 1], [4, 9], [16, 25]])
+    x, squared = pairs.function((split.source[1], pairs.source[1][1]))
     np.testing.assert_array_equal(x**2, squared)
 
 
-def test_memory_follows_the_micro_batch():
-    """The gradient of 256 clouds takes less than one layer of the tokenizer would hold of them."""
+def test_memory_depends_on_the_micro_batch():
+    """The gradient of 256 samples takes less memory than one tokenizer layer of all of them."""
     model = models.build_model(tiny_config(model__micro_batch=4).model)
     clouds = jax.ShapeDtypeStruct((256, 64, 3), jnp.float32)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 256))
     variables = jax.eval_shape(model.init, jax.random.key(0), clouds, clouds)
 
     def loss(params, stats, clouds, keys):
-        found, _ = model.apply(
+        embeddings, _ = model.apply(
             {"params": params, "batch_stats": stats}, clouds, clouds, train=True, keys=keys,
             mutable=["batch_stats"],
         )  # fmt: skip
-        return jnp.sum(found**2)
+        return jnp.sum(embeddings**2)
 
     arguments = variables["params"], variables["batch_stats"], clouds, keys
     compiled = jax.jit(jax.grad(loss)).lower(*arguments).compile()

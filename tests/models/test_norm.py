@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folded layers equal the plain ones in value, gradient and running statistics."""
+"""Folded layers equal plain ones in value, gradient and running statistics."""
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ def test_folded_norm_equals_batch_norm_in_value_gradient_and_statistics(pool):
 
 
 def plain_mini_point_net(params, stats, groups, train):
-    """Uni3D's two shared MLPs as published: maximum, concatenation, batch norm over all points."""
+    """Computes Uni3D's two shared MLPs as published: maximum, concatenation, batch norm."""
     new = {}
 
     def normed(name, x, weights):
@@ -67,14 +67,14 @@ def plain_mini_point_net(params, stats, groups, train):
     batch, count, size, channels = groups.shape
     x = normed("layer_0", groups.reshape(-1, channels), params["layer_0"])
     x = x @ params["local"]["kernel"] + params["local"]["bias"]
-    peak = jnp.repeat(x.reshape(-1, size, 256).max(axis=1), size, axis=0)
-    x = normed("layer_1", jnp.concatenate([peak, x], axis=-1), params["joined"])
+    maximum = jnp.repeat(x.reshape(-1, size, 256).max(axis=1), size, axis=0)
+    x = normed("layer_1", jnp.concatenate([maximum, x], axis=-1), params["joined"])
     x = x @ params["output"]["kernel"] + params["output"]["bias"]
     return x.reshape(batch, count, size, -1).max(axis=2), (new if train else stats)
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_the_small_point_net_equals_the_published_order_of_operations(train):
+def test_mini_point_net_equals_the_published_order_of_operations(train):
     rng = np.random.default_rng(5)
     groups = jnp.asarray(rng.normal(0.2, 0.5, (3, 6, 7, 6)).astype(np.float32))
     weights = rng.normal(size=(3, 6, 5)).astype(np.float32)
@@ -97,6 +97,6 @@ def test_the_small_point_net_equals_the_published_order_of_operations(train):
 
     got = jax.jit(jax.grad(folded, argnums=(0, 1), has_aux=True))(params, groups)
     want = jax.jit(jax.grad(plain, argnums=(0, 1), has_aux=True))(params, groups)
-    # In training, what is added to every point alike has no gradient: rounding around zero.
+    # In training, a term that is the same for every point has no gradient: only rounding errors.
     assert_trees_close(got, want, rtol=1e-4, atol=1e-4)
     assert_trees_close(got[1], want[1], rtol=1e-5, atol=1e-5)

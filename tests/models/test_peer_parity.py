@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The students equal the peers' PyTorch models: groups, every stage, training, real sizes."""
+"""The encoders equal the peers' PyTorch models: groups, every stage, training, real sizes."""
 
 import functools
 
@@ -13,7 +13,7 @@ import pytest
 from mrd_jax.models import grouping, uni3d
 
 UNI3D = [name for name in peers.SMALL if name.startswith("uni3d")]
-# (student's name, fixture's name) of what each stage gives.
+# (our name, name in the fixture) of the output of each stage.
 OPENSHAPE_STAGES = (
     ("tokenizer", "act/sa_features"),
     ("lift_norm", "act/lift_tokens"),
@@ -34,7 +34,7 @@ UNI3D_STAGES = (
     ("transformer", "act/cls_norm"),
     ("norm", "act/cls_fc_norm"),
 )
-# Torch's name of the batch norms of each tokenizer, in the student's order.
+# PyTorch names of the batch norms of each tokenizer, in our order.
 NORMS = {
     "openshape": [f"ppat.sa.mlp_bns.{n}" for n in range(3)],
     "uni3d": [f"point_encoder.encoder.{part}.1" for part in ("first_conv", "second_conv")],
@@ -43,7 +43,7 @@ NORMS = {
 
 @functools.cache
 def evaluated(name):
-    """Embedding and intermediate values of a small model."""
+    """Returns the embedding and the intermediate values of a small model."""
     peer = peers.small(name)
     apply = functools.partial(peer.apply, capture_intermediates=True, mutable=["intermediates"])
     embedding, state = jax.jit(apply)()
@@ -69,9 +69,9 @@ def test_every_stage_equals_the_peer(name):
         want = peer[theirs]
         if "last_block" in ours:
             want = want[:, 0]  # the last block computes the first token only
-        found = got[ours].reshape(want.shape)
+        values = got[ours].reshape(want.shape)
         bound = 1e-4 * np.abs(want).max()
-        np.testing.assert_allclose(found, want, rtol=0, atol=bound, err_msg=ours)
+        np.testing.assert_allclose(values, want, rtol=0, atol=bound, err_msg=ours)
 
 
 @pytest.mark.parametrize("name", peers.SMALL)
@@ -114,7 +114,7 @@ def test_uni3d_groups_equal_the_peer(name):
 
 
 @pytest.mark.parametrize("name", peers.REAL)
-def test_a_published_size_equals_the_peer(name):
+def test_published_size_equals_the_peer(name):
     peer = peers.real(name)
     got = jax.jit(peer.apply)()
     skip = uni3d.NEAR_ORIGIN if name.startswith("uni3d") else None
@@ -126,7 +126,7 @@ def test_a_published_size_equals_the_peer(name):
 
 
 @pytest.mark.parametrize("name", peers.SMALL)
-def test_half_precision_stays_near_single(name):
+def test_bfloat16_stays_near_float32(name):
     peer = peers.small(name)
     half = jax.jit(peer.model.clone(dtype=jnp.bfloat16).apply)
     got = half(peer.variables, peer["in/xyz"], peer["in/rgb"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of the students change only what they should; devices share batch statistics."""
+"""Options of the encoders change only what they should; devices share batch statistics."""
 
 import functools
 
@@ -41,7 +41,7 @@ def tiny_clouds(batch=8, points=48):
 @functools.cache
 def tiny_variables(name="point_bert"):
     variables = jax.jit(tiny(name).init)(jax.random.key(1), *tiny_clouds())
-    # Scales of both signs and offsets off zero, so that no term of the norm is invisible.
+    # Scales of both signs and offsets away from zero, so that every term of the norm matters.
     keys = iter(jax.random.split(jax.random.key(2), 100))
     variables["params"] = jax.tree.map(
         lambda leaf: leaf + 0.3 * jax.random.normal(next(keys), leaf.shape), variables["params"]
@@ -63,7 +63,7 @@ def embed_tiny(name, xyz, rgb):
 
 @functools.cache
 def tiny_weights():
-    """Weights of the outputs that make a loss."""
+    """Draws weights of the outputs, whose weighted sum is the loss."""
     return np.random.default_rng(3).normal(size=(8, 10)).astype(np.float32)
 
 
@@ -73,7 +73,7 @@ def sample_keys(seed=8):
 
 @functools.cache
 def value_and_gradient(name="point_bert", **changes):
-    """Output, running statistics and gradient of one training pass of the tiny model."""
+    """Returns output, running statistics and gradient of one training step of the tiny model."""
     model, variables = tiny(name, **changes), tiny_variables(name)
 
     @jax.jit
@@ -95,7 +95,7 @@ def value_and_gradient(name="point_bert", **changes):
 def test_eight_devices_share_batch_statistics(name):
     model, variables = tiny(name), tiny_variables(name)
 
-    def share(params, xyz, rgb, weights):
+    def contribution(params, xyz, rgb, weights):
         output, state = model.apply(
             variables | {"params": params}, xyz, rgb, train=True, axis_name="data",
             mutable=["batch_stats"],
@@ -103,7 +103,7 @@ def test_eight_devices_share_batch_statistics(name):
         return jnp.sum(output * weights), (output, state)
 
     def step(params, *batch):
-        gradient, (output, state) = jax.grad(share, has_aux=True)(params, *batch)
+        gradient, (output, state) = jax.grad(contribution, has_aux=True)(params, *batch)
         return output, state, jax.lax.psum(gradient, "data")
 
     spec = jax.sharding.PartitionSpec
@@ -135,7 +135,7 @@ def test_bfloat16_stays_close_and_returns_float32(name):
 
 
 @both
-def test_an_embedding_does_not_depend_on_the_rest_of_the_batch(name):
+def test_embedding_does_not_depend_on_the_rest_of_the_batch(name):
     xyz, rgb = tiny_clouds()
     order = np.array([5, 2, 7, 2, 1, 0, 3, 3])
     np.testing.assert_allclose(
@@ -154,7 +154,7 @@ def test_colour_and_position_reach_the_embedding(name):
     assert np.abs(embed_tiny(name, xyz + 0.1, rgb) - whole).max() > 1e-2
 
 
-def test_dropped_groups_are_a_fixed_share_and_a_function_of_the_samples_own_key():
+def test_dropped_groups_are_a_fixed_fraction_and_depend_on_the_samples_own_key_only():
     index = jnp.arange(40).reshape(2, 20) * 3
     keys = jax.random.split(jax.random.key(6), 2)
     kept = np.asarray(grouping.random_subset(index, 14, keys=keys))
@@ -170,8 +170,8 @@ def test_every_group_is_dropped_equally_often():
     keys = jax.random.split(jax.random.key(7), 2000)
     index = jnp.broadcast_to(jnp.arange(8), (2000, 8))
     kept = grouping.random_subset(index, 4, keys=keys)
-    share = np.bincount(np.ravel(kept), minlength=8) / 2000
-    np.testing.assert_allclose(share, 0.5, atol=0.05)  # 4.5 standard deviations
+    fraction = np.bincount(np.ravel(kept), minlength=8) / 2000
+    np.testing.assert_allclose(fraction, 0.5, atol=0.05)  # 4.5 standard deviations
 
 
 @both
@@ -182,7 +182,7 @@ def test_patch_dropout_acts_in_training_only_and_saves_compute(name, choice):
         jitted_apply(name, **changes)
         .lower(tiny_variables(name), *tiny_clouds(), **options)
         .compile()
-        # Large groups, so that what is paid once per model is little.
+        # Large groups, so that the cost per group dominates.
         for changes in (
             {"group_size": 32},
             {"group_size": 32, "patch_dropout": 0.5, "patch_choice": choice},
@@ -195,7 +195,7 @@ def test_patch_dropout_acts_in_training_only_and_saves_compute(name, choice):
 
 
 @both
-def test_fewer_groups_are_those_of_the_smaller_model(name):
+def test_fewer_groups_equal_a_model_with_fewer_groups(name):
     options = dict(train=True, mutable="batch_stats")
     dropping = jitted_apply(name, patch_dropout=0.5, patch_choice="fewer")
     got = dropping(tiny_variables(name), *tiny_clouds(), **options)
@@ -204,7 +204,7 @@ def test_fewer_groups_are_those_of_the_smaller_model(name):
 
 
 @both
-def test_random_groups_are_a_subset_and_only_they_are_seen(name, monkeypatch):
+def test_random_groups_are_a_subset_and_dropped_groups_have_no_effect(name, monkeypatch):
     options = dict(train=True, keys=sample_keys(), mutable="batch_stats")
     dropping = jitted_apply(name, patch_dropout=0.5, patch_choice="random")
     got = dropping(tiny_variables(name), *tiny_clouds(), **options)
@@ -213,13 +213,13 @@ def test_random_groups_are_a_subset_and_only_they_are_seen(name, monkeypatch):
     chosen = grouping.farthest_point_sample(tiny_clouds()[0], 8, skip_squared_norm=skip)
     kept = grouping.random_subset(chosen, 4, keys=sample_keys())
     monkeypatch.setattr(grouping, "farthest_point_sample", lambda xyz, count, **_: kept)
-    few = jitted_apply(name, groups=4, remat=True)  # a new name in the cache of compiled ones
-    want = few(tiny_variables(name), *tiny_clouds(), **options)
+    small = jitted_apply(name, groups=4, remat=True)  # another entry of the cache
+    want = small(tiny_variables(name), *tiny_clouds(), **options)
     assert_trees_close(got, want, rtol=1e-5, atol=1e-5)
 
 
 @both
-def test_random_choices_without_keys_are_refused(name):
+def test_random_choices_without_keys_raise(name):
     for changes in ({"patch_dropout": 0.5, "patch_choice": "random"}, {"drop_path": 0.1}):
         if name == "point_bert" and "drop_path" in changes:
             continue
@@ -229,7 +229,7 @@ def test_random_choices_without_keys_are_refused(name):
             )
 
 
-def test_drop_path_acts_in_training_only_and_by_the_samples_own_key():
+def test_drop_path_acts_in_training_only_and_depends_on_the_samples_own_key():
     variables, clouds = tiny_variables("uni3d"), tiny_clouds()
     apply = jitted_apply("uni3d", drop_path=0.9)
     np.testing.assert_array_equal(apply(variables, *clouds), embed_tiny("uni3d", *clouds))
@@ -249,28 +249,28 @@ def test_drop_path_is_the_same_under_memory_and_loop_options(changes):
     assert_trees_close(got, value_and_gradient("uni3d", drop_path=0.5), rtol=1e-5, atol=1e-5)
 
 
-def test_a_dropped_branch_leaves_its_mean():
-    change = jnp.ones((4000 * 2, 3))
+def test_drop_path_keeps_the_mean_of_a_branch():
+    branch = jnp.ones((4000 * 2, 3))
     keys = jax.random.split(jax.random.key(0), 4000)
-    got = transformer.drop_path(change, rate=jnp.float32(0.3), keys=keys).reshape(4000, 6)
+    got = transformer.drop_path(branch, rate=jnp.float32(0.3), keys=keys).reshape(4000, 6)
     assert set(np.unique(got)) == {0, np.float32(1 / np.float32(0.7))}
-    assert np.all(got == got[:, :1])  # all tokens of a sample share its fate
+    assert np.all(got == got[:, :1])  # the same for all tokens of a sample
     np.testing.assert_allclose(np.mean(got), 1, atol=0.05)  # 4.8 standard deviations
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "pointnet"}, "model.name is 'pointnet'; choose from"),
-        ({"name": ["point_bert"]}, r"model.name is \['point_bert'\]; choose from"),
-        ({"dim": True}, "model.dim is True; it must be an integer"),
-        ({"radius": "0.2"}, "model.radius is '0.2'; it must be a float"),
-        ({"patch_dropout": None}, "model.patch_dropout is None; it must be a float"),
-        ({"remat": 1}, "model.remat is 1; it must be a bool"),
-        ({"patch_choice": 3}, "model.patch_choice is 3; it must be a str"),
+        ({"name": "pointnet"}, "model.name is 'pointnet'; expected one of"),
+        ({"name": ["point_bert"]}, r"model.name is \['point_bert'\]; expected one of"),
+        ({"dim": True}, "model.dim is True; expected an integer"),
+        ({"radius": "0.2"}, "model.radius is '0.2'; expected a float"),
+        ({"patch_dropout": None}, "model.patch_dropout is None; expected a float"),
+        ({"remat": 1}, "model.remat is 1; expected a bool"),
+        ({"patch_choice": 3}, "model.patch_choice is 3; expected a str"),
         ({"widht": 3}, r"unknown fields \['widht'\]"),
         ({"dim": 0}, "model.dim is 0"),
-        ({"heads": 3}, "dim 16 does not divide over 3 heads"),
+        ({"heads": 3}, "model.dim is 16; expected a multiple of config.model.heads, 3"),
         ({"radius": 0.0}, "model.radius is 0.0"),
         ({"patch_dropout": 1.0}, "model.patch_dropout is 1.0"),
         ({"dtype": "float16"}, "model.dtype is 'float16'"),
@@ -278,16 +278,16 @@ def test_a_dropped_branch_leaves_its_mean():
         ({"name": "uni3d", "mlp": "relu"}, "model.mlp is 'relu'"),
         ({"name": "uni3d", "drop_path": -0.1}, "model.drop_path is -0.1"),
         ({"name": "uni3d", "radius": 0.2}, r"unknown fields \['radius'\]"),
-        ({"micro_batch": -1}, "model.micro_batch is -1; it must be an integer, at least 0"),
-        ({"points": 4}, "model.groups 8 exceeds model.points 4"),
+        ({"micro_batch": -1}, "model.micro_batch is -1; expected an integer >= 0"),
+        ({"points": 4}, "model.groups is 8; expected at most config.model.points, 4"),
     ],
 )
-def test_a_bad_config_is_refused_by_field_and_value(changes, message):
+def test_invalid_config_raises_with_field_and_value(changes, message):
     student = STUDENTS["uni3d" if changes.get("name") == "uni3d" else "point_bert"]
     with pytest.raises(ValueError, match=message):
         models.build_model({"name": "point_bert", **student} | changes)
 
 
-def test_a_missing_field_is_named():
+def test_missing_fields_are_listed():
     with pytest.raises(ValueError, match=r"lacks the fields \['depth', 'dim', "):
         models.build_model({"name": "point_bert"})

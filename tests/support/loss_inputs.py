@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configs, embeddings and weights that the tests of the objective share."""
+"""Configs, embeddings and weights for the tests of the objective."""
 
 import functools
 import math
@@ -13,8 +13,10 @@ from mrd_jax import losses
 
 
 def loss_config(**overrides):
-    """A config with every term on, weights that tell the terms apart, and temperatures of use to
-    a batch of random vectors."""
+    """Returns a config with all terms active.
+
+    The weights of the terms differ, and the temperatures suit a batch of random vectors.
+    """
     config = ml_collections.ConfigDict(
         {
             "image_weight": 0.5,
@@ -59,8 +61,8 @@ VARIANTS = {
     "cosine, l2": {"relation": "cosine", "divergence": "l2"},
     "cosine, smooth l1": {"relation": "cosine", "divergence": "smooth_l1"},
     "intra diagonal kept": {"exclude_self_intra": False},
-    "cross diagonal left out": {"exclude_self_cross": True},
-    "distances, cross diagonal left out": SMOOTH | {"exclude_self_cross": True},
+    "cross diagonal excluded": {"exclude_self_cross": True},
+    "distances, cross diagonal excluded": SMOOTH | {"exclude_self_cross": True},
     "learnt student temperature": {"learn_student_temperature": True},
     "student temperature": {"student_temperature": 0.4},
     "teacher temperature": {"teacher_temperature": 0.3},
@@ -80,7 +82,7 @@ VARIANTS = {
 
 
 def embeddings_of(batch=6, dim=4, seed=0):
-    """Alike enough across modalities that every part is of order one; not normalised."""
+    """Draws correlated embeddings, so that every part is of order one; not normalised."""
     draw = np.random.default_rng(seed).normal
     common = draw(size=(batch, dim))
     return {
@@ -94,11 +96,11 @@ def embeddings_of(batch=6, dim=4, seed=0):
 
 
 def weights_of(config):
-    """Away from the symmetric start, so that an exchange of two weights shows."""
-    start = [0.3, -0.4, 0.6]
+    """Returns loss parameters with unequal weights, so that swapped weights are detected."""
+    logits = [0.3, -0.4, 0.6]
     return {
         "mixing": {
-            term: np.roll(start, shift)[: len(config.candidates[term])]
+            term: np.roll(logits, shift)[: len(config.candidates[term])]
             for shift, term in enumerate(("intra", "image", "text"))
         },
         "student_log_temperature": math.log(0.6),
@@ -114,13 +116,13 @@ def float32(tree):
 
 
 def objective(learnt, embeddings, config, axis_name=None):
-    """`mrd_loss` as a function of all that receives a gradient."""
+    """Computes `mrd_loss` as a function of everything that receives a gradient."""
     embeddings = embeddings | {name: learnt[name] for name in ("points", "log_scale")}
     return losses.mrd_loss(embeddings, learnt["weights"], config, axis_name=axis_name)
 
 
 def evaluate(config, embeddings):
-    """Parts and gradients on one device; eager, so that the variants share their compiled parts."""
+    """Returns parts and gradients on one device; eager, so that variants share compiled parts."""
     embeddings = float32(embeddings)
     learnt = {name: embeddings[name] for name in ("points", "log_scale")}
     learnt["weights"] = float32(weights_of(config))

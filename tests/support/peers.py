@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of the peers' PyTorch code: inputs, weights, activations and keys of real checkpoints."""
+"""Fixtures of the peers' PyTorch code: inputs, weights, activations, checkpoint keys."""
 
 import dataclasses
 import functools
@@ -14,8 +14,8 @@ import numpy as np
 from mrd_jax import convert
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
-# What the fixtures' notes allow for an embedding: PyTorch's own rounding is below 5e-6, and every
-# wrong convention moves it by at least 6e-5.
+# Tolerance for an embedding: PyTorch's own rounding error is below 5e-6, and every wrong convention
+# changes the embedding by at least 6e-5.
 PARITY = 3e-5
 
 SMALL = ("openshape_small", "uni3d_small_glu", "uni3d_small_swiglu", "uni3d_small_gelu")
@@ -24,7 +24,7 @@ REAL = {"openshape-4": "full_openshape_s4", "uni3d-ti": "full_uni3d_ti", "uni3d-
 
 @dataclasses.dataclass(frozen=True)
 class Peer:
-    """One fixture: its arrays by name, and the student with its weights."""
+    """A fixture: its arrays by name, and the encoder with its weights."""
 
     arrays: dict[str, np.ndarray]
     model: Any
@@ -38,13 +38,13 @@ class Peer:
 
 
 def small_state(name):
-    """The stored state dict of a small model: PyTorch's key -> array."""
+    """Returns the stored state dict of a small model: PyTorch key -> array."""
     return {key[3:]: array for key, array in read(name)[0].items() if key.startswith("sd/")}
 
 
 @functools.cache
 def small(name):
-    """A small model whose weights are stored."""
+    """Returns a small model with its stored weights."""
     arrays, config = read(name)
     state = small_state(name)
     if name.startswith("openshape"):
@@ -61,19 +61,19 @@ def small(name):
 
 
 def real(name):
-    """A published size whose weights are made anew, each from the seed and its key."""
+    """Returns a published size, with weights generated from the seed and the key of each array."""
     arrays, config = read(REAL[name])
     state = seeded_state(config["keys"], config["param_seed"])
     for key, sums in ((key[7:], sums) for key, sums in arrays.items() if key[:7] == "checks/"):
-        found = state[key].astype(np.float64)
-        np.testing.assert_allclose([found.sum(), (found**2).sum()], sums, rtol=1e-6, atol=1e-6)
-    done = convert.convert(state, source=name.partition("-")[0], name=name)
-    return Peer(arrays, done.model, done.variables)
+        values = state[key].astype(np.float64)
+        np.testing.assert_allclose([values.sum(), (values**2).sum()], sums, rtol=1e-6, atol=1e-6)
+    converted = convert.convert(state, source=name.partition("-")[0], name=name)
+    return Peer(arrays, converted.model, converted.variables)
 
 
 @functools.cache
 def released_keys():
-    """{model: ({key: shape} of its checkpoint, number of parameters)}."""
+    """Returns {model: ({key: shape} of its checkpoint, parameter count)}."""
     models, rows = {}, []
     for line in (FIXTURES / "released_keys.tsv").read_text("utf-8").splitlines():
         if line.startswith("#"):
@@ -90,7 +90,7 @@ def released_keys():
 
 
 def seeded_state(keys, seed):
-    """Weights as the fixtures' makers drew them; every array depends on (seed, key) alone."""
+    """Draws the weights of a fixture; every array depends on its seed and key alone."""
     state = {}
     for key, shape, _ in keys:
         sequence = np.random.SeedSequence([seed, zlib.crc32(key.encode())])
@@ -120,7 +120,7 @@ def _shaped(key, noise):
 
 
 def read(name):
-    """Arrays of a fixture by name, and its config."""
+    """Returns the arrays of a fixture by name, and its config."""
     with np.load(FIXTURES / f"{name}.npz") as archive:
         arrays = dict(archive)
     return arrays, json.loads(str(arrays.pop("config")))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The objective written a second time, in numpy float64 with a loop per sample and per pair."""
+"""Reference implementation of the objective: loops over samples and pairs in numpy float64."""
 
 import math
 
@@ -13,7 +13,7 @@ def unit_rows(values):
 
 
 def pairs(batch, *, exclude_self, mask):
-    """Yields row i with the list of columns that count for it; rows that do not count have none."""
+    """Yields each row with the list of its valid columns, which is empty for a masked row."""
     mask = [True] * batch if mask is None else mask
     for i in range(batch):
         yield i, [j for j in range(batch) if mask[i] and mask[j] and not (exclude_self and i == j)]
@@ -45,7 +45,7 @@ def distance_relation(rows, columns, *, metric, exclude_self=False, mask=None):
 
 
 def row_divergence(target, student, kind):
-    """Between two rows given as their entries that count."""
+    """Computes the divergence between two rows, given as their valid entries."""
     if not len(target):
         return 0.0
     error = student - target
@@ -89,7 +89,7 @@ def mean_of_valid(rows, mask):
 
 
 def mrd_loss(embeddings, weights, config):
-    """All parts of the objective as floats."""
+    """Returns all parts of the objective as floats."""
     batch = {"P": unit_rows(embeddings["points"])}
     masks = {"P": np.ones(len(batch["P"]), bool)}
     for letter, name in (("V", "image"), ("T", "text")):
@@ -172,7 +172,7 @@ def mrd_loss(embeddings, weights, config):
 
 
 def numeric_gradient(function, values, *, step=1e-5):
-    """Central differences of a scalar function of one float64 array."""
+    """Computes central differences of a scalar function of one float64 array."""
     values = np.array(values, np.float64)
     gradient = np.zeros_like(values)
     for index in np.ndindex(values.shape):
@@ -187,7 +187,7 @@ def numeric_gradient(function, values, *, step=1e-5):
 
 
 def assert_close(actual, expected, *, tolerance=1e-5):
-    """Within the tolerance of the largest expected magnitude, or of 1 where that is smaller."""
+    """Compares within a tolerance relative to the largest expected magnitude, or to 1 if larger."""
     actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     np.testing.assert_array_equal(np.isneginf(actual), np.isneginf(expected))
     finite = np.isfinite(expected)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The smallest run that has every part: for tests of the step, the loop and the checkpoints."""
+"""The smallest run with all parts, for tests of the step, the loop and the checkpoints."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from mrd_jax.checkpoints import run_identity
 
 
 def tiny_config(**fields: Any) -> ConfigDict:
-    """Full MRD on clouds of 64 points; `fields` override by dotted name with __ for a dot."""
+    """Returns a config of full MRD on 64 points; `fields` are dotted names with __ for a dot."""
     config = base.get_config()
     config.batch_size = 16
     config.total_steps = 6
@@ -36,21 +36,21 @@ def tiny_config(**fields: Any) -> ConfigDict:
     return config
 
 
-def assert_trees_close(found: Any, wanted: Any, *, rtol: float, atol: float = 0.0) -> None:
-    """Every leaf within atol + rtol times the largest magnitude of the wanted leaf."""
-    found, wanted = jax.device_get((found, wanted))
-    assert jax.tree.structure(found) == jax.tree.structure(wanted)
-    pairs = zip(jax.tree_util.tree_leaves_with_path(wanted), jax.tree.leaves(found), strict=True)
-    for (path, leaf), other in pairs:
-        scale = np.max(np.abs(leaf)) if np.size(leaf) else 0.0
+def assert_trees_close(actual: Any, expected: Any, *, rtol: float, atol: float = 0.0) -> None:
+    """Compares leaves within atol + rtol times the largest magnitude of the expected leaf."""
+    actual, expected = jax.device_get((actual, expected))
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    pairs = zip(jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(actual), strict=True)
+    for (path, want), leaf in pairs:
+        scale = np.max(np.abs(want)) if np.size(want) else 0.0
         np.testing.assert_allclose(
-            other, leaf, rtol=0, atol=atol + rtol * scale, err_msg=jax.tree_util.keystr(path)
+            leaf, want, rtol=0, atol=atol + rtol * scale, err_msg=jax.tree_util.keystr(path)
         )
 
 
-def assert_trees_equal(found: Any, wanted: Any) -> None:
-    """Every leaf equal, bit for bit."""
-    found, wanted = jax.device_get((found, wanted))
-    assert jax.tree.structure(found) == jax.tree.structure(wanted)
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+def assert_trees_equal(actual: Any, expected: Any) -> None:
+    """Asserts that all leaves are bitwise equal."""
+    actual, expected = jax.device_get((actual, expected))
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for leaf, want in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(np.asarray(leaf), np.asarray(want))

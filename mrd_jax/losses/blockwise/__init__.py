@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The values of a plan in memory for [local_batch, block] arrays, whatever the global batch.
+"""Blockwise form of the losses: memory for [local_batch, block] arrays, for any global batch.
 
-Columns of the gathered modalities pass by a block at a time (`passes`): once for the statistics of
-each row and most divergences, once more for those that need the statistics first, and once for the
-gradient, which is our own: JAX would keep every block. What is gathered again for it are statistics
-of rows, not embeddings, and nothing is reduce-scattered.
+Columns of the gathered modalities are processed one block at a time: the first pass computes the
+statistics of each row and most divergences (`first_pass`), a second pass the divergences that need
+the statistics first, and a last pass the gradient (`later_passes`). The gradient is a custom one,
+since autodiff would store every block. It gathers row statistics, not embeddings, and needs no
+reduce-scatter.
 """
 
 import functools
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from mrd_jax.losses import loss_plan, modalities, relation
-from mrd_jax.losses.blockwise import collection, passes, tiles
+from mrd_jax.losses.blockwise import first_pass, later_passes, tiles
 
 
 def row_values(
@@ -25,28 +26,29 @@ def row_values(
     block: int,
     axis_name: str | None = None,
 ) -> dict[str, jax.Array]:
-    """The same as `plain.row_values`, values and gradients, up to float rounding.
+    """Computes the same values and gradients as `plain.row_values`, up to rounding.
 
-    The gradient of a scalar is this device's share: summed over devices it is that of the plain
-    form, device by device it is not.
+    The gradient of a scalar is this device's contribution: summed over devices it equals that of
+    the plain form, on a single device it does not.
 
     Args:
-      plan: what to compute.
-      batch: P, V and T of this device; only P's rows receive a gradient.
+      plan: contrastive terms and comparisons to compute.
+      batch: P, V and T of this device; only the rows of P receive a gradient.
       scalars: temperatures and mixing weights.
       block: columns at a time, >= 1; need not divide the global batch.
       axis_name: mesh axis that the batch is split over; None for one device.
 
     Returns:
-      As `plain.row_values`.
+      [local_batch] arrays by name, as `plain.row_values`.
     """
-    used = {letter for c in _comparisons(plan) for letter in c.student.present}
-    teacher = {letter: batch[letter] for letter in sorted(used)}
+    letters = {letter for c in _comparisons(plan) for letter in c.student.required}
+    teacher = {letter: batch[letter] for letter in sorted(letters)}
     values, correct = _values(plan, block, axis_name, batch["P"], scalars, teacher)
     rows = {c.part: values[c.part] for c in plan.comparisons}
-    for name, there, back in plan.contrasts:
-        rows[f"contrastive_{name}"] = (values[there.name] + values[back.name]) / 2
-        rows[f"accuracy_{name}"] = correct[there.name]
+    for contrast in plan.contrasts:
+        forward, backward = contrast.points_to_teacher.name, contrast.teacher_to_points.name
+        rows[f"contrastive_{contrast.name}"] = (values[forward] + values[backward]) / 2
+        rows[f"accuracy_{contrast.name}"] = correct[forward]
     return rows
 
 
@@ -58,8 +60,8 @@ def _values(
     points: modalities.Modality,
     scalars: loss_plan.Scalars,
     teacher: modalities.Batch,
-) -> tuple[collection.Rows, collection.Rows]:
-    """Values of all comparisons, and whether rows of contrasts are correct, by part."""
+) -> tuple[first_pass.Rows, first_pass.Rows]:
+    """Computes the values of all comparisons and the accuracy of the contrasts, by part."""
     return _forward(plan, block, axis_name, points, scalars, teacher)[0]
 
 
@@ -73,16 +75,15 @@ def _forward(
 ) -> tuple[Any, Any]:
     samples = tiles.gather({"P": points, **teacher}, axis_name)
     comparisons = _comparisons(plan)
-    statistics, (values, slopes), correct = collection.collect(
+    statistics, (values, slopes), correct = first_pass.run(
         comparisons, samples, scalars, block=block, axis_name=axis_name
     )
-    others = [c for c in comparisons if not collection.is_collected(c)]
-    if others:
-        more = passes.compare(others, samples, statistics, scalars, block=block)
-        values, slopes = values | more.values, slopes | more.slopes
-    sizes = _sizes(comparisons, samples, axis_name)
-    values = {part: rows / sizes[part] if part in sizes else rows for part, rows in values.items()}
-    return (values, correct), (samples, scalars, statistics, slopes)
+    remaining = [c for c in comparisons if not first_pass.computes(c)]
+    if remaining:
+        second = later_passes.compare(remaining, samples, statistics, scalars, block=block)
+        values, slopes = values | second.values, slopes | second.slopes
+    sizes = _row_sizes(comparisons, samples, axis_name)
+    return (_divide(values, sizes), correct), (samples, scalars, statistics, slopes)
 
 
 def _backward(
@@ -90,23 +91,20 @@ def _backward(
 ) -> tuple[modalities.Modality, loss_plan.Scalars, None]:
     samples, scalars, statistics, slopes = residuals
     comparisons = _comparisons(plan)
-    sizes = _sizes(comparisons, samples, axis_name)
-    weights = {
-        part: rows / sizes[part] if part in sizes else rows for part, rows in cotangents[0].items()
-    }
-    by_points, by_scalar = passes.differentiate(
+    sizes = _row_sizes(comparisons, samples, axis_name)
+    by_points, by_scalar = later_passes.differentiate(
         comparisons,
         samples,
         statistics,
         scalars,
-        weights=weights,
+        cotangents=_divide(cotangents[0], sizes),
         slopes=slopes,
         block=block,
         axis_name=axis_name,
     )
     rows = by_points.astype(samples.local["P"].rows.dtype)
     by_scalar = by_scalar._replace(teacher=jnp.zeros_like(scalars.teacher))
-    # No gradient for the mask, nor for the teacher.
+    # Neither the mask nor the teacher has a gradient.
     return modalities.Modality(rows, cast(Any, None)), by_scalar, None
 
 
@@ -114,21 +112,27 @@ _values.defvjp(_forward, _backward)
 
 
 def _comparisons(plan: loss_plan.Plan) -> tuple[loss_plan.Comparison, ...]:
-    """Those of the plan, and its contrasts as comparisons of their own."""
+    """Returns the comparisons of the plan, after its contrasts in the form of comparisons."""
     contrasts = (
-        loss_plan.Comparison(which.name, contrast.name, collection.CROSS_ENTROPY, which, ())
+        loss_plan.Comparison(spec.name, contrast.name, first_pass.CROSS_ENTROPY, spec, ())
         for contrast in plan.contrasts
-        for which in (contrast.find_teacher, contrast.find_points)
+        for spec in (contrast.points_to_teacher, contrast.teacher_to_points)
     )
     return (*contrasts, *plan.comparisons)
 
 
-def _sizes(
+def _row_sizes(
     comparisons: tuple[loss_plan.Comparison, ...], samples: tiles.Samples, axis_name: str | None
-) -> collection.Rows:
-    """Entries of a row, for the divergences that are a mean over them."""
+) -> first_pass.Rows:
+    """Returns the number of valid entries per row, for the divergences that are means."""
     return {
-        c.part: collection.row_size(c.student, samples.local, axis_name)
+        c.part: first_pass.row_size(c.student, samples.local, axis_name)
         for c in comparisons
         if c.divergence in relation.MEANS
+    }
+
+
+def _divide(rows: first_pass.Rows, sizes: first_pass.Rows) -> first_pass.Rows:
+    return {
+        part: values / sizes[part] if part in sizes else values for part, values in rows.items()
     }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pairs of this device's samples with one block of the global batch, and a pass over blocks."""
+"""Tiles, the pairs of the local samples with a block of the global batch, and a loop over them."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,129 +12,137 @@ from mrd_jax.losses import batch_axis, loss_plan, modalities, relation
 
 
 class Samples(NamedTuple):
-    """The samples of this device, those of all devices, and where the first are in the second.
+    """Samples of this device and of all devices.
 
     Attributes:
       local: modalities with `local_batch` rows.
-      everyone: the same, gathered once: `global_batch` rows.
-      own: [local_batch], position in the global batch.
+      gathered: the same modalities, all-gathered: `global_batch` rows.
+      positions: [local_batch], positions of the local samples in the global batch.
     """
 
     local: modalities.Batch
-    everyone: modalities.Batch
-    own: jax.Array
+    gathered: modalities.Batch
+    positions: jax.Array
 
 
 class Statistics(NamedTuple):
-    """What must be known of the rows of relations before their entries can be told.
+    """Statistics of the rows of relations, from which their entries can be computed.
 
     Attributes:
-      references: {"XY": [rows]}, x_i . y_i. Similarities are taken relative to it: the difference
-        is small where a row is sharp, and so is what float32 loses of it.
-      normalisers: {relation: [rows]}: for similarities the logarithm of the sum of exponentials,
-        for distances their mean over the batch, the same for every row.
+      references: {"XY": [rows]}, x_i . y_i. Similarities are computed relative to it: the
+        difference is small for a sharp row, and so is its rounding error in float32.
+      normalisers: {spec: [rows]}, the log-sum-exp of a row of similarities; for distances their
+        mean over the batch, the same for every row.
     """
 
     references: dict[str, jax.Array]
-    normalisers: dict[loss_plan.Relation, jax.Array]
+    normalisers: dict[loss_plan.RelationSpec, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """The pairs of the local samples with a block, as arrays [local_batch, block].
+    """Pairs of the local samples with the samples of a block, as arrays [local_batch, block].
 
-    The rows of its relations are the local samples or, flipped, those of the block.
+    The local samples are the rows of its relations; in a transposed tile, those of the block are.
+    The shape of the arrays is the same in both cases.
 
     Attributes:
-      local, block: the modalities of either side.
-      own, columns: [local_batch] and [block], positions in the global batch.
-      fresh: [block] bool; False for samples that an earlier block has held.
-      statistics: of the rows.
+      local: modalities of the local samples.
+      block: modalities of the block's samples.
+      positions: [local_batch], positions of the local samples in the global batch.
+      columns: [block], positions of the block's samples in the global batch.
+      unseen: [block] bool; False for samples that an earlier block contained.
+      statistics: statistics of the rows.
       scalars: temperatures and mixing weights.
-      products: x_i . y_j by name, local modality first; filled on first use, because several
-        relations share them, and so do both ways of looking.
-      flipped: whether the block's samples are the rows.
+      products: {"XY": x_i . y_j}, local modality first; a cache, since several relations and the
+        transposed tile use the same products.
+      transposed: the block's samples are the rows.
     """
 
     local: modalities.Batch
     block: modalities.Batch
-    own: jax.Array
+    positions: jax.Array
     columns: jax.Array
-    fresh: jax.Array
+    unseen: jax.Array
     statistics: Statistics
     scalars: loss_plan.Scalars
     products: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
-    flipped: bool = False
+    transposed: bool = False
 
     @property
-    def same(self) -> jax.Array:
-        """Which pairs are a sample and itself."""
-        return self.own[:, None] == self.columns[None, :]
+    def diagonal(self) -> jax.Array:
+        """Mask of the pairs of a sample with itself."""
+        return self.positions[:, None] == self.columns[None, :]
 
-    def flip(self, statistics: Statistics) -> "Tile":
-        """The same pairs with the block's samples as rows, and the statistics of those."""
-        return dataclasses.replace(self, statistics=statistics, flipped=True)
+    def transpose(self, statistics: Statistics) -> "Tile":
+        """Returns the tile whose rows are the block's samples, which have these statistics."""
+        return dataclasses.replace(self, statistics=statistics, transposed=True)
 
-    def across(self, vector: jax.Array) -> jax.Array:
-        """One value per row of a relation, to broadcast along the row."""
-        return vector[None, :] if self.flipped else vector[:, None]
+    def broadcast(self, vector: jax.Array) -> jax.Array:
+        """Expands one value per row so that it broadcasts along the row."""
+        return vector[None, :] if self.transposed else vector[:, None]
 
     def inner(self, name: str) -> jax.Array:
-        """Products x_i . y_j of the samples that are rows with those that are columns."""
-        name = name[::-1] if self.flipped else name
+        """Returns the products x_i . y_j of the rows with the columns."""
+        name = name[::-1] if self.transposed else name
         if name not in self.products:
             rows, columns = self.local[name[0]].rows, self.block[name[1]].rows
             self.products[name] = relation.products(rows, columns)
         return self.products[name]
 
-    def valid(self, which: loss_plan.Relation, *, again: bool = False) -> jax.Array:
-        """Which pairs count; the same from either side. Once over the pass, or in every block."""
-        valid = modalities.present(self.local, which.present)[:, None]
-        columns = modalities.present(self.block, which.present)
-        valid &= (columns if again else columns & self.fresh)[None, :]
-        return valid & ~self.same if which.exclude_self else valid
+    def valid(self, spec: loss_plan.RelationSpec, *, repeat: bool = False) -> jax.Array:
+        """Returns the mask of the valid pairs, the same for the transposed tile.
 
-    def values(self, which: loss_plan.Relation) -> jax.Array:
-        """Similarities over temperature, cosines or distances, also where left out."""
-        inner = self.inner(which.name)
-        if which.family == "similarity":
-            relative = inner - self.across(self.statistics.references[which.name])
-            return relative / getattr(self.scalars, which.temperature)
-        if which.family == "cosine":
+        Args:
+          spec: relation.
+          repeat: count a pair in every block that contains it, instead of once per pass.
+        """
+        valid = modalities.present(self.local, spec.required)[:, None]
+        columns = modalities.present(self.block, spec.required)
+        valid &= (columns if repeat else columns & self.unseen)[None, :]
+        return valid & ~self.diagonal if spec.exclude_self else valid
+
+    def values(self, spec: loss_plan.RelationSpec) -> jax.Array:
+        """Returns similarities over temperature, cosines or distances; not masked."""
+        inner = self.inner(spec.name)
+        if spec.family == "similarity":
+            relative = inner - self.broadcast(self.statistics.references[spec.name])
+            return relative / getattr(self.scalars, spec.temperature)
+        if spec.family == "cosine":
             return inner
-        # Constant for the student's rows too: the part of a gradient along a row ends at the
-        # normalisation that the row came from.
-        name = which.name[::-1] if self.flipped else which.name
-        return relation.euclidean(
+        # The norms are constant in the student's rows too: the normalisation that made these rows
+        # removes the component of a gradient along a row.
+        name = spec.name[::-1] if self.transposed else spec.name
+        return relation.euclidean_distances(
             inner,
-            row_square=relation.squares(self.local[name[0]].rows)[:, None],
-            column_square=relation.squares(self.block[name[1]].rows)[None, :],
+            row_norms=relation.squared_norms(self.local[name[0]].rows)[:, None],
+            column_norms=relation.squared_norms(self.block[name[1]].rows)[None, :],
         )
 
-    def entries(self, which: loss_plan.Relation) -> jax.Array:
-        """The relation as the plain form has it, -inf where left out."""
-        values = self.values(which)
-        normaliser = self.across(self.statistics.normalisers[which])
-        if which.family == "similarity":
+    def entries(self, spec: loss_plan.RelationSpec) -> jax.Array:
+        """Returns the entries of the relation as in the plain form, -inf where masked."""
+        values = self.values(spec)
+        normaliser = self.broadcast(self.statistics.normalisers[spec])
+        if spec.family == "similarity":
             scaled = values - normaliser
         else:
-            scaled = relation.in_units_of(values, normaliser)
-        return jnp.where(self.valid(which), scaled, -jnp.inf)
+            scaled = relation.divide_by_mean(values, normaliser)
+        return jnp.where(self.valid(spec), scaled, -jnp.inf)
 
-    def magnitudes(self, which: loss_plan.Relation) -> jax.Array:
-        """What each pair adds to the sum whose mean is the normaliser of a distance."""
-        pairs = self.valid(which._replace(exclude_self=True))
-        return jnp.where(pairs, jnp.abs(self.values(which)), 0)
+    def magnitudes(self, spec: loss_plan.RelationSpec) -> jax.Array:
+        """Returns the summands of the mean that normalises a distance relation."""
+        pairs = self.valid(spec._replace(exclude_self=True))
+        return jnp.where(pairs, jnp.abs(self.values(spec)), 0)
 
 
 def gather(batch: modalities.Batch, axis_name: str | None) -> Samples:
-    """Collects every modality over the devices, each once."""
-    everyone = jax.tree.map(lambda leaf: batch_axis.gather(leaf, axis_name), dict(batch))
-    own = batch_axis.own_columns(batch["P"].mask.shape[0], axis_name)
-    return Samples(batch, everyone, own)
+    """All-gathers every modality once."""
+    gathered = jax.tree.map(lambda leaf: batch_axis.gather(leaf, axis_name), dict(batch))
+    positions = batch_axis.global_positions(batch["P"].mask.shape[0], axis_name)
+    return Samples(batch, gathered, positions)
 
 
-def sweep(
+def loop(
     step: Callable[[Any, Tile, Callable[..., jax.Array]], Any],
     carry: Any,
     samples: Samples,
@@ -143,24 +151,23 @@ def sweep(
     *,
     block: int,
 ) -> Any:
-    """Passes over the global batch, a block of columns at a time.
+    """Passes once over the global batch, one block of columns at a time.
 
-    Where the block does not divide the batch, the last one reaches back into the one before;
-    samples seen twice are not fresh the second time.
+    If the block does not divide the batch, the last block overlaps the one before; samples that it
+    repeats are not `unseen`.
 
     Args:
-      step: (carry, tile, take) -> carry; `take` cuts the block's rows out of
-        `global_batch` ones.
-      carry: at the start.
-      samples: both sides.
-      statistics: of the local rows.
+      step: (carry, tile, take) -> carry; `take` slices the block's rows from `global_batch` rows.
+      carry: initial carry.
+      samples: samples of this device and of all devices.
+      statistics: statistics of the local rows.
       scalars: temperatures and mixing weights.
-      block: columns at a time; the whole batch where that is smaller.
+      block: columns at a time; the whole batch if that is smaller.
 
     Returns:
       The carry after the last block.
     """
-    global_batch = samples.everyone["P"].mask.shape[0]
+    global_batch = samples.gathered["P"].mask.shape[0]
     block = min(block, global_batch)
 
     def body(index: jax.Array, carry: Any) -> Any:
@@ -170,13 +177,13 @@ def sweep(
             return jax.lax.dynamic_slice_in_dim(rows, start, block, axis)
 
         columns = start + jnp.arange(block)
-        fresh = columns >= index * block
+        unseen = columns >= index * block
         tile = Tile(
             samples.local,
-            jax.tree.map(take, samples.everyone),
-            samples.own,
+            jax.tree.map(take, samples.gathered),
+            samples.positions,
             columns,
-            fresh,
+            unseen,
             statistics,
             scalars,
         )
