@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import transformers
 
-from data_prep import teachers
 from data_prep.teachers import batching, clip_weights, notices
+from data_prep.teachers.interface import TeacherInfo
 
 # Settings of the image processor that affect the pixels.
 PREPROCESSING_FIELDS = (
@@ -57,7 +57,7 @@ class ClipTeacher:
         picture_batch_size: int | None = None,
     ):
         settings = image_processor.to_dict()
-        self.info = teachers.TeacherInfo(
+        self.info = TeacherInfo(
             name=name,
             revision=revision,
             dim=model.config.projection_dim,

@@ -13,8 +13,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from data_prep import teachers
 from data_prep.teachers import batching
+from data_prep.teachers.interface import LIT, TeacherInfo
 from data_prep.teachers.lit import feature_cache
 from data_prep.teachers.lit.backbones import PREPROCESSING, Backbones
 from data_prep.teachers.lit.frozen import minilm, packages
@@ -63,11 +63,11 @@ class LitTeacher:
     def __init__(self, *, name: str, projection: Projection, backbones: Backbones):
         self.projection = projection
         self.backbones = backbones
-        self.info = teachers.TeacherInfo(
+        self.info = TeacherInfo(
             name=name,
             revision=projection.revision,
             dim=minilm.DIM,
-            kind=teachers.LIT,
+            kind=LIT,
             preprocessing=PREPROCESSING,
         )
 
