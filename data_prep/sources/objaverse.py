@@ -218,7 +218,7 @@ def _read_json_gz(path: Path) -> dict[str, Any]:
     """Reads a gzip-compressed JSON object; returns {} if the file does not exist."""
     try:
         with gzip.open(path, "rb") as file:
-            data = file.read(limits.MEMBER_BYTES.most() + 1)
+            data = file.read(limits.MEMBER_BYTES.maximum() + 1)
         limits.MEMBER_BYTES.check(len(data))
         content = json.loads(data)
         if not isinstance(content, dict):

@@ -37,7 +37,7 @@ def parse(data: bytes) -> tuple[np.ndarray, np.ndarray]:
     body = lines[1:]
     if min(vertex_count, face_count) < 0 or len(body) < vertex_count + face_count:
         raise shapes.SkipShape("malformed OFF: fewer lines than it counts")
-    if vertex_count > limits.VERTICES.most() or face_count > limits.FACES.most():
+    if vertex_count > limits.VERTICES.maximum() or face_count > limits.FACES.maximum():
         raise shapes.SkipShape(f"too large: {vertex_count} vertices, {face_count} faces")
     if not vertex_count or not face_count:
         raise shapes.SkipShape("no faces")

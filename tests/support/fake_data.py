@@ -93,6 +93,7 @@ def run_build(output, monkeypatch, *, teacher=None, kind="fake/teacher", **chang
     teacher = teacher or FakeTeacher()
     monkeypatch.setitem(sources.SOURCES, "fake", FakeSource())
     monkeypatch.setattr(teachers, "load_teacher", lambda *args, **kwargs: teacher)
+    monkeypatch.setattr("data_prep.teachers.names.check", lambda *args, **kwargs: None)
     options = {"points": POINTS, "views": 2, "image_size": 8, "workers": 1} | changes
     options = build.Options(source="fake", input=output, output=output, teacher=kind, **options)
     return build.build(options), teacher
