@@ -81,10 +81,11 @@ def test_a_run_can_start_from_the_weights_of_another_run(tmp_path, monkeypatch):
     train.train_and_evaluate(first, str(tmp_path / "first"))
     trained = encoder.load(tmp_path / "first").variables
 
-    # With a learning rate of zero, the second run saves the weights that it started from.
-    second = tiny_config(
-        **fields, initial_weights=str(tmp_path / "first"), seed=5, optimizer__learning_rate=0.0
-    )
+    # The first step of a warm-up has learning rate 0, so that step 1 saves the initial weights.
+    warm_up = dict(total_steps=2, optimizer__warmup_steps=1, checkpoint_every=1)
+    second = tiny_config(**fields | warm_up, initial_weights=str(tmp_path / "first"), seed=5)
     train.train_and_evaluate(second, str(tmp_path / "second"))
-    found = encoder.load(tmp_path / "second").variables
+    found = encoder.load(tmp_path / "second" / "checkpoints" / "1").variables
     assert_trees_equal(found["params"], trained["params"])
+    last = encoder.load(tmp_path / "second").variables
+    assert np.any(last["params"]["projection"]["bias"] != trained["params"]["projection"]["bias"])
