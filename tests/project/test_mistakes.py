@@ -59,7 +59,7 @@ MAIN = {
     ),
     "two ways to join": (
         [*RUN, "--multihost", "--coordinator=host:1"],
-        ["--multihost", "--coordinator", "one of"],
+        ["--multihost", "--coordinator"],
     ),
     "half a cluster": ([*RUN, "--coordinator=host:1"], ["--processes", "--process", "missing"]),
 }
@@ -108,7 +108,7 @@ COMMANDS = {
     "no run to verify": (verify.main, "nowhere", ["nowhere", "run.json"]),
     "one run to compare": (compare.main, "nowhere --output page.html", ["nowhere"]),
     "no neighbours": (neighbours.main, "--data nowhere --feature image", ["nowhere"]),
-    "no baselines": (baselines.main, "nowhere", ["nowhere"]),
+    "no baselines": (baselines.main, "--data nowhere", ["nowhere"]),
     "unknown command": (lambda arguments: console.main(), "trian", ["'trian'", "train"]),
 }
 
