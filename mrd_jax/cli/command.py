@@ -4,6 +4,7 @@
 import argparse
 import functools
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn, ParamSpec
 
@@ -72,10 +73,17 @@ def is_user_error(error: BaseException) -> bool:
     That holds for the exceptions of this project and for the standard ones that it raises for
     input it cannot use. Anything else is a fault of the program and keeps its traceback.
     """
-    own = type(error).__module__.split(".")[0] in ("mrd_jax", "data_prep")
-    return own or isinstance(error, (ValueError, OSError, ImportError))
+    return _is_own(type(error).__module__) or isinstance(error, (ValueError, OSError, ImportError))
 
 
 def print_error(error: BaseException) -> None:
-    """Prints the message of an exception to stderr."""
-    print(f"error: {error}", file=sys.stderr, flush=True)
+    """Prints the message of an exception to stderr; points to `--debug` if a library raised it."""
+    print(f"error: {error}", file=sys.stderr)
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if frames and not _is_own(frames[-1].f_globals.get("__name__", "")):
+        print("--debug shows the traceback", file=sys.stderr)
+    sys.stderr.flush()
+
+
+def _is_own(module: str) -> bool:
+    return module.partition(".")[0] in ("mrd_jax", "data_prep", "__main__")
