@@ -12,10 +12,10 @@ from mrd_jax.models import grouping, microbatch, norm, transformer
 
 
 class PatchStudent(nn.Module, kw_only=True):
-    """Groups of points, a tokenizer, and a transformer whose first token gives the embedding.
+    """Encoder with one token per local group and a transformer, whose first token is the embedding.
 
-    A subclass adds its own fields and implements `neighbours`, `describe`, `make_tokenizer`, `lift`
-    and `first_token`; it may override `final_norm` and `block_options`.
+    A subclass adds its own fields, with `kw_only=True`, and implements `neighbours`, `describe`,
+    `make_tokenizer`, `lift` and `first_token`; it may override `final_norm` and `block_options`.
 
     Attributes:
       dim: width of the tokens.

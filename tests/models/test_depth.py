@@ -8,7 +8,7 @@ import pytest
 from mrd_jax import models
 
 
-def length_of_program(size, **changes):
+def program_length(size, **changes):
     """Counts the lines of the lowered gradient of a training step."""
     model = models.build_model(models.RELEASED[size] | {"out_dim": 8} | changes)
     clouds = jax.ShapeDtypeStruct((2, 1024, 3), jnp.float32)
@@ -23,9 +23,9 @@ def length_of_program(size, **changes):
 
 @pytest.mark.parametrize("size", ["openshape-1", "uni3d-ti"])
 def test_program_size_and_compile_time_do_not_grow_with_depth(size):
-    assert length_of_program(size, depth=24) == length_of_program(size, depth=4)
+    assert program_length(size, depth=24) == length_of_program(size, depth=4)
 
 
 def test_an_unrolled_program_grows_with_depth():
-    short, long = (length_of_program("openshape-1", depth=n, scan=False) for n in (4, 24))
+    short, long = (program_length("openshape-1", depth=n, scan=False) for n in (4, 24))
     assert long > 1.5 * short

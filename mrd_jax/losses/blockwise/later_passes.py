@@ -122,10 +122,10 @@ def differentiate(
 
 
 class _RowData(NamedTuple):
-    """Everything that the gradient needs of some rows, local or of a block, except for products.
+    """Statistics and cotangents of some rows, local or of a block.
 
     Attributes:
-      statistics: statistics of their relations.
+      statistics: statistics of the rows of relations.
       values: {part: [rows]}, cotangents w of the values.
       normalisers: {part: [rows]}, cotangents w s of the normalisers; for a distance the same for
         every row, per pair of the batch.
