@@ -14,8 +14,7 @@ from scipy.spatial import distance
 
 from mrd_jax.evaluation.metrics import classification
 
-# Grid that `fit` searches: neighbours differ by a factor of about two to four, and on the furniture
-# folds the chosen values lie inside it.
+# Grid that `fit` searches; neighbouring values differ by a factor of about two to four.
 WIDTHS = (0.5, 1.0, 2.0, 4.0)
 COLOUR_WEIGHTS = (0.0, 0.25, 1.0)
 RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0)
