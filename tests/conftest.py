@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One test machine for everybody: the CPU, seen as eight devices."""
+"""Runs all tests on the CPU, as eight devices."""
 
 import os
 import pathlib
 import shutil
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Small solves only: more threads than free cores make them wait for one another.
+# Solves are small: more threads than free cores slow them down.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-# Tests compile much and run it once: the code generator that is quick, here and in what they start.
+# Tests compile a lot and run it once, so the faster code generator is used, also by subprocesses.
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
@@ -26,7 +26,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 @pytest.fixture
 def shared_dir():
-    """Folder with the developers' reference figures; users of the project do not have it."""
+    """Folder with the developers' reference values; users of the project do not have it."""
     folder = pathlib.Path(__file__).parents[2] / "shared"
     if not (folder / "fixtures").is_dir():
         pytest.skip("the developers' shared/ folder is not beside this checkout")
@@ -35,7 +35,7 @@ def shared_dir():
 
 @pytest.fixture(scope="module")
 def fast_compile():
-    """For tests of whole steps: compiling dominates them, and they compare equals with equals."""
+    """Compiles without optimisations: compilation dominates tests of whole steps."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
@@ -43,12 +43,12 @@ def fast_compile():
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    """The folder of a data set, built once; read only."""
+    """Folder of a data set that is built once per session; do not change it."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         return run_build(tmp_path_factory.mktemp("made"), monkeypatch)[0]
 
 
 @pytest.fixture
 def copied(made, tmp_path):
-    """A copy of everything that the build left, to change."""
+    """Copy of the output folder of the build, which a test may change."""
     return shutil.copytree(made.parents[1], tmp_path / "copy")

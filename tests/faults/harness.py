@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts the real command, kills it, and says what is left."""
+"""Starts the training command, kills it, and reads what it left behind."""
 
 import dataclasses
 import json
@@ -24,13 +24,13 @@ PATIENCE = 300
 
 @dataclasses.dataclass
 class Runs:
-    """The same command again and again, in one workdir.
+    """Repeated starts of the same command in one workdir.
 
     Attributes:
-      workdir: of the run.
+      workdir: folder of the run.
       data: folder of its data set.
-      cache: folder of compiled steps, so that a start takes seconds.
-      steps: of the whole run.
+      cache: compilation cache, so that a start takes seconds.
+      steps: number of steps of the run.
     """
 
     workdir: pathlib.Path
@@ -42,7 +42,7 @@ class Runs:
         """Starts the command.
 
         Args:
-          file_limit: bytes that a file may grow to; beyond it writing fails, as on a full disk.
+          file_limit: largest file size in bytes; larger writes fail, as on a full disk.
         """
         self.workdir.mkdir(parents=True, exist_ok=True)
         environment = os.environ | {
@@ -69,34 +69,34 @@ class Runs:
             )
 
     def log(self) -> str:
-        """Everything that the starts have printed."""
+        """Returns the output of all starts."""
         return (self.workdir.parent / f"{self.workdir.name}.log").read_text(errors="replace")
 
     def finish(self) -> None:
-        """Lets the command run to its end."""
+        """Runs the command to its end."""
         status = self.start().wait(timeout=PATIENCE)
         assert status == 0, f"exit status {status}:\n{self.log()[-3000:]}"
 
     def step(self) -> int:
-        """The last step in the metrics, 0 where there is none."""
+        """Returns the last step in the metrics; 0 without metrics."""
         path = self.workdir / "metrics.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         # The last line may be half written.
         return max([json.loads(line)["step"] for line in lines if line.endswith("}")], default=0)
 
     def saving(self) -> set[str]:
-        """Names of the checkpoints that are being written."""
+        """Returns the names of checkpoints that are being written."""
         folder = self.workdir / paths.FOLDER
         names = [path.name for path in folder.iterdir()] if folder.exists() else []
         return {name for name in names if "tmp" in name}
 
     def checksums(self) -> dict[str, str]:
-        """Of every array of the newest checkpoint."""
+        """Returns the checksums of the newest checkpoint by array."""
         manifest = restore.read_manifest(paths.newest(epath.Path(self.workdir)))
         return {path: leaf["checksum"] for path, leaf in manifest["leaves"].items()}
 
     def curve(self) -> list[dict[str, float]]:
-        """Every line of the metrics, without what the clock says."""
+        """Returns every line of the metrics, without timings."""
         lines = map(json.loads, (self.workdir / "metrics.jsonl").read_text().splitlines())
         return [{name: x for name, x in line.items() if name not in TIMINGS} for line in lines]
 

@@ -10,12 +10,12 @@ import sys
 from ml_collections import ConfigDict
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "support"))
-from made_up import DIM
+from fake_data import DIM
 from tiny import tiny_config
 
 
 def get_config() -> ConfigDict:
-    """On the made-up data set, without evaluation, which would take most of the time."""
+    """Returns the config; without evaluation, which would take most of the time."""
     return tiny_config(
         total_steps=60,
         checkpoint_every=2,

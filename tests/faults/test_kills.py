@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run that is killed anywhere ends as the run that nobody disturbed, bit for bit."""
+"""A run that is killed at any moment ends like an uninterrupted one, bit for bit."""
 
 import functools
 import random
@@ -7,15 +7,15 @@ import signal
 import time
 
 import pytest
+from fake_data import run_build
 from harness import PATIENCE, Runs, kill_anywhere, kill_in_a_save
-from made_up import run_build
 
 from mrd_jax.data import source
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A data set of 96 points a shape, and a cache of compiled steps."""
+    """A data set of 96 points per shape, and a compilation cache."""
     with pytest.MonkeyPatch.context() as patch:
         data, _ = run_build(tmp_path_factory.mktemp("built"), patch, points=96)
     assert source.read_metadata(data)["points"] == 96
@@ -24,7 +24,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def straight(folders, tmp_path_factory):
-    """Gives the run of so many steps that nobody disturbs."""
+    """Returns the uninterrupted run of a number of steps."""
 
     @functools.cache
     def run(steps):
@@ -35,8 +35,8 @@ def straight(folders, tmp_path_factory):
     return run
 
 
-def disturb(runs, *, saves, elsewhere):
-    """Kills the command so often in saves and elsewhere, in random order; prints the seed."""
+def kill_repeatedly(runs, *, saves, elsewhere):
+    """Kills the command a number of times in saves and elsewhere, in random order."""
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     rng = random.Random(seed)
@@ -50,8 +50,8 @@ def disturb(runs, *, saves, elsewhere):
     return killed
 
 
-def ask_to_stop(runs, *, after):
-    """Sends SIGTERM once a step has been reached."""
+def send_sigterm(runs, *, after):
+    """Sends SIGTERM when the run has reached a step."""
     process = runs.start()
     while runs.step() < after and process.poll() is None:
         time.sleep(0.002)
@@ -67,9 +67,9 @@ def check(runs, straight):
     assert not (runs.workdir / "corrupt").exists()
 
 
-def test_a_few_kills_change_nothing(folders, straight, tmp_path):
+def test_few_kills_change_nothing(folders, straight, tmp_path):
     runs = Runs(tmp_path / "run", **folders, steps=24)
-    killed = disturb(runs, saves=3, elsewhere=2)
+    killed = kill_repeatedly(runs, saves=3, elsewhere=2)
     runs.finish()
     check(runs, straight(24))
     assert killed[kill_anywhere] == 2 and killed[kill_in_a_save] >= 2
@@ -78,7 +78,7 @@ def test_a_few_kills_change_nothing(folders, straight, tmp_path):
 @pytest.mark.slow
 def test_thirty_kills_change_nothing(folders, straight, tmp_path):
     runs = Runs(tmp_path / "run", **folders, steps=60)
-    killed = disturb(runs, saves=15, elsewhere=15)
+    killed = kill_repeatedly(runs, saves=15, elsewhere=15)
     print(killed)
     runs.finish()
     check(runs, straight(60))
@@ -86,9 +86,9 @@ def test_thirty_kills_change_nothing(folders, straight, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_full_disk_stops_the_run_and_costs_nothing_that_was_saved(folders, straight, tmp_path):
+def test_full_disk_stops_the_run_and_loses_no_checkpoint(folders, straight, tmp_path):
     runs = Runs(tmp_path / "run", **folders, steps=60)
-    ask_to_stop(runs, after=7)
+    send_sigterm(runs, after=7)
     saved = runs.checksums()
     process = runs.start(file_limit=100_000)  # a checkpoint has files of 200,000
     assert process.wait(timeout=PATIENCE) not in (0, -signal.SIGKILL)
@@ -99,9 +99,9 @@ def test_a_full_disk_stops_the_run_and_costs_nothing_that_was_saved(folders, str
 
 
 @pytest.mark.slow
-def test_a_request_to_stop_is_heeded_in_the_middle(folders, straight, tmp_path):
+def test_sigterm_shuts_the_run_down_gracefully(folders, straight, tmp_path):
     runs = Runs(tmp_path / "run", **folders, steps=60)
-    ask_to_stop(runs, after=7)
+    send_sigterm(runs, after=7)
     assert "by SIGTERM; everything is saved" in runs.log()
     runs.finish()
     check(runs, straight(60))

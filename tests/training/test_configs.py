@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every experiment builds, and the paper-scale one trains."""
+"""Every config builds a run, and the paper-scale one trains."""
 
 import functools
 
@@ -36,7 +36,7 @@ recipes = pytest.mark.parametrize("recipe", RECIPES)
 
 
 @experiments
-def test_an_experiment_overrides_fields_and_adds_none(experiment):
+def test_config_overrides_fields_and_adds_none(experiment):
     """Fields of the student are its own: `models.build_model` knows them."""
 
     def fields(config):
@@ -49,13 +49,13 @@ def test_an_experiment_overrides_fields_and_adds_none(experiment):
 
 
 @experiments
-def test_an_experiment_builds_and_fits_eight_devices(experiment):
+def test_config_builds_a_run_on_eight_devices(experiment):
     run = run_lib.build_run(experiment.get_config(), devices=jax.devices())
     assert isinstance(run.backend, backends.BACKENDS[experiment.get_config().spmd])
 
 
-def test_the_paper_scale_run_takes_two_steps_on_fake_data():
-    """Scaling 4, 10,000 points, 1,280 dimensions; a batch of two is all that is small."""
+def test_paper_scale_run_takes_two_steps_on_fake_data():
+    """Scaling 4, 10,000 points, 1,280 dimensions; only the batch, of two, is small."""
     config = mrd_pointbert.get_config()
     config.batch_size = 2
     run = run_lib.build_run(config, devices=jax.devices()[:1])
@@ -73,8 +73,8 @@ def test_the_paper_scale_run_takes_two_steps_on_fake_data():
     assert not np.array_equal(np.asarray(jax.tree.leaves(now.params["student"])[0]), before)
 
 
-def test_abstract_shapes_of_a_step_need_no_memory():
-    """What ahead-of-time compilation relies on: the spec of a batch is enough to trace the step."""
+def test_step_is_traced_from_shapes_alone():
+    """Ahead-of-time compilation traces the step from the batch specification."""
     config = mrd_pointbert.get_config()
     run = run_lib.build_run(config, devices=jax.devices()[:1])
     create = functools.partial(
@@ -91,7 +91,7 @@ def test_abstract_shapes_of_a_step_need_no_memory():
 
 @recipes
 @pytest.mark.parametrize("variant", ensembles.VARIANTS)
-def test_every_variant_of_a_recipe_initialises(recipe, variant):
+def test_every_variant_of_a_recipe_is_initialised(recipe, variant):
     config = recipe.get_config(variant)
     run = run_lib.build_run(config, devices=jax.devices()[:1])
     create = functools.partial(
@@ -112,7 +112,7 @@ def test_every_variant_of_a_recipe_initialises(recipe, variant):
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 @recipes
 def test_a_recipe_takes_its_variant_from_the_command_line(recipe):
-    """As `--config configs/x.py:shapenet` does."""
+    """`--config configs/x.py:shapenet` passes the variant."""
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values)
     values(["main", f"--config={recipe.__file__}:shapenet"])
@@ -122,17 +122,17 @@ def test_a_recipe_takes_its_variant_from_the_command_line(recipe):
         recipe.get_config("shapenets")
 
 
-def test_every_variant_names_a_source_that_exists():
+def test_every_variant_names_an_existing_source():
     assert {source for source, _ in ensembles.VARIANTS.values()} <= set(sources.SOURCES)
 
 
-def test_the_student_of_uni3d_is_the_published_one():
+def test_student_of_uni3d_has_the_published_size():
     config = uni3d.get_config()
     released = models.RELEASED["uni3d-b"]
     assert {name: config.model[name] for name in released} == released
 
 
-def test_uni3d_with_and_without_mrd_differ_in_the_objective_alone():
+def test_uni3d_with_and_without_mrd_differ_only_in_the_objective():
     one, other = (run_identity.flatten(each.get_config()) for each in (uni3d, mrd_uni3d))
     different = {name for name in one if one[name] != other[name]}
     fields = ("lambda_intra", "lambda_image", "lambda_text", "image_weight", "text_weight")
@@ -140,5 +140,5 @@ def test_uni3d_with_and_without_mrd_differ_in_the_objective_alone():
 
 
 @pytest.mark.parametrize("recipe", [openshape, uni3d])
-def test_a_baseline_has_no_distillation(recipe):
+def test_contrastive_baseline_has_no_distillation(recipe):
     assert losses.options.active_terms(recipe.get_config().loss) == ()

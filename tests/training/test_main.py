@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: what a first mistake looks like."""
+"""Command line of training: errors before the run, and the compilation cache."""
 
 import os
 import subprocess
@@ -31,7 +31,7 @@ COMMAND = [sys.executable, "-m", "mrd_jax.main"]
         ),
     ],
 )
-def test_a_first_mistake_is_named_and_writes_nothing(tmp_path, arguments, message):
+def test_error_before_the_run_is_named_and_writes_nothing(tmp_path, arguments, message):
     place = [a if a != "w" else str(tmp_path / "run") for a in arguments]
     done = subprocess.run(
         [*COMMAND, *place],
@@ -48,7 +48,7 @@ def test_a_first_mistake_is_named_and_writes_nothing(tmp_path, arguments, messag
 
 @pytest.fixture
 def cache(monkeypatch, tmp_path):
-    """The user's cache folder, for a process that keeps whatever it compiles."""
+    """The user's cache folder; every compiled program is cached."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     before = {
         name: getattr(jax.config, name)
@@ -64,22 +64,22 @@ def cache(monkeypatch, tmp_path):
 
 
 def kept(folder):
-    """Names of the programs there, after one more has been compiled."""
+    """Compiles a program and returns the names of the cached programs."""
     jax.jit(lambda x: jnp.cos(x) + len(str(folder)))(jnp.ones(3)).block_until_ready()
     return [path.name for path in folder.rglob("*-cache")]
 
 
-def test_compiled_programs_are_kept_in_the_users_cache_folder(cache):
+def test_compiled_programs_are_cached_in_the_users_cache_folder(cache):
     compilation_cache.enable()
     assert kept(cache / "mrd_jax" / "compiled")
 
 
-def test_another_folder_for_compiled_programs_is_respected(cache):
+def test_another_cache_folder_is_used_if_jax_is_configured_with_one(cache):
     """JAX reads JAX_COMPILATION_CACHE_DIR into this setting."""
     jax.config.update("jax_compilation_cache_dir", str(cache / "own"))
     compilation_cache.enable()
     assert kept(cache / "own") and not (cache / "mrd_jax").exists()
 
 
-def test_importing_the_command_line_sets_nothing_up():
+def test_importing_main_has_no_side_effects():
     assert jax.config.jax_compilation_cache_dir == os.environ.get("JAX_COMPILATION_CACHE_DIR")

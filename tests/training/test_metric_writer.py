@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics reach the JSON lines and TensorBoard, and a resumed run leaves no line twice."""
+"""Metrics are written to JSON lines and TensorBoard; a continued run writes no line twice."""
 
 import json
 import struct
@@ -24,7 +24,7 @@ def write(folder, values, *, start_step=0):
 
 
 def scalars(folder):
-    """(step, tag, value) of every scalar in the event files, read by their record framing."""
+    """Reads (step, tag, value) of every scalar in the event files."""
     found = []
     for path in sorted((folder / "tensorboard").iterdir()):
         data, at = path.read_bytes(), 0
@@ -36,7 +36,7 @@ def scalars(folder):
     return found
 
 
-def test_a_line_holds_its_step_and_values(tmp_path):
+def test_line_has_step_and_values(tmp_path):
     write(tmp_path, {1: 0.5, 2: 0.25})
     assert lines(tmp_path) == [
         {"step": 1, "train/loss": 0.5},
@@ -44,12 +44,12 @@ def test_a_line_holds_its_step_and_values(tmp_path):
     ]
 
 
-def test_tensorboard_gets_the_same_numbers(tmp_path):
+def test_tensorboard_has_the_same_values(tmp_path):
     write(tmp_path, {1: 0.5, 2: 0.25})
     assert scalars(tmp_path) == [(1, "train/loss", 0.5), (2, "train/loss", 0.25)]
 
 
-def test_lines_beyond_the_checkpoint_are_computed_again_not_kept(tmp_path):
+def test_lines_after_the_restored_step_are_dropped(tmp_path):
     write(tmp_path, {1: 1.0, 2: 2.0, 3: 3.0})
     write(tmp_path, {3: 4.0}, start_step=2)
     assert [(line["step"], line["train/loss"]) for line in lines(tmp_path)] == [
@@ -57,7 +57,7 @@ def test_lines_beyond_the_checkpoint_are_computed_again_not_kept(tmp_path):
     ]  # fmt: skip
 
 
-def test_a_kill_while_lines_are_dropped_loses_none_that_are_kept(tmp_path, monkeypatch):
+def test_kill_while_lines_are_dropped_loses_no_other_line(tmp_path, monkeypatch):
     write(tmp_path, {1: 1.0, 2: 2.0})
     before = lines(tmp_path)
 
@@ -70,7 +70,7 @@ def test_a_kill_while_lines_are_dropped_loses_none_that_are_kept(tmp_path, monke
     assert lines(tmp_path) == before
 
 
-def test_the_evaluation_of_the_restored_step_is_kept_and_counts_as_done(tmp_path):
+def test_evaluation_of_the_restored_step_is_kept_and_counts_as_done(tmp_path):
     write(tmp_path, {1: 1.0, 2: 2.0})
     assert history.evaluations(tmp_path) == {}
     path = tmp_path / "metrics.jsonl"
@@ -82,7 +82,7 @@ def test_the_evaluation_of_the_restored_step_is_kept_and_counts_as_done(tmp_path
     assert history.evaluations(tmp_path) == {}
 
 
-def test_a_line_cut_by_a_crash_is_dropped(tmp_path):
+def test_incomplete_last_line_is_dropped(tmp_path):
     write(tmp_path, {1: 1.0})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 2, "train/to')
@@ -90,12 +90,12 @@ def test_a_line_cut_by_a_crash_is_dropped(tmp_path):
     assert [line["step"] for line in lines(tmp_path)] == [1, 2]
 
 
-def test_a_number_that_is_not_finite_stays_readable_json(tmp_path):
+def test_non_finite_value_is_valid_json(tmp_path):
     write(tmp_path, {1: float("nan")})
     assert lines(tmp_path) == [{"step": 1, "train/loss": "nan"}]
 
 
-def test_the_stopwatch_counts_steps_and_waiting(monkeypatch):
+def test_stopwatch_measures_throughput_and_data_wait(monkeypatch):
     now = iter([0.0, 1.0, 1.5, 2.0, 2.5, 4.0, 4.0]).__next__
     monkeypatch.setattr(metrics.time, "perf_counter", now)
     stopwatch = metrics.Stopwatch(batch_size=10)
@@ -107,7 +107,7 @@ def test_the_stopwatch_counts_steps_and_waiting(monkeypatch):
     )
 
 
-def test_the_progress_line_shows_what_there_is():
+def test_progress_line_shows_the_given_metrics_with_units():
     values = {"train/loss": 5.125, "train/learning_rate": 1e-3, "train/data_wait_fraction": 0.002}
     line = metrics.progress_line(20, 600, values)
     assert line == "step 20/600  loss 5.12  lr 0.001  data wait 0.2%"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Schedule, clipping and decay mask, each against numbers worked out by hand."""
+"""Schedules, clipping, decay mask and layer decay, compared with values computed by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def optimizer_config(**fields):
     return config
 
 
-def test_the_learning_rate_warms_up_and_decays_by_a_cosine():
+def test_learning_rate_warms_up_and_decays_by_a_cosine():
     config = optimizer_config(learning_rate=1.0, warmup_steps=10, final_learning_rate=0.1)
     schedule = optimizer.learning_rate_schedule(config, total_steps=110)
     assert float(schedule(0)) == 0
@@ -28,7 +28,7 @@ def test_the_learning_rate_warms_up_and_decays_by_a_cosine():
     assert float(schedule(110)) == pytest.approx(0.1)
 
 
-def test_no_warm_up_starts_at_the_peak():
+def test_learning_rate_without_warm_up_starts_at_the_peak():
     config = optimizer_config(learning_rate=1.0, warmup_steps=0)
     assert float(optimizer.learning_rate_schedule(config, total_steps=5)(0)) == 1.0
 
@@ -38,7 +38,7 @@ def gradient_step(config, params, gradients):
     return chain.update(gradients, chain.init(params), params)[0]
 
 
-def test_the_first_adamw_step_is_lr_times_sign_plus_decay():
+def test_first_adamw_step_is_lr_times_sign_plus_decay():
     config = optimizer_config(learning_rate=0.1, warmup_steps=0, weight_decay=0.25, clip_norm=0.0)
     params = {"student": {"dense": {"kernel": jnp.full((2, 2), 2.0), "bias": jnp.ones(2)}}}
     gradients = jax.tree.map(lambda p: jnp.full_like(p, -3.0), params)
@@ -62,7 +62,7 @@ def test_clipping_bounds_the_global_norm():
     assert seen == pytest.approx([4.0, 40.0], rel=1e-5)
 
 
-def test_only_matrices_of_the_student_decay():
+def test_weight_decay_applies_to_matrices_of_the_student_only():
     config = base.get_config()
     model = models.build_model(config.model)
     params = jax.eval_shape(
@@ -81,7 +81,7 @@ def test_only_matrices_of_the_student_decay():
 
 
 @pytest.mark.parametrize("warmup_steps", [0, 4])
-def test_steps_multiply_the_learning_rate_at_fixed_intervals(warmup_steps):
+def test_step_schedule_multiplies_the_learning_rate_at_fixed_intervals(warmup_steps):
     config = optimizer_config(
         schedule="steps", learning_rate=0.5, decay_rate=0.9, decay_every=3,
         warmup_steps=warmup_steps,
@@ -93,7 +93,7 @@ def test_steps_multiply_the_learning_rate_at_fixed_intervals(warmup_steps):
 
 
 def student_params(rng, *, depth):
-    """A student of `depth` blocks of one kernel and one bias, and what stands around them."""
+    """Returns parameters of `depth` blocks with one kernel and one bias, and those around them."""
     layer = {"kernel": (3, 3), "bias": (3,)}
     shapes = {
         "lift": layer,
@@ -111,7 +111,7 @@ def student_params(rng, *, depth):
 
 
 def numpy_adamw(gradients, value, *, config, rate, decay):
-    """AdamW (Loshchilov and Hutter 2019, algorithm 2) with a constant learning rate."""
+    """Computes AdamW (Loshchilov and Hutter 2019, algorithm 2) with a constant learning rate."""
     value = np.asarray(value, np.float64)
     first, second = np.zeros_like(value), np.zeros_like(value)
     for step, gradient in enumerate(gradients, start=1):
@@ -124,8 +124,8 @@ def numpy_adamw(gradients, value, *, config, rate, decay):
     return value
 
 
-def test_layer_decay_is_a_learning_rate_per_block():
-    """Three steps against AdamW written out, block by block, each with its own learning rate."""
+def test_layer_decay_scales_the_learning_rate_of_each_block():
+    """Three steps agree with AdamW in NumPy, block by block, each with its own learning rate."""
     depth, decay, peak = 4, 0.5, 0.01
     config = optimizer_config(
         schedule="steps", learning_rate=peak, warmup_steps=0, clip_norm=0.0, weight_decay=0.1,
@@ -178,7 +178,7 @@ def test_every_block_of_a_uni3d_has_its_scale():
     assert set(jax.tree.leaves(scales["student"]["lift"])) == {1.0}
 
 
-def test_without_layer_decay_nothing_is_added_to_the_chain():
+def test_chain_has_no_layer_decay_by_default():
     params = student_params(np.random.default_rng(0), depth=2)
     plain, scaled = (
         optimizer.build_optimizer(optimizer_config(warmup_steps=0, layer_decay=d), total_steps=9)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A signal asks the run to save and leave; bad numbers are left out and end it when they stay."""
+"""Graceful shutdown on signals; non-finite updates are skipped, and too many stop the run."""
 
 import json
 import os
@@ -22,7 +22,7 @@ ONE = jax.devices()[:1]
 
 @pytest.fixture(autouse=True)
 def interruptible():
-    """As in a terminal; background jobs ignore SIGINT."""
+    """Handles SIGINT as in a terminal; background jobs ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -43,7 +43,7 @@ def config(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def straight(config, tmp_path_factory):
-    """The run that nobody disturbs."""
+    """Workdir of an uninterrupted run."""
     workdir = tmp_path_factory.mktemp("straight")
     train.train_and_evaluate(config, str(workdir), devices=ONE)
     return workdir
@@ -71,7 +71,7 @@ def lines(workdir, prefix):
 
 
 def change_stream(monkeypatch, change):
-    """Every batch passes through change(step, batch)."""
+    """Passes every batch through change(step, batch)."""
     stream = loader.train_stream
 
     def changed(*args, start_step=0, **kwargs):
@@ -82,20 +82,20 @@ def change_stream(monkeypatch, change):
     monkeypatch.setattr(loader, "train_stream", changed)
 
 
-# Step 3 owes an evaluation, which must come before the run goes on; step 5 owes nothing.
+# An evaluation is due at step 3, which the continued run must do first; none is due at step 5.
 @pytest.mark.parametrize("number, step", [(signal.SIGTERM, 3), (signal.SIGINT, 5)])
-def test_a_run_that_was_asked_to_stop_continues_bit_for_bit(
+def test_run_that_was_shut_down_continues_bit_for_bit(
     config, straight, tmp_path, monkeypatch, number, step
 ):
     before = signal.getsignal(number)
 
-    def ask(s, batch):
+    def send(s, batch):
         if s == step - 1:
             os.kill(os.getpid(), number)
         return batch
 
     with monkeypatch.context() as patch:
-        change_stream(patch, ask)
+        change_stream(patch, send)
         train.train_and_evaluate(config, str(tmp_path), devices=ONE)
     assert paths.newest(tmp_path).name == str(step)
     assert signal.getsignal(number) is before
@@ -107,7 +107,7 @@ def test_a_run_that_was_asked_to_stop_continues_bit_for_bit(
         assert lines(tmp_path, prefix) == lines(straight, prefix)
 
 
-def test_a_second_signal_has_its_usual_effect():
+def test_second_signal_has_its_default_effect():
     with preemption.ShutdownRequest() as request:
         assert not request.requested(0)
         os.kill(os.getpid(), signal.SIGINT)
@@ -116,7 +116,7 @@ def test_a_second_signal_has_its_usual_effect():
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_a_signal_that_is_ignored_stays_so():
+def test_ignored_signal_stays_ignored():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with preemption.ShutdownRequest() as request:
         os.kill(os.getpid(), signal.SIGINT)
@@ -128,7 +128,9 @@ def not_a_number(batch):
     return batch | {"image": np.full_like(batch["image"], np.nan)}
 
 
-def test_a_bad_batch_leaves_the_state_of_a_run_that_passed_over_it(config, tmp_path, monkeypatch):
+def test_non_finite_update_leaves_the_state_of_a_run_that_skipped_the_batch(
+    config, tmp_path, monkeypatch
+):
     change_stream(monkeypatch, lambda s, batch: not_a_number(batch) if s == 2 else batch)
     train.train_and_evaluate(config, str(tmp_path), devices=ONE)
 
@@ -153,7 +155,7 @@ def test_a_bad_batch_leaves_the_state_of_a_run_that_passed_over_it(config, tmp_p
     assert skipped == [0, 0, 1, 0, 0, 0]
 
 
-def test_too_many_bad_batches_in_a_row_end_the_run_and_keep_the_last_checkpoint(
+def test_too_many_consecutive_non_finite_updates_stop_the_run(
     config, straight, tmp_path, monkeypatch
 ):
     bad = (0, 1, 3, 4, 5)  # two in a row are borne, three are not
@@ -168,17 +170,17 @@ def test_too_many_bad_batches_in_a_row_end_the_run_and_keep_the_last_checkpoint(
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
-def test_the_guard_can_be_told_to_bear_everything(tmp_path):
-    guard = nonfinite.NonFiniteUpdates(
+def test_limit_of_zero_never_stops_the_run(tmp_path):
+    updates = nonfinite.NonFiniteUpdates(
         str(tmp_path), limit=0, names=lambda index: [str(i) for i in index]
     )
     for step in range(50):
-        guard.add(step, {"skipped": np.float32(1), "loss": np.float32("nan")}, np.array([step]))
-        guard.check()
+        updates.add(step, {"skipped": np.float32(1), "loss": np.float32("nan")}, np.array([step]))
+        updates.check()
     assert len((tmp_path / "skipped.0.jsonl").read_text().splitlines()) == 50
 
 
-def test_fingerprint_of_the_data_is_what_a_checkpoint_remembers(config, straight):
-    """So that `open_run` above compares with the data set, not with itself."""
+def test_run_identity_holds_the_fingerprint_of_the_data(config, straight):
+    """A continued run is compared with the data set of the run that began it."""
     run = json.loads((straight / "run.json").read_text())
     assert run["data"] == source.fingerprint(source.read_metadata(config.data.directory))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole loop on real records of a made-up source: curves, interruption, refusals."""
+"""The whole training loop on records of a fake source: curves, interruption, errors."""
 
 import dataclasses
 import json
@@ -35,7 +35,7 @@ def dataset(tmp_path_factory):
 
 
 def config_for(dataset, **fields):
-    """Hard negatives are on: they must be in every promise of the loop; so are the best steps."""
+    """Returns a config with hard negatives and best checkpoints, so that every test covers them."""
     hard = {"data__hard_negatives": 6, "data__neighbours": 5}
     best = {"checkpoints_best": 1, "checkpoint_every": 6}
     fields = {"teacher__dim": DIM, "model__out_dim": DIM} | hard | best | fields
@@ -43,7 +43,7 @@ def config_for(dataset, **fields):
 
 
 def lines(workdir, *, prefix):
-    """Logged numbers by step, timings left out."""
+    """Returns the logged metrics by step, without timings."""
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return {
         row["step"]: {k: v for k, v in row.items() if k.startswith(prefix) and k not in TIMINGS}
@@ -64,13 +64,13 @@ def final_state(config, workdir):
 
 @pytest.fixture(scope="module")
 def straight(dataset, tmp_path_factory):
-    """Six steps without interruption, on one device."""
+    """Workdir of an uninterrupted run of six steps on one device."""
     workdir = tmp_path_factory.mktemp("straight")
     train.train_and_evaluate(config_for(dataset), str(workdir), devices=jax.devices()[:1])
     return workdir
 
 
-def test_an_interrupted_run_continues_bit_for_bit(dataset, straight, tmp_path, monkeypatch):
+def test_interrupted_run_continues_bit_for_bit(dataset, straight, tmp_path, monkeypatch):
     config = config_for(dataset)
     stream = loader.train_stream
 
@@ -95,7 +95,7 @@ def test_an_interrupted_run_continues_bit_for_bit(dataset, straight, tmp_path, m
     assert_trees_equal(state, final_state(config, straight))
 
 
-def test_every_part_of_the_run_is_logged(straight):
+def test_every_metric_of_the_run_is_logged(straight):
     (last,) = [row for step, row in lines(straight, prefix="train/").items() if step == 6]
     for name in ("loss", "contrastive", "intra", "image", "text", "grad_norm", "learning_rate"):
         assert np.isfinite(last[f"train/{name}"])
@@ -107,7 +107,7 @@ def test_every_part_of_the_run_is_logged(straight):
     assert list((straight / "tensorboard").iterdir())
 
 
-def test_a_finished_run_ends_with_results_and_a_report(straight):
+def test_finished_run_has_results_and_a_report(straight):
     results = json.loads((straight / "results.json").read_text())
     names = [line["name"] for line in results["results"]]
     assert names == ["chance", "majority", "histogram", "student", "teacher"]
@@ -120,7 +120,7 @@ def test_a_finished_run_ends_with_results_and_a_report(straight):
     assert "Relations over time" in page and 'class="dot' in page
 
 
-def test_evaluation_of_a_checkpoint_repeats_its_results(dataset, straight, capsys):
+def test_evaluating_a_checkpoint_repeats_its_results(dataset, straight, capsys):
     before = json.loads((straight / "results.json").read_text())
     for which, step in (("3", 3), ("newest", 6)):
         train.evaluate(config_for(dataset), str(straight), which=which, devices=jax.devices()[:1])
@@ -133,11 +133,11 @@ def test_evaluation_of_a_checkpoint_repeats_its_results(dataset, straight, capsy
     assert "student" in capsys.readouterr().out
 
 
-def test_where_the_best_are_kept_every_evaluation_is_saved(straight):
+def test_every_evaluated_step_is_saved_if_best_checkpoints_are_kept(straight):
     assert [step.name for step in saved.steps(straight)] == ["3", "6"]
 
 
-def test_one_and_eight_devices_give_one_loss_curve(dataset, tmp_path):
+def test_one_and_eight_devices_give_the_same_loss_curve(dataset, tmp_path):
     """Augmentation and patch dropout are on; 20 steps, 1e-4 relative."""
     config = config_for(dataset, total_steps=20, eval_every=20, checkpoint_every=20)
     curves = []
@@ -150,13 +150,13 @@ def test_one_and_eight_devices_give_one_loss_curve(dataset, tmp_path):
     np.testing.assert_allclose(curves[1], curves[0], rtol=1e-4)
 
 
-def test_a_workdir_of_another_run_is_refused(dataset, straight):
+def test_workdir_of_another_run_is_rejected(dataset, straight):
     with pytest.raises(run_identity.WorkdirMismatchError, match="loss.lambda_intra: 1.0 there"):
         train.train_and_evaluate(config_for(dataset, loss__lambda_intra=0.5), str(straight))
 
 
-def test_a_run_keeps_to_the_neighbours_it_began_with(dataset, straight, tmp_path):
-    """Where their file lies does not matter."""
+def test_run_continues_only_with_the_neighbours_it_began_with(dataset, straight, tmp_path):
+    """The path of their file may change."""
     path = tmp_path / "moved.npz"
     config = config_for(dataset, data__neighbours_file=str(path))
     there = neighbour_index.read(neighbour_index.default_path(dataset, "train"))
@@ -193,7 +193,7 @@ def test_a_run_keeps_to_the_neighbours_it_began_with(dataset, straight, tmp_path
         ({"model__micro_batch": 3}, "model.micro_batch is 3.*must divide the 2 clouds"),
     ],
 )
-def test_what_does_not_fit_is_refused_before_anything_is_written(
+def test_config_that_does_not_fit_is_rejected_before_anything_is_written(
     dataset, tmp_path, fields, message
 ):
     workdir = tmp_path / "run"
@@ -202,18 +202,18 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     assert not workdir.exists()
 
 
-def test_a_missing_data_set_names_the_command_that_makes_one(tmp_path):
+def test_missing_data_set_names_the_command_that_builds_one(tmp_path):
     with pytest.raises(FileNotFoundError, match="data_prep.build"):
         train.train_and_evaluate(config_for(tmp_path / "nothing"), str(tmp_path / "run"))
 
 
-def test_evaluating_an_empty_workdir_says_to_train_first(dataset, tmp_path):
+def test_evaluating_an_empty_workdir_tells_to_train_first(dataset, tmp_path):
     with pytest.raises(FileNotFoundError, match="not the workdir of a run.*--mode train"):
         train.evaluate(config_for(dataset), str(tmp_path / "mistyped"))
     assert not (tmp_path / "mistyped").exists()
 
 
-def test_evaluating_before_the_first_checkpoint_says_so(dataset, tmp_path):
+def test_evaluating_before_the_first_checkpoint_is_an_error(dataset, tmp_path):
     checkpoints = run_lib.open_checkpoints(
         config_for(dataset), str(tmp_path), run_lib.open_data(config_for(dataset))
     )
@@ -222,16 +222,14 @@ def test_evaluating_before_the_first_checkpoint_says_so(dataset, tmp_path):
         train.evaluate(config_for(dataset), str(tmp_path))
 
 
-def test_a_run_on_some_of_the_devices_need_not_fit_all_of_them(dataset, tmp_path):
+def test_batch_divides_over_the_devices_of_the_run_only(dataset, tmp_path):
     """A batch of 12 on 4 of the 8 devices; without hard negatives."""
     config = config_for(dataset, batch_size=12, total_steps=3, data__hard_negatives=0)
     train.train_and_evaluate(config, str(tmp_path), devices=jax.devices()[:4])
     assert set(lines(tmp_path, prefix="train/")) == {1, 2, 3}
 
 
-def test_without_a_test_split_a_run_trains_the_same_and_evaluates_nothing(
-    dataset, straight, tmp_path
-):
+def test_run_without_a_test_split_trains_alike_and_evaluates_nothing(dataset, straight, tmp_path):
     config = config_for(dataset, data__test_split="", checkpoints_best=0)
     train.train_and_evaluate(config, str(tmp_path / "run"), devices=jax.devices()[:1])
     want = final_state(config_for(dataset), straight)
@@ -245,15 +243,15 @@ def test_without_a_test_split_a_run_trains_the_same_and_evaluates_nothing(
 
 @pytest.fixture
 def another(tmp_path, monkeypatch):
-    """The same source, other points and colours; a name is new to its own training split."""
+    """The same source with other points and colours; one name is not in its training split."""
     folder = run_build(tmp_path / "another", monkeypatch, points=96, seed=1)[0]
     first = source.open_split(folder, "test")[0]["id"]
     (folder / "evaluation" / "unseen_names.json").write_text(json.dumps([first]))
     return folder
 
 
-def test_a_run_may_be_tested_on_another_data_set(dataset, another, straight, tmp_path):
-    """Which tells nothing about its own training split, so nothing is learnt from that."""
+def test_run_is_tested_on_another_data_set(dataset, another, straight, tmp_path):
+    """Baselines that are fitted to the training split of the test set are not computed."""
     run = shutil.copytree(straight, tmp_path / "run")
     config = config_for(dataset, data__test_directory=str(another))
     train.evaluate(config, str(run), devices=jax.devices()[:1])
@@ -269,7 +267,7 @@ def test_a_run_may_be_tested_on_another_data_set(dataset, another, straight, tmp
     assert "<img" in (run / "report.html").read_text()
 
 
-def test_a_test_set_of_another_teacher_is_refused_before_anything_is_written(
+def test_test_set_of_another_teacher_is_rejected_before_anything_is_written(
     dataset, tmp_path, monkeypatch
 ):
     other, _ = run_build(
