@@ -60,7 +60,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def make_data_set(folder: pathlib.Path, options: argparse.Namespace) -> pathlib.Path:
-    """Writes records of random shapes and features in the way data_prep.build writes released ones."""
+    """Writes a data set of random shapes and features, as data_prep.build writes released ones."""
     rng = np.random.default_rng(0)
     shards = []
     for start in range(0, options.records, SHAPES_PER_FILE):
