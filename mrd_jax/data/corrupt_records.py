@@ -27,7 +27,7 @@ FILES = "corrupt_records.*.jsonl"
 OLD_FILES = "damaged_records.*.jsonl"
 # Fields of a record that must have the same length.
 EQUAL_LENGTHS = (("image_kinds", "image_features"), ("caption_kinds", "text_features"))
-# Labels cross to the devices as int32.
+# Labels are transferred to the devices as int32.
 MAX_LABEL = 2**31
 
 

@@ -127,8 +127,8 @@ def test_an_unknown_metric_is_rejected_with_the_known_ones():
     "fields, message",
     [
         ({"best_metric": "top1"}, "best_metric is 'top1'.*test/mean_per_class.*test/top1"),
-        ({"checkpoints_kept": 0}, "checkpoints_kept is 0; expected 1 or more"),
-        ({"checkpoints_best": -1}, "checkpoints_best is -1; expected 0 or more"),
+        ({"checkpoints_kept": 0}, "checkpoints_kept is 0; expected an integer, at least 1"),
+        ({"checkpoints_best": -1}, "checkpoints_best is -1; expected an integer, at least 0"),
         ({"checkpoints_best": 1, "data__test_split": ""}, "without config.data.test_split"),
     ],
 )
