@@ -13,7 +13,6 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from mrd_jax.search import shape_index
 from tiny_encoder import random_clouds
 
 from configs import base
@@ -22,6 +21,7 @@ from mrd_jax import encoder
 from mrd_jax.data import source
 from mrd_jax.evaluation import history
 from mrd_jax.report import comparison
+from mrd_jax.search import shape_index
 from mrd_jax.tools import verify as verify_checkpoints
 from mrd_jax.training import train
 

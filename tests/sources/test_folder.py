@@ -15,8 +15,8 @@ from small_shapes import COLOURS, SETTINGS, box, picture, rgb, run_build, write
 from data_prep import build, evaluation, prepare, shapes, sources, teachers
 from data_prep.geometry import meshes
 from data_prep.sources.folder import name_of
-from mrd_jax import evaluation as evaluators
 from mrd_jax.data import source
+from mrd_jax.evaluation import load_held_out
 
 ONE_FILE = {"points": 64, "views": 2, "image_size": 24, "seed": 0}
 
@@ -49,7 +49,7 @@ def searchable(tmp_path_factory):
 
 
 def test_ten_files_become_a_data_set_searchable_by_text(searchable):
-    held_out = evaluators.load_held_out(searchable)
+    held_out = load_held_out(searchable)
     assert held_out.names == tuple(sorted(f"{name} box" for name in COLOURS))
     queries = small_shapes.ColourTeacher().encode_texts([f"a {name} thing" for name in COLOURS])
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
@@ -145,7 +145,7 @@ def test_clouds_match_an_independent_implementation_and_have_no_views(tmp_path, 
         np.testing.assert_allclose(record["xyz"], xyz, atol=5e-4)  # half precision
         np.testing.assert_array_equal(record["rgb"], colours)
         assert record["image_features"].shape == (0, 3) and record["picture"] == ""
-    assert not evaluators.load_held_out(folder).image_features.any()
+    assert not load_held_out(folder).image_features.any()
 
 
 def test_a_cloud_without_colours_is_grey_and_rotated_to_the_axis_of_the_table(tmp_path):
@@ -186,7 +186,7 @@ def test_the_table_determines_order_captions_classes_splits_and_images(
     classes = json.loads((folder / "evaluation" / "classes.json").read_text())
     assert classes == ["big_box", "chair"]
     assert [record["label"] for record in (two, one, three)] == [0, 1, -1]
-    assert evaluators.load_held_out(folder, "train").names == ("two",)
+    assert load_held_out(folder, "train").names == ("two",)
     assert "skipped, not in the table: 1\n    m/unlisted.glb\n" in capsys.readouterr().out
 
 
