@@ -174,6 +174,6 @@ def moving_average(ema: Any, params: Any, decay: float, step: jax.Array) -> Any:
     """
     if ema is None:
         return None
-    step = step.astype(jnp.float32)
-    decay = jnp.minimum(decay, (1 + step) / (10 + step))
-    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, params)
+    count = step.astype(jnp.float32)
+    kept = jnp.minimum(decay, (1 + count) / (10 + count))
+    return jax.tree.map(lambda old, new: kept * old + (1 - kept) * new, ema, params)
