@@ -193,9 +193,9 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
     add("--points", type=positive, default=Options.points, help=f"points per shape; {default}")
     add(
         "--views",
-        type=flag_types.integer(1, prepare.VIEWS),
+        type=flag_types.integer(0, prepare.VIEWS),
         default=Options.views,
-        help=f"rendered views per shape; {default}",
+        help=f"rendered views per shape; 0 takes only the own pictures of the shapes; {default}",
     )
     add(
         "--image_size",

@@ -234,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--points", type=positive, default=POINTS, help=f"points per shape; {default}")
     add(
         "--views",
-        type=flag_types.integer(1, VIEWS),
+        type=flag_types.integer(0, VIEWS),
         default=VIEWS,
         help=f"rendered views per shape; {default}",
     )

@@ -76,5 +76,7 @@ def _one_line(error: Exception) -> str:
 
 def _expected_type(message: str) -> str:
     """Replaces what Python's number parsers say by the type that a flag expects."""
-    message = re.sub(r"invalid literal for int\(\) with base 10: .*", "expected an integer", message)
+    message = re.sub(
+        r"invalid literal for int\(\) with base 10: .*", "expected an integer", message
+    )
     return re.sub(r"could not convert string to float: .*", "expected a number", message)

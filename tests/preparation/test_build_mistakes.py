@@ -165,7 +165,7 @@ def test_missing_input_folder_is_named(tmp_path, capsys, main):
 
 @pytest.mark.parametrize("main", [build.main, prepare.main])
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "many", ""])
-@pytest.mark.parametrize("flag", ["--points", "--views", "--workers", "--image_size"])
+@pytest.mark.parametrize("flag", ["--points", "--workers", "--image_size"])
 def test_number_out_of_range_is_rejected(raw, tmp_path, capsys, main, flag, value):
     arguments = arguments_of(raw, tmp_path / "out", f"{flag}={value}")
     if main is prepare.main:
@@ -176,7 +176,8 @@ def test_number_out_of_range_is_rejected(raw, tmp_path, capsys, main, flag, valu
 
 
 @pytest.mark.parametrize(
-    ("flag", "value"), [("--batch_size", "0"), ("--seed", "-1"), ("--views", "13")]
+    ("flag", "value"),
+    [("--batch_size", "0"), ("--seed", "-1"), ("--views", "-1"), ("--views", "13")],
 )
 def test_other_numbers_out_of_range_are_rejected(raw, tmp_path, capsys, flag, value):
     error = error_of(build.main, arguments_of(raw, tmp_path, f"{flag}={value}"), capsys)
