@@ -42,7 +42,7 @@ def train_and_evaluate(
 
     Raises:
       ValueError: config, data set and workdir do not fit together.
-      mrd_jax.training.nonfinite.NonFiniteError: too many updates in a row were not finite.
+      mrd_jax.training.nonfinite.NonFiniteError: too many consecutive updates were not finite.
       mrd_jax.data.corrupt_records.TooManyCorruptRecordsError: too many records cannot be read.
     """
     run = run_lib.build_run(config, devices=devices)
@@ -132,14 +132,15 @@ def train(
             # 3. Take the next batch.
             profile.before(step - start, state)
             with stopwatch.data_wait():
-                batch = run.backend.place_batch(host_batch := next(batches))
+                batch = next(batches)
 
             # 4. Update. The host stays one step ahead of the devices: batches in flight use memory.
+            placed = run.backend.place_batch(batch)
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
                 with jax.transfer_guard("disallow"):
-                    state, values = train_step(state, batch)
+                    state, values = train_step(state, placed)
             updates.check()
-            updates.add(step, values, host_batch["index"])
+            updates.add(step, values, batch["index"])
             if step == start:
                 stopwatch.log_compilation(values)
 
