@@ -52,7 +52,7 @@ class ProcessGroup:
     def log(self, process: int | None = None) -> str:
         """Returns the end of the log of one process, or of all."""
         logs = self.logs if process is None else [self.logs[process]]
-        return "\n".join(path.read_text(errors="replace")[-5000:] for path in logs)
+        return "\n".join(path.read_text(errors="replace")[-20_000:] for path in logs)
 
 
 def start(

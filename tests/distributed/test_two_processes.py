@@ -200,7 +200,7 @@ def test_a_corrupt_checkpoint_is_moved_away_once_for_both_processes(
     group = start(tmp_path / "run", data, *flags)
     group.wait_for_success()
     for process in (0, 1):
-        assert f"continuing {tmp_path / 'run'} at step {step - 1}" in group.log(process)
+        assert f"restored the checkpoint of step {step - 1}" in group.log(process)
     assert [path.name for path in (tmp_path / "run" / "corrupt").iterdir()] == [str(step)]
     assert_equal_runs(data, tmp_path / "run", two_process_run.workdir)
 
