@@ -23,7 +23,7 @@ def program_length(size, **changes):
 
 @pytest.mark.parametrize("size", ["openshape-1", "uni3d-ti"])
 def test_program_size_and_compile_time_do_not_grow_with_depth(size):
-    assert program_length(size, depth=24) == length_of_program(size, depth=4)
+    assert program_length(size, depth=24) == program_length(size, depth=4)
 
 
 def test_an_unrolled_program_grows_with_depth():
