@@ -70,7 +70,6 @@ def choose(config: ConfigDict, mode: str, step: str) -> Callable[[ConfigDict, st
 def main(_: list[str]) -> None:
     """Runs one experiment."""
     execute = choose(_CONFIG.value, _MODE.value, _STEP.value)
-    logs.quiet_libraries()
     processes.join_cluster(
         multihost=_MULTIHOST.value,
         coordinator=_COORDINATOR.value,

@@ -13,32 +13,32 @@ from mrd_jax.data import batch_spec
 
 
 def check(config: ConfigDict) -> None:
-    """Refuses what can draw nothing, or not what was meant.
+    """Validates the caption-sampling fields.
 
     Args:
       config: `config.data`; reads caption_kinds, caption_groups and caption_chances.
 
     Raises:
-      ValueError: names the field, what it holds and what it may hold.
+      ValueError: a field is invalid, or contradicts another one.
     """
     _check_kinds("caption_kinds", config.caption_kinds)
     groups, chances = config.caption_groups, config.caption_chances
     if chances and not groups:
         raise ValueError(
             f"config.data.caption_chances is {tuple(chances)}, but config.data.caption_groups is "
-            f"empty; say which groups the chances belong to"
+            "empty; set the groups that the chances belong to"
         )
     if not groups:
         return
     if config.caption_kinds:
         raise ValueError(
             f"config.data.caption_kinds is {tuple(config.caption_kinds)} and caption_groups is "
-            f"{tuple(groups)}; set one of them only"
+            f"{tuple(groups)}; set only one of them"
         )
-    if any(isinstance(group, str) or not group for group in groups):
+    if not all(isinstance(group, (tuple, list)) and group for group in groups):
         raise ValueError(
             f"config.data.caption_groups is {tuple(groups)}; each group must be a tuple of at "
-            f'least one kind, such as (("name",), ("blip", "msft"))'
+            'least one kind, such as (("name",), ("blip", "msft"))'
         )
     kinds = list(itertools.chain.from_iterable(groups))
     _check_kinds("caption_groups", kinds)
@@ -49,7 +49,7 @@ def check(config: ConfigDict) -> None:
     if chances and len(chances) != len(groups):
         raise ValueError(
             f"config.data.caption_chances has {len(chances)} numbers for {len(groups)} groups of "
-            f"caption_groups; give one for each, or () for equal chances"
+            "caption_groups; give one for each, or () for equal chances"
         )
     if not all(math.isfinite(chance) and chance > 0 for chance in chances):
         raise ValueError(

@@ -35,15 +35,6 @@ class TooManyCorruptRecordsError(RuntimeError):
     """More records are corrupt than `config.data.corrupt_records` allows; names the last one."""
 
 
-def check(data: ConfigDict) -> None:
-    """ValueError where data.corrupt_records is negative."""
-    if data.corrupt_records < 0:
-        raise ValueError(
-            f"config.data.corrupt_records is {data.corrupt_records}; expected 0, which stops at "
-            "the first, or how many may be left out"
-        )
-
-
 def find_inconsistency(record: Mapping[str, Any]) -> str:
     """Returns why the decoded fields of a record are inconsistent; "" if they are consistent."""
     for kinds, features in EQUAL_LENGTHS:

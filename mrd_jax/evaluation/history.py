@@ -58,7 +58,7 @@ def evaluations(workdir: str | os.PathLike) -> dict[int, dict[str, float]]:
       By step, the values of the `test/...` metrics by name.
 
     Raises:
-      ValueError: `read_metrics` raises.
+      ValueError: a complete line is not JSON or has no step; the message names file and line.
     """
     path = epath.Path(workdir) / FILE
     by_step: dict[int, dict[str, float]] = {}

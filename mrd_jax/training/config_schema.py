@@ -77,6 +77,12 @@ def is_number(value: Any) -> bool:
 TEXT = Rule(lambda value: isinstance(value, str), "a string")
 FLAG = Rule(lambda value: isinstance(value, bool), "True or False")
 SEQUENCE = Rule(lambda value: isinstance(value, (tuple, list)), "a tuple")
+TEXTS = Rule(
+    lambda value: SEQUENCE.accepts(value) and all(map(TEXT.accepts, value)), "a tuple of strings"
+)
+NUMBERS = Rule(
+    lambda value: SEQUENCE.accepts(value) and all(map(is_number, value)), "a tuple of numbers"
+)
 PROBABILITY = real(0, 1)
 NOT_NEGATIVE = real(0)
 POSITIVE = real(above=0)
@@ -108,9 +114,9 @@ _DATA = {
     "test_split": TEXT,
     "test_directory": TEXT,
     "points": integer(1),
-    "caption_kinds": SEQUENCE,
+    "caption_kinds": TEXTS,
     "caption_groups": SEQUENCE,
-    "caption_chances": SEQUENCE,
+    "caption_chances": NUMBERS,
     "picture_probability": real(most=1),
     "hard_negatives": integer(0),
     "neighbours": integer(1),
@@ -139,7 +145,7 @@ _LOSS = {
     "learn_student_temperature": FLAG,
     "exclude_self_intra": FLAG,
     "exclude_self_cross": FLAG,
-    **{f"candidates.{term}": SEQUENCE for term in options.TERMS},
+    **{f"candidates.{term}": TEXTS for term in options.TERMS},
     "block": integer(1),
     "log_scale_init": real(),
     "log_scale_max": real(),
@@ -159,8 +165,10 @@ _OPTIMIZER = {
     "ema_decay": real(0, below=1),
 }
 
-# Rule by field. The fields of `config.model` depend on the student; `models.build_model` checks
-# them.
+# Fields of `config.model` that a run needs with any student.
+MODEL_RULES = {"points": integer(1), "out_dim": integer(1)}
+# Rule by field. The other fields of `config.model` depend on the student; `models.build_model`
+# checks them.
 RULES: dict[str, Rule] = _RUN | {
     f"{section}.{name}": rule
     for section, fields in {

@@ -27,7 +27,7 @@ def create_state(
       config: config of the run.
       model: the student.
       optimizer: optimizer of the run.
-      shardings: returns the sharding of every leaf of a state of shapes, see
+      shardings: function from the shapes of a train state to the sharding of every leaf, such as
         `mrd_jax.distributed.backends.Backend.state_shardings`. No device ever holds more than its
         shard. None places the whole state on one device.
 

@@ -87,8 +87,20 @@ def train(
     A graceful shutdown saves without evaluating, since the machine may be gone within seconds; the
     evaluation is then missing from `metrics.jsonl`, and the continued run begins with it.
 
+    Args:
+      run: what the config builds.
+      state: train state to continue from.
+      data: training split.
+      evaluator: evaluator of the held-out split; None trains without evaluations.
+      checkpoints: checkpoints of the workdir.
+      workdir: folder of the run.
+
     Returns:
       The last state; its step is less than `config.total_steps` after a graceful shutdown.
+
+    Raises:
+      mrd_jax.training.nonfinite.NonFiniteError: too many consecutive updates were not finite.
+      mrd_jax.data.corrupt_records.TooManyCorruptRecordsError: too many records cannot be read.
     """
     config, start = run.config, int(state.step)
     evaluated = processes.any_process(start in history.evaluations(workdir))
@@ -107,7 +119,8 @@ def train(
     ):
         for step in range(start, config.total_steps + 1):
             hang.reset()
-            if shutdown.requested(step):
+            # After the last update, the run is finished instead: nothing would be left to resume.
+            if step < config.total_steps and shutdown.requested(step):
                 checkpoints.save(state, step=step)
                 LOGGER.info("stopped at step %d by %s; a checkpoint is saved", step, shutdown)
                 return state

@@ -52,7 +52,7 @@ def validate_devices(config: ConfigDict, *, device_count: int, process_count: in
         )
     )
     local_batch = config.batch_size // device_count
-    micro_batch = config.model.micro_batch
+    micro_batch = config.model.get("micro_batch", 0)
     if not faults and micro_batch and local_batch % micro_batch:
         faults.append(
             f"config.model.micro_batch is {micro_batch}; expected a divisor of the {local_batch} "
@@ -112,19 +112,20 @@ def _value_faults(config: ConfigDict, names: set[str]) -> list[str]:
         for name, rule in config_schema.RULES.items()
         if name in names and not rule.accepts(_value(config, name))
     }
+    if model_faults := _messages(lambda: _check_model(config.model)):
+        invalid["model"] = "\n".join(model_faults)
     checks: dict[Callable[[], object], tuple[str, ...]] = {
         lambda: captions.check(config.data): ("data.caption",),
         lambda: neighbour_index.check(config): ("data.hard", "data.neighbours", "batch_size"),
         lambda: options.check(config.loss): ("loss.",),
         lambda: _check_warmup(config): ("optimizer.warmup_steps", "total_steps"),
-        lambda: models.build_model(config.model): (),
-        lambda: _check_sizes(config): ("teacher.dim", "data.points", "eval_windows"),
+        lambda: _check_sizes(config): ("model", "teacher.dim", "data.points", "eval_windows"),
         lambda: _check_modes(config): ("checkpoints_best", "spmd", "shard_state", "data.test"),
     }
     faults = list(invalid.values())
     for check, fields in checks.items():
         # A relation between fields is meaningful only if each of them is valid.
-        if not any(name.startswith(fields) for name in invalid if fields):
+        if not any(name.startswith(fields) for name in invalid):
             faults += _messages(check)
     return faults
 
@@ -143,6 +144,16 @@ def _messages(check: Callable[[], object]) -> list[str]:
     except ValueError as error:
         return [str(error)]
     return []
+
+
+def _check_model(config: ConfigDict) -> None:
+    """Checks `config.model`: the fields that every run needs, then those of the student."""
+    for name, rule in config_schema.MODEL_RULES.items():
+        if not rule.accepts(config.get(name)):
+            raise ValueError(
+                f"config.model.{name} is {config.get(name)!r}; expected {rule.expected}"
+            )
+    models.build_model(config)
 
 
 def _check_sizes(config: ConfigDict) -> None:

@@ -84,7 +84,7 @@ def test_the_default_draws_a_kind_and_then_a_caption():
         ({"caption_groups": GROUPS, "caption_chances": (1.0,)}, "1 numbers for 3 groups"),
         ({"caption_groups": GROUPS, "caption_chances": (1.0, 0.0, 1.0)}, "a positive number"),
         ({"caption_chances": (1.0,)}, "caption_groups is empty"),
-        ({"caption_groups": GROUPS, "caption_kinds": ("name",)}, "set one of them only"),
+        ({"caption_groups": GROUPS, "caption_kinds": ("name",)}, "set only one of them"),
     ],
 )
 def test_invalid_caption_fields_are_rejected(fields, message):

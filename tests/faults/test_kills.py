@@ -102,6 +102,6 @@ def test_full_disk_stops_the_run_and_loses_no_checkpoint(folders, straight, tmp_
 def test_sigterm_shuts_the_run_down_gracefully(folders, straight, tmp_path):
     runs = Runs(tmp_path / "run", **folders, steps=60)
     send_sigterm(runs, after=7)
-    assert "by SIGTERM; everything is saved" in runs.log()
+    assert "by SIGTERM; a checkpoint is saved" in runs.log()
     runs.finish()
     check(runs, straight(60))

@@ -107,6 +107,18 @@ def test_run_that_was_shut_down_continues_bit_for_bit(
         assert lines(tmp_path, prefix) == lines(straight, prefix)
 
 
+def test_signal_in_the_last_step_lets_the_run_finish(config, straight, tmp_path, monkeypatch):
+    def send(s, batch):
+        if s == config.total_steps - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batch
+
+    change_stream(monkeypatch, send)
+    train.train_and_evaluate(config, str(tmp_path), devices=ONE)
+    assert (tmp_path / "finished").exists()
+    assert lines(tmp_path, "test/") == lines(straight, "test/")
+
+
 def test_second_signal_has_its_default_effect():
     with preemption.ShutdownRequest() as request:
         assert not request.requested(0)

@@ -46,6 +46,8 @@ def test_table_has_a_rule_for_every_field():
         ({"loss__lambda_intra": -1.0}, r"loss.lambda_intra is -1.0"),
         ({"data__corrupt_records": -1}, r"corrupt_records is -1; .* at least 0"),
         ({"data__caption_kinds": ("poem",)}, r"caption_kinds.*'poem'"),
+        ({"data__caption_chances": ("high",)}, r"caption_chances is .*; expected a tuple of num"),
+        ({"data__caption_groups": ("name",)}, r"caption_groups is .*; each group must be a tuple"),
         ({"data__hard_negatives": 16}, r"hard_negatives is 16"),
         ({"data__train_split": ""}, r"train_split is ''; expected name of a split"),
         ({"batch_size": 0}, r"batch_size is 0; .* at least 1"),
@@ -54,6 +56,7 @@ def test_table_has_a_rule_for_every_field():
         ({"hang_minutes": -1.0}, r"hang_minutes is -1.0; .* at least 0"),
         ({"model__heads": 3}, r"heads"),
         ({"model__out_dim": 12}, r"out_dim is 12 and config.teacher.dim is 24"),
+        ({"model__out_dim": 0}, r"model.out_dim is 0; expected an integer, at least 1"),
         ({"model__points": 97}, r"model.points is 97, but records have 96 points"),
         ({"eval_windows": 2}, r"eval_windows is 2; .* must be 1 to 1"),
     ],
@@ -62,6 +65,15 @@ def test_invalid_value_is_named(fields, message):
     with pytest.raises(validation.ConfigError, match=message) as error:
         validation.validate(tiny_config(**fields))
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("field", ["points", "out_dim"])
+def test_missing_field_of_the_student_is_named(field):
+    config = tiny_config()
+    with config.unlocked():
+        del config.model[field]
+    with pytest.raises(validation.ConfigError, match=rf"config.model.{field} is None; expected"):
+        validation.validate(config)
 
 
 def test_every_fault_is_in_one_message():

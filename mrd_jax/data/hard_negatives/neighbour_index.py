@@ -99,13 +99,13 @@ def read(path: str | os.PathLike) -> NeighbourIndex:
 
 
 def check(config: ConfigDict) -> None:
-    """Refuses what no file of neighbours could serve.
+    """Validates the fields of hard negatives against the batch size.
 
     Args:
-      config: the run's config; reads batch_size, data.hard_negatives and data.neighbours.
+      config: config of the run; reads batch_size, data.hard_negatives and data.neighbours.
 
     Raises:
-      ValueError: names the field, what it holds and what it may hold.
+      ValueError: no row is left for seeds, or there are too few neighbours per seed.
     """
     hard, nearest = config.data.hard_negatives, config.data.neighbours
     if not 0 <= hard < config.batch_size:
