@@ -81,7 +81,13 @@ class MetricWriter:
         self._board.flush()
 
     def write_progress(self, step: int, values: Mapping[str, float], *, total_steps: int) -> None:
-        """Writes training metrics and logs the most important ones."""
+        """Writes training metrics and logs the most important ones.
+
+        Args:
+          step: number of updates so far.
+          values: metric values by name, such as "train/loss".
+          total_steps: number of steps of the run.
+        """
         self.write(step, values)
         if self._board is not None:
             LOGGER.info("%s", progress_line(step, total_steps, values))
@@ -91,6 +97,10 @@ class MetricWriter:
 
         The metrics are written last: once they are in the file, the evaluation is complete and is
         not repeated after a restart.
+
+        Args:
+          step: step that was evaluated.
+          evaluation: its metrics and embeddings.
         """
         if self._board is None:
             return

@@ -94,7 +94,17 @@ class TrainingData:
     def open_stream(
         self, config: ConfigDict, *, workdir: str, start_step: int
     ) -> tuple[Iterator[dict[str, np.ndarray]], corrupt_records.CorruptRecords]:
-        """Opens this process's batches from a step on, and the count of its corrupt records."""
+        """Opens the batches of this process.
+
+        Args:
+          config: config of the run.
+          workdir: folder of the run, which persists the corrupt records that it has met.
+          start_step: step of the first batch.
+
+        Returns:
+          Infinite iterator of batches, see `loader.train_stream`; and the corrupt records of the
+          run, which the iterator updates.
+        """
         corrupt = corrupt_records.CorruptRecords(
             self.records, config, workdir=workdir, process_index=jax.process_index()
         )

@@ -114,6 +114,7 @@ def _value_faults(config: ConfigDict, names: set[str]) -> list[str]:
     }
     if model_faults := _messages(lambda: _check_model(config.model)):
         invalid["model"] = "\n".join(model_faults)
+    model_faults = models.find_faults(config.model)
     checks: dict[Callable[[], object], tuple[str, ...]] = {
         lambda: captions.check(config.data): ("data.caption",),
         lambda: neighbour_index.check(config): ("data.hard", "data.neighbours", "batch_size"),
