@@ -4,7 +4,7 @@
 make input_pipeline CONSUMED=500
 
 Prints one JSON line. The Makefile sets the memory allocator as for training: otherwise every batch
-is allocated anew, which costs more than filling it. The records are synthetic, written by
+is allocated again, which costs more than filling it. The records are synthetic, written by
 data_prep's own writer, and read from the page cache, so that the times do not include a slow disk.
 The loader of a process is one thread (`loader.READ_OPTIONS`), so that it uses at most one core.
 """

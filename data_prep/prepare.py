@@ -120,7 +120,8 @@ def prepare_shapes(
     Raises:
       ValueError: the source is unknown or the folder holds none of its data.
       process_pool.ItemError: an item cannot be read for a reason that the user can remove.
-      RuntimeError: preparing an item failed for any other reason.
+      RuntimeError: preparing an item failed for any other reason. With one worker, the exception
+        of the source itself is raised in place of both.
     """
     check_input(source, input_dir)
     start = time.monotonic()
@@ -194,9 +195,10 @@ def _matching_header(path: Path, *, batch: Sequence, settings: dict) -> dict | N
 
 
 def _item_fields(batch: Sequence) -> dict[str, list[str]]:
-    """Returns the header fields of the items: their ids, and their marks if they have any."""
-    marks = [getattr(item, "fingerprint", "") for item in batch]
-    return {"items": [item.id for item in batch]} | ({"marks": marks} if any(marks) else {})
+    """Returns the header fields of the items: ids, and fingerprints ("marks") if they have any."""
+    fingerprints = [getattr(item, "fingerprint", "") for item in batch]
+    fields = {"items": [item.id for item in batch]}
+    return fields | ({"marks": fingerprints} if any(fingerprints) else {})
 
 
 def _remove_surplus(cache_dir: Path, *, shards: int) -> None:
@@ -238,9 +240,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=VIEWS,
         help=f"rendered views per shape; {default}",
     )
-    add("--image_size", type=positive, default=IMAGE_SIZE, help=f"side of a view; {default}")
+    add(
+        "--image_size",
+        type=positive,
+        default=IMAGE_SIZE,
+        help=f"side of a view in pixels; {default}",
+    )
     add("--workers", type=positive, help="processes; default: one per core")
-    add("--seed", type=flag_types.integer(0), default=0, help=f"of the sampling; {default}")
+    add(
+        "--seed",
+        type=flag_types.integer(0),
+        default=0,
+        help=f"seed of the point sampling; {default}",
+    )
     options = parser.parse_args(arguments)
     summary = prepare_shapes(
         options.source,

@@ -46,7 +46,8 @@ def prepare_shards(
 
     Raises:
       ItemError: an item cannot be read for a reason that the user can remove.
-      RuntimeError: preparing an item failed in a worker process for any other reason.
+      RuntimeError: preparing an item failed in a worker process for any other reason. With one
+        worker, the exception of the source itself is raised in place of both.
     """
     if workers == 1:
         for shard in shards:

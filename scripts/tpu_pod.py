@@ -59,7 +59,11 @@ class Slice:
     """Builds the commands that create, access and delete a slice."""
 
     def __init__(self, options: argparse.Namespace):
-        """Stores the options."""
+        """Creates the builder.
+
+        Args:
+          options: result of `parse_options`.
+        """
         self._options = options
         self._place = [f"--zone={options.zone}"]
         if options.project:
@@ -285,7 +289,7 @@ def launch(options: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status, 2 after an error."""
+    """Runs the command and returns its exit status: 2 after an error."""
     try:
         return launch(parse_options(arguments))
     except FileNotFoundError as error:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fuzzer: thousands of corrupt and hostile files for every reader."""
+"""Fuzzer: thousands of corrupt and malicious files for every reader."""

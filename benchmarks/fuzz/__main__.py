@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fuzzes every reader of untrusted files with corrupt and hostile inputs.
+"""Fuzzes every reader of untrusted files with corrupt and malicious inputs.
 
 python -m benchmarks.fuzz                     # 10,000 inputs per reader
 python -m benchmarks.fuzz glb pickle --inputs 500 --seed 7

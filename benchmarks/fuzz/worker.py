@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Worker process that reads hostile files with limits on memory and on the time per file.
+"""Worker process that reads malicious files with limits on memory and on the time per file.
 
 An input may end the process. Its parent then reads the index of the input from the progress file.
 """

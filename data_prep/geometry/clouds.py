@@ -165,24 +165,24 @@ def prepare_cloud(
     return Cloud(xyz, colours[chosen])
 
 
-def find_files(places: Iterable[Path | str], *, leave_out: Path | None = None) -> Iterator[Path]:
+def find_files(places: Iterable[Path | str], *, exclude: Path | None = None) -> Iterator[Path]:
     """Yields files, and the files of known types below folders, sorted within a folder.
 
     Args:
       places: files and folders; their order is kept.
-      leave_out: file to skip although its type is known, such as the output.
+      exclude: file to skip although its type is known, such as the output.
 
     Raises:
       FileNotFoundError: a folder contains no file of a known type.
     """
-    skipped = leave_out.resolve() if leave_out else None
+    excluded = exclude.resolve() if exclude else None
     for place in map(Path, places):
         files = [place]
         if place.is_dir():
             files = [
                 path
                 for path in sorted(place.rglob("*"))
-                if _kind(path) in TYPES and path.is_file() and path.resolve() != skipped
+                if _kind(path) in TYPES and path.is_file() and path.resolve() != excluded
             ]
         if not files:
             raise FileNotFoundError(f"{place} holds no file of a known type: {', '.join(TYPES)}")
@@ -210,7 +210,7 @@ def _mesh_reader():
         from data_prep.geometry import assets, meshes
     except ModuleNotFoundError as error:
         raise MeshesUnsupportedError(
-            f'{error.name} is missing, and meshes need it: pip install "mrd_jax[prep]"'
+            f'{error.name} is missing; meshes need it. Run pip install "mrd_jax[prep]"'
         ) from error
     return meshes, assets
 

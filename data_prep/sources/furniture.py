@@ -66,6 +66,7 @@ class Furniture:
     Attributes:
       test: held-out catalogue, as a file name without suffix.
       train: catalogues to train on, or None for all others.
+      family: name of the shape cache, which all splits share.
     """
 
     test: str

@@ -49,7 +49,7 @@ class DeepSets(nn.Module):
           xyz: [local_batch, points, 3], coordinates in the unit sphere, z up.
           rgb: [local_batch, points, 3], colours from 0 to 1.
           train: training instead of evaluation; no effect, since no layer depends on it.
-          axis_name: device axis of the batch; unused, since samples share no statistics.
+          axis_name: mesh axis of the batch; unused, since samples share no statistics.
           keys: [local_batch] random keys, one per sample; unused, since nothing is random.
 
         Returns:

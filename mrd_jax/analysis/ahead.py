@@ -64,6 +64,7 @@ def measure(config: ConfigDict, *, topology: str, calibrated: bool = True) -> di
       ValueError: the slice does not exist, the config is invalid, or its batch size does not
         divide over the chips.
       chips.MissingCompilerError: libtpu is not installed.
+      RuntimeError: the compiler failed for another reason than a lack of memory.
     """
     chip, _ = chips.parse_topology(topology)
     devices = chips.make_devices(topology)

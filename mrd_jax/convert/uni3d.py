@@ -99,7 +99,7 @@ def block_sizes(state: Mapping[str, np.ndarray], *, prefix: str = "") -> dict[st
 
     Args:
       state: array by key of a Uni3D checkpoint or of EVA's image weights.
-      prefix: of the transformer's keys, "" for EVA.
+      prefix: prefix of the transformer's keys, "" for EVA.
     """
     matches = [re.match(re.escape(prefix) + r"blocks\.(\d+)\.", key) for key in state]
     block = f"{prefix}blocks.0."

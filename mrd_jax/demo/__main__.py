@@ -46,7 +46,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line.
 
     Args:
-      arguments: arguments without the program name; None for those of the process.
+      arguments: arguments without the program's name; None for those of the process.
     """
     parser = command.Parser(__doc__, prog="python -m mrd_jax.demo")
     add = parser.add_argument
@@ -125,7 +125,7 @@ def run(options: argparse.Namespace) -> None:
 
 @command.reports_errors
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
+    """Runs the command and returns its exit status."""
     options = parse_options(arguments)
     try:
         run(options)

@@ -51,65 +51,85 @@ def build_model(config: Mapping[str, Any]) -> nn.Module:
       ValueError: a field is unknown, missing or invalid; the message has the field, its value and
         the allowed values.
     """
+    if faults := find_faults(config):
+        raise ValueError("\n".join(faults))
     fields = dict(config)
-    if not isinstance(fields.get("name"), str) or fields["name"] not in MODELS:
-        raise ValueError(
-            f"config.model.name is {fields.get('name')!r}; expected one of {sorted(MODELS)}"
-        )
-    model = MODELS[fields["name"]]
-    _check_names(fields, model)
-    _check_values(fields, model)
     fields["dtype"] = DTYPES[fields.get("dtype", "float32")]
+    model = MODELS[fields["name"]]
     return model(**{key: fields[key] for key in fields if key not in _CONFIG_ONLY})
 
 
-def _check_names(fields: dict[str, Any], model: type[nn.Module]) -> None:
-    own = [field for field in dataclasses.fields(model) if field.name not in MODULE_ONLY]
-    allowed = {field.name for field in own}
-    unknown = sorted(set(fields) - allowed - set(_CONFIG_ONLY))
-    if unknown:
-        raise ValueError(
-            f"config.model has unknown fields {unknown}; {fields['name']} has {sorted(allowed)}"
-        )
-    required = {field.name for field in own if field.default is dataclasses.MISSING}
-    missing = sorted(required - set(fields))
-    if missing:
-        raise ValueError(
-            f"config.model lacks the fields {missing}, which {fields['name']} requires"
-        )
+def find_faults(config: Mapping[str, Any]) -> list[str]:
+    """Checks every field of `config.model`.
+
+    Args:
+      config: as `build_model` takes it.
+
+    Returns:
+      A message per fault, with the field, its value and the allowed values.
+    """
+    fields = dict(config)
+    if not isinstance(fields.get("name"), str) or fields["name"] not in MODELS:
+        return [f"config.model.name is {fields.get('name')!r}; expected one of {sorted(MODELS)}"]
+    own = {
+        field.name: field
+        for field in dataclasses.fields(MODELS[fields["name"]])
+        if field.name not in MODULE_ONLY
+    }
+    faults = [
+        f"config.model.{name} is not a field of {fields['name']}; it has {', '.join(sorted(own))}"
+        for name in sorted(set(fields) - set(own) - set(_CONFIG_ONLY))
+    ]
+    faults += [
+        f"config.model.{name} is missing, and {fields['name']} requires it"
+        for name, field in sorted(own.items())
+        if field.default is dataclasses.MISSING and name not in fields
+    ]
+    if not faults:
+        faults = [
+            f"config.model.{name} is {fields[name]!r}; expected {expected}"
+            for name in sorted(fields)
+            if (expected := _expected(name, fields[name], own))
+        ]
+    return faults or _relation_faults(fields)
+
+
+def _expected(name: str, value: Any, own: Mapping[str, dataclasses.Field]) -> str:
+    """Describes the values that a field may take; "" if the value is one of them."""
+    kind = own[name].type if name in own else {"points": int}.get(name)
+    minimum = 0 if name == "micro_batch" else 1
+    expected = ""
+    if kind is int and (not _has_type(value, int) or value < minimum):
+        expected = f"an integer >= {minimum}"
+    elif kind in (float, bool, str) and not _has_type(value, kind):
+        expected = f"a {kind.__name__}"
+    elif name in _RATES and not 0 <= value < 1:
+        expected = "a number in [0, 1)"
+    elif name in CHOICES and value not in CHOICES[name]:
+        expected = f"one of {sorted(CHOICES[name])}"
+    elif name == "radius" and not value > 0:
+        expected = "a number > 0"
+    return expected
 
 
 def _has_type(value: Any, kind: type) -> bool:
-    """Returns whether a value has a type; an int is a float, and a bool is no int."""
+    """Returns whether a value has a type: an int counts as a float, a bool as neither."""
     if isinstance(value, bool):
         return kind is bool
     return isinstance(value, (int, float) if kind is float else kind)
 
 
-def _check_values(fields: dict[str, Any], model: type[nn.Module]) -> None:
-    for field in dataclasses.fields(model):
-        name, value = field.name, fields.get(field.name, field.default)
-        minimum = 0 if name == "micro_batch" else 1
-        if field.type is int and (not _has_type(value, int) or value < minimum):
-            raise ValueError(f"config.model.{name} is {value!r}; expected an integer >= {minimum}")
-        if field.type in (float, bool, str) and not _has_type(value, field.type):
-            raise ValueError(f"config.model.{name} is {value!r}; expected a {field.type.__name__}")
-        if name in _RATES and not 0 <= value < 1:
-            raise ValueError(f"config.model.{name} is {value!r}; expected a number in [0, 1)")
-        if name in CHOICES and name in fields and value not in CHOICES[name]:
-            raise ValueError(
-                f"config.model.{name} is {value!r}; expected one of {sorted(CHOICES[name])}"
-            )
-        if name == "radius" and not value > 0:
-            raise ValueError(f"config.model.radius is {value!r}; expected a number > 0")
-    # Other architectures need not have heads or groups.
+def _relation_faults(fields: Mapping[str, Any]) -> list[str]:
+    """Checks fields against each other; other architectures need not have heads or groups."""
+    faults = []
     if "heads" in fields and fields["dim"] % fields["heads"]:
-        raise ValueError(
+        faults.append(
             f"config.model.dim is {fields['dim']}; expected a multiple of config.model.heads, "
             f"{fields['heads']}"
         )
     if fields.get("groups", 0) > fields.get("points", math.inf):
-        raise ValueError(
+        faults.append(
             f"config.model.groups is {fields['groups']}; expected at most config.model.points, "
             f"{fields['points']}, since every group has a point as its centre"
         )
+    return faults

@@ -101,7 +101,7 @@ def statistics(
     Args:
       function: (rows, axis_name=...) -> statistics of the rows on all devices of that axis.
       rows: arrays, or micro-batches.
-      axis_name: device axis that the rows are split over (equally); None for one device.
+      axis_name: mesh axis that the rows are split over (equally); None for one device.
 
     Returns:
       Statistics of all rows.

@@ -81,7 +81,7 @@ class NormedDense(_FoldedBatchNorm):
         Args:
           x: [rows, channels], an array or micro-batches.
           train: normalise by the batch and update `batch_stats`; else use the running statistics.
-          axis_name: device axis that the rows are split over (equally); None for one device.
+          axis_name: mesh axis that the rows are split over (equally); None for one device.
 
         Returns:
           [rows, features], or [rows / pool, features] with `pool`; an array or micro-batches, as
@@ -140,7 +140,7 @@ class GroupBatchNorm(_FoldedBatchNorm):
           kernel: [channels, features].
           bias: [features].
           train: normalise by the batch and update `batch_stats`; else use the running statistics.
-          axis_name: device axis that the groups are split over (equally); None for one device.
+          axis_name: mesh axis that the groups are split over (equally); None for one device.
 
         Returns:
           Factor and offset, each float32 [features]: (x @ kernel + c) * factor + offset is
@@ -179,7 +179,7 @@ def product_statistics(
     Args:
       x: [rows, channels].
       kernel: [channels, features].
-      axis_name: device axis that the rows are split over (equally); None for one device.
+      axis_name: mesh axis that the rows are split over (equally); None for one device.
 
     Returns:
       Statistics over the rows of all devices.

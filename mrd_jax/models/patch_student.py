@@ -12,7 +12,7 @@ from mrd_jax.models import grouping, microbatch, norm, transformer
 
 
 class PatchStudent(nn.Module, kw_only=True):
-    """Encoder with one token per local group and a transformer, whose first token is the embedding.
+    """Transformer over one token per local group and a learned first token, which is the output.
 
     A subclass adds its own fields, with `kw_only=True`, and implements `neighbours`, `describe`,
     `make_tokenizer`, `lift` and `first_token`; it may override `final_norm` and `block_options`.
@@ -74,7 +74,7 @@ class PatchStudent(nn.Module, kw_only=True):
           rgb: [local_batch, points, 3], colours from 0 to 1.
           train: normalise by the statistics of the batch (apply with mutable=["batch_stats"]) and
             use patch dropout and drop path.
-          axis_name: device axis over which batch norm shares its statistics; None for one device.
+          axis_name: mesh axis over which batch norm shares its statistics; None for one device.
           keys: [local_batch] random keys, one per sample; required by random patch dropout and by
             drop path.
 

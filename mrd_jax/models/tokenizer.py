@@ -55,7 +55,7 @@ class SetAbstraction(nn.Module):
           groups: [batch, groups, group_size, channels], the output of `group_points`; an array or
             micro-batches.
           train: normalise by the batch; else by the running statistics.
-          axis_name: device axis that the batch is split over; None for one device.
+          axis_name: mesh axis that the batch is split over; None for one device.
 
         Returns:
           [batch, groups, features], an array or micro-batches, as `groups`.

@@ -83,7 +83,7 @@ class Searcher:
           float32 [dim], unit norm.
 
         Raises:
-          ValueError: the text is empty.
+          ValueError: the text is empty, or the searcher was opened without a teacher.
         """
         return self.embed_texts([text])[0]
 
@@ -97,7 +97,7 @@ class Searcher:
           float32 [len(texts), dim], unit norm.
 
         Raises:
-          ValueError: a text is empty.
+          ValueError: a text is empty, or the searcher was opened without a teacher.
         """
         texts = [" ".join(text.split()) for text in texts]
         if not all(texts):
@@ -122,6 +122,9 @@ class Searcher:
 
         Returns:
           float32 [dim], unit norm.
+
+        Raises:
+          ValueError: the searcher was opened without a teacher.
         """
         with self._model_lock:
             teacher = _require(self.teacher, "pictures need the teacher of the index")
@@ -136,6 +139,9 @@ class Searcher:
 
         Returns:
           float32 [dim], unit norm.
+
+        Raises:
+          ValueError: the searcher was opened without an encoder.
         """
         with self._model_lock:
             encoder = _require(self.encoder, "shapes need the encoder of the index")

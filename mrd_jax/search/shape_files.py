@@ -71,7 +71,7 @@ def find(places: Iterable[Path], *, exclude: Path | None = None) -> Listing:
             files += listing.files
             unlisted += [path for path in listing.unlisted if not _is_same(path, exclude)]
         else:
-            files += map(ShapeFile, clouds.find_files([place], leave_out=exclude))
+            files += map(ShapeFile, clouds.find_files([place], exclude=exclude))
     return Listing(tuple(files), tuple(unlisted))
 
 

@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = command.Parser(__doc__, prog="python -m mrd_jax.tools.compare")
     add = parser.add_argument
     add("runs", nargs="+", type=pathlib.Path, help="workdirs of the runs, two or more")
-    add("--names", nargs="+", help="a name per run; by default the name of its folder")
+    add("--names", nargs="+", help="one name per run (default: the name of its folder)")
     add("--output", type=pathlib.Path, required=True, help="HTML page to write")
     options = parser.parse_args(arguments)
     names = options.names or [run.resolve().name for run in options.runs]

@@ -47,7 +47,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line.
 
     Args:
-      arguments: without the program's name; None takes those of the process.
+      arguments: arguments without the program's name; None for those of the process.
     """
     parser = command.Parser(__doc__, prog="python -m mrd_jax.tools.convert")
     add = parser.add_argument

@@ -75,7 +75,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line.
 
     Args:
-      arguments: without the program's name; None takes those of the process.
+      arguments: arguments without the program's name; None for those of the process.
     """
     parser = command.Parser(__doc__, prog="python -m mrd_jax.tools.embed")
     add = parser.add_argument
@@ -96,12 +96,17 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--up",
         choices=("y", "z"),
-        help="vertical axis of the files without one in a table; by default y for glb, gltf and "
-        "obj, z for the other types",
+        help="vertical axis of files without one in a table (default: y for glb, gltf and obj, z "
+        "for other types)",
     )
-    add("--batch_size", type=int, default=32, help="point clouds per batch, over all devices; 32")
-    add("--seed", type=int, default=0, help="seed of the sampling of points; 0")
-    add("--teacher", help="fail if the encoder was trained with another teacher than this")
+    add(
+        "--batch_size",
+        type=int,
+        default=32,
+        help="point clouds per batch, over all devices (default: 32)",
+    )
+    add("--seed", type=int, default=0, help="seed of the point sampling (default: 0)")
+    add("--teacher", help="fail unless the encoder was trained with this teacher")
     options = parser.parse_args(arguments)
     if options.batch_size < 1:
         parser.error(f"--batch_size is {options.batch_size}; expected a positive number")

@@ -75,17 +75,17 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line.
 
     Args:
-      arguments: without the program's name; None takes those of the process.
+      arguments: arguments without the program's name; None for those of the process.
     """
     parser = command.Parser(__doc__, prog="python -m mrd_jax.tools.neighbours")
     add = parser.add_argument
     add("--data", required=True, type=pathlib.Path, help="folder of the data set, with its version")
-    add("--split", default="train", help="split to search; train")
-    add("--feature", default="image", choices=FEATURES, help="feature to compare; image")
+    add("--split", default="train", help="split to search (default: train)")
+    add("--feature", default="image", choices=FEATURES, help="feature to compare (default: image)")
     add("--checkpoint", type=pathlib.Path, help="workdir or encoder folder for --feature shape")
-    add("--count", type=int, default=31, help="neighbours per record; 31, as in OpenShape's code")
-    add("--output", type=pathlib.Path, help="file to write; neighbours/SPLIT.npz in DATA")
-    add("--examples", type=int, default=3, help="records whose neighbours are printed; 3")
+    add("--count", type=int, default=31, help="neighbours per record (default: 31)")
+    add("--output", type=pathlib.Path, help="file to write (default: neighbours/SPLIT.npz in DATA)")
+    add("--examples", type=int, default=3, help="records whose neighbours are printed (default: 3)")
     options = parser.parse_args(arguments)
     if (options.feature == "shape") != (options.checkpoint is not None):
         parser.error("--checkpoint belongs to --feature shape, and --feature shape needs it")

@@ -148,20 +148,21 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line.
 
     Args:
-      arguments: arguments without the program name; None for those of the process.
+      arguments: arguments without the program's name; None for those of the process.
     """
     parser = command.Parser(__doc__, prog="python -m mrd_jax.tools.search")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, add_options, text in (
-        ("build", _add_build, "write an index"),
-        ("find", _add_find, "search an index"),
-    ):
-        add_options(commands.add_parser(name, help=text, description=text))
+    build_parser, find_parser = (
+        commands.add_parser(name, help=text, description=text)
+        for name, text in (("build", "write an index"), ("find", "search an index"))
+    )
+    _add_build(build_parser)
+    _add_find(find_parser)
     options = parser.parse_args(arguments)
     if options.command == "build":
-        _check_build(parser, options)
+        _check_build(build_parser, options)
     else:
-        _check_find(parser, options)
+        _check_find(find_parser, options)
     return options
 
 
@@ -234,7 +235,7 @@ def _check_find(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
 
 @command.reports_errors
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
+    """Runs the command and returns its exit status."""
     options = parse_options(arguments)
     {"build": build, "find": find}[options.command](options)
     return 0

@@ -325,7 +325,7 @@ def test_files_of_folders_are_sorted_and_named_files_keep_their_position(tmp_pat
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     named = [tmp_path / "z.txt", tmp_path / "b", tmp_path / "a.npy"]
-    found = clouds.find_files(named, leave_out=tmp_path / "b" / "out.npz")
+    found = clouds.find_files(named, exclude=tmp_path / "b" / "out.npz")
     names = [str(path.relative_to(tmp_path)) for path in found]
     assert names == ["z.txt", "b/c/deep.npz", "b/one.obj", "b/two.PLY", "a.npy"]
 

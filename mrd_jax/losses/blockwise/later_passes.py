@@ -127,8 +127,8 @@ class _RowData(NamedTuple):
     Attributes:
       statistics: statistics of the rows of relations.
       values: {part: [rows]}, cotangents w of the values.
-      normalisers: {part: [rows]}, cotangents w s of the normalisers; for a distance the same for
-        every row, per pair of the batch.
+      normalisers: {part: [rows]}, cotangents of the normalisers: w s for similarities; for
+        distances, the sum of w s over the global batch, divided by its number of pairs.
     """
 
     statistics: tiles.Statistics
@@ -164,8 +164,8 @@ def _normaliser_cotangents(
         rows = cotangents[c.part] * slopes[c.part]
         if c.student.family != "similarity":
             pairs = first_pass.number_of_pairs(c.student, local, axis_name)
-            mean = batch_axis.psum(jnp.sum(rows), axis_name) / pairs
-            rows = jnp.broadcast_to(mean, rows.shape)
+            per_pair = batch_axis.psum(jnp.sum(rows), axis_name) / pairs
+            rows = jnp.broadcast_to(per_pair, rows.shape)
         result[c.part] = rows
     return result
 
