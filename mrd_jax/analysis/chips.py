@@ -87,7 +87,8 @@ def parse_topology(topology: str) -> tuple[Chip, tuple[int, ...]]:
 def make_devices(topology: str) -> Sequence[jax.Device]:
     """Returns abstract devices of a slice: programs can be compiled for them, but not run.
 
-    Sets the variables in `ENVIRONMENT`, except those that are set already.
+    Sets the variables in `ENVIRONMENT`, except those that are set already, and the accelerator
+    type of the slice.
 
     Raises:
       MissingCompilerError: libtpu is not installed.
@@ -99,8 +100,10 @@ def make_devices(topology: str) -> Sequence[jax.Device]:
             "the TPU compiler (libtpu) is not installed; it does not need a TPU: "
             '`pip install -e ".[tpu]"` (Linux on x86_64)'
         )
-    for name, value in (ENVIRONMENT | {"TPU_ACCELERATOR_TYPE": chip.accelerator}).items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # Always, since `mrd_jax.cli.logs` may have set the type of another generation.
+    os.environ["TPU_ACCELERATOR_TYPE"] = chip.accelerator
     # A host has 2 x 2 chips, unless the slice is narrower.
     hosts = (*(2 if dim % 2 == 0 else 1 for dim in dims[:2]), 1)
     try:
