@@ -100,7 +100,7 @@ def _expected(name: str, value: Any, own: Mapping[str, dataclasses.Field]) -> st
     minimum = 0 if name == "micro_batch" else 1
     expected = ""
     if kind is int and (not _has_type(value, int) or value < minimum):
-        expected = f"an integer >= {minimum}"
+        expected = f"an integer, at least {minimum}"
     elif kind in (float, bool, str) and not _has_type(value, kind):
         expected = f"a {kind.__name__}"
     elif name in _RATES and not 0 <= value < 1:
@@ -108,7 +108,7 @@ def _expected(name: str, value: Any, own: Mapping[str, dataclasses.Field]) -> st
     elif name in CHOICES and value not in CHOICES[name]:
         expected = f"one of {sorted(CHOICES[name])}"
     elif name == "radius" and not value > 0:
-        expected = "a number > 0"
+        expected = "a number, greater than 0"
     return expected
 
 

@@ -112,9 +112,8 @@ def _value_faults(config: ConfigDict, names: set[str]) -> list[str]:
         for name, rule in config_schema.RULES.items()
         if name in names and not rule.accepts(_value(config, name))
     }
-    if model_faults := _messages(lambda: _check_model(config.model)):
+    if model_faults := _model_faults(config.model):
         invalid["model"] = "\n".join(model_faults)
-    model_faults = models.find_faults(config.model)
     checks: dict[Callable[[], object], tuple[str, ...]] = {
         lambda: captions.check(config.data): ("data.caption",),
         lambda: neighbour_index.check(config): ("data.hard", "data.neighbours", "batch_size"),
@@ -147,14 +146,15 @@ def _messages(check: Callable[[], object]) -> list[str]:
     return []
 
 
-def _check_model(config: ConfigDict) -> None:
-    """Checks `config.model`: the fields that every run needs, then those of the student."""
-    for name, rule in config_schema.MODEL_RULES.items():
-        if not rule.accepts(config.get(name)):
-            raise ValueError(
-                f"config.model.{name} is {config.get(name)!r}; expected {rule.expected}"
-            )
-    models.build_model(config)
+def _model_faults(config: ConfigDict) -> list[str]:
+    """Checks `config.model`: the fields that every run needs, and those of the student."""
+    faults = models.find_faults(config)
+    faults += [
+        f"config.model.{name} is missing; expected {rule.expected}"
+        for name, rule in config_schema.MODEL_RULES.items()
+        if name not in config and not any(f"config.model.{name} " in fault for fault in faults)
+    ]
+    return faults
 
 
 def _check_sizes(config: ConfigDict) -> None:

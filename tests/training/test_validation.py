@@ -72,7 +72,7 @@ def test_missing_field_of_the_student_is_named(field):
     config = tiny_config()
     with config.unlocked():
         del config.model[field]
-    with pytest.raises(validation.ConfigError, match=rf"config.model.{field} is None; expected"):
+    with pytest.raises(validation.ConfigError, match=rf"config.model.{field} is missing"):
         validation.validate(config)
 
 
