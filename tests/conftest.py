@@ -52,3 +52,21 @@ def made(tmp_path_factory):
 def copied(made, tmp_path):
     """Copy of the output folder of the build, which a test may change."""
     return shutil.copytree(made.parents[1], tmp_path / "copy")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_compilation_cache(tmp_path_factory):
+    """Persistent compilation cache of this session, shared by its workers."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def free_programs():
+    """Frees the compiled programs of a module: a worker would keep those of all modules."""
+    yield
+    jax.clear_caches()

@@ -81,5 +81,10 @@ def test_another_cache_folder_is_used_if_jax_is_configured_with_one(cache):
     assert kept(cache / "own") and not (cache / "mrd_jax").exists()
 
 
-def test_importing_main_has_no_side_effects():
-    assert jax.config.jax_compilation_cache_dir == os.environ.get("JAX_COMPILATION_CACHE_DIR")
+def test_importing_main_does_not_configure_jax():
+    code = "import mrd_jax.main, jax; print(jax.config.jax_compilation_cache_dir)"
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
+    assert done.stdout == "None\n"
