@@ -1,6 +1,7 @@
 # One target per job. Each installs its requirements into .venv, once.
 VENV ?= .venv
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
+	command -v $$python && break; done)
 DATA ?= data
 RUNS ?= runs
 CONSUMED ?= 1000

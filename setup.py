@@ -10,7 +10,7 @@ HERE = pathlib.Path(__file__).parent
 # Read and not imported: what mrd_jax needs is not installed yet.
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "mrd_jax/__init__.py").read_text("utf-8"))[1]
 
-# These ranges resolve together on Python 3.11 and 3.12. The upper bounds are deliberate:
+# These ranges resolve together on Python 3.11 to 3.14. The upper bounds are deliberate:
 # transformers 5 removed Flax, and jax, flax, orbax and grain change behaviour in minor releases.
 REQUIREMENTS = [
     "absl-py>=2.1,<3",
@@ -72,7 +72,7 @@ setuptools.setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.11,<3.13",
+    python_requires=">=3.11,<3.15",
     packages=setuptools.find_packages(include=["mrd_jax*", "data_prep*", "configs*"]),
     package_data={
         "": ["*.tsv", "*.txt", "*.html", "*.css"],

@@ -25,7 +25,7 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
 
     Args:
       path: file to write; its old content stays until the new one is complete.
-      content: content.
+      content: bytes of the file.
     """
     with replacing(path) as temporary:
         temporary.write_bytes(content)

@@ -40,7 +40,7 @@ NOT_RUN = {
     "make quickstart": "fetches packages and meshes, and takes ten minutes",
     "make furniture": "fetches meshes and trains for 20 minutes; tests/project/test_benchmarks.py",
     "make test": "runs this test",
-    "python3.11 -m venv": "creates the environment of the tests",
+    "python3 -m venv": "creates the environment of the tests",
     ".venv/bin/pip install": "fetches packages",
     f"{PYTHON} -m data_prep.build --source furniture": "fetches a CLIP; tests/teachers",
     f"{TRAIN} runs/clip": "needs the data set of the line before it",
