@@ -2,7 +2,7 @@
 """Reads meshes and point clouds from files, and brings them under an encoder's conventions."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,14 +68,7 @@ def read_cloud(
       MeshesUnsupportedError: the file is a mesh and trimesh is not installed.
     """
     content, faults = read_content(path, fill=conventions.colour_fill)
-    if isinstance(content, tuple):
-        xyz, rgb = content
-    else:
-        rng = np.random.default_rng(seed)
-        try:
-            xyz, rgb = _mesh_reader()[0].sample_points(content, points=conventions.points, rng=rng)
-        except ValueError as error:
-            raise CloudError("; ".join([str(error), *faults])) from error
+    xyz, rgb = sample_content(content, points=conventions.points, seed=seed, faults=faults)
     cloud = prepare_cloud(xyz, rgb, conventions=conventions, up=up or up_axis(path), seed=seed)
     return dataclasses.replace(cloud, faults=tuple(faults))
 
@@ -110,6 +103,33 @@ def read_content(
     except (arrays.ArrayError, limits.LimitError) as error:
         raise CloudError(str(error)) from error
     raise CloudError(f"unknown type {kind!r}; expected one of {', '.join(TYPES)}")
+
+
+def sample_content(
+    content: "meshes.Surface | tuple[np.ndarray, np.ndarray | None]",
+    *,
+    points: int,
+    seed: int = 0,
+    faults: Sequence[str] = (),
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Samples a mesh uniformly by area; returns a point cloud unchanged.
+
+    Args:
+      content: surface or point cloud, from `read_content`.
+      points: number of points on a surface.
+      seed: seed of the sampling.
+      faults: omissions while the file was read, which the error repeats.
+
+    Raises:
+      CloudError: the surface has no visible area.
+    """
+    if isinstance(content, tuple):
+        return content
+    rng = np.random.default_rng(seed)
+    try:
+        return _mesh_reader()[0].sample_points(content, points=points, rng=rng)
+    except ValueError as error:
+        raise CloudError("; ".join([str(error), *faults])) from error
 
 
 def up_axis(path: Path | str) -> str:
@@ -152,7 +172,7 @@ def prepare_cloud(
         raise CloudError(f"points are {xyz.dtype} {list(xyz.shape)}; expected numbers [n, 3]")
     if not len(xyz):
         raise CloudError("no points")
-    colours = _unit_colours(rgb, count=len(xyz), fill=conventions.colour_fill)
+    colours = unit_colours(rgb, count=len(xyz), fill=conventions.colour_fill)
     chosen = _resample(len(xyz), conventions.points, seed=seed)
     xyz = xyz[chosen].astype(np.float64)
     if up == "y":
@@ -163,6 +183,34 @@ def prepare_cloud(
     except shapes.SkipShape as error:
         raise CloudError(str(error)) from error
     return Cloud(xyz, colours[chosen])
+
+
+def unit_colours(rgb: np.ndarray | None, *, count: int, fill: float) -> np.ndarray:
+    """Checks and converts the colours of a point cloud.
+
+    Args:
+      rgb: [count, 3], integers 0 to 255 or floats 0 to 1; None for `fill`.
+      count: number of points.
+      fill: value, 0 to 1, of all channels of a point cloud without colours.
+
+    Returns:
+      float32 [count, 3], 0 to 1.
+
+    Raises:
+      CloudError: the shape or a value differs.
+    """
+    if rgb is None:
+        return np.full((count, 3), fill, np.float32)
+    rgb = np.asarray(rgb)
+    if rgb.shape != (count, 3) or rgb.dtype.kind not in "fiu":
+        raise CloudError(f"colours are {rgb.dtype} {list(rgb.shape)}; expected [{count}, 3]")
+    largest = 1 if rgb.dtype.kind == "f" else 255
+    # NaN fails the comparison as well.
+    if not (rgb.min() >= 0 and rgb.max() <= largest):
+        raise CloudError(
+            f"colours span {rgb.min()} to {rgb.max()}; expected floats 0 to 1 or integers 0 to 255"
+        )
+    return (rgb / np.float64(largest)).astype(np.float32)
 
 
 def find_files(places: Iterable[Path | str], *, exclude: Path | None = None) -> Iterator[Path]:
@@ -239,22 +287,6 @@ def _read_mesh(path: Path, kind: str, *, fill: float, root: Path) -> tuple:
             return points, resolver.faults
     except meshes.MeshError as error:
         raise CloudError("; ".join([str(error), *resolver.faults])) from error
-
-
-def _unit_colours(rgb: np.ndarray | None, *, count: int, fill: float) -> np.ndarray:
-    """Returns colours as float32 [count, 3] in 0..1."""
-    if rgb is None:
-        return np.full((count, 3), fill, np.float32)
-    rgb = np.asarray(rgb)
-    if rgb.shape != (count, 3) or rgb.dtype.kind not in "fiu":
-        raise CloudError(f"colours are {rgb.dtype} {list(rgb.shape)}; expected [{count}, 3]")
-    largest = 1 if rgb.dtype.kind == "f" else 255
-    # NaN fails the comparison as well.
-    if not (rgb.min() >= 0 and rgb.max() <= largest):
-        raise CloudError(
-            f"colours span {rgb.min()} to {rgb.max()}; expected floats 0 to 1 or integers 0 to 255"
-        )
-    return (rgb / np.float64(largest)).astype(np.float32)
 
 
 def _resample(count: int, points: int, *, seed: int) -> np.ndarray:

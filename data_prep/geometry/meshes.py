@@ -206,6 +206,12 @@ def _assemble(
     )
 
 
+def rotate_upright(surface: Surface) -> Surface:
+    """Rotates a surface from y up to z up."""
+    rotation = Y_UP_TO_Z_UP.T.astype(np.float32)
+    return dataclasses.replace(surface, triangles=surface.triangles @ rotation)
+
+
 def colours_at(surface: Surface, faces: np.ndarray, *, weights: np.ndarray) -> np.ndarray:
     """Returns the texture colours at points of a surface: nearest texel, repeated textures.
 

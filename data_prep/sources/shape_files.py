@@ -117,7 +117,7 @@ def prepare(
             with timing.stage("sample"):
                 xyz, rgb, new_faults = _sample_cloud(*content, up=item.up_axis, **sampling)
         else:
-            surface = _rotate_upright(content) if item.up_axis == "y" else content
+            surface = meshes.rotate_upright(content) if item.up_axis == "y" else content
             xyz, rgb = surfaces.sample(surface, **sampling)
             images, new_faults = surfaces.views(surface, count=views, size=image_size)
         faults += new_faults
@@ -153,12 +153,6 @@ def _usable_path(item: Item) -> Path:
     if not _is_inside(path, item.root):
         raise shapes.SkipShape(LINK_OUTSIDE)
     return path
-
-
-def _rotate_upright(surface: meshes.Surface) -> meshes.Surface:
-    """Rotates a surface from y up to z up."""
-    rotation = meshes.Y_UP_TO_Z_UP.T.astype(np.float32)
-    return dataclasses.replace(surface, triangles=surface.triangles @ rotation)
 
 
 def _is_inside(path: Path, root: str) -> bool:

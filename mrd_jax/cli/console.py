@@ -18,6 +18,7 @@ from mrd_jax.cli import command
 COMMANDS = {
     "train": "mrd_jax.main",
     "prepare": "data_prep.build",
+    "inspect": "mrd_jax.tools.inspect",
     "embed": "mrd_jax.tools.embed",
     "search": "mrd_jax.tools.search",
     "demo": "mrd_jax.demo",

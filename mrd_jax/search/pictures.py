@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 from mrd_jax.search import shape_index
 
 # Camera angles in degrees, from the front left and above: the first view that data_prep renders.
-_AZIMUTH, _ELEVATION = -45.0, 30.0
+AZIMUTH = -45.0
+_ELEVATION = 30.0
 # Supersampling factor per axis.
 _SUPERSAMPLING = 3
 # Fraction of the side that the point cloud fills.
@@ -25,19 +26,20 @@ _LINES = 6
 _TEXT_COLOUR, _MUTED_COLOUR = "#1b1f24", "#4a525c"
 
 
-def draw_cloud(xyz: np.ndarray, rgb: np.ndarray, *, size: int) -> bytes:
+def draw_cloud(xyz: np.ndarray, rgb: np.ndarray, *, size: int, azimuth: float = AZIMUTH) -> bytes:
     """Draws a point cloud on white; nearer points hide farther ones.
 
     Args:
       xyz: [points, 3], z up, inside the unit sphere.
       rgb: uint8 [points, 3].
       size: side of the picture in pixels.
+      azimuth: angle of the camera in degrees, anticlockwise around z.
 
     Returns:
       JPEG bytes.
     """
     side = size * _SUPERSAMPLING
-    right, up, nearness = _project(np.asarray(xyz, np.float64))
+    right, up, nearness = _project(np.asarray(xyz, np.float64), azimuth=azimuth)
     centre = [(axis.min() + axis.max()) / 2 for axis in (right, up)]
     half = max(np.ptp(right), np.ptp(up), 1e-6) / 2 / _FILL
     columns = (right - centre[0]) / half * side / 2 + side / 2
@@ -85,44 +87,23 @@ def write_sheet(
     top = 40
     sheet = Image.new("RGB", (columns * width, top + -(-len(numbers) // columns) * height), "white")
     draw = ImageDraw.Draw(sheet)
-    _draw_text(draw, title, at=(_MARGIN, _MARGIN), size=16, width=sheet.width - 2 * _MARGIN)
+    draw_text(draw, title, at=(_MARGIN, _MARGIN), size=16, width=sheet.width - 2 * _MARGIN)
     for tile, (number, score) in enumerate(zip(numbers, scores, strict=True)):
         x = tile % columns * width + _MARGIN
         y = top + tile // columns * height
         _paste(sheet, index.picture_path(number), corner=(x, y))
         item = index.items[number]
         y += _SIDE + 4
-        _draw_text(draw, f"{tile + 1}. {item.title}", at=(x, y), size=13)
-        _draw_text(draw, f"{score:.3f}", at=(x, y + _LINE))
-        _draw_text(draw, item.creator, at=(x, y + 2 * _LINE), colour=_MUTED_COLOUR)
-        _draw_text(
+        draw_text(draw, f"{tile + 1}. {item.title}", at=(x, y), size=13)
+        draw_text(draw, f"{score:.3f}", at=(x, y + _LINE))
+        draw_text(draw, item.creator, at=(x, y + 2 * _LINE), colour=_MUTED_COLOUR)
+        draw_text(
             draw, item.licence, at=(x, y + 3 * _LINE), colour=_MUTED_COLOUR, max_lines=_LINES - 3
         )
     sheet.save(path, "PNG")
 
 
-def _project(xyz: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns camera coordinates, each [points]: to the right, upwards and towards the camera."""
-    azimuth, elevation = np.radians(_AZIMUTH), np.radians(_ELEVATION)
-    right = xyz @ [-np.sin(azimuth), np.cos(azimuth), 0]
-    level = xyz @ [np.cos(azimuth), np.sin(azimuth), 0]
-    up = np.cos(elevation) * xyz[:, 2] - np.sin(elevation) * level
-    nearness = np.sin(elevation) * xyz[:, 2] + np.cos(elevation) * level
-    return right, up, nearness
-
-
-def _paste(sheet: Image.Image, file: Path, *, corner: tuple[int, int]) -> None:
-    """Pastes a picture, scaled to fit and centred, into a square of the sheet."""
-    with Image.open(file) as opened:
-        picture = opened.convert("RGB")
-    scale = _SIDE / max(picture.size)
-    width, height = (max(1, round(side * scale)) for side in picture.size)
-    picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-    left, top = corner
-    sheet.paste(picture, (left + (_SIDE - width) // 2, top + (_SIDE - height) // 2))
-
-
-def _draw_text(
+def draw_text(
     draw: ImageDraw.ImageDraw,
     text: str,
     *,
@@ -132,7 +113,17 @@ def _draw_text(
     colour: str = _TEXT_COLOUR,
     max_lines: int = 1,
 ) -> None:
-    """Draws text, wrapped to a width in pixels; an ellipsis ends text that does not fit."""
+    """Draws text, wrapped to a width in pixels; an ellipsis ends text that does not fit.
+
+    Args:
+      draw: picture to draw on.
+      text: text of one paragraph.
+      at: left and top of the first line in pixels.
+      size: height of the font in pixels.
+      width: width of a line in pixels.
+      colour: colour of the text.
+      max_lines: largest number of lines.
+    """
     # The font that matplotlib installs covers most left-to-right scripts.
     font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
     lines = [""]
@@ -149,3 +140,24 @@ def _draw_text(
                 line = line[:-1]
             line += "…"
         draw.text((at[0], at[1] + row * _LINE), line, fill=colour, font=font)
+
+
+def _project(xyz: np.ndarray, *, azimuth: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns camera coordinates, each [points]: to the right, upwards and towards the camera."""
+    azimuth, elevation = np.radians(azimuth), np.radians(_ELEVATION)
+    right = xyz @ [-np.sin(azimuth), np.cos(azimuth), 0]
+    level = xyz @ [np.cos(azimuth), np.sin(azimuth), 0]
+    up = np.cos(elevation) * xyz[:, 2] - np.sin(elevation) * level
+    nearness = np.sin(elevation) * xyz[:, 2] + np.cos(elevation) * level
+    return right, up, nearness
+
+
+def _paste(sheet: Image.Image, file: Path, *, corner: tuple[int, int]) -> None:
+    """Pastes a picture, scaled to fit and centred, into a square of the sheet."""
+    with Image.open(file) as opened:
+        picture = opened.convert("RGB")
+    scale = _SIDE / max(picture.size)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    left, top = corner
+    sheet.paste(picture, (left + (_SIDE - width) // 2, top + (_SIDE - height) // 2))

@@ -2,6 +2,7 @@
 """Mesh and point cloud files, with the metadata that the table of their folder gives them."""
 
 import dataclasses
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -44,6 +45,15 @@ class Listing:
 
     files: tuple[ShapeFile, ...]
     unlisted: tuple[Path, ...]
+
+    def print_unlisted(self) -> None:
+        """Prints to stderr how many files are skipped because a table does not list them."""
+        if self.unlisted:
+            print(
+                f"note: skipped {len(self.unlisted)} files that the table of their folder does not "
+                f"list, such as {self.unlisted[0]}",
+                file=sys.stderr,
+            )
 
 
 def find(places: Iterable[Path], *, exclude: Path | None = None) -> Listing:

@@ -38,12 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status: 1 if a file was skipped."""
     options = parse_options(arguments)
     listing = shape_files.find(options.files, exclude=options.output)
-    if listing.unlisted:
-        print(
-            f"note: skipped {len(listing.unlisted)} files that the table of their folder does not "
-            f"list, such as {listing.unlisted[0]}",
-            file=sys.stderr,
-        )
+    listing.print_unlisted()
     files = [dataclasses.replace(file, up=file.up or options.up or "") for file in listing.files]
     paths = [file.path for file in files]
     clouds.check_readable(paths)

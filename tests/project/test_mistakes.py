@@ -16,7 +16,7 @@ from data_prep import verify as verify_data
 from mrd_jax.cli import console
 from mrd_jax.demo import __main__ as demo
 from mrd_jax.evaluation.baselines import __main__ as baselines
-from mrd_jax.tools import compare, convert, embed, neighbours, search, verify
+from mrd_jax.tools import compare, convert, embed, inspect, neighbours, search, verify
 
 ROOT = pathlib.Path(__file__).parents[2]
 RUN = ["--config", "configs/quickstart.py", "--workdir", "run"]
@@ -97,6 +97,11 @@ COMMANDS = {
         embed.main,
         "--checkpoint nowhere --output e.npz shape.npy",
         ["nowhere"],
+    ),
+    "sheet of another type": (
+        inspect.main,
+        "shape.npy --sheet sheet.jpg",
+        ["--sheet", "'sheet.jpg'", ".png"],
     ),
     "no index": (search.main, "find --index nowhere --text chair", ["nowhere"]),
     "no page": (demo.main, "--checkpoint nowhere --index nowhere", ["nowhere"]),
