@@ -91,6 +91,7 @@ class FakeTeacher:
 def run_build(output, monkeypatch, *, teacher=None, kind="fake/teacher", **changes):
     """Runs the real build with the fake source; returns (folder of the data set, teacher)."""
     teacher = teacher or FakeTeacher()
+    output.mkdir(parents=True, exist_ok=True)
     monkeypatch.setitem(sources.SOURCES, "fake", FakeSource())
     monkeypatch.setattr(teachers, "load_teacher", lambda *args, **kwargs: teacher)
     monkeypatch.setattr("data_prep.teachers.names.check", lambda *args, **kwargs: None)
