@@ -65,7 +65,7 @@ test: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(RUN) -m pytest -n $(WORKERS) --dist loadfile
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # Fault tolerance: thirty kills, a full disk, a signal; at most fifteen minutes on two cores.
 faults: $(VENV)/installed-test

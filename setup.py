@@ -52,7 +52,7 @@ EXTRAS = {
         "httpx2>=2,<3",
         "mypy>=1.13,<3",
         "pytest>=8.3,<10",
-        "pytest-xdist>=3.6,<4",
+        "pytest-xdist>=3.7,<4",
         "ruff>=0.15,<1",
         "scikit-learn>=1.6,<2",
         # Builds the wheel that the tests install.
