@@ -122,7 +122,8 @@ def create_file(path):
         (lambda target: Calls(os.system, f"touch {target}"), "posix.system"),
         (lambda target: Calls(builtins.eval, f"open({target!r}, 'w')"), "builtins.eval"),
         (lambda target: Calls(builtins.exec, f"open({target!r}, 'w')"), "builtins.exec"),
-        (lambda target: Calls(builtins.open, target, "w"), "io.open"),
+        # "io" until Python 3.12, "_io" since.
+        (lambda target: Calls(builtins.open, target, "w"), f"{builtins.open.__module__}.open"),
         (lambda target: Calls(builtins.getattr, "", "join"), "builtins.getattr"),
         (lambda target: Calls(create_file, target), "test_safe_pickle.create_file"),
         (lambda target: functools.partial(create_file, target), "functools.partial"),
