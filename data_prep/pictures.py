@@ -13,7 +13,7 @@ def read(data: bytes) -> Image.Image:
     """Decodes a picture, applies its EXIF orientation, lays it on white and limits its size.
 
     Args:
-      data: bytes of one of `materials.FORMATS`.
+      data: bytes of one of `images.FORMATS`.
 
     Returns:
       RGB picture whose longer side has at most `MAX_SIDE` pixels.

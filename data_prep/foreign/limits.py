@@ -86,8 +86,12 @@ PIXELS = Limit(2**26, "pixels", "MRD_MAX_PIXELS")
 TEXELS = Limit(2**27, "pixels of textures", "MRD_MAX_TEXELS")
 
 
-def read_file(path: Path) -> bytes:
+def read_file(path: Path, *, limit: Limit = FILE_BYTES) -> bytes:
     """Reads the bytes of a regular file.
+
+    Args:
+      path: path of the file.
+      limit: limit on its size.
 
     Raises:
       LimitError: the file is too large.
@@ -98,7 +102,7 @@ def read_file(path: Path) -> bytes:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise OSError(f"{path}: not a regular file")
-        FILE_BYTES.check(status.st_size)
+        limit.check(status.st_size)
         data = file.read(status.st_size + 1)  # Python allocates this size before reading
     if len(data) > status.st_size:
         raise OSError(f"{path}: the file grew while it was read; try again when it is complete")

@@ -5,24 +5,20 @@ import posixpath
 import urllib.parse
 from collections.abc import Callable
 
-import trimesh
-
 from data_prep.foreign import archives, limits
-from data_prep.geometry import materials
-
-# Kind of a referenced file by its suffix; any other file is a texture.
-_KINDS = {".mtl": "materials file", ".bin": "buffer"}
+from data_prep.geometry import images
 
 
-class AssetResolver(trimesh.resolvers.Resolver):
-    """Resolver that reads the files that a mesh refers to, and records those that fail.
+class Assets:
+    """Reads the files that a mesh refers to, and notes those that are missing or unreadable.
 
-    trimesh ignores unreadable materials and textures silently. `faults` lists them, and `refusal`
-    is the error of a file that is too large.
+    Attributes:
+      notes: what was ignored or replaced while the mesh was read, such as "missing texture".
+        Readers of meshes add their own.
     """
 
     def __init__(self, read: Callable[[str], bytes], *, folder: str):
-        """Creates a resolver.
+        """Creates a reader.
 
         Args:
           read: function from a path to bytes; raises FileNotFoundError or archives.ArchiveError.
@@ -31,42 +27,36 @@ class AssetResolver(trimesh.resolvers.Resolver):
         self._read = read
         self._folder = folder
         self._bytes_read = 0
-        self.faults: list[str] = []
-        self.refusal: limits.LimitError | None = None
+        self.notes: list[str] = []
 
-    def get(self, name: str) -> bytes:
-        """Reads a referenced file by its path relative to the mesh, else by its bare name."""
-        kind = _KINDS.get(posixpath.splitext(name)[1].lower(), "texture")
+    def read(self, name: str, *, kind: str) -> bytes | None:
+        """Reads a referenced file by its path relative to the mesh, else by its bare name.
+
+        Args:
+          name: reference in the mesh.
+          kind: "materials file", "texture" or "buffer", for the note.
+
+        Returns:
+          The bytes; None, and a note, if the file is missing.
+
+        Raises:
+          limits.LimitError: the file, or all referenced files together, are too large.
+        """
         path = name.replace("\\", "/")
         # glTF writes spaces as %20. An absolute path of the author's disk may end in the name of a
         # file in the folder of the mesh.
         for candidate in dict.fromkeys((path, urllib.parse.unquote(path), path.rsplit("/", 1)[-1])):
             try:
                 data = self._read(posixpath.join(self._folder, candidate))
-                self._bytes_read += len(data)
-                limits.ASSET_BYTES.check(self._bytes_read)
-                if kind == "texture":
-                    materials.open_image(data)
             except (FileNotFoundError, archives.ArchiveError):
                 continue
-            except limits.LimitError as error:
-                self.refusal = error
-                raise
-            except ValueError as error:
-                self.faults.append("unreadable texture")
-                raise FileNotFoundError(f"{name}: not an image") from error
+            self._bytes_read += len(data)
+            limits.ASSET_BYTES.check(self._bytes_read)
             return data
-        self.faults.append(f"missing {kind}")
-        raise FileNotFoundError(name)
+        self.notes.append(f"missing {kind}")
+        return None
 
-    def keys(self) -> list[str]:
-        """Returns no names; trimesh lists files only to guess a file's name."""
-        return []
-
-    def namespaced(self, namespace: str) -> "AssetResolver":
-        """Returns a resolver, with its own faults, for a folder below this one."""
-        return AssetResolver(self._read, folder=posixpath.join(self._folder, namespace))
-
-    def write(self, name: str, data: bytes) -> None:
-        """Raises OSError: sources are read only."""
-        raise OSError(f"{name}: sources are read only")
+    def texture(self, name: str):
+        """Reads a referenced picture; see `images.read_texture`. None, and a note, if it fails."""
+        data = self.read(name, kind="texture")
+        return None if data is None else images.read_texture(data, notes=self.notes)

@@ -2,33 +2,20 @@
 """Reads meshes and point clouds from files, and brings them under an encoder's conventions."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data_prep import shapes
-from data_prep.foreign import archives, arrays, limits
+from data_prep.foreign import archives, limits
+from data_prep.geometry import formats, meshes, scene, surface
+from data_prep.geometry.assets import Assets
 from data_prep.geometry.conventions import Conventions
-
-if TYPE_CHECKING:
-    from data_prep.geometry import meshes
-
-# The glTF standard defines y as the vertical axis. Other types do not store it: most programs write
-# OBJ with y up, and the remaining types, which come from scanners and printers, with z up.
-Y_UP_TYPES = ("glb", "gltf", "obj")
-MESH_TYPES = (*Y_UP_TYPES, "off", "ply", "stl")
-ARRAY_TYPES = ("npy", "npz")
-TYPES = MESH_TYPES + ARRAY_TYPES
 
 
 class CloudError(ValueError):
     """Raised for a file without a usable point cloud; the message omits the file's name."""
-
-
-class MeshesUnsupportedError(ImportError):
-    """Raised when the package that reads meshes is not installed; the message names it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +25,7 @@ class Cloud:
     Attributes:
       xyz: float32 [points, 3].
       rgb: float32 [points, 3], 0 to 1.
-      faults: omissions while the file was read, such as "missing texture".
+      faults: what was ignored or replaced while the file was read, such as "missing texture".
     """
 
     xyz: np.ndarray
@@ -47,99 +34,91 @@ class Cloud:
 
 
 def read_cloud(
-    path: Path | str, *, conventions: Conventions, up: str | None = None, seed: int = 0
+    path: Path | str,
+    *,
+    conventions: Conventions,
+    up: str | None = None,
+    root: Path | str | None = None,
+    seed: int = 0,
 ) -> Cloud:
     """Reads one file. The result depends on its content, type and the seed, not on its name.
 
-    Meshes are sampled uniformly by area with their colours. Materials and textures are read only
-    from the mesh's folder and the folders below it.
+    Meshes are sampled uniformly by area with their colours.
 
     Args:
-      path: file of one of MESH_TYPES or ARRAY_TYPES. A mesh file without faces is a point cloud. An
-        array is [n, 3] xyz or [n, 6] xyz and rgb; an npz contains `xyz` (or `points`) and
-        optionally `rgb` (or `colors`), or a single array. Colours are integers 0 to 255 or floats
-        0 to 1.
+      path: file of one of `formats.TYPES`. A mesh file without faces is a point cloud.
       conventions: conventions of the encoder.
-      up: "y" or "z", the vertical axis of the file; None for that of its type, `up_axis`.
+      up: "y" or "z", the vertical axis of the file; None for the one that the file states, or else
+        that of its type, `formats.up_axis`.
+      root: folder that may contain materials and textures; None for the mesh's own folder.
       seed: seed of the sampling; every file is sampled with the same random numbers.
 
     Raises:
       CloudError: the file is missing, corrupt or contains no usable point cloud.
-      MeshesUnsupportedError: the file is a mesh and trimesh is not installed.
+      formats.MissingPackageError: the package that reads the type is not installed.
     """
-    content, faults = read_content(path, fill=conventions.colour_fill)
-    xyz, rgb = sample_content(content, points=conventions.points, seed=seed, faults=faults)
-    cloud = prepare_cloud(xyz, rgb, conventions=conventions, up=up or up_axis(path), seed=seed)
-    return dataclasses.replace(cloud, faults=tuple(faults))
+    content = read_content(path, fill=conventions.colour_fill, root=root)
+    xyz, rgb = sample_content(content, points=conventions.points, seed=seed)
+    up = up or content.up_axis or formats.up_axis(path)
+    cloud = prepare_cloud(xyz, rgb, conventions=conventions, up=up, seed=seed)
+    return dataclasses.replace(cloud, faults=content.notes)
 
 
 def read_content(
     path: Path | str, *, fill: float, root: Path | str | None = None
-) -> tuple["meshes.Surface | tuple[np.ndarray, np.ndarray | None]", list[str]]:
+) -> meshes.Content:
     """Reads the mesh or all points of a file, in the file's own axes.
+
+    `embed`, `search`, the page, `inspect` and `data_prep.build` all read files by this function.
 
     Args:
       path: as in `read_cloud`.
       fill: value, 0 to 1, of all colour channels of mesh parts without a colour.
       root: folder that may contain materials and textures; None for the mesh's own folder.
 
-    Returns:
-      The surface of a mesh, or xyz [n, 3] and rgb [n, 3] or None of a point cloud; and the
-      omissions while reading, such as "missing texture".
-
     Raises:
       CloudError: the file is missing, corrupt or contains no usable point cloud.
-      MeshesUnsupportedError: the file is a mesh and trimesh is not installed.
+      formats.MissingPackageError: the package that reads the type is not installed.
     """
     path = Path(path)
-    kind = _kind(path)
+    file_type = formats.suffix(path)
+    root = Path(root or path.parent)
+    # Not resolved: the references of a linked mesh are relative to the folder of the link.
+    folder = path.parent.relative_to(root).as_posix()
     try:
-        if kind in ARRAY_TYPES:
-            return arrays.read(path), []
-        if kind in MESH_TYPES:
-            return _read_mesh(path, kind, fill=fill, root=Path(root or path.parent))
+        formats.check_type(file_type)
+        data = limits.read_file(path, limit=formats.FORMATS[file_type].size_limit)
+        references = Assets(archives.folder_reader(root), folder=folder)
+        return meshes.load(data, file_type=file_type, references=references, fill=fill)
     except OSError as error:
         raise CloudError(f"cannot be read: {error.strerror or error}") from error
-    except (arrays.ArrayError, limits.LimitError) as error:
+    except (scene.MeshError, limits.LimitError) as error:
         raise CloudError(str(error)) from error
-    raise CloudError(f"unknown type {kind!r}; expected one of {', '.join(TYPES)}")
 
 
 def sample_content(
-    content: "meshes.Surface | tuple[np.ndarray, np.ndarray | None]",
-    *,
-    points: int,
-    seed: int = 0,
-    faults: Sequence[str] = (),
+    content: meshes.Content, *, points: int, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Samples a mesh uniformly by area; returns a point cloud unchanged.
+    """Samples a mesh uniformly by area; returns the points of a point cloud unchanged.
 
     Args:
-      content: surface or point cloud, from `read_content`.
+      content: content of a file, from `read_content`.
       points: number of points on a surface.
       seed: seed of the sampling.
-      faults: omissions while the file was read, which the error repeats.
+
+    Returns:
+      xyz [n, 3], relative to the origin of a surface, and rgb [n, 3] or None.
 
     Raises:
       CloudError: the surface has no visible area.
     """
-    if isinstance(content, tuple):
-        return content
+    if content.surface is None:
+        return content.xyz, content.rgb
     rng = np.random.default_rng(seed)
     try:
-        return _mesh_reader()[0].sample_points(content, points=points, rng=rng)
-    except ValueError as error:
-        raise CloudError("; ".join([str(error), *faults])) from error
-
-
-def up_axis(path: Path | str) -> str:
-    """Returns the vertical axis of a file type: "y" for glb, gltf and obj, else "z"."""
-    return "y" if _kind(Path(path)) in Y_UP_TYPES else "z"
-
-
-def up_is_certain(path: Path | str) -> bool:
-    """Returns True if a standard defines the vertical axis of the file type, as for glTF."""
-    return _kind(Path(path)) in ("glb", "gltf")
+        return surface.sample_points(content.surface, points=points, rng=rng)
+    except scene.MeshError as error:
+        raise CloudError("; ".join([str(error), *content.notes])) from error
 
 
 def prepare_cloud(
@@ -227,13 +206,11 @@ def find_files(places: Iterable[Path | str], *, exclude: Path | None = None) -> 
     for place in map(Path, places):
         files = [place]
         if place.is_dir():
-            files = [
-                path
-                for path in sorted(place.rglob("*"))
-                if _kind(path) in TYPES and path.is_file() and path.resolve() != excluded
-            ]
+            known = (p for p in sorted(place.rglob("*")) if formats.suffix(p) in formats.TYPES)
+            files = [path for path in known if path.is_file() and path.resolve() != excluded]
         if not files:
-            raise FileNotFoundError(f"{place} holds no file of a known type: {', '.join(TYPES)}")
+            types = ", ".join(formats.TYPES)
+            raise FileNotFoundError(f"{place} holds no file of a known type: {types}")
         yield from files
 
 
@@ -241,52 +218,10 @@ def check_readable(paths: Iterable[Path]) -> None:
     """Checks, before any work, that the packages that read the files are installed.
 
     Raises:
-      MeshesUnsupportedError: a file is a mesh and trimesh is not installed.
+      formats.MissingPackageError: a package is not installed.
     """
-    if any(_kind(path) in MESH_TYPES for path in paths):
-        _mesh_reader()
-
-
-def _kind(path: Path) -> str:
-    """Returns the type of a file, its suffix in lower case."""
-    return path.suffix[1:].lower()
-
-
-def _mesh_reader():
-    """Imports the modules that read meshes; they need trimesh, unlike those that read arrays."""
-    try:
-        from data_prep.geometry import assets, meshes
-    except ModuleNotFoundError as error:
-        raise MeshesUnsupportedError(
-            f'{error.name} is missing; meshes need it. Run pip install "mrd_jax[prep]"'
-        ) from error
-    return meshes, assets
-
-
-def _read_mesh(path: Path, kind: str, *, fill: float, root: Path) -> tuple:
-    """Reads a mesh file: a surface, or all points if it has no faces."""
-    meshes, assets = _mesh_reader()
-    data = limits.read_file(path)
-    # Not resolved: the references of a linked mesh are relative to the folder of the link.
-    folder = path.parent.relative_to(root).as_posix()
-    resolver = assets.AssetResolver(archives.folder_reader(root), folder=folder)
-    grey = round(255 * fill)
-    try:
-        try:
-            surface = meshes.load_surface(
-                data,
-                file_type=kind,
-                resolver=resolver,
-                rotation=np.eye(3),
-                plain_colour=(grey, grey, grey, 255),
-            )
-            return surface, resolver.faults
-        except meshes.NoFacesError:
-            resolver.faults.clear()
-            points = meshes.load_points(data, file_type=kind, resolver=resolver)
-            return points, resolver.faults
-    except meshes.MeshError as error:
-        raise CloudError("; ".join([str(error), *resolver.faults])) from error
+    for file_type in sorted({formats.suffix(path) for path in paths} & set(formats.TYPES)):
+        formats.reader(file_type)
 
 
 def _resample(count: int, points: int, *, seed: int) -> np.ndarray:

@@ -8,7 +8,8 @@ import numpy as np
 from embreex import mesh_construction, rtcore_scene
 from PIL import Image
 
-from data_prep.geometry import materials, meshes, normals
+from data_prep.geometry import images, normals
+from data_prep.geometry.surface import Surface, colours_at
 
 # Degrees from the z axis, as in OpenShape's renders: from above, level, from below.
 POLAR = (60.0, 90.0, 120.0)
@@ -46,7 +47,7 @@ def camera_angles(views: int) -> list[tuple[float, float]]:
     return angles[:views]
 
 
-def render_views(surface: meshes.Surface, *, views: int, size: int, samples: int = 2) -> list:
+def render_views(surface: Surface, *, views: int, size: int, samples: int = 2) -> list:
     """Renders the views that are not blank.
 
     Args:
@@ -99,7 +100,7 @@ def on_white(data: bytes) -> np.ndarray:
     """Decodes a picture, applies its EXIF orientation, and lays it on white.
 
     Args:
-      data: bytes of one of `materials.FORMATS`, with or without alpha.
+      data: bytes of one of `images.FORMATS`, with or without alpha.
 
     Returns:
       uint8 [height, width, 3].
@@ -108,7 +109,7 @@ def on_white(data: bytes) -> np.ndarray:
       limits.LimitError: the picture has too many pixels.
       ValueError: the bytes are not a readable image.
     """
-    picture = materials.decode(materials.open_image(data))
+    picture = images.decode(images.open_image(data))
     try:
         white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
         return np.asarray(Image.alpha_composite(white, picture).convert("RGB"))
@@ -198,7 +199,7 @@ def _directions(basis: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def _trace(
     scene: rtcore_scene.EmbreeScene,
-    surface: meshes.Surface,
+    surface: Surface,
     shading: np.ndarray,
     basis: np.ndarray,
     directions: np.ndarray,
@@ -219,7 +220,7 @@ def _trace(
         rays = rays[hit]
         alive = hit if isinstance(alive, slice) else alive[hit]
         weights = np.stack([1 - u - v, u, v], axis=-1)
-        rgba = meshes.colours_at(surface, faces, weights=weights)
+        rgba = colours_at(surface, faces, weights=weights)
         alpha = rgba[:, 3] * (surface.opacity[surface.part[faces]] / np.float32(255))
         normal = np.matmul(weights[:, None], shading[faces])[:, 0]
         amount = alpha * light[alive]

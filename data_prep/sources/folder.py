@@ -48,7 +48,7 @@ from typing import ClassVar
 
 from data_prep import shapes, teachers
 from data_prep.foreign import archives
-from data_prep.geometry import clouds
+from data_prep.geometry import clouds, formats
 from data_prep.sources import shape_files, splitting, tables
 
 # Split of shapes without a split in a table.
@@ -81,7 +81,7 @@ class Folder:
             if not files:
                 raise ValueError(
                     f"{root}: no shapes in it; expected files of the types "
-                    f"{', '.join(clouds.TYPES)}"
+                    f"{', '.join(formats.TYPES)}"
                 )
             items = [_item(tables.Row(where="", path=path), path, root=root) for path in files]
         else:
@@ -217,8 +217,8 @@ def _item(row: tables.Row, path: str, *, root: Path) -> shape_files.Item:
     name = row.name or name_of(path)
     captions = [("name", name)] if name else []
     captions += [("caption", text) for text in row.captions]
-    up = row.up_axis or clouds.up_axis(path)
-    is_defined = row.up_axis or clouds.up_is_certain(path)
+    up = row.up_axis or formats.up_axis(path)
+    is_defined = row.up_axis or formats.up_is_certain(path)
     return shape_files.with_version(
         shape_files.Item(
             id=row.id or path,

@@ -15,11 +15,15 @@ import numpy as np
 
 from data_prep import shapes, timing
 from data_prep.foreign import archives
-from data_prep.geometry import assets, meshes, render
+from data_prep.geometry import formats, meshes, render, scene
+from data_prep.geometry.assets import Assets
+from data_prep.geometry.surface import Y_UP_TO_Z_UP
 from data_prep.sources import properties, surfaces
 
 CATALOGUE_FILE = "PluginFurnitureCatalog.properties"
 LABELS_FILE = Path(__file__).with_name("furniture_labels.tsv")
+# Grey value of parts without a colour.
+COLOUR_FILL = 0.4
 # Key of the name of a model in the properties file.
 _NUMBERED = re.compile(r"name#[0-9]{1,9}")
 # Tags that name the provider of a model and do not describe it.
@@ -108,7 +112,8 @@ class Furniture:
         """
         archive = _open(item.archive)
         with timing.stage("load"):
-            surface, faults = _load(archive, item)
+            content = _load(archive, item)
+        surface, faults = content.surface, list(content.notes)
         xyz, rgb = surfaces.sample(surface, points=points, seed=seed, shape_id=item.id)
         images, blank_views = surfaces.views(surface, count=views, size=image_size)
         faults += blank_views
@@ -243,23 +248,27 @@ def _open_cached(path: str, modified: int) -> archives.Archive:
     return archives.Archive(path)
 
 
-def _load(archive: archives.Archive, item: Item) -> tuple[meshes.Surface, list[str]]:
-    """Returns the surface of a model with z up, and the faults."""
-    resolver = assets.AssetResolver(archive.read, folder=posixpath.dirname(item.model))
-    rotation = meshes.Y_UP_TO_Z_UP @ parse_rotation(item.rotation)
-    file_type = posixpath.splitext(item.model)[1][1:].lower()
+def _load(archive: archives.Archive, item: Item) -> meshes.Content:
+    """Returns the surface of a model with z up."""
+    file_type = formats.suffix(item.model)
     try:
-        data = archive.read(item.model)
-        surface = meshes.load_surface(
-            data, file_type=file_type, resolver=resolver, rotation=rotation
+        formats.check_type(file_type)
+        content = meshes.load(
+            archive.read(item.model),
+            file_type=file_type,
+            references=Assets(archive.read, folder=posixpath.dirname(item.model)),
+            fill=COLOUR_FILL,
+            rotation=Y_UP_TO_Z_UP @ parse_rotation(item.rotation),
         )
     except FileNotFoundError as error:
         raise shapes.SkipShape("missing mesh") from error
     except archives.ArchiveError as error:
         raise shapes.SkipShape("unsafe or damaged archive member") from error
-    except meshes.MeshError as error:
+    except scene.MeshError as error:
         raise shapes.SkipShape(str(error)) from error
-    return surface, resolver.faults
+    if content.surface is None:
+        raise shapes.SkipShape("no faces")
+    return content
 
 
 def _icon(archive: archives.Archive, path: str, *, faults: list[str]) -> bytes | None:

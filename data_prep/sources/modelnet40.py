@@ -24,7 +24,7 @@ import numpy as np
 
 from data_prep import shapes
 from data_prep.foreign import limits, safe_pickle
-from data_prep.geometry import meshes
+from data_prep.geometry import scene, surface
 from data_prep.sources import benchmark, off, published
 
 # Format -> folders below the input folder that may contain its files.
@@ -56,9 +56,9 @@ class OffItem(benchmark.Item):
           shapes.SkipShape: the file has no usable surface.
         """
         try:
-            surface = off.surface(*off.parse(limits.read_file(Path(self.path))))
-            xyz, _ = meshes.sample_points(surface, points=points, rng=rng)
-        except (meshes.MeshError, limits.LimitError) as error:
+            whole = off.surface(*off.parse(limits.read_file(Path(self.path))))
+            xyz, _ = surface.sample_points(whole, points=points, rng=rng)
+        except (scene.MeshError, limits.LimitError) as error:
             raise shapes.SkipShape(str(error)) from error
         return xyz, None, False
 

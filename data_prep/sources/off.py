@@ -8,7 +8,8 @@ import numpy as np
 
 from data_prep import shapes
 from data_prep.foreign import limits
-from data_prep.geometry import meshes
+from data_prep.geometry import scene
+from data_prep.geometry.surface import Surface, join
 
 
 def parse(data: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -55,23 +56,14 @@ def parse(data: bytes) -> tuple[np.ndarray, np.ndarray]:
     return vertices, faces
 
 
-def surface(vertices: np.ndarray, faces: np.ndarray) -> meshes.Surface:
-    """Returns an untextured white surface for `meshes.sample_points`.
+def surface(vertices: np.ndarray, faces: np.ndarray) -> Surface:
+    """Returns an untextured white surface.
 
     Args:
       vertices: [vertices, 3], z up.
       faces: int [triangles, 3], indices into `vertices`.
     """
-    return meshes.Surface(
-        triangles=vertices[faces].astype(np.float32),
-        uv=np.zeros((len(faces), 3, 2), np.float32),
-        part=np.zeros(len(faces), np.int32),
-        texels=np.full((1, 4), 255, np.uint8),
-        offset=np.zeros(1, np.int32),
-        width=np.ones(1, np.int32),
-        height=np.ones(1, np.int32),
-        opacity=np.ones(1, np.float32),
-    )
+    return join([scene.Part(vertices[faces])], fill=1, notes=[])
 
 
 def _triangles(lines: list[list[bytes]]) -> np.ndarray:

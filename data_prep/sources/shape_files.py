@@ -14,7 +14,7 @@ import numpy as np
 
 from data_prep import pictures, shapes, timing
 from data_prep.foreign import limits
-from data_prep.geometry import clouds, meshes, render
+from data_prep.geometry import clouds, render, surface
 from data_prep.sources import surfaces
 from mrd_jax.data import batch_spec
 
@@ -111,15 +111,18 @@ def prepare(
     images: list[bytes] = []
     try:
         with timing.stage("load"):
-            content, new_faults = clouds.read_content(path, fill=COLOUR_FILL, root=item.root)
-        faults += new_faults
-        if isinstance(content, tuple):
+            content = clouds.read_content(path, fill=COLOUR_FILL, root=item.root)
+        faults += content.notes
+        if content.surface is None:
             with timing.stage("sample"):
-                xyz, rgb, new_faults = _sample_cloud(*content, up=item.up_axis, **sampling)
+                xyz, rgb, new_faults = _sample_cloud(
+                    content.xyz, content.rgb, up=item.up_axis, **sampling
+                )
         else:
-            surface = meshes.rotate_upright(content) if item.up_axis == "y" else content
-            xyz, rgb = surfaces.sample(surface, **sampling)
-            images, new_faults = surfaces.views(surface, count=views, size=image_size)
+            is_y_up = item.up_axis == "y"
+            upright = surface.rotate_upright(content.surface) if is_y_up else content.surface
+            xyz, rgb = surfaces.sample(upright, **sampling)
+            images, new_faults = surfaces.views(upright, count=views, size=image_size)
         faults += new_faults
     except clouds.CloudError as error:
         raise shapes.SkipShape(str(error)) from error

@@ -4,11 +4,12 @@
 import numpy as np
 
 from data_prep import shapes, timing
-from data_prep.geometry import meshes, render
+from data_prep.geometry import render, scene
+from data_prep.geometry.surface import Surface, sample_points
 
 
 def sample(
-    surface: meshes.Surface, *, points: int, seed: int, shape_id: str
+    surface: Surface, *, points: int, seed: int, shape_id: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Samples a point cloud from a surface.
 
@@ -26,15 +27,13 @@ def sample(
     """
     with timing.stage("sample"):
         try:
-            xyz, rgb = meshes.sample_points(
-                surface, points=points, rng=shapes.generator(seed, shape_id)
-            )
-        except meshes.MeshError as error:
+            xyz, rgb = sample_points(surface, points=points, rng=shapes.generator(seed, shape_id))
+        except scene.MeshError as error:
             raise shapes.SkipShape(str(error)) from error
         return shapes.normalise(xyz), rgb
 
 
-def views(surface: meshes.Surface, *, count: int, size: int) -> tuple[list[bytes], list[str]]:
+def views(surface: Surface, *, count: int, size: int) -> tuple[list[bytes], list[str]]:
     """Renders views of a surface.
 
     Args:

@@ -14,12 +14,12 @@ import PIL.Image
 from starlette import concurrency, requests
 from starlette.exceptions import HTTPException
 
-from data_prep.geometry import clouds
+from data_prep.geometry import formats
 from mrd_jax.demo import worker_pool
 from mrd_jax.search import queries
 
 PICTURE_TYPES = ("bmp", "gif", "jpeg", "jpg", "png", "tga", "tif", "tiff", "webp")
-TYPES = (*clouds.TYPES, *PICTURE_TYPES)
+TYPES = (*formats.TYPES, *PICTURE_TYPES)
 # Time limit in seconds to receive a file.
 RECEIVE_SECONDS = 120
 # Maximum number of uploads to keep; the oldest are deleted first.

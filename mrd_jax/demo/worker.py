@@ -17,7 +17,7 @@ import numpy as np
 
 from data_prep import pictures
 from data_prep.foreign import limits
-from data_prep.geometry import clouds
+from data_prep.geometry import clouds, formats
 
 
 def read(path: Path, output: Path, *, conventions: clouds.Conventions) -> dict[str, Any]:
@@ -33,14 +33,14 @@ def read(path: Path, output: Path, *, conventions: clouds.Conventions) -> dict[s
       The answer: `kind` and `faults`, or `error` and `out_of_memory`.
     """
     try:
-        if path.suffix[1:].lower() in clouds.TYPES:
+        if formats.suffix(path) in formats.TYPES:
             cloud = clouds.read_cloud(path, conventions=conventions)
             np.savez(output, xyz=cloud.xyz, rgb=cloud.rgb)
             return {"kind": "cloud", "faults": list(cloud.faults)}
         picture = pictures.read(limits.read_file(path))
         np.savez(output, picture=np.asarray(picture))
         return {"kind": "picture", "faults": []}
-    except (ValueError, OSError, MemoryError, clouds.MeshesUnsupportedError) as error:
+    except (ValueError, OSError, MemoryError, formats.MissingPackageError) as error:
         # Readers may wrap a MemoryError in another exception.
         return {"error": str(error), "out_of_memory": _is_memory_error(error)}
 

@@ -93,7 +93,7 @@ def index_embeddings(
     Raises:
       ValueError: the npz file is corrupt or from an earlier version, one of the embedded files is
         missing or unreadable, or an entry is invalid, see `shape_index.write`.
-      clouds.MeshesUnsupportedError: there are meshes among the files and trimesh is not installed.
+      formats.MissingPackageError: there are meshes among the files and trimesh is not installed.
     """
     arrays = _read_embeddings(file)
     card = model_card.from_json(str(arrays["card"]))

@@ -3,11 +3,11 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from data_prep.geometry import clouds
+from data_prep.geometry import clouds, formats
+from data_prep.geometry.surface import Surface, face_areas
 from mrd_jax.data import batch_spec
 
 # Points sampled from a mesh, and kept of a point cloud for its pictures.
@@ -20,8 +20,6 @@ CONVENTIONS = clouds.Conventions(
     normalisation=batch_spec.NORMALISATION,
     colour_fill=0.4,
 )
-# Fill of a second reading, to tell parts without a colour from grey ones.
-_OTHER_FILL = 0.6
 
 
 @dataclasses.dataclass
@@ -70,14 +68,13 @@ class Inspection:
 
     Attributes:
       facts: facts about the file.
-      surface: `data_prep.geometry.meshes.Surface` in the axes of the file; None for a cloud and for
-        a file that cannot be used.
+      surface: surface in the axes of the file; None for a cloud and for a file that cannot be used.
       cloud: points as an encoder takes them, under CONVENTIONS; None for a file that cannot be
         used.
     """
 
     facts: Facts
-    surface: Any = None
+    surface: Surface | None = None
     cloud: clouds.Cloud | None = None
 
 
@@ -85,7 +82,7 @@ def inspect_file(path: Path, *, up: str | None = None, seed: int = 0) -> Inspect
     """Reads one file as `clouds.read_cloud` does, and reports what is in it.
 
     Args:
-      path: file of one of `clouds.TYPES`.
+      path: file of one of `formats.TYPES`.
       up: "y" or "z", the vertical axis of the file; None for that of its type.
       seed: seed of the sampling.
 
@@ -93,59 +90,44 @@ def inspect_file(path: Path, *, up: str | None = None, seed: int = 0) -> Inspect
       The facts. An error is the one that `clouds.read_cloud` raises; facts found before it stay.
 
     Raises:
-      clouds.MeshesUnsupportedError: the file is a mesh and trimesh is not installed.
+      formats.MissingPackageError: the file is a mesh and trimesh is not installed.
     """
-    facts = Facts(str(path), up_axis=up or clouds.up_axis(path))
+    facts = Facts(str(path), up_axis=up or formats.up_axis(path))
+    content = None
     try:
-        content, notes = clouds.read_content(path, fill=CONVENTIONS.colour_fill)
-        facts.notes = list(notes)
-        if isinstance(content, tuple):
-            _add_cloud_facts(facts, *content)
+        content = clouds.read_content(path, fill=CONVENTIONS.colour_fill)
+        facts.up_axis = up or content.up_axis or facts.up_axis
+        facts.notes = list(content.notes)
+        if content.surface is None:
+            _add_cloud_facts(facts, content.xyz)
         else:
-            _add_mesh_facts(facts, content)
-        xyz, rgb = clouds.sample_content(content, points=POINTS, seed=seed, faults=notes)
-        cloud = clouds.prepare_cloud(
-            xyz, rgb, conventions=CONVENTIONS, up=facts.up_axis or "z", seed=seed
-        )
+            _add_mesh_facts(facts, content.surface)
+        xyz, rgb = clouds.sample_content(content, points=POINTS, seed=seed)
+        cloud = clouds.prepare_cloud(xyz, rgb, conventions=CONVENTIONS, up=facts.up_axis, seed=seed)
     except clouds.CloudError as error:
         facts.error = str(error)
         return Inspection(facts)
-    if isinstance(content, tuple):
-        if facts.extent is None:  # `prepare_cloud` checks only the points that it keeps
-            facts.error = "non-finite coordinates"
-            return Inspection(facts)
+    if content.surface is None or content.surface.coloured.any():
         _add_colour_facts(facts, rgb, count=len(xyz))
-        return Inspection(facts, cloud=cloud)
-    _add_colour_facts(facts, rgb if _has_colours(content, path) else None, count=len(xyz))
-    return Inspection(facts, surface=content, cloud=cloud)
+    return Inspection(facts, surface=content.surface, cloud=cloud)
 
 
-def _add_cloud_facts(facts: Facts, xyz: np.ndarray, rgb: np.ndarray | None) -> None:
+def _add_cloud_facts(facts: Facts, xyz: np.ndarray) -> None:
     facts.kind = "cloud"
-    facts.triangles, facts.parts, facts.area = 0, 0, 0.0
-    if xyz.ndim == 2 and xyz.shape[1] == 3 and xyz.dtype.kind in "fiu":
-        facts.points = len(xyz)
-        _add_box(facts, xyz)
+    facts.triangles, facts.parts, facts.area, facts.points = 0, 0, 0.0, len(xyz)
+    low, high = xyz.min(axis=0).astype(np.float64), xyz.max(axis=0).astype(np.float64)
+    with np.errstate(over="ignore"):
+        facts.extent, facts.centre = (high - low).tolist(), (low / 2 + high / 2).tolist()
 
 
-def _add_mesh_facts(facts: Facts, surface: Any) -> None:
+def _add_mesh_facts(facts: Facts, surface: Surface) -> None:
     facts.kind = "mesh"
     facts.triangles, facts.parts, facts.points = len(surface.triangles), len(surface.width), 0
-    edges = surface.triangles[:, 1:].astype(np.float64) - surface.triangles[:, :1]
-    doubled = np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=1)
-    facts.area = float(doubled.sum() / 2)
-    _add_box(facts, surface.triangles.reshape(-1, 3))
-
-
-def _add_box(facts: Facts, xyz: np.ndarray) -> None:
-    """Adds extent and centre of points [n, 3] unless they are empty or non-finite."""
-    if not len(xyz):
-        return
-    low, high = xyz.min(axis=0).astype(np.float64), xyz.max(axis=0).astype(np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):
-        extent, centre = high - low, low / 2 + high / 2
-    if np.isfinite([extent, centre]).all():
-        facts.extent, facts.centre = extent.tolist(), centre.tolist()
+    facts.area = float(face_areas(surface).sum())
+    corners = surface.triangles.reshape(-1, 3)
+    low, high = corners.min(axis=0).astype(np.float64), corners.max(axis=0).astype(np.float64)
+    facts.extent = (high - low).tolist()
+    facts.centre = (surface.origin + low / 2 + high / 2).tolist()
 
 
 def _add_colour_facts(facts: Facts, rgb: np.ndarray | None, *, count: int) -> None:
@@ -154,16 +136,3 @@ def _add_colour_facts(facts: Facts, rgb: np.ndarray | None, *, count: int) -> No
     colours = clouds.unit_colours(rgb, count=count, fill=CONVENTIONS.colour_fill) * np.float32(255)
     facts.colour_mean = np.round(colours.mean(axis=0, dtype=np.float64), 3).tolist()
     facts.colour_std = np.round(colours.std(axis=0, dtype=np.float64), 3).tolist()
-
-
-def _has_colours(surface: Any, path: Path) -> bool:
-    """Returns whether a part of a mesh has a colour of its own.
-
-    The reader fills parts without a colour. Only a mesh that is all of the fill's grey is read a
-    second time, with another fill.
-    """
-    grey = round(255 * CONVENTIONS.colour_fill)
-    if (surface.texels != (grey, grey, grey, 255)).any():
-        return True
-    other: Any = clouds.read_content(path, fill=_OTHER_FILL)[0]
-    return np.array_equal(other.texels, surface.texels)

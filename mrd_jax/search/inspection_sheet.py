@@ -4,11 +4,11 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from data_prep.geometry.surface import Surface, rotate_upright
 from mrd_jax import atomic_io
 from mrd_jax.search import inspection, pictures
 
@@ -78,11 +78,11 @@ def _corner(number: int) -> tuple[int, int]:
     return left, TEXT_HEIGHT
 
 
-def _mesh_views(surface: Any, *, up: str | None) -> list[np.ndarray]:
+def _mesh_views(surface: Surface, *, up: str | None) -> list[np.ndarray]:
     """Renders views of a surface in the axes of its file; blank views are missing."""
-    from data_prep.geometry import meshes, render  # need the extra `prep`, which clouds do not
+    from data_prep.geometry import render  # needs the extra `prep`, which clouds do not
 
-    upright = meshes.rotate_upright(surface) if up == "y" else surface
+    upright = rotate_upright(surface) if up == "y" else surface
     return render.render_views(upright, views=VIEWS, size=SIDE)
 
 

@@ -274,7 +274,7 @@ def read_cloud(path: Path, index: shape_index.ShapeIndex, *, up: str | None = No
       up: vertical axis of the file, "y" or "z"; None for the default of the file type.
 
     Raises:
-      clouds.CloudError, clouds.MeshesUnsupportedError: see `clouds.read_cloud`.
+      clouds.CloudError, formats.MissingPackageError: see `clouds.read_cloud`.
     """
     return clouds.read_cloud(path, conventions=clouds.Conventions.of(index.card), up=up)
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from data_prep.geometry import clouds
+from data_prep.geometry import clouds, formats
 
 # The same types as in `data_prep.sources.tables`, which needs the extra `prep`; a folder of arrays
 # without a table must work without that extra.
@@ -71,7 +71,7 @@ def find(places: Iterable[Path], *, exclude: Path | None = None) -> Listing:
     Raises:
       FileNotFoundError: a folder has no file of a supported type, or its table lists missing files.
       ValueError: a table is invalid.
-      clouds.MeshesUnsupportedError: a folder has a table and the extra `prep` is not installed.
+      formats.MissingPackageError: a folder has a table and the extra `prep` is not installed.
     """
     files: list[ShapeFile] = []
     unlisted: list[Path] = []
@@ -90,7 +90,7 @@ def _read_table(folder: Path) -> Listing:
     try:
         from data_prep.sources.folder import UNLISTED, Folder
     except ModuleNotFoundError as error:
-        raise clouds.MeshesUnsupportedError(
+        raise formats.MissingPackageError(
             f"{error.name} is missing; the table of {folder} needs it. Run pip install "
             '"mrd_jax[prep]", or pass the files instead of the folder'
         ) from error

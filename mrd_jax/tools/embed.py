@@ -25,7 +25,7 @@ import numpy as np
 import tqdm
 
 import mrd_jax.encoder
-from data_prep.geometry import clouds
+from data_prep.geometry import clouds, formats
 from mrd_jax import atomic_io
 from mrd_jax.checkpoints import fingerprinting, model_card
 from mrd_jax.cli import command
@@ -79,7 +79,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         nargs="+",
         type=Path,
         metavar="FILE",
-        help=f"{', '.join(clouds.TYPES)}, or a folder: the files of its table, or else all in it",
+        help=f"{', '.join(formats.TYPES)}, or a folder: the files of its table, or else all in it",
     )
     add(
         "--checkpoint",
@@ -133,7 +133,7 @@ def embed_files(
 
     Args:
       encoder: encoder whose model card sets the conventions of the point clouds.
-      paths: files of the types in `clouds.TYPES`.
+      paths: files of the types in `formats.TYPES`.
       up: vertical axis, "y" or "z", of all files or of each; "" or None for that of the file type.
       seed: seed of the sampling of points.
       batch_size: point clouds per batch, over all devices.

@@ -24,7 +24,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep.geometry import clouds
+from data_prep.geometry import clouds, formats
 from mrd_jax.cli import command
 from mrd_jax.search import inspection, shape_files
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for file in listing.files:
         up = file.up or options.up
         inspected = inspection.inspect_file(file.path, up=up)
-        assumed = not (up or clouds.up_is_certain(file.path))
+        assumed = not (up or formats.up_is_certain(file.path))
         status = 1 if inspected.facts.error else status
         print(
             json.dumps(dataclasses.asdict(inspected.facts))
@@ -80,7 +80,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         nargs="+",
         type=Path,
         metavar="FILE",
-        help=f"{', '.join(clouds.TYPES)}, or a folder: the files of its table, or else all in it",
+        help=f"{', '.join(formats.TYPES)}, or a folder: the files of its table, or else all in it",
     )
     add("--json", action="store_true", help="print one JSON object per line and file")
     add("--sheet", type=Path, help="PNG file to write, with pictures of every file")

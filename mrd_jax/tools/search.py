@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.geometry import clouds
+from data_prep.geometry import formats
 from mrd_jax import encoder
 from mrd_jax.checkpoints import fingerprinting
 from mrd_jax.cli import command
@@ -188,7 +188,7 @@ def _add_find(parser: argparse.ArgumentParser) -> None:
     for name, text in (
         ("--text", "text to search for; may be repeated"),
         ("--image", "picture file to search for; may be repeated"),
-        ("--mesh", f"shape file to search for: {', '.join(clouds.TYPES)}; may be repeated"),
+        ("--mesh", f"shape file to search for: {', '.join(formats.TYPES)}; may be repeated"),
     ):
         add(name, action=_AppendPart, dest="parts", default=[], metavar=name[2:].upper(), help=text)
     add("--weights", nargs="+", type=float, help="one weight per part, in order (default: 1 each)")

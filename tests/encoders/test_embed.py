@@ -11,7 +11,7 @@ import pytest
 import trimesh
 from tiny_encoder import DIM, POINTS, tiny_card, tiny_variables
 
-from data_prep.geometry import clouds
+from data_prep.geometry import clouds, formats
 from data_prep.sources import tables
 from mrd_jax import encoder
 from mrd_jax.checkpoints import fingerprinting, model_card
@@ -307,7 +307,7 @@ def test_a_mistyped_checkpoint_and_an_empty_folder_are_errors(run, tmp_path):
 
 def test_missing_trimesh_is_an_error_before_the_encoder_is_loaded(run, tmp_path, monkeypatch):
     def unsupported(paths):
-        raise clouds.MeshesUnsupportedError('trimesh is missing: pip install "mrd_jax[prep]"')
+        raise formats.MissingPackageError('trimesh is missing: pip install "mrd_jax[prep]"')
 
     monkeypatch.setattr(clouds, "check_readable", unsupported)
     status, arrays, _, err = run(tmp_path / "x.glb")

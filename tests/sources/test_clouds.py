@@ -11,7 +11,7 @@ import tiny_catalogue
 import trimesh
 
 from data_prep import shapes
-from data_prep.geometry import clouds, meshes
+from data_prep.geometry import clouds, formats, meshes
 
 RULES = clouds.Conventions(
     points=64, up_axis="z", from_y_up="rotate", normalisation="unit_sphere", colour_fill=0.25
@@ -345,7 +345,7 @@ def test_without_trimesh_arrays_work_and_the_error_for_meshes_names_the_extra(
     monkeypatch.delattr("data_prep.geometry.meshes")
     assert read(tmp_path / "x.npy").xyz.shape == (64, 3)
     clouds.check_readable([tmp_path / "x.npy"])
-    with pytest.raises(clouds.MeshesUnsupportedError, match=r'pip install "mrd_jax\[prep\]"'):
+    with pytest.raises(formats.MissingPackageError, match=r'pip install "mrd_jax\[prep\]"'):
         clouds.check_readable([tmp_path / "x.npy", tmp_path / "x.glb"])
 
 

@@ -7,7 +7,9 @@ import zipfile
 import numpy as np
 from PIL import Image
 
-from data_prep.geometry import assets, meshes
+from data_prep.geometry import formats, meshes
+from data_prep.geometry.assets import Assets
+from data_prep.geometry.surface import Y_UP_TO_Z_UP
 
 # The unit square in the plane y = 0 of the file (a floor, y up), texture upright seen from +y
 # with x to the right and -z up.
@@ -33,18 +35,23 @@ def png(pixels):
     return buffer.getvalue()
 
 
-def surface(files, model="square.obj", **options):
-    """Loads a mesh from a dict of file contents by path; returns (surface, faults)."""
+def content(files, model="square.obj", **options):
+    """Loads a mesh from a dict of file contents by path."""
 
     def read(path):
         if path not in files:
             raise FileNotFoundError(path)
         return files[path] if isinstance(files[path], bytes) else files[path].encode()
 
-    resolver = assets.AssetResolver(read, folder="")
-    kind = model.rsplit(".", 1)[1]
-    loaded = meshes.load_surface(read(model), file_type=kind, resolver=resolver, **options)
-    return loaded, resolver.faults
+    references = Assets(read, folder="")
+    file_type = formats.suffix(model)
+    return meshes.load(read(model), file_type=file_type, references=references, fill=0.4, **options)
+
+
+def surface(files, model="square.obj", *, rotation=Y_UP_TO_Z_UP):
+    """Loads a mesh as `content` does; returns its surface, z up, and its notes."""
+    loaded = content(files, model, rotation=rotation)
+    return loaded.surface, list(loaded.notes)
 
 
 def boxes(*parts):

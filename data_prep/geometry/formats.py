@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""File types of meshes and point clouds, their readers and their vertical axes."""
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+from pathlib import PurePath
+from typing import Any
+
+from data_prep.foreign import limits
+from data_prep.geometry.scene import MeshError
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """File format of meshes or of point clouds.
+
+    Attributes:
+      name: name of the format in messages.
+      up: vertical axis, "y" or "z", of a file that does not state it. glTF defines it; most
+        programs write OBJ with y up; the other types come from scanners, CAD and printers, and
+        have z up.
+      reader: module in `data_prep.geometry.readers`.
+      packages: modules that the reader imports, beyond those that the project always needs.
+      extra: extra of this project that installs them.
+      up_is_certain: whether the format, and not a habit, defines the vertical axis.
+      size_limit: limit on the size of a file. Files of points take less memory than meshes.
+    """
+
+    name: str
+    up: str
+    reader: str
+    packages: tuple[str, ...] = ()
+    extra: str = ""
+    up_is_certain: bool = False
+    size_limit: limits.Limit = limits.FILE_BYTES
+
+
+class MissingPackageError(ImportError):
+    """Raised when the package that reads a file type is not installed; the message names it."""
+
+
+FORMATS = {
+    "glb": Format("glTF", "y", "trimesh_scene", ("trimesh",), "prep", up_is_certain=True),
+    "gltf": Format("glTF", "y", "trimesh_scene", ("trimesh",), "prep", up_is_certain=True),
+    "obj": Format("OBJ", "y", "trimesh_scene", ("trimesh",), "prep"),
+    "off": Format("OFF", "z", "trimesh_scene", ("trimesh",), "prep"),
+    "ply": Format("PLY", "z", "trimesh_scene", ("trimesh",), "prep"),
+    "stl": Format("STL", "z", "trimesh_scene", ("trimesh",), "prep"),
+    "npy": Format("NumPy array", "z", "arrays", size_limit=limits.ARRAY_BYTES),
+    "npz": Format("NumPy archive", "z", "arrays", size_limit=limits.ARRAY_BYTES),
+}
+TYPES = tuple(FORMATS)
+# Types that are not read -> how to convert them.
+UNSUPPORTED = {
+    "fbx": "open it in Blender and export it as .glb",
+    "blend": "open it in Blender and export it as .glb",
+    "usdz": "open it in Blender and export it as .glb",
+}
+
+
+def suffix(path: PurePath | str) -> str:
+    """Returns the type of a file: its suffix in lower case, without dot."""
+    return PurePath(path).suffix[1:].lower()
+
+
+def check_type(file_type: str) -> None:
+    """Checks that a type of file is read.
+
+    Raises:
+      scene.MeshError: it is not; the message says how to convert it, where that is known.
+    """
+    if file_type in FORMATS:
+        return
+    if file_type in UNSUPPORTED:
+        raise MeshError(f"{file_type} files are not read; {UNSUPPORTED[file_type]}")
+    raise MeshError(f"unknown type {file_type!r}; expected one of {', '.join(TYPES)}")
+
+
+def reader(file_type: str) -> Callable[..., Any]:
+    """Returns the function that reads a file type; see `data_prep.geometry.readers`.
+
+    Raises:
+      MissingPackageError: a package is not installed; the message says how to install it.
+    """
+    kind = FORMATS[file_type]
+    for package in kind.packages:
+        try:
+            importlib.import_module(package)
+        except ModuleNotFoundError as error:
+            raise MissingPackageError(
+                f"{error.name} is missing; {file_type} files need it. Run pip install "
+                f'"mrd_jax[{kind.extra}]"'
+            ) from error
+    return importlib.import_module(f"data_prep.geometry.readers.{kind.reader}").read
+
+
+def up_axis(path: PurePath | str) -> str:
+    """Returns the vertical axis of a file type, "y" or "z"; "z" for an unknown type."""
+    kind = FORMATS.get(suffix(path))
+    return kind.up if kind else "z"
+
+
+def up_is_certain(path: PurePath | str) -> bool:
+    """Returns whether a standard defines the vertical axis of the file type, as for glTF."""
+    kind = FORMATS.get(suffix(path))
+    return bool(kind and kind.up_is_certain)
