@@ -71,6 +71,12 @@ ARRAY_BYTES = Limit(2 * 2**30, "bytes of arrays", "MRD_MAX_ARRAY_BYTES")
 # Faces and vertices of a scene. A face takes 800 bytes until it is rendered (same spheres).
 FACES = Limit(10_000_000, "faces", "MRD_MAX_FACES")
 VERTICES = Limit(10_000_000, "vertices", "MRD_MAX_VERTICES")
+# Sum over the concave polygons of a mesh of their squared numbers of corners, to which the time of
+# their triangulation is proportional: at the limit 3 s
+# for one polygon of 10,000 corners, and 10 s for millions of small ones.
+CONCAVE_CORNERS = Limit(
+    100_000_000, "squared corners of concave polygons", "MRD_MAX_CONCAVE_CORNERS"
+)
 # Points of a cloud, before sampling down to 10,000; more than a scan of one object has.
 POINTS = Limit(20_000_000, "points", "MRD_MAX_POINTS")
 # Meshes, nodes, materials or solids of a scene. At the limit, trimesh takes 12 s for the solids of
