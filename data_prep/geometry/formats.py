@@ -44,9 +44,9 @@ FORMATS = {
     "glb": Format("glTF", "y", "trimesh_scene", ("trimesh",), "prep", up_is_certain=True),
     "gltf": Format("glTF", "y", "trimesh_scene", ("trimesh",), "prep", up_is_certain=True),
     "obj": Format("OBJ", "y", "trimesh_scene", ("trimesh",), "prep"),
-    "off": Format("OFF", "z", "trimesh_scene", ("trimesh",), "prep"),
-    "ply": Format("PLY", "z", "trimesh_scene", ("trimesh",), "prep"),
-    "stl": Format("STL", "z", "trimesh_scene", ("trimesh",), "prep"),
+    "off": Format("OFF", "z", "off"),
+    "ply": Format("PLY", "z", "ply"),
+    "stl": Format("STL", "z", "stl"),
     "npy": Format("NumPy array", "z", "arrays", size_limit=limits.ARRAY_BYTES),
     "npz": Format("NumPy archive", "z", "arrays", size_limit=limits.ARRAY_BYTES),
 }
