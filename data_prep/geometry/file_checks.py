@@ -153,7 +153,9 @@ def _check_message(start: bytes, data: bytes, *, file_type: str) -> None:
             if file_type != "gltf":
                 raise _misnamed("glTF", ("gltf",), file_type)
         elif file_type != "gltf" or not isinstance(tree, dict) or _is_message(tree):
-            raise MeshError("JSON, such as the message of a server, not the file; download it again")
+            raise MeshError(
+                "JSON, such as the message of a server, not the file; download it again"
+            )
     elif len(data) < 1024 and _SERVER_ERROR.match(data) and not re.search(rb"\n\s*\d", data):
         raise MeshError("an error message of a server, not the file; download it again")
 

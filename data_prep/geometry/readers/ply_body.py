@@ -228,9 +228,7 @@ def _table(element: Element, rows: np.ndarray, lengths: dict[int, int]) -> Table
     return Table(element, columns, lists)
 
 
-def _read_rows(
-    data: memoryview, element: Element, offset: int, *, order: str
-) -> tuple[Table, int]:
+def _read_rows(data: memoryview, element: Element, offset: int, *, order: str) -> tuple[Table, int]:
     """Reads an element whose lists have different lengths."""
     limits.FACES.check(element.count)
     steps, gap = [], 0  # (bytes before the length of a list, its unpacker, its size, item size)
