@@ -65,7 +65,7 @@ def decode(accessor: dict[str, Any], *, view: ViewReader) -> np.ndarray:
     if sparse:
         values = _replace(values, sparse, view=view)
     if fields.get_flag(accessor, "normalized") and dtype.kind in "iu":
-        values = _normalise(values)
+        values = normalise(values)
     return values.swapaxes(1, 2) if len(shape) == 2 else values
 
 
@@ -149,7 +149,7 @@ def _sparse_items(
     return _items(data, dtype, shape, count=count, offset=offset)
 
 
-def _normalise(values: np.ndarray) -> np.ndarray:
+def normalise(values: np.ndarray) -> np.ndarray:
     """Converts integers to fractions, 0 to 1 or -1 to 1, as glTF defines it."""
     scale = np.float32(np.iinfo(values.dtype).max)
     fractions = values.astype(np.float32) / scale

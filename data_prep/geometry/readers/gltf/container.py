@@ -106,7 +106,9 @@ def _parse_json(text: bytes, *, notes: list[str]) -> dict[str, Any]:
     try:
         tree = json.loads(decoded)
     except (ValueError, RecursionError) as error:
-        raise MeshError(f"not a glTF file, or truncated: no JSON ({str(error)[:80]})") from error
+        if not decoded.lstrip().startswith("{"):
+            raise MeshError("not a glTF file: neither binary glTF nor JSON") from error
+        raise MeshError(f"truncated or malformed JSON of a glTF file: {str(error)[:80]}") from error
     if not isinstance(tree, dict):
         raise MeshError("not a glTF file: the JSON is no object")
     return tree

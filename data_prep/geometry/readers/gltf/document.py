@@ -7,12 +7,10 @@ import numpy as np
 
 from data_prep.foreign import limits
 from data_prep.geometry.assets import Assets
-from data_prep.geometry.readers.gltf import accessors, container, fields
+from data_prep.geometry.readers.gltf import accessors, container, extensions, fields
 from data_prep.geometry.scene import MeshError
 
 MISSING_TEXTURE, UNREADABLE_TEXTURE = "missing texture", "unreadable texture"
-# Lists at the top of the JSON whose lengths are limited.
-_LISTS = ("accessors", "bufferViews", "buffers", "images", "materials", "meshes", "nodes", "skins")
 _MESHOPT = ("EXT_meshopt_compression", "KHR_meshopt_compression")
 
 
@@ -31,9 +29,6 @@ class Document:
           tree: JSON of the file.
           binary: binary chunk of the file, or None.
           assets: reads external files.
-
-        Raises:
-          limits.LimitError: the JSON has too many items.
         """
         self.tree = tree
         self.assets = assets
@@ -41,9 +36,6 @@ class Document:
         self._buffers: dict[int, memoryview] = {}
         self._arrays: dict[int, np.ndarray] = {}
         self._array_bytes = 0
-        for name in _LISTS:
-            # An exporter may write a dozen accessors for one mesh.
-            limits.PARTS.check(len(fields.get_list(tree, name)))
 
     def bytes_of_view(self, index: int) -> memoryview:
         """Returns the bytes of a buffer view.
@@ -122,7 +114,7 @@ class Document:
                 return self._binary
             for name in _MESHOPT:
                 if fields.get_extension(buffer, name) is not None:
-                    raise MeshError(f"uses the glTF extension {name}, which is not read")
+                    raise extensions.refusal(name)
             raise MeshError("a buffer without content, the file is corrupt or truncated")
         data = container.parse_data_uri(uri)
         if data is None:
@@ -141,7 +133,6 @@ def open_document(data: bytes, *, assets: Assets) -> Document:
 
     Raises:
       MeshError: the file is not glTF 2.0, truncated or malformed.
-      limits.LimitError: the JSON has too many items.
     """
     tree, binary = container.parse(data, notes=assets.notes)
     return Document(tree, binary=binary, assets=assets)
