@@ -138,4 +138,4 @@ def _wrong_version(version: str) -> MeshError:
             "glTF 1.0 is not read, only glTF 2.0; convert it with gltf-pipeline, or open it in a "
             f"program that reads it and export it again: version {version}"
         )
-    return MeshError(f"this version of glTF is not read, only glTF 2.0: version {version}")
+    return MeshError(f"this version of glTF is not read, only glTF 2.0: version {version!r}")

@@ -6,6 +6,9 @@ from typing import Any
 
 from data_prep.geometry.scene import MeshError
 
+# JSON in JavaScript, and so glTF, has no larger ones.
+_LARGEST_INTEGER = 2**53
+
 
 def get_object(owner: dict[str, Any], name: str) -> dict[str, Any]:
     """Returns a field that is an object; {} if it is absent."""
@@ -116,7 +119,8 @@ def _index(name: str, value: Any) -> int:
     # JavaScript and some other exporters write integers with a decimal point.
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    if not is_integer or not 0 <= value <= _LARGEST_INTEGER:
         raise _wrong("a non-negative integer", name, value)
     return value
 

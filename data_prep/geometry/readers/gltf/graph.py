@@ -73,8 +73,9 @@ class Graph:
         notes = self._document.assets.notes
         roots = self._roots()
         if roots is None:
-            notes.append(NO_NODES)
             meshes = range(len(fields.get_list(self._document.tree, "meshes")))
+            if meshes:
+                notes.append(NO_NODES)
             return [Placement(mesh, None, None, _IDENTITY[None]) for mesh in meshes]
         drawn, hidden = self._walk(roots)
         if hidden and not drawn:
