@@ -49,6 +49,8 @@ FORMATS = {
     "stl": Format("STL", "z", "trimesh_scene", ("trimesh",), "prep"),
     "npy": Format("NumPy array", "z", "arrays", size_limit=limits.ARRAY_BYTES),
     "npz": Format("NumPy archive", "z", "arrays", size_limit=limits.ARRAY_BYTES),
+    # The vertical axis is that of the file in the archive.
+    "zip": Format("zip", "z", "zipped"),
 }
 TYPES = tuple(FORMATS)
 # Types that are not read -> how to convert them.
