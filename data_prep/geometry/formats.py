@@ -41,8 +41,8 @@ class MissingPackageError(ImportError):
 
 
 FORMATS = {
-    "glb": Format("glTF", "y", "trimesh_scene", ("trimesh",), "prep", up_is_certain=True),
-    "gltf": Format("glTF", "y", "trimesh_scene", ("trimesh",), "prep", up_is_certain=True),
+    "glb": Format("glTF", "y", "gltf.reader", up_is_certain=True),
+    "gltf": Format("glTF", "y", "gltf.reader", up_is_certain=True),
     "obj": Format("OBJ", "y", "trimesh_scene", ("trimesh",), "prep"),
     "off": Format("OFF", "z", "trimesh_scene", ("trimesh",), "prep"),
     "ply": Format("PLY", "z", "trimesh_scene", ("trimesh",), "prep"),
