@@ -20,6 +20,7 @@ class Document:
     Attributes:
       tree: JSON; read its fields with `fields`.
       assets: reads external files, and collects the notes.
+      cache: what other modules decoded, each under its own key.
     """
 
     def __init__(self, tree: dict[str, Any], *, binary: memoryview | None, assets: Assets):
@@ -32,6 +33,7 @@ class Document:
         """
         self.tree = tree
         self.assets = assets
+        self.cache: dict[str, Any] = {}
         self._binary = binary
         self._buffers: dict[int, memoryview] = {}
         self._arrays: dict[int, np.ndarray] = {}
