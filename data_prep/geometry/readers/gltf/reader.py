@@ -84,7 +84,9 @@ class _Builder:
         self, primitive: Primitive, placement: Placement, weights: tuple[float, ...]
     ) -> None:
         positions, faces, attributes = self._morphed(primitive, weights)
-        triangles = self._placed(positions, attributes, placement)[:, faces]
+        # What is not finite is found when the parts are joined.
+        with np.errstate(invalid="ignore", over="ignore"):
+            triangles = self._placed(positions, attributes, placement)[:, faces]
         count = len(triangles)
         appearance = materials.appearance(
             self._document, primitive.tree, faces=faces, attributes=attributes
@@ -98,7 +100,8 @@ class _Builder:
         self, primitive: Primitive, placement: Placement, weights: tuple[float, ...]
     ) -> None:
         positions, faces, attributes = self._morphed(primitive, weights)
-        xyz = self._placed(positions, attributes, placement)[:, faces]
+        with np.errstate(invalid="ignore", over="ignore"):
+            xyz = self._placed(positions, attributes, placement)[:, faces]
         rgb = points.colours(self._document, primitive.tree, indices=faces, attributes=attributes)
         rgb = None if rgb is None else np.tile(rgb, (len(xyz), 1))
         self.points.append(scene.Points(xyz.reshape(-1, 3), rgb))
