@@ -43,7 +43,7 @@ class MissingPackageError(ImportError):
 FORMATS = {
     "glb": Format("glTF", "y", "trimesh_scene", ("trimesh",), "prep", up_is_certain=True),
     "gltf": Format("glTF", "y", "trimesh_scene", ("trimesh",), "prep", up_is_certain=True),
-    "obj": Format("OBJ", "y", "trimesh_scene", ("trimesh",), "prep"),
+    "obj": Format("OBJ", "y", "obj"),
     "off": Format("OFF", "z", "trimesh_scene", ("trimesh",), "prep"),
     "ply": Format("PLY", "z", "trimesh_scene", ("trimesh",), "prep"),
     "stl": Format("STL", "z", "trimesh_scene", ("trimesh",), "prep"),
