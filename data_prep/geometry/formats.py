@@ -43,7 +43,7 @@ class MissingPackageError(ImportError):
 FORMATS = {
     "glb": Format("glTF", "y", "gltf.reader", up_is_certain=True),
     "gltf": Format("glTF", "y", "gltf.reader", up_is_certain=True),
-    "obj": Format("OBJ", "y", "trimesh_scene", ("trimesh",), "prep"),
+    "obj": Format("OBJ", "y", "obj"),
     "off": Format("OFF", "z", "off"),
     "ply": Format("PLY", "z", "ply"),
     "stl": Format("STL", "z", "stl"),
