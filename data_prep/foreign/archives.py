@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads untrusted archives and folders: paths stay inside, and sizes are limited."""
 
+import io
 import posixpath
 import struct
 import zipfile
@@ -80,11 +81,12 @@ class Archive:
     Catalogues were made on systems that ignore case, so `Wood.JPG` may be stored as `wood.jpg`.
     """
 
-    def __init__(self, path: Path | str):
+    def __init__(self, path: Path | str, *, data: bytes | None = None):
         """Opens the archive and indexes the members with safe names.
 
         Args:
           path: path of the zip file.
+          data: bytes of the archive, if it was read before; `path` is its name in messages.
 
         Raises:
           FileNotFoundError: the file does not exist.
@@ -92,8 +94,8 @@ class Archive:
         """
         self.path = Path(path)
         try:
-            limits.FILE_BYTES.check(self.path.stat().st_size)
-            self._zip = zipfile.ZipFile(self.path)
+            limits.FILE_BYTES.check(self.path.stat().st_size if data is None else len(data))
+            self._zip = zipfile.ZipFile(self.path if data is None else io.BytesIO(data))
             limits.MEMBERS.check(len(self._zip.infolist()))
         except FileNotFoundError:
             raise
@@ -112,6 +114,10 @@ class Archive:
                 continue
             self._members[name] = member
             self._folded.setdefault(name.lower(), member)
+
+    def names(self) -> list[str]:
+        """Returns the names of the members that can be read, in the order of the archive."""
+        return list(self._members)
 
     def __contains__(self, name: str) -> bool:
         """Returns True if the archive has a member of this name."""
