@@ -22,9 +22,7 @@ _SEPARATORS = str.maketrans(",;\t", "   ")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
 
 
-def read(
-    data: bytes, *, assets: Assets, file_type: str, columns: str | None = None
-) -> scene.Scene:
+def read(data: bytes, *, assets: Assets, file_type: str, columns: str | None = None) -> scene.Scene:
     """Reads a point cloud from rows of numbers.
 
     Numbers are separated by spaces, tabs, commas or semicolons. Comments, empty lines and the
@@ -64,8 +62,11 @@ def _decode(data: bytes) -> str:
     if b"\0" in data[:4096]:
         raise scene.MeshError("binary data; expected rows of numbers")
     # Names and comments may have any encoding; numbers are ASCII.
-    return data.removeprefix(b"\xef\xbb\xbf").decode("latin-1").replace("\r\n", "\n").replace(
-        "\r", "\n"
+    return (
+        data.removeprefix(b"\xef\xbb\xbf")
+        .decode("latin-1")
+        .replace("\r\n", "\n")
+        .replace("\r", "\n")
     )
 
 

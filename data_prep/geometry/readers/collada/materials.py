@@ -56,7 +56,9 @@ def read(material: Element, *, doc: Document, inverted: bool) -> Material:
     if shader is None:
         return Material()
     params = {
-        param.get("sid", ""): param for place in (effect, profile) for param in place.iter("newparam")
+        param.get("sid", ""): param
+        for place in (effect, profile)
+        for param in place.iter("newparam")
     }
     # Surfaces of constant colour have no diffuse term.
     names = ("emission", "diffuse") if shader.tag == "constant" else ("diffuse",)

@@ -53,17 +53,25 @@ def _read(element: Element, *, doc: Document) -> Primitive | None:
     inputs = sources.read_inputs(element, doc=doc)
     stride = max((i.offset for i in inputs), default=0) + 1
     limits.ARRAY_BYTES.check(8 * stride)
-    indices, counts = _corners(element, stride=stride, doc=doc)
-    if not len(indices):
-        return None
     position = next((i for i in inputs if i.semantic == "POSITION"), None)
-    if position is None:
+    points = None if position is None else sources.read_source(position.source, doc=doc)
+    lists = _index_lists(element, stride=stride)
+    if not lists and not element.findall("ph"):
+        return None
+    if position is None or points is None or points.shape[1] < 2:
         raise scene.MeshError("a primitive without positions")
-    points = sources.read_source(position.source, doc=doc)
-    if points is None or points.shape[1] < 2:
-        raise scene.MeshError("a primitive without positions")
+    points = _three(points)
+    for hole in element.findall("ph"):
+        rings = [document.integers(ring).reshape(-1, stride) for ring in hole]
+        if rings and all(map(len, rings)):
+            for ring in rings:
+                _checked(ring[:, position.offset], len(points))
+            lists.append(_bridged(rings, points=points, offset=position.offset))
+    indices, counts = _corners(element, lists)
     chosen = _checked(indices[:, position.offset], len(points))
-    corners = _triangulate(element.tag, _three(points), chosen, counts)
+    corners = _triangulate(element.tag, points, chosen, counts)
+    if not len(corners):
+        return None
     return Primitive(
         symbol=element.get("material"),
         vertices=chosen[corners],
@@ -78,18 +86,34 @@ def _read(element: Element, *, doc: Document) -> Primitive | None:
     )
 
 
-def _corners(element: Element, *, stride: int, doc: Document) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the indices of all corners [corners, stride], and the corners of each polygon."""
+def _index_lists(element: Element, *, stride: int) -> list[np.ndarray]:
+    """Returns the indices of each element `p`, [corners, stride]."""
     lists = [document.integers(p) for p in element.findall("p")]
-    if element.tag == "polygons":
-        holes = element.findall("ph")
-        if holes:
-            doc.assets.notes.append(f"holes of polygons, filled: {len(holes)}")
-        lists += [document.integers(hole.find("p")) for hole in holes]
-    lists = [numbers[: len(numbers) // stride * stride] for numbers in lists if len(numbers)]
-    if not lists:
-        return np.zeros((0, stride), np.int64), np.zeros(0, np.int64)
-    indices = np.concatenate(lists).reshape(-1, stride)
+    return [n[: len(n) // stride * stride].reshape(-1, stride) for n in lists if len(n) >= stride]
+
+
+def _bridged(rings: list[np.ndarray], *, points: np.ndarray, offset: int) -> np.ndarray:
+    """Returns a polygon with holes as one ring: an edge there and back connects each hole.
+
+    Args:
+      rings: indices [corners, stride] of the outer ring, then of the holes.
+      points: [points, 3].
+      offset: position of the index of a point.
+    """
+    joined = rings[0]
+    for hole in rings[1:]:
+        limits.CONCAVE_CORNERS.check(len(joined) * len(hole))
+        outer, inner = points[joined[:, offset]], points[hole[:, offset]]
+        distances = np.linalg.norm(outer[:, None] - inner, axis=2)
+        at, start = np.unravel_index(np.argmin(distances), distances.shape)
+        around = np.concatenate([hole[start:], hole[: start + 1]])
+        joined = np.concatenate([joined[: at + 1], around, joined[at:]])
+    return joined
+
+
+def _corners(element: Element, lists: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the indices of all corners [corners, stride], and the corners of each polygon."""
+    indices = np.concatenate(lists)
     if element.tag == "triangles":
         return indices[: len(indices) // 3 * 3], np.full(len(indices) // 3, 3)
     if element.tag == "polylist":
@@ -97,7 +121,7 @@ def _corners(element: Element, *, stride: int, doc: Document) -> tuple[np.ndarra
         if (counts < 0).any() or counts.sum() > len(indices):
             raise scene.MeshError("polygons with more corners than indices")
         return indices[: counts.sum()], counts
-    return indices, np.array([len(numbers) // stride for numbers in lists])
+    return indices, np.array([len(numbers) for numbers in lists])
 
 
 def _triangulate(

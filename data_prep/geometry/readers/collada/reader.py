@@ -235,7 +235,9 @@ class _Reader:
             colours = None
         if texture is None and colours is None and material.colour is not None:
             texture = scene.plain(*material.colour)
-        return scene.Part(placed[primitive.vertices], uv, texture, colours, opacity=material.opacity)
+        return scene.Part(
+            placed[primitive.vertices], uv, texture, colours, opacity=material.opacity
+        )
 
     def _material(
         self, symbol: str | None, instance: Element
