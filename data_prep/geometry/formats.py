@@ -43,16 +43,16 @@ class MissingPackageError(ImportError):
 # Extra with the packages that read CAD models and the files of laser scanners.
 _EXTRA = "formats"
 FORMATS = {
-    "glb": Format("glTF", "y", "trimesh_scene", ("trimesh",), "prep", up_is_certain=True),
-    "gltf": Format("glTF", "y", "trimesh_scene", ("trimesh",), "prep", up_is_certain=True),
-    "vrm": Format("glTF", "y", "trimesh_scene", ("trimesh",), "prep", up_is_certain=True),
+    "glb": Format("glTF", "y", "gltf.reader", up_is_certain=True),
+    "gltf": Format("glTF", "y", "gltf.reader", up_is_certain=True),
+    "vrm": Format("glTF", "y", "gltf.reader", up_is_certain=True),
     "obj": Format("OBJ", "y", "trimesh_scene", ("trimesh",), "prep"),
     "off": Format("OFF", "z", "trimesh_scene", ("trimesh",), "prep"),
     "ply": Format("PLY", "z", "trimesh_scene", ("trimesh",), "prep"),
     "stl": Format("STL", "z", "trimesh_scene", ("trimesh",), "prep"),
     # COLLADA states the vertical axis, and defines y for files that do not.
     "dae": Format("COLLADA", "y", "collada", up_is_certain=True),
-    "zae": Format("COLLADA", "y", "collada", up_is_certain=True),
+    "zae": Format("COLLADA", "y", "zipped", up_is_certain=True),
     # The build platform of a printer is the plane of x and y.
     "3mf": Format("3MF", "z", "three_mf", up_is_certain=True),
     # VRML and X3D define y, but CAD programs write z.
@@ -75,6 +75,8 @@ FORMATS = {
     "txt": Format("text", "z", "text_points"),
     "pts": Format("text", "z", "text_points"),
     "asc": Format("text", "z", "text_points"),
+    # The vertical axis is that of the file in the archive.
+    "zip": Format("zip", "z", "zipped"),
 }
 TYPES = tuple(FORMATS)
 # Types that are not read -> how to convert them.

@@ -2,6 +2,7 @@
 """3MF files of printers: a zip archive with models as XML, and their textures."""
 
 import dataclasses
+import io
 import posixpath
 from xml.etree.ElementTree import Element
 
@@ -65,7 +66,7 @@ def read(data: bytes, *, assets: Assets, file_type: str) -> scene.Scene:
     """
     del file_type
     try:
-        archive = archives.Archive("3MF file", data=data)
+        archive = archives.Archive(io.BytesIO(data))
         inner = Assets(archive.read, folder="")
         inner.notes = assets.notes
         parts = _Reader(archive, inner).read()

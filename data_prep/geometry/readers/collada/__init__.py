@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""COLLADA files: dae, and zae, a zip archive with one.
+"""COLLADA files.
 
 `reader` finds the scene, `graph` its instances, `sources` the arrays, `primitives` the polygons,
 `skins` the deformed positions and `materials` the colours.

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads the scene of a COLLADA file."""
 
-import posixpath
 from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from data_prep.foreign import archives, limits
+from data_prep.foreign import limits
 from data_prep.geometry import scene
 from data_prep.geometry.assets import Assets
 from data_prep.geometry.readers.collada import (
@@ -29,15 +28,13 @@ def read(data: bytes, *, assets: Assets, file_type: str) -> scene.Scene:
     Args:
       data: bytes of the file.
       assets: reads textures, and collects the notes.
-      file_type: "dae" or "zae"; a zip archive is recognised by its content.
+      file_type: unused.
 
     Raises:
       scene.MeshError: the file is corrupt.
       limits.LimitError: the file exceeds a limit.
     """
     del file_type
-    if data[:4] == b"PK\x03\x04":
-        return _read_archive(data, notes=assets.notes)
     doc = document.parse(data, assets=assets)
     axis = (doc.root.findtext("asset/up_axis") or "").strip().upper()
     parts = _Reader(doc).read()
@@ -46,25 +43,6 @@ def read(data: bytes, *, assets: Assets, file_type: str) -> scene.Scene:
         parts = [_rotated(part, _X_UP_TO_Y_UP) for part in parts]
     up = {"X_UP": "y", "Y_UP": "y", "Z_UP": "z"}.get(axis)
     return scene.Scene(tuple(parts), up_axis=up)
-
-
-def _read_archive(data: bytes, *, notes: list[str]) -> scene.Scene:
-    """Reads a zip archive with a COLLADA file and its textures."""
-    try:
-        archive = archives.Archive("archive", data=data)
-        names = sorted(name for name in archive.names() if name.lower().endswith(".dae"))
-        if not names:
-            raise scene.MeshError("an archive without a dae file")
-        if len(names) > 1:
-            notes.append(f"several dae files in the archive, the first is read: {len(names)}")
-        inner = Assets(archive.read, folder=posixpath.dirname(names[0]))
-        inner.notes = notes
-        content = archive.read(names[0])
-    except archives.ArchiveError as error:
-        raise scene.MeshError(str(error)) from error
-    if content[:4] == b"PK\x03\x04":
-        raise scene.MeshError("an archive inside of an archive")
-    return read(content, assets=inner, file_type="dae")
 
 
 def _rotated(part: scene.Part, rotation: np.ndarray) -> scene.Part:
