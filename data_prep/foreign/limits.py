@@ -71,6 +71,15 @@ ARRAY_BYTES = Limit(2 * 2**30, "bytes of arrays", "MRD_MAX_ARRAY_BYTES")
 # Faces and vertices of a scene. A face takes 800 bytes until it is rendered (same spheres).
 FACES = Limit(10_000_000, "faces", "MRD_MAX_FACES")
 VERTICES = Limit(10_000_000, "vertices", "MRD_MAX_VERTICES")
+# Sum over the concave polygons of a mesh of their squared numbers of corners, to which the time of
+# their triangulation is proportional: at the limit 3 s
+# for one polygon of 10,000 corners, and 10 s for millions of small ones.
+CONCAVE_CORNERS = Limit(
+    100_000_000, "squared corners of concave polygons", "MRD_MAX_CONCAVE_CORNERS"
+)
+# Conversion of a CAD model (STEP, IGES): real ones take 0.02 to 1 s and less than 300 MB.
+CAD_SECONDS = Limit(60, "seconds of conversion", "MRD_MAX_CAD_SECONDS")
+CAD_BYTES = Limit(8 * 2**30, "bytes of memory", "MRD_MAX_CAD_BYTES")
 # Points of a cloud, before sampling down to 10,000; more than a scan of one object has.
 POINTS = Limit(20_000_000, "points", "MRD_MAX_POINTS")
 # Parts of a scene: primitives of glTF, materials or solids.

@@ -40,15 +40,41 @@ class MissingPackageError(ImportError):
     """Raised when the package that reads a file type is not installed; the message names it."""
 
 
+# Extra with the packages that read CAD models and the files of laser scanners.
+_EXTRA = "formats"
 FORMATS = {
     "glb": Format("glTF", "y", "gltf.reader", up_is_certain=True),
     "gltf": Format("glTF", "y", "gltf.reader", up_is_certain=True),
-    "obj": Format("OBJ", "y", "trimesh_scene", ("trimesh",), "prep"),
-    "off": Format("OFF", "z", "trimesh_scene", ("trimesh",), "prep"),
-    "ply": Format("PLY", "z", "trimesh_scene", ("trimesh",), "prep"),
-    "stl": Format("STL", "z", "trimesh_scene", ("trimesh",), "prep"),
+    "vrm": Format("glTF", "y", "gltf.reader", up_is_certain=True),
+    "obj": Format("OBJ", "y", "obj"),
+    "off": Format("OFF", "z", "off"),
+    "ply": Format("PLY", "z", "ply"),
+    "stl": Format("STL", "z", "stl"),
+    # COLLADA states the vertical axis, and defines y for files that do not.
+    "dae": Format("COLLADA", "y", "collada", up_is_certain=True),
+    "zae": Format("COLLADA", "y", "zipped", up_is_certain=True),
+    # The build platform of a printer is the plane of x and y.
+    "3mf": Format("3MF", "z", "three_mf", up_is_certain=True),
+    # VRML and X3D define y, but CAD programs write z.
+    "wrl": Format("VRML", "y", "vrml"),
+    "vrml": Format("VRML", "y", "vrml"),
+    "x3d": Format("X3D", "y", "vrml"),
+    "x3dv": Format("X3D", "y", "vrml"),
+    # The glTF files of the CAD library are not turned to y up.
+    "step": Format("STEP", "z", "cad", ("cascadio",), _EXTRA),
+    "stp": Format("STEP", "z", "cad", ("cascadio",), _EXTRA),
+    "iges": Format("IGES", "z", "cad", ("cascadio",), _EXTRA),
+    "igs": Format("IGES", "z", "cad", ("cascadio",), _EXTRA),
     "npy": Format("NumPy array", "z", "arrays", size_limit=limits.ARRAY_BYTES),
     "npz": Format("NumPy archive", "z", "arrays", size_limit=limits.ARRAY_BYTES),
+    "pcd": Format("PCD", "z", "pcd", size_limit=limits.ARRAY_BYTES),
+    "las": Format("LAS", "z", "las", ("laspy", "lazrs"), _EXTRA, size_limit=limits.ARRAY_BYTES),
+    "laz": Format("LAZ", "z", "las", ("laspy", "lazrs"), _EXTRA),
+    "e57": Format("E57", "z", "e57", ("pye57",), _EXTRA, size_limit=limits.ARRAY_BYTES),
+    "xyz": Format("text", "z", "text_points"),
+    "txt": Format("text", "z", "text_points"),
+    "pts": Format("text", "z", "text_points"),
+    "asc": Format("text", "z", "text_points"),
     # The vertical axis is that of the file in the archive.
     "zip": Format("zip", "z", "zipped"),
 }
