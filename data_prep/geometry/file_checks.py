@@ -35,9 +35,11 @@ _DOCUMENTS = (
     (b"MM\x00*", "a TIFF picture"),
     (b"%PDF-", "a PDF document"),
 )
+# The reader of glTF tells binary and text apart by the content.
+_GLTF_TYPES = ("glb", "gltf", "vrm")
 # First bytes, in lower case and without white space before them -> name, and types of files.
 _MODELS = (
-    (re.compile(rb"gltf[\x01\x02]\0\0\0"), "binary glTF", ("glb",)),
+    (re.compile(rb"gltf[\x01\x02]\0\0\0"), "binary glTF", _GLTF_TYPES),
     (re.compile(rb"ply[ \t]*[\r\n]+\s*(?:format|comment|obj_info|element)\b"), "PLY", ("ply",)),
     (re.compile(rb"(?:st)?c?n?c?4?n?off(?:[ \t]+binary)?\s*[\d#\r\n]"), "OFF", ("off", "coff")),
     (re.compile(rb"solid\b[^\0]*?\bfacet\s+normal\s"), "STL", ("stl", "stla")),
@@ -141,7 +143,8 @@ def _check_markup(start: bytes, data: bytes, *, file_type: str) -> None:
 def _check_message(start: bytes, data: bytes, *, file_type: str) -> None:
     """Rejects JSON and text that a server sent in place of the file."""
     if len(data) > _LONGEST_MESSAGE:
-        if file_type != "gltf" and start.startswith(b"{") and b'"asset"' in data[:_LONGEST_MESSAGE]:
+        is_gltf = start.startswith(b"{") and b'"asset"' in data[:_LONGEST_MESSAGE]
+        if is_gltf and file_type not in _GLTF_TYPES:
             raise _misnamed("glTF", ("gltf",), file_type)
         return
     if start.startswith((b"{", b"[")):
@@ -150,9 +153,9 @@ def _check_message(start: bytes, data: bytes, *, file_type: str) -> None:
         except (ValueError, RecursionError):
             return
         if isinstance(tree, dict) and "asset" in tree:
-            if file_type != "gltf":
+            if file_type not in _GLTF_TYPES:
                 raise _misnamed("glTF", ("gltf",), file_type)
-        elif file_type != "gltf" or not isinstance(tree, dict) or _is_message(tree):
+        elif file_type not in _GLTF_TYPES or not isinstance(tree, dict) or _is_message(tree):
             raise MeshError(
                 "JSON, such as the message of a server, not the file; download it again"
             )
