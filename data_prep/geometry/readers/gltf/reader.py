@@ -40,8 +40,10 @@ def read(data: bytes, *, assets: Assets, file_type: str) -> scene.Scene:
     document = open_document(data, assets=assets)
     extensions.check(document.tree, notes=assets.notes)
     builder = _Builder(document)
-    for placement in builder.graph.placements():
-        builder.add(placement)
+    # Corners that are not finite are dropped with a note when the parts are joined.
+    with np.errstate(invalid="ignore", over="ignore"):
+        for placement in builder.graph.placements():
+            builder.add(placement)
     return scene.Scene(tuple(builder.parts), tuple(builder.points), up_axis="y")
 
 
@@ -84,9 +86,7 @@ class _Builder:
         self, primitive: Primitive, placement: Placement, weights: tuple[float, ...]
     ) -> None:
         positions, faces, attributes = self._morphed(primitive, weights)
-        # What is not finite is found when the parts are joined.
-        with np.errstate(invalid="ignore", over="ignore"):
-            triangles = self._placed(positions, attributes, placement)[:, faces]
+        triangles = self._placed(positions, attributes, placement)[:, faces]
         count = len(triangles)
         appearance = materials.appearance(
             self._document, primitive.tree, faces=faces, attributes=attributes
@@ -100,8 +100,7 @@ class _Builder:
         self, primitive: Primitive, placement: Placement, weights: tuple[float, ...]
     ) -> None:
         positions, faces, attributes = self._morphed(primitive, weights)
-        with np.errstate(invalid="ignore", over="ignore"):
-            xyz = self._placed(positions, attributes, placement)[:, faces]
+        xyz = self._placed(positions, attributes, placement)[:, faces]
         rgb = points.colours(self._document, primitive.tree, indices=faces, attributes=attributes)
         rgb = None if rgb is None else np.tile(rgb, (len(xyz), 1))
         self.points.append(scene.Points(xyz.reshape(-1, 3), rgb))
