@@ -12,6 +12,10 @@ from pathlib import PurePosixPath
 
 # Value of --label_from: the nearest folder whose name says something.
 FOLDER = "folder"
+LABEL_FROM_HELP = (
+    "folders that name the classes, and shapes whose file name says nothing: folder, the nearest "
+    "one whose name says something, or its level, such as 1 for those directly in the input folder"
+)
 # Words that describe a file and not its content, in lower case. A name needs at least one other.
 GENERIC_WORDS = frozenset(
     "model models mesh meshes scene scenes object objects obj objs shape shapes asset assets item "

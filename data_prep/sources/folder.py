@@ -76,11 +76,13 @@ class Contents:
 
     Attributes:
       items: files in the order of the table or of their paths, then the skipped entries.
-      notes: what is not read, and shapes without a caption or a label, one line each.
+      notes: what is not read, one line each.
+      name_notes: shapes without a caption or a label, one line each.
     """
 
     items: tuple[shape_files.Item, ...]
     notes: tuple[str, ...]
+    name_notes: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +126,7 @@ class Folder:
             read = tables.read(table)
             items, renamed = self._listed_items(read.rows, root=root)
             notes = [*read.notes, *renamed, *notes]
-        notes += self._missing_names(items)
+        name_notes = self._missing_names(items)
         listed = {item.path for item in items}
         skipped = [*((path, UNLISTED) for path in found.files), *found.skipped]
         items += [
@@ -132,7 +134,7 @@ class Folder:
             for path, reason in skipped
             if path not in listed
         ]
-        return Contents(tuple(items), tuple(notes))
+        return Contents(tuple(items), tuple(notes), tuple(name_notes))
 
     def _listed_items(
         self, rows: Sequence[tables.Row], *, root: Path
@@ -149,7 +151,7 @@ class Folder:
                 renamed.append(f"{printable(stated)} ({printable(path)})")
             images = (_relative_path(image, where=row.where) for image in row.images)
             row = dataclasses.replace(row, images=tuple(map(matcher.match, images)))
-            item = self._item(row, path, root=root)
+            item = _checked(self._item(row, path, root=root))
             for column, value, seen in (("path", item.path, paths), ("id", item.id, ids)):
                 if value in seen:
                     raise ValueError(
@@ -268,6 +270,14 @@ class Folder:
                 )
         cache.mkdir(parents=True, exist_ok=True)
         origin.write_text(f"{folder}\n", "utf-8")
+
+
+def _checked(item: shape_files.Item) -> shape_files.Item:
+    """Returns an item, with a reason to skip it if it is a link that leaves the folder."""
+    path = Path(item.root, item.path)
+    if not path.exists() or path.resolve().is_relative_to(item.root):
+        return item
+    return dataclasses.replace(item, skip=listing.LINK_OUTSIDE)
 
 
 def _skipped_item(path: str, *, root: Path, reason: str) -> shape_files.Item:
