@@ -35,6 +35,7 @@ REQUIREMENTS = [
 EXTRAS = {
     # Meshes, rendering and teachers: needed where data is prepared, not where models are trained.
     "prep": [
+        "DracoPy>=2,<3",
         "embreex>=4.4,<5",
         "h5py>=3.11,<4",
         "safetensors>=0.5,<1",

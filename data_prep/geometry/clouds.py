@@ -91,8 +91,11 @@ def read_content(
         data = limits.read_file(path, limit=formats.FORMATS[file_type].size_limit)
         references = Assets(archives.folder_reader(root), folder=folder)
         return meshes.load(data, file_type=file_type, references=references, fill=fill)
+    except IsADirectoryError as error:
+        raise CloudError("a folder, not a file") from error
     except OSError as error:
-        raise CloudError(f"cannot be read: {error.strerror or error}") from error
+        reason = error.strerror or str(error).removeprefix(f"{path}: ")
+        raise CloudError(f"cannot be read: {reason}") from error
     except (scene.MeshError, limits.LimitError) as error:
         raise CloudError(str(error)) from error
 

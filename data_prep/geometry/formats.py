@@ -45,14 +45,16 @@ class MissingPackageError(ImportError):
 
 
 FORMATS = {
-    "glb": Format("glTF", "y", "trimesh_scene", ("trimesh",), "prep", up_is_certain=True),
-    "gltf": Format("glTF", "y", "trimesh_scene", ("trimesh",), "prep", up_is_certain=True),
+    "glb": Format("glTF", "y", "gltf.reader", up_is_certain=True),
+    "gltf": Format("glTF", "y", "gltf.reader", up_is_certain=True),
     "obj": Format("OBJ", "y", "trimesh_scene", ("trimesh",), "prep"),
-    "off": Format("OFF", "z", "trimesh_scene", ("trimesh",), "prep"),
-    "ply": Format("PLY", "z", "trimesh_scene", ("trimesh",), "prep"),
-    "stl": Format("STL", "z", "trimesh_scene", ("trimesh",), "prep"),
+    "off": Format("OFF", "z", "off"),
+    "ply": Format("PLY", "z", "ply"),
+    "stl": Format("STL", "z", "stl"),
     "npy": Format("NumPy array", "z", "arrays", size_limit=limits.ARRAY_BYTES),
     "npz": Format("NumPy archive", "z", "arrays", size_limit=limits.ARRAY_BYTES),
+    # The vertical axis is that of the file in the archive.
+    "zip": Format("zip", "z", "zipped"),
 }
 TYPES = tuple(FORMATS)
 # Types that are not read -> how to convert them.
