@@ -66,7 +66,7 @@ def load(
     notes = references.notes
     read = formats.reader(file_type)
     try:
-        limits.FILE_BYTES.check(len(data))
+        formats.FORMATS[file_type].size_limit.check(len(data))
         found = read(data, assets=references, file_type=file_type)
         parts = [part for part in found.parts if len(part.triangles)]
         if parts:

@@ -78,7 +78,9 @@ def _layout(header: dict[str, list[str]]) -> list[tuple]:
     if not names or not len(names) == len(sizes) == len(kinds) == len(counts):
         raise scene.MeshError("a header whose FIELDS, SIZE, TYPE and COUNT differ in length")
     fields, used = [], set()
-    for index, (name, size, kind, count) in enumerate(zip(names, sizes, kinds, counts)):
+    for index, (name, size, kind, count) in enumerate(
+        zip(names, sizes, kinds, counts, strict=True)
+    ):
         code = f"<{kind.lower()}{size}"
         if code not in ("<f4", "<f8", *(f"<{k}{n}" for k in "iu" for n in (1, 2, 4, 8))):
             raise scene.MeshError(f"a field of type {kind} and size {size}")
@@ -129,7 +131,7 @@ def _read_ascii(body: bytes, dtype: np.dtype, *, count: int) -> dict[str, np.nda
         raise scene.MeshError(f"rows of {table.shape[1]} numbers; expected {sum(widths)}")
     columns, first = {}, 0
     with np.errstate(invalid="ignore", over="ignore"):
-        for name, width in zip(dtype.names, widths):
+        for name, width in zip(dtype.names, widths, strict=True):
             if width == 1:
                 columns[name] = table[:, first].astype(dtype[name].base)
             first += width

@@ -116,7 +116,7 @@ def _look_at(values: np.ndarray) -> np.ndarray:
     result = np.eye(4)
     if all(lengths):
         axes = (right, above, backward)
-        result[:3, :3] = np.stack([axis / n for axis, n in zip(axes, lengths)], axis=1)
+        result[:3, :3] = np.stack([axis / n for axis, n in zip(axes, lengths, strict=True)], axis=1)
     result[:3, 3] = eye
     return result
 
