@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import shapes
-from data_prep.foreign import archives, limits
-from data_prep.geometry import formats, meshes, scene, surface
-from data_prep.geometry.assets import Assets
+from data_prep.foreign import limits
+from data_prep.geometry import assets, formats, meshes, scene, surface
 from data_prep.geometry.conventions import Conventions
 
 
@@ -50,7 +49,9 @@ def read_cloud(
       conventions: conventions of the encoder.
       up: "y" or "z", the vertical axis of the file; None for the one that the file states, or else
         that of its type, `formats.up_axis`.
-      root: folder that may contain materials and textures; None for the mesh's own folder.
+      root: folder that may contain materials and textures; None for the mesh's own folder, and for
+        materials, textures and buffers in the folder above it (`assets.beside`). State the folder
+        of a file from an untrusted place.
       seed: seed of the sampling; every file is sampled with the same random numbers.
 
     Raises:
@@ -74,7 +75,9 @@ def read_content(
     Args:
       path: as in `read_cloud`.
       fill: value, 0 to 1, of all colour channels of mesh parts without a colour.
-      root: folder that may contain materials and textures; None for the mesh's own folder.
+      root: folder that may contain materials and textures; None for the mesh's own folder, and for
+        materials, textures and buffers in the folder above it (`assets.beside`). State the folder
+        of a file from an untrusted place.
 
     Raises:
       CloudError: the file is missing, corrupt or contains no usable point cloud.
@@ -82,16 +85,16 @@ def read_content(
     """
     path = Path(path)
     file_type = formats.suffix(path)
-    root = Path(root or path.parent)
-    # Not resolved: the references of a linked mesh are relative to the folder of the link.
-    folder = path.parent.relative_to(root).as_posix()
     try:
         formats.check_type(file_type)
         data = limits.read_file(path, limit=formats.FORMATS[file_type].size_limit)
-        references = Assets(archives.folder_reader(root), folder=folder)
+        references = assets.beside(path, root=None if root is None else Path(root))
         return meshes.load(data, file_type=file_type, references=references, fill=fill)
+    except IsADirectoryError as error:
+        raise CloudError("a folder, not a file") from error
     except OSError as error:
-        raise CloudError(f"cannot be read: {error.strerror or error}") from error
+        reason = error.strerror or str(error).removeprefix(f"{path}: ")
+        raise CloudError(f"cannot be read: {reason}") from error
     except (scene.MeshError, limits.LimitError) as error:
         raise CloudError(str(error)) from error
 

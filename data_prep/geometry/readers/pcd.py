@@ -10,7 +10,7 @@ import numpy as np
 from data_prep.foreign import limits
 from data_prep.geometry import scene
 from data_prep.geometry.assets import Assets
-from data_prep.geometry.readers import lzf
+from data_prep.geometry.readers import colouring, lzf
 
 _KINDS = ("ascii", "binary", "binary_compressed")
 _FIELDS = ("fields", "columns", "size", "type", "count", "width", "height", "points", "data")
@@ -166,11 +166,7 @@ def _colours(columns: dict[str, np.ndarray], notes: list[str]) -> np.ndarray | N
     for names in (("r", "g", "b"), ("red", "green", "blue")):
         channels = [columns[name] for name in names if name in columns]
         if len(channels) == 3 and all(channel.ndim == 1 for channel in channels):
-            rgb = np.nan_to_num(np.stack(channels, axis=1))
-            largest = rgb.max(initial=0)
-            if rgb.min(initial=0) < 0 or largest > 65535:
-                notes.append("colours outside of 0 to 65535, ignored")
-                return None
-            is_unit = rgb.dtype.kind == "f" and largest <= 1
-            return rgb.astype(np.float64) / (1 if is_unit else 255 if largest <= 255 else 65535)
+            return colouring.to_unit(
+                np.stack(channels, axis=1), code=channels[0].dtype.str[1:], notes=notes
+            )
     return None

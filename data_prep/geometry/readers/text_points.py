@@ -13,7 +13,7 @@ import numpy as np
 from data_prep.foreign import limits
 from data_prep.geometry import scene
 from data_prep.geometry.assets import Assets
-from data_prep.geometry.readers import text_columns
+from data_prep.geometry.readers import colouring, text_columns
 
 # Lines at the start that may be comments, names of columns or a number of points.
 _HEADER_LINES = 100
@@ -50,15 +50,15 @@ def read(data: bytes, *, assets: Assets, file_type: str, columns: str | None = N
         chosen = text_columns.from_names(names, count=table.shape[1])
     if chosen is None:
         chosen = text_columns.guess(table, file_type=file_type, notes=assets.notes)
-    rgb = table[:, chosen.rgb] if chosen.rgb is not None else None
+    colours = None
+    if chosen.rgb is not None:
+        colours = colouring.to_unit(table[:, chosen.rgb], code="f8", notes=assets.notes)
     xyz = table[:, chosen.xyz]
-    return scene.Scene(points=(scene.Points(xyz, text_columns.to_colours(rgb, assets.notes)),))
+    return scene.Scene(points=(scene.Points(xyz, colours),))
 
 
 def _decode(data: bytes) -> str:
     """Decodes text. MeshError for binary data."""
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16", errors="replace")
     if b"\0" in data[:4096]:
         raise scene.MeshError("binary data; expected rows of numbers")
     # Names and comments may have any encoding; numbers are ASCII.
