@@ -37,7 +37,10 @@ def box(size, *, unit="millimetre", colour=None):
       colour: sRGB, 0 to 1, of all faces, or None.
     """
     file = _File()
-    vector = lambda kind, values: file.add(f"{kind}('',({','.join(f'{v:.6f}' for v in values)}))")
+
+    def vector(kind, values):
+        return file.add(f"{kind}('',({','.join(f'{v:.6f}' for v in values)}))")
+
     corners = list(itertools.product((0, 1), repeat=3))
     points = {c: [s * side for s, side in zip(c, size, strict=True)] for c in corners}
     vertices = {

@@ -18,6 +18,7 @@ from data_prep.geometry.readers import colouring, text_columns
 # Lines at the start that may be comments, names of columns or a number of points.
 _HEADER_LINES = 100
 _COMMENTS = ("#", "//", "%", "!", "/*")
+_COMMENT = re.compile(r"[ \t]*(#|//|%|!).*")
 _SEPARATORS = str.maketrans(",;\t", "   ")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
 
@@ -89,8 +90,9 @@ def _read_header(text: str) -> tuple[list[str], int]:
         comment = line.startswith(_COMMENTS)
         words = re.split(r"[\s,;|]+", line.strip("#/%!*; \t").strip())
         if not comment and line:
-            if all(map(_is_number, line.translate(_SEPARATORS).split())):
-                if len(words) > 1:
+            numbers = _COMMENT.sub("", line).translate(_SEPARATORS).split()
+            if all(map(_is_number, numbers)):
+                if len(numbers) > 1:
                     return names, start
             elif re.fullmatch(r"[A-Z][a-z]?(\s+[-+.\deE]+){3,}", line):
                 raise scene.MeshError("a molecule; expected rows of numbers")
@@ -128,7 +130,7 @@ def _parse(text: str) -> np.ndarray:
     if re.search(r",[ \t]*,|;[ \t]*;", first):
         raise scene.MeshError("empty columns; expected a number in each")
     if any(sign in text for sign in ("#", "//", "%", "!")):
-        text = re.sub(r"[ \t]*(#|//|%|!).*", "", text)
+        text = _COMMENT.sub("", text)
     # Numbers of points above the rows of each scan of a pts file.
     text = re.sub(r"(?m)^[ \t]*\d+[ \t]*$", "", text)
     rows = io.StringIO(text.translate(_SEPARATORS))
