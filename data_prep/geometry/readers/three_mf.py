@@ -98,7 +98,7 @@ class _Reader:
         while stack:
             use, path, parent, depth, default = stack.pop()
             visited += 1
-            limits.PARTS.check(visited)
+            limits.NODES.check(visited)
             limits.DEPTH.check(depth)
             path = _attribute(use, "path") or path
             model = self._model(path)

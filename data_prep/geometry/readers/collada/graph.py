@@ -37,7 +37,7 @@ def instances(nodes: list[Element], *, doc: Document) -> Iterator[Placed]:
     while stack:
         node, parent, depth = stack.pop()
         visited += 1
-        limits.PARTS.check(visited)
+        limits.NODES.check(visited)
         limits.DEPTH.check(depth)
         transform = parent @ local_transform(node)
         children = []

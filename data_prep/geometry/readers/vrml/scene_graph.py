@@ -54,8 +54,8 @@ class Builder:
         while stack:
             node, parent, depth = stack.pop()
             visited += 1
-            limits.PARTS.check(visited // 10)  # a part has a few groups around it
-            limits.DEPTH.check(depth)
+            limits.NODES.check(visited)
+            limits.NESTING.check(depth)
             if node.kind == "Shape":
                 self._shape(node, parent)
                 limits.PARTS.check(len(self.parts) + len(self.points))
