@@ -84,10 +84,12 @@ CAD_BYTES = Limit(8 * 2**30, "bytes of memory", "MRD_MAX_CAD_BYTES")
 POINTS = Limit(20_000_000, "points", "MRD_MAX_POINTS")
 # Parts of a scene: primitives of glTF, materials or solids.
 PARTS = Limit(10_000, "parts", "MRD_MAX_PARTS")
-# Nodes and instances of a glTF scene. A node takes up to 30 us.
+# Nodes and instances of a scene. A node takes up to 30 us.
 NODES = Limit(200_000, "nodes", "MRD_MAX_NODES")
 # Depth of nested nodes in a glTF scene; a chain of bones may have hundreds.
 DEPTH = Limit(10_000, "levels of nodes", "MRD_MAX_DEPTH")
+# Depth of nested nodes in a VRML or X3D file, whose parsers are recursive.
+NESTING = Limit(150, "levels of nested nodes", "MRD_MAX_NESTING")
 # Pixels of a picture or texture: 8,192 x 8,192, 256 MB with alpha, and up to five copies while it
 # is decoded and laid on white.
 PIXELS = Limit(2**26, "pixels", "MRD_MAX_PIXELS")

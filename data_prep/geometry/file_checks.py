@@ -18,7 +18,7 @@ _SERVER_ERROR = re.compile(
 _LONGEST_MESSAGE = 65_536
 # First bytes -> name of a packed file, and the types of files that are of this kind.
 _PACKED = (
-    (b"\x1f\x8b", "gzip", ("gz", "svgz", "wrz")),
+    (b"\x1f\x8b", "gzip", ("gz", "svgz", "wrz", "wrl", "vrml", "x3d", "x3dv")),
     (b"PK\x03\x04", "a zip archive", ("npz", "zip", "3mf", "usdz", "sh3f", "kmz", "zae", "amf")),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", ("7z",)),
     (b"Rar!\x1a\x07", "a rar archive", ("rar",)),
@@ -81,7 +81,8 @@ def check(data: bytes, *, file_type: str) -> None:
     for first_bytes, name, types in _PACKED:
         if data.startswith(first_bytes) and file_type not in types:
             raise MeshError(f"the content is {name}, but the name ends in .{file_type}; unpack it")
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")) and b"\0" in data[2:6]:
+    is_utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff")) and b"\0" in data[2:6]
+    if is_utf16 and file_type not in _XML_TYPES:
         raise MeshError("text in UTF-16; save it as UTF-8")
     _check_markup(start, data, file_type=file_type)
     _check_message(start, data, file_type=file_type)

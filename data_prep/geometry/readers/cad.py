@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """CAD models in STEP and IGES files, converted to glTF by Open CASCADE (package cascadio)."""
 
-import dataclasses
+import json
+import struct
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from data_prep.foreign import limits
 from data_prep.geometry import formats, scene
@@ -14,6 +16,9 @@ from data_prep.geometry.readers import cad_conversion
 
 _TYPES = {"step": "step", "stp": "step", "iges": "iges", "igs": "iges"}
 _SIGNATURES = {"step": b"ISO-10303-21", "iges": b""}
+# The library converts lengths of STEP files to metres, and of IGES files to millimetres.
+_MILLIMETRE = 1e-3
+_GLB_HEADER, _CHUNK_HEADER = 12, 8
 
 
 def read(data: bytes, *, assets: Assets, file_type: str) -> scene.Scene:
@@ -34,11 +39,64 @@ def read(data: bytes, *, assets: Assets, file_type: str) -> scene.Scene:
     kind = _TYPES[file_type]
     if _SIGNATURES[kind] not in data[:256]:
         raise scene.MeshError(f"no {kind.upper()} file; it must begin with ISO-10303-21")
-    glb = _convert(data, kind=kind)
-    found = formats.reader("glb")(glb, assets=assets, file_type="glb")
-    if not found.parts:
+    header, tree, binary = _split(_convert(data, kind=kind))
+    parts = []
+    for coloured in (True, False):
+        glb = _join(header, _selected(tree, coloured=coloured), binary)
+        found = formats.reader("glb")(glb, assets=assets, file_type="glb").parts
+        # The standard of glTF makes a primitive without a material white.
+        parts += found if coloured else [scene.Part(part.triangles) for part in found]
+    if not parts:
         raise scene.MeshError("no surfaces, or corrupt ones")
-    return dataclasses.replace(found, up_axis="z", points=())
+    if kind == "iges":
+        parts = [scene.Part(part.triangles * _MILLIMETRE) for part in parts]
+        if _has_iges_colours(data):
+            assets.notes.append("colours of IGES files, ignored")
+    return scene.Scene(tuple(parts), up_axis="z")
+
+
+def _has_iges_colours(data: bytes) -> bool:
+    """Returns whether an entry of the directory of an IGES file has a colour.
+
+    An entry has two lines of 80 columns, with D in column 73; columns 17 to 24 of the second are
+    the colour, 0 or blank for none.
+    """
+    directory = [line for line in data.splitlines() if line[72:73] == b"D"]
+    return any(line[16:24].strip() not in (b"", b"0") for line in directory[1::2])
+
+
+def _split(glb: bytes) -> tuple[bytes, dict[str, Any], bytes]:
+    """Splits a GLB file into its header, the tree, and the chunks after it."""
+    (length,) = struct.unpack_from("<I", glb, _GLB_HEADER)
+    start = _GLB_HEADER + _CHUNK_HEADER
+    return glb[:_GLB_HEADER], json.loads(glb[start : start + length]), glb[start + length :]
+
+
+def _join(header: bytes, tree: dict[str, Any], binary: bytes) -> bytes:
+    """Returns a GLB file; the reverse of `_split`."""
+    text = json.dumps(tree).encode()
+    text += b" " * (-len(text) % 4)
+    size = _GLB_HEADER + _CHUNK_HEADER + len(text) + len(binary)
+    return header[:8] + struct.pack("<II4s", size, len(text), b"JSON") + text + binary
+
+
+def _selected(tree: dict[str, Any], *, coloured: bool) -> dict[str, Any]:
+    """Returns a tree with the triangles that have a material, or those without; no edges."""
+    meshes = [
+        [
+            primitive
+            for primitive in mesh["primitives"]
+            if primitive.get("mode", 4) == 4 and ("material" in primitive) == coloured
+        ]
+        for mesh in tree.get("meshes", ())
+    ]
+    nodes = [{k: v for k, v in node.items() if k != "mesh" or meshes[v]} for node in tree["nodes"]]
+    # A mesh must not be empty; those that no node names are not read.
+    kept = [
+        {**mesh, "primitives": chosen or mesh["primitives"]}
+        for mesh, chosen in zip(tree.get("meshes", ()), meshes, strict=True)
+    ]
+    return {**tree, "nodes": nodes, "meshes": kept}
 
 
 def _convert(data: bytes, *, kind: str) -> bytes:

@@ -11,9 +11,9 @@ from pathlib import Path
 # Exit statuses.
 NO_SURFACES, OUT_OF_MEMORY = 3, 4
 # Largest distance between a surface and its triangles, as a part of the length of an edge, and
-# largest angle between neighbouring triangles of a curved surface, in radians: a sphere's triangles
-# are within 0.5% of its radius. Relative, so that the result is independent of the size of the model
-# and of its unit. Other values change the clouds of all CAD models.
+# largest angle between neighbouring triangles of a curved surface, in radians: the triangles of a
+# sphere are within 0.5% of its radius. Relative, so that the result does not depend on the size of
+# the model and on its unit. Other values change the clouds of all CAD models.
 RELATIVE_TOLERANCE = 0.01
 ANGULAR_TOLERANCE = 0.2
 

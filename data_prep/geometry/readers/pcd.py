@@ -10,7 +10,7 @@ import numpy as np
 from data_prep.foreign import limits
 from data_prep.geometry import scene
 from data_prep.geometry.assets import Assets
-from data_prep.geometry.readers import lzf
+from data_prep.geometry.readers import colouring, lzf
 
 _KINDS = ("ascii", "binary", "binary_compressed")
 _FIELDS = ("fields", "columns", "size", "type", "count", "width", "height", "points", "data")
@@ -78,7 +78,9 @@ def _layout(header: dict[str, list[str]]) -> list[tuple]:
     if not names or not len(names) == len(sizes) == len(kinds) == len(counts):
         raise scene.MeshError("a header whose FIELDS, SIZE, TYPE and COUNT differ in length")
     fields, used = [], set()
-    for index, (name, size, kind, count) in enumerate(zip(names, sizes, kinds, counts)):
+    for index, (name, size, kind, count) in enumerate(
+        zip(names, sizes, kinds, counts, strict=True)
+    ):
         code = f"<{kind.lower()}{size}"
         if code not in ("<f4", "<f8", *(f"<{k}{n}" for k in "iu" for n in (1, 2, 4, 8))):
             raise scene.MeshError(f"a field of type {kind} and size {size}")
@@ -129,7 +131,7 @@ def _read_ascii(body: bytes, dtype: np.dtype, *, count: int) -> dict[str, np.nda
         raise scene.MeshError(f"rows of {table.shape[1]} numbers; expected {sum(widths)}")
     columns, first = {}, 0
     with np.errstate(invalid="ignore", over="ignore"):
-        for name, width in zip(dtype.names, widths):
+        for name, width in zip(dtype.names, widths, strict=True):
             if width == 1:
                 columns[name] = table[:, first].astype(dtype[name].base)
             first += width
@@ -164,11 +166,7 @@ def _colours(columns: dict[str, np.ndarray], notes: list[str]) -> np.ndarray | N
     for names in (("r", "g", "b"), ("red", "green", "blue")):
         channels = [columns[name] for name in names if name in columns]
         if len(channels) == 3 and all(channel.ndim == 1 for channel in channels):
-            rgb = np.nan_to_num(np.stack(channels, axis=1))
-            largest = rgb.max(initial=0)
-            if rgb.min(initial=0) < 0 or largest > 65535:
-                notes.append("colours outside of 0 to 65535, ignored")
-                return None
-            is_unit = rgb.dtype.kind == "f" and largest <= 1
-            return rgb.astype(np.float64) / (1 if is_unit else 255 if largest <= 255 else 65535)
+            return colouring.to_unit(
+                np.stack(channels, axis=1), code=channels[0].dtype.str[1:], notes=notes
+            )
     return None

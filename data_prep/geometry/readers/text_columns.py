@@ -146,21 +146,3 @@ def _are_colours(triple: np.ndarray) -> bool:
     if not len(triple) or triple.min() < 0:
         return False
     return bool(triple.max() <= 1 or (triple.max() <= 65535 and not (triple % 1).any()))
-
-
-def to_colours(rgb: np.ndarray | None, notes: list[str]) -> np.ndarray | None:
-    """Returns colours as floats 0 to 1; None, and a note, if they are none.
-
-    Args:
-      rgb: [rows, 3], 0 to 1, 0 to 255 or 0 to 65535; None for none.
-      notes: list to which a note is appended if a value is outside.
-    """
-    if rgb is None:
-        return None
-    rgb = np.nan_to_num(rgb)
-    largest = rgb.max(initial=0)
-    if rgb.min(initial=0) < 0 or largest > 65535:
-        notes.append("colours outside of 0 to 65535, ignored")
-        return None
-    scale = 1 if largest <= 1 else 255 if largest <= 255 else 65535
-    return rgb / scale

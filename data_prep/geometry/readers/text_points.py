@@ -13,11 +13,12 @@ import numpy as np
 from data_prep.foreign import limits
 from data_prep.geometry import scene
 from data_prep.geometry.assets import Assets
-from data_prep.geometry.readers import text_columns
+from data_prep.geometry.readers import colouring, text_columns
 
 # Lines at the start that may be comments, names of columns or a number of points.
 _HEADER_LINES = 100
 _COMMENTS = ("#", "//", "%", "!", "/*")
+_COMMENT = re.compile(r"[ \t]*(#|//|%|!).*")
 _SEPARATORS = str.maketrans(",;\t", "   ")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
 
@@ -50,15 +51,15 @@ def read(data: bytes, *, assets: Assets, file_type: str, columns: str | None = N
         chosen = text_columns.from_names(names, count=table.shape[1])
     if chosen is None:
         chosen = text_columns.guess(table, file_type=file_type, notes=assets.notes)
-    rgb = table[:, chosen.rgb] if chosen.rgb is not None else None
+    colours = None
+    if chosen.rgb is not None:
+        colours = colouring.to_unit(table[:, chosen.rgb], code="f8", notes=assets.notes)
     xyz = table[:, chosen.xyz]
-    return scene.Scene(points=(scene.Points(xyz, text_columns.to_colours(rgb, assets.notes)),))
+    return scene.Scene(points=(scene.Points(xyz, colours),))
 
 
 def _decode(data: bytes) -> str:
     """Decodes text. MeshError for binary data."""
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16", errors="replace")
     if b"\0" in data[:4096]:
         raise scene.MeshError("binary data; expected rows of numbers")
     # Names and comments may have any encoding; numbers are ASCII.
@@ -89,8 +90,9 @@ def _read_header(text: str) -> tuple[list[str], int]:
         comment = line.startswith(_COMMENTS)
         words = re.split(r"[\s,;|]+", line.strip("#/%!*; \t").strip())
         if not comment and line:
-            if all(map(_is_number, line.translate(_SEPARATORS).split())):
-                if len(words) > 1:
+            numbers = _COMMENT.sub("", line).translate(_SEPARATORS).split()
+            if all(map(_is_number, numbers)):
+                if len(numbers) > 1:
                     return names, start
             elif re.fullmatch(r"[A-Z][a-z]?(\s+[-+.\deE]+){3,}", line):
                 raise scene.MeshError("a molecule; expected rows of numbers")
@@ -128,7 +130,7 @@ def _parse(text: str) -> np.ndarray:
     if re.search(r",[ \t]*,|;[ \t]*;", first):
         raise scene.MeshError("empty columns; expected a number in each")
     if any(sign in text for sign in ("#", "//", "%", "!")):
-        text = re.sub(r"[ \t]*(#|//|%|!).*", "", text)
+        text = _COMMENT.sub("", text)
     # Numbers of points above the rows of each scan of a pts file.
     text = re.sub(r"(?m)^[ \t]*\d+[ \t]*$", "", text)
     rows = io.StringIO(text.translate(_SEPARATORS))

@@ -98,7 +98,7 @@ class _Reader:
         while stack:
             use, path, parent, depth, default = stack.pop()
             visited += 1
-            limits.PARTS.check(visited)
+            limits.NODES.check(visited)
             limits.DEPTH.check(depth)
             path = _attribute(use, "path") or path
             model = self._model(path)
@@ -167,9 +167,11 @@ def _parts(
     if mesh.find("beamlattice") is not None:
         notes.append("lattice of beams, ignored")
     try:
-        xyz = np.array([[v.get(axis) for axis in "xyz"] for v in vertices], np.float64)
-        corners = np.array([[f.get(name) for name in ("v1", "v2", "v3")] for f in faces], np.int64)
-    except (TypeError, ValueError, OverflowError) as error:
+        xyz = np.array([[v.attrib[axis] for axis in "xyz"] for v in vertices], np.float64)
+        corners = np.array(
+            [[f.attrib[name] for name in ("v1", "v2", "v3")] for f in faces], np.int64
+        )
+    except (KeyError, ValueError, OverflowError) as error:
         raise scene.MeshError("a vertex or triangle without numbers") from error
     if not len(corners):
         return []

@@ -37,7 +37,7 @@ def instances(nodes: list[Element], *, doc: Document) -> Iterator[Placed]:
     while stack:
         node, parent, depth = stack.pop()
         visited += 1
-        limits.PARTS.check(visited)
+        limits.NODES.check(visited)
         limits.DEPTH.check(depth)
         transform = parent @ local_transform(node)
         children = []
@@ -116,7 +116,7 @@ def _look_at(values: np.ndarray) -> np.ndarray:
     result = np.eye(4)
     if all(lengths):
         axes = (right, above, backward)
-        result[:3, :3] = np.stack([axis / n for axis, n in zip(axes, lengths)], axis=1)
+        result[:3, :3] = np.stack([axis / n for axis, n in zip(axes, lengths, strict=True)], axis=1)
     result[:3, 3] = eye
     return result
 

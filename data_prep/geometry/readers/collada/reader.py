@@ -8,6 +8,7 @@ import numpy as np
 from data_prep.foreign import limits
 from data_prep.geometry import scene
 from data_prep.geometry.assets import Assets
+from data_prep.geometry.readers import colouring
 from data_prep.geometry.readers.collada import (
     document,
     graph,
@@ -209,8 +210,10 @@ class _Reader:
         colours = primitive.colours
         if texture is not None and colours is not None:
             if (colours[..., :3] < 1).any():
-                self._notes.append("vertex colours beside a texture, ignored")
+                self._notes.append(colouring.BESIDE_TEXTURE)
             colours = None
+        if colours is not None and material.colour is not None and (colours[..., :3] == 1).all():
+            colours = None  # of programs that write colours for every mesh
         if texture is None and colours is None and material.colour is not None:
             texture = scene.plain(*material.colour)
         return scene.Part(

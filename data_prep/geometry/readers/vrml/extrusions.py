@@ -51,8 +51,8 @@ def _per_point(rows: np.ndarray, default: list[float], count: int) -> np.ndarray
 def _planes(spine: np.ndarray) -> np.ndarray:
     """Returns the axes of the cross section at each point, as columns, float64 [spine, 3, 3].
 
-    The y axis follows the spine; the z axis is normal to its bend, does not turn over from one point
-    to the next, and is that of a neighbour where the spine is straight.
+    The y axis follows the spine; the z axis is normal to its bend, does not turn over from one
+    point to the next, and is that of a neighbour where the spine is straight.
     """
     closed = len(spine) > 2 and np.array_equal(spine[0], spine[-1])
     before = np.concatenate([spine[-2:-1] if closed else spine[:1], spine[:-1]])

@@ -8,6 +8,7 @@ import numpy as np
 from data_prep.foreign import limits
 from data_prep.geometry import scene
 from data_prep.geometry.assets import Assets
+from data_prep.geometry.readers import colouring
 from data_prep.geometry.readers.vrml import faces, solids, transforms
 from data_prep.geometry.readers.vrml.nodes import Node
 
@@ -53,8 +54,8 @@ class Builder:
         while stack:
             node, parent, depth = stack.pop()
             visited += 1
-            limits.PARTS.check(visited // 10)  # a part has a few groups around it
-            limits.DEPTH.check(depth)
+            limits.NODES.check(visited)
+            limits.NESTING.check(depth)
             if node.kind == "Shape":
                 self._shape(node, parent)
                 limits.PARTS.check(len(self.parts) + len(self.points))
@@ -116,7 +117,7 @@ class Builder:
             opacity = 1 - float(np.clip(material.vector("transparency", 0)[0], 0, 1))
         if texture is not None and colours is not None:
             if (colours[..., :3] < 1).any():
-                self._assets.notes.append("vertex colours beside a texture, ignored")
+                self._assets.notes.append(colouring.BESIDE_TEXTURE)
             colours = None
         if texture is None and colours is None and material is not None:
             texture = scene.plain(*plain_colour(material))

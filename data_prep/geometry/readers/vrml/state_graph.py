@@ -70,11 +70,11 @@ class Builder:
 
     def _children(self, node: Node, state: _State, *, depth: int) -> _State:
         """Visits the children of a group, and returns the properties after it."""
-        limits.DEPTH.check(depth)
+        limits.NESTING.check(depth)
         before = state
         for child in self._shown(node):
             self._visited += 1
-            limits.PARTS.check(self._visited // 100)  # properties are nodes as well
+            limits.NODES.check(self._visited // 10)  # nodes of properties, too
             state = self._visit(child, state, depth=depth)
         if node.kind == "TransformSeparator":
             return dataclasses.replace(state, transform=before.transform)

@@ -25,8 +25,8 @@ _TOKEN = re.compile(
 _NUMBER = re.compile(r"[+-]?(\d|\.\d)")
 # Nodes without geometry whose bodies declare fields, unlike those of others.
 _SKIPPED = ("Script", "ComposedShader", "ShaderProgram", "PackagedShader")
-# Nodes of a mesh: transform, shape, appearance, material, texture, faces, coordinates, ...
-_NODES_PER_PART = 100
+# Nodes of a shape: transform, shape, appearance, material, texture, faces, coordinates, ...
+_NODES_PER_INSTANCE = 10
 
 
 class Parser:
@@ -71,7 +71,7 @@ class Parser:
 
     def _body(self, node: Node, *, depth: int) -> None:
         """Parses the body of a node, up to its brace or the end of the file."""
-        limits.DEPTH.check(depth)
+        limits.NESTING.check(depth)
         while True:
             token = self._next()
             if token == "":
@@ -119,7 +119,7 @@ class Parser:
         if self._next() != "{":
             raise scene.MeshError("a node without a brace")
         self._count += 1
-        limits.PARTS.check(self._count // _NODES_PER_PART)
+        limits.NODES.check(self._count // _NODES_PER_INSTANCE)
         node = Node(token)
         if token in _SKIPPED:
             self._skip()

@@ -35,7 +35,7 @@ def _fill(
     node: Node, element: Element, named: dict[str, Node], *, notes: list[str], depth: int
 ) -> None:
     """Adds the children of an element to a node."""
-    limits.DEPTH.check(depth)
+    limits.NESTING.check(depth)
     for child in element:
         role = child.get("containerField", "")
         if "USE" in child.attrib:
