@@ -56,7 +56,9 @@ class _Builder:
         self.points: list[scene.Points] = []
         self._document = document
         self._joints: dict[int, np.ndarray] = {}
-        self._counts = {limits.FACES: 0, limits.VERTICES: 0, limits.POINTS: 0, limits.PARTS: 0}
+        counted = (limits.FACES, limits.VERTICES, limits.POINTS, limits.PARTS)
+        self._counts = dict.fromkeys(counted, 0)
+        self._largest = {limit: limit.maximum() for limit in counted}
 
     def add(self, placement: Placement) -> None:
         """Adds all primitives of a mesh."""
@@ -80,7 +82,8 @@ class _Builder:
 
     def _count(self, limit: limits.Limit, count: int) -> None:
         self._counts[limit] += count
-        limit.check(self._counts[limit])
+        if self._counts[limit] > self._largest[limit]:
+            limit.check(self._counts[limit])
 
     def _add_part(
         self, primitive: Primitive, placement: Placement, weights: tuple[float, ...]
