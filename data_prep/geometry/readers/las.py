@@ -2,6 +2,7 @@
 """Point clouds of laser scanners in LAS and LAZ files."""
 
 import io
+import struct
 
 import laspy
 import numpy as np
@@ -9,6 +10,10 @@ import numpy as np
 from data_prep.foreign import limits
 from data_prep.geometry import scene
 from data_prep.geometry.assets import Assets
+
+# Position in a file of the sizes of the header and of all data before the points, and of the number
+# of records between; and the least size of a record.
+_HEADER_SIZES, _HEADER_END, _RECORD_BYTES = 94, 104, 54
 
 
 def read(data: bytes, *, assets: Assets, file_type: str) -> scene.Scene:
@@ -27,8 +32,9 @@ def read(data: bytes, *, assets: Assets, file_type: str) -> scene.Scene:
       limits.LimitError: there are too many points.
     """
     del file_type
+    _check_records(data)
     try:
-        with laspy.open(io.BytesIO(data), closefd=False) as reader:
+        with laspy.open(io.BytesIO(data), closefd=False, read_evlrs=False) as reader:
             header = reader.header
             limits.POINTS.check(header.point_count)
             names = set(header.point_format.dimension_names)
@@ -52,6 +58,19 @@ def read(data: bytes, *, assets: Assets, file_type: str) -> scene.Scene:
         assets.notes.append(f"withheld points, dropped: {np.count_nonzero(~kept)}")
         xyz, rgb = xyz[kept], None if rgb is None else rgb[kept]
     return scene.Scene(points=(scene.Points(xyz, rgb),))
+
+
+def _check_records(data: bytes) -> None:
+    """Checks the number of records before the points, which the library reads without a limit.
+
+    Raises:
+      MeshError: there are more than the file can hold, or the header is truncated.
+    """
+    if len(data) < _HEADER_END or data[:4] != b"LASF":
+        raise scene.MeshError("no LAS file, or a truncated header")
+    header, points, records = struct.unpack_from("<HII", data, _HEADER_SIZES)
+    if not header + records * _RECORD_BYTES <= points <= len(data):
+        raise scene.MeshError("a corrupt header, or a truncated file")
 
 
 def _colours(points, names: set[str], *, notes: list[str]) -> np.ndarray | None:
