@@ -21,10 +21,12 @@ from data_prep import (
     lock,
     offline_teacher,
     prepare,
+    shape_names,
     sources,
     teachers,
     timing,
 )
+from data_prep.geometry import formats
 from data_prep.options import Options
 from data_prep.sources import published
 from data_prep.teachers import names
@@ -47,7 +49,7 @@ def build(options: Options) -> Path:
       lock.BusyError: another build is writing into the output folder.
     """
     prepare.check_input(options.source, options.input)
-    origin = sources.SOURCES[options.source]
+    origin = sources.find(options.source, label_from=options.label_from)
     class_set = published.find_class_set(
         origin, source=options.source, input_dir=options.input, teacher=options.teacher
     )
@@ -81,6 +83,7 @@ def _run_stages(
             image_size=options.image_size,
             workers=options.workers,
             seed=options.seed,
+            label_from=options.label_from,
         )
         print(summary)
         prepared = catalogue.read_catalogue(prepare.shard_paths(cache))
@@ -112,18 +115,26 @@ def _check_existing(options: Options) -> None:
     """Checks, before hours of work, that an existing data set was built with these options."""
     if options.overwrite or not options.target.exists():
         return
-    found = source.read_metadata(options.target).get("build")
+    metadata = source.read_metadata(options.target)
+    found = metadata.get("build")
     if not isinstance(found, dict):
         raise ValueError(
             f"{options.target} was not written by data_prep.build; pass --overwrite to replace "
             "it, or choose another --output"
         )
-    for name, value in options.content().items():
+    for name, value in ({"label_from": None} | options.content()).items():
         if found.get(name) != value:
             raise ValueError(
                 f"{options.target} was built with --{name} {found.get(name)}, but --{name} "
                 f"{value} was given; pass --overwrite to replace it, or choose another --output"
             )
+    version = source.reader_version(metadata)
+    if version not in (None, formats.READER_VERSION):
+        raise ValueError(
+            f"{options.target} was built with version {version} of the readers of files, and this "
+            f"is version {formats.READER_VERSION}, which would prepare all shapes again; pass "
+            "--overwrite to replace it, or choose another --output"
+        )
 
 
 def _load_teacher(
@@ -222,6 +233,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
         default=Options.dtype,
         help=f"dtype of the teacher's activations; {default}",
     )
+    add("--label_from", help=f"for --source folder: {shape_names.LABEL_FROM_HELP}")
     add("--overwrite", action="store_true", help="replace a data set built with other options")
     values = vars(parser.parse_args(arguments))
     del values["debug"]

@@ -2,8 +2,9 @@
 """Reads meshes and point clouds from files, and brings them under an encoder's conventions."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -60,7 +61,7 @@ def read_cloud(
     """
     content = read_content(path, fill=conventions.colour_fill, root=root)
     xyz, rgb = sample_content(content, points=conventions.points, seed=seed)
-    up = up or content.up_axis or formats.up_axis(path)
+    up = vertical_axis(path, content, stated=up).up
     cloud = prepare_cloud(xyz, rgb, conventions=conventions, up=up, seed=seed)
     return dataclasses.replace(cloud, faults=content.notes)
 
@@ -97,6 +98,34 @@ def read_content(
         raise CloudError(f"cannot be read: {reason}") from error
     except (scene.MeshError, limits.LimitError) as error:
         raise CloudError(str(error)) from error
+
+
+class VerticalAxis(NamedTuple):
+    """Vertical axis of a file.
+
+    Attributes:
+      up: "y" or "z".
+      is_assumed: whether it is a habit of the file type, and nothing states it.
+    """
+
+    up: str
+    is_assumed: bool
+
+
+def vertical_axis(
+    path: Path | str, content: meshes.Content | None, *, stated: str | None
+) -> VerticalAxis:
+    """Returns the vertical axis of a file: as the user states it, else the file, else its type.
+
+    Args:
+      path: path of the file.
+      content: content of the file; None if it could not be read.
+      stated: "y" or "z", from a table or a flag; None or "" if neither states it.
+    """
+    up = stated or (content and content.up_axis)
+    if up:
+        return VerticalAxis(up, False)
+    return VerticalAxis(formats.up_axis(path), not formats.up_is_certain(path))
 
 
 def sample_content(
@@ -193,28 +222,6 @@ def unit_colours(rgb: np.ndarray | None, *, count: int, fill: float) -> np.ndarr
             f"colours span {rgb.min()} to {rgb.max()}; expected floats 0 to 1 or integers 0 to 255"
         )
     return (rgb / np.float64(largest)).astype(np.float32)
-
-
-def find_files(places: Iterable[Path | str], *, exclude: Path | None = None) -> Iterator[Path]:
-    """Yields files, and the files of known types below folders, sorted within a folder.
-
-    Args:
-      places: files and folders; their order is kept.
-      exclude: file to skip although its type is known, such as the output.
-
-    Raises:
-      FileNotFoundError: a folder contains no file of a known type.
-    """
-    excluded = exclude.resolve() if exclude else None
-    for place in map(Path, places):
-        files = [place]
-        if place.is_dir():
-            known = (p for p in sorted(place.rglob("*")) if formats.suffix(p) in formats.TYPES)
-            files = [path for path in known if path.is_file() and path.resolve() != excluded]
-        if not files:
-            types = ", ".join(formats.TYPES)
-            raise FileNotFoundError(f"{place} holds no file of a known type: {types}")
-        yield from files
 
 
 def check_readable(paths: Iterable[Path]) -> None:
