@@ -82,7 +82,12 @@ class Inspection:
 
 
 def inspect_file(
-    path: Path, *, up: str | None = None, root: Path | str | None = None, seed: int = 0
+    path: Path,
+    *,
+    up: str | None = None,
+    root: Path | str | None = None,
+    columns: str | None = None,
+    seed: int = 0,
 ) -> Inspection:
     """Reads one file as `clouds.read_cloud` does, and reports what is in it.
 
@@ -92,6 +97,7 @@ def inspect_file(
         that of its type.
       root: folder that may contain materials and textures; None for a file that the user named, see
         `assets.beside`.
+      columns: names of the columns of a text file, as in `clouds.read_cloud`.
       seed: seed of the sampling.
 
     Returns:
@@ -103,7 +109,9 @@ def inspect_file(
     axis = clouds.vertical_axis(path, None, stated=up)
     facts = Facts(printable(str(path)), up_axis=axis.up)
     try:
-        content = clouds.read_content(path, fill=CONVENTIONS.colour_fill, root=root)
+        content = clouds.read_content(
+            path, fill=CONVENTIONS.colour_fill, root=root, columns=columns
+        )
         axis = clouds.vertical_axis(path, content, stated=up)
         facts.up_axis, facts.notes = axis.up, list(content.notes)
         if content.surface is not None:

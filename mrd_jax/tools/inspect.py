@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "fewer files, or leave --sheet out"
         )
     rows, status = [], 0
-    for inspected in _inspect(listing, up=options.up):
+    for inspected in _inspect(listing, up=options.up, columns=options.columns):
         facts = inspected.facts
         status = 1 if facts.error else status
         text = format_facts(facts, up_is_assumed=inspected.up_is_assumed) + "\n"
@@ -62,10 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _inspect(listing: shape_files.Listing, *, up: str | None) -> Iterator[inspection.Inspection]:
+def _inspect(
+    listing: shape_files.Listing, *, up: str | None, columns: str | None
+) -> Iterator[inspection.Inspection]:
     """Yields the inspections of all files, and the errors of entries that cannot be read."""
     for file in listing.files:
-        yield inspection.inspect_file(file.path, up=file.up or up, root=file.root or None)
+        yield inspection.inspect_file(
+            file.path, up=file.up or up, root=file.root or None, columns=columns
+        )
     for path, reason in listing.skipped:
         yield inspection.Inspection(inspection.Facts(printable(str(path)), error=reason))
 
@@ -93,6 +97,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="vertical axis of the files without one in a table; by default y for glb, gltf and "
         "obj, z for the other types",
     )
+    add("--columns", help=formats.COLUMNS_HELP)
     options = parser.parse_args(arguments)
     if options.sheet and options.sheet.suffix.lower() != ".png":
         parser.error(f"--sheet is {str(options.sheet)!r}; expected a file that ends in .png")
