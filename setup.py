@@ -40,7 +40,6 @@ EXTRAS = {
         "h5py>=3.11,<4",
         "safetensors>=0.5,<1",
         "transformers>=4.57,<5",
-        "trimesh>=5.2,<6",
     ],
     # CAD models (cascadio), and point clouds of laser scanners.
     "formats": [
@@ -64,6 +63,8 @@ EXTRAS = {
         "scikit-learn>=1.6,<2",
         # Builds the wheel that the tests install.
         "setuptools>=77,<82",
+        # Writes meshes in tests and benchmarks, and reads them independently.
+        "trimesh>=5.2,<6",
     ],
     # The documentation's site, and the notebooks in it.
     "docs": ["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2"],
