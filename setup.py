@@ -41,10 +41,11 @@ EXTRAS = {
         "safetensors>=0.5,<1",
         "transformers>=4.57,<5",
     ],
-    # CAD models (cascadio), and point clouds of laser scanners.
+    # CAD models (cascadio), point clouds of laser scanners, and meshoptimizer's compression.
     "formats": [
         "cascadio>=0.1.1,<0.2",
         "laspy[lazrs]>=2.7,<3",
+        "meshopt>=0.1,<0.2",
         "pye57>=0.4.19,<0.5",
     ],
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
