@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stream of training batches, a pure function of (seed, step)."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from concurrent import futures
 from typing import Any
 
 import grain
@@ -12,8 +13,11 @@ from mrd_jax.data import batch_spec, captions, corrupt_records
 from mrd_jax.data.hard_negatives import neighbour_index, sampler
 from mrd_jax.data.source import CorruptRecordError, RecordSource
 
-# One thread prefetches two batches: on one core, decoding and stacking are faster than any step.
-READ_OPTIONS = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+# Threads that decode and stack batches: the interpreter lock leaves nothing to gain beyond two.
+DECODERS = 2
+# Default of `config.data.read_threads` for data in a bucket, where a request takes tens of
+# milliseconds. Files on a disk are read by the threads that decode.
+BUCKET_READ_THREADS = 64
 
 # Fields of a record that a step needs; the others stay undecoded.
 FIELDS = (
@@ -108,7 +112,67 @@ def train_stream(
         .map_with_index(finish)[:MAX_SAMPLES]
         .batch(local_batch)[process_index::process_count]
     )
-    return iter(dataset[start_step:].to_iter_dataset(READ_OPTIONS))
+    threads = read_threads(config)
+    batches: Any = dataset
+    if threads:
+        indices = order[:MAX_SAMPLES].batch(local_batch)[process_index::process_count]
+        batches = grain.MapDataset.source(_ReadAhead(dataset, indices, source, threads=threads))
+    # A batch is in flight per thread.
+    options = grain.ReadOptions(
+        num_threads=max(DECODERS, -(-threads // local_batch)),
+        prefetch_buffer_size=max(2 * DECODERS, 1 - (-threads // local_batch)),
+    )
+    return _checked(batches[start_step:].to_iter_dataset(options), corrupt, start_step=start_step)
+
+
+def _checked(
+    batches: Iterable[dict[str, np.ndarray]],
+    corrupt: corrupt_records.CorruptRecords,
+    *,
+    start_step: int,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields batches in order, and stops at the first with too many corrupt records up to it.
+
+    The threads that load batches meet the corrupt records of later steps earlier or later.
+    """
+    for step, batch in enumerate(batches, start_step):
+        corrupt.check(step)
+        yield batch
+
+
+def read_threads(config: ConfigDict) -> int:
+    """Returns the number of threads that read records ahead, for `config.data.read_threads`.
+
+    Args:
+      config: config of the run; reads data.directory and data.read_threads.
+    """
+    if config.data.read_threads >= 0:
+        return config.data.read_threads
+    return BUCKET_READ_THREADS if "://" in str(config.data.directory) else 0
+
+
+class _ReadAhead:
+    """Batches whose records are requested all at once, by many threads, before they are decoded.
+
+    Args:
+      batches: batches of decoded records.
+      indices: records of the rows of each batch.
+      source: split that the batches are read from.
+      threads: number of threads.
+    """
+
+    def __init__(self, batches: Any, indices: Any, source: RecordSource, *, threads: int):
+        self._batches = batches
+        self._indices = indices
+        self._source = source
+        self._pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="read-record")
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        self._source.request(self._indices[step].tolist(), self._pool)
+        return self._batches[step]
 
 
 def _order(

@@ -6,7 +6,8 @@ import hashlib
 import itertools
 import json
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent import futures
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -66,6 +67,7 @@ class RecordSource:
         self._ends = list(itertools.accumulate(count for _, count in shards))
         self._skipped = skipped or [0] * len(shards)
         self._cached: dict[int, dict[str, Any]] | None = {} if cache else None
+        self._requested: dict[int, futures.Future] = {}
 
     def __len__(self) -> int:
         return len(self._records)
@@ -102,9 +104,21 @@ class RecordSource:
             cached.update(self._decode(index, missing))
         return {name: cached[name] for name in fields}
 
+    def request(self, indices: Iterable[int], pool: futures.Executor) -> None:
+        """Starts to read records in other threads; the next `read` of each waits for its bytes.
+
+        Args:
+          indices: positions in the split.
+          pool: threads that read.
+        """
+        for index in indices:
+            if self._cached is None or index not in self._cached:
+                self._requested[index] = pool.submit(self._records.__getitem__, index)
+
     def _decode(self, index: int, fields: Sequence[str]) -> dict[str, Any]:
+        requested = self._requested.pop(index, None)
         try:
-            record = self._records[index]
+            record = requested.result() if requested else self._records[index]
             return {name: _decode_text(name, record[name]) for name in fields}
         except (RuntimeError, ValueError) as error:
             raise self.corrupt_record_error(index, error) from error

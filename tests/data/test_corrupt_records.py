@@ -208,3 +208,19 @@ def test_a_corrupt_training_split_is_not_embedded_for_evaluation(copied, caplog)
     assert expected in caplog.text
     with pytest.raises(source.CorruptRecordError):
         final.embed_training_split(evaluator(0), {})
+
+
+@pytest.mark.parametrize("threads", [0, 8])
+@pytest.mark.parametrize("allowed", [0, 1, 2])
+def test_stream_ends_at_the_first_batch_that_exceeds_the_limit(threads, allowed):
+    """Batches of later steps are loaded at the same time; they do not end the stream earlier."""
+    planned = batches(config_of(), 30)
+    met = [set(CORRUPT) & {int(i) for batch in planned[: n + 1] for i in batch["index"]}
+           for n in range(30)]  # fmt: skip
+    last = next(step for step, indices in enumerate(met) if len(indices) > allowed)
+    config = config_of(corrupt_records=allowed, read_threads=threads)
+    got = []
+    with pytest.raises(corrupt_records.TooManyCorruptRecordsError, match=f"allows {allowed} "):
+        for batch in loader.train_stream(records(), config):
+            got.append(batch)
+    assert len(got) == last
