@@ -152,21 +152,27 @@ class CorruptRecords:
         """Adds a corrupt record, with a warning if it is new; raises if there are too many."""
         with self._lock:
             is_new = index not in self._first_steps
+            # Threads may meet a record in a later step first; then the file gets a second line.
             has_changed = self._add_step(index, step)
             self._errors[index] = str(error)
+            if has_changed and self.count(step) <= self._limit:
+                entry = {"record": index, "step": step, "id": self._read_id(index)}
+                self._append(entry | {"error": str(error)})
+                if is_new:
+                    LOGGER.warning(
+                        "record %s is corrupt and is replaced, %d of at most %d: %s",
+                        entry["id"] or "of unknown id",
+                        len(self._first_steps),
+                        self._limit,
+                        error,
+                    )
         self.check(step)
-        if has_changed and is_new:
-            entry = {"record": index, "step": step, "id": self._read_id(index), "error": str(error)}
-            LOGGER.warning(
-                "record %s is corrupt and is replaced, %d of at most %d: %s",
-                entry["id"] or "of unknown id",
-                len(self._first_steps),
-                self._limit,
-                error,
-            )
-            if self._path is not None:
-                with self._path.open("a") as file:
-                    file.write(json.dumps(entry) + "\n")
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        """Appends a line to the file of this process."""
+        if self._path is not None:
+            with self._path.open("a") as file:
+                file.write(json.dumps(entry) + "\n")
 
     def _add_step(self, index: int, step: int) -> bool:
         """Updates the first step that met a record; returns whether it has changed."""

@@ -2,22 +2,15 @@
 """Stream of training batches, a pure function of (seed, step)."""
 
 from collections.abc import Collection, Iterable, Iterator
-from concurrent import futures
 from typing import Any
 
 import grain
 import numpy as np
 from ml_collections import ConfigDict
 
-from mrd_jax.data import batch_spec, captions, corrupt_records
+from mrd_jax.data import batch_spec, captions, corrupt_records, read_ahead
 from mrd_jax.data.hard_negatives import neighbour_index, sampler
 from mrd_jax.data.source import CorruptRecordError, RecordSource
-
-# Threads that decode and stack batches: the interpreter lock leaves nothing to gain beyond two.
-DECODERS = 2
-# Default of `config.data.read_threads` for data in a bucket, where a request takes tens of
-# milliseconds. Files on a disk are read by the threads that decode.
-BUCKET_READ_THREADS = 64
 
 # Fields of a record that a step needs; the others stay undecoded.
 FIELDS = (
@@ -112,17 +105,17 @@ def train_stream(
         .map_with_index(finish)[:MAX_SAMPLES]
         .batch(local_batch)[process_index::process_count]
     )
-    threads = read_threads(config)
-    batches: Any = dataset
-    if threads:
-        indices = order[:MAX_SAMPLES].batch(local_batch)[process_index::process_count]
-        batches = grain.MapDataset.source(_ReadAhead(dataset, indices, source, threads=threads))
-    # A batch is in flight per thread.
-    options = grain.ReadOptions(
-        num_threads=max(DECODERS, -(-threads // local_batch)),
-        prefetch_buffer_size=max(2 * DECODERS, 1 - (-threads // local_batch)),
+    planned = order[:MAX_SAMPLES].batch(local_batch)[process_index::process_count]
+    batches = read_ahead.iterate(
+        dataset.__getitem__,
+        indices=lambda number: planned[number].tolist(),
+        records=source,
+        batch_size=local_batch,
+        length=len(dataset),
+        start=start_step,
+        threads=read_ahead.thread_count(config.data.directory, config.data.read_threads),
     )
-    return _checked(batches[start_step:].to_iter_dataset(options), corrupt, start_step=start_step)
+    return _checked(batches, corrupt, start_step=start_step)
 
 
 def _checked(
@@ -138,41 +131,6 @@ def _checked(
     for step, batch in enumerate(batches, start_step):
         corrupt.check(step)
         yield batch
-
-
-def read_threads(config: ConfigDict) -> int:
-    """Returns the number of threads that read records ahead, for `config.data.read_threads`.
-
-    Args:
-      config: config of the run; reads data.directory and data.read_threads.
-    """
-    if config.data.read_threads >= 0:
-        return config.data.read_threads
-    return BUCKET_READ_THREADS if "://" in str(config.data.directory) else 0
-
-
-class _ReadAhead:
-    """Batches whose records are requested all at once, by many threads, before they are decoded.
-
-    Args:
-      batches: batches of decoded records.
-      indices: records of the rows of each batch.
-      source: split that the batches are read from.
-      threads: number of threads.
-    """
-
-    def __init__(self, batches: Any, indices: Any, source: RecordSource, *, threads: int):
-        self._batches = batches
-        self._indices = indices
-        self._source = source
-        self._pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="read-record")
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        self._source.request(self._indices[step].tolist(), self._pool)
-        return self._batches[step]
 
 
 def _order(

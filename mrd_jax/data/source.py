@@ -147,9 +147,14 @@ def _decode_text(name: str, value: Any) -> Any:
     return value
 
 
-def find_corrupt_record(records: RecordSource) -> CorruptRecordError | None:
-    """Reads all records; returns the error of the first corrupt one, or None if all are intact."""
-    for index in range(len(records)):
+def find_corrupt_record(records: RecordSource, indices: Iterable[int]) -> CorruptRecordError | None:
+    """Reads records; returns the error of the first corrupt one, or None if all are intact.
+
+    Args:
+      records: split to read from.
+      indices: positions of the records to read.
+    """
+    for index in map(int, indices):
         try:
             records[index]
         except CorruptRecordError as error:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from mrd_jax.data import batch_spec, loader, source
+from mrd_jax.data import batch_spec, loader, read_ahead, source
 
 # Grain shuffles fewer than a hundred records slowly: it searches a permutation of 2**16 indices.
 RECORDS, POINTS, DIM = 40, 7, 4
@@ -256,6 +256,8 @@ def test_threads_that_read_ahead_do_not_change_the_stream(threads, options):
 
 
 def test_records_in_a_bucket_are_read_ahead_and_files_are_not():
-    assert loader.read_threads(config_of(read_threads=-1, directory="gs://b/d")) == 64
-    assert loader.read_threads(config_of(read_threads=-1, directory="/data/d")) == 0
-    assert loader.read_threads(config_of(read_threads=3, directory="/data/d")) == 3
+    assert read_ahead.thread_count("gs://bucket/data") == 64
+    assert read_ahead.thread_count("/data") == 0
+    assert (
+        read_ahead.thread_count("gs://bucket/data", 3) == read_ahead.thread_count("/data", 3) == 3
+    )
