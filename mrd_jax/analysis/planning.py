@@ -53,7 +53,8 @@ def plan(
       price: price of a chip for an hour, in any currency; None leaves the cost out.
 
     Returns:
-      JSON-serialisable figures: `topology`, `chips`, `hosts`, `steps`, `epochs`, `step_ms`, `records_per_s` of all hosts
+      JSON-serialisable figures: `topology`, `chips`, `hosts`, `steps`, `epochs`, `step_ms`,
+      `records_per_s` of all hosts
       and `records_per_s_and_host`, `data_gb` (10^9 bytes), `data_gb_per_s_and_host`, `hours`,
       `chip_hours`, `cost`, `checkpoints` and `checkpoint_gb` of each, and `left_out`.
     """
