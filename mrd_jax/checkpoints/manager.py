@@ -4,6 +4,7 @@
 import contextlib
 import functools
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from mrd_jax.checkpoints import (
+    checksums,
     manifest,
     model_card,
     paths,
@@ -134,6 +136,7 @@ class CheckpointManager:
         """
         if step == self.latest_step():
             return
+        started = time.perf_counter()
         state = processes.global_arrays(state)
         items = {
             paths.STATE: ocp.args.StandardSave(state),
@@ -145,6 +148,21 @@ class CheckpointManager:
             facts["card"] = manifest.fingerprint(self._card.as_dict())
         items[paths.MANIFEST] = ocp.args.JsonSave(manifest.describe(state, **facts))
         self._manager.save(step, args=ocp.args.Composite(**items))
+        LOGGER.info(
+            "saving the checkpoint of step %d; the loop waited %.1f s for it",
+            step,
+            time.perf_counter() - started,
+        )
+
+    def warm_up(self, state: Any) -> None:
+        """Compiles what `save` runs, so that a save within a notice of preemption is short.
+
+        Args:
+          state: train state of the run.
+        """
+        started = time.perf_counter()
+        checksums.tree_checksums(processes.global_arrays(state))
+        LOGGER.info("prepared saving in %.1f s", time.perf_counter() - started)
 
     def restore(self, target: Any) -> Any:
         """Restores the newest intact checkpoint, never the best: a run continues where it was.

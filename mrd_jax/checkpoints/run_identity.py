@@ -25,6 +25,7 @@ NEUTRAL_FIELDS = frozenset(
         "data.corrupt_records",
         "data.directory",
         "data.neighbours_file",
+        "data.read_threads",
         "data.test_directory",
         "data.test_split",
         "eval_every",
@@ -54,7 +55,13 @@ RENAMED_FIELDS = {
 
 # Fields that may differ between processes: each host may have its own copy of the data.
 HOST_FIELDS = frozenset(
-    {"data.cache", "data.directory", "data.neighbours_file", "data.test_directory"}
+    {
+        "data.cache",
+        "data.directory",
+        "data.neighbours_file",
+        "data.read_threads",
+        "data.test_directory",
+    }
 )
 
 # File in the workdir that holds config and data set of the run.

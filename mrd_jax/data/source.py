@@ -7,7 +7,8 @@ import itertools
 import json
 import logging
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent import futures
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -70,6 +71,7 @@ class RecordSource:
         self._ends = list(itertools.accumulate(count for _, count in shards))
         self._skipped = skipped or [0] * len(shards)
         self._cached: dict[int, dict[str, Any]] | None = {} if cache else None
+        self._requested: dict[int, futures.Future] = {}
 
     def __len__(self) -> int:
         return len(self._records)
@@ -106,9 +108,21 @@ class RecordSource:
             cached.update(self._decode(index, missing))
         return {name: cached[name] for name in fields}
 
+    def request(self, indices: Iterable[int], pool: futures.Executor) -> None:
+        """Starts to read records in other threads; the next `read` of each waits for its bytes.
+
+        Args:
+          indices: positions in the split.
+          pool: threads that read.
+        """
+        for index in indices:
+            if self._cached is None or index not in self._cached:
+                self._requested[index] = pool.submit(self._records.__getitem__, index)
+
     def _decode(self, index: int, fields: Sequence[str]) -> dict[str, Any]:
+        requested = self._requested.pop(index, None)
         try:
-            record = self._records[index]
+            record = requested.result() if requested else self._records[index]
             return {name: _decode_text(name, record[name]) for name in fields}
         except (RuntimeError, ValueError) as error:
             raise self.corrupt_record_error(index, error) from error
@@ -137,9 +151,14 @@ def _decode_text(name: str, value: Any) -> Any:
     return value
 
 
-def find_corrupt_record(records: RecordSource) -> CorruptRecordError | None:
-    """Reads all records; returns the error of the first corrupt one, or None if all are intact."""
-    for index in range(len(records)):
+def find_corrupt_record(records: RecordSource, indices: Iterable[int]) -> CorruptRecordError | None:
+    """Reads records; returns the error of the first corrupt one, or None if all are intact.
+
+    Args:
+      records: split to read from.
+      indices: positions of the records to read.
+    """
+    for index in map(int, indices):
         try:
             records[index]
         except CorruptRecordError as error:

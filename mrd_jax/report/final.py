@@ -78,21 +78,30 @@ def embed_training_split(evaluator: Evaluator, variables: dict[str, Any]) -> Emb
       variables: `params` and `batch_stats` of the student, on the devices.
 
     Returns:
-      The embedded split; None for a run that is tested on another data set, and for a split with
-      corrupt records: metrics on the others would be mistaken for metrics on the whole split.
+      The embedded split, or `held_out_split.training_subset` of it; None for a run that is tested
+      on another data set, and for a split with corrupt records: metrics on the others would be
+      mistaken for metrics on the whole split.
     """
     data = evaluator.config.data
     if data.test_directory:
         return None
     records = source.open_split(data.directory, data.train_split)
+    indices = held_out_split.training_subset(len(records))
+    if len(indices) < len(records):
+        LOGGER.info(
+            "embedding a random %d of the %d training shapes, for nearest neighbours and baselines",
+            len(indices),
+            len(records),
+        )
     # Every process reads every record, so that all of them come to the same decision.
-    if data.corrupt_records and (error := source.find_corrupt_record(records)):
+    if data.corrupt_records and (error := source.find_corrupt_record(records, indices)):
         LOGGER.warning(
             "skipped all measurements on the training split, which has corrupt records: %s", error
         )
         return None
-    embeddings = evaluator.embed(variables, records)
-    return Embedded(held_out_split.load_held_out(data.directory, data.train_split), embeddings)
+    embeddings = evaluator.embed(variables, records, indices)
+    shapes = held_out_split.load_held_out(data.directory, data.train_split, indices=indices)
+    return Embedded(shapes, embeddings)
 
 
 def measure(evaluator: Evaluator, test: Embedded, *, train_split: bool) -> list[results.Result]:

@@ -149,9 +149,18 @@ def build_run(config: ConfigDict, *, devices: Sequence[jax.Device] | None = None
     validation.validate_devices(
         config, device_count=len(devices), process_count=jax.process_count()
     )
+    model_config = ConfigDict(config.model)
+    if config.model.get("micro_batch", 0):
+        model_config.micro_batch = validation.micro_batch(config, device_count=len(devices))
+        if model_config.micro_batch != config.model.micro_batch:
+            LOGGER.info(
+                "config.model.micro_batch is %d; %d is used, which divides the samples per device",
+                config.model.micro_batch,
+                model_config.micro_batch,
+            )
     return Run(
         config=FrozenConfigDict(config),
-        model=models.build_model(config.model),
+        model=models.build_model(model_config),
         optimizer=optimizer.build_optimizer(config.optimizer, total_steps=config.total_steps),
         schedule=optimizer.learning_rate_schedule(config.optimizer, total_steps=config.total_steps),
         backend=backends.make_backend(config.spmd, shard_state=config.shard_state, devices=devices),

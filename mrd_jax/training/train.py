@@ -51,6 +51,7 @@ def train_and_evaluate(
     data = run_lib.open_data(config)
     with contextlib.closing(run_lib.open_checkpoints(config, workdir, data)) as checkpoints:
         state = run_lib.restore_or_initialise(run, checkpoints)
+        checkpoints.warm_up(state)
         start_log.log_start(run, data, state, workdir=workdir)
         started = time.perf_counter()
         state = train(
