@@ -25,7 +25,7 @@ $(VENV)/installed: setup.py $(WEIGHTS)
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	$(VENV)/bin/pip install --quiet --editable ".[demo,docs,notebooks,prep,test]"
+	$(VENV)/bin/pip install --quiet --editable ".[demo,docs,formats,notebooks,prep,test]"
 	touch $@
 
 # Meshes, pictures and names -> records with teacher features.

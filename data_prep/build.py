@@ -22,6 +22,7 @@ from data_prep import (
     lock,
     offline_teacher,
     prepare,
+    shape_names,
     sources,
     teachers,
     timing,
@@ -50,7 +51,7 @@ def build(options: Options) -> Path:
       lock.BusyError: another build is writing into the output folder.
     """
     prepare.check_input(options.source, options.input)
-    origin = sources.SOURCES[options.source]
+    origin = sources.find(options.source, label_from=options.label_from)
     class_set = published.find_class_set(
         origin, source=options.source, input_dir=options.input, teacher=options.teacher
     )
@@ -90,6 +91,7 @@ def _run_stages(
             image_size=options.image_size,
             workers=options.workers,
             seed=options.seed,
+            label_from=options.label_from,
         )
         print(summary)
         prepared = catalogue.read_catalogue(prepare.shard_paths(cache))
@@ -243,6 +245,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
         default=Options.dtype,
         help=f"dtype of the teacher's activations; {default}",
     )
+    add("--label_from", help=f"for --source folder: {shape_names.LABEL_FROM_HELP}")
     add("--overwrite", action="store_true", help="replace a data set built with other options")
     values = vars(parser.parse_args(arguments))
     del values["debug"]

@@ -12,7 +12,7 @@ import tqdm
 
 from data_prep import evaluation
 from data_prep.geometry import clouds
-from data_prep.sources.folder import name_of
+from data_prep.shape_names import name_of
 from mrd_jax import storage
 from mrd_jax.checkpoints import model_card
 from mrd_jax.data import augment, numpy_files, source
