@@ -7,6 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from mrd_jax import storage
+from mrd_jax.checkpoints import paths
+
 # Names of buckets have at least three letters.
 BUCKET = "gs://bucket"
 
@@ -34,19 +37,30 @@ def emulated() -> Iterator[str]:
         except (OSError, RuntimeError) as error:
             pytest.skip(f"the emulated bucket does not start: {error}")
         # The server logs every request and blocks if nobody reads the log.
-        threading.Thread(target=_drain, args=(server._process.stderr,), daemon=True).start()
+        drain = threading.Thread(target=_drain, args=(server._process.stderr,), daemon=True)
+        drain.start()
         try:
             patch.setenv("STORAGE_EMULATOR_HOST", server.url)
             patch.setenv("TENSORSTORE_GCS_HTTP_URL", server.url)
             patch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", server.url)  # array_record
-            from google.cloud import storage
+            from google.cloud.storage import Client
 
-            storage.Client(project="test").create_bucket(BUCKET.removeprefix("gs://"))
+            Client(project="test").create_bucket(BUCKET.removeprefix("gs://"))
             yield BUCKET
         finally:
+            server._process.terminate()
+            drain.join()
             server.stop()
 
 
+def interrupted_saves(workdir: storage.Path) -> set[str]:
+    """Returns the names of the checkpoints in a bucket that are incomplete."""
+    folder = workdir / paths.FOLDER
+    found = folder.iterdir() if folder.exists() else ()
+    return {path.name for path in found if not (path / "commit_success.txt").exists()}
+
+
 def _drain(stream) -> None:
-    while stream.read1(2**16):
-        pass
+    with stream:
+        while stream.read1(2**16):
+            pass
