@@ -28,6 +28,7 @@ from data_prep import (
     timing,
     uploading,
 )
+from data_prep.geometry import formats
 from data_prep.options import Options
 from data_prep.sources import published
 from data_prep.teachers import names
@@ -122,20 +123,32 @@ def _run_stages(
 def _check_existing(options: Options) -> None:
     """Checks, before hours of work, that existing data sets were built with these options."""
     for target in filter(None, (options.target, options.upload_target)):
-        if options.overwrite or not target.exists():
-            continue
-        found = source.read_metadata(target).get("build")
-        if not isinstance(found, dict):
+        if target.exists() and not options.overwrite:
+            _check_built(target, options)
+
+
+def _check_built(target: storage.PathLike, options: Options) -> None:
+    """Raises ValueError if an existing data set was built with other options or readers."""
+    metadata = source.read_metadata(target)
+    found = metadata.get("build")
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"{target} was not written by data_prep.build; pass --overwrite to replace it, or "
+            "choose another --output"
+        )
+    for name, value in ({"label_from": None} | options.content()).items():
+        if found.get(name) != value:
             raise ValueError(
-                f"{target} was not written by data_prep.build; pass --overwrite to replace it, or "
-                "choose another --output"
+                f"{target} was built with --{name} {found.get(name)}, but --{name} {value} was "
+                "given; pass --overwrite to replace it, or choose another --output"
             )
-        for name, value in options.content().items():
-            if found.get(name) != value:
-                raise ValueError(
-                    f"{target} was built with --{name} {found.get(name)}, but --{name} {value} was "
-                    "given; pass --overwrite to replace it, or choose another --output"
-                )
+    version = source.reader_version(metadata)
+    if version not in (None, formats.READER_VERSION):
+        raise ValueError(
+            f"{target} was built with version {version} of the readers of files, and this is "
+            f"version {formats.READER_VERSION}, which would prepare all shapes again; pass "
+            "--overwrite to replace it, or choose another --output"
+        )
 
 
 def _load_teacher(

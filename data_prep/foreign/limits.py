@@ -77,9 +77,10 @@ VERTICES = Limit(10_000_000, "vertices", "MRD_MAX_VERTICES")
 CONCAVE_CORNERS = Limit(
     100_000_000, "squared corners of concave polygons", "MRD_MAX_CONCAVE_CORNERS"
 )
-# Conversion of a CAD model (STEP, IGES): real ones take 0.02 to 1 s and less than 300 MB.
-CAD_SECONDS = Limit(60, "seconds of conversion", "MRD_MAX_CAD_SECONDS")
-CAD_BYTES = Limit(8 * 2**30, "bytes of memory", "MRD_MAX_CAD_BYTES")
+# Time and memory of readers in a process of their own, `geometry.readers.isolated`. CAD models take
+# 0.02 to 1 s and less than 300 MB; 20 million points of a scan take half a minute and 3 GB.
+READER_SECONDS = Limit(120, "seconds", "MRD_MAX_READER_SECONDS")
+READER_BYTES = Limit(8 * 2**30, "bytes of memory", "MRD_MAX_READER_BYTES")
 # Points of a cloud, before sampling down to 10,000; more than a scan of one object has.
 POINTS = Limit(20_000_000, "points", "MRD_MAX_POINTS")
 # Parts of a scene: primitives of glTF, materials or solids.

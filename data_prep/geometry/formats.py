@@ -28,6 +28,7 @@ class Format:
       packages: modules that the reader imports, beyond those that the project always needs.
       extra: extra of this project that installs them.
       up_is_certain: whether the format, and not a habit, defines the vertical axis.
+      has_columns: whether the reader takes names of columns.
       size_limit: limit on the size of a file. Files of points take less memory than meshes.
     """
 
@@ -37,6 +38,7 @@ class Format:
     packages: tuple[str, ...] = ()
     extra: str = ""
     up_is_certain: bool = False
+    has_columns: bool = False
     size_limit: limits.Limit = limits.FILE_BYTES
 
 
@@ -76,14 +78,19 @@ FORMATS = {
     "las": Format("LAS", "z", "las", ("laspy", "lazrs"), _EXTRA, size_limit=limits.ARRAY_BYTES),
     "laz": Format("LAZ", "z", "las", ("laspy", "lazrs"), _EXTRA),
     "e57": Format("E57", "z", "e57", ("pye57",), _EXTRA, size_limit=limits.ARRAY_BYTES),
-    "xyz": Format("text", "z", "text_points"),
-    "txt": Format("text", "z", "text_points"),
-    "pts": Format("text", "z", "text_points"),
-    "asc": Format("text", "z", "text_points"),
+    "xyz": Format("text", "z", "text_points", has_columns=True),
+    "txt": Format("text", "z", "text_points", has_columns=True),
+    "pts": Format("text", "z", "text_points", has_columns=True),
+    "asc": Format("text", "z", "text_points", has_columns=True),
     # The vertical axis is that of the file in the archive.
     "zip": Format("zip", "z", "zipped"),
 }
 TYPES = tuple(FORMATS)
+# Help of the option --columns of commands.
+COLUMNS_HELP = (
+    "columns of text files (xyz, txt, pts, asc): a letter each, such as xyzirgb or xyz___rgb, or "
+    "names with commas (default: those of the file's header, or a guess from number and values)"
+)
 _BLENDER = "open it in Blender and export it as .glb"
 _BLENDER_ADD_ON = "import it into Blender with an add-on and export it as .glb"
 _OWN_PROGRAM = "export it as .glb, .fbx or .obj in the program that made it"

@@ -14,6 +14,8 @@ from data_prep.geometry.listing import printable
 # The same types as in `data_prep.sources.tables`, which needs the extra `prep`; a folder of arrays
 # without a table must work without that extra.
 TABLES = (".csv", ".jsonl", ".tsv")
+# Arrays of the output of `mrd_jax.tools.embed` with the fields of `ShapeFile` behind `path`.
+METADATA = ("names", "creators", "licences", "up", "roots")
 # Missing files that an error lists.
 _MAX_LISTED = 5
 
@@ -187,5 +189,6 @@ def _in_folder(place: Path, notes: Sequence[str]) -> list[str]:
 
 def _is_same(path: Path, other: Path | None) -> bool:
     """Returns whether two paths are one file; cheap for files of different names."""
-    is_namesake = other is not None and path.name == other.name
-    return is_namesake and os.path.realpath(path) == os.path.realpath(other)
+    if other is None or path.name != other.name:
+        return False
+    return os.path.realpath(path) == os.path.realpath(other)

@@ -68,6 +68,13 @@ def test_withheld_points_are_dropped_and_counted():
     assert content.notes == ("withheld points, dropped: 1",)
 
 
+def test_declared_records_are_checked_before_they_are_read():
+    data = bytearray(las())
+    data[100:104] = b"\xff\xff\xff\xff"
+    with pytest.raises(scene.MeshError, match="corrupt header"):
+        load(bytes(data), "las")
+
+
 @pytest.mark.parametrize("compress", [False, True])
 def test_truncated_files_are_refused(compress):
     with pytest.raises(scene.MeshError, match="truncated|corrupt|unreadable"):

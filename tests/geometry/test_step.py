@@ -10,7 +10,7 @@ from loading import colours, extent, load, triangles
 
 from data_prep.foreign import limits
 from data_prep.geometry import formats, scene
-from data_prep.geometry.readers import cad_conversion
+from data_prep.geometry.readers import isolated
 
 pytest.importorskip("cascadio", reason="the extra `formats` (cascadio) is not installed")
 
@@ -52,27 +52,31 @@ def test_files_without_surfaces_are_refused(data, message):
         load(data, "step")
 
 
-def test_conversion_that_takes_too_long_is_ended(monkeypatch, tmp_path):
-    endless = tmp_path / "endless.py"
-    endless.write_text("while True: pass\n")
-    monkeypatch.setattr(cad_conversion, "__file__", str(endless))
-    monkeypatch.setenv(limits.CAD_SECONDS.variable, "1")
-    with pytest.raises(scene.MeshError, match=limits.CAD_SECONDS.variable):
+def replace_reader(monkeypatch, tmp_path, code):
+    """Replaces the process of the reader by one that runs some code."""
+    script = tmp_path / "python"
+    script.write_text(f"#!{sys.executable}\n{code}\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(isolated.sys, "executable", str(script))
+
+
+def test_reader_that_takes_too_long_is_ended(monkeypatch, tmp_path):
+    replace_reader(monkeypatch, tmp_path, "while True: pass")
+    monkeypatch.setenv(limits.READER_SECONDS.variable, "1")
+    with pytest.raises(scene.MeshError, match=limits.READER_SECONDS.variable):
         load(step_files.box((1, 1, 1)), "step")
 
 
 def test_crash_of_the_library_is_an_error_of_the_file(monkeypatch, tmp_path):
-    crash = tmp_path / "crash.py"
-    crash.write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)\n")
-    monkeypatch.setattr(cad_conversion, "__file__", str(crash))
-    with pytest.raises(scene.MeshError, match="unreadable STEP file"):
+    replace_reader(monkeypatch, tmp_path, "import os, signal; os.kill(os.getpid(), 11)")
+    with pytest.raises(scene.MeshError, match="unreadable STEP file: it ended the process"):
         load(step_files.box((1, 1, 1)), "step")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux")
-def test_conversion_has_a_limit_of_memory(monkeypatch):
-    monkeypatch.setenv(limits.CAD_BYTES.variable, str(2**25))
-    with pytest.raises(scene.MeshError, match="unreadable STEP file"):
+def test_reader_has_a_limit_of_memory(monkeypatch):
+    monkeypatch.setenv(limits.READER_BYTES.variable, str(2**26))
+    with pytest.raises(scene.MeshError, match="READER_BYTES|ended the process"):
         load(step_files.box((1, 1, 1)), "step")
 
 

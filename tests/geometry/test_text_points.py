@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Point clouds as rows of numbers: xyz, txt, pts and asc files."""
 
+import json
+
 import numpy as np
 import pytest
 from loading import load
@@ -8,6 +10,7 @@ from loading import load
 from data_prep.foreign import limits
 from data_prep.geometry import scene
 from data_prep.geometry.readers import text_points
+from mrd_jax.tools import inspect
 
 XYZ = np.array([[0.5, 1, 2], [3, -4, 5.25], [6, 7, 8]])
 RGB = np.array([[255, 0, 0], [0, 128, 0], [10, 20, 255]])
@@ -106,6 +109,17 @@ def test_caller_may_name_the_columns(columns):
 class _Notes:
     def __init__(self):
         self.notes = []
+
+
+def test_commands_take_columns(tmp_path, capsys):
+    path = tmp_path / "cloud.xyz"
+    path.write_text(rows(RGB[:, ::-1], XYZ[:, ::-1]))
+    assert inspect.main([str(path), "--json", "--columns", "bgrzyx"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    np.testing.assert_allclose(facts["extent"], np.ptp(XYZ, axis=0))
+    np.testing.assert_allclose(facts["colour_mean"], RGB.mean(axis=0), atol=1)
+    assert inspect.main([str(path), "--json", "--columns", "xyz"]) == 0
+    assert json.loads(capsys.readouterr().out)["colour_mean"] is None
 
 
 @pytest.mark.parametrize("columns", ["xy", "xyzz", "xyzrg", "xyzrgbi", "xyzq"])

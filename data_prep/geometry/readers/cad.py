@@ -3,19 +3,22 @@
 
 import json
 import struct
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from data_prep.foreign import limits
+import numpy as np
+
 from data_prep.geometry import formats, scene
 from data_prep.geometry.assets import Assets
-from data_prep.geometry.readers import cad_conversion
+from data_prep.geometry.readers import isolated
 
-_TYPES = {"step": "step", "stp": "step", "iges": "iges", "igs": "iges"}
-_SIGNATURES = {"step": b"ISO-10303-21", "iges": b""}
+# Largest distance between a surface and its triangles, as a part of the length of an edge, and
+# largest angle between neighbouring triangles of a curved surface, in radians: the triangles of a
+# sphere are within 0.5% of its radius. Relative, so that the result does not depend on the size of
+# the model and on its unit. Other values change the clouds of all CAD models.
+RELATIVE_TOLERANCE = 0.01
+ANGULAR_TOLERANCE = 0.2
 # The library converts lengths of STEP files to metres, and of IGES files to millimetres.
 _MILLIMETRE = 1e-3
 _GLB_HEADER, _CHUNK_HEADER = 12, 8
@@ -23,9 +26,6 @@ _GLB_HEADER, _CHUNK_HEADER = 12, 8
 
 def read(data: bytes, *, assets: Assets, file_type: str) -> scene.Scene:
     """Reads the solids and surfaces of a CAD model; z is up, and lengths are metres.
-
-    Another process converts the file, because the CAD library may take any time, or end its process
-    at corrupt files.
 
     Args:
       data: bytes of the file.
@@ -36,10 +36,13 @@ def read(data: bytes, *, assets: Assets, file_type: str) -> scene.Scene:
       scene.MeshError: the file is corrupt, has no surfaces, or takes too long.
       limits.LimitError: the converted model exceeds a limit.
     """
-    kind = _TYPES[file_type]
-    if _SIGNATURES[kind] not in data[:256]:
-        raise scene.MeshError(f"no {kind.upper()} file; it must begin with ISO-10303-21")
-    header, tree, binary = _split(_convert(data, kind=kind))
+    is_step = file_type in ("step", "stp")
+    if is_step != _is_step(data):
+        other = "begin" if is_step else "not begin"
+        raise scene.MeshError(f"no {file_type} file; it must {other} with ISO-10303-21")
+    name = "STEP" if is_step else "IGES"
+    arrays = isolated.run("cad", data, name=name, notes=assets.notes)
+    header, tree, binary = _split(arrays["glb"].tobytes())
     parts = []
     for coloured in (True, False):
         glb = _join(header, _selected(tree, coloured=coloured), binary)
@@ -48,7 +51,7 @@ def read(data: bytes, *, assets: Assets, file_type: str) -> scene.Scene:
         parts += found if coloured else [scene.Part(part.triangles) for part in found]
     if not parts:
         raise scene.MeshError("no surfaces, or corrupt ones")
-    if kind == "iges":
+    if not is_step:
         parts = [scene.Part(part.triangles * _MILLIMETRE) for part in parts]
         if _has_iges_colours(data):
             assets.notes.append("colours of IGES files, ignored")
@@ -99,39 +102,31 @@ def _selected(tree: dict[str, Any], *, coloured: bool) -> dict[str, Any]:
     return {**tree, "nodes": nodes, "meshes": kept}
 
 
-def _convert(data: bytes, *, kind: str) -> bytes:
-    """Converts a CAD model to a GLB file in another process."""
-    seconds = limits.CAD_SECONDS.maximum()
-    with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder) / f"model.{kind}", Path(folder) / "model.glb"
-        source.write_bytes(data)
-        # -P: modules beside the script must not hide packages.
-        command = [
-            *(sys.executable, "-P", cad_conversion.__file__, kind, str(source), str(target)),
-            *(str(seconds), str(limits.CAD_BYTES.maximum())),
-        ]
-        try:
-            # The library prints to standard output; it sleeps never, so that the limit of CPU time
-            # in the process suffices where the caller is killed.
-            done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, check=False
-            )
-        except subprocess.TimeoutExpired as error:
-            raise scene.MeshError(
-                f"too complex; its conversion takes longer than {seconds} s; set "
-                f"{limits.CAD_SECONDS.variable} if you trust it"
-            ) from error
-        if done.returncode or not target.is_file():
-            raise scene.MeshError(f"unreadable {kind.upper()} file: {_reason(done)}")
-        return limits.read_file(target)
+def convert(path: Path, *, notes: list[str]) -> dict[str, np.ndarray]:
+    """Converts a CAD model; see `isolated`.
+
+    Raises:
+      scene.MeshError: it has no surfaces.
+    """
+    del notes
+    # The library has an optional part for trimesh, whose import takes longer than most files.
+    sys.modules.setdefault("trimesh", None)  # type: ignore[arg-type]
+    import cascadio
+
+    data = path.read_bytes()
+    glb = cascadio.load(
+        data,
+        file_type="step" if _is_step(data) else "iges",
+        tol_linear=RELATIVE_TOLERANCE,
+        tol_angular=ANGULAR_TOLERANCE,
+        tol_relative=True,
+        use_parallel=False,
+    )
+    if not glb:
+        raise scene.MeshError("no surfaces, or corrupt ones")
+    return {"glb": np.frombuffer(glb, np.uint8)}
 
 
-def _reason(done: subprocess.CompletedProcess) -> str:
-    """Returns why the conversion failed."""
-    if done.returncode == cad_conversion.NO_SURFACES:
-        return "it has no surfaces, or corrupt ones"
-    if done.returncode == cad_conversion.OUT_OF_MEMORY:
-        variable = limits.CAD_BYTES.variable
-        return f"its conversion takes too much memory; set {variable} if you trust it"
-    lines = done.stderr.decode(errors="replace").strip().split("\n")
-    return f"the conversion ended with status {done.returncode} {lines[-1][:200]}".strip()
+def _is_step(data: bytes) -> bool:
+    """Returns whether a file begins as STEP files do."""
+    return b"ISO-10303-21" in data[:256]

@@ -2,7 +2,6 @@
 """Point clouds of laser scanners in E57 files."""
 
 import struct
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from pye57 import libe57
 from data_prep.foreign import limits
 from data_prep.geometry import scene
 from data_prep.geometry.assets import Assets
-from data_prep.geometry.readers import xml_documents
+from data_prep.geometry.readers import isolated, xml_documents
 
 _CARTESIAN = ("cartesianX", "cartesianY", "cartesianZ")
 _SPHERICAL = ("sphericalRange", "sphericalAzimuth", "sphericalElevation")
@@ -38,17 +37,28 @@ def read(data: bytes, *, assets: Assets, file_type: str) -> scene.Scene:
     """
     del file_type
     _check_pages(data)
-    with tempfile.TemporaryDirectory() as folder:
-        # The library reads paths only, and removes a file that it cannot open.
-        path = Path(folder) / "scans.e57"
-        path.write_bytes(data)
-        try:
-            with pye57.E57(str(path)) as file:
-                points = _read_scans(file, notes=assets.notes)
-        except libe57.E57Exception as error:
-            reason = str(error).split("\n")[0]
-            raise scene.MeshError(f"unreadable E57 file: {reason}") from error
-    return scene.Scene(points=points)
+    arrays = isolated.run("e57", data, name="E57", notes=assets.notes)
+    count = sum(name.startswith("xyz") for name in arrays)
+    points = [scene.Points(arrays[f"xyz{i}"], arrays.get(f"rgb{i}")) for i in range(count)]
+    return scene.Scene(points=tuple(points))
+
+
+def convert(path: Path, *, notes: list[str]) -> dict[str, np.ndarray]:
+    """Reads the scans of a file; see `isolated`. The library removes files that it cannot open.
+
+    Raises:
+      scene.MeshError: the file is corrupt or has no scan.
+      limits.LimitError: there are too many points.
+    """
+    try:
+        with pye57.E57(str(path)) as file:
+            points = _read_scans(file, notes=notes)
+    except libe57.E57Exception as error:
+        reason = str(error).split("\n")[0]
+        raise scene.MeshError(f"unreadable E57 file: {reason}") from error
+    arrays = {f"xyz{i}": part.xyz for i, part in enumerate(points)}
+    colours = {f"rgb{i}": part.rgb for i, part in enumerate(points) if part.rgb is not None}
+    return arrays | colours
 
 
 def _check_pages(data: bytes) -> None:
