@@ -10,13 +10,16 @@ from collections.abc import Callable
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
+from mrd_jax import storage
 from mrd_jax.cli import command, flag_parsing, logs
 from mrd_jax.distributed import compilation_cache, processes
 from mrd_jax.evaluation import benchmark
 from mrd_jax.training import train, validation
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/x.py.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; an unfinished run continues.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder or gs:// URL of the run; an unfinished run continues."
+)
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
@@ -46,7 +49,9 @@ _HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
 flags.DEFINE_bool("debug", False, command.DEBUG_HELP)
 
 
-def choose(config: ConfigDict, mode: str, step: str) -> Callable[[ConfigDict, str], None]:
+def choose(
+    config: ConfigDict, mode: str, step: str
+) -> Callable[[ConfigDict, storage.PathLike], None]:
     """Returns the function of config and workdir that the flags ask for.
 
     Raises:
@@ -70,6 +75,7 @@ def choose(config: ConfigDict, mode: str, step: str) -> Callable[[ConfigDict, st
 def main(_: list[str]) -> None:
     """Runs one experiment."""
     execute = choose(_CONFIG.value, _MODE.value, _STEP.value)
+    workdir = storage.path(_WORKDIR.value)
     processes.join_cluster(
         multihost=_MULTIHOST.value,
         coordinator=_COORDINATOR.value,
@@ -82,7 +88,7 @@ def main(_: list[str]) -> None:
     compilation_cache.enable()
     logs.show()
     with processes.exiting_on_error():
-        execute(_CONFIG.value, _WORKDIR.value)
+        execute(_CONFIG.value, workdir)
 
 
 def run() -> None:

@@ -9,15 +9,14 @@ number of processes, and after a restart.
 
 import json
 import logging
-import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 from ml_collections import ConfigDict
 
+from mrd_jax import storage
 from mrd_jax.data import source
 
 LOGGER = logging.getLogger(__name__)
@@ -55,7 +54,7 @@ class CorruptRecords:
         records: source.RecordSource,
         config: ConfigDict,
         *,
-        workdir: str | os.PathLike | None = None,
+        workdir: storage.PathLike | None = None,
         process_index: int = 0,
     ):
         """Reads the corrupt records that the run has met so far.
@@ -78,7 +77,7 @@ class CorruptRecords:
         # Batches are loaded by several threads.
         self._lock = threading.Lock()
         if workdir is not None:
-            folder = epath.Path(workdir)
+            folder = storage.path(workdir)
             self._path = folder / FILES.replace("*", str(process_index))
             for path in sorted([*folder.glob(OLD_FILES), *folder.glob(FILES)]):
                 for line in path.read_text().splitlines():
@@ -171,8 +170,7 @@ class CorruptRecords:
     def _append(self, entry: dict[str, Any]) -> None:
         """Appends a line to the file of this process."""
         if self._path is not None:
-            with self._path.open("a") as file:
-                file.write(json.dumps(entry) + "\n")
+            storage.append_text(self._path, json.dumps(entry) + "\n")
 
     def _add_step(self, index: int, step: int) -> bool:
         """Updates the first step that met a record; returns whether it has changed."""

@@ -4,12 +4,12 @@
 import dataclasses
 import itertools
 import json
-import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from mrd_jax import storage
 from mrd_jax.data import read_ahead, source
 from mrd_jax.evaluation.metrics import classification
 
@@ -57,7 +57,7 @@ class HeldOut:
     class_names: tuple[str, ...]
     class_features: np.ndarray
     unseen: np.ndarray
-    pictures: tuple[pathlib.Path, ...]
+    pictures: tuple[storage.Path, ...]
     creators: tuple[str, ...]
     licences: tuple[str, ...]
 
@@ -85,7 +85,7 @@ def training_subset(count: int) -> np.ndarray:
 
 
 def load_held_out(
-    dataset_dir: str | pathlib.Path, split: str = "test", *, indices: np.ndarray | None = None
+    dataset_dir: storage.PathLike, split: str = "test", *, indices: np.ndarray | None = None
 ) -> HeldOut:
     """Reads a split of a prepared data set for evaluation.
 
@@ -99,10 +99,10 @@ def load_held_out(
       FileNotFoundError: the data set has no evaluation files.
       ValueError: the split is empty, or features, labels and class files do not match.
     """
-    folder = pathlib.Path(dataset_dir) / "evaluation"
-    class_names = tuple(json.loads(_existing(folder / "classes.json").read_text("utf-8")))
-    class_features = np.load(_existing(folder / "class_features.npy"))
-    unseen_ids = json.loads(_existing(folder / "unseen_names.json").read_text("utf-8"))
+    folder = storage.path(dataset_dir) / "evaluation"
+    class_names = tuple(json.loads(_existing(folder / "classes.json").read_text()))
+    class_features = storage.read_array(_existing(folder / "class_features.npy"))
+    unseen_ids = json.loads(_existing(folder / "unseen_names.json").read_text())
     records = source.open_split(dataset_dir, split)
     indices = np.arange(len(records)) if indices is None else indices
     held_out = collect(
@@ -154,7 +154,7 @@ def collect(
     class_names: tuple[str, ...],
     class_features: np.ndarray,
     unseen_ids: Iterable[str],
-    pictures: pathlib.Path,
+    pictures: storage.Path,
 ) -> HeldOut:
     """Builds a `HeldOut` from decoded records; their points are not kept.
 
@@ -238,7 +238,7 @@ def _check_classes(
         )
 
 
-def _existing(path: pathlib.Path) -> pathlib.Path:
+def _existing(path: storage.Path) -> storage.Path:
     """Returns the path of a file that exists."""
     if not path.is_file():
         raise FileNotFoundError(

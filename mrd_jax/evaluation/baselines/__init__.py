@@ -2,12 +2,11 @@
 """Baselines of a data set: chance, majority class, histogram regression, and the teacher itself."""
 
 import dataclasses
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
-from mrd_jax import evaluation
+from mrd_jax import evaluation, storage
 from mrd_jax.data import source
 from mrd_jax.evaluation import held_out_split, results
 from mrd_jax.evaluation.baselines import histogram
@@ -17,7 +16,7 @@ MAX_HISTOGRAM_SHAPES = 2_000
 
 
 def measure(
-    dataset_dir: str | pathlib.Path,
+    dataset_dir: storage.PathLike,
     *,
     held_out: evaluation.HeldOut,
     train_split: str | None = "train",
@@ -59,7 +58,7 @@ def with_student(rows: Sequence[results.Result], student: results.Result) -> lis
 
 
 def _measure_fitted(
-    dataset_dir: str | pathlib.Path,
+    dataset_dir: storage.PathLike,
     held_out: evaluation.HeldOut,
     *,
     train_split: str,
