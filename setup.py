@@ -42,6 +42,9 @@ EXTRAS = {
         "trimesh>=5.2,<6",
     ],
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
+    "cuda": ["jax[cuda12]>=0.10.2,<0.11"],
+    # Paths gs://BUCKET/... of data sets, workdirs and encoders.
+    "gcs": ["gcsfs>=2026.9"],
     # PyTorch checkpoints of the peers are read, never written.
     "convert": ["safetensors>=0.5,<1", "torch>=2.6,<3"],
     # The search page, and approximate search above 200,000 shapes.
