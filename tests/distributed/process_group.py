@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = ROOT / "tests" / "distributed" / "multi_process_config.py"
@@ -62,6 +62,7 @@ def start(
     processes: int = 2,
     devices: int = 4,
     own_flags: Sequence[Sequence[str]] = (),
+    own_environment: Sequence[Mapping[str, str]] = (),
 ) -> ProcessGroup:
     """Starts the training command as one run of several processes.
 
@@ -72,6 +73,7 @@ def start(
       processes: number of processes; a single one joins no cluster.
       devices: number of devices of each process.
       own_flags: additional flags of each process, by its index.
+      own_environment: additional variables of each process, by its index.
     """
     workdir.parent.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
@@ -100,7 +102,7 @@ def start(
                 subprocess.Popen(
                     command,
                     cwd=ROOT,
-                    env=environment,
+                    env=environment | (own_environment[process] if own_environment else {}),
                     stdout=log,
                     stderr=log,
                 )
