@@ -57,7 +57,9 @@ _UNFINISHED_STATUS = flags.DEFINE_integer(
 flags.DEFINE_bool("debug", False, command.DEBUG_HELP)
 
 
-def choose(config: ConfigDict, mode: str, step: str) -> Callable[[ConfigDict, str], bool | None]:
+def choose(
+    config: ConfigDict, mode: str, step: str, *, devices: int = 0
+) -> Callable[[ConfigDict, str], bool | None]:
     """Returns the function of config and workdir that the flags ask for.
 
     It returns whether the run is finished, or None.
@@ -65,10 +67,8 @@ def choose(config: ConfigDict, mode: str, step: str) -> Callable[[ConfigDict, st
     Raises:
       ValueError: the flags contradict each other or the config.
     """
-    if mode == "validate":
-        return functools.partial(preflight.validate, devices=_DEVICES.value)
-    if mode == "check":
-        return functools.partial(preflight.check, devices=_DEVICES.value)
+    if mode in ("validate", "check"):
+        return functools.partial(getattr(preflight, mode), devices=devices)
     trains = "sets" not in config
     if not trains and mode == "train":
         raise ValueError("--mode is train, but this config only evaluates: pass --mode eval")
@@ -86,7 +86,7 @@ def choose(config: ConfigDict, mode: str, step: str) -> Callable[[ConfigDict, st
 
 def main(_: list[str]) -> int:
     """Runs one experiment and returns the exit status."""
-    execute = choose(_CONFIG.value, _MODE.value, _STEP.value)
+    execute = choose(_CONFIG.value, _MODE.value, _STEP.value, devices=_DEVICES.value)
     processes.join_cluster(
         multihost=_MULTIHOST.value,
         coordinator=_COORDINATOR.value,

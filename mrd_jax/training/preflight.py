@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from etils import epath
 from ml_collections import ConfigDict
 
+from mrd_jax import storage
 from mrd_jax.checkpoints import initial_weights, run_identity
 from mrd_jax.cli import command
 from mrd_jax.data import source
@@ -138,8 +138,8 @@ def _check_folder(folder: str) -> str:
     """Writes, reads and deletes a small file."""
     if not folder:
         return "none"
-    path, text = epath.Path(folder) / f".preflight-{uuid.uuid4().hex}", "mrd_jax"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path, text = storage.path(folder) / f".preflight-{uuid.uuid4().hex}", "mrd_jax"
+    storage.make_folder(path.parent)
     path.write_text(text)
     if (read := path.read_text()) != text:
         raise OSError(f"{path} holds {read!r} after {text!r} was written")
@@ -149,10 +149,10 @@ def _check_folder(folder: str) -> str:
 
 def _check_identity(config: ConfigDict, workdir: str, found: dict[str, object]) -> str:
     """Checks that an existing workdir belongs to this run."""
-    if not (epath.Path(workdir) / run_identity.RUN_FILE).exists():
+    if not (storage.path(workdir) / run_identity.RUN_FILE).exists():
         return "new"
     if "fingerprint" not in found:
         return "exists; not compared, since the data cannot be read"
     identity = run_identity.of_run(config, fingerprint=str(found["fingerprint"]))
-    run_identity.claim(epath.Path(workdir), identity)
+    run_identity.claim(storage.path(workdir), identity)
     return "will be continued"

@@ -246,8 +246,9 @@ class Service:
         }
         environment |= dict(v.split("=", 1) for name, v in options if name == "setenv")
         with (self.home / f"{values['unit']}.log").open("w") as log:
+            program, *rest = words[split + 1 :]
             process = subprocess.Popen(
-                words[split + 1 :],
+                [shutil.which(program), *rest],
                 cwd=values.get("working-directory"),
                 env=environment,
                 stdin=subprocess.DEVNULL,

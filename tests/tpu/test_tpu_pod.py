@@ -34,6 +34,8 @@ fi
 [[ $SLURM_PROCID == 0 ]] || exit 0
 event=$(head -n 1 $fake/events) && sed -i 1d $fake/events
 case $event in
+mounted) [[ -e /mnt/gcs/d/data/dataset_info.json && -e /mnt/data/x ]] || exit 3
+    mkdir -p $workdir && touch $workdir/finished ;;
 finish) mkdir -p $workdir/checkpoints/60 && touch $workdir/finished ;;
 stop) mkdir -p $workdir/checkpoints/40 ;;
 preempt) mkdir -p $workdir/checkpoints/20 && echo -n SUSPENDED > $fake/state; exit 255 ;;
@@ -63,8 +65,8 @@ class Cloud:
         self.python.write_text(RUN % folder)
         self.python.chmod(0o755)
 
-    def run(self, *flags, events=(), installed=False, **arguments):
-        """Runs the launcher; returns its exit status and its output."""
+    def run(self, *flags, events=(), installed=False, before=(), **arguments):
+        """Runs the launcher below the command `before`; returns its exit status and output."""
         (self.folder / "events").write_text("".join(f"{event}\n" for event in events))
         given = RUN_ARGUMENTS | {f"--{name.replace('__', '.')}": v for name, v in arguments.items()}
         # Without site packages: the launcher needs nothing but Python.
@@ -73,7 +75,11 @@ class Cloud:
         command += ["--", *(f"{name}={value}" for name, value in given.items() if value)]
         path = f"{self.folder}/bin{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(
-            command, cwd=ROOT, env=os.environ | {"PATH": path}, capture_output=True, text=True
+            [*before, *command],
+            cwd=ROOT,
+            env=os.environ | {"PATH": path},
+            capture_output=True,
+            text=True,
         )
         return done.returncode, done.stdout + done.stderr
 
@@ -295,6 +301,37 @@ def test_mounted_path_stays_a_local_path():
 def test_only_data_are_read_through_a_mount():
     for argument in ("--workdir=gs://b/run", "--config.initial_weights=gs://b/w"):
         assert options.mounted(argument) == argument
+
+
+# A mount namespace of its own, where /mnt is empty and the launcher's hosts may mount.
+NAMESPACE = ["unshare", "--mount", "--propagation=private", "sh", "-c",
+             'mount -t tmpfs tmpfs /mnt && exec "$@"', "sh"]  # fmt: skip
+MOUNTS = {
+    "gcsfuse": '/bin/mount --bind %s/buckets/"${@: -2:1}" "${@: -1}" && exec sleep 3',
+    "lsblk": "printf '/dev/sda disk\\n/dev/sda1 part ext4 /\\n/dev/sdb disk ext4\\n'",
+    "mount": '[[ "$*" == *" /dev/sdb "* ]] && /bin/mount --bind %s/disk "${@: -1}"',
+}
+
+
+def namespaces_work():
+    return shutil.which("unshare") and not subprocess.run([*NAMESPACE, "true"]).returncode
+
+
+@pytest.mark.skipif(not namespaces_work(), reason="this user cannot create a mount namespace")
+def test_data_are_read_from_a_mounted_bucket_and_a_disk(cloud):
+    """gcsfuse is replaced by a bind mount of the bucket, and the disk by one of a folder."""
+    (cloud.folder / "disk").mkdir()
+    (cloud.folder / "disk" / "x").touch()
+    for name, command in MOUNTS.items():
+        path = cloud.folder / "host_bin" / name
+        path.write_text("#!/bin/bash\n" + command.replace("%s", str(cloud.folder)) + "\n")
+        path.chmod(0o755)
+    flags = ["--mount", "--data_disk=projects/p/zones/z/disks/d"]
+    status, output = cloud.run(*flags, events=["mounted"], before=NAMESPACE)
+    assert status == 0, output
+    arguments = cloud.environment()[0].split()
+    assert "--config.data.directory=/mnt/gcs/d/data" in arguments
+    assert "--workdir=gs://b/run" in arguments
 
 
 @pytest.mark.parametrize(
