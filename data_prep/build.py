@@ -4,7 +4,8 @@
 python -m data_prep.build --source furniture --input DIR --output DIR --teacher lit
 
 The stages (shapes, teacher, features, records) resume: run the same command again after an
-interruption.
+interruption. With --output gs://BUCKET/NAME, they work in a local folder, --staging, and the data
+set is then uploaded.
 """
 
 import re
@@ -24,10 +25,12 @@ from data_prep import (
     sources,
     teachers,
     timing,
+    uploading,
 )
 from data_prep.options import Options
 from data_prep.sources import published
 from data_prep.teachers import names
+from mrd_jax import storage, transfer
 from mrd_jax.cli import command
 from mrd_jax.data import source
 
@@ -39,7 +42,7 @@ def build(options: Options) -> Path:
       options: source, folders, teacher and sizes.
 
     Returns:
-      Folder of the data set, OUTPUT/SOURCE/1.0.0.
+      Local folder of the data set, OUTPUT/SOURCE/1.0.0.
 
     Raises:
       ValueError: the input folder is missing, the teacher cannot be used, the input is invalid, or
@@ -53,7 +56,11 @@ def build(options: Options) -> Path:
     )
     names.check(options.teacher, released=class_set is not None)
     with lock.acquire(options.output):
-        return _run_stages(options, origin, class_set)
+        target = _run_stages(options, origin, class_set)
+        if options.upload is not None:
+            with timing.announced("upload"):
+                uploading.upload(options)
+    return target
 
 
 def _run_stages(
@@ -62,6 +69,8 @@ def _run_stages(
     """Runs the stages one after another."""
     started = time.monotonic()
     _check_existing(options)
+    if options.upload is not None:
+        uploading.announce(options)
     cache = options.output / "shapes" / origin.family
     if isinstance(origin, sources.folder.Folder):
         origin.check(
@@ -109,21 +118,22 @@ def _run_stages(
 
 
 def _check_existing(options: Options) -> None:
-    """Checks, before hours of work, that an existing data set was built with these options."""
-    if options.overwrite or not options.target.exists():
-        return
-    found = source.read_metadata(options.target).get("build")
-    if not isinstance(found, dict):
-        raise ValueError(
-            f"{options.target} was not written by data_prep.build; pass --overwrite to replace "
-            "it, or choose another --output"
-        )
-    for name, value in options.content().items():
-        if found.get(name) != value:
+    """Checks, before hours of work, that existing data sets were built with these options."""
+    for target in filter(None, (options.target, options.upload_target)):
+        if options.overwrite or not target.exists():
+            continue
+        found = source.read_metadata(target).get("build")
+        if not isinstance(found, dict):
             raise ValueError(
-                f"{options.target} was built with --{name} {found.get(name)}, but --{name} "
-                f"{value} was given; pass --overwrite to replace it, or choose another --output"
+                f"{target} was not written by data_prep.build; pass --overwrite to replace it, or "
+                "choose another --output"
             )
+        for name, value in options.content().items():
+            if found.get(name) != value:
+                raise ValueError(
+                    f"{target} was built with --{name} {found.get(name)}, but --{name} {value} was "
+                    "given; pass --overwrite to replace it, or choose another --output"
+                )
 
 
 def _load_teacher(
@@ -182,8 +192,19 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
     add, default = parser.add_argument, "default: %(default)s"
     positive = flag_types.integer(1)
     add("--source", required=True, choices=sorted(sources.SOURCES), help="kind of raw data")
-    add("--input", required=True, type=Path, help="folder of the raw data")
-    add("--output", required=True, type=Path, help="folder of caches, teachers and data sets")
+    add("--input", required=True, type=storage.local_path, help="folder of the raw data")
+    add(
+        "--output",
+        required=True,
+        type=storage.path,
+        help="folder of caches, teachers and data sets, or gs:// URL that data sets are copied to",
+    )
+    add(
+        "--staging",
+        type=storage.local_path,
+        help="with a gs:// output, the local folder of caches, teachers and data sets; default: a "
+        "folder below the user's cache folder",
+    )
     add(
         "--teacher",
         required=True,
@@ -225,7 +246,13 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
     add("--overwrite", action="store_true", help="replace a data set built with other options")
     values = vars(parser.parse_args(arguments))
     del values["debug"]
-    return Options(**values)
+    output, staging = values.pop("output"), values.pop("staging")
+    if storage.is_remote(output):
+        staging = staging or transfer.cache_folder("build", output)
+        return Options(**values, output=staging, upload=output)
+    if staging is not None:
+        parser.error(f"--staging is for a gs:// output, and --output is {output}")
+    return Options(**values, output=storage.local_path(output))
 
 
 @command.reports_errors

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from mrd_jax import storage
 from mrd_jax.cli import command
 
 PACKAGE = "sweethome3d-furniture"
@@ -107,7 +108,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: arguments without the program's name; None for those of the process.
     """
     parser = command.Parser(__doc__, prog="python -m data_prep.fetch")
-    parser.add_argument("--output", required=True, type=Path, help="folder for the .sh3f files")
+    parser.add_argument(
+        "--output", required=True, type=storage.local_path, help="folder for the .sh3f files"
+    )
     output = parser.parse_args(arguments).output
     fetched = fetch(output)
     print(f"{output}: {len(CATALOGUES)} catalogues {'fetched' if fetched else 'already there'}")

@@ -10,13 +10,16 @@ from collections.abc import Callable
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
+from mrd_jax import storage
 from mrd_jax.cli import command, flag_parsing, logs
 from mrd_jax.distributed import compilation_cache, processes
 from mrd_jax.evaluation import benchmark
 from mrd_jax.training import preflight, train, validation
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/x.py.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; an unfinished run continues.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder or gs:// URL of the run; an unfinished run continues."
+)
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
@@ -59,7 +62,7 @@ flags.DEFINE_bool("debug", False, command.DEBUG_HELP)
 
 def choose(
     config: ConfigDict, mode: str, step: str, *, devices: int = 0
-) -> Callable[[ConfigDict, str], bool | None]:
+) -> Callable[[ConfigDict, storage.PathLike], bool | None]:
     """Returns the function of config and workdir that the flags ask for.
 
     It returns whether the run is finished, or None.
@@ -87,6 +90,7 @@ def choose(
 def main(_: list[str]) -> int:
     """Runs one experiment and returns the exit status."""
     execute = choose(_CONFIG.value, _MODE.value, _STEP.value, devices=_DEVICES.value)
+    workdir = storage.path(_WORKDIR.value)
     processes.join_cluster(
         multihost=_MULTIHOST.value,
         coordinator=_COORDINATOR.value,
@@ -99,7 +103,7 @@ def main(_: list[str]) -> int:
     compilation_cache.enable()
     logs.show()
     with processes.exiting_on_error():
-        finished = execute(_CONFIG.value, _WORKDIR.value)
+        finished = execute(_CONFIG.value, workdir)
     return 0 if finished or finished is None else _UNFINISHED_STATUS.value
 
 

@@ -15,6 +15,7 @@ import os
 import pathlib
 import re
 from collections.abc import Iterator
+from typing import TypeAlias
 
 # Reads and writes gs:// with gcsfs alone. epath would use TensorFlow where it is installed, whose
 # errors and missing features differ.
@@ -30,12 +31,14 @@ LOGGER = logging.getLogger(__name__)
 # other processes of its run write.
 fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
 
-Path = epath.Path
+Path: TypeAlias = epath.Path
 PathLike = str | os.PathLike
 
 BUCKETS = "gs://"
 # Folders that epath takes for URLs: epath.Path("/gs/b/x") is gs://b/x.
 _ALIASES = ("/gs/", "/s3/", "/az/", "/hf/")
+# Also "gs:/b", to which pathlib changes "gs://b".
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 _INSTALL = 'pip install "mrd_jax[gcs]"'
 
 
@@ -51,7 +54,7 @@ def path(text: PathLike) -> Path:
       ImportError: the path is in a bucket and gcsfs is not installed.
     """
     given = os.fspath(text)
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", given)
+    scheme = _URL.match(given)
     if scheme is None:
         return Path(_checked_local(given))
     if scheme[1] != "gs":
@@ -77,7 +80,7 @@ def local_path(text: PathLike) -> pathlib.Path:
       ValueError: the path is a URL.
     """
     given = os.fspath(text)
-    if "://" in given:
+    if _URL.match(given):
         raise ValueError(
             f"{given!r}: expected a local path; copy it to this machine first, for example with "
             f"gcloud storage cp -r {given} ."

@@ -13,7 +13,9 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Sequence
+from concurrent import futures
+from typing import Any
 
 import tqdm
 
@@ -23,6 +25,8 @@ LOGGER = logging.getLogger(__name__)
 
 # Bytes of a file that are checksummed at a time.
 _BLOCK = 2**24
+# Files that are uploaded at a time; most of the time passes waiting.
+_CONNECTIONS = 16
 
 
 class TransferError(OSError):
@@ -52,8 +56,8 @@ def publish(
     Args:
       folder: local folder, such as one from `scratch`.
       target: folder to copy to; nothing is copied if it is local.
-      last: name of the file that is uploaded after all others, and whose presence tells readers
-        that the folder is complete.
+      last: name of the file whose presence tells readers that the folder is complete. It is
+        uploaded after all others, and deleted first if one of them differs.
       progress: whether to show a progress bar.
 
     Returns:
@@ -64,14 +68,69 @@ def publish(
     """
     if not storage.is_remote(target):
         return 0
-    names = sorted(storage.files(storage.path(folder)), key=lambda name: (name == last, name))
-    total = sum((folder / name).stat().st_size for name in names)
-    uploaded = 0
-    with tqdm.tqdm(total=total, desc="upload", unit="B", unit_scale=True, disable=not progress) as bar:
-        for name in names:
-            uploaded += upload(folder / name, target / name)
-            bar.update((folder / name).stat().st_size)
-    return uploaded
+    names = list(storage.files(storage.path(folder)))
+    others = _differing(folder, target, names=[name for name in names if name != last])
+    if others and last:
+        (target / last).unlink(missing_ok=True)
+    uploaded = _upload_all(folder, target, names=others, progress=progress)
+    marker = _differing(folder, target, names=[name for name in names if name == last])
+    return uploaded + _upload_all(folder, target, names=marker, progress=False)
+
+
+def _upload_all(
+    folder: pathlib.Path, target: storage.Path, *, names: Sequence[str], progress: bool
+) -> int:
+    """Uploads files of a folder, several at a time; returns their number."""
+    sizes = {name: (folder / name).stat().st_size for name in names}
+
+    def put(name: str) -> str:
+        storage.file_system().put_file(str(folder / name), str(target / name))
+        return name
+
+    bar = tqdm.tqdm(
+        total=sum(sizes.values()), desc="upload", unit="B", unit_scale=True, disable=not progress
+    )
+    with bar, futures.ThreadPoolExecutor(_CONNECTIONS) as pool:
+        for name in pool.map(put, names):
+            bar.update(sizes[name])
+    if names and (wrong := _differing(folder, target, names=names)):
+        raise TransferError(
+            f"{len(wrong)} files differ from {folder} after their upload to {target}, such as "
+            f"{wrong[0]}; run again"
+        )
+    return len(names)
+
+
+def _differing(folder: pathlib.Path, target: storage.Path, *, names: Sequence[str]) -> list[str]:
+    """Returns the files of a local folder that a folder of a bucket lacks or has otherwise."""
+    infos = listing(target)
+    return [name for name in names if name not in infos or not _matches(folder / name, infos[name])]
+
+
+def listing(folder: storage.Path) -> dict[str, dict[str, Any]]:
+    """Returns size and checksum of the objects of a folder and its subfolders.
+
+    Args:
+      folder: folder in a bucket.
+
+    Returns:
+      By relative path, the description of the object by gcsfs, such as "size" and "crc32c".
+    """
+    prefix = str(folder).removeprefix(storage.BUCKETS).rstrip("/") + "/"
+    found = storage.file_system().find(str(folder), detail=True)
+    return {name.removeprefix(prefix): info for name, info in found.items()}
+
+
+def mirror(folder: pathlib.Path, target: storage.Path) -> None:
+    """Uploads the files of a folder as they are now, while they may still grow.
+
+    Args:
+      folder: local folder, such as one from `scratch`.
+      target: folder to copy to; nothing is copied if it is local.
+    """
+    if storage.is_remote(target):
+        for name in storage.files(storage.path(folder)):
+            (target / name).write_bytes((folder / name).read_bytes())
 
 
 def discard(folder: pathlib.Path, target: storage.Path) -> None:
@@ -80,37 +139,23 @@ def discard(folder: pathlib.Path, target: storage.Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def upload(source: pathlib.Path, target: storage.Path) -> bool:
-    """Uploads a file to a bucket unless the same content is there.
+def upload(source: pathlib.Path, target: storage.Path) -> None:
+    """Uploads a file to a bucket.
 
     Args:
       source: local file.
       target: object.
 
-    Returns:
-      Whether it was uploaded.
-
     Raises:
       TransferError: the uploaded file differs.
     """
-    if _is_same(source, target):
-        return False
     storage.file_system().put_file(str(source), str(target))
-    if not _is_same(source, target):
+    if not _matches(source, storage.file_system().info(str(target))):
         raise TransferError(f"{target} differs from {source} after its upload; run again")
-    return True
 
 
-def _is_same(local: pathlib.Path, remote: storage.Path) -> bool:
+def _matches(local: pathlib.Path, info: dict[str, Any]) -> bool:
     """Compares a local file with an object by size and, if it has one, CRC32C."""
-    try:
-        info = storage.file_system().info(str(remote))
-    except FileNotFoundError:
-        return False
-    return info["type"] == "file" and _matches(local, info)
-
-
-def _matches(local: pathlib.Path, info: dict) -> bool:
     if local.stat().st_size != info["size"]:
         return False
     return "crc32c" not in info or _crc32c(local) == info["crc32c"]
@@ -142,12 +187,9 @@ def local_copy(folder: storage.Path) -> pathlib.Path:
     if not storage.is_remote(folder):
         return pathlib.Path(folder)
     copy = cache_folder("copies", folder)
-    prefix = str(folder).removeprefix(storage.BUCKETS).rstrip("/") + "/"
-    found = storage.file_system().find(str(folder), detail=True)
-    infos = {name.removeprefix(prefix): info for name, info in found.items()}
     missing = {
         name: info
-        for name, info in infos.items()
+        for name, info in listing(folder).items()
         if not ((copy / name).is_file() and _matches(copy / name, info))
     }
     size = sum(info["size"] for info in missing.values())
@@ -157,7 +199,7 @@ def local_copy(folder: storage.Path) -> pathlib.Path:
         for name in missing:
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
         storage.file_system().get(
-            [f"{prefix}{name}" for name in missing], [str(copy / name) for name in missing]
+            [str(folder / name) for name in missing], [str(copy / name) for name in missing]
         )
     for name, info in missing.items():
         if not _matches(copy / name, info):
@@ -172,9 +214,14 @@ def cache_folder(use: str, target: storage.Path) -> pathlib.Path:
       use: name of the folder of folders, such as "copies".
       target: path that the folder is for.
     """
-    root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     digest = hashlib.sha256(str(target).encode()).hexdigest()[:8]
-    return root / "mrd_jax" / use / f"{target.name}-{digest}"
+    return cache_root() / use / f"{target.name}-{digest}"
+
+
+def cache_root() -> pathlib.Path:
+    """Returns this project's folder below the cache folder of this user."""
+    root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    return root / "mrd_jax"
 
 
 def free_space(folder: pathlib.Path) -> int:
@@ -190,14 +237,3 @@ def require_space(folder: pathlib.Path, size: int, *, what: str) -> None:
             f"{what} needs {size / 1e9:.1f} GB, and the disk of {folder} has {free / 1e9:.1f} GB "
             "free; set XDG_CACHE_HOME to a folder on a larger disk"
         )
-
-
-def remove(target: storage.Path, names: Iterable[str]) -> None:
-    """Deletes files of a folder.
-
-    Args:
-      target: folder.
-      names: paths of the files relative to it.
-    """
-    for name in names:
-        (target / name).unlink(missing_ok=True)

@@ -9,9 +9,9 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from etils import epath
 from ml_collections import ConfigDict
 
+from mrd_jax import storage
 from mrd_jax.checkpoints import (
     manifest,
     model_card,
@@ -39,7 +39,7 @@ class CheckpointManager:
 
     def __init__(
         self,
-        workdir: str,
+        workdir: storage.PathLike,
         *,
         config: ConfigDict,
         fingerprint: str,
@@ -62,7 +62,7 @@ class CheckpointManager:
           mrd_jax.checkpoints.run_identity.WorkdirMismatchError: the workdir belongs to a run with
             another config or other data.
         """
-        self._workdir = epath.Path(workdir)
+        self._workdir = storage.path(workdir)
         self._card = card
         self._read_only = read_only
         self._identity = run_identity.of_run(config, fingerprint=fingerprint)
@@ -74,7 +74,7 @@ class CheckpointManager:
         policies = ocp.checkpoint_managers
         newest_or_best = [policies.LatestN(config.checkpoints_kept), self._best]
         self._manager = ocp.CheckpointManager(
-            (self._workdir / paths.FOLDER).absolute(),
+            self._workdir / paths.FOLDER,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policies.AnyPreservationPolicy(newest_or_best),
                 read_only=read_only,
@@ -217,8 +217,7 @@ class CheckpointManager:
             target = self._workdir / paths.CORRUPT / str(step)
             while target.exists():
                 target = target.with_name(target.name + "_again")
-            target.parent.mkdir(exist_ok=True)
-            (self._workdir / paths.FOLDER / str(step)).rename(target)
+            storage.move(self._workdir / paths.FOLDER / str(step), target)
             LOGGER.warning("checkpoint %d was moved to %s", step, target)
         # The other processes list the folder only after the move.
         processes.any_process(False)
@@ -231,7 +230,7 @@ class CheckpointManager:
 
 
 @contextlib.contextmanager
-def _on_every_process(folder: epath.Path) -> Iterator[None]:
+def _on_every_process(folder: storage.Path) -> Iterator[None]:
     """Raises `CorruptCheckpointError` on every process if the block raises it on one."""
     fault = None
     try:

@@ -9,14 +9,13 @@ number of processes, and after a restart.
 
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 from ml_collections import ConfigDict
 
+from mrd_jax import storage
 from mrd_jax.data import source
 
 LOGGER = logging.getLogger(__name__)
@@ -54,7 +53,7 @@ class CorruptRecords:
         records: source.RecordSource,
         config: ConfigDict,
         *,
-        workdir: str | os.PathLike | None = None,
+        workdir: storage.PathLike | None = None,
         process_index: int = 0,
     ):
         """Reads the corrupt records that the run has met so far.
@@ -74,7 +73,7 @@ class CorruptRecords:
         # First step that met each corrupt record, by position in the split.
         self._first_steps: dict[int, int] = {}
         if workdir is not None:
-            folder = epath.Path(workdir)
+            folder = storage.path(workdir)
             self._path = folder / FILES.replace("*", str(process_index))
             for path in sorted([*folder.glob(OLD_FILES), *folder.glob(FILES)]):
                 for line in path.read_text().splitlines():
@@ -148,8 +147,7 @@ class CorruptRecords:
                 error,
             )
             if self._path is not None:
-                with self._path.open("a") as file:
-                    file.write(json.dumps(entry) + "\n")
+                storage.append_text(self._path, json.dumps(entry) + "\n")
 
     def _add_step(self, index: int, step: int) -> bool:
         """Updates the first step that met a record; returns whether it has changed."""

@@ -5,7 +5,6 @@ import bisect
 import hashlib
 import itertools
 import json
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ import tensorflow_datasets as tfds
 from google.protobuf import json_format
 from ml_collections import ConfigDict
 
+from mrd_jax import storage
 from mrd_jax.data import batch_spec, example
 
 TEXTS = ("id", "source", "name", "creator", "licence", "picture")
@@ -54,12 +54,12 @@ class RecordSource:
         records: Any,
         *,
         shards: list[tuple[str, int]],
-        directory: str | pathlib.Path,
+        directory: storage.PathLike,
         split: str,
         cache: bool,
         skipped: Sequence[int] = (),
     ):
-        self.directory = pathlib.Path(directory)
+        self.directory = storage.path(directory)
         self.split = split
         self.shards = tuple(shards)
         self._records = records
@@ -143,7 +143,7 @@ def find_corrupt_record(records: RecordSource) -> CorruptRecordError | None:
     return None
 
 
-def open_split(directory: str | pathlib.Path, split: str, *, cache: bool = False) -> RecordSource:
+def open_split(directory: storage.PathLike, split: str, *, cache: bool = False) -> RecordSource:
     """Opens one split of a prepared data set.
 
     Args:
@@ -178,7 +178,7 @@ def open_split(directory: str | pathlib.Path, split: str, *, cache: bool = False
     return RecordSource(
         records,
         # A slice of a split may exclude records at the start and the end of a shard.
-        shards=[(pathlib.Path(shard.filename).name, shard.take) for shard in instructions],
+        shards=[(storage.path(shard.filename).name, shard.take) for shard in instructions],
         skipped=[shard.skip for shard in instructions],
         directory=directory,
         split=split,
@@ -186,7 +186,7 @@ def open_split(directory: str | pathlib.Path, split: str, *, cache: bool = False
     )
 
 
-def read_metadata(directory: str | pathlib.Path) -> dict[str, Any]:
+def read_metadata(directory: storage.PathLike) -> dict[str, Any]:
     """Reads the metadata of a data set.
 
     Args:
@@ -236,7 +236,7 @@ def check_metadata(metadata: Mapping[str, Any], config: ConfigDict) -> None:
             )
 
 
-def check_test_set(directory: str | pathlib.Path, config: ConfigDict) -> None:
+def check_test_set(directory: storage.PathLike, config: ConfigDict) -> None:
     """Checks that a separate test set fits a config and its training set.
 
     Args:
@@ -259,23 +259,23 @@ def check_test_set(directory: str | pathlib.Path, config: ConfigDict) -> None:
             )
 
 
-def check_exists(directory: str | pathlib.Path) -> None:
+def check_exists(directory: storage.PathLike) -> None:
     """Checks that a folder is a data set.
 
     Raises:
       FileNotFoundError: it is not.
     """
-    if not (pathlib.Path(directory) / INFO_FILES[0]).is_file():
+    if not (storage.path(directory) / INFO_FILES[0]).is_file():
         raise FileNotFoundError(
             f"no data set in {str(directory)!r}: expected {INFO_FILES[0]} there; give the folder "
             f"that ends in a version, such as data/furniture/1.0.0, or run data_prep.build"
         )
 
 
-def _builder(directory: str | pathlib.Path) -> tfds.core.DatasetBuilder:
+def _builder(directory: storage.PathLike) -> tfds.core.DatasetBuilder:
     """Returns the TFDS builder of a data set; errors name a missing or corrupt file."""
     check_exists(directory)
-    folder = pathlib.Path(directory)
+    folder = storage.path(directory)
     for name in INFO_FILES:
         try:
             if not isinstance(json.loads((folder / name).read_bytes()), dict):
@@ -285,7 +285,7 @@ def _builder(directory: str | pathlib.Path) -> tfds.core.DatasetBuilder:
         except ValueError as error:
             raise ValueError(f"{folder / name} is corrupt: {error}; {_COPY_AGAIN}") from error
     try:
-        return tfds.builder_from_directory(str(directory))
+        return tfds.builder_from_directory(str(folder))
     except (ValueError, json_format.ParseError) as error:
         raise ValueError(
             f"dataset_info.json and features.json in {folder} do not describe a data set: {error}; "

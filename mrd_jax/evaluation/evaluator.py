@@ -2,7 +2,6 @@
 """Evaluation of the student on the held-out split, with the variables of any step."""
 
 import functools
-import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import FrozenConfigDict
 
+from mrd_jax import storage
 from mrd_jax.data import source
 from mrd_jax.distributed import backends, processes
 from mrd_jax.encoder import embedding
@@ -138,6 +138,6 @@ def metric_names() -> list[str]:
         class_names=("class",),
         class_features=feature,
         unseen_ids=["shape"],
-        pictures=pathlib.Path(),
+        pictures=storage.path("."),
     )
     return sorted(measure(feature, shapes))

@@ -3,12 +3,12 @@
 
 import dataclasses
 import json
-import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
+from mrd_jax import storage
 from mrd_jax.data import source
 from mrd_jax.evaluation.metrics import classification
 
@@ -45,7 +45,7 @@ class HeldOut:
     class_names: tuple[str, ...]
     class_features: np.ndarray
     unseen: np.ndarray
-    pictures: tuple[pathlib.Path, ...]
+    pictures: tuple[storage.Path, ...]
     creators: tuple[str, ...]
     licences: tuple[str, ...]
 
@@ -60,7 +60,7 @@ class HeldOut:
         return self.labels[self.labelled]
 
 
-def load_held_out(dataset_dir: str | pathlib.Path, split: str = "test") -> HeldOut:
+def load_held_out(dataset_dir: storage.PathLike, split: str = "test") -> HeldOut:
     """Reads a split of a prepared data set for evaluation.
 
     Args:
@@ -72,10 +72,10 @@ def load_held_out(dataset_dir: str | pathlib.Path, split: str = "test") -> HeldO
       FileNotFoundError: the data set has no evaluation files.
       ValueError: the split is empty, or features, labels and class files do not match.
     """
-    folder = pathlib.Path(dataset_dir) / "evaluation"
-    class_names = tuple(json.loads(_existing(folder / "classes.json").read_text("utf-8")))
-    class_features = np.load(_existing(folder / "class_features.npy"))
-    unseen_ids = json.loads(_existing(folder / "unseen_names.json").read_text("utf-8"))
+    folder = storage.path(dataset_dir) / "evaluation"
+    class_names = tuple(json.loads(_existing(folder / "classes.json").read_text()))
+    class_features = storage.read_array(_existing(folder / "class_features.npy"))
+    unseen_ids = json.loads(_existing(folder / "unseen_names.json").read_text())
     held_out = collect(
         source.open_split(dataset_dir, split),
         class_names=class_names,
@@ -108,7 +108,7 @@ def collect(
     class_names: tuple[str, ...],
     class_features: np.ndarray,
     unseen_ids: Iterable[str],
-    pictures: pathlib.Path,
+    pictures: storage.Path,
 ) -> HeldOut:
     """Builds a `HeldOut` from decoded records; their points are not kept.
 
@@ -192,7 +192,7 @@ def _check_classes(
         )
 
 
-def _existing(path: pathlib.Path) -> pathlib.Path:
+def _existing(path: storage.Path) -> storage.Path:
     """Returns the path of a file that exists."""
     if not path.is_file():
         raise FileNotFoundError(

@@ -7,11 +7,10 @@ python -m mrd_jax.tools.convert --from eva --size b --checkpoint eva02_b.safeten
 """
 
 import argparse
-import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 
-from mrd_jax import convert, encoder
+from mrd_jax import convert, encoder, storage
 from mrd_jax.checkpoints import fingerprinting, initial_weights, model_card
 from mrd_jax.cli import command
 from mrd_jax.convert import files
@@ -52,8 +51,13 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = command.Parser(__doc__, prog="python -m mrd_jax.tools.convert")
     add = parser.add_argument
     add("--from", dest="source", required=True, choices=("openshape", "uni3d", "eva"))
-    add("--checkpoint", required=True, type=pathlib.Path, help=".pt, .pth, .bin or .safetensors")
-    add("--output", required=True, type=pathlib.Path, help="folder to write; for eva an .npz file")
+    add(
+        "--checkpoint",
+        required=True,
+        type=storage.local_path,
+        help=".pt, .pth, .bin or .safetensors",
+    )
+    add("--output", required=True, type=storage.path, help="folder to write; for eva an .npz file")
     add(
         "--size",
         choices=("ti", "s", "b", "l", "g"),

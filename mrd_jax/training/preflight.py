@@ -29,7 +29,7 @@ class PreflightError(ValueError):
     """A run that cannot start; the message has a line per fault."""
 
 
-def validate(config: ConfigDict, _: str = "", *, devices: int) -> None:
+def validate(config: ConfigDict, _: storage.PathLike = "", *, devices: int) -> None:
     """Validates a config for a number of devices, and prints its fields as JSON.
 
     Reads neither data nor workdir.
@@ -49,7 +49,7 @@ def validate(config: ConfigDict, _: str = "", *, devices: int) -> None:
     print(json.dumps(run_identity.flatten(config)))
 
 
-def check(config: ConfigDict, workdir: str, *, devices: int) -> None:
+def check(config: ConfigDict, workdir: storage.PathLike, *, devices: int) -> None:
     """Checks everything that a run needs, on this host alone, and leaves the workdir as it is.
 
     Args:
@@ -134,7 +134,7 @@ def _check_weights(path: str) -> str:
     return f"{arrays} arrays read"
 
 
-def _check_folder(folder: str) -> str:
+def _check_folder(folder: storage.PathLike) -> str:
     """Writes, reads and deletes a small file."""
     if not folder:
         return "none"
@@ -147,7 +147,7 @@ def _check_folder(folder: str) -> str:
     return f"{folder} can be written to"
 
 
-def _check_identity(config: ConfigDict, workdir: str, found: dict[str, object]) -> str:
+def _check_identity(config: ConfigDict, workdir: storage.PathLike, found: dict[str, object]) -> str:
     """Checks that an existing workdir belongs to this run."""
     if not (storage.path(workdir) / run_identity.RUN_FILE).exists():
         return "new"

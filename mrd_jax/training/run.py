@@ -13,7 +13,7 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from mrd_jax import models
+from mrd_jax import models, storage
 from mrd_jax.checkpoints import initial_weights, manager, model_card, run_identity, train_state
 from mrd_jax.data import corrupt_records, loader, source
 from mrd_jax.data.hard_negatives import neighbour_index
@@ -91,7 +91,7 @@ class TrainingData:
     metadata: dict[str, Any]
 
     def open_stream(
-        self, config: ConfigDict, *, workdir: str, start_step: int
+        self, config: ConfigDict, *, workdir: storage.PathLike, start_step: int
     ) -> tuple[Iterator[dict[str, np.ndarray]], corrupt_records.CorruptRecords]:
         """Opens the batches of this process.
 
@@ -179,7 +179,7 @@ def open_data(config: ConfigDict) -> TrainingData:
 
 
 def open_checkpoints(
-    config: ConfigDict, workdir: str, data: TrainingData, *, read_only: bool = False
+    config: ConfigDict, workdir: storage.PathLike, data: TrainingData, *, read_only: bool = False
 ) -> manager.CheckpointManager:
     """Opens the checkpoints of a workdir, with the evaluations of its `metrics.jsonl`.
 

@@ -7,10 +7,9 @@ import time
 from collections.abc import Sequence
 
 import jax
-from etils import epath
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from mrd_jax import atomic_io
+from mrd_jax import atomic_io, storage
 from mrd_jax.checkpoints import manager, run_identity, train_state
 from mrd_jax.distributed import processes
 from mrd_jax.evaluation import history
@@ -27,7 +26,7 @@ FINISHED = "finished"
 
 
 def train_and_evaluate(
-    config: ConfigDict, workdir: str, *, devices: Sequence[jax.Device] | None = None
+    config: ConfigDict, workdir: storage.PathLike, *, devices: Sequence[jax.Device] | None = None
 ) -> bool:
     """Trains to the last step, continuing the run in the workdir, then evaluates and reports.
 
@@ -48,6 +47,7 @@ def train_and_evaluate(
       mrd_jax.training.nonfinite.NonFiniteError: too many consecutive updates were not finite.
       mrd_jax.data.corrupt_records.TooManyCorruptRecordsError: too many records cannot be read.
     """
+    workdir = storage.path(workdir)
     run = run_lib.build_run(config, devices=devices)
     # Opened before the workdir is claimed: the test set may not fit the run either.
     evaluator = run.evaluator()
@@ -71,7 +71,7 @@ def train_and_evaluate(
     else:
         final.write_results(evaluator, state.variables(), workdir=workdir)
     if jax.process_index() == 0:
-        atomic_io.write_text(epath.Path(workdir) / FINISHED, f"{config.total_steps} steps\n")
+        atomic_io.write_text(storage.path(workdir) / FINISHED, f"{config.total_steps} steps\n")
     return True
 
 
@@ -82,7 +82,7 @@ def train(
     data: run_lib.TrainingData,
     evaluator: Evaluator | None,
     checkpoints: manager.CheckpointManager,
-    workdir: str,
+    workdir: storage.PathLike,
 ) -> train_state.TrainState:
     """Runs the training loop from the step of `state` on.
 
@@ -125,6 +125,7 @@ def train(
             hang.reset()
             # After the last update, the run is finished instead: nothing would be left to resume.
             if step < config.total_steps and shutdown.requested(step):
+                log.flush()
                 checkpoints.save(state, step=step)
                 LOGGER.info("stopped at step %d by %s; a checkpoint is saved", step, shutdown)
                 return state
@@ -141,6 +142,7 @@ def train(
 
             # 2. Save.
             if saves:
+                log.flush()
                 checkpoints.save(state, step=step)
                 stopwatch.restart()
             if step == config.total_steps:
@@ -183,7 +185,7 @@ def _due(config: FrozenConfigDict, step: int) -> tuple[bool, bool]:
 
 def evaluate(
     config: ConfigDict,
-    workdir: str,
+    workdir: storage.PathLike,
     *,
     which: str = "newest",
     devices: Sequence[jax.Device] | None = None,
@@ -201,6 +203,7 @@ def evaluate(
       mrd_jax.checkpoints.manifest.CorruptCheckpointError: the checkpoint is corrupt.
       ValueError: config, data set and workdir do not fit together, or there is no test split.
     """
+    workdir = storage.path(workdir)
     run = run_lib.build_run(config, devices=devices)
     run_identity.require_run(workdir)
     evaluator = run.evaluator()

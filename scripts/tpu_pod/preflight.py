@@ -80,7 +80,8 @@ def _git(*words: str) -> subprocess.CompletedProcess:
 def _check_config(options: argparse.Namespace) -> tuple[dict[str, str], list[str]]:
     """Validates the config for the slice; returns its paths by field, and the faults."""
     command = [sys.executable, "-m", "mrd_jax.main", *options.arguments]
-    command += ["--mode=validate", f"--devices={options.devices}"]
+    # Not the workdir of the run: this machine need not be able to read buckets.
+    command += ["--mode=validate", f"--devices={options.devices}", "--workdir=."]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         command, cwd=option_parsing.ROOT, env=environment, capture_output=True, text=True

@@ -2,13 +2,12 @@
 """Baselines of a data set: chance, majority class, histogram regression, and the teacher itself."""
 
 import dataclasses
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from mrd_jax import evaluation
+from mrd_jax import evaluation, storage
 from mrd_jax.data import source
 from mrd_jax.evaluation import results
 from mrd_jax.evaluation.baselines import histogram
@@ -20,7 +19,7 @@ Records = source.RecordSource | Sequence[Mapping[str, Any]]
 
 
 def measure(
-    dataset_dir: str | pathlib.Path,
+    dataset_dir: storage.PathLike,
     *,
     held_out: evaluation.HeldOut,
     train_split: str | None = "train",
@@ -62,7 +61,7 @@ def with_student(rows: Sequence[results.Result], student: results.Result) -> lis
 
 
 def _measure_fitted(
-    dataset_dir: str | pathlib.Path,
+    dataset_dir: storage.PathLike,
     held_out: evaluation.HeldOut,
     *,
     train_split: str,
