@@ -28,7 +28,7 @@ $(VENV)/installed: setup.py $(LOCK) $(WEIGHTS)
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	$(INSTALL) ".[demo,docs,notebooks,prep,test]"
+	$(INSTALL) ".[demo,docs,formats,notebooks,prep,test]"
 	touch $@
 
 # constraints.txt: the newest versions that setup.py allows, with all extras, for every Python and

@@ -35,11 +35,18 @@ REQUIREMENTS = [
 EXTRAS = {
     # Meshes, rendering and teachers: needed where data is prepared, not where models are trained.
     "prep": [
+        "DracoPy>=2,<3",
         "embreex>=4.4,<5",
         "h5py>=3.11,<4",
         "safetensors>=0.5,<1",
         "transformers>=4.57,<5",
         "trimesh>=5.2,<6",
+    ],
+    # CAD models (cascadio), and point clouds of laser scanners.
+    "formats": [
+        "cascadio>=0.1.1,<0.2",
+        "laspy[lazrs]>=2.7,<3",
+        "pye57>=0.4.19,<0.5",
     ],
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
     "cuda": ["jax[cuda12]>=0.10.2,<0.11"],

@@ -22,11 +22,13 @@ from data_prep import (
     lock,
     offline_teacher,
     prepare,
+    shape_names,
     sources,
     teachers,
     timing,
     uploading,
 )
+from data_prep.geometry import formats
 from data_prep.options import Options
 from data_prep.sources import published
 from data_prep.teachers import names
@@ -50,7 +52,7 @@ def build(options: Options) -> Path:
       lock.BusyError: another build is writing into the output folder.
     """
     prepare.check_input(options.source, options.input)
-    origin = sources.SOURCES[options.source]
+    origin = sources.find(options.source, label_from=options.label_from)
     class_set = published.find_class_set(
         origin, source=options.source, input_dir=options.input, teacher=options.teacher
     )
@@ -90,6 +92,7 @@ def _run_stages(
             image_size=options.image_size,
             workers=options.workers,
             seed=options.seed,
+            label_from=options.label_from,
         )
         print(summary)
         prepared = catalogue.read_catalogue(prepare.shard_paths(cache))
@@ -120,20 +123,32 @@ def _run_stages(
 def _check_existing(options: Options) -> None:
     """Checks, before hours of work, that existing data sets were built with these options."""
     for target in filter(None, (options.target, options.upload_target)):
-        if options.overwrite or not target.exists():
-            continue
-        found = source.read_metadata(target).get("build")
-        if not isinstance(found, dict):
+        if target.exists() and not options.overwrite:
+            _check_built(target, options)
+
+
+def _check_built(target: storage.PathLike, options: Options) -> None:
+    """Raises ValueError if an existing data set was built with other options or readers."""
+    metadata = source.read_metadata(target)
+    found = metadata.get("build")
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"{target} was not written by data_prep.build; pass --overwrite to replace it, or "
+            "choose another --output"
+        )
+    for name, value in ({"label_from": None} | options.content()).items():
+        if found.get(name) != value:
             raise ValueError(
-                f"{target} was not written by data_prep.build; pass --overwrite to replace it, or "
-                "choose another --output"
+                f"{target} was built with --{name} {found.get(name)}, but --{name} {value} was "
+                "given; pass --overwrite to replace it, or choose another --output"
             )
-        for name, value in options.content().items():
-            if found.get(name) != value:
-                raise ValueError(
-                    f"{target} was built with --{name} {found.get(name)}, but --{name} {value} was "
-                    "given; pass --overwrite to replace it, or choose another --output"
-                )
+    version = source.reader_version(metadata)
+    if version not in (None, formats.READER_VERSION):
+        raise ValueError(
+            f"{target} was built with version {version} of the readers of files, and this is "
+            f"version {formats.READER_VERSION}, which would prepare all shapes again; pass "
+            "--overwrite to replace it, or choose another --output"
+        )
 
 
 def _load_teacher(
@@ -243,6 +258,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
         default=Options.dtype,
         help=f"dtype of the teacher's activations; {default}",
     )
+    add("--label_from", help=f"for --source folder: {shape_names.LABEL_FROM_HELP}")
     add("--overwrite", action="store_true", help="replace a data set built with other options")
     values = vars(parser.parse_args(arguments))
     del values["debug"]

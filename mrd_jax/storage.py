@@ -69,7 +69,7 @@ def path(text: PathLike) -> Path:
 
 
 def local_path(text: PathLike) -> pathlib.Path:
-    """Returns the absolute local path that a user means.
+    """Returns the local path that a user means, relative if it was given so.
 
     For files that are only read and written on this machine: raw data, meshes, foreign checkpoints.
 
@@ -85,7 +85,7 @@ def local_path(text: PathLike) -> pathlib.Path:
             f"{given!r}: expected a local path; copy it to this machine first, for example with "
             f"gcloud storage cp -r {given} ."
         )
-    return pathlib.Path(given).absolute()
+    return pathlib.Path(given)
 
 
 def _checked_local(given: str) -> str:

@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads untrusted archives and folders: paths stay inside, and sizes are limited."""
 
+import functools
+import itertools
+import os
 import posixpath
 import struct
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from data_prep.foreign import limits
 
@@ -51,6 +56,9 @@ def safe_path(name: str) -> str:
 def folder_reader(root: Path) -> Callable[[str], bytes]:
     """Returns a function that reads files below a folder; links out of it are not followed.
 
+    Letter case, and the form and encoding of accented letters, are ignored where a name is not
+    found otherwise and the match is unambiguous.
+
     Args:
       root: folder of the files.
 
@@ -63,7 +71,10 @@ def folder_reader(root: Path) -> Callable[[str], bytes]:
 
     def read(name: str) -> bytes:
         try:
-            path = (root / safe_path(name)).resolve()
+            relative = safe_path(name)
+            path = (root / relative).resolve()
+            if not path.exists():
+                path = _similar_path(root, relative).resolve()
             if not path.is_relative_to(root):
                 raise ArchiveError(f"path {name!r} leaves its folder")
             return limits.read_file(path)
@@ -74,33 +85,74 @@ def folder_reader(root: Path) -> Callable[[str], bytes]:
     return read
 
 
+def _similar_path(root: Path, relative: str) -> Path:
+    """Returns a path below a folder, each part of which is an existing name or similar to one."""
+    path = root
+    for part in relative.split("/"):
+        if not (path / part).exists():
+            resolved = path.resolve()
+            if not resolved.is_relative_to(root):  # a link to a folder elsewhere is not listed
+                raise FileNotFoundError(relative)
+            names = _similar_names(resolved, resolved.stat().st_mtime_ns)
+            part = names.get(_folded(part), "")
+            if not part:  # none, or several
+                raise FileNotFoundError(relative)
+        path = path / part
+    return path
+
+
+@functools.lru_cache(maxsize=16)
+def _similar_names(folder: Path, modified: int) -> dict[str, str]:
+    """Returns folded name -> name in a folder, "" if several names fold to the same.
+
+    `modified` is part of the cache key only.
+    """
+    del modified
+    names: dict[str, str] = {}
+    for name in itertools.islice(os.listdir(folder), limits.MEMBERS.maximum()):
+        folded = _folded(name)
+        names[folded] = "" if folded in names else name
+    return names
+
+
+def _folded(name: str) -> str:
+    """Returns a name that is the same for all letter cases, Unicode forms and encodings."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # a name that is not UTF-8
+        name = os.fsencode(name).decode("latin-1")
+    return unicodedata.normalize("NFC", name.casefold())
+
+
 class Archive:
     """Zip file that is read by safe paths; letter case is ignored unless it is ambiguous.
 
     Catalogues were made on systems that ignore case, so `Wood.JPG` may be stored as `wood.jpg`.
     """
 
-    def __init__(self, path: Path | str):
+    def __init__(self, file: Path | str | BinaryIO):
         """Opens the archive and indexes the members with safe names.
 
         Args:
-          path: path of the zip file.
+          file: path of the zip file, or an open file, of which messages omit the name.
 
         Raises:
           FileNotFoundError: the file does not exist.
           ArchiveError: the file is not a zip archive, or is too large.
         """
-        self.path = Path(path)
+        is_path = isinstance(file, Path | str)
+        self._prefix = f"{Path(file)}: " if is_path else ""
         try:
-            limits.FILE_BYTES.check(self.path.stat().st_size)
-            self._zip = zipfile.ZipFile(self.path)
+            if is_path:
+                limits.FILE_BYTES.check(Path(file).stat().st_size)
+            self._zip = zipfile.ZipFile(file)
             limits.MEMBERS.check(len(self._zip.infolist()))
         except FileNotFoundError:
             raise
         except limits.LimitError as error:
-            raise ArchiveError(f"{self.path}: {error}") from error
+            raise ArchiveError(f"{self._prefix}{error}") from error
         except _CORRUPT as error:
-            raise ArchiveError(f"{self.path}: not a zip archive ({error})") from error
+            raise ArchiveError(f"{self._prefix}not a zip archive ({error})") from error
         self._members: dict[str, zipfile.ZipInfo] = {}
         self._folded: dict[str, zipfile.ZipInfo] = {}
         for member in self._zip.infolist():
@@ -112,6 +164,10 @@ class Archive:
                 continue
             self._members[name] = member
             self._folded.setdefault(name.lower(), member)
+
+    def names(self) -> list[str]:
+        """Returns the normalised paths of the members that can be read, without folders."""
+        return list(self._members)
 
     def __contains__(self, name: str) -> bool:
         """Returns True if the archive has a member of this name."""
@@ -128,7 +184,7 @@ class Archive:
         path = safe_path(name)
         member = self._members.get(path) or self._folded.get(path.lower())
         if member is None:
-            raise FileNotFoundError(f"{self.path}: no member {path!r}")
+            raise FileNotFoundError(f"{self._prefix}no member {path!r}")
         limit = limits.MEMBER_BYTES.maximum()
         try:
             if member.compress_type not in _COMPRESSIONS:
@@ -137,9 +193,9 @@ class Archive:
                 # The size in the header may be wrong, so the limit applies to the stream.
                 data = stream.read(limit + 1)
         except _CORRUPT as error:
-            raise ArchiveError(f"{self.path}: member {path!r} is unreadable: {error}") from error
+            raise ArchiveError(f"{self._prefix}member {path!r} is unreadable: {error}") from error
         try:
             limits.MEMBER_BYTES.check(len(data))
         except limits.LimitError as error:
-            raise ArchiveError(f"{self.path}: member {path!r} is {error}") from error
+            raise ArchiveError(f"{self._prefix}member {path!r} is {error}") from error
         return data

@@ -112,7 +112,7 @@ class Furniture:
         """
         archive = _open(item.archive)
         with timing.stage("load"):
-            content = _load(archive, item)
+            content = load(item)
         surface, faults = content.surface, list(content.notes)
         xyz, rgb = surfaces.sample(surface, points=points, seed=seed, shape_id=item.id)
         images, blank_views = surfaces.views(surface, count=views, size=image_size)
@@ -237,19 +237,13 @@ def parse_rotation(text: str) -> np.ndarray:
     return matrix
 
 
-def _open(path: str) -> archives.Archive:
-    """Opens an archive once per process, and again after the file has changed."""
-    return _open_cached(path, os.stat(path).st_mtime_ns)
+def load(item: Item) -> meshes.Content:
+    """Reads the surface of a model, with z up.
 
-
-@functools.lru_cache(maxsize=8)
-def _open_cached(path: str, modified: int) -> archives.Archive:
-    """Opens an archive; `modified` is part of the cache key only."""
-    return archives.Archive(path)
-
-
-def _load(archive: archives.Archive, item: Item) -> meshes.Content:
-    """Returns the surface of a model with z up."""
+    Raises:
+      shapes.SkipShape: the mesh is missing, outside the archive, unreadable or empty.
+    """
+    archive = _open(item.archive)
     file_type = formats.suffix(item.model)
     try:
         formats.check_type(file_type)
@@ -269,6 +263,17 @@ def _load(archive: archives.Archive, item: Item) -> meshes.Content:
     if content.surface is None:
         raise shapes.SkipShape("no faces")
     return content
+
+
+def _open(path: str) -> archives.Archive:
+    """Opens an archive once per process, and again after the file has changed."""
+    return _open_cached(path, os.stat(path).st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)
+def _open_cached(path: str, modified: int) -> archives.Archive:
+    """Opens an archive; `modified` is part of the cache key only."""
+    return archives.Archive(path)
 
 
 def _icon(archive: archives.Archive, path: str, *, faults: list[str]) -> bytes | None:

@@ -12,7 +12,9 @@ import tqdm
 
 from data_prep import evaluation
 from data_prep.geometry import clouds
-from data_prep.sources.folder import name_of
+from data_prep.geometry.listing import printable
+from data_prep.shape_names import name_of
+from mrd_jax import storage
 from mrd_jax.checkpoints import model_card
 from mrd_jax.data import augment, numpy_files, source
 from mrd_jax.encoder import Encoder
@@ -26,8 +28,8 @@ _FIELDS = ("id", "name", "creator", "licence", "picture", "xyz", "rgb")
 
 
 def index_data_set(
-    output: Path,
-    directory: Path,
+    output: storage.PathLike,
+    directory: storage.PathLike,
     *,
     encoder: Encoder,
     checkpoint: str,
@@ -63,7 +65,7 @@ def index_data_set(
         shape_index.write(
             output,
             _record_entries(
-                records, bar, encoder=encoder, directory=Path(directory), points=points
+                records, bar, encoder=encoder, directory=storage.path(directory), points=points
             ),
             count=count,
             points=points,
@@ -72,12 +74,18 @@ def index_data_set(
             teacher=_find_teacher(
                 encoder.card, metadata, place=teacher, data=directory, output=output
             ),
+            reader_version=source.reader_version(metadata),
             ann=ann,
         )
 
 
 def index_embeddings(
-    output: Path, file: Path, *, points: int, teacher: str, ann: bool = False
+    output: storage.PathLike,
+    file: storage.PathLike,
+    *,
+    points: int,
+    teacher: str,
+    ann: bool = False,
 ) -> None:
     """Writes the index of files that `mrd_jax.tools.embed` has embedded.
 
@@ -97,7 +105,7 @@ def index_embeddings(
     """
     arrays = _read_embeddings(file)
     card = model_card.from_json(str(arrays["card"]))
-    columns = (arrays[name].tolist() for name in ("files", "names", "creators", "licences", "up"))
+    columns = (arrays[name].tolist() for name in ("files", *shape_files.METADATA))
     files = [
         shape_files.ShapeFile(Path(path), *metadata)
         for path, *metadata in zip(*columns, strict=True)
@@ -117,6 +125,7 @@ def index_embeddings(
         teacher=shape_index.Teacher(
             card.teacher, place=_relative_place(teacher or card.teacher, output)
         ),
+        reader_version=int(arrays["reader_version"]),
         ann=ann,
     )
 
@@ -126,7 +135,7 @@ def _record_entries(
     bar: tqdm.tqdm,
     *,
     encoder: Encoder,
-    directory: Path,
+    directory: storage.Path,
     points: int,
 ) -> Iterator[shape_index.Entry]:
     """Embeds records in chunks and yields one entry per record."""
@@ -153,17 +162,19 @@ def _file_entry(
 ) -> shape_index.Entry:
     """Returns the entry of an embedded file."""
     try:
-        cloud = clouds.read_cloud(file.path, conventions=conventions, up=file.up or None)
+        cloud = clouds.read_cloud(
+            file.path, conventions=conventions, up=file.up or None, root=file.root or None
+        )
     except clouds.CloudError as error:
         raise ValueError(
-            f"{file.path} was embedded, but cannot be read now: {error}. Run this command from the "
-            "folder where mrd_jax.tools.embed was run, or embed the files again"
+            f"{printable(str(file.path))} was embedded, but cannot be read now: {error}. Run this "
+            "command from the folder where mrd_jax.tools.embed was run, or embed the files again"
         ) from error
     # A small cloud repeats its points in order; the first points have to be a random sample.
     order = np.random.default_rng(0).permutation(len(cloud.xyz))
     rgb = np.rint(cloud.rgb[order] * 255).astype(np.uint8)
     return _make_entry(
-        str(file.path),
+        printable(str(file.path)),
         file.name or name_of(str(file.path)),
         file.creator,
         file.licence,
@@ -196,12 +207,19 @@ def _make_entry(
 
 
 def _find_teacher(
-    card: model_card.ModelCard, metadata: dict[str, Any], *, place: str, data: Path, output: Path
+    card: model_card.ModelCard,
+    metadata: dict[str, Any],
+    *,
+    place: str,
+    data: storage.PathLike,
+    output: storage.PathLike,
 ) -> shape_index.Teacher:
     """Returns the encoder's teacher, with its revision if the data set has the same teacher."""
     data_teacher = metadata["teacher"]
     is_same = data_teacher["name"] == card.teacher
-    if not place:
+    if not place and storage.is_remote(data):
+        place = card.teacher
+    elif not place:
         # data_prep.build saves its teacher beside the data set, or loads the one it is given.
         saved = Path(data).resolve().parents[1] / "teachers" / card.teacher
         loaded = Path(metadata["build"]["teacher"]) if is_same else saved
@@ -214,18 +232,20 @@ def _find_teacher(
     )
 
 
-def _relative_place(place: str, output: Path) -> str:
+def _relative_place(place: str, output: storage.PathLike) -> str:
     """Returns a hub name as it is, and a folder relative to the index, so that both can move."""
     if not place or not Path(place).is_dir():
         return place
+    if storage.is_remote(output):
+        return str(Path(place).resolve())
     return os.path.relpath(Path(place).resolve(), Path(output).resolve())
 
 
-def _read_embeddings(file: Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of an npz file of `mrd_jax.tools.embed`."""
+def _read_embeddings(file: storage.PathLike) -> dict[str, np.ndarray]:
+    """Returns the arrays of an npz file of `mrd_jax.tools.embed`, of this version or an earlier."""
     names = ("embeddings", "files", "names", "creators", "licences", "up", "card", "checkpoint")
     try:
-        with file.open("rb") as stream:
+        with storage.path(file).open("rb") as stream:
             arrays = numpy_files.ArrayFile(stream)
             missing = [name for name in names if name not in arrays]
             if missing:
@@ -233,6 +253,10 @@ def _read_embeddings(file: Path) -> dict[str, np.ndarray]:
                     f"{file} lacks {missing}; expected the output of python -m mrd_jax.tools.embed "
                     "of this version"
                 )
-            return {name: arrays[name] for name in names}
+            found = {name: arrays[name] for name in names}
+            # Earlier versions wrote neither, and looked for textures beside each file only.
+            roots = arrays["roots"] if "roots" in arrays else np.full(len(found["files"]), "")
+            version = arrays["reader_version"] if "reader_version" in arrays else np.array(1)
+            return found | {"roots": roots, "reader_version": version}
     except numpy_files.ArrayFileError as error:
         raise ValueError(f"{file} is not an output of mrd_jax.tools.embed: {error}") from error

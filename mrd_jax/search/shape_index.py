@@ -3,7 +3,8 @@
 
 An index is a folder with `index.json`, `rows.npy`, `shapes.jsonl`, `xyz.npy`, `rgb.npy` and
 `pictures/`, and a faiss file if it was built with `--ann`. The arrays are memory-mapped, so opening
-an index takes the same time at any size. The folder is self-contained and can be moved.
+an index takes the same time at any size. The folder is self-contained and can be moved. An index in
+a bucket is copied to this machine when it is opened.
 """
 
 import dataclasses
@@ -14,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from mrd_jax import atomic_io
+from data_prep.geometry import formats
+from mrd_jax import atomic_io, storage, transfer
 from mrd_jax.checkpoints import model_card
 from mrd_jax.search import nearest
 
@@ -110,6 +112,8 @@ class ShapeIndex:
       card: model card of the encoder that embedded the shapes.
       checkpoint: fingerprint of that encoder, see `mrd_jax.checkpoints.fingerprinting`.
       teacher: teacher whose embedding space the rows share.
+      reader_version: version of the readers of the files that were embedded, see
+        `data_prep.geometry.formats`; None for published point clouds.
       items: metadata, one per shape.
       rows: float16 [shapes, dim] embeddings, unit norm, memory-mapped.
       xyz: int16 [shapes, points, 3] coordinates, `STEPS` per unit, memory-mapped.
@@ -120,6 +124,7 @@ class ShapeIndex:
     card: model_card.ModelCard
     checkpoint: str
     teacher: Teacher
+    reader_version: int | None
     items: tuple[Item, ...]
     rows: np.ndarray
     xyz: np.ndarray
@@ -135,6 +140,16 @@ class ShapeIndex:
           number: row of the shape in the index.
         """
         return self.folder / PICTURES / self.items[number].picture
+
+    def reader_note(self) -> str:
+        """Returns a note if other readers than today's read the shapes of the index, else ""."""
+        if self.reader_version in (None, formats.READER_VERSION):
+            return ""
+        return (
+            f"the shapes of {self.folder} were read by version {self.reader_version} of the "
+            f"readers of files, and queries are read by version {formats.READER_VERSION}: points "
+            "and colours of one file may differ. Build the index again to compare like with like"
+        )
 
     def check_encoder(self, checkpoint: str) -> None:
         """Checks that an encoder is the one that the index was built with.
@@ -175,7 +190,7 @@ class ShapeIndex:
 
 
 def write(
-    folder: Path,
+    folder: storage.PathLike,
     entries: Iterable[Entry],
     *,
     count: int,
@@ -183,6 +198,7 @@ def write(
     card: model_card.ModelCard,
     checkpoint: str,
     teacher: Teacher,
+    reader_version: int | None = formats.READER_VERSION,
     ann: bool = False,
 ) -> None:
     """Writes an index atomically, one shape at a time.
@@ -195,6 +211,7 @@ def write(
       card: model card of the encoder.
       checkpoint: fingerprint of the encoder, see `mrd_jax.checkpoints.fingerprinting`.
       teacher: teacher whose embedding space the rows share.
+      reader_version: version of the readers of the embedded files; None for published points.
       ann: also write the file for approximate search.
 
     Raises:
@@ -203,8 +220,8 @@ def write(
         not `count`.
       nearest.AnnUnsupportedError: `ann` is set and faiss is not installed.
     """
-    folder = Path(folder)
-    if folder.exists():
+    target = storage.path(folder)
+    if target.exists():
         raise FileExistsError(f"{folder} exists; choose another folder or remove it first")
     if not count:
         raise ValueError("the index would be empty: there are no shapes")
@@ -215,7 +232,7 @@ def write(
         "xyz": (count, points, 3),
         "rgb": (count, points, 3),
     }
-    with atomic_io.replacing(folder) as temporary:
+    with atomic_io.replacing(target, last=INFO_FILE) as temporary:
         staging = Path(temporary)
         (staging / PICTURES).mkdir(parents=True)
         arrays = {
@@ -235,6 +252,7 @@ def write(
             "shapes": count,
             "checkpoint": checkpoint,
             "teacher": dataclasses.asdict(teacher),
+            "reader_version": reader_version,
             "card": card.as_dict(),
         }
         (staging / INFO_FILE).write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
@@ -264,7 +282,7 @@ def _write_entries(
         raise ValueError(f"{len(ids)} shapes; expected {count}")
 
 
-def read(folder: Path | str) -> ShapeIndex:
+def read(folder: storage.PathLike) -> ShapeIndex:
     """Opens an index.
 
     Args:
@@ -274,12 +292,12 @@ def read(folder: Path | str) -> ShapeIndex:
       FileNotFoundError: the folder has no index.
       CorruptIndexError: a file is missing or corrupt, or has another format version.
     """
-    folder = Path(folder)
-    if not (folder / INFO_FILE).is_file():
+    if not (storage.path(folder) / INFO_FILE).is_file():
         raise FileNotFoundError(
             f"{folder} is not an index: it has no {INFO_FILE}. Build one with "
             "python -m mrd_jax.tools.search build"
         )
+    folder = transfer.local_copy(storage.path(folder))
     try:
         info = json.loads((folder / INFO_FILE).read_text("utf-8"))
         if info["format"] != FORMAT:
@@ -291,7 +309,16 @@ def read(folder: Path | str) -> ShapeIndex:
         if len(lengths) != 1:
             raise ValueError(f"its files have different numbers of shapes: {sorted(lengths)}")
         card, teacher = model_card.from_dict(info["card"]), Teacher(**info["teacher"])
-        return ShapeIndex(folder, card, info["checkpoint"], teacher, items, **arrays)
+        return ShapeIndex(
+            folder,
+            card,
+            info["checkpoint"],
+            teacher,
+            # Absent from indexes that were written before the version was recorded.
+            info.get("reader_version", 1),
+            items,
+            **arrays,
+        )
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CorruptIndexError(
             f"the index {folder} is corrupt ({error}); build it again"

@@ -30,6 +30,7 @@ WORKDIR = epath.Path(f"{bucket.BUCKET}/runs/tiny")
 
 # Variables that `bucket.emulated` sets.
 EMULATOR = (
+    "CLOUD_STORAGE_EMULATOR_ENDPOINT",
     "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT",
     "GOOGLE_AUTH_TOKEN_FOR_TESTING",
     "STORAGE_EMULATOR_HOST",
