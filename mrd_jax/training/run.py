@@ -13,12 +13,11 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict, FrozenConfigDict
 
-import mrd_jax
 from mrd_jax import models, storage
 from mrd_jax.checkpoints import initial_weights, manager, model_card, run_identity, train_state
 from mrd_jax.data import corrupt_records, loader, source
 from mrd_jax.data.hard_negatives import neighbour_index
-from mrd_jax.distributed import backends, processes
+from mrd_jax.distributed import backends, processes, versions
 from mrd_jax.evaluation import evaluator, history
 from mrd_jax.training import initial_state, optimizer, step, validation
 
@@ -137,9 +136,9 @@ def build_run(config: ConfigDict, *, devices: Sequence[jax.Device] | None = None
     """
     validation.validate(config)
     processes.check_devices()
+    processes.require_same(versions.settings(), remedy=f"To mend it, {versions.REMEDY}.")
     processes.require_same(
-        {"mrd_jax": mrd_jax.__version__, "jax": jax.__version__}
-        | {
+        {
             f"config.{name}": value
             for name, value in run_identity.flatten(config).items()
             if name not in run_identity.HOST_FIELDS

@@ -27,7 +27,7 @@ FINISHED = "finished"
 
 def train_and_evaluate(
     config: ConfigDict, workdir: storage.PathLike, *, devices: Sequence[jax.Device] | None = None
-) -> None:
+) -> bool:
     """Trains to the last step, continuing the run in the workdir, then evaluates and reports.
 
     Without a test split (`config.data.test_split` is empty) the run is only trained. On SIGTERM or
@@ -38,6 +38,9 @@ def train_and_evaluate(
       config: config of the run.
       workdir: folder of the run.
       devices: devices of the run, over all processes; all devices by default.
+
+    Returns:
+      Whether the run is finished; not after a graceful shutdown.
 
     Raises:
       ValueError: config, data set and workdir do not fit together.
@@ -60,7 +63,7 @@ def train_and_evaluate(
     LOGGER.info("training: %.0f s", time.perf_counter() - started)
     if int(state.step) < config.total_steps:
         LOGGER.info("the same command continues this run")
-        return
+        return False
 
     if config.checkpoints_best:
         LOGGER.info("best step by %s: %d", config.best_metric, checkpoints.find("best"))
@@ -70,6 +73,7 @@ def train_and_evaluate(
         final.write_results(evaluator, state.variables(), workdir=workdir)
     if jax.process_index() == 0:
         atomic_io.write_text(storage.path(workdir) / FINISHED, f"{config.total_steps} steps\n")
+    return True
 
 
 def train(

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mrd_jax import storage
 
@@ -64,6 +64,7 @@ def start(
     processes: int = 2,
     devices: int = 4,
     own_flags: Sequence[Sequence[str]] = (),
+    own_environment: Sequence[Mapping[str, str]] = (),
     log_folder: pathlib.Path | None = None,
 ) -> ProcessGroup:
     """Starts the training command as one run of several processes.
@@ -75,6 +76,7 @@ def start(
       processes: number of processes; a single one joins no cluster.
       devices: number of devices of each process.
       own_flags: additional flags of each process, by its index.
+      own_environment: additional variables of each process, by its index.
       log_folder: local folder of the logs; the parent of the workdir by default.
     """
     log_folder = log_folder or workdir.parent
@@ -105,7 +107,7 @@ def start(
                 subprocess.Popen(
                     command,
                     cwd=ROOT,
-                    env=environment,
+                    env=environment | (own_environment[process] if own_environment else {}),
                     stdout=log,
                     stderr=log,
                 )
