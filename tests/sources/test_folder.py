@@ -10,10 +10,10 @@ import numpy as np
 import PIL.Image
 import pytest
 import small_shapes
+import trimesh
 from small_shapes import COLOURS, SETTINGS, box, picture, rgb, run_build, write
 
 from data_prep import build, evaluation, prepare, shapes, sources, teachers
-from data_prep.geometry import meshes
 from data_prep.shape_names import name_of
 from mrd_jax.data import source
 from mrd_jax.evaluation import load_held_out
@@ -97,8 +97,8 @@ def test_y_up_is_rotated_and_not_mirrored(tmp_path):
     colours = np.full((36, 4), 255, np.uint8)
     colours[normals[:, 1] > 0.5] = (255, 0, 0, 255)
     colours[normals[:, 2] > 0.5] = (0, 255, 0, 255)
-    mesh = meshes.trimesh.Trimesh(corners, np.arange(36).reshape(12, 3), process=False)
-    mesh.visual = meshes.trimesh.visual.ColorVisuals(mesh, vertex_colors=colours)
+    mesh = trimesh.Trimesh(corners, np.arange(36).reshape(12, 3), process=False)
+    mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=colours)
     write(tmp_path / "shape.glb", mesh)
     shape = prepared(tmp_path, points=600)
     red = (shape.rgb == (255, 0, 0)).all(axis=1)
@@ -134,7 +134,7 @@ def test_clouds_match_an_independent_implementation_and_have_no_views(tmp_path, 
         elif name.endswith("npz"):
             np.savez(raw / name, points=xyz, colors=colours)
         else:
-            cloud = meshes.trimesh.PointCloud(xyz, np.hstack([colours, colours[:, :1]]))
+            cloud = trimesh.PointCloud(xyz, np.hstack([colours, colours[:, :1]]))
             (raw / name).write_bytes(cloud.export(file_type="ply"))
         want[name] = expected_cloud(xyz.astype(np.float64), colours, shape_id=name, points=64)
     folder = run_build("folder", raw, tmp_path / "out", monkeypatch)
@@ -238,9 +238,10 @@ def test_materials_and_textures_are_read_from_anywhere_in_the_folder_but_not_out
 def test_unusable_files_are_counted_by_reason_and_named(tmp_path, capsys, monkeypatch):
     raw = tmp_path / "raw"
     write(raw / "good.glb", box())
-    (raw / "cut.glb").write_bytes((raw / "good.glb").read_bytes()[:200])
+    whole = (raw / "good.glb").read_bytes()
+    (raw / "cut.glb").write_bytes(whole[:200])
     (raw / "empty.obj").write_text("")
-    (raw / "object.npy").write_bytes(b"")
+    np.save(raw / "object.npy", np.array([{}], object))
     (raw / "notes.txt").write_text("hello")
     write(tmp_path / "elsewhere.glb", box())
     (raw / "link.glb").symlink_to(tmp_path / "elsewhere.glb")
@@ -253,15 +254,15 @@ def test_unusable_files_are_counted_by_reason_and_named(tmp_path, capsys, monkey
 
     printed = capsys.readouterr().out
     for reason, item in (
-        ("unreadable mesh", "cut.glb"),
-        ("no faces and no points", "empty.obj"),
-        ("empty file", "object.npy"),
+        (f"truncated binary glTF file: has 200 of {len(whole)} bytes", "cut.glb"),
+        ("empty file", "empty.obj"),
+        ("no rows of numbers; expected x y z in each row", "notes.txt"),
         ("a link that leaves the folder", "link.glb"),
         ("a link to a folder, not followed", "more"),
         ("file missing", "gone.ply"),
     ):
         assert f"  skipped, {reason}: 1\n    {item}\n" in printed
-    assert "unknown type 'txt'" in printed
+    assert "skipped, holds pickled objects" in printed
     assert [record["id"] for record in source.open_split(folder, "test")] == ["good.glb"]
 
 
