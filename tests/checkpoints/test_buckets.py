@@ -16,6 +16,8 @@ from mrd_jax.checkpoints import fingerprinting, initial_weights, manager, paths
 from mrd_jax.data import source
 from mrd_jax.training import nonfinite
 
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
 
 @pytest.fixture(scope="module")
 def url():
@@ -202,8 +204,9 @@ def test_a_data_set_is_replaced_only_on_request_and_without_remains(folder, tmp_
     run_build(tmp_path / "one", monkeypatch, upload=upload)
     with pytest.raises(ValueError, match=f"{folder}/fake/1.0.0 was built with --seed 0"):
         run_build(tmp_path / "two", monkeypatch, upload=upload, seed=1)
-    (folder / "fake/1.0.0/evaluation/old.json").write_text("{}")
+    for name in ("evaluation/old.json", "neighbours/train.npz"):
+        (folder / "fake/1.0.0" / name).write_text("{}")
     run_build(tmp_path / "two", monkeypatch, upload=upload, seed=1, overwrite=True)
     assert source.read_metadata(folder / "fake/1.0.0")["build"]["seed"] == 1
     local = storage.files(storage.path(tmp_path / "two/fake/1.0.0"))
-    assert list(storage.files(folder / "fake/1.0.0")) == list(local)
+    assert {*storage.files(folder / "fake/1.0.0")} == {*local, "neighbours/train.npz"}
