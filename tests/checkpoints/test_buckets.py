@@ -199,6 +199,20 @@ def test_skipped_updates_of_several_starts_are_all_recorded(folder):
     assert [line[:10] for line in lines] == ['{"step": 3', '{"step": 4']
 
 
+def test_the_same_build_continues_an_interrupted_upload(folder, tmp_path, monkeypatch, capsys):
+    run_build(tmp_path, monkeypatch, upload=folder)
+    written = folder / "fake/1.0.0"
+    shard = next(name for name in storage.files(written) if "array_record" in name)
+    for name in ("dataset_info.json", shard):
+        (written / name).unlink()
+    with pytest.raises(FileNotFoundError, match="no data set in"):
+        source.read_metadata(written)
+    capsys.readouterr()
+    run_build(tmp_path, monkeypatch, upload=folder)
+    assert "2 of 46 files uploaded" in capsys.readouterr().out
+    assert len(source.open_split(written, "train")) == 29
+
+
 def test_a_data_set_is_replaced_only_on_request_and_without_remains(folder, tmp_path, monkeypatch):
     upload = storage.path(folder)
     run_build(tmp_path / "one", monkeypatch, upload=upload)
