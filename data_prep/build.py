@@ -71,10 +71,10 @@ def _run_stages(
     """Runs the stages one after another."""
     started = time.monotonic()
     _check_existing(options)
-    if _is_of_earlier_readers(options, origin):
-        return options.target
     if options.upload is not None:
         uploading.announce(options)
+    if _is_of_earlier_readers(options, origin):
+        return options.target
     cache = options.output / "shapes" / origin.family
     if isinstance(origin, sources.folder.Folder):
         origin.check(
@@ -124,13 +124,18 @@ def _run_stages(
 
 def _check_existing(options: Options) -> None:
     """Checks, before hours of work, that existing data sets were built with these options."""
-    for target in filter(None, (options.target, options.upload_target)):
-        if target.exists() and not options.overwrite:
-            _check_built(target, options)
+    if options.overwrite:
+        return
+    if options.target.exists():
+        _check_built(options.target, options)
+    # An interrupted upload has no such file, and continues.
+    upload = options.upload_target
+    if upload is not None and (upload / source.INFO_FILES[0]).exists():
+        _check_built(upload, options)
 
 
 def _check_built(target: storage.PathLike, options: Options) -> None:
-    """Raises ValueError if an existing data set was built with other options or readers."""
+    """Raises ValueError if an existing data set was built with other options."""
     found = source.read_metadata(target).get("build")
     if not isinstance(found, dict):
         raise ValueError(
@@ -218,16 +223,15 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
     add, default = parser.add_argument, "default: %(default)s"
     positive = flag_types.integer(1)
     add("--source", required=True, choices=sorted(sources.SOURCES), help="kind of raw data")
-    add("--input", required=True, type=storage.local_path, help="folder of the raw data")
+    add("--input", required=True, type=command.local_path, help="folder of the raw data")
     add(
         "--output",
         required=True,
-        type=storage.path,
         help="folder of caches, teachers and data sets, or gs:// URL that data sets are copied to",
     )
     add(
         "--staging",
-        type=storage.local_path,
+        type=command.local_path,
         help="with a gs:// output, the local folder of caches, teachers and data sets; default: a "
         "folder below the user's cache folder",
     )
@@ -274,9 +278,10 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
     values = vars(parser.parse_args(arguments))
     del values["debug"]
     output, staging = values.pop("output"), values.pop("staging")
-    if storage.is_remote(output):
-        staging = staging or transfer.cache_folder("build", output)
-        return Options(**values, output=staging, upload=output)
+    upload = storage.path(output)
+    if storage.is_remote(upload):
+        staging = staging or transfer.cache_folder("build", upload)
+        return Options(**values, output=staging, upload=upload)
     if staging is not None:
         parser.error(f"--staging is for a gs:// output, and --output is {output}")
     return Options(**values, output=storage.local_path(output))
