@@ -278,6 +278,24 @@ def test_local_workdir_is_rejected(cloud):
     assert len(output.splitlines()) <= 3
 
 
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--spot", "--reserved"], "--spot and --reserved exclude each other"),
+        (["--node_count=0"], "--node_count is 0; expected at least 1"),
+        (["--env=XLA FLAGS"], "--env is 'XLA FLAGS'; expected NAME=VALUE"),
+    ],
+)
+def test_invalid_option_is_an_error_of_one_line(cloud, flags, message):
+    status, output = cloud.run(*flags)
+    assert status == 2 and message in output and len(output.splitlines()) == 1
+
+
+def test_only_trainings_are_launched(cloud):
+    status, output = cloud.run(mode="eval")
+    assert status == 2 and "starts trainings" in output
+
+
 def test_missing_gcloud_is_reported_in_one_line(cloud, monkeypatch):
     (cloud.folder / "bin" / "gcloud").unlink()
     (cloud.folder / "bin" / "git").symlink_to(shutil.which("git"))
