@@ -140,7 +140,8 @@ def claim(workdir: storage.Path, identity: Mapping[str, Any]) -> None:
         if jax.process_index() != 0:
             raise WorkdirMismatchError(
                 f"process 0 has written {path}, but process {jax.process_index()} does not see "
-                "it: --workdir must be gs://BUCKET/NAME or a folder of a file system that all hosts share"
+                "it: --workdir must be gs://BUCKET/NAME, or a folder of "
+                "a file system that all hosts share"
             )
         storage.make_folder(workdir)
         atomic_io.write_text(path, json.dumps(identity, indent=1))
