@@ -207,16 +207,15 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
     add, default = parser.add_argument, "default: %(default)s"
     positive = flag_types.integer(1)
     add("--source", required=True, choices=sorted(sources.SOURCES), help="kind of raw data")
-    add("--input", required=True, type=storage.local_path, help="folder of the raw data")
+    add("--input", required=True, type=command.local_path, help="folder of the raw data")
     add(
         "--output",
         required=True,
-        type=storage.path,
         help="folder of caches, teachers and data sets, or gs:// URL that data sets are copied to",
     )
     add(
         "--staging",
-        type=storage.local_path,
+        type=command.local_path,
         help="with a gs:// output, the local folder of caches, teachers and data sets; default: a "
         "folder below the user's cache folder",
     )
@@ -263,9 +262,10 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
     values = vars(parser.parse_args(arguments))
     del values["debug"]
     output, staging = values.pop("output"), values.pop("staging")
-    if storage.is_remote(output):
-        staging = staging or transfer.cache_folder("build", output)
-        return Options(**values, output=staging, upload=output)
+    upload = storage.path(output)
+    if storage.is_remote(upload):
+        staging = staging or transfer.cache_folder("build", upload)
+        return Options(**values, output=staging, upload=upload)
     if staging is not None:
         parser.error(f"--staging is for a gs:// output, and --output is {output}")
     return Options(**values, output=storage.local_path(output))

@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from mrd_jax import storage
 from mrd_jax.cli import command
 
 PACKAGE = "sweethome3d-furniture"
@@ -109,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = command.Parser(__doc__, prog="python -m data_prep.fetch")
     parser.add_argument(
-        "--output", required=True, type=storage.local_path, help="folder for the .sh3f files"
+        "--output", required=True, type=command.local_path, help="folder for the .sh3f files"
     )
     output = parser.parse_args(arguments).output
     fetched = fetch(output)

@@ -18,7 +18,6 @@ import tqdm
 from data_prep import flag_types, process_pool, shape_names, shapes, sources
 from data_prep.geometry import formats
 from data_prep.summary import EXAMPLES, Summary
-from mrd_jax import storage
 from mrd_jax.cli import command
 
 # Defaults: points per shape, rendered views per shape (all cameras), side of a view in pixels.
@@ -215,8 +214,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = command.Parser(__doc__, prog="python -m data_prep.prepare")
     add, positive, default = parser.add_argument, flag_types.integer(1), "default: %(default)s"
     add("--source", required=True, choices=sorted(sources.SOURCES), help="kind of raw data")
-    add("--input", required=True, type=storage.local_path, help="folder of the raw data")
-    add("--output", required=True, type=storage.local_path, help="folder of the shards")
+    add("--input", required=True, type=command.local_path, help="folder of the raw data")
+    add("--output", required=True, type=command.local_path, help="folder of the shards")
     add("--points", type=positive, default=POINTS, help=f"points per shape; {default}")
     add(
         "--views",

@@ -263,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "directory",
         nargs="+",
-        type=storage.path,
+        type=command.path,
         help="folder of a data set, such as data/furniture/1.0.0",
     )
     parser.add_argument(

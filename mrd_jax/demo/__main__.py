@@ -19,7 +19,6 @@ from collections.abc import Sequence
 import numpy as np
 import PIL.Image
 
-from mrd_jax import storage
 from mrd_jax.cli import command
 from mrd_jax.distributed import compilation_cache
 from mrd_jax.search import queries, shape_index
@@ -53,10 +52,10 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--checkpoint",
         required=True,
-        type=storage.path,
+        type=command.path,
         help="encoder that the index was built with",
     )
-    add("--index", required=True, type=storage.path, help="folder of mrd_jax.tools.search build")
+    add("--index", required=True, type=command.path, help="folder of mrd_jax.tools.search build")
     add("--teacher", help="hub name or folder (default: recorded in the index)")
     add("--host", default="127.0.0.1", help="address to bind to (default: 127.0.0.1)")
     add("--port", type=int, default=8000, help="port, 0 for any free port (default: 8000)")

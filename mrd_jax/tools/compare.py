@@ -9,7 +9,6 @@ The first run is the reference: every other one is tested against it, paired by 
 import sys
 from collections.abc import Sequence
 
-from mrd_jax import storage
 from mrd_jax.cli import command
 from mrd_jax.report import comparison
 
@@ -19,9 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status."""
     parser = command.Parser(__doc__, prog="python -m mrd_jax.tools.compare")
     add = parser.add_argument
-    add("runs", nargs="+", type=storage.path, help="workdirs of the runs, two or more")
+    add("runs", nargs="+", type=command.path, help="workdirs of the runs, two or more")
     add("--names", nargs="+", help="one name per run (default: the name of its folder)")
-    add("--output", type=storage.path, required=True, help="HTML page to write")
+    add("--output", type=command.path, required=True, help="HTML page to write")
     options = parser.parse_args(arguments)
     names = options.names or [run.name for run in options.runs]
     if len(names) != len(options.runs):

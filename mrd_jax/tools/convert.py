@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 
-from mrd_jax import convert, encoder, storage
+from mrd_jax import convert, encoder
 from mrd_jax.checkpoints import fingerprinting, initial_weights, model_card
 from mrd_jax.cli import command
 from mrd_jax.convert import files
@@ -54,10 +54,10 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--checkpoint",
         required=True,
-        type=storage.local_path,
+        type=command.local_path,
         help=".pt, .pth, .bin or .safetensors",
     )
-    add("--output", required=True, type=storage.path, help="folder to write; for eva an .npz file")
+    add("--output", required=True, type=command.path, help="folder to write; for eva an .npz file")
     add(
         "--size",
         choices=("ti", "s", "b", "l", "g"),

@@ -95,17 +95,17 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "files",
         nargs="+",
-        type=storage.local_path,
+        type=command.local_path,
         metavar="FILE",
         help=f"{', '.join(formats.TYPES)}, or a folder: the files of its table, or else all in it",
     )
     add(
         "--checkpoint",
         required=True,
-        type=storage.path,
+        type=command.path,
         help="workdir of a run, one of its checkpoints, or encoder folder",
     )
-    add("--output", required=True, type=storage.path, help="npz file to write")
+    add("--output", required=True, type=command.path, help="npz file to write")
     add(
         "--up",
         choices=("y", "z"),

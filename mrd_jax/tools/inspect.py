@@ -25,7 +25,6 @@ from collections.abc import Iterator, Sequence
 
 from data_prep.geometry import clouds, formats
 from data_prep.geometry.listing import printable
-from mrd_jax import storage
 from mrd_jax.cli import command
 from mrd_jax.search import inspection, shape_files
 
@@ -85,12 +84,12 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "files",
         nargs="+",
-        type=storage.local_path,
+        type=command.local_path,
         metavar="FILE",
         help=f"{', '.join(formats.TYPES)}, or a folder: the files of its table, or else all in it",
     )
     add("--json", action="store_true", help="print one JSON object per line and file")
-    add("--sheet", type=storage.local_path, help="PNG file to write, with pictures of every file")
+    add("--sheet", type=command.local_path, help="PNG file to write, with pictures of every file")
     add(
         "--up",
         choices=("y", "z"),

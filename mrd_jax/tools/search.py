@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.geometry import formats
-from mrd_jax import atomic_io, encoder, storage
+from mrd_jax import atomic_io, encoder
 from mrd_jax.checkpoints import fingerprinting
 from mrd_jax.cli import command
 from mrd_jax.data import source
@@ -170,14 +170,14 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _add_build(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--output", required=True, type=storage.path, help="folder of the index, must not exist")
-    add("--data", type=storage.path, help="folder of a prepared data set, with its version")
+    add("--output", required=True, type=command.path, help="folder of the index, must not exist")
+    add("--data", type=command.path, help="folder of a prepared data set, with its version")
     add(
-        "--embeddings", type=storage.path, help="npz file of mrd_jax.tools.embed, instead of --data"
+        "--embeddings", type=command.path, help="npz file of mrd_jax.tools.embed, instead of --data"
     )
     add(
         "--checkpoint",
-        type=storage.path,
+        type=command.path,
         help="with --data: workdir of a run, or folder of an encoder",
     )
     add("--splits", nargs="+", default=(), help="with --data: splits to index (default: all)")
@@ -192,7 +192,7 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
 
 def _add_find(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--index", required=True, type=storage.path, help="folder of the index")
+    add("--index", required=True, type=command.path, help="folder of the index")
     for name, text in (
         ("--text", "text to search for; may be repeated"),
         ("--image", "picture file to search for; may be repeated"),
@@ -202,7 +202,7 @@ def _add_find(parser: argparse.ArgumentParser) -> None:
     add("--weights", nargs="+", type=float, help="one weight per part, in order (default: 1 each)")
     add(
         "--checkpoint",
-        type=storage.path,
+        type=command.path,
         help="with --mesh: the encoder that the index was built with",
     )
     add(
@@ -212,7 +212,7 @@ def _add_find(parser: argparse.ArgumentParser) -> None:
     add("--up", choices=("y", "z"), help="vertical axis of --mesh (default: by file type)")
     add("--count", type=int, default=10, help="number of shapes to find (default: 10)")
     add("--format", default="table", choices=FORMATS, help="output format (default: table)")
-    add("--output", type=storage.path, help="file to write (default: print to stdout)")
+    add("--output", type=command.path, help="file to write (default: print to stdout)")
     add("--ann", action="store_true", help="search approximately; for 200,000 shapes and more")
 
 

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from mrd_jax import storage
+from mrd_jax.tools import verify
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -22,6 +23,7 @@ EXCEPTIONS = {
     "storage.py": "decides what a path is",
     "transfer.py": "copies between this machine and buckets",
     "atomic_io.py": "temporary files on this machine",
+    "cli/command.py": "conversion of arguments to local paths",
     "cli/console.py": "experiments that are installed with the package",
     "cli/flag_parsing.py": "--config, a Python file",
     "cli/logs.py": "devices of this machine",
@@ -108,6 +110,15 @@ def test_other_object_stores_are_rejected_by_name(given):
 def test_a_url_without_a_bucket_is_rejected(given):
     with pytest.raises(ValueError, match="names no bucket; expected gs://BUCKET/NAME"):
         storage.path(given)
+
+
+def test_the_reason_reaches_the_user_of_a_command(capsys):
+    with pytest.raises(SystemExit) as status:
+        verify.main(["s3://b/run"])
+    assert status.value.code == 2
+    assert "error: argument paths: 's3://b/run': expected a local path or gs://" in (
+        capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("given", ["gs://b/raw", pathlib.Path("gs://b/raw"), "s3://b/raw"])
