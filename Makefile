@@ -71,7 +71,7 @@ input_pipeline: $(VENV)/installed
 
 # 10,000 corrupt and hostile files for every reader of untrusted files; about half an hour.
 .PHONY: fuzz
-fuzz: $(VENV)/installed
+fuzz: $(VENV)/installed-test
 	$(RUN) -m benchmarks.fuzz
 
 test: $(VENV)/installed-test

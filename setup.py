@@ -40,12 +40,12 @@ EXTRAS = {
         "h5py>=3.11,<4",
         "safetensors>=0.5,<1",
         "transformers>=4.57,<5",
-        "trimesh>=5.2,<6",
     ],
-    # CAD models (cascadio), and point clouds of laser scanners.
+    # CAD models (cascadio), point clouds of laser scanners, and meshoptimizer's compression.
     "formats": [
         "cascadio>=0.1.1,<0.2",
         "laspy[lazrs]>=2.7,<3",
+        "meshopt>=0.1,<0.2",
         "pye57>=0.4.19,<0.5",
     ],
     # Buckets. Orbax and the checksums of uploads need google-cloud-storage and google-crc32c, which
@@ -73,6 +73,8 @@ EXTRAS = {
         "pyyaml>=6,<7",
         # Builds the wheel that the tests install.
         "setuptools>=77,<82",
+        # Writes meshes in tests and benchmarks, and reads them independently.
+        "trimesh>=5.2,<6",
     ],
     # The documentation's site, and the notebooks in it.
     "docs": ["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2"],

@@ -73,6 +73,8 @@ def _run_stages(
     _check_existing(options)
     if options.upload is not None:
         uploading.announce(options)
+    if _is_of_earlier_readers(options, origin):
+        return options.target
     cache = options.output / "shapes" / origin.family
     if isinstance(origin, sources.folder.Folder):
         origin.check(
@@ -122,15 +124,19 @@ def _run_stages(
 
 def _check_existing(options: Options) -> None:
     """Checks, before hours of work, that existing data sets were built with these options."""
-    for target in filter(None, (options.target, options.upload_target)):
-        if target.exists() and not options.overwrite:
-            _check_built(target, options)
+    if options.overwrite:
+        return
+    if options.target.exists():
+        _check_built(options.target, options)
+    # An interrupted upload has no such file, and continues.
+    upload = options.upload_target
+    if upload is not None and (upload / source.INFO_FILES[0]).exists():
+        _check_built(upload, options)
 
 
 def _check_built(target: storage.PathLike, options: Options) -> None:
-    """Raises ValueError if an existing data set was built with other options or readers."""
-    metadata = source.read_metadata(target)
-    found = metadata.get("build")
+    """Raises ValueError if an existing data set was built with other options."""
+    found = source.read_metadata(target).get("build")
     if not isinstance(found, dict):
         raise ValueError(
             f"{target} was not written by data_prep.build; pass --overwrite to replace it, or "
@@ -142,13 +148,23 @@ def _check_built(target: storage.PathLike, options: Options) -> None:
                 f"{target} was built with --{name} {found.get(name)}, but --{name} {value} was "
                 "given; pass --overwrite to replace it, or choose another --output"
             )
-    version = source.reader_version(metadata)
-    if version not in (None, formats.READER_VERSION):
-        raise ValueError(
-            f"{target} was built with version {version} of the readers of files, and this is "
-            f"version {formats.READER_VERSION}, which would prepare all shapes again; pass "
-            "--overwrite to replace it, or choose another --output"
-        )
+
+
+def _is_of_earlier_readers(options: Options, origin: sources.Source) -> bool:
+    """Returns whether the data set exists and is kept although earlier readers made it."""
+    if options.overwrite or not options.target.exists():
+        return False
+    if origin.family not in sources.FILE_FAMILIES:
+        return False
+    version = source.reader_version(source.read_metadata(options.target))
+    if version in (None, formats.READER_VERSION):
+        return False
+    print(
+        f"note: {options.target} was built with version {version} of the readers of files, and is "
+        f"kept. Version {formats.READER_VERSION} reads more colours and transforms as the formats "
+        "define them; pass --overwrite to prepare all shapes again"
+    )
+    return True
 
 
 def _load_teacher(

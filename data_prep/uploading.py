@@ -34,6 +34,7 @@ def upload(options: Options) -> None:
     assert target is not None, "upload needs Options.upload"
     uploaded = transfer.publish(options.target, target, last=source.INFO_FILES[0], progress=True)
     names = set(storage.files(storage.path(options.target)))
-    for name in transfer.listing(target).keys() - names:  # of the data set that was replaced
-        (target / name).unlink(missing_ok=True)
+    for name in transfer.listing(target).keys() - names:
+        if name.startswith("evaluation/") or "array_record" in name:  # replaced by this data set
+            (target / name).unlink(missing_ok=True)
     print(f"{uploaded} of {len(names)} files uploaded to {target}, sizes and checksums compared")

@@ -134,6 +134,8 @@ def _join_points(
         notes.append("points without colours beside coloured ones, all taken as colourless")
     if xyz.ndim != 2 or xyz.shape[1] != 3 or xyz.dtype.kind not in "fiu":
         raise scene.MeshError(f"points are {xyz.dtype} {list(xyz.shape)}; expected numbers [n, 3]")
+    if not len(xyz):
+        raise scene.MeshError("no points")
     finite = np.isfinite(xyz).all(axis=1)
     if not finite.all():
         if not finite.any():

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from mrd_jax import models
+from mrd_jax import models, storage
 from mrd_jax.checkpoints import run_identity
 from mrd_jax.data import batch_spec, captions
 from mrd_jax.data.hard_negatives import neighbour_index
@@ -120,6 +120,7 @@ def _value_faults(config: ConfigDict, names: set[str]) -> list[str]:
         lambda: options.check(config.loss): ("loss.",),
         lambda: _check_warmup(config): ("optimizer.warmup_steps", "total_steps"),
         lambda: _check_sizes(config): ("model", "teacher.dim", "data.points", "eval_windows"),
+        lambda: _check_paths(config): ("initial_weights", "data."),
         lambda: _check_modes(config): ("checkpoints_best", "spmd", "shard_state", "data.test"),
     }
     faults = list(invalid.values())
@@ -175,6 +176,14 @@ def _check_sizes(config: ConfigDict) -> None:
             f"config.eval_windows is {config.eval_windows}; with {available} points per record and "
             f"model.points {points} it must be 1 to {available // points}"
         )
+
+
+def _check_paths(config: ConfigDict) -> None:
+    """Checks the kinds of the paths; whether there are such files shows when they are opened."""
+    data = config.data
+    paths = (data.directory, data.test_directory, data.neighbours_file, config.initial_weights)
+    for given in filter(None, paths):
+        storage.path(given)
 
 
 def _check_warmup(config: ConfigDict) -> None:

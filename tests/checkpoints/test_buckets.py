@@ -16,6 +16,8 @@ from mrd_jax.checkpoints import fingerprinting, initial_weights, manager, paths
 from mrd_jax.data import source
 from mrd_jax.training import nonfinite
 
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
 
 @pytest.fixture(scope="module")
 def url():
@@ -197,13 +199,28 @@ def test_skipped_updates_of_several_starts_are_all_recorded(folder):
     assert [line[:10] for line in lines] == ['{"step": 3', '{"step": 4']
 
 
+def test_the_same_build_continues_an_interrupted_upload(folder, tmp_path, monkeypatch, capsys):
+    run_build(tmp_path, monkeypatch, upload=folder)
+    written = folder / "fake/1.0.0"
+    shard = next(name for name in storage.files(written) if "array_record" in name)
+    for name in ("dataset_info.json", shard):
+        (written / name).unlink()
+    with pytest.raises(FileNotFoundError, match="no data set in"):
+        source.read_metadata(written)
+    capsys.readouterr()
+    run_build(tmp_path, monkeypatch, upload=folder)
+    assert "2 of 46 files uploaded" in capsys.readouterr().out
+    assert len(source.open_split(written, "train")) == 29
+
+
 def test_a_data_set_is_replaced_only_on_request_and_without_remains(folder, tmp_path, monkeypatch):
     upload = storage.path(folder)
     run_build(tmp_path / "one", monkeypatch, upload=upload)
     with pytest.raises(ValueError, match=f"{folder}/fake/1.0.0 was built with --seed 0"):
         run_build(tmp_path / "two", monkeypatch, upload=upload, seed=1)
-    (folder / "fake/1.0.0/evaluation/old.json").write_text("{}")
+    for name in ("evaluation/old.json", "neighbours/train.npz"):
+        (folder / "fake/1.0.0" / name).write_text("{}")
     run_build(tmp_path / "two", monkeypatch, upload=upload, seed=1, overwrite=True)
     assert source.read_metadata(folder / "fake/1.0.0")["build"]["seed"] == 1
     local = storage.files(storage.path(tmp_path / "two/fake/1.0.0"))
-    assert list(storage.files(folder / "fake/1.0.0")) == list(local)
+    assert {*storage.files(folder / "fake/1.0.0")} == {*local, "neighbours/train.npz"}

@@ -13,15 +13,19 @@ from harness import Runs, kill_in_a_save
 from tiny import assert_trees_equal
 from tiny_encoder import random_clouds
 
+from configs import benchmarks
 from data_prep import verify as verify_data
 from mrd_jax import encoder, storage
 from mrd_jax.checkpoints import paths
 from mrd_jax.data import source
+from mrd_jax.data.hard_negatives import neighbour_index
+from mrd_jax.evaluation import benchmark
 from mrd_jax.report import final
-from mrd_jax.tools import embed, search
+from mrd_jax.tools import embed, neighbours, search
 from mrd_jax.tools import verify as verify_checkpoints
 from mrd_jax.training import train
 
+pytestmark = pytest.mark.usefixtures("fast_compile")
 STEPS = 12
 EVALUATES = ("--config.data.test_split=test", "--config.eval_every=6")
 
@@ -92,7 +96,30 @@ def test_a_whole_life_in_a_bucket_equals_one_on_this_machine(
     assert_trees_equal(loaded.variables, wanted.variables)
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    check_benchmark(url)
+    check_neighbours(data, tmp_path)
     check_search(url, data["bucket"], tmp_path, capsys)
+
+
+def check_benchmark(url):
+    """Evaluates the run on the prepared test sets, all in the bucket, and resumes."""
+    config = benchmarks.get_config()
+    config.update({"checkpoint": f"{url}/run", "data": f"{url}/data", "batch_size": 8})
+    for _ in range(2):
+        benchmark.evaluate(config, f"{url}/benchmarks")
+    results = json.loads(storage.path(f"{url}/benchmarks/results.json").read_text())
+    assert results["sets"]["fake"]["counts"]["test"] == 10
+    assert "## fake" in storage.path(f"{url}/benchmarks/benchmarks.md").read_text()
+
+
+def check_neighbours(data, folder):
+    """Writes the neighbours beside the data set, equal to those of the local one."""
+    given = ["--count", "3", "--examples", "1"]
+    assert neighbours.main(["--data", data["bucket"], *given]) == 0
+    local = ["--data", str(data["local"]), "--output", str(folder / "N.npz")]
+    assert neighbours.main([*local, *given]) == 0
+    found = neighbour_index.read(f"{data['bucket']}/neighbours/train.npz")
+    np.testing.assert_array_equal(found.indices, neighbour_index.read(folder / "N.npz").indices)
 
 
 def check_search(url, data, folder, capsys):

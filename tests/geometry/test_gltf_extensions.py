@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """glTF: extensions are read, noted, harmless or refused, as the documentation says."""
 
+import base64
 import builtins
 import re
+import sys
 from pathlib import Path
 
 import gltf_files
@@ -72,14 +74,52 @@ def test_required_extension_that_holds_the_geometry_is_refused_with_a_remedy(nam
     )
 
 
-@pytest.mark.parametrize("name", ["EXT_meshopt_compression", "KHR_meshopt_compression"])
-def test_compressed_view_without_other_data_is_refused_though_it_is_not_required(name):
+# meshoptimizer.
+
+
+def with_meshopt(name, *, placeholder=True, data=None, encode=None, filter_name="NONE"):
+    """Returns a binary file of a cube whose positions are compressed, and are 0 beside it."""
+    meshopt = pytest.importorskip("meshopt")
     file = gltf_files.File()
-    file.mesh(file.primitive())
-    data = file.gltf(uri="x").replace(
-        b'"uri": "x"', b'"extensions": {"%s": {"fallback": true}}' % name.encode()
-    )
-    assert name in gltf_files.error(data)
+    positions = file.accessor(gltf_files.CORNERS, bufferView=None)
+    indices = file.accessor(gltf_files.CUBE)
+    compressed = meshopt.encode_gltf_buffer(gltf_files.CORNERS, "ATTRIBUTES")
+    compressed = compressed if data is None else data
+    at = file.view(compressed)
+    start = file.tree["bufferViews"][at]["byteOffset"]
+    extension = {"buffer": 0, "byteOffset": start, "byteLength": len(compressed)}
+    extension |= {"byteStride": 12, "count": 8, "mode": "ATTRIBUTES", "filter": filter_name}
+    view = {"buffer": 1, "byteLength": 96, "extensions": {name: extension}}
+    file.tree["bufferViews"].append(view)
+    file.tree["accessors"][positions]["bufferView"] = len(file.tree["bufferViews"]) - 1
+    file.mesh({"attributes": {"POSITION": positions}, "indices": indices})
+    file.tree["extensionsUsed"] = [name]
+    zeros = "data:application/octet-stream;base64," + base64.b64encode(bytes(96)).decode()
+    beside = {"extensions": {name: {"fallback": True}}} if placeholder else {"uri": zeros}
+    return file.glb(extra_buffer={"byteLength": 96} | beside)
+
+
+@pytest.mark.parametrize("name", ["EXT_meshopt_compression", "KHR_meshopt_compression"])
+def test_compressed_views_are_decompressed(name):
+    assert gltf_files.extent(with_meshopt(name))[0] == pytest.approx([1, 1, 1])
+
+
+def test_uncompressed_data_beside_meshopt_is_preferred():
+    # The data beside it has all corners at the origin.
+    extent = gltf_files.extent(with_meshopt("EXT_meshopt_compression", placeholder=False))[0]
+    assert extent.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("change", [{"data": b"\xa1" + bytes(99)}, {"filter_name": "UNKNOWN"}])
+def test_corrupt_meshopt_data_is_named(change):
+    message = gltf_files.error(with_meshopt("EXT_meshopt_compression", **change))
+    assert message == "corrupt data of the glTF extension EXT_meshopt_compression"
+
+
+def test_missing_package_of_meshopt_is_named(monkeypatch):
+    data = with_meshopt("EXT_meshopt_compression")
+    monkeypatch.setitem(sys.modules, "meshopt", None)
+    assert 'run pip install "mrd_jax[formats]"' in gltf_files.error(data)
 
 
 # Draco.

@@ -58,6 +58,15 @@ def test_no_other_module_opens_the_path_of_a_user():
     assert not [name for name in others if not name.startswith(LOCAL)]
 
 
+@pytest.mark.parametrize(
+    "folder", ["training", "checkpoints", "evaluation", "report", "encoder", "data", "distributed"]
+)
+def test_local_folders_and_buckets_share_every_line_of_a_run(folder):
+    """Only the modules of paths and files ask where a file is."""
+    sources = [file.read_text("utf-8") for file in (ROOT / "mrd_jax" / folder).rglob("*.py")]
+    assert sources and not any("is_remote" in text or "BUCKETS" in text for text in sources)
+
+
 def test_every_exception_is_needed():
     assert EXCEPTIONS.keys() <= own_ways().keys()
 

@@ -69,9 +69,10 @@ class File:
         self.tree["meshes"].append({"primitives": list(primitives), **fields})
         return len(self.tree["meshes"]) - 1
 
-    def glb(self):
-        """Returns the bytes of a binary file."""
+    def glb(self, *, extra_buffer=None):
+        """Returns the bytes of a binary file; `extra_buffer` describes a second buffer."""
         self.tree["buffers"] = [{"byteLength": len(self.buffer)}]
+        self.tree["buffers"] += [extra_buffer] if extra_buffer else []
         text = json.dumps(self.tree).encode()
         text += b" " * (-len(text) % 4)
         binary = self.buffer + bytes(-len(self.buffer) % 4)
