@@ -47,6 +47,8 @@ def parse(
     options.workdir = options.values.get("workdir", "").rstrip("/")
     if not re.fullmatch(r"gs://[^/]+/.+", options.workdir):
         parser.error("after --, pass --workdir gs://BUCKET/...: a slice loses its local files")
+    if options.values.get("mode", "train") != "train":
+        parser.error("the launcher starts trainings: their end is a file in the workdir")
     if options.spot and options.reserved:
         parser.error("--spot and --reserved exclude each other")
     if options.node_count < 1:

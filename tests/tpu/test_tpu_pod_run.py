@@ -87,6 +87,7 @@ class Pod:
         command += [f"--env={name}={value}" for name, value in variables.items()] + [*flags, "--"]
         command += [f"--config={CONFIG}", "--workdir=gs://bucket/runs/tiny"]
         command += ["--config.data.directory=gs://bucket/data", "--heartbeat_timeout=10"]
+        command += ["--config.checkpoint_every=3", "--config.eval_every=12"]
         path = f"{self.folder}/bin{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(
             [*before, *command],

@@ -4,9 +4,12 @@
 import json
 import logging
 
+import bucket
 import numpy as np
 import pytest
 from fake_data import DIM
+from google.api_core import exceptions
+from google.cloud import storage as cloud_storage
 from tiny import tiny_config
 
 from configs import benchmarks, quickstart
@@ -94,3 +97,19 @@ def test_modes_that_train_nothing_accept_any_step_and_config(mode):
     for config in (benchmarks.get_config(), quickstart.get_config()):
         chosen = main.choose(config, mode, "best", devices=3)
         assert chosen.func is getattr(preflight, mode) and chosen.keywords == {"devices": 3}
+
+
+def test_check_of_a_bucket_reads_its_description_as_orbax_does(made, monkeypatch):
+    """The emulator grants everything to everyone, so a refusal is simulated."""
+
+    def refuse(client, name):
+        raise exceptions.Forbidden(f"no storage.buckets.get on {name}")
+
+    with bucket.emulated() as url:
+        preflight.check(config_for(made), f"{url}/run", devices=8)
+        monkeypatch.setattr(cloud_storage.Client, "get_bucket", refuse)
+        with pytest.raises(preflight.PreflightError) as error:
+            preflight.check(config_for(made), f"{url}/run", devices=8)
+    message = str(error.value)
+    assert message.startswith(f"workdir: cannot read the description of {url} (no storage.buckets")
+    assert "roles/storage.legacyBucketReader" in message
