@@ -35,6 +35,8 @@ Path: TypeAlias = epath.Path
 PathLike = str | os.PathLike
 
 BUCKETS = "gs://"
+# Threads that read records of a bucket at the same time.
+_BUCKET_THREADS = 64
 # Folders that epath takes for URLs: epath.Path("/gs/b/x") is gs://b/x.
 _ALIASES = ("/gs/", "/s3/", "/az/", "/hf/")
 # Also "gs:/b", to which pathlib changes "gs://b".
@@ -170,6 +172,38 @@ def files(folder: Path) -> Iterator[str]:
 def file_system() -> fsspec.AbstractFileSystem:
     """Returns the file system of buckets, the one that `epath` uses."""
     return fsspec.filesystem("gcs", finalize_on_close=True)
+
+
+def read_threads(folder: PathLike) -> int:
+    """Returns how many threads read the files of a folder best, beside those that use them.
+
+    A request to a bucket takes tens of milliseconds; local files are read where they are used.
+    """
+    return _BUCKET_THREADS if is_remote(folder) else 0
+
+
+def check_rights(target: Path) -> None:
+    """Checks that this account may read the description of a bucket; does nothing for local paths.
+
+    Orbax reads it before it deletes a checkpoint.
+
+    Raises:
+      PermissionError: the account may not read it.
+    """
+    if not is_remote(target):
+        return
+    # Not installed without the extra `gcs`, which a path in a bucket requires.
+    from google.api_core import exceptions
+    from google.cloud import storage
+
+    name = str(target).removeprefix(BUCKETS).partition("/")[0]
+    try:
+        storage.Client().get_bucket(name)
+    except exceptions.GoogleAPICallError as error:
+        raise PermissionError(
+            f"cannot read the description of gs://{name} ({error.message}); give the account of "
+            "this host the role roles/storage.legacyBucketReader, too"
+        ) from error
 
 
 def read_array(source: Path) -> np.ndarray:

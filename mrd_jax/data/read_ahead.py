@@ -17,8 +17,6 @@ from mrd_jax.data.source import RecordSource
 
 # Threads that decode and stack batches: the interpreter lock leaves nothing to gain beyond two.
 DECODERS = 2
-# Threads that request records of a bucket, where a request takes tens of milliseconds.
-BUCKET_THREADS = 64
 
 
 def thread_count(directory: str | os.PathLike, wanted: int = -1) -> int:
@@ -26,12 +24,10 @@ def thread_count(directory: str | os.PathLike, wanted: int = -1) -> int:
 
     Args:
       directory: folder of the data set.
-      wanted: number of threads; -1 for BUCKET_THREADS if the data set is in a bucket, else 0, which
-        leaves the reads to the threads that decode.
+      wanted: number of threads; 0 leaves the reads to the threads that decode, and -1 chooses by
+        where the data set is, see `storage.read_threads`.
     """
-    if wanted >= 0:
-        return wanted
-    return BUCKET_THREADS if storage.is_remote(directory) else 0
+    return wanted if wanted >= 0 else storage.read_threads(directory)
 
 
 def iterate(

@@ -144,28 +144,8 @@ def _check_folder(folder: storage.PathLike) -> str:
     if (read := path.read_text()) != text:
         raise OSError(f"{path} holds {read!r} after {text!r} was written")
     path.unlink()
-    if storage.is_remote(path):
-        _read_bucket(str(path).split("/")[2])
+    storage.check_rights(path)
     return f"{folder} can be written to"
-
-
-def _read_bucket(name: str) -> None:
-    """Reads the description of a bucket, which Orbax does before it deletes a checkpoint.
-
-    Raises:
-      PermissionError: this account may not read it.
-    """
-    # Not installed without the extra `gcs`, which a path in a bucket requires.
-    from google.api_core import exceptions
-    from google.cloud import storage as cloud_storage
-
-    try:
-        cloud_storage.Client().get_bucket(name)
-    except exceptions.GoogleAPICallError as error:
-        raise PermissionError(
-            f"cannot read the description of gs://{name} ({error.message}); give the account of "
-            "this host the role roles/storage.legacyBucketReader, too"
-        ) from error
 
 
 def _check_identity(config: ConfigDict, workdir: storage.PathLike, found: dict[str, object]) -> str:
