@@ -13,7 +13,6 @@ from mrd_jax.data.hard_negatives import neighbour_index
 from mrd_jax.losses import options
 from mrd_jax.training import config_schema
 
-
 # Fields that are paths.
 PATHS = ("data.directory", "data.test_directory", "data.neighbours_file", "initial_weights")
 
