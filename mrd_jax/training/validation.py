@@ -13,6 +13,9 @@ from mrd_jax.data.hard_negatives import neighbour_index
 from mrd_jax.losses import options
 from mrd_jax.training import config_schema
 
+# Fields that are paths.
+PATHS = ("data.directory", "data.test_directory", "data.neighbours_file", "initial_weights")
+
 
 class ConfigError(ValueError):
     """A config with invalid fields; the message has one line per fault."""
@@ -206,10 +209,13 @@ def _check_sizes(config: ConfigDict) -> None:
 
 def _check_paths(config: ConfigDict) -> None:
     """Checks the kinds of the paths; whether there are such files shows when they are opened."""
-    data = config.data
-    paths = (data.directory, data.test_directory, data.neighbours_file, config.initial_weights)
-    for given in filter(None, paths):
-        storage.path(given)
+    for name in PATHS:
+        given = _value(config, name)
+        try:
+            if isinstance(given, str) and given:
+                storage.path(given)
+        except ValueError as error:
+            raise ValueError(f"config.{name} is {error}") from error
 
 
 def _check_warmup(config: ConfigDict) -> None:

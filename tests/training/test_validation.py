@@ -49,6 +49,11 @@ def test_table_has_a_rule_for_every_field():
         ({"data__caption_chances": ("high",)}, r"caption_chances is .*; expected a tuple of num"),
         ({"data__caption_groups": ("name",)}, r"caption_groups is .*; each group must be a tuple"),
         ({"data__hard_negatives": 16}, r"hard_negatives is 16"),
+        (
+            {"data__directory": "s3://b/x"},
+            r"data.directory is 's3://b/x': expected a local path or",
+        ),
+        ({"initial_weights": "/gs/b/x"}, r"initial_weights is '/gs/b/x': a local folder below /gs"),
         ({"data__train_split": ""}, r"train_split is ''; expected name of a split"),
         ({"batch_size": 0}, r"batch_size is 0; .* at least 1"),
         ({"spmd": "jit"}, r"spmd is 'jit'; expected one of 'pmap', 'shard_map'"),
