@@ -75,7 +75,7 @@ def load(
         formats.FORMATS[file_type].size_limit.check(len(data))
         file_checks.check(data, file_type=file_type)
         named = {"columns": columns} if formats.FORMATS[file_type].has_columns else {}
-        # Numbers that are not finite are looked for below.
+        # Non-finite numbers are looked for below.
         with np.errstate(over="ignore", invalid="ignore"):
             found = read(data, assets=references, file_type=file_type, **named)
         parts = _finite_parts(found.parts, notes=notes)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files and folders in a bucket appear complete or not at all, and equal the local ones."""
+"""Files and folders are written atomically in a bucket, and equal the local ones."""
 
 import os
 
