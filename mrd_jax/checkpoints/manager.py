@@ -241,9 +241,13 @@ class CheckpointManager:
         processes.any_process(False)
         self._manager.reload()
 
-    def close(self) -> None:
-        """Waits for unfinished saves."""
+    def wait(self) -> None:
+        """Waits until all saves are complete."""
         self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits until all saves are complete, and ends the threads that save."""
+        self.wait()
         self._manager.close()
 
 
