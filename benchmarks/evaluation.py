@@ -3,11 +3,12 @@
 
 python -m benchmarks.evaluation --records 46832 --devices 4
 
-Embeds a split the size of Objaverse-LVIS with a small Point-BERT on emulated CPU devices, in batches
-of 64 records of 10,000 points. Prints one JSON line: records per second, `wait_fraction`, the share
-of the time in which the loop waits for the next batch, and the resident memory after a quarter and
-at the end, which shows that it does not grow with the number of records. The records repeat those
-of a small synthetic data set; `--latency_ms` adds a latency to every read, as a bucket has it.
+Embeds a split the size of Objaverse-LVIS with a small Point-BERT on emulated CPU devices, in
+batches of 64 records of 10,000 points. Prints one JSON line: records per second, `wait_fraction`,
+the share of the time in which the loop waits for the next batch, and the resident memory after a
+quarter and at the end, which shows that it does not grow with the number of records. The records
+repeat those of a small synthetic data set; `--latency_ms` adds a latency to every read, as a bucket
+has it.
 """
 
 import argparse
