@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from data_prep.foreign import limits
 
@@ -129,27 +130,29 @@ class Archive:
     Catalogues were made on systems that ignore case, so `Wood.JPG` may be stored as `wood.jpg`.
     """
 
-    def __init__(self, path: Path | str):
+    def __init__(self, file: Path | str | BinaryIO):
         """Opens the archive and indexes the members with safe names.
 
         Args:
-          path: path of the zip file.
+          file: path of the zip file, or an open file, of which messages omit the name.
 
         Raises:
           FileNotFoundError: the file does not exist.
           ArchiveError: the file is not a zip archive, or is too large.
         """
-        self.path = Path(path)
+        is_path = isinstance(file, Path | str)
+        self._prefix = f"{Path(file)}: " if is_path else ""
         try:
-            limits.FILE_BYTES.check(self.path.stat().st_size)
-            self._zip = zipfile.ZipFile(self.path)
+            if is_path:
+                limits.FILE_BYTES.check(Path(file).stat().st_size)
+            self._zip = zipfile.ZipFile(file)
             limits.MEMBERS.check(len(self._zip.infolist()))
         except FileNotFoundError:
             raise
         except limits.LimitError as error:
-            raise ArchiveError(f"{self.path}: {error}") from error
+            raise ArchiveError(f"{self._prefix}{error}") from error
         except _CORRUPT as error:
-            raise ArchiveError(f"{self.path}: not a zip archive ({error})") from error
+            raise ArchiveError(f"{self._prefix}not a zip archive ({error})") from error
         self._members: dict[str, zipfile.ZipInfo] = {}
         self._folded: dict[str, zipfile.ZipInfo] = {}
         for member in self._zip.infolist():
@@ -161,6 +164,10 @@ class Archive:
                 continue
             self._members[name] = member
             self._folded.setdefault(name.lower(), member)
+
+    def names(self) -> list[str]:
+        """Returns the normalised paths of the members that can be read, without folders."""
+        return list(self._members)
 
     def __contains__(self, name: str) -> bool:
         """Returns True if the archive has a member of this name."""
@@ -177,7 +184,7 @@ class Archive:
         path = safe_path(name)
         member = self._members.get(path) or self._folded.get(path.lower())
         if member is None:
-            raise FileNotFoundError(f"{self.path}: no member {path!r}")
+            raise FileNotFoundError(f"{self._prefix}no member {path!r}")
         limit = limits.MEMBER_BYTES.maximum()
         try:
             if member.compress_type not in _COMPRESSIONS:
@@ -186,9 +193,9 @@ class Archive:
                 # The size in the header may be wrong, so the limit applies to the stream.
                 data = stream.read(limit + 1)
         except _CORRUPT as error:
-            raise ArchiveError(f"{self.path}: member {path!r} is unreadable: {error}") from error
+            raise ArchiveError(f"{self._prefix}member {path!r} is unreadable: {error}") from error
         try:
             limits.MEMBER_BYTES.check(len(data))
         except limits.LimitError as error:
-            raise ArchiveError(f"{self.path}: member {path!r} is {error}") from error
+            raise ArchiveError(f"{self._prefix}member {path!r} is {error}") from error
         return data

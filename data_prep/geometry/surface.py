@@ -36,7 +36,7 @@ class Surface:
       uv: float32 [faces, 3, 2], texture coordinates of the corners, origin at the lower left.
       part: int32 [faces], index of the part of each face.
       texels: uint8 [texels, 4], RGBA of all textures, row by row from the top.
-      offset: int32 [parts], first texel of each texture.
+      offset: int64 [parts], first texel of each texture; parts with the same texels share them.
       width: int32 [parts], width of each texture.
       height: int32 [parts], height of each texture.
       wrap: int8 [parts, 2], one of `scene.REPEAT`, CLAMP and MIRROR, for u and for v.
@@ -44,7 +44,8 @@ class Surface:
       coloured: bool [parts], False for parts that have no colour of their own.
       tint: int8 [parts], whether texels are multiplied by the colours of the corners, and in which
         space: NO_TINT, SRGB_TINT or LINEAR_TINT.
-      corner_colours: float32 [faces, 3, 4], RGBA of the corners, 0 to 1; None without tints.
+      corner_colours: float32 [faces, 3, 4], RGBA of the corners, 0 to 1; None without tints. Alpha
+        may exceed 1, so that the interpolated one reaches HOLE_ALPHA where a material says.
     """
 
     origin: np.ndarray
@@ -98,16 +99,15 @@ def join(
         uvs.append(np.zeros((len(part.triangles), 3, 2)) if uv is None else uv)
         tint = LINEAR_TINT if part.colours_are_linear else SRGB_TINT
         tints.append(tint if has_colours else NO_TINT)
-    sizes = [texture.texels.shape[0] * texture.texels.shape[1] for texture in textures]
-    limits.TEXELS.check(sum(sizes))
+    texels, offset = _join_texels(textures)
     counts = [len(part.triangles) for part in parts]
     surface = Surface(
         origin=origin,
         triangles=triangles,
-        uv=np.concatenate(uvs).astype(np.float32),
+        uv=_finite(np.concatenate(uvs), notes=notes),
         part=np.repeat(np.arange(len(parts), dtype=np.int32), counts),
-        texels=np.concatenate([texture.texels.reshape(-1, 4) for texture in textures]),
-        offset=np.cumsum([0, *sizes[:-1]], dtype=np.int32),
+        texels=texels,
+        offset=offset,
         width=np.array([texture.texels.shape[1] for texture in textures], np.int32),
         height=np.array([texture.texels.shape[0] for texture in textures], np.int32),
         wrap=np.array([texture.wrap for texture in textures], np.int8),
@@ -222,13 +222,43 @@ def _centred(
     return origin, centred
 
 
+def _join_texels(textures: list[Texture]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the different texels of textures, uint8 [texels, 4], and the first of each texture.
+
+    Raises:
+      limits.LimitError: the different textures have too many texels.
+    """
+    firsts, different, total = {}, [], 0
+    for texture in textures:
+        if id(texture.texels) not in firsts:
+            firsts[id(texture.texels)] = total
+            different.append(texture.texels.reshape(-1, 4))
+            total += len(different[-1])
+    limits.TEXELS.check(total)
+    return np.concatenate(different), np.array([firsts[id(t.texels)] for t in textures])
+
+
+def _finite(uv: np.ndarray, *, notes: list[str]) -> np.ndarray:
+    """Returns texture coordinates as float32, with zeros for those that are not finite."""
+    with np.errstate(over="ignore"):
+        uv = uv.astype(np.float32)
+    bad = ~np.isfinite(uv)
+    if bad.any():
+        uv[bad] = 0
+        notes.append("texture coordinates that are not finite, taken as 0")
+    return uv
+
+
 def _corner_colours(parts: Sequence[Part]) -> np.ndarray:
     """Returns the colours of all corners, white in parts without any."""
     colours = [
         np.ones((len(part.triangles), 3, 4), np.float32) if part.colours is None else part.colours
         for part in parts
     ]
-    return np.clip(np.nan_to_num(np.concatenate(colours)), 0, 1).astype(np.float32, copy=False)
+    joined = np.nan_to_num(np.concatenate(colours).astype(np.float32, copy=False))
+    np.clip(joined[..., :3], 0, 1, out=joined[..., :3])
+    np.maximum(joined[..., 3], 0, out=joined[..., 3])
+    return joined
 
 
 def _wrapped(uv: np.ndarray, wrap: np.ndarray) -> np.ndarray:
@@ -256,7 +286,7 @@ def _tint(rgba: np.ndarray, surface: Surface, faces: np.ndarray, *, weights: np.
             rgba[chosen, :3] = np.rint(255 * colour_spaces.to_srgb(linear))
         else:
             rgba[chosen, :3] = np.rint(texels[:, :3] * mixed[:, :3])
-        rgba[chosen, 3] = np.rint(texels[:, 3] * mixed[:, 3])
+        rgba[chosen, 3] = np.rint(np.minimum(texels[:, 3] * mixed[:, 3], 255))
 
 
 def _visible_area_ends(surface: Surface) -> np.ndarray:
