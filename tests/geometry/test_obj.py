@@ -5,13 +5,12 @@ import generated_meshes
 import numpy as np
 import pytest
 import tiny_catalogue
-from obj_files import BLUE, CORNERS, GREEN, LEFT, RED, RIGHT, TRIANGLE, TWO, UV, read, rgb, rgb_of
 from loading import colours, extent, load, triangles
+from obj_files import BLUE, CORNERS, GREEN, LEFT, RED, RIGHT, TRIANGLE, TWO, UV, read, rgb, rgb_of
 
 from data_prep.foreign import limits
 from data_prep.geometry import surface as surfaces
 from data_prep.geometry.scene import MeshError
-
 
 # The text.
 
@@ -143,8 +142,7 @@ def test_texture_coordinates_that_do_not_exist_leave_the_colour_of_the_material(
 def test_the_second_and_third_texture_coordinate_are_optional():
     pixels = tiny_catalogue.png([[GREEN], [RED]])  # v = 0 is the lower row
     text = (
-        "mtllib m.mtl\nusemtl wood\n" + TRIANGLE + "vt 0.5\nvt 0 0 0\nvt 1 0.1 7\n"
-    text += "f 1/1 2/2 3/3\n"
+        "mtllib m.mtl\nusemtl wood\n" + TRIANGLE + "vt 0.5\nvt 0 0 0\nvt 1 0.1 7\nf 1/1 2/2 3/3\n"
     )
     content = read(text, w_png=pixels)
     assert rgb(content) == {RED}
@@ -190,9 +188,7 @@ def test_a_file_of_vertices_only_is_a_cloud():
     assert content.notes == ()
 
 
-@pytest.mark.parametrize(
-    "tail", ["p 1 2 3\n", "vn 0 0 1\n", "o cloud\n", "usemtl none\n"]
-)
+@pytest.mark.parametrize("tail", ["p 1 2 3\n", "vn 0 0 1\n", "o cloud\n", "usemtl none\n"])
 def test_points_normals_and_names_leave_a_cloud_a_cloud(tail):
     content = load(CORNERS + tail, "obj")
     assert content.xyz.shape == (6, 3)
