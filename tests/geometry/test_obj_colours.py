@@ -252,3 +252,29 @@ def test_files_that_were_renamed_together_find_each_other():
     assert rgb(content) == {RED}
     want = ("missing materials file", "materials file of the mesh's own name taken")
     assert content.notes == want
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "mtllib m.mtl # by Ann\nusemtl red\n",
+        "mtllib m.mtl\nusemtl red # the left one\n",
+        "mtllib m.mtl #\nusemtl red #\n",
+    ],
+)
+def test_comments_behind_names(head):
+    content = read(head + TWO)
+    assert rgb(content) == {RED}
+    assert content.notes == ()
+
+
+def test_a_comment_behind_the_name_of_a_new_material():
+    text = "mtllib x.mtl\nusemtl red\n" + TWO
+    content = read(text, x_mtl="newmtl red # warm\nKd 1 0 0\nnewmtl x\nKd 0 0 0\n")
+    assert rgb(content) == {RED}
+
+
+def test_names_of_materials_may_contain_number_signs():
+    text = "mtllib x.mtl\nusemtl Material #25\n" + TWO
+    data = "newmtl Material\nKd 1 0 0\nnewmtl Material #25\nKd 0 1 0\n"
+    assert rgb(read(text, x_mtl=data)) == {GREEN}
