@@ -39,12 +39,12 @@ def rgba_at(loaded, *points):
     corners = loaded.surface.triangles.astype(np.float64) + loaded.surface.origin
     weights, faces = [], []
     for point in points:
-        for face, triangle in enumerate(corners):
-            mix = np.linalg.solve(np.vstack([triangle[:, :2].T, np.ones(3)]), [*point, 1])
-            if (mix >= -1e-9).all():
-                break
-        weights.append(mix)
-        faces.append(face)
+        mixes = [
+            np.linalg.solve(np.vstack([triangle[:, :2].T, np.ones(3)]), [*point, 1])
+            for triangle in corners
+        ]
+        faces.append(next(face for face, mix in enumerate(mixes) if (mix >= -1e-9).all()))
+        weights.append(mixes[faces[-1]])
     found = surfaces.colours_at(loaded.surface, np.array(faces), weights=np.array(weights))
     return [tuple(row) for row in found.tolist()]
 
