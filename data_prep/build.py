@@ -26,6 +26,7 @@ from data_prep import (
     teachers,
     timing,
 )
+from data_prep.geometry import formats
 from data_prep.options import Options
 from data_prep.sources import published
 from data_prep.teachers import names
@@ -114,18 +115,26 @@ def _check_existing(options: Options) -> None:
     """Checks, before hours of work, that an existing data set was built with these options."""
     if options.overwrite or not options.target.exists():
         return
-    found = source.read_metadata(options.target).get("build")
+    metadata = source.read_metadata(options.target)
+    found = metadata.get("build")
     if not isinstance(found, dict):
         raise ValueError(
             f"{options.target} was not written by data_prep.build; pass --overwrite to replace "
             "it, or choose another --output"
         )
-    for name, value in options.content().items():
+    for name, value in ({"label_from": None} | options.content()).items():
         if found.get(name) != value:
             raise ValueError(
                 f"{options.target} was built with --{name} {found.get(name)}, but --{name} "
                 f"{value} was given; pass --overwrite to replace it, or choose another --output"
             )
+    version = source.reader_version(metadata)
+    if version not in (None, formats.READER_VERSION):
+        raise ValueError(
+            f"{options.target} was built with version {version} of the readers of files, and this "
+            f"is version {formats.READER_VERSION}, which would prepare all shapes again; pass "
+            "--overwrite to replace it, or choose another --output"
+        )
 
 
 def _load_teacher(

@@ -14,6 +14,8 @@ from data_prep.geometry.listing import printable
 # The same types as in `data_prep.sources.tables`, which needs the extra `prep`; a folder of arrays
 # without a table must work without that extra.
 TABLES = (".csv", ".jsonl", ".tsv")
+# Arrays of the output of `mrd_jax.tools.embed` with the fields of `ShapeFile` behind `path`.
+METADATA = ("names", "creators", "licences", "up", "roots")
 # Missing files that an error lists.
 _MAX_LISTED = 5
 
