@@ -161,8 +161,8 @@ def _file_entry(
         )
     except clouds.CloudError as error:
         raise ValueError(
-            f"{printable(str(file.path))} was embedded, but cannot be read now: {error}. Run this command from the "
-            "folder where mrd_jax.tools.embed was run, or embed the files again"
+            f"{printable(str(file.path))} was embedded, but cannot be read now: {error}. Run this "
+            "command from the folder where mrd_jax.tools.embed was run, or embed the files again"
         ) from error
     # A small cloud repeats its points in order; the first points have to be a random sample.
     order = np.random.default_rng(0).permutation(len(cloud.xyz))

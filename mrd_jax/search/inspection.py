@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.geometry import clouds, formats
+from data_prep.geometry import clouds
 from data_prep.geometry.surface import Surface, face_areas
 from mrd_jax.data import batch_spec
 
@@ -71,19 +71,25 @@ class Inspection:
       surface: surface in the axes of the file; None for a cloud and for a file that cannot be used.
       cloud: points as an encoder takes them, under CONVENTIONS; None for a file that cannot be
         used.
+      up_is_assumed: whether the vertical axis is a habit of the file type, and nothing states it.
     """
 
     facts: Facts
     surface: Surface | None = None
     cloud: clouds.Cloud | None = None
+    up_is_assumed: bool = False
 
 
-def inspect_file(path: Path, *, up: str | None = None, seed: int = 0) -> Inspection:
+def inspect_file(
+    path: Path, *, up: str | None = None, root: Path | str | None = None, seed: int = 0
+) -> Inspection:
     """Reads one file as `clouds.read_cloud` does, and reports what is in it.
 
     Args:
       path: file of one of `formats.TYPES`.
-      up: "y" or "z", the vertical axis of the file; None for that of its type.
+      up: "y" or "z", the vertical axis of the file; None for the one that the file states, or else
+        that of its type.
+      root: folder that may contain materials and textures; None for the file's own folder.
       seed: seed of the sampling.
 
     Returns:
@@ -92,11 +98,12 @@ def inspect_file(path: Path, *, up: str | None = None, seed: int = 0) -> Inspect
     Raises:
       formats.MissingPackageError: the file is a mesh and trimesh is not installed.
     """
-    facts = Facts(str(path), up_axis=up or formats.up_axis(path))
-    content = None
+    axis = clouds.vertical_axis(path, None, stated=up)
+    facts = Facts(str(path), up_axis=axis.up)
     try:
-        content = clouds.read_content(path, fill=CONVENTIONS.colour_fill)
-        facts.up_axis = up or content.up_axis or facts.up_axis
+        content = clouds.read_content(path, fill=CONVENTIONS.colour_fill, root=root)
+        axis = clouds.vertical_axis(path, content, stated=up)
+        facts.up_axis = axis.up
         facts.notes = list(content.notes)
         if content.surface is None:
             _add_cloud_facts(facts, content.xyz)
@@ -106,10 +113,10 @@ def inspect_file(path: Path, *, up: str | None = None, seed: int = 0) -> Inspect
         cloud = clouds.prepare_cloud(xyz, rgb, conventions=CONVENTIONS, up=facts.up_axis, seed=seed)
     except clouds.CloudError as error:
         facts.error = str(error)
-        return Inspection(facts)
+        return Inspection(facts, up_is_assumed=axis.is_assumed)
     if content.surface is None or content.surface.coloured.any():
         _add_colour_facts(facts, rgb, count=len(xyz))
-    return Inspection(facts, surface=content.surface, cloud=cloud)
+    return Inspection(facts, surface=content.surface, cloud=cloud, up_is_assumed=axis.is_assumed)
 
 
 def _add_cloud_facts(facts: Facts, xyz: np.ndarray) -> None:

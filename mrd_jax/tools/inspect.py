@@ -11,25 +11,25 @@ cloud.
 
 With --json, prints one JSON object per line and file with the keys `file`, `kind`, `triangles`,
 `points`, `area`, `extent`, `centre`, `colour_mean`, `colour_std`, `up_axis`, `parts`, `notes` and
-`error`. With --sheet, draws four views of each mesh and of the points that an encoder gets.
+`error`. With --sheet, draws four views of each mesh and of the points that an encoder gets, 50
+files to a picture: sheet.png, sheet-2.png and so on.
 
 A folder stands for the files of its table (see `data_prep.sources.folder`), or else for all files
-of known types in it. The exit status is 1 if a file has an error.
+of known types in it; what else is in it and not read is counted on stderr. The exit status is 1 if
+a file has an error.
 """
 
 import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data_prep.geometry import clouds, formats
+from data_prep.geometry.listing import printable
 from mrd_jax.cli import command
 from mrd_jax.search import inspection, shape_files
-
-# A sheet of this many files takes 70 MB of memory.
-MAX_SHEET_FILES = 100
 
 
 @command.reports_errors
@@ -37,34 +37,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status: 1 if a file has an error."""
     options = parse_options(arguments)
     listing = shape_files.find(options.files)
-    listing.print_unlisted()
-    paths = [file.path for file in listing.files]
-    clouds.check_readable(paths)
-    if options.sheet and len(paths) > MAX_SHEET_FILES:
-        raise ValueError(
-            f"--sheet draws at most {MAX_SHEET_FILES} files, and these are {len(paths)}; name "
-            "fewer files, or leave --sheet out"
-        )
-    rows, status = [], 0
-    for file in listing.files:
-        up = file.up or options.up
-        inspected = inspection.inspect_file(file.path, up=up)
-        assumed = not (up or formats.up_is_certain(file.path))
+    listing.print_notes()
+    clouds.check_readable(file.path for file in listing.files)
+    status, sheets = 0, None
+    if options.sheet:
+        from mrd_jax.search import inspection_sheet  # imports JAX and the renderer
+
+        sheets = inspection_sheet.SheetWriter(options.sheet)
+    for inspected in _inspect(listing, up=options.up):
         status = 1 if inspected.facts.error else status
         print(
             json.dumps(dataclasses.asdict(inspected.facts))
             if options.json
-            else format_facts(inspected.facts, up_is_assumed=assumed) + "\n",
+            else format_facts(inspected.facts, up_is_assumed=inspected.up_is_assumed) + "\n",
             flush=True,
         )
-        if options.sheet:
-            from mrd_jax.search import inspection_sheet  # imports JAX and the renderer
-
-            rows.append(inspection_sheet.draw_row(inspected))
-    if options.sheet:
-        options.sheet.parent.mkdir(parents=True, exist_ok=True)
-        inspection_sheet.write_sheet(options.sheet, rows)
+        if sheets:
+            sheets.add(inspection_sheet.draw_row(inspected))
+    if sheets:
+        sheets.close()
+        if len(sheets.written) > 1:
+            print(
+                f"wrote {len(sheets.written)} sheets, {options.sheet} to {sheets.written[-1]}",
+                file=sys.stderr,
+            )
     return status
+
+
+def _inspect(listing: shape_files.Listing, *, up: str | None) -> Iterator[inspection.Inspection]:
+    """Yields the facts about the files, then about the entries of folders that cannot be used."""
+    for file in listing.files:
+        yield inspection.inspect_file(file.path, up=file.up or up, root=file.root or None)
+    for path, reason in listing.skipped:
+        yield inspection.Inspection(inspection.Facts(str(path), error=reason))
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -117,7 +122,7 @@ def format_facts(facts: inspection.Facts, *, up_is_assumed: bool) -> str:
         lines["up axis"] = f"{facts.up_axis}{' (assumed; see --up)' if up_is_assumed else ''}"
     lines |= {"notes": ", ".join(facts.notes) or None, "error": facts.error}
     shown = [f"  {label:<11}{value}" for label, value in lines.items() if value is not None]
-    return "\n".join([facts.file, *shown])
+    return "\n".join([printable(facts.file), *shown])
 
 
 def _numbers(values: float | Sequence[float] | None, separator: str = ", ") -> str | None:
