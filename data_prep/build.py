@@ -64,6 +64,8 @@ def _run_stages(
     """Runs the stages one after another."""
     started = time.monotonic()
     _check_existing(options)
+    if _is_of_earlier_readers(options, origin):
+        return options.target
     cache = options.output / "shapes" / origin.family
     if isinstance(origin, sources.folder.Folder):
         origin.check(
@@ -135,6 +137,23 @@ def _check_existing(options: Options) -> None:
             f"is version {formats.READER_VERSION}, which would prepare all shapes again; pass "
             "--overwrite to replace it, or choose another --output"
         )
+
+
+def _is_of_earlier_readers(options: Options, origin: sources.Source) -> bool:
+    """Returns whether the data set exists and is kept although earlier readers made it."""
+    if options.overwrite or not options.target.exists():
+        return False
+    if origin.family not in sources.FILE_FAMILIES:
+        return False
+    version = source.reader_version(source.read_metadata(options.target))
+    if version in (None, formats.READER_VERSION):
+        return False
+    print(
+        f"note: {options.target} was built with version {version} of the readers of files, and is "
+        f"kept. Version {formats.READER_VERSION} reads more colours and transforms as the formats "
+        "define them; pass --overwrite to prepare all shapes again"
+    )
+    return True
 
 
 def _load_teacher(

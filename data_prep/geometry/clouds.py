@@ -9,9 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from data_prep import shapes
-from data_prep.foreign import archives, limits
-from data_prep.geometry import formats, meshes, scene, surface
-from data_prep.geometry.assets import Assets
+from data_prep.foreign import limits
+from data_prep.geometry import assets, formats, meshes, scene, surface
 from data_prep.geometry.conventions import Conventions
 
 
@@ -40,6 +39,7 @@ def read_cloud(
     conventions: Conventions,
     up: str | None = None,
     root: Path | str | None = None,
+    columns: str | None = None,
     seed: int = 0,
 ) -> Cloud:
     """Reads one file. The result depends on its content, type and the seed, not on its name.
@@ -51,14 +51,18 @@ def read_cloud(
       conventions: conventions of the encoder.
       up: "y" or "z", the vertical axis of the file; None for the one that the file states, or else
         that of its type, `formats.up_axis`.
-      root: folder that may contain materials and textures; None for the mesh's own folder.
+      root: folder that may contain materials and textures; None for the mesh's own folder, and for
+        materials, textures and buffers in the folder above it (`assets.beside`). State the folder
+        of a file from an untrusted place.
+      columns: names of the columns of a text file, see `readers.text_columns.parse`; None for those
+        of its header, or a guess. Other types have none.
       seed: seed of the sampling; every file is sampled with the same random numbers.
 
     Raises:
       CloudError: the file is missing, corrupt or contains no usable point cloud.
       formats.MissingPackageError: the package that reads the type is not installed.
     """
-    content = read_content(path, fill=conventions.colour_fill, root=root)
+    content = read_content(path, fill=conventions.colour_fill, root=root, columns=columns)
     xyz, rgb = sample_content(content, points=conventions.points, seed=seed)
     up = vertical_axis(path, content, stated=up).up
     cloud = prepare_cloud(xyz, rgb, conventions=conventions, up=up, seed=seed)
@@ -66,7 +70,11 @@ def read_cloud(
 
 
 def read_content(
-    path: Path | str, *, fill: float, root: Path | str | None = None
+    path: Path | str,
+    *,
+    fill: float,
+    root: Path | str | None = None,
+    columns: str | None = None,
 ) -> meshes.Content:
     """Reads the mesh or all points of a file, in the file's own axes.
 
@@ -75,7 +83,10 @@ def read_content(
     Args:
       path: as in `read_cloud`.
       fill: value, 0 to 1, of all colour channels of mesh parts without a colour.
-      root: folder that may contain materials and textures; None for the mesh's own folder.
+      root: folder that may contain materials and textures; None for the mesh's own folder, and for
+        materials, textures and buffers in the folder above it (`assets.beside`). State the folder
+        of a file from an untrusted place.
+      columns: as in `read_cloud`.
 
     Raises:
       CloudError: the file is missing, corrupt or contains no usable point cloud.
@@ -83,14 +94,13 @@ def read_content(
     """
     path = Path(path)
     file_type = formats.suffix(path)
-    root = Path(root or path.parent)
-    # Not resolved: the references of a linked mesh are relative to the folder of the link.
-    folder = path.parent.relative_to(root).as_posix()
     try:
         formats.check_type(file_type)
         data = limits.read_file(path, limit=formats.FORMATS[file_type].size_limit)
-        references = Assets(archives.folder_reader(root), folder=folder)
-        return meshes.load(data, file_type=file_type, references=references, fill=fill)
+        references = assets.beside(path, root=None if root is None else Path(root))
+        return meshes.load(
+            data, file_type=file_type, references=references, fill=fill, columns=columns
+        )
     except IsADirectoryError as error:
         raise CloudError("a folder, not a file") from error
     except OSError as error:

@@ -7,10 +7,12 @@ import re
 from data_prep.geometry import formats
 from data_prep.geometry.scene import MeshError
 
+# Types that may be binary glTF or JSON: their reader looks at the content.
+_GLTF_TYPES = ("glb", "gltf", "vrm")
 _LFS = (b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")
 _ANNEX = re.compile(rb"\s*(?:\.\./)*(?:\.git)?/annex/objects/")
 _SERVER_ERROR = re.compile(
-    rb"\s*(?:(?:error:? ?)?[45]\d\d\b|access denied|not found|forbidden|unauthorized"
+    rb"\s*(?:(?:error:? ?)?[45]\d\d:? +[a-z]|access denied|not found|forbidden|unauthorized"
     rb"|bad gateway|service unavailable|too many requests|repository not found)",
     re.IGNORECASE,
 )
@@ -18,7 +20,7 @@ _SERVER_ERROR = re.compile(
 _LONGEST_MESSAGE = 65_536
 # First bytes -> name of a packed file, and the types of files that are of this kind.
 _PACKED = (
-    (b"\x1f\x8b", "gzip", ("gz", "svgz", "wrz")),
+    (b"\x1f\x8b", "gzip", ("gz", "wrz", "wrl", "vrml", "x3d", "x3dv")),
     (b"PK\x03\x04", "a zip archive", ("npz", "zip", "3mf", "usdz", "sh3f", "kmz", "zae", "amf")),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", ("7z",)),
     (b"Rar!\x1a\x07", "a rar archive", ("rar",)),
@@ -37,7 +39,7 @@ _DOCUMENTS = (
 )
 # First bytes, in lower case and without white space before them -> name, and types of files.
 _MODELS = (
-    (re.compile(rb"gltf[\x01\x02]\0\0\0"), "binary glTF", ("glb",)),
+    (re.compile(rb"gltf[\x01\x02]\0\0\0"), "binary glTF", _GLTF_TYPES),
     (re.compile(rb"ply[ \t]*[\r\n]+\s*(?:format|comment|obj_info|element)\b"), "PLY", ("ply",)),
     (re.compile(rb"(?:st)?c?n?c?4?n?off(?:[ \t]+binary)?\s*[\d#\r\n]"), "OFF", ("off", "coff")),
     (re.compile(rb"solid\b[^\0]*?\bfacet\s+normal\s"), "STL", ("stl", "stla")),
@@ -48,7 +50,7 @@ _MODELS = (
     (re.compile(rb"kaydara fbx binary|; fbx "), "FBX", ("fbx",)),
     (re.compile(rb"blender[-_][vr]\d"), "Blender", ("blend",)),
     (re.compile(rb"iso-10303-21;"), "STEP", ("step", "stp", "p21")),
-    (re.compile(rb"#vrml v"), "VRML", ("wrl", "vrml", "wrz")),
+    (re.compile(rb"#(?:vrml|x3d) v"), "VRML", ("wrl", "vrml", "wrz", "x3dv")),
     (re.compile(rb"pxr-usdc|#usda "), "USD", ("usd", "usdc", "usda")),
     (re.compile(rb"dracon?"), "Draco", ("drc",)),
     (re.compile(rb"ac3d[0-9a-f]"), "AC3D", ("ac",)),
@@ -79,11 +81,9 @@ def check(data: bytes, *, file_type: str) -> None:
     for first_bytes, name, types in _PACKED:
         if data.startswith(first_bytes) and file_type not in types:
             raise MeshError(f"the content is {name}, but the name ends in .{file_type}; unpack it")
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")) and b"\0" in data[2:6]:
-        raise MeshError("text in UTF-16; save it as UTF-8")
     _check_markup(start, data, file_type=file_type)
     _check_message(start, data, file_type=file_type)
-    _check_models(start, data, file_type=file_type)
+    _check_models(data, file_type=file_type)
 
 
 def truncated(what: str, found: int, *, of: int) -> MeshError:
@@ -140,34 +140,33 @@ def _check_markup(start: bytes, data: bytes, *, file_type: str) -> None:
 
 def _check_message(start: bytes, data: bytes, *, file_type: str) -> None:
     """Rejects JSON and text that a server sent in place of the file."""
-    if len(data) > _LONGEST_MESSAGE:
-        if file_type != "gltf" and start.startswith(b"{") and b'"asset"' in data[:_LONGEST_MESSAGE]:
-            raise _misnamed("glTF", ("gltf",), file_type)
-        return
+    is_short = len(data) <= _LONGEST_MESSAGE
     if start.startswith((b"{", b"[")):
-        try:
-            tree = json.loads(data)
-        except (ValueError, RecursionError):
-            return
-        if isinstance(tree, dict) and "asset" in tree:
-            if file_type != "gltf":
-                raise _misnamed("glTF", ("gltf",), file_type)
-        elif file_type != "gltf" or not isinstance(tree, dict) or _is_message(tree):
+        if file_type not in _GLTF_TYPES and re.search(rb'"asset"\s*:', data[:_LONGEST_MESSAGE]):
+            raise _misnamed("glTF", ("gltf",), file_type)
+        if is_short and _is_message(data, file_type=file_type):
             raise MeshError(
                 "JSON, such as the message of a server, not the file; download it again"
             )
-    elif len(data) < 1024 and _SERVER_ERROR.match(data) and not re.search(rb"\n\s*\d", data):
+    elif len(data) < 1024 and _SERVER_ERROR.match(data) and not re.search(rb"\n\s*-?\d", data):
         raise MeshError("an error message of a server, not the file; download it again")
 
 
-def _is_message(tree: dict) -> bool:
-    keys = {str(key).lower() for key in tree}
+def _is_message(data: bytes, *, file_type: str) -> bool:
+    """Returns whether data is JSON, and not of the structure of glTF."""
+    try:
+        tree = json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    if file_type not in _GLTF_TYPES:
+        return True
+    keys = {str(key).lower() for key in tree} if isinstance(tree, dict) else set()
     return bool(keys & {"error", "errors", "message", "detail", "status", "code"}) and not (
-        keys & {"meshes", "nodes", "scenes", "buffers", "accessors"}
+        keys & {"asset", "meshes", "nodes", "scenes", "buffers", "accessors"}
     )
 
 
-def _check_models(start: bytes, data: bytes, *, file_type: str) -> None:
+def _check_models(data: bytes, *, file_type: str) -> None:
     """Rejects the content of another known type."""
     own = [types for _, _, types in _MODELS if file_type in types]
     begin = data[:4096].removeprefix(b"\xef\xbb\xbf").lstrip().lower()

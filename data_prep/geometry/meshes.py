@@ -51,6 +51,7 @@ def load(
     references: Assets,
     fill: float,
     rotation: np.ndarray | None = None,
+    columns: str | None = None,
 ) -> Content:
     """Reads a file of one of `formats.TYPES`.
 
@@ -60,6 +61,8 @@ def load(
       references: reads materials and textures, and collects the notes.
       fill: value, 0 to 1, of all colour channels of mesh parts without a colour.
       rotation: [3, 3], applied to column vectors of a mesh; None for none.
+      columns: names of the columns of a text file, see `readers.text_columns.parse`; None for those
+        of its header, or a guess. Other types have none.
 
     Raises:
       scene.MeshError: the file is malformed, exceeds one of `limits`, or has neither faces nor
@@ -71,7 +74,8 @@ def load(
     try:
         formats.FORMATS[file_type].size_limit.check(len(data))
         file_checks.check(data, file_type=file_type)
-        found = read(data, assets=references, file_type=file_type)
+        named = {"columns": columns} if formats.FORMATS[file_type].has_columns else {}
+        found = read(data, assets=references, file_type=file_type, **named)
         parts = _finite_parts(found.parts, notes=notes)
         if parts:
             if found.points:
@@ -130,6 +134,8 @@ def _join_points(
         notes.append("points without colours beside coloured ones, all taken as colourless")
     if xyz.ndim != 2 or xyz.shape[1] != 3 or xyz.dtype.kind not in "fiu":
         raise scene.MeshError(f"points are {xyz.dtype} {list(xyz.shape)}; expected numbers [n, 3]")
+    if not len(xyz):
+        raise scene.MeshError("no points")
     finite = np.isfinite(xyz).all(axis=1)
     if not finite.all():
         if not finite.any():

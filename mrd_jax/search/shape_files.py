@@ -189,5 +189,6 @@ def _in_folder(place: Path, notes: Sequence[str]) -> list[str]:
 
 def _is_same(path: Path, other: Path | None) -> bool:
     """Returns whether two paths are one file; cheap for files of different names."""
-    is_namesake = other is not None and path.name == other.name
-    return is_namesake and os.path.realpath(path) == os.path.realpath(other)
+    if other is None or path.name != other.name:
+        return False
+    return os.path.realpath(path) == os.path.realpath(other)

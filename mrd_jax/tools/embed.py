@@ -54,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         paths,
         up=[file.up for file in files],
         roots=[file.root for file in files],
+        columns=options.columns,
         seed=options.seed,
         batch_size=options.batch_size,
     )
@@ -110,6 +111,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         default=32,
         help="point clouds per batch, over all devices (default: 32)",
     )
+    add("--columns", help=formats.COLUMNS_HELP)
     add("--seed", type=int, default=0, help="seed of the point sampling (default: 0)")
     add("--label_from", type=shape_names.check_label_from, help=shape_names.LABEL_FROM_HELP)
     add("--teacher", help="fail unless the encoder was trained with this teacher")
@@ -138,6 +140,7 @@ def embed_files(
     *,
     up: str | Sequence[str] | None = None,
     roots: Sequence[Path | str] | None = None,
+    columns: str | None = None,
     seed: int = 0,
     batch_size: int = 32,
 ) -> tuple[np.ndarray, Report]:
@@ -150,6 +153,7 @@ def embed_files(
         that the file states, or else that of its type.
       roots: folder of each file that may contain its materials and textures, "" for the file's own;
         None for the own folders of all.
+      columns: names of the columns of text files, as in `clouds.read_cloud`.
       seed: seed of the sampling of points.
       batch_size: point clouds per batch, over all devices.
 
@@ -163,7 +167,12 @@ def embed_files(
         path, axis, root = file
         try:
             return clouds.read_cloud(
-                path, conventions=conventions, up=axis or None, root=root or None, seed=seed
+                path,
+                conventions=conventions,
+                up=axis or None,
+                root=root or None,
+                columns=columns,
+                seed=seed,
             )
         except clouds.CloudError as error:
             return error

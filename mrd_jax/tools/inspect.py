@@ -15,8 +15,8 @@ With --json, prints one JSON object per line and file with the keys `file`, `kin
 files to a picture: sheet.png, sheet-2.png and so on.
 
 A folder stands for the files of its table (see `data_prep.sources.folder`), or else for all files
-of known types in it; what else is in it and not read is counted on stderr. The exit status is 1 if
-a file has an error.
+of known types in it; what else it holds and is not read is counted on stderr. The exit status is 1
+if a file has an error.
 """
 
 import argparse
@@ -44,14 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from mrd_jax.search import inspection_sheet  # imports JAX and the renderer
 
         sheets = inspection_sheet.SheetWriter(options.sheet)
-    for inspected in _inspect(listing, up=options.up):
-        status = 1 if inspected.facts.error else status
-        print(
-            json.dumps(dataclasses.asdict(inspected.facts))
-            if options.json
-            else format_facts(inspected.facts, up_is_assumed=inspected.up_is_assumed) + "\n",
-            flush=True,
-        )
+    for inspected in _inspect(listing, up=options.up, columns=options.columns):
+        facts = inspected.facts
+        status = 1 if facts.error else status
+        text = format_facts(facts, up_is_assumed=inspected.up_is_assumed) + "\n"
+        print(json.dumps(dataclasses.asdict(facts)) if options.json else text, flush=True)
         if sheets:
             sheets.add(inspection_sheet.draw_row(inspected))
     if sheets:
@@ -64,12 +61,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _inspect(listing: shape_files.Listing, *, up: str | None) -> Iterator[inspection.Inspection]:
-    """Yields the facts about the files, then about the entries of folders that cannot be used."""
+def _inspect(
+    listing: shape_files.Listing, *, up: str | None, columns: str | None
+) -> Iterator[inspection.Inspection]:
+    """Yields the inspections of all files, and the errors of entries that cannot be read."""
     for file in listing.files:
-        yield inspection.inspect_file(file.path, up=file.up or up, root=file.root or None)
+        yield inspection.inspect_file(
+            file.path, up=file.up or up, root=file.root or None, columns=columns
+        )
     for path, reason in listing.skipped:
-        yield inspection.Inspection(inspection.Facts(str(path), error=reason))
+        yield inspection.Inspection(inspection.Facts(printable(str(path)), error=reason))
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -95,6 +96,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="vertical axis of the files without one in a table; by default y for glb, gltf and "
         "obj, z for the other types",
     )
+    add("--columns", help=formats.COLUMNS_HELP)
     options = parser.parse_args(arguments)
     if options.sheet and options.sheet.suffix.lower() != ".png":
         parser.error(f"--sheet is {str(options.sheet)!r}; expected a file that ends in .png")
@@ -122,7 +124,7 @@ def format_facts(facts: inspection.Facts, *, up_is_assumed: bool) -> str:
         lines["up axis"] = f"{facts.up_axis}{' (assumed; see --up)' if up_is_assumed else ''}"
     lines |= {"notes": ", ".join(facts.notes) or None, "error": facts.error}
     shown = [f"  {label:<11}{value}" for label, value in lines.items() if value is not None]
-    return "\n".join([printable(facts.file), *shown])
+    return "\n".join([facts.file, *shown])
 
 
 def _numbers(values: float | Sequence[float] | None, separator: str = ", ") -> str | None:

@@ -53,7 +53,7 @@ def read(data: bytes, *, assets: Assets, file_type: str) -> Scene:
       limits.LimitError: the file exceeds a limit.
     """
     del file_type
-    data = data.removeprefix(b"\xef\xbb\xbf")
+    data = text_numbers.to_utf8(data)
     # A comment may stand before the keyword.
     start = re.match(rb"(?:\s*#[^\r\n]*)*", data).end()
     keyword = _KEYWORD.match(data, start)

@@ -12,6 +12,7 @@ from data_prep.geometry.readers import (
     ply_header,
     ply_textures,
     polygons,
+    text_numbers,
 )
 from data_prep.geometry.readers.ply_body import Table
 from data_prep.geometry.scene import MeshError, Part, Points, Scene
@@ -43,6 +44,7 @@ def read(data: bytes, *, assets: Assets, file_type: str) -> Scene:
       limits.LimitError: the file exceeds a limit.
     """
     del file_type
+    data = text_numbers.to_utf8(data)
     header = ply_header.parse(data)
     counts = {element.name: element.count for element in header.elements}
     vertex = next((name for name in _VERTICES if name in counts), None)

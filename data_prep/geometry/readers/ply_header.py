@@ -78,18 +78,17 @@ def parse(data: bytes) -> Header:
     """Parses the header of a PLY file; lines that no keyword begins are ignored.
 
     Args:
-      data: bytes of the file.
+      data: bytes of the file, without byte order mark.
 
     Raises:
       MeshError: the header is incomplete or malformed.
     """
-    begin = 3 if data.startswith(b"\xef\xbb\xbf") else 0
-    if data[begin : begin + 64].lstrip()[:3].lower() != b"ply":
+    if data[:64].lstrip()[:3].lower() != b"ply":
         raise MeshError("malformed PLY header: it does not start with ply")
-    end = _END.search(data[: begin + _LONGEST])
+    end = _END.search(data[:_LONGEST])
     if end is None:
         raise MeshError("malformed PLY header: no end_header")
-    text = data[begin : end.start()].decode("utf-8", "surrogateescape")
+    text = data[: end.start()].decode("utf-8", "surrogateescape")
     order, elements, textures = None, [], []
     for line in re.split(r"[\r\n]+", text)[1:]:
         words = line.split()

@@ -63,17 +63,23 @@ def triangulate(
     corners += starts[polygon, None]
     many = np.flatnonzero(counts > 3)
     if len(many):
-        chosen, normals = _overlapping(vertices, indices, corners, triangles=triangles, many=many)
+        chosen, normals, covered = _overlapping(
+            vertices, indices, corners, triangles=triangles, many=many
+        )
         limits.CONCAVE_CORNERS.check(int((counts[chosen] ** 2).sum()))
         for batch in _batches(counts[chosen]):
             rows = chosen[batch]
-            positions = starts[rows, None] + np.minimum(
-                np.arange(counts[rows].max()), counts[rows, None] - 1
+            places = np.minimum(np.arange(counts[rows].max()), counts[rows, None] - 1)
+            points = vertices[indices[starts[rows, None] + places]]
+            cut, row = _clip_ears(_project(points, normals[batch]), counts[rows])
+            # A polygon that crosses or folds itself may be no better off.
+            areas = np.abs(
+                np.einsum("tk,tk->t", _normals(points[row[:, None], cut]), normals[batch][row])
             )
-            flat = _project(vertices[indices[positions]], normals[batch])
-            cut, row = _clip_ears(flat, counts[rows])
+            kept = np.bincount(row, areas) < covered[batch] * (1 - _OVERLAP)
             target = first[rows[row]] + np.concatenate([np.arange(n) for n in triangles[rows]])
-            corners[target] = starts[rows[row], None] + cut
+            cut += starts[rows[row], None]
+            corners[target[kept[row]]] = cut[kept[row]]
     return Triangulation(corners, polygon)
 
 
@@ -84,7 +90,7 @@ def _overlapping(
     *,
     triangles: np.ndarray,
     many: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Finds the polygons whose fan overlaps itself.
 
     Args:
@@ -95,15 +101,14 @@ def _overlapping(
       many: polygons of more than three corners.
 
     Returns:
-      Indices of the polygons, and their Newell normals [found, 3].
+      Indices of the polygons; their Newell normals [found, 3]; the area that their fans cover in
+      the plane of the normal, times the normal's length [found].
     """
     fans = corners if len(many) == len(triangles) else corners[np.repeat(triangles > 1, triangles)]
     sizes = triangles[many]
     ends = np.cumsum(sizes)
     with np.errstate(over="ignore", invalid="ignore"):
-        points = vertices[indices[fans]]
-        edges = points[:, 1:] - points[:, :1]
-        crosses = _cross(edges[:, 0], edges[:, 1])
+        crosses = _normals(vertices[indices[fans]])
         # The sum over the triangles of a fan is Newell's normal.
         normals = np.add.reduceat(crosses, ends - sizes)
         lengths = np.sqrt(np.einsum("pk,pk->p", normals, normals))
@@ -111,13 +116,14 @@ def _overlapping(
         covered = np.add.reduceat(np.abs(areas), ends - sizes)
         overlaps = covered > lengths**2 * (1 + _OVERLAP)
         overlaps &= np.isfinite(covered) & (lengths > 0)
-    return many[overlaps], normals[overlaps]
+    return many[overlaps], normals[overlaps], covered[overlaps]
 
 
-def _cross(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Returns cross products [n, 3]; several times as fast as `numpy.cross`."""
-    x, y, z = left.T
-    u, v, w = right.T
+def _normals(triangles: np.ndarray) -> np.ndarray:
+    """Returns normals [n, 3] as long as twice the area; several times as fast as `numpy.cross`."""
+    edges = triangles[:, 1:] - triangles[:, :1]
+    x, y, z = edges[:, 0].T
+    u, v, w = edges[:, 1].T
     return np.stack([y * w - z * v, z * u - x * w, x * v - y * u], axis=1)
 
 

@@ -18,8 +18,8 @@ _UNKNOWN_COUNTS = (0, 2**32 - 1)
 COUNT_IGNORED = "no count of triangles in the header, all are read"
 DATA_IGNORED = "data after the last triangle, ignored"
 NO_END = "no endsolid at the end, the file may be incomplete"
-_SOLID = re.compile(rb"(?:^|(?<=[\r\n]))[ \t]*solid\b(?:(?!\bfacet\b)[^\r\n])*")
-_END_SOLID = re.compile(rb"\bend ?solid\b(?:(?!\bsolid\b)[^\r\n])*")
+# The words solid and endsolid with the name behind them, which may contain any other word.
+_SOLID = re.compile(rb"solid\b(?:(?!\bfacet\b)[^\r\n])*")
 _VERTEX = re.compile(rb"vertex\s+(\S+\s+\S+\s+\S+)")
 _COMMENT = re.compile(rb"(?:#|//)[^\r\n]*")
 
@@ -40,8 +40,9 @@ def read(data: bytes, *, assets: Assets, file_type: str) -> Scene:
       limits.LimitError: the file exceeds a limit.
     """
     del file_type
-    if _is_text(data):
-        return _read_text(data, notes=assets.notes)
+    text = text_numbers.to_utf8(data)
+    if _is_text(text):
+        return _read_text(text, notes=assets.notes)
     return _read_binary(data, notes=assets.notes)
 
 
@@ -49,7 +50,7 @@ def _is_text(data: bytes) -> bool:
     count = int.from_bytes(data[80:84], "little")
     if len(data) == _HEADER_BYTES + 50 * count and len(data) >= _HEADER_BYTES:
         return False
-    start = data[:4096].removeprefix(b"\xef\xbb\xbf").lstrip()
+    start = data[:4096].lstrip()
     words = re.match(rb"(?:(?:#|//)[^\r\n]*\s+)*(solid|facet)\b", start, re.IGNORECASE)
     return words is not None and b"\0" not in data[:1024]
 
@@ -111,10 +112,8 @@ def _read_text(data: bytes, *, notes: list[str]) -> Scene:
     """Reads the solids of a text file."""
     text = data.lower()
     limits.FACES.check(text.count(b"vertex") // 3)
-    text = _END_SOLID.sub(b" endsolid ", text)
-    solids = _SOLID.split(text)
-    limits.PARTS.check(len(solids) - 1)
-    if b"endsolid" not in solids[-1]:
+    solids, is_complete = _split_solids(text)
+    if not is_complete:
         notes.append(NO_END)
     parts = []
     for solid in solids:
@@ -122,6 +121,25 @@ def _read_text(data: bytes, *, notes: list[str]) -> Scene:
         if len(triangles):
             parts.append(Part(triangles))
     return Scene(tuple(parts))
+
+
+def _split_solids(text: bytes) -> tuple[list[bytes], bool]:
+    """Splits a text at its solids, whose names it removes.
+
+    Returns:
+      The solids, and whether the last one ends with endsolid.
+    """
+    solids, begin, is_complete = [], 0, False
+    for found in _SOLID.finditer(text):
+        before = text[max(begin, found.start() - 64) : found.start()]
+        is_end = before.rstrip(b" ").endswith(b"end")
+        if is_end or not before.strip(b" \t") or before.rstrip(b" \t").endswith((b"\n", b"\r")):
+            solids.append(text[begin : found.start()])
+            limits.PARTS.check(len(solids) // 2)
+            begin = found.end()
+            is_complete = is_end
+    solids.append(text[begin:])
+    return solids, is_complete
 
 
 def _solid_triangles(text: bytes) -> np.ndarray:

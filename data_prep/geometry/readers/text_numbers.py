@@ -16,6 +16,13 @@ _DECIMAL_COMMA = re.compile(rb"\d,\d")
 _SEPARATING_COMMA = re.compile(rb",[ \t\r\n]|\.\d*,|,\d+,")
 
 
+def to_utf8(data: bytes) -> bytes:
+    """Converts text in UTF-16, which begins with a byte order mark, and removes such a mark."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) and b"\0" in data[2:4]:
+        data = data.decode("utf-16", "replace").encode()
+    return data.removeprefix(b"\xef\xbb\xbf")
+
+
 def clean(text: bytes) -> bytes:
     """Removes comments, which begin with "#", and replaces commas and Windows' NaN.
 
