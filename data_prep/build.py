@@ -131,7 +131,8 @@ def _check_existing(options: Options) -> None:
                 f"{value} was given; pass --overwrite to replace it, or choose another --output"
             )
     version = source.reader_version(metadata)
-    if version not in (None, formats.READER_VERSION):
+    is_of_files = sources.SOURCES[options.source].family in sources.FILE_FAMILIES
+    if is_of_files and version != formats.READER_VERSION:
         raise ValueError(
             f"{options.target} was built with version {version} of the readers of files, and this "
             f"is version {formats.READER_VERSION}, which would prepare all shapes again; pass "

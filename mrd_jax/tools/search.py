@@ -62,8 +62,9 @@ def build(options: argparse.Namespace) -> None:
     nameless = [item.id for item in index.items if not item.name]
     if nameless:
         print(
-            f"note: {len(nameless)} shapes without a name, such as {nameless[0]}; use --label_from "
-            "folder when files are embedded or prepared, or a table with a column 'name'",
+            f"note: {len(nameless)} shape{'s' * (len(nameless) > 1)} without a name, such as "
+            f"{nameless[0]}; use --label_from folder when files are embedded or prepared, or a table "
+            "with a column 'name'",
             file=sys.stderr,
         )
     if index.reader_note():

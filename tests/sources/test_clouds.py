@@ -341,22 +341,6 @@ def test_the_errors_for_missing_files_and_unknown_types(tmp_path):
         read(tmp_path / "part.STEP")
 
 
-def test_files_of_folders_are_sorted_and_named_files_keep_their_position(tmp_path):
-    for name in ("b/two.PLY", "b/one.obj", "b/one.mtl", "b/c/deep.npz", "a.npy", "b/out.npz"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    named = [tmp_path / "z.txt", tmp_path / "b", tmp_path / "a.npy"]
-    found = clouds.find_files(named, exclude=tmp_path / "b" / "out.npz")
-    names = [str(path.relative_to(tmp_path)) for path in found]
-    assert names == ["z.txt", "b/c/deep.npz", "b/one.obj", "b/two.PLY", "a.npy"]
-
-
-def test_a_folder_without_meshes_or_clouds_is_an_error(tmp_path):
-    (tmp_path / "readme.txt").touch()
-    with pytest.raises(FileNotFoundError, match="holds no file of a known type: glb"):
-        list(clouds.find_files([tmp_path]))
-
-
 def test_without_trimesh_arrays_work_and_the_error_for_meshes_names_the_extra(
     tmp_path, monkeypatch
 ):

@@ -10,10 +10,10 @@ import numpy as np
 import PIL.Image
 import pytest
 import small_shapes
+import trimesh
 from small_shapes import COLOURS, SETTINGS, box, picture, rgb, run_build, write
 
 from data_prep import build, evaluation, prepare, shapes, sources, teachers
-from data_prep.geometry import meshes
 from data_prep.shape_names import name_of
 from mrd_jax.data import source
 from mrd_jax.evaluation import load_held_out
@@ -97,8 +97,8 @@ def test_y_up_is_rotated_and_not_mirrored(tmp_path):
     colours = np.full((36, 4), 255, np.uint8)
     colours[normals[:, 1] > 0.5] = (255, 0, 0, 255)
     colours[normals[:, 2] > 0.5] = (0, 255, 0, 255)
-    mesh = meshes.trimesh.Trimesh(corners, np.arange(36).reshape(12, 3), process=False)
-    mesh.visual = meshes.trimesh.visual.ColorVisuals(mesh, vertex_colors=colours)
+    mesh = trimesh.Trimesh(corners, np.arange(36).reshape(12, 3), process=False)
+    mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=colours)
     write(tmp_path / "shape.glb", mesh)
     shape = prepared(tmp_path, points=600)
     red = (shape.rgb == (255, 0, 0)).all(axis=1)
@@ -134,7 +134,7 @@ def test_clouds_match_an_independent_implementation_and_have_no_views(tmp_path, 
         elif name.endswith("npz"):
             np.savez(raw / name, points=xyz, colors=colours)
         else:
-            cloud = meshes.trimesh.PointCloud(xyz, np.hstack([colours, colours[:, :1]]))
+            cloud = trimesh.PointCloud(xyz, np.hstack([colours, colours[:, :1]]))
             (raw / name).write_bytes(cloud.export(file_type="ply"))
         want[name] = expected_cloud(xyz.astype(np.float64), colours, shape_id=name, points=64)
     folder = run_build("folder", raw, tmp_path / "out", monkeypatch)

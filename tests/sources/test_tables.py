@@ -54,7 +54,6 @@ def test_csv_and_json_lines_give_the_same_rows(tmp_path):
         ("", "line 1: no column 'path'; found"),
         ("path\n", "no shapes in it"),
         ("name\nx\n", "line 1: no column 'path'"),
-        ("path,colour\na,b\n", r"line 1: unknown columns \['colour'\]; expected some of \['path'"),
         ("path,up,up_axis\na,y,y\n", r"duplicate columns \['up_axis'\]"),
         ("path,name\na.glb,x\nb.glb\n", "line 3: 1 cells, but the header has 2"),
         ("path,name\n,x\n", "line 2: no path"),
@@ -79,7 +78,6 @@ def test_an_invalid_csv_file_is_an_error(tmp_path, text, message):
         ("3", "line 1: '3'; expected a JSON object"),
         ('{"path": "a", "label": 3}', "label is 3; expected a string"),
         ('{"path": ["a"]}', r"path is \['a'\]; expected one string"),
-        ('{"path": "a", "tags": "b"}', r"unknown columns \['tags'\]"),
     ],
 )
 def test_an_invalid_json_line_is_an_error(tmp_path, line, message):
