@@ -63,8 +63,8 @@ def build(options: argparse.Namespace) -> None:
     if nameless:
         print(
             f"note: {len(nameless)} shape{'s' * (len(nameless) > 1)} without a name, such as "
-            f"{nameless[0]}; use --label_from folder when files are embedded or prepared, or a table "
-            "with a column 'name'",
+            f"{nameless[0]}; use --label_from folder when files are embedded or prepared, or a "
+            "table with a column 'name'",
             file=sys.stderr,
         )
     if index.reader_note():
