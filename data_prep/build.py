@@ -117,8 +117,7 @@ def _check_existing(options: Options) -> None:
     """Checks, before hours of work, that an existing data set was built with these options."""
     if options.overwrite or not options.target.exists():
         return
-    metadata = source.read_metadata(options.target)
-    found = metadata.get("build")
+    found = source.read_metadata(options.target).get("build")
     if not isinstance(found, dict):
         raise ValueError(
             f"{options.target} was not written by data_prep.build; pass --overwrite to replace "
@@ -130,14 +129,6 @@ def _check_existing(options: Options) -> None:
                 f"{options.target} was built with --{name} {found.get(name)}, but --{name} "
                 f"{value} was given; pass --overwrite to replace it, or choose another --output"
             )
-    version = source.reader_version(metadata)
-    is_of_files = sources.SOURCES[options.source].family in sources.FILE_FAMILIES
-    if is_of_files and version != formats.READER_VERSION:
-        raise ValueError(
-            f"{options.target} was built with version {version} of the readers of files, and this "
-            f"is version {formats.READER_VERSION}, which would prepare all shapes again; pass "
-            "--overwrite to replace it, or choose another --output"
-        )
 
 
 def _is_of_earlier_readers(options: Options, origin: sources.Source) -> bool:
