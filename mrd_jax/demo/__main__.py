@@ -15,7 +15,6 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -50,8 +49,13 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """
     parser = command.Parser(__doc__, prog="python -m mrd_jax.demo")
     add = parser.add_argument
-    add("--checkpoint", required=True, type=Path, help="encoder that the index was built with")
-    add("--index", required=True, type=Path, help="folder of mrd_jax.tools.search build")
+    add(
+        "--checkpoint",
+        required=True,
+        type=command.path,
+        help="encoder that the index was built with",
+    )
+    add("--index", required=True, type=command.path, help="folder of mrd_jax.tools.search build")
     add("--teacher", help="hub name or folder (default: recorded in the index)")
     add("--host", default="127.0.0.1", help="address to bind to (default: 127.0.0.1)")
     add("--port", type=int, default=8000, help="port, 0 for any free port (default: 8000)")

@@ -24,7 +24,6 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from data_prep.geometry import clouds, formats
 from data_prep.geometry.listing import printable
@@ -84,12 +83,12 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "files",
         nargs="+",
-        type=Path,
+        type=command.local_path,
         metavar="FILE",
         help=f"{', '.join(formats.TYPES)}, or a folder: the files of its table, or else all in it",
     )
     add("--json", action="store_true", help="print one JSON object per line and file")
-    add("--sheet", type=Path, help="PNG file to write, with pictures of every file")
+    add("--sheet", type=command.local_path, help="PNG file to write, with pictures of every file")
     add(
         "--up",
         choices=("y", "z"),

@@ -24,7 +24,7 @@ import numpy as np
 
 from data_prep.geometry import formats
 from data_prep.geometry.listing import printable
-from mrd_jax import encoder
+from mrd_jax import atomic_io, encoder
 from mrd_jax.checkpoints import fingerprinting
 from mrd_jax.cli import command
 from mrd_jax.data import source
@@ -104,7 +104,7 @@ def find(options: argparse.Namespace) -> None:
     else:
         text = {"table": format_table, "json": format_json}[options.format](index, matches)
         if options.output:
-            options.output.write_text(text + "\n", encoding="utf-8")
+            atomic_io.write_text(options.output, text + "\n")
         else:
             print(text)
 
@@ -181,10 +181,16 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _add_build(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--output", required=True, type=Path, help="folder of the index, must not exist")
-    add("--data", type=Path, help="folder of a prepared data set, with its version")
-    add("--embeddings", type=Path, help="npz file of mrd_jax.tools.embed, instead of --data")
-    add("--checkpoint", type=Path, help="with --data: workdir of a run, or folder of an encoder")
+    add("--output", required=True, type=command.path, help="folder of the index, must not exist")
+    add("--data", type=command.path, help="folder of a prepared data set, with its version")
+    add(
+        "--embeddings", type=command.path, help="npz file of mrd_jax.tools.embed, instead of --data"
+    )
+    add(
+        "--checkpoint",
+        type=command.path,
+        help="with --data: workdir of a run, or folder of an encoder",
+    )
     add("--splits", nargs="+", default=(), help="with --data: splits to index (default: all)")
     add(
         "--teacher",
@@ -197,7 +203,7 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
 
 def _add_find(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--index", required=True, type=Path, help="folder of the index")
+    add("--index", required=True, type=command.path, help="folder of the index")
     for name, text in (
         ("--text", "text to search for; may be repeated"),
         ("--image", "picture file to search for; may be repeated"),
@@ -205,7 +211,11 @@ def _add_find(parser: argparse.ArgumentParser) -> None:
     ):
         add(name, action=_AppendPart, dest="parts", default=[], metavar=name[2:].upper(), help=text)
     add("--weights", nargs="+", type=float, help="one weight per part, in order (default: 1 each)")
-    add("--checkpoint", type=Path, help="with --mesh: the encoder that the index was built with")
+    add(
+        "--checkpoint",
+        type=command.path,
+        help="with --mesh: the encoder that the index was built with",
+    )
     add(
         "--teacher",
         help="with --text and --image: hub name or folder (default: recorded in the index)",
@@ -213,7 +223,7 @@ def _add_find(parser: argparse.ArgumentParser) -> None:
     add("--up", choices=("y", "z"), help="vertical axis of --mesh (default: by file type)")
     add("--count", type=int, default=10, help="number of shapes to find (default: 10)")
     add("--format", default="table", choices=FORMATS, help="output format (default: table)")
-    add("--output", type=Path, help="file to write (default: print to stdout)")
+    add("--output", type=command.path, help="file to write (default: print to stdout)")
     add("--ann", action="store_true", help="search approximately; for 200,000 shapes and more")
 
 

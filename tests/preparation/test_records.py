@@ -147,6 +147,8 @@ def test_missing_modalities_are_masked_in_batches_from_disk(made):
                 "caption_chances": (),
                 "picture_probability": -1.0,
                 "hard_negatives": 0,
+                "directory": "",
+                "read_threads": 0,
                 "corrupt_records": 0,
             },
             "teacher": {"dim": DIM, "name": "fake/teacher"},

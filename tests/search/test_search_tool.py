@@ -160,7 +160,7 @@ def test_another_encoder_is_rejected(run, tmp_path):
         ),
         (["build", "--embeddings", "files/RedLamp.npz", "--output", "i"], "lacks ['embeddings'"),
         (["build", "--embeddings", "E.npz", "--output", "i", "--ann"], "omit it"),
-        (["build", "--data", "x", "--checkpoint", "y", "--output", "i"], "no data set in 'x'"),
+        (["build", "--data", "/x", "--checkpoint", "y", "--output", "i"], "no data set in '/x'"),
     ],
 )
 def test_an_unusable_input_is_reported_by_name(run, arguments, message):

@@ -85,6 +85,22 @@ def test_an_invalid_json_line_is_an_error(tmp_path, line, message):
         tables.read(write(tmp_path, line, "t.jsonl"))
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "note"),
+    [
+        ("t.csv", "path,colour,nmae\na,b,c\n", "colour, nmae (did you mean name?)"),
+        ("t.csv", "path,,name\na,b,c\n", None),
+        ("t.jsonl", '{"path": "a", "tags": "b"}\n{"path": "b", "tags": "b", "x": 1}', "tags, x"),
+        ("t.csv", "path,name\na,b\n", None),
+    ],
+)
+def test_unknown_columns_are_noted_and_not_read(tmp_path, name, text, note):
+    path = write(tmp_path, text, name)
+    table = tables.read(path)
+    assert table.rows[0].path == "a"
+    assert table.notes == ((f"{path}: columns that are not read: {note}",) if note else ())
+
+
 def test_the_table_is_the_only_csv_or_jsonl_file_at_the_top_of_the_folder(tmp_path):
     (tmp_path / "below").mkdir()
     write(tmp_path / "below", "path\na\n")

@@ -60,7 +60,7 @@ def read(data: bytes, *, assets: Assets, file_type: str) -> scene.Scene:
     _check_vertices(faces.vertex, vertex, len(xyz))
     if (faces.counts < 3).any():
         number = np.count_nonzero(faces.counts < 3)
-        assets.notes.append(f"{number} faces of fewer than three corners, ignored")
+        assets.notes.append(f"faces of fewer than three corners, ignored: {number}")
     cut = polygons.triangulate(xyz, vertex, counts=faces.counts)
     if not len(cut.corners):
         return scene.Scene(points=tuple(_points(xyz, colours)))
@@ -148,7 +148,7 @@ def _note_statements(elements: obj_text.Elements, *, notes: list[str]) -> None:
                 raise MeshError(f"not an OBJ file; it starts with {f'{keyword} {text[:30]}'!r}")
             unknown += 1
     if unknown:
-        notes.append(f"{unknown} lines of unknown kinds, ignored")
+        notes.append(f"lines of unknown kinds, ignored: {unknown}")
     if len(elements.faces.lines) and any(keyword == "p" for _, keyword, _ in elements.statements):
         notes.append("points beside faces, ignored")
 

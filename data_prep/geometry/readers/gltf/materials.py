@@ -159,7 +159,7 @@ def _vertex_colours(
     document: Document, *, faces: np.ndarray, attributes: dict[str, np.ndarray]
 ) -> np.ndarray | None:
     """Returns linear colours float32 [vertices, 4], 0 to 1; None without any."""
-    values = vertex_attribute(document, "COLOR_0", faces=faces, attributes=attributes)
+    values = vertex_attribute("COLOR_0", attributes=attributes)
     if values is None:
         return None
     if values.shape[1] < 3:
