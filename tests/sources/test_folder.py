@@ -248,7 +248,7 @@ def test_unusable_files_are_counted_by_reason_and_named(tmp_path, capsys, monkey
     (raw / "link.glb").symlink_to(tmp_path / "elsewhere.glb")
     (tmp_path / "more").mkdir()
     (raw / "more").symlink_to(tmp_path / "more")
-    lines = ["good.glb", "cut.glb", "empty.obj", "object.npy", "link.glb", "gone.ply", "notes.exe"]
+    lines = ["good.glb", "cut.glb", "empty.obj", "object.npy", "link.glb", "gone.ply", "notes.txt"]
     table(raw, "path", *lines)
 
     folder = run_build("folder", raw, tmp_path / "out", monkeypatch)
