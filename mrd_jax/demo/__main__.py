@@ -119,6 +119,8 @@ def run(options: argparse.Namespace) -> None:
                 f"{time.perf_counter() - started:.1f} s; press Ctrl-C to stop",
                 flush=True,
             )
+            if index.reader_note():
+                print(f"note: {index.reader_note()}", file=sys.stderr, flush=True)
             # uvicorn raises the signal that stopped it again. By default, SIGTERM would then end
             # this process before the context managers clean up.
             signal.signal(signal.SIGTERM, signal.default_int_handler)

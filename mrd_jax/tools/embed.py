@@ -120,7 +120,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add("--columns", help=formats.COLUMNS_HELP)
     add("--seed", type=int, default=0, help="seed of the point sampling (default: 0)")
-    add("--label_from", type=shape_names.check_label_from, help=shape_names.LABEL_FROM_HELP)
+    add("--label_from", help=shape_names.LABEL_FROM_HELP)
     add("--teacher", help="fail unless the encoder was trained with this teacher")
     options = parser.parse_args(arguments)
     if options.batch_size < 1:

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.geometry import formats
+from data_prep.geometry.listing import printable
 from mrd_jax import atomic_io, encoder
 from mrd_jax.checkpoints import fingerprinting
 from mrd_jax.cli import command
@@ -58,6 +59,16 @@ def build(options: argparse.Namespace) -> None:
         )
     index = shape_index.read(options.output)
     print(f"wrote {len(index)} shapes to {options.output}")
+    nameless = [item.id for item in index.items if not item.name]
+    if nameless:
+        print(
+            f"note: {len(nameless)} shape{'s' * (len(nameless) > 1)} without a name, such as "
+            f"{nameless[0]}; use --label_from folder when files are embedded or prepared, or a "
+            "table with a column 'name'",
+            file=sys.stderr,
+        )
+    if index.reader_note():
+        print(f"note: {index.reader_note()}", file=sys.stderr)
     teacher = index.teacher
     # Names of the Hugging Face Hub contain a slash.
     if not (index.folder / teacher.place).is_dir() and "/" not in teacher.place:
@@ -75,9 +86,9 @@ def find(options: argparse.Namespace) -> None:
     kinds = {kind for kind, _ in options.parts}
     student = teacher = None
     if "mesh" in kinds:
-        if note := index.reader_note():
-            print(f"note: {note}", file=sys.stderr)
         student = queries.load_encoder(index, options.checkpoint)
+        if index.reader_note():
+            print(f"note: {index.reader_note()}", file=sys.stderr)
     if kinds & {"text", "image"}:
         teacher = queries.load_teacher(index, options.teacher)
     searcher = queries.Searcher(index, encoder=student, teacher=teacher, ann=options.ann)
@@ -111,7 +122,7 @@ def _embed_part(searcher: queries.Searcher, kind: str, value: str, *, up: str | 
     except ValueError as error:
         raise ValueError(f"cannot use {value}: {error}") from error
     if cloud.faults:
-        print(f"note: {value}: {', '.join(cloud.faults)}", file=sys.stderr)
+        print(f"note: {printable(value)}: {', '.join(cloud.faults)}", file=sys.stderr)
     return searcher.embed_cloud(cloud.xyz, cloud.rgb)
 
 

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The source `folder`: searchable data sets, metadata from tables, and invalid files."""
 
+import functools
 import hashlib
 import io
 import json
 import os
+import sys
 
 import numpy as np
 import PIL.Image
@@ -14,7 +16,6 @@ import trimesh
 from small_shapes import COLOURS, SETTINGS, box, picture, rgb, run_build, write
 
 from data_prep import build, evaluation, prepare, shapes, sources, teachers
-from data_prep.shape_names import name_of
 from mrd_jax.data import source
 from mrd_jax.evaluation import load_held_out
 
@@ -365,21 +366,163 @@ def test_invalid_arguments_are_detected_before_any_shape_is_prepared(tmp_path, m
         run_build("folder", raw, tmp_path / "out", monkeypatch, teacher="lit")
 
 
+def contents(root, **options):
+    return sources.find("folder", **options).contents(root)
+
+
+def test_every_entry_of_a_folder_is_an_item_or_in_a_note(tmp_path):
+    write(tmp_path / "oak.glb", box())
+    for name in ("._oak.glb", "sofa.fbx", "a/bed.skp", "a/b.glb.part", "photo.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "gone.ply").symlink_to("nowhere.ply")
+    found = contents(tmp_path)
+    assert [(item.path, item.skip) for item in found.items] == [
+        ("oak.glb", ""),
+        ("a/b.glb.part", "an incomplete download"),
+        ("gone.ply", "a link whose target is missing"),
+    ]
+    (note,) = found.notes
+    assert note.startswith("2 files of types that are not read: fbx, skp; ")
+    assert found.name_notes == ()
+
+
+def test_notes_are_part_of_the_summary(tmp_path, monkeypatch, capsys):
+    raw = tmp_path / "raw"
+    write(raw / "model.glb", box())
+    write(raw / "oak.glb", box())
+    (raw / "sofa.fbx").write_bytes(b"")
+    table(raw, "path,captoin", "model.glb,a chair", "oak.glb,")
+    run_build("folder", raw, tmp_path / "out", monkeypatch)
+    printed = capsys.readouterr().out
+    assert "columns that are not read: captoin (did you mean captions?)" in printed
+    assert "note: 1 file of types that are not read: fbx; fbx: " in printed
+    assert (
+        "note: 1 shape without a caption, since file names such as model.glb say nothing; use "
+        "--label_from folder for names of folders, or a table with a column 'name'\n"
+    ) in printed
+
+
+def shapenet(root):
+    for path in ("chair/1a2b/models/model_normalized", "bath_tub/3c4d/model", "chair/oak_chair-2"):
+        write(root / f"{path}.glb", box())
+    write(root / "model.glb", box())
+
+
 @pytest.mark.parametrize(
-    ("path", "name"),
+    ("label_from", "want"),
     [
-        ("oak_chair-2.glb", "oak chair"),
-        ("sub/folder/Oak chair (1).obj", "Oak chair"),
-        ("DamagedHelmet.glb", "Damaged Helmet"),
-        ("smallOakChair2.obj", "small oak chair"),
-        ("wallMountedTV.obj", "wall mounted TV"),
-        ("van Gogh 2.obj", "van Gogh"),
-        ("old mp3.obj", "old mp3"),
-        ("iPhone.v2.stl", "iPhone v2"),
-        ("3_seater-sofa_0004_02.ply", "3 seater sofa"),
-        ("cafe\u0301.glb", "caf\u00e9"),
-        ("0001.npy", ""),
+        (None, [("", ""), ("", ""), ("", "oak chair"), ("", "")]),
+        (
+            "folder",
+            [("bath_tub", "bath tub"), ("chair", "chair"), ("chair", "oak chair"), ("", "")],
+        ),
+        ("1", [("bath_tub", "bath tub"), ("chair", "chair"), ("chair", "oak chair"), ("", "")]),
+        ("2", [("3c4d", ""), ("1a2b", ""), ("", "oak chair"), ("", "")]),
     ],
 )
-def test_names_are_derived_from_file_names(path, name):
-    assert name_of(path) == name
+def test_classes_and_captions_come_from_folders_if_the_user_says_so(tmp_path, label_from, want):
+    shapenet(tmp_path)
+    found = contents(tmp_path, label_from=label_from)
+    assert [(item.label, item.name) for item in found.items] == want
+    for item, (_, name) in zip(found.items, want, strict=True):
+        assert item.captions == ((("name", name),) if name else ())
+    without = sum(not name for _, name in want)
+    assert found.name_notes[0].startswith(f"{without} shape")
+    if label_from:
+        unlabelled = sum(not label for label, _ in want)
+        assert found.name_notes[1].startswith(f"{unlabelled} shape")
+        assert "--label_from folder" not in found.name_notes[0]
+
+
+def test_labels_from_folders_are_the_classes_of_the_data_set(tmp_path, monkeypatch):
+    shapenet(tmp_path / "raw")
+    run = functools.partial(run_build, "folder", tmp_path / "raw", tmp_path / "out", monkeypatch)
+    folder = run(label_from="folder")
+    classes = json.loads((folder / "evaluation" / "classes.json").read_text())
+    assert classes == ["bath_tub", "chair"]
+    records = source.open_split(folder, "test")
+    assert [(record["label"], record["name"]) for record in records] == [
+        (0, "bath tub"),
+        (1, "chair"),
+        (1, "oak chair"),
+        (-1, ""),
+    ]
+    with pytest.raises(ValueError, match="built with --label_from folder, but --label_from None"):
+        run()
+
+
+def test_the_table_goes_before_the_folders(tmp_path):
+    shapenet(tmp_path)
+    table(tmp_path, "path,name,label", "bath_tub/3c4d/model.glb,Tub,basin", "model.glb,,")
+    first, second, *_ = contents(tmp_path, label_from="folder").items
+    assert (first.name, first.label) == ("Tub", "basin")
+    assert (second.name, second.label) == ("", "")
+
+
+def test_other_sources_take_no_labels_from_folders():
+    with pytest.raises(ValueError, match="--label_from is for --source folder"):
+        sources.find("furniture", label_from="folder")
+    with pytest.raises(ValueError, match="--label_from is 'parent'; expected 'folder'"):
+        sources.find("folder", label_from="parent")
+
+
+def test_paths_of_a_table_may_differ_in_case_if_one_file_matches(tmp_path):
+    for name in ("Sub/Oak.glb", "a.glb", "A.glb", "caf\u00e9.glb"):
+        write(tmp_path / name, box())
+    (tmp_path / "Sub" / "Photo.PNG").write_bytes(picture((0, 0, 255)))
+    lines = ["SUB\\oak.GLB,sub/photo.png", "A.glb,", "b/A.GLB,", "cafe\u0301.glb,", "a.GLB,"]
+    table(tmp_path, "path,images", *lines)
+    found = contents(tmp_path)
+    listed = [(item.path, item.images) for item in found.items if not item.skip]
+    assert listed == [
+        ("Sub/Oak.glb", ("Sub/Photo.PNG",)),
+        ("A.glb", ()),
+        ("b/A.GLB", ()),  # missing
+        ("caf\u00e9.glb", ()),
+        ("a.GLB", ()),  # a.glb and A.glb match
+    ]
+    assert found.notes[0].startswith("2 paths of the table are written otherwise on disk: ")
+    assert "SUB/oak.GLB (Sub/Oak.glb)" in found.notes[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems accept UTF-8 only")
+def test_names_that_are_not_utf8_and_names_with_line_breaks_are_built(
+    tmp_path, monkeypatch, capsys
+):
+    names = (b"caf\xe9.glb", b"red\nchair.glb", b"x" * 240 + b".glb")
+    for name in names:
+        (tmp_path / "raw").mkdir(exist_ok=True)
+        with open(os.path.join(os.fsencode(tmp_path / "raw"), name), "wb") as file:
+            file.write(box().export(file_type="glb"))
+    with open(os.path.join(os.fsencode(tmp_path / "raw"), b"b\xff.ply"), "wb") as file:
+        file.write(b"ply")
+    folder = run_build("folder", tmp_path / "raw", tmp_path / "out", monkeypatch)
+    records = source.open_split(folder, "test")
+    assert [(record["id"], record["name"]) for record in records] == [
+        ("caf\\xe9.glb", ""),
+        ("red\\nchair.glb", "red chair"),
+        (f"{'x' * 240}.glb", "x" * 240),
+    ]
+    printed = capsys.readouterr().out
+    assert "\n    b\\xff.ply\n" in printed and printed.encode()
+
+
+def test_a_listed_link_that_leaves_the_folder_is_skipped(tmp_path):
+    write(tmp_path / "out" / "c.glb", box())
+    write(tmp_path / "raw" / "a.glb", box())
+    (tmp_path / "raw" / "sub").symlink_to(tmp_path / "out")
+    table(tmp_path / "raw", "path", "sub/c.glb", "a.glb")
+    first, second, third = contents(tmp_path / "raw").items
+    assert (first.path, first.skip) == ("sub/c.glb", "a link that leaves the folder")
+    assert (second.path, second.skip) == ("a.glb", "")
+    assert (third.path, third.skip) == ("sub", "a link to a folder, not followed")
+
+
+def test_a_package_that_is_missing_is_detected_before_any_shape_is_prepared(tmp_path, monkeypatch):
+    write(tmp_path / "raw" / "a.glb", box())
+    (tmp_path / "raw" / "b.step").write_bytes(b"")
+    monkeypatch.setattr(prepare, "prepare_shapes", None)  # calling it would fail
+    monkeypatch.setitem(sys.modules, "cascadio", None)
+    with pytest.raises(ImportError, match="step files need it"):
+        run_build("folder", tmp_path / "raw", tmp_path / "out", monkeypatch)
