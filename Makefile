@@ -69,7 +69,8 @@ students: $(VENV)/installed
 input_pipeline: $(VENV)/installed
 	$(RUN) -m benchmarks.input_pipeline --consumed $(CONSUMED)
 
-# 10,000 corrupt and hostile files for every reader of untrusted files; about half an hour.
+# 10,000 corrupt and hostile files for every reader of untrusted files, 1,000 for readers of CAD
+# models and laser scans, which start a process for each; about two hours.
 .PHONY: fuzz
 fuzz: $(VENV)/installed-test
 	$(RUN) -m benchmarks.fuzz

@@ -19,6 +19,8 @@ from benchmarks.fuzz.valid import MTL, OBJ, Valid, npy, picture, zipped
 
 # Points in most files; the box of trimesh has eight corners as well.
 _XYZ = np.random.default_rng(0).random((8, 3))
+# Bytes of a page of an E57 file, of which the last four are a checksum.
+_PAGE = 1024
 _RGB = np.random.default_rng(1).integers(0, 256, (8, 3), np.uint8)
 
 
@@ -202,7 +204,29 @@ def _e57() -> list[Valid]:
         path = Path(folder, "a.e57")
         with pye57.E57(str(path), mode="w") as file:
             file.write_scan_raw(columns, translation=np.ones(3))
-        return [Valid(path.read_bytes())]
+        whole = path.read_bytes()
+    pages = [whole[i : i + _PAGE - 4] for i in range(0, len(whole), _PAGE)]
+    return [Valid(whole), Valid(b"".join(pages), _paged)]
+
+
+def _paged(part: bytes) -> bytes:
+    """Returns an E57 file with valid checksums and a valid size in its header."""
+    size = _PAGE - 4
+    pages = [part[i : i + size].ljust(size, b"\0") for i in range(0, len(part), size)]
+    if pages:
+        total = struct.pack("<Q", _PAGE * len(pages))
+        pages[0] = pages[0][:16] + total + pages[0][24:]
+    return b"".join(page + struct.pack(">I", _crc32c(page)) for page in pages)
+
+
+def _crc32c(data: bytes) -> int:
+    """Returns the checksum of E57, CRC-32C."""
+    value = 0xFFFFFFFF
+    for byte in data:
+        value ^= byte
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+    return value ^ 0xFFFFFFFF
 
 
 def _text_points() -> list[Valid]:

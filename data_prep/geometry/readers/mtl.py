@@ -96,7 +96,7 @@ def parse(data: bytes, *, path: str, notes: list[str]) -> dict[str, Material]:
         elif name is None or not rest:
             continue
         elif keyword in _COLOURS:
-            colour, note = _colour(rest)
+            colour, note = _colour(rest, may_be_levels=keyword == "kd")
             found.add(note)
             if colour:
                 materials[name].colours[keyword] = colour
@@ -174,8 +174,13 @@ def _split_options(text: str) -> tuple[dict[str, list[str]], str]:
     return options, text
 
 
-def _colour(text: str) -> tuple[tuple[float, ...], str]:
-    """Parses a colour; returns three numbers, or none, and a note or ""."""
+def _colour(text: str, *, may_be_levels: bool) -> tuple[tuple[float, ...], str]:
+    """Parses a colour; returns three numbers, or none, and a note or "".
+
+    Args:
+      text: rest of the line.
+      may_be_levels: whether numbers may be 0 to 255. Those of an emission may exceed 1.
+    """
     kind = text.split()[0].lower()
     if kind in ("spectral", "xyz"):
         return (), f"{kind} colour in a material, ignored"
@@ -184,7 +189,8 @@ def _colour(text: str) -> tuple[tuple[float, ...], str]:
         return (), "unreadable colour in a material, ignored"
     if len(numbers) < 3:  # green and blue are optional
         numbers = numbers[:1] * 3
-    if max(numbers) > 2 and all(value == int(value) for value in numbers if math.isfinite(value)):
+    is_whole = all(value == int(value) for value in numbers if math.isfinite(value))
+    if may_be_levels and max(numbers) > 2 and is_whole:
         return tuple(value / 255 for value in numbers), "colour of a material from 0 to 255"
     return tuple(numbers), ""
 
