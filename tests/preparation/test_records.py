@@ -182,6 +182,27 @@ def test_data_that_contradict_the_config_are_rejected(made, section, field, valu
         source.check_metadata(source.read_metadata(made), config)
 
 
+@pytest.mark.parametrize(
+    ("trained", "tested", "is_noted"),
+    [
+        ({"source": "furniture"}, {"source": "folder", "reader_version": 2}, True),
+        ({"source": "furniture", "reader_version": 2}, {"source": "furniture"}, True),
+        ({"source": "furniture"}, {"source": "furniture"}, False),
+        ({"source": "furniture", "reader_version": 2}, {"source": "modelnet40"}, False),
+    ],
+)
+def test_data_sets_of_different_readers_are_noted(
+    made, monkeypatch, caplog, trained, tested, is_noted
+):
+    metadata = source.read_metadata(made)
+    sets = {"a": metadata | trained, "b": metadata | tested}
+    monkeypatch.setattr(source, "read_metadata", sets.get)
+    config = ConfigDict({"teacher": {"name": "", "dim": DIM}, "data": {"points": POINTS}})
+    config.data.directory = "a"
+    source.check_test_set("b", config)
+    assert ("of the readers of mesh files" in caplog.text) == is_noted
+
+
 @pytest.mark.parametrize("field", ["up_axis", "normalisation"])
 def test_other_conventions_are_rejected(made, field):
     config = ConfigDict({"teacher": {"name": "", "dim": DIM}, "data": {"points": POINTS}})

@@ -16,6 +16,7 @@ import trimesh
 from small_shapes import COLOURS, SETTINGS, box, picture, rgb, run_build, write
 
 from data_prep import build, evaluation, prepare, shapes, sources, teachers
+from data_prep.geometry import formats
 from mrd_jax.data import source
 from mrd_jax.evaluation import load_held_out
 
@@ -63,7 +64,9 @@ def test_records_hold_id_source_captions_and_convention(searchable):
     assert (first["id"], first["source"], first["label"]) == ("blue_box-7.obj", "folder", -1)
     assert (first["captions"], first["caption_kinds"]) == (["blue box"], ["name"])
     assert first["image_kinds"] == ["render", "render"]
-    assert source.read_metadata(searchable)["from_y_up"] == "rotate"
+    metadata = source.read_metadata(searchable)
+    assert metadata["from_y_up"] == "rotate"
+    assert metadata["reader_version"] == formats.READER_VERSION
 
 
 @pytest.mark.parametrize(
@@ -526,3 +529,24 @@ def test_a_package_that_is_missing_is_detected_before_any_shape_is_prepared(tmp_
     monkeypatch.setitem(sys.modules, "cascadio", None)
     with pytest.raises(ImportError, match="step files need it"):
         run_build("folder", tmp_path / "raw", tmp_path / "out", monkeypatch)
+
+
+def test_a_data_set_of_earlier_readers_is_kept_with_a_note_until_it_is_overwritten(
+    tmp_path, monkeypatch, capsys
+):
+    write(tmp_path / "raw" / "oak.glb", box())
+    run = functools.partial(run_build, "folder", tmp_path / "raw", tmp_path / "out", monkeypatch)
+    folder = run()
+    metadata = json.loads((folder / "metadata.json").read_text())
+    del metadata["reader_version"]
+    metadata["build"]["fingerprint"] = "of the shapes of version 1"
+    (folder / "metadata.json").write_text(json.dumps(metadata))
+    capsys.readouterr()
+    assert run() == folder
+    printed = capsys.readouterr().out
+    assert (
+        f"note: {folder} was built with version 1 of the readers of files, and is kept" in printed
+    )
+    assert "reader_version" not in source.read_metadata(folder)
+    run(overwrite=True)
+    assert source.read_metadata(folder)["reader_version"] == formats.READER_VERSION
