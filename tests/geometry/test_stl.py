@@ -2,6 +2,7 @@
 """STL: text and binary files, colours of facets, and files that are damaged."""
 
 import struct
+import time
 
 import generated_meshes
 import numpy as np
@@ -257,6 +258,15 @@ def test_a_text_that_ends_within_a_facet_is_an_error_with_its_counts():
 def test_errors_name_the_cause(data, error):
     with pytest.raises(MeshError, match=error):
         load(data, "stl")
+
+
+@pytest.mark.parametrize("word", ["# ", "// ", "solid ", "facet ", "solid facet ", "vertex 1 "])
+def test_repeated_words_take_no_time(word):
+    data = word * 50_000
+    started = time.process_time()
+    with pytest.raises(MeshError):
+        load(data, "stl")
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize("form", ["stl", "stl_ascii"])
