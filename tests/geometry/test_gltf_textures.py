@@ -17,6 +17,10 @@ QUARTERS |= {"bottom left": (0.2, 0.1), "bottom right": (0.9, 0.2)}
 MISSING, UNREADABLE = "missing texture", "unreadable texture"
 COORDINATES = "texture without coordinates, its first texel is used"
 
+TAKEN_AS_NORMALISED = (
+    "texture coordinates are integers that are not normalised, taken as normalised"
+)
+
 
 def material(info=None, **more):
     return {"pbrMetallicRoughness": {"baseColorTexture": info or texture(), **more}}
@@ -50,8 +54,8 @@ def test_the_first_row_of_a_picture_has_the_smallest_v():
         ("uint16", 65535, True, ()),
         ("int16", 32767, True, ()),
         ("uint8", 1, False, ()),
-        ("uint8", 255, False, ("texture coordinates are integers that are not normalised, taken as normalised",)),
-        ("uint16", 65535, False, ("texture coordinates are integers that are not normalised, taken as normalised",)),
+        ("uint8", 255, False, (TAKEN_AS_NORMALISED,)),
+        ("uint16", 65535, False, (TAKEN_AS_NORMALISED,)),
     ],
 )  # fmt: skip
 def test_coordinates_of_every_type(dtype, one, normalised, notes):
