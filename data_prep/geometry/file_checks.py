@@ -59,7 +59,8 @@ _MODELS = (
     (re.compile(rb"dracon?"), "Draco", ("drc",)),
     (re.compile(rb"ac3d[0-9a-f]"), "AC3D", ("ac",)),
 )
-_OBJ = re.compile(rb"(?:(?:#|mtllib|usemtl|o|g|s|vt|vn)\b[^\r\n]*\s+)*v\s+[-+.\d]")
+# Every line ends with its line break, so that there is one way only to match a text.
+_OBJ = re.compile(rb"(?:(?:#|(?:mtllib|usemtl|o|g|s|vt|vn)\b)[^\r\n]*[\r\n]\s*)*v[ \t]+[-+.\d]")
 # Types of which the content is XML.
 _XML_TYPES = ("dae", "x3d", "xml", "amf", "3dxml", "collada")
 _XML_MODELS = ((b"<collada", "COLLADA", "dae"), (b"<x3d", "X3D", "x3d"))

@@ -137,6 +137,12 @@ def test_a_picture_of_two_materials_is_read_once():
 # Options.
 
 
+@pytest.mark.parametrize("option", ["-clamp", "-imfchan", "-s", "-o", "-bm", "-mm", "-blendu"])
+def test_an_option_without_arguments_leaves_the_name(option):
+    found = quarters(f"map_Kd {option} wood.png", files={"wood.png": FOUR})
+    assert found == ([A, B, C, D], ())
+
+
 @pytest.mark.parametrize(
     ("options", "want"),
     [

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """OBJ: colours of vertices, and which material a face has; test_mtl.py has what materials mean."""
 
+import time
+
 import numpy as np
 import pytest
 import tiny_catalogue
@@ -25,6 +27,7 @@ from obj_files import (
 from data_prep.geometry import meshes
 from data_prep.geometry import surface as surfaces
 from data_prep.geometry.assets import Assets
+from data_prep.geometry.scene import MeshError
 
 # Colours of vertices.
 
@@ -278,3 +281,32 @@ def test_names_of_materials_may_contain_number_signs():
     text = "mtllib x.mtl\nusemtl Material #25\n" + TWO
     data = "newmtl Material\nKd 1 0 0\nnewmtl Material #25\nKd 0 1 0\n"
     assert rgb(read(text, x_mtl=data)) == {GREEN}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "mtllib " + "a " * 100_000,
+        "mtllib " + "a.mtl " * 9_000,
+        'mtllib "' + 'a" ' * 50_000,
+        "usemtl " + "# " * 100_000,
+        "usemtl " + "a " * 100_000,
+    ],
+    ids=["words", "names", "quotes", "number signs", "a long name"],
+)
+def test_long_statements_take_no_time(line):
+    started = time.process_time()
+    try:
+        load(line + "\n" + TWO, "obj")
+    except MeshError as error:
+        assert "too large" in str(error)
+    assert time.process_time() - started < 3
+
+
+@pytest.mark.parametrize("words", ["-s ", "-o 1 ", "-clamp on ", "a -s ", "# ", "' "])
+def test_long_references_to_pictures_take_no_time(words):
+    text = "mtllib x.mtl\nusemtl x\n" + TRIANGLE + UV + "f 1/1 2/2 3/3\n"
+    started = time.process_time()
+    content = read(text, x_mtl="newmtl x\nmap_Kd " + words * 100_000 + "\n")
+    assert content.notes == ("missing texture",)
+    assert time.process_time() - started < 3

@@ -1,174 +1,227 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PLY: formats, faces and all forms of colours that programs write."""
+"""PLY: formats, types, elements and faces."""
 
+import generated_meshes
 import numpy as np
 import ply_files
 import pytest
-import tiny_catalogue
-from loading import colours, extent, load, triangles
+from loading import extent, load, triangles
+from ply_files import CORNERS, FACES, SIDES, XYZ, ply
 
-from data_prep.geometry import surface
-from data_prep.geometry.scene import MeshError
+from data_prep.geometry import surface as surfaces
 
-RED = (("uchar", "red", 200), ("uchar", "green", 10), ("uchar", "blue", 30))
-VERTICES = ("vertex", ply_files.XYZ, ply_files.CORNERS)
-FACES = ("face", ply_files.FACES, ply_files.SIDES)
-# The square of 2 x 2, and four triangles with base 2 and height sqrt(1 + 9).
-AREA = 4 + 4 * np.sqrt(10)
+FORMS = list(ply_files.FORMATS)
+# The base of the pyramid has area 4, each side 2 * sqrt(10) / 2.
+AREA = 4 + 4 * 10**0.5
 
 
-@pytest.mark.parametrize("form", ply_files.FORMATS)
-@pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_faces_of_mixed_sizes_in_every_format(form, newline):
-    content = load(ply_files.ply(VERTICES, FACES, form=form, newline=newline), "ply")
-    assert extent(content).tolist() == [2, 2, 3]
-    assert surface.face_areas(content.surface).sum() == pytest.approx(AREA)
-    assert content.notes == () and not content.surface.coloured.any()
+def vertices(rows=CORNERS, properties=XYZ, name="vertex"):
+    return (name, properties, rows)
 
 
-@pytest.mark.parametrize("number", ["char", "short", "int16", "int", "float32", "double", "uint8"])
-@pytest.mark.parametrize("index", [("uint8", "uint32"), ("int", "short"), ("ushort", "uchar")])
-def test_every_type_of_number(number, index):
-    vertices = ("vertex", [(number, name) for name in "xyz"], ply_files.CORNERS)
-    faces = ("face", [(*index, "vertex_index")], ply_files.SIDES)
-    content = load(ply_files.ply(vertices, faces, form="binary_big_endian"), "ply")
-    assert extent(content).tolist() == [2, 2, 3] and len(content.surface.triangles) == 6
+def faces(rows=SIDES, properties=FACES, name="face"):
+    return (name, properties, rows)
 
 
-def test_other_elements_and_properties_are_skipped():
-    views = ("camera", [("float", "a"), ("uchar", "int", "b")], [(1.0, [1, 2, 3]), (2.0, [])])
-    properties = (("uchar", "int", "views"), *ply_files.XYZ, ("double", "quality"))
-    rows = [([7] * (i % 3), *corner, 0.5) for i, corner in enumerate(ply_files.CORNERS)]
-    faces = ("face", [("uchar", "flag"), *ply_files.FACES, ("int", "group")],
-             [(1, *side, 9) for side in ply_files.SIDES])  # fmt: skip
-    for form in ply_files.FORMATS:
-        data = ply_files.ply(views, ("vertex", properties, rows), faces, form=form)
-        content = load(data, "ply")
-        assert surface.face_areas(content.surface).sum() == pytest.approx(AREA)
+def area(content):
+    return surfaces.face_areas(content.surface).sum()
 
 
-def test_concave_face_and_strips_of_triangles():
-    ell = [(4, 0, 0), (4, 1, 0), (1, 1, 0), (1, 4, 0), (0, 4, 0), (0, 0, 0)]
-    faces = ("face", ply_files.FACES, [([0, 1, 2, 3, 4, 5],)])
-    content = load(ply_files.ply(("vertex", ply_files.XYZ, ell), faces), "ply")
-    assert surface.face_areas(content.surface).sum() == pytest.approx(7)
-    strip = ("tristrips", [("int", "int", "vertex_indices")], [([0, 1, 3, 2, -1, 0, 1, 4],)])
-    content = load(ply_files.ply(VERTICES, strip), "ply")
-    assert surface.face_areas(content.surface).sum() == pytest.approx(4 + np.sqrt(10))
+def check_pyramid(content, notes=()):
+    np.testing.assert_allclose(extent(content), [2, 2, 3])
+    assert area(content) == pytest.approx(AREA)
+    assert len(triangles(content)) == 6
+    assert content.notes == notes
 
 
-def test_positions_in_double_precision_keep_their_digits():
-    far = np.array(ply_files.CORNERS) * 1e-3 + [500000.123, 5400000.456, 300.5]
-    rows = [tuple(map(float, corner)) for corner in far]
-    data = ply_files.ply(("vertex", [("double", n) for n in "xyz"], rows), FACES,
-                         form="binary_little_endian")  # fmt: skip
-    corners = triangles(load(data, "ply")).reshape(-1, 3)
-    assert np.abs(corners[:, None] - far[None]).max(axis=2).min(axis=1).max() < 2e-9
+# Formats and types.
 
 
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
+@pytest.mark.parametrize("form", FORMS)
+def test_faces_of_mixed_sizes_in_every_format_and_with_every_line_break(form, newline):
+    check_pyramid(load(ply(vertices(), faces(), form=form, newline=newline), "ply"))
+
+
+@pytest.mark.parametrize("kind", [k for k in ply_files.CODES if k not in ("char", "int8")])
+@pytest.mark.parametrize("form", FORMS)
+def test_coordinates_of_every_type(form, kind):
+    properties = tuple((kind, name) for name in "xyz")
+    check_pyramid(load(ply(vertices(properties=properties), faces(), form=form), "ply"))
+
+
+@pytest.mark.parametrize("count", ["char", "uchar", "short", "uint16", "int", "uint32"])
+@pytest.mark.parametrize("item", ["uchar", "int8", "ushort", "int16", "uint", "int32"])
+@pytest.mark.parametrize("form", FORMS)
+def test_indices_of_every_type(form, count, item):
+    properties = ((count, item, "vertex_index"),)
+    check_pyramid(load(ply(vertices(), faces(properties=properties), form=form), "ply"))
+
+
+@pytest.mark.parametrize("name", ["vertex_indices", "vertex_index", "Vertex_Indices", "vertices"])
+def test_names_of_indices(name):
+    check_pyramid(load(ply(vertices(), faces(properties=(("uchar", "int", name),))), "ply"))
+
+
+@pytest.mark.parametrize("form", FORMS[1:])
+def test_integers_of_64_bits_and_floats_of_16_bits(form):
+    order = ply_files.FORMATS[form]
+    head = f"ply\nformat {form} 1.0\nelement vertex 5\nproperty float16 x\nproperty int64 y\n"
+    head += "property uint64 z\nend_header\n"
+    rows = np.array(CORNERS, [("x", order + "f2"), ("y", order + "i8"), ("z", order + "u8")])
+    content = load(head.encode() + rows.tobytes(), "ply")
+    np.testing.assert_array_equal(content.xyz, CORNERS)
+
+
+def test_coordinates_of_float64_keep_their_digits():
+    far = (448_262.301, 5_411_932.702, 312.403)
+    rows = [tuple(np.add(corner, far)) for corner in CORNERS]
+    properties = tuple(("double", name) for name in "xyz")
+    for form in FORMS:
+        content = load(ply(vertices(rows, properties), faces(), form=form), "ply")
+        np.testing.assert_allclose(extent(content), [2, 2, 3], rtol=1e-6)
+        np.testing.assert_allclose(content.surface.origin, np.add(far, [1, 1, 1.5]), rtol=1e-15)
+
+
+HEADERS = {
+    "capitals": lambda text: text.replace("ply", "PLY", 1).replace("element", "ELEMENT"),
+    "comments": lambda text: text.replace("element face", "comment\ncomment a b\nelement face"),
+    "information": lambda text: text.replace("element face", "obj_info num_cols 7\nelement face"),
+    "tabs and blanks": lambda text: text.replace("float x", "\tfloat   x \t"),
+    "an unknown keyword": lambda text: text.replace("element face", "foo 7\nelement face"),
+    "blank lines": lambda text: text.replace("element face", "\n\nelement face"),
+    "a version of 1.1": lambda text: text.replace("1.0", "1.1", 1),
+    "byte order mark": lambda text: "\ufeff" + text,
+    "no last line break": lambda text: text.rstrip(),
+    "blank lines in the body": lambda text: text.replace("2 2 0\n", "2 2 0\n\n \n"),
+    "comments in the body": lambda text: text.replace("2 2 0\n", "2 2 0 # corner\n# next\n"),
+    "rows over several lines": lambda text: text.replace("2 2 0\n", "2 2\n0\n"),
+    "rows on one line": lambda text: text.replace("2 2 0\n", "2 2 0 "),
+    "exponents": lambda text: text.replace("2 2 0\n", "2e0 +2.0E+00 .0\n"),
+    "decimal commas": lambda text: text.replace("2 2 0\n", "2,0 2,00 0,0\n"),
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_text_of_every_form(case):
+    rows = [tuple(map(int, corner)) for corner in CORNERS]
+    text = ply(vertices(rows), faces()).decode()
+    changed = HEADERS[case](text)
+    assert changed != text
+    check_pyramid(load(changed, "ply"))
+
+
+# Elements and properties.
+
+UNUSED = (("double", "quality"), ("uchar", "short", "ids"), ("char", "flag"))
+TAGS = ("tag", UNUSED, [(0.5, [1, 2, 3], 1), (1.5, [], 2), (2.5, [7], 3)])
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_unknown_elements_are_skipped_wherever_they_stand(form, position):
+    elements = [vertices(), faces()]
+    elements.insert(position, TAGS)
+    check_pyramid(load(ply(*elements, form=form), "ply"))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_faces_may_stand_before_the_vertices(form):
+    check_pyramid(load(ply(faces(), vertices(), form=form), "ply"))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_unknown_properties_are_skipped_wherever_they_stand(form):
+    properties = (("uchar", "flag"), XYZ[0], ("short", "s"), *XYZ[1:], ("uchar", "int", "ids"))
+    rows = [(7, x, -3, y, z, [1] * i) for i, (x, y, z) in enumerate(CORNERS)]
+    sides = [(0.5, [9] * i, *side, i) for i, side in enumerate(SIDES)]
+    more = (("float", "quality"), ("uchar", "char", "ids"), *FACES, ("int", "group"))
+    content = load(ply(vertices(rows, properties), faces(sides, more), form=form), "ply")
+    check_pyramid(content)
+
+
+def test_the_order_of_coordinates_is_that_of_their_names():
+    rows = [(z, x, y) for x, y, z in CORNERS]
+    check_pyramid(load(ply(vertices(rows, (XYZ[2], XYZ[0], XYZ[1])), faces()), "ply"))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_faces_of_fewer_than_three_corners_are_counted(form):
+    content = load(ply(vertices(), faces([*SIDES, ([0, 1],), ([],)]), form=form), "ply")
+    check_pyramid(content, ("faces of fewer than three corners, ignored: 2",))
+
+
+def test_concave_faces_have_their_area():
+    corners = [(1, 1, 0), (1, 4, 0), (0, 4, 0), (0, 0, 0), (4, 0, 0), (4, 1, 0)]
+    content = load(ply(vertices(corners), faces([(list(range(6)),)])), "ply")
+    assert area(content) == pytest.approx(7)
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
-    ("columns", "expected"),
+    ("rows", "want"),
     [
-        (RED, (200, 10, 30)),
-        ([("uchar", n, v) for n, v in zip("rgb", (200, 10, 30), strict=True)], (200, 10, 30)),
-        ([(k, f"diffuse_{n}", v) for k, n, v in RED], (200, 10, 30)),
-        ([("ushort", n, 257 * v) for _, n, v in RED], (200, 10, 30)),
-        ([("float", n, v / 255) for _, n, v in RED], (200, 10, 30)),
-        ([("float", n, float(v)) for _, n, v in RED], (200, 10, 30)),
-        ([("double", n, v / 255) for _, n, v in RED], (200, 10, 30)),
-        ([*RED, ("uchar", "alpha", 0)], (200, 10, 30)),
-        ([("float", f"f_dc_{i}", (v / 255 - 0.5) / 0.28209479177387814)
-          for i, v in enumerate((200, 10, 30))], (200, 10, 30)),
-        ([("float", f"f_dc_{i}", v) for i, v in enumerate((9.0, -9.0, 0.0))], (255, 0, 127.5)),
+        ([([0, 1, 2, 3, 4],)], [(0, 1, 2), (2, 1, 3), (2, 3, 4)]),
+        ([([0, 1, 2, -1, 2, 3, 4],)], [(0, 1, 2), (2, 3, 4)]),
+        ([([0, 1, 2, -1, 1, 2, 3, 4],)], [(0, 1, 2), (1, 2, 3), (3, 2, 4)]),
+        ([([0, 1, 2, -1],)], [(0, 1, 2)]),
+        ([([0, 1, 2, 2, 3, 4],)], [(0, 1, 2), (3, 2, 4)]),
+        ([([0, 1, 2],), ([2, 3, 4],)], [(0, 1, 2), (2, 3, 4)]),
+        ([([0, 1, -1, 2],), ([2, 3, 4],)], [(2, 3, 4)]),
     ],
-)  # fmt: skip
-def test_colours_of_points_in_every_form(columns, expected):
-    content = load(ply_files.cloud(columns), "ply")
-    assert len(content.xyz) == 8
-    np.testing.assert_allclose(colours(content), np.broadcast_to(expected, (8, 3)), atol=0.51)
-
-
-@pytest.mark.parametrize("name", ["intensity", "scalar_Intensity"])
-def test_intensity_is_no_colour(name):
-    content = load(ply_files.cloud([("float", name, 0.5)]), "ply")
-    assert content.rgb is None and content.notes == ("intensity is no colour, ignored",)
-
-
-def test_splats_that_are_not_seen_are_dropped():
-    dc = [("float", f"f_dc_{i}", 0.0) for i in range(3)]
-    opacity = [5.0] * 6 + [-9.0, -8.0]
-    content = load(ply_files.cloud([*dc, ("float", "opacity", opacity)]), "ply")
-    assert len(content.xyz) == 6
-    assert content.notes == ("invisible Gaussian splats, dropped: 2",)
-
-
-def test_points_that_are_not_finite_are_dropped_and_counted():
-    corners = np.eye(3).tolist() + [[np.nan, 0, 0], [0, np.inf, 0]]
-    content = load(ply_files.cloud(RED, corners=corners), "ply")
-    assert len(content.xyz) == len(content.rgb) == 3
-    (note,) = content.notes
-    assert "not finite" in note and "2" in note
-
-
-def test_colours_of_vertices_are_interpolated_and_those_of_faces_are_not():
-    places, levels = ((0, 0, 0), (1, 0, 0), (0, 1, 0)), np.eye(3, dtype=int) * 255
-    corner = [(*xyz, *rgb) for xyz, rgb in zip(places, levels, strict=True)]
-    names = [("uchar", name) for name in ("red", "green", "blue")]
-    one = ("face", ply_files.FACES, [([0, 1, 2],)])
-    data = ply_files.ply(("vertex", (*ply_files.XYZ, *names), corner), one)
-    mixed = colours(load(data, "ply"))
-    assert mixed.mean(axis=0) == pytest.approx([85] * 3, abs=7) and mixed.std() > 50
-    assert mixed.sum(axis=1) == pytest.approx(np.full(2000, 255), abs=2)
-    rows = [(*side, 0, 0, 200 + number) for number, side in enumerate(ply_files.SIDES)]
-    data = ply_files.ply(VERTICES, ("face", (*ply_files.FACES, *names), rows))
-    blue = colours(load(data, "ply"))[:, 2]
-    assert set(blue) == {200, 201, 202, 203, 204}
-
-
-@pytest.mark.parametrize("place", ["face", "vertex"])
-def test_texture_named_by_a_comment(place):
-    picture = tiny_catalogue.png(np.array([[(255, 0, 0), (0, 0, 255)]], np.uint8))
-    square, uv = ply_files.CORNERS[:4], [(0, 0), (1, 0), (1, 1), (0, 1)]
-    if place == "vertex":
-        properties = (*ply_files.XYZ, ("float", "s"), ("float", "t"))
-        elements = [("vertex", properties, [(*p, *c) for p, c in zip(square, uv, strict=True)]),
-                    ("face", ply_files.FACES, [([0, 1, 2, 3],)])]  # fmt: skip
-    else:
-        properties = (*ply_files.FACES, ("uchar", "float", "texcoord"))
-        row = ([0, 1, 2, 3], [value for pair in uv for value in pair])
-        elements = [("vertex", ply_files.XYZ, square), ("face", properties, [row])]
-    data = ply_files.ply(*elements, comments=["comment TextureFile p.png"])
-    content = load(data, "ply", p_png=picture)
-    found = colours(content)
-    assert set(map(tuple, found)) == {(255, 0, 0), (0, 0, 255)} and content.notes == ()
-    assert load(data, "ply").notes == ("missing texture",)
-
-
-@pytest.mark.parametrize("form", ply_files.FORMATS)
-def test_truncated_file_says_how_much_is_there(form):
-    whole = ply_files.ply(VERTICES, FACES, form=form)
-    body = whole.index(b"end_header\n") + 11
-    cut = {"ascii": whole[:body] + b"0 0 0\n2 0 0\n"}.get(form, whole[: body + 30])
-    with pytest.raises(MeshError, match="truncated; vertex elements found: 2 of 5"):
-        load(cut, "ply")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ((b"end_header", b"end"), "end_header"),
-        ((b"property float z\n", b""), "element vertex has no property z"),
-        ((b"ascii", b"utf8"), "utf8"),
-        ((b"3 0 1 4", b"3 0 1 9"), "a vertex that does not exist"),
-        ((b"element vertex 5", b"element vertex 99999999999"), "too large"),
-    ],
+    ids=["strip", "two strips", "odd start", "end", "degenerate", "two rows", "too short"],
 )
-def test_malformed_file_is_named(change, message):
-    data = ply_files.ply(VERTICES, FACES).replace(*change)
-    with pytest.raises(MeshError, match=message):
-        load(data, "ply")
+def test_strips_of_triangles(form, rows, want):
+    strips = ("tristrips", (("int", "int", "vertex_indices"),), rows)
+    content = load(ply(vertices(), strips, form=form), "ply")
+    corners = np.array(CORNERS, float)
+    np.testing.assert_array_equal(triangles(content), corners[np.array(want)])
 
 
-def test_data_after_the_end_does_no_harm():
-    data = ply_files.ply(VERTICES, FACES, form="binary_little_endian") + b"\0\1trailing"
-    assert surface.face_areas(load(data, "ply").surface).sum() == pytest.approx(AREA)
+def test_edges_of_a_file_without_faces_are_noted():
+    edges = ("edge", (("int", "vertex1"), ("int", "vertex2")), [(0, 1), (1, 2)])
+    content = load(ply(vertices(), edges), "ply")
+    np.testing.assert_array_equal(content.xyz, CORNERS)
+    assert content.notes == ("edges, ignored",)
+    assert load(ply(vertices(), faces(), edges), "ply").notes == ()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("elements", [[], [faces([])]], ids=["no element", "no faces"])
+def test_a_file_without_faces_is_a_cloud(form, elements):
+    content = load(ply(vertices(), *elements, form=form), "ply")
+    np.testing.assert_array_equal(content.xyz, CORNERS)
+    assert (content.surface, content.rgb, content.notes) == (None, None, ())
+
+
+@pytest.mark.parametrize("name", ["vertices", "point", "points", "VERTEX"])
+def test_names_of_the_element_of_points(name):
+    content = load(ply(vertices(name=name)), "ply")
+    np.testing.assert_array_equal(content.xyz, CORNERS)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_points_that_are_not_finite_are_dropped_and_counted(form):
+    rows = [*CORNERS, (float("nan"), 0, 0), (0, float("inf"), 0)]
+    content = load(ply(vertices(rows), form=form), "ply")
+    np.testing.assert_array_equal(content.xyz, CORNERS)
+    assert content.notes == ("points that are not finite, dropped: 2",)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_faces_with_a_corner_that_is_not_finite_are_dropped_and_counted(form):
+    rows = [*CORNERS, (float("nan"), 0, 0)]
+    content = load(ply(vertices(rows), faces([*SIDES, ([0, 1, 5],)]), form=form), "ply")
+    check_pyramid(content, ("faces that are not finite, dropped: 1",))
+
+
+def test_nan_as_windows_writes_it():
+    text = ply(vertices([*CORNERS, (7, 7, 7)])).replace(b"7 7 7", b"-1.#IND00 1.#QNAN 7")
+    assert load(text, "ply").notes == ("points that are not finite, dropped: 1",)
+
+
+@pytest.mark.parametrize("form", ["ply", "ply_ascii"])
+@pytest.mark.parametrize("name", generated_meshes.NAMES)
+def test_extent_centre_and_area_agree_with_another_library(name, form):
+    options = {"encoding": "ascii"} if form == "ply_ascii" else {}
+    generated_meshes.check(name, "ply", **options)

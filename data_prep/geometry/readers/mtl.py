@@ -21,6 +21,8 @@ _OPTION = re.compile(r"(-[a-zA-Z]+)\s+")
 _LATER_OPTION = re.compile(rf"\s(?={'|'.join((*_ARGUMENTS, *_VECTORS))}\s)", re.IGNORECASE)
 _NUMBER = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s+")
 _WORD = re.compile(r"(\S+)\s+")
+# Longest reference to a picture, with its options; splitting takes quadratic time.
+_LONGEST_REFERENCE = 2048
 _COLOURS = ("kd", "ke")
 _MAPS = ("map_kd", "map_ka", "map_ke", "map_d")
 _SYNONYMS = {"map_opacity": "map_d", "map_tr": "map_d"}
@@ -101,7 +103,7 @@ def parse(data: bytes, *, path: str, notes: list[str]) -> dict[str, Material]:
             if colour:
                 materials[name].colours[keyword] = colour
         elif keyword in _MAPS:
-            materials[name].maps[keyword] = rest
+            materials[name].maps[keyword] = rest[:_LONGEST_REFERENCE]
         elif keyword in ("d", "tr"):
             value = _numbers(rest.lower().removeprefix("-halo").strip())
             if value and math.isfinite(value[0]):
@@ -141,6 +143,9 @@ def _map(options: dict[str, list[str]], name: str) -> Map:
         numbers = [float(word) for word in options.get(option, ())]
         return tuple([*numbers[:2], default, default][:2]) if numbers else (default, default)
 
+    def word(option: str) -> str:
+        return (options.get(option) or [""])[0].lower()
+
     name = name.strip()
     if len(name) > 1 and name[0] == name[-1] and name[0] in "\"'":
         name = name[1:-1].strip()
@@ -148,8 +153,8 @@ def _map(options: dict[str, list[str]], name: str) -> Map:
         name=name,
         scale=vector("-s", 1.0),
         offset=vector("-o", 0.0),
-        clamp=options.get("-clamp", [""])[0].lower() == "on",
-        channel=options.get("-imfchan", [""])[0].lower(),
+        clamp=word("-clamp") == "on",
+        channel=word("-imfchan"),
     )
 
 

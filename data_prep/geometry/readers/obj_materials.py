@@ -107,7 +107,7 @@ class Materials:
                 yield found
                 return
         statement = _uncommented(statement)
-        names = re.findall(r'"[^"]+"|\S.*?\.mtl(?!\S)|\S+', statement, re.IGNORECASE)
+        names = _names(statement)
         limits.PARTS.check(len(names))
         for name in dict.fromkeys(name.strip("\"'") for name in names):
             found = self._assets.find(name)
@@ -166,6 +166,19 @@ class Materials:
                 return None if texels is None else _Picture(texels, reference, found.path)
         self._assets.notes.append("missing texture")
         return None
+
+
+def _names(statement: str) -> list[str]:
+    """Splits a statement into names: in quotes, or ending with .mtl, or else single words."""
+    names: list[str] = []
+    for index, piece in enumerate(re.split(r'"([^"]*)"', statement)):
+        if index % 2:
+            names.append(piece)
+            continue
+        *whole, last = re.split(r"(?<=\.mtl)\s+", piece.strip(), flags=re.IGNORECASE)
+        names += whole
+        names += [last] if last.lower().endswith(".mtl") else last.split()
+    return names
 
 
 def _uncommented(text: str) -> str:
