@@ -126,10 +126,10 @@ def test_colours_of_an_unknown_range_are_noted_and_ignored(values):
     assert content.notes == ("colours of an unknown range, ignored",)
 
 
-@pytest.mark.parametrize("names", [["red"], ["red", "green"]])
-def test_an_incomplete_colour_is_none(names):
+@pytest.mark.parametrize("names", [["red"], ["red", "green"], ["red", "greeb", "blue"]])
+def test_an_incomplete_colour_is_noted_and_ignored(names):
     content = load(cloud([("uchar", name, 200) for name in names]), "ply")
-    assert (content.rgb, content.notes) == (None, ())
+    assert (content.rgb, content.notes) == (None, ("colours that lack a channel, ignored",))
 
 
 @pytest.mark.parametrize("name", ["intensity", "scalar_Intensity"])
