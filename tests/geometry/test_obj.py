@@ -174,7 +174,7 @@ def test_concave_polygons_have_their_area(corners, area):
 def test_faces_of_one_and_two_corners_are_noted():
     content = load(TWO + "f 1\nf 1 2\n", "obj")
     assert len(triangles(content)) == 2
-    assert content.notes == ("2 faces of fewer than three corners, ignored",)
+    assert content.notes == ("faces of fewer than three corners, ignored: 2",)
 
 
 # Points.
@@ -228,7 +228,7 @@ FREE_FORM = "free-form curves and surfaces, ignored"
         ("vp 0.5 1\nsurf 0 1 0 1 1 2 3\ntrim 0 1 1\n", FREE_FORM),
         ("call other.obj\n", "call or csh, ignored"),
         ("p 1 2\n", "points beside faces, ignored"),
-        ("foo 1\nbar\n", "2 lines of unknown kinds, ignored"),
+        ("foo 1\nbar\n", "lines of unknown kinds, ignored: 2"),
         ("mg 1 0.5\nbevel on\nc_interp off\nd_interp on\nlod 3\nshadow_obj x\ntrace_obj x\n", None),
         ("g a b\no name\ns 1\ns off\n", None),
     ],
