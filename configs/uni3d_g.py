@@ -3,8 +3,8 @@ r"""Uni3D size g, 1.02 billion parameters, on a slice of sixteen small TPU chips
 
 python -m mrd_jax.tools.convert --from eva --size g --checkpoint eva_giant.safetensors \
     --output encoders/eva_g.npz
-python -m mrd_jax.main --config configs/uni3d_g.py --workdir /gs/BUCKET/RUN \
-    --config.data.directory=/gs/BUCKET/openshape/1.0.0
+python -m mrd_jax.main --config configs/uni3d_g.py --workdir gs://BUCKET/RUN \
+    --config.data.directory=gs://BUCKET/openshape/1.0.0
 
 Objective and schedule are those of configs/uni3d.py. `docs/performance.md` reports memory and step
 time on v5e:4x4 as estimated by the TPU compiler.

@@ -4,7 +4,8 @@
 python -m data_prep.build --source furniture --input DIR --output DIR --teacher lit
 
 The stages (shapes, teacher, features, records) resume: run the same command again after an
-interruption.
+interruption. With --output gs://BUCKET/NAME, they work in a local folder, --staging, and the data
+set is then uploaded.
 """
 
 import re
@@ -25,11 +26,13 @@ from data_prep import (
     sources,
     teachers,
     timing,
+    uploading,
 )
 from data_prep.geometry import formats
 from data_prep.options import Options
 from data_prep.sources import published
 from data_prep.teachers import names
+from mrd_jax import storage, transfer
 from mrd_jax.cli import command
 from mrd_jax.data import source
 
@@ -41,7 +44,7 @@ def build(options: Options) -> Path:
       options: source, folders, teacher and sizes.
 
     Returns:
-      Folder of the data set, OUTPUT/SOURCE/1.0.0.
+      Local folder of the data set, OUTPUT/SOURCE/1.0.0.
 
     Raises:
       ValueError: the input folder is missing, the teacher cannot be used, the input is invalid, or
@@ -55,7 +58,11 @@ def build(options: Options) -> Path:
     )
     names.check(options.teacher, released=class_set is not None)
     with lock.acquire(options.output):
-        return _run_stages(options, origin, class_set)
+        target = _run_stages(options, origin, class_set)
+        if options.upload is not None:
+            with timing.announced("upload"):
+                uploading.upload(options)
+    return target
 
 
 def _run_stages(
@@ -64,6 +71,8 @@ def _run_stages(
     """Runs the stages one after another."""
     started = time.monotonic()
     _check_existing(options)
+    if options.upload is not None:
+        uploading.announce(options)
     if _is_of_earlier_readers(options, origin):
         return options.target
     cache = options.output / "shapes" / origin.family
@@ -114,20 +123,30 @@ def _run_stages(
 
 
 def _check_existing(options: Options) -> None:
-    """Checks, before hours of work, that an existing data set was built with these options."""
-    if options.overwrite or not options.target.exists():
+    """Checks, before hours of work, that existing data sets were built with these options."""
+    if options.overwrite:
         return
-    found = source.read_metadata(options.target).get("build")
+    if options.target.exists():
+        _check_built(options.target, options)
+    # An interrupted upload has no such file, and continues.
+    upload = options.upload_target
+    if upload is not None and (upload / source.INFO_FILES[0]).exists():
+        _check_built(upload, options)
+
+
+def _check_built(target: storage.PathLike, options: Options) -> None:
+    """Raises ValueError if an existing data set was built with other options."""
+    found = source.read_metadata(target).get("build")
     if not isinstance(found, dict):
         raise ValueError(
-            f"{options.target} was not written by data_prep.build; pass --overwrite to replace "
-            "it, or choose another --output"
+            f"{target} was not written by data_prep.build; pass --overwrite to replace it, or "
+            "choose another --output"
         )
     for name, value in ({"label_from": None} | options.content()).items():
         if found.get(name) != value:
             raise ValueError(
-                f"{options.target} was built with --{name} {found.get(name)}, but --{name} "
-                f"{value} was given; pass --overwrite to replace it, or choose another --output"
+                f"{target} was built with --{name} {found.get(name)}, but --{name} {value} was "
+                "given; pass --overwrite to replace it, or choose another --output"
             )
 
 
@@ -204,8 +223,18 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
     add, default = parser.add_argument, "default: %(default)s"
     positive = flag_types.integer(1)
     add("--source", required=True, choices=sorted(sources.SOURCES), help="kind of raw data")
-    add("--input", required=True, type=Path, help="folder of the raw data")
-    add("--output", required=True, type=Path, help="folder of caches, teachers and data sets")
+    add("--input", required=True, type=command.local_path, help="folder of the raw data")
+    add(
+        "--output",
+        required=True,
+        help="folder of caches, teachers and data sets, or gs:// URL that data sets are copied to",
+    )
+    add(
+        "--staging",
+        type=command.local_path,
+        help="with a gs:// output, the local folder of caches, teachers and data sets; default: a "
+        "folder below the user's cache folder",
+    )
     add(
         "--teacher",
         required=True,
@@ -248,7 +277,14 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
     add("--overwrite", action="store_true", help="replace a data set built with other options")
     values = vars(parser.parse_args(arguments))
     del values["debug"]
-    return Options(**values)
+    output, staging = values.pop("output"), values.pop("staging")
+    upload = storage.path(output)
+    if storage.is_remote(upload):
+        staging = staging or transfer.cache_folder("build", upload)
+        return Options(**values, output=staging, upload=upload)
+    if staging is not None:
+        parser.error(f"--staging is for a gs:// output, and --output is {output}")
+    return Options(**values, output=storage.local_path(output))
 
 
 @command.reports_errors

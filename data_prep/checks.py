@@ -6,7 +6,6 @@ import dataclasses
 import io
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import PIL.Image
 import tensorflow_datasets as tfds
 
 from data_prep import evaluation, records
+from mrd_jax import storage
 from mrd_jax.data import batch_spec
 
 IMAGE_KINDS = ("render", "picture")
@@ -62,7 +62,7 @@ def file_fault(file: str, reason: str) -> Fault:
 
 
 def record_reasons(
-    record: Mapping[str, Any], *, classes: int | None, pictures: Path
+    record: Mapping[str, Any], *, classes: int | None, pictures: storage.Path
 ) -> Iterator[str]:
     """Yields the faults of a decoded record, whose array shapes the reader has checked.
 
@@ -116,7 +116,7 @@ def _feature_reasons(name: str, rows: np.ndarray) -> Iterator[str]:
             yield f"{name}: rows {np.flatnonzero(wrong).tolist()} of {len(rows)} are {kind}"
 
 
-def _picture_reasons(record: Mapping[str, Any], pictures: Path) -> Iterator[str]:
+def _picture_reasons(record: Mapping[str, Any], pictures: storage.Path) -> Iterator[str]:
     """Yields the faults of a picture: wrong name for the record's id, missing or corrupt."""
     found, expected = record["picture"], evaluation.picture_name(record["id"])
     if not found:
@@ -177,7 +177,7 @@ def _type_reasons(values: Mapping[str, Any], types: Mapping[str, type], prefix: 
             yield f"{prefix}{name} {found}, expected {kind.__name__}"
 
 
-def read_texts(folder: Path, name: str) -> tuple[list[str] | None, list[Fault]]:
+def read_texts(folder: storage.Path, name: str) -> tuple[list[str] | None, list[Fault]]:
     """Reads a list of distinct texts among the evaluation files.
 
     Args:
@@ -201,7 +201,7 @@ def read_texts(folder: Path, name: str) -> tuple[list[str] | None, list[Fault]]:
 
 
 def check_classes(
-    folder: Path, *, metadata: Mapping[str, Any], dim: int
+    folder: storage.Path, *, metadata: Mapping[str, Any], dim: int
 ) -> tuple[int | None, list[Fault]]:
     """Checks the names and the features of the classes.
 
@@ -226,12 +226,10 @@ def check_classes(
     return len(names), faults + [file_fault(file, reason) for reason in reasons]
 
 
-def _class_feature_reasons(path: Path, *, shape: tuple[int, int]) -> Iterator[str]:
+def _class_feature_reasons(path: storage.Path, *, shape: tuple[int, int]) -> Iterator[str]:
     """Yields the faults of class features: missing, of another shape, or not of unit norm."""
     try:
-        # Opened here, because numpy does not close a file that it cannot read.
-        with path.open("rb") as stream:
-            found = np.load(stream, allow_pickle=False)
+        found = storage.read_array(path)
     except FileNotFoundError:
         yield "is missing"
         return

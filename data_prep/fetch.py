@@ -107,7 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: arguments without the program's name; None for those of the process.
     """
     parser = command.Parser(__doc__, prog="python -m data_prep.fetch")
-    parser.add_argument("--output", required=True, type=Path, help="folder for the .sh3f files")
+    parser.add_argument(
+        "--output", required=True, type=command.local_path, help="folder for the .sh3f files"
+    )
     output = parser.parse_args(arguments).output
     fetched = fetch(output)
     print(f"{output}: {len(CATALOGUES)} catalogues {'fetched' if fetched else 'already there'}")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep import prepare, records
+from mrd_jax import storage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,11 @@ class Options:
       label_from: folders that name the classes of the source "folder", see
         `shape_names.label_of`; None for none.
       overwrite: True to replace a data set that was built with other options.
+      upload: folder in a bucket that the data set is copied to, as `output` but without caches and
+        teachers; None for none.
+
+    Raises:
+      ValueError: `output` is a URL.
     """
 
     source: str
@@ -42,11 +48,20 @@ class Options:
     dtype: str = "float32"
     label_from: str | None = None
     overwrite: bool = False
+    upload: storage.Path | None = None
+
+    def __post_init__(self) -> None:
+        storage.local_path(self.output)  # array_record writes to local disks only
 
     @property
     def target(self) -> Path:
         """Folder of the data set."""
         return self.output / self.source / records.VERSION
+
+    @property
+    def upload_target(self) -> storage.Path | None:
+        """Folder of the data set in the bucket."""
+        return self.upload and self.upload / self.source / records.VERSION
 
     def content(self) -> dict[str, Any]:
         """Returns the options that determine the content of the data set.

@@ -214,8 +214,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = command.Parser(__doc__, prog="python -m data_prep.prepare")
     add, positive, default = parser.add_argument, flag_types.integer(1), "default: %(default)s"
     add("--source", required=True, choices=sorted(sources.SOURCES), help="kind of raw data")
-    add("--input", required=True, type=Path, help="folder of the raw data")
-    add("--output", required=True, type=Path, help="folder of the shards")
+    add("--input", required=True, type=command.local_path, help="folder of the raw data")
+    add("--output", required=True, type=command.local_path, help="folder of the shards")
     add("--points", type=positive, default=POINTS, help=f"points per shape; {default}")
     add(
         "--views",

@@ -5,10 +5,10 @@ A wrong name poisons training and evaluation, so a file name that says nothing g
 `model_normalized.obj`, `scene.gltf`, `1a2b.glb`, a hash, a number or a UUID.
 """
 
+import posixpath
 import re
 import unicodedata
 from collections.abc import Sequence
-from pathlib import PurePosixPath
 
 # Value of --label_from: the nearest folder whose name says something.
 FOLDER = "folder"
@@ -44,7 +44,7 @@ def name_of(path: str) -> str:
     `oak_chair-2.glb` and `oakChair2.glb` become "oak chair", `DamagedHelmet.glb` becomes "Damaged
     Helmet"; `0001.ply`, `model_normalized.obj` and names that are not UTF-8 become "".
     """
-    return words_of(PurePosixPath(path).stem)
+    return words_of(posixpath.splitext(posixpath.basename(path))[0])
 
 
 def words_of(text: str) -> str:
@@ -93,7 +93,7 @@ def label_of(path: str, label_from: str) -> tuple[str, str]:
 
 
 def check_label_from(value: str) -> str:
-    """Returns a value of --label_from if it is valid; usable as a type of `argparse`.
+    """Returns a value of --label_from if it is valid.
 
     Raises:
       ValueError: it is neither FOLDER nor a level of at least 1.
@@ -108,6 +108,6 @@ def check_label_from(value: str) -> str:
 
 def _is_informative(word: str) -> bool:
     word = word.lower()
-    if word in GENERIC_WORDS or _IDENTIFIER.fullmatch(word):
+    if word.rstrip("0123456789") in GENERIC_WORDS or _IDENTIFIER.fullmatch(word):
         return False
     return len(word) > 1 or not word.isascii()

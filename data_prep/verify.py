@@ -14,13 +14,13 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import tensorflow_datasets as tfds
 import tqdm
 from array_record.python import array_record_module
 
 from data_prep import checks, evaluation, flag_types
+from mrd_jax import storage
 from mrd_jax.cli import command
 from mrd_jax.data import source
 
@@ -44,7 +44,7 @@ class Part:
       classes: number of classes of the data set; None if unknown.
     """
 
-    directory: Path
+    directory: storage.Path
     split: str
     file: str
     offset: int
@@ -77,7 +77,7 @@ class Report:
       seconds: wall time.
     """
 
-    directory: Path
+    directory: storage.Path
     faults: Sequence[checks.Fault]
     records: Mapping[str, int]
     shards: int
@@ -94,7 +94,7 @@ class Report:
         )
 
 
-def verify(directory: Path | str, *, workers: int | None = None) -> Report:
+def verify(directory: storage.PathLike, *, workers: int | None = None) -> Report:
     """Checks a data set; a fault in one place does not hide a fault in another.
 
     Args:
@@ -104,7 +104,7 @@ def verify(directory: Path | str, *, workers: int | None = None) -> Report:
     Raises:
       FileNotFoundError: the folder holds no data set.
     """
-    directory, started = Path(directory), time.monotonic()
+    directory, started = storage.path(directory), time.monotonic()
     source.check_exists(directory)
     try:
         metadata = source.read_metadata(directory)
@@ -134,7 +134,7 @@ def verify(directory: Path | str, *, workers: int | None = None) -> Report:
         sorted(faults),
         {split: sum(record.split == split for record in read) for split in splits},
         len(files),
-        sum((directory / file).stat().st_size for file in files),
+        sum((directory / file).stat().length for file in files),
         time.monotonic() - started,
     )
 
@@ -164,7 +164,7 @@ def _parts(
     return parts, faults
 
 
-def _length(path: Path) -> tuple[int, str | None]:
+def _length(path: storage.Path) -> tuple[int, str | None]:
     """Returns the number of records of a shard, and the reason if it cannot be opened."""
     if not path.is_file():
         return 0, "is missing"
@@ -235,7 +235,7 @@ def _repeated_ids(read: Sequence[CheckedRecord]) -> Iterator[checks.Fault]:
 
 
 def _unseen_name_faults(
-    folder: Path, read: Sequence[CheckedRecord], *, complete: bool
+    folder: storage.Path, read: Sequence[CheckedRecord], *, complete: bool
 ) -> Iterator[checks.Fault]:
     """Compares the list of unseen names with the records' names, if all records could be read."""
     name = "unseen_names.json"
@@ -261,7 +261,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = command.Parser(__doc__, prog="python -m data_prep.verify")
     parser.add_argument(
-        "directory", nargs="+", type=Path, help="folder of a data set, such as data/furniture/1.0.0"
+        "directory",
+        nargs="+",
+        type=command.path,
+        help="folder of a data set, such as data/furniture/1.0.0",
     )
     parser.add_argument(
         "--workers", type=flag_types.integer(1), help="processes; default: one per core"

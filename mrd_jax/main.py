@@ -10,18 +10,23 @@ from collections.abc import Callable
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
+from mrd_jax import storage
 from mrd_jax.cli import command, flag_parsing, logs
 from mrd_jax.distributed import compilation_cache, processes
 from mrd_jax.evaluation import benchmark
-from mrd_jax.training import train, validation
+from mrd_jax.training import preflight, train, validation
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/x.py.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; an unfinished run continues.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder or gs:// URL of the run; an unfinished run continues."
+)
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "eval"],
-    "Train and evaluate, or only evaluate: a checkpoint, or an encoder on every test set.",
+    ["train", "eval", "check", "validate"],
+    "Train and evaluate, or only evaluate: a checkpoint, or an encoder on every test set. check "
+    "reads the data and the initial weights and writes to the workdir's folder, without training; "
+    "validate prints a valid config.",
 )
 _STEP = flags.DEFINE_string(
     "step", "newest", "Checkpoint that --mode eval evaluates: newest, best, or a step."
@@ -43,15 +48,30 @@ _HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
     "Seconds without a heartbeat after which a process counts as lost and the others abort.",
     lower_bound=1,
 )
+_DEVICES = flags.DEFINE_integer(
+    "devices", 0, "Devices that --mode check and validate assume; 0 for those of this host."
+)
+_UNFINISHED_STATUS = flags.DEFINE_integer(
+    "unfinished_status",
+    0,
+    "Exit status after a graceful shutdown before the last step, for supervisors that restart a "
+    "command only if its status is not 0.",
+)
 flags.DEFINE_bool("debug", False, command.DEBUG_HELP)
 
 
-def choose(config: ConfigDict, mode: str, step: str) -> Callable[[ConfigDict, str], None]:
+def choose(
+    config: ConfigDict, mode: str, step: str, *, devices: int = 0
+) -> Callable[[ConfigDict, storage.PathLike], bool | None]:
     """Returns the function of config and workdir that the flags ask for.
+
+    It returns whether the run is finished, or None.
 
     Raises:
       ValueError: the flags contradict each other or the config.
     """
+    if mode in ("validate", "check"):
+        return functools.partial(getattr(preflight, mode), devices=devices)
     trains = "sets" not in config
     if not trains and mode == "train":
         raise ValueError("--mode is train, but this config only evaluates: pass --mode eval")
@@ -67,9 +87,10 @@ def choose(config: ConfigDict, mode: str, step: str) -> Callable[[ConfigDict, st
     return functools.partial(train.evaluate, which=step)
 
 
-def main(_: list[str]) -> None:
-    """Runs one experiment."""
-    execute = choose(_CONFIG.value, _MODE.value, _STEP.value)
+def main(_: list[str]) -> int:
+    """Runs one experiment and returns the exit status."""
+    execute = choose(_CONFIG.value, _MODE.value, _STEP.value, devices=_DEVICES.value)
+    workdir = storage.path(_WORKDIR.value)
     processes.join_cluster(
         multihost=_MULTIHOST.value,
         coordinator=_COORDINATOR.value,
@@ -82,7 +103,8 @@ def main(_: list[str]) -> None:
     compilation_cache.enable()
     logs.show()
     with processes.exiting_on_error():
-        execute(_CONFIG.value, _WORKDIR.value)
+        finished = execute(_CONFIG.value, workdir)
+    return 0 if finished or finished is None else _UNFINISHED_STATUS.value
 
 
 def run() -> None:

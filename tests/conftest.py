@@ -6,6 +6,8 @@ import pathlib
 import shutil
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# gcsfs reads it when imported: else it asks for a bucket's type by gRPC, which emulators lack.
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 # Solves are small: more threads than free cores slow them down.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Tests compile a lot and run it once, so the faster code generator is used, also by subprocesses.

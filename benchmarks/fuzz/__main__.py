@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fuzzes every reader of untrusted files with corrupt and malicious inputs.
 
-python -m benchmarks.fuzz                     # 10,000 inputs per reader
+python -m benchmarks.fuzz                     # 10,000 inputs per reader, or 1,000 for the slow ones
 python -m benchmarks.fuzz glb pickle --inputs 500 --seed 7
 
 Inputs are mutations of valid files: flipped bits, truncation, repetition, splicing and extreme
@@ -12,6 +12,7 @@ line per reader. Exit status 1 if there are faults; their inputs are kept.
 
 import dataclasses
 import json
+import math
 import secrets
 import signal
 import subprocess
@@ -32,6 +33,7 @@ class Result:
     Attributes:
       name: name of the reader.
       refused: number of inputs rejected with a documented exception.
+      unnamed: how many of those are only "unreadable", without a cause.
       accepted: number of inputs read.
       faults: (index of the input, description of the fault).
       seconds: wall time.
@@ -40,6 +42,7 @@ class Result:
     name: str
     refused: int = 0
     accepted: int = 0
+    unnamed: int = 0
     faults: list[tuple[int, str]] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
 
@@ -47,8 +50,9 @@ class Result:
         """Returns a summary of one line."""
         inputs = self.refused + self.accepted + len(self.faults)
         return (
-            f"{self.name:<13}{inputs:>7} inputs {self.refused:>7} refused {self.accepted:>7} "
-            f"accepted {len(self.faults):>4} faults {self.seconds:>7.1f} s"
+            f"{self.name:<13}{inputs:>7} inputs {self.refused:>7} refused "
+            f"({self.unnamed:>4} without a cause) {self.accepted:>7} accepted "
+            f"{len(self.faults):>4} faults {self.seconds:>7.1f} s"
         )
 
 
@@ -70,11 +74,13 @@ class Workers:
         """Runs a reader on the inputs 0 to `inputs` - 1."""
         result, start, started = Result(name), 0, time.perf_counter()
         while start < inputs:
-            self._progress.write_bytes(worker.PROGRESS.pack(start, 0, 0))
+            self._progress.write_bytes(worker.PROGRESS.pack(start, 0, 0, 0))
             completed = self._feed(result, f"{name} {start} {inputs}\n")
-            index, refused, accepted = worker.PROGRESS.unpack(self._progress.read_bytes())
+            progress = worker.PROGRESS.unpack(self._progress.read_bytes())
+            index, refused, accepted, unnamed = progress
             result.refused += refused
             result.accepted += accepted
+            result.unnamed += unnamed
             start = inputs
             if not completed:
                 result.faults.append((index, self._ending()))
@@ -115,12 +121,17 @@ class Workers:
             self._process = None
 
 
+def inputs_of(name: str, inputs: int) -> int:
+    """Returns the number of inputs of a reader: all, or its share of them."""
+    return math.ceil(inputs * readers.READERS[name].share)
+
+
 def fuzz(names: Sequence[str], *, inputs: int, seed: int) -> Iterator[Result]:
     """Runs readers one after another.
 
     Args:
       names: names in `readers.READERS`.
-      inputs: inputs per reader.
+      inputs: inputs per reader; see `Reader.share`.
       seed: seed of all inputs.
 
     Yields:
@@ -130,7 +141,7 @@ def fuzz(names: Sequence[str], *, inputs: int, seed: int) -> Iterator[Result]:
         workers = Workers(seed=seed, folder=Path(folder))
         try:
             for name in names:
-                yield workers.run(name, inputs=inputs)
+                yield workers.run(name, inputs=inputs_of(name, inputs))
         finally:
             workers.close()
 

@@ -3,6 +3,7 @@
 
 import dataclasses
 import functools
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +12,14 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from benchmarks.fuzz import valid
+from benchmarks.fuzz import valid, valid_models
 from configs import base
 from data_prep import records, shapes
 from data_prep.foreign import archives, limits, safe_pickle
-from data_prep.geometry import assets, clouds, meshes, render
-from data_prep.sources import benchmark, furniture, off, properties, tables
+from data_prep.geometry import clouds, formats, meshes, render
+from data_prep.geometry.assets import Assets
+from data_prep.geometry.scene import MeshError
+from data_prep.sources import benchmark, furniture, modelnet40, properties, tables
 from data_prep.teachers.lit.frozen import torch_file
 from mrd_jax import models
 from mrd_jax.checkpoints import manifest, model_card, run_identity
@@ -37,21 +40,26 @@ class Reader:
       read: function that reads a file and checks the result.
       refusals: documented exceptions.
       suffix: suffix of the file.
+      share: share of the inputs that it gets; less for readers that start a process for each.
     """
 
     valid: Callable[[], list[valid.Valid]]
     read: Callable[[Path], object]
     refusals: tuple[type[Exception], ...]
     suffix: str = ""
+    share: float = 1
 
 
 def _cloud(path: Path) -> None:
-    """Reads a file like the embedding does, and renders meshes."""
-    cloud = clouds.read_cloud(path, conventions=CONVENTIONS)
+    """Reads a file like `clouds.read_cloud` does, but once, and renders meshes."""
+    content = clouds.read_content(path, fill=CONVENTIONS.colour_fill)
+    xyz, rgb = clouds.sample_content(content, points=CONVENTIONS.points)
+    up = clouds.vertical_axis(path, content, stated=None).up
+    cloud = clouds.prepare_cloud(xyz, rgb, conventions=CONVENTIONS, up=up)
     _check_cloud(cloud.xyz, cloud.rgb, largest=1, points=CONVENTIONS.points)
-    content, _ = clouds.read_content(path, fill=CONVENTIONS.colour_fill)
-    if not isinstance(content, tuple):
-        render.render_views(content, views=1, size=16)
+    assert all(len(note) < 500 for note in content.notes) and len(content.notes) < 1000
+    if content.surface is not None:
+        render.render_views(content.surface, views=1, size=16)
 
 
 def _check_cloud(xyz: np.ndarray, rgb: np.ndarray, *, largest: int, points: int) -> None:
@@ -76,8 +84,8 @@ def _catalogue(path: Path) -> None:
 
 
 def _model_net(path: Path) -> None:
-    surface = off.surface(*off.parse(path.read_bytes()))
-    xyz, _ = meshes.sample_points(surface, points=32, rng=np.random.default_rng(0))
+    item = modelnet40.OffItem("a", "test", "chair", variant="off", path=str(path))
+    xyz, _, _ = item.read(points=32, rng=np.random.default_rng(0))
     assert np.isfinite(xyz).all()
 
 
@@ -90,9 +98,9 @@ def _materials(path: Path) -> None:
             raise FileNotFoundError(name)
         return files[archives.safe_path(name)]
 
-    resolver = assets.AssetResolver(read, folder="")
-    surface = meshes.load_surface(files["a.obj"], file_type="obj", resolver=resolver)
-    assert len(surface.triangles) == 4
+    references = Assets(read, folder="")
+    surface = meshes.load(files["a.obj"], file_type="obj", references=references, fill=0.4).surface
+    assert surface is not None and len(surface.triangles) == 4
     assert ((surface.opacity >= 0) & (surface.opacity <= 1)).all()
 
 
@@ -202,12 +210,20 @@ def _valid_lines() -> list[valid.Valid]:
     return [valid.Valid("\n".join(map(json.dumps, rows)).encode())]
 
 
-def _mesh(kind: str) -> Reader:
-    return Reader(functools.partial(valid.meshes, kind), _cloud, (clouds.CloudError,), kind)
+def _format(kind: str) -> Reader:
+    """Returns the reader of a file type."""
+    is_isolated = bool(formats.FORMATS[kind].packages)
+    write = functools.partial(valid_models.files, kind)
+    return Reader(write, _cloud, (clouds.CloudError,), kind, share=0.1 if is_isolated else 1)
 
 
-def _array(kind: str) -> Reader:
-    return Reader(functools.partial(valid.arrays, kind), _cloud, (clouds.CloudError,), kind)
+def _formats() -> dict[str, Reader]:
+    """Returns the readers of meshes and point clouds whose packages are installed."""
+    return {
+        kind: _format(kind)
+        for kind in valid_models.WRITERS
+        if all(importlib.util.find_spec(name) for name in formats.FORMATS[kind].packages)
+    }
 
 
 READERS = {
@@ -217,16 +233,13 @@ READERS = {
         lambda path: properties.parse(path.read_bytes()),
         (),
     ),
-    **{kind: _mesh(kind) for kind in clouds.MESH_TYPES},
-    **{kind: _array(kind) for kind in clouds.ARRAY_TYPES},
-    "mtl": Reader(
-        lambda: [valid.Valid(valid.MTL.encode())], _materials, (meshes.MeshError,), "mtl"
-    ),
+    **_formats(),
+    "mtl": Reader(lambda: [valid.Valid(valid.MTL.encode())], _materials, (MeshError,), "mtl"),
     "modelnet_off": Reader(
-        functools.partial(valid.meshes, "off"), _model_net, (shapes.SkipShape, meshes.MeshError)
+        functools.partial(valid_models.files, "off"), _model_net, (shapes.SkipShape,), "off"
     ),
     "numpy_files": Reader(
-        functools.partial(valid.arrays, "npz"), _arrays, (numpy_files.ArrayFileError,)
+        functools.partial(valid_models.files, "npz"), _arrays, (numpy_files.ArrayFileError,)
     ),
     "pickle": Reader(valid.pickled, _pickle, (safe_pickle.UnsafePickleError,)),
     "safetensors": Reader(valid.safetensors_files, _safetensors, (ValueError,), "safetensors"),

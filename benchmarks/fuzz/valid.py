@@ -3,7 +3,6 @@
 
 import dataclasses
 import io
-import json
 import pickle
 import struct
 import zipfile
@@ -12,7 +11,6 @@ from collections.abc import Callable
 import h5py
 import numpy as np
 import safetensors.numpy
-import trimesh
 from PIL import Image
 
 from data_prep import records
@@ -101,83 +99,11 @@ def catalogues() -> list[Valid]:
     ]
 
 
-def meshes(kind: str) -> list[Valid]:
-    """Returns a coloured box, a point cloud, and special files of a type."""
-    mesh = trimesh.creation.box()
-    mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=np.full((8, 4), 200, np.uint8))
-    if kind == "obj":
-        return [Valid(OBJ.encode()), Valid(mesh.export(file_type="obj").encode())]
-    if kind == "gltf":
-        files = trimesh.Scene(_painted()).export(file_type="gltf", embed_buffers=True)
-        return [Valid(files["model.gltf"]), Valid(json.dumps(_scene()).encode())]
-    if kind == "glb":
-        whole = [trimesh.Scene(part).export(file_type="glb") for part in (mesh, _painted())]
-        header = json.dumps(_scene()).encode()
-        return [*map(Valid, whole), Valid(header, _glb)]
-    if kind == "stl":
-        return [
-            Valid(mesh.export(file_type="stl")),
-            Valid(mesh.export(file_type="stl_ascii").encode()),
-        ]
-    if kind == "ply":
-        cloud = trimesh.PointCloud(mesh.vertices, np.full((8, 4), 9, np.uint8))
-        text = mesh.export(file_type="ply", encoding="ascii")
-        return [
-            Valid(mesh.export(file_type="ply")),
-            Valid(text),
-            Valid(cloud.export(file_type="ply")),
-        ]
-    data = mesh.export(file_type="off")
-    return [Valid(data.encode()), Valid(data.replace("OFF\n", "OFF", 1).encode())]
-
-
-def _painted() -> trimesh.Trimesh:
-    mesh = trimesh.creation.box()
-    image = Image.open(io.BytesIO(picture("JPEG", "RGB")))
-    material = trimesh.visual.material.PBRMaterial(baseColorTexture=image)
-    uv = np.random.default_rng(0).random((8, 2))
-    mesh.visual = trimesh.visual.TextureVisuals(uv=uv, material=material)
-    return mesh
-
-
-def _scene() -> dict:
-    """Returns a glTF scene of two nodes and a triangle with an embedded buffer."""
-    uri = "data:application/octet-stream;base64,AAAAAAAAAAAAAAAAAACAPwAAAAAAAAAAAAAAAAAAgD8AAAAA"
-    return {
-        "asset": {"version": "2.0"},
-        "scene": 0,
-        "scenes": [{"nodes": [0]}],
-        "nodes": [{"children": [1], "scale": [1, 2, 3]}, {"mesh": 0, "rotation": [0, 0, 0, 1]}],
-        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}, "material": 0}]}],
-        "materials": [{"pbrMetallicRoughness": {"baseColorFactor": [1, 0, 0, 0.5]}}],
-        "accessors": [{"bufferView": 0, "componentType": 5126, "count": 3, "type": "VEC3"}],
-        "bufferViews": [{"buffer": 0, "byteLength": 36, "byteStride": 12}],
-        "buffers": [{"byteLength": 36, "uri": uri}],
-    }
-
-
-def _glb(header: bytes) -> bytes:
-    return struct.pack("<4s4I", b"glTF", 2, 20 + len(header), len(header), 0x4E4F534A) + header
-
-
 def npy(array: np.ndarray) -> bytes:
     """Returns a file of `numpy.save`."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=True)
     return buffer.getvalue()
-
-
-def arrays(kind: str) -> list[Valid]:
-    """Returns point clouds in npy or npz files."""
-    cloud = np.random.default_rng(0).random((8, 6))
-    if kind == "npy":
-        return [Valid(npy(cloud)), Valid(npy(np.asfortranarray(cloud[:, :3], ">f4")))]
-    rgb = npy((cloud[:, 3:] * 255).astype(np.uint8))
-    return [
-        Valid(zipped(zipfile.ZIP_STORED, xyz_npy=npy(cloud[:, :3]), rgb_npy=rgb)),
-        Valid(zipped(points_npy=npy(cloud[:, :3]))),
-        Valid(npy(cloud[:, :3]), lambda part: zipped(xyz_npy=part, rgb_npy=rgb)),
-    ]
 
 
 def pickled() -> list[Valid]:

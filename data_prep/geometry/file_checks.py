@@ -21,7 +21,11 @@ _LONGEST_MESSAGE = 65_536
 # First bytes -> name of a packed file, and the types of files that are of this kind.
 _PACKED = (
     (b"\x1f\x8b", "gzip", ("gz", "wrz", "wrl", "vrml", "x3d", "x3dv")),
-    (b"PK\x03\x04", "a zip archive", ("npz", "zip", "3mf", "usdz", "sh3f", "kmz", "zae", "amf")),
+    (
+        b"PK\x03\x04",
+        "a zip archive",
+        ("npz", "npy", "zip", "3mf", "usdz", "sh3f", "kmz", "zae", "amf"),
+    ),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", ("7z",)),
     (b"Rar!\x1a\x07", "a rar archive", ("rar",)),
     (b"\xfd7zXZ\x00", "xz", ("xz",)),
@@ -55,7 +59,8 @@ _MODELS = (
     (re.compile(rb"dracon?"), "Draco", ("drc",)),
     (re.compile(rb"ac3d[0-9a-f]"), "AC3D", ("ac",)),
 )
-_OBJ = re.compile(rb"(?:(?:#|mtllib|usemtl|o|g|s|vt|vn)\b[^\r\n]*\s+)*v\s+[-+.\d]")
+# Every line ends with its line break, so that there is one way only to match a text.
+_OBJ = re.compile(rb"(?:(?:#|(?:mtllib|usemtl|o|g|s|vt|vn)\b)[^\r\n]*[\r\n]\s*)*v[ \t]+[-+.\d]")
 # Types of which the content is XML.
 _XML_TYPES = ("dae", "x3d", "xml", "amf", "3dxml", "collada")
 _XML_MODELS = ((b"<collada", "COLLADA", "dae"), (b"<x3d", "X3D", "x3d"))

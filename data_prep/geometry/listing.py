@@ -47,6 +47,8 @@ _SYSTEM_NAMES = frozenset(
 # Suffixes of unfinished downloads; programs use those of the second line for other files, too.
 _INCOMPLETE_TYPES = frozenset("crdownload opdownload download filepart aria2 !ut".split())
 _TEMPORARY_TYPES = frozenset("part partial tmp temp".split())
+# Suffixes of points as text, and of texts for people, such as licences and signatures.
+_TEXT_TYPES = frozenset(["txt", "asc"])
 # Paths, and types of files, that a message lists.
 _MAX_PATHS, _MAX_TYPES = 3, 20
 # Bytes of a text file that are read to see whether it holds points, and lines that are compared.
@@ -221,7 +223,7 @@ def _is_known(file_type: str, path: str) -> bool:
     """Returns whether a file of a folder is read: a text only if it begins with numbers."""
     if file_type not in formats.FORMATS:
         return False
-    return file_type != "txt" or _holds_points(path)
+    return file_type not in _TEXT_TYPES or _holds_points(path)
 
 
 def _holds_points(path: str) -> bool:

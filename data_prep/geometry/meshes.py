@@ -75,7 +75,9 @@ def load(
         formats.FORMATS[file_type].size_limit.check(len(data))
         file_checks.check(data, file_type=file_type)
         named = {"columns": columns} if formats.FORMATS[file_type].has_columns else {}
-        found = read(data, assets=references, file_type=file_type, **named)
+        # Non-finite numbers are looked for below.
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = read(data, assets=references, file_type=file_type, **named)
         parts = _finite_parts(found.parts, notes=notes)
         if parts:
             if found.points:

@@ -306,11 +306,11 @@ def _draw(ends: np.ndarray, points: int, rng: np.random.Generator) -> tuple[np.n
 
 def _is_invisible(surface: Surface) -> bool:
     """Returns whether the surface has an area of which nothing is visible."""
-    has_holes = (surface.texels[:, 3] < HOLE_ALPHA).any()
+    lowest = float(surface.texels[:, 3].min())
     if surface.corner_colours is not None:
-        has_holes |= (surface.corner_colours[..., 3] * 255 < HOLE_ALPHA).any()
+        lowest *= float(surface.corner_colours[..., 3].min())
     is_hidden = (surface.opacity < INVISIBLE_OPACITY).any()
-    if not has_holes and not is_hidden:
+    if lowest >= HOLE_ALPHA and not is_hidden:
         return False
     ends = _visible_area_ends(surface)
     if ends[-1] <= 0:

@@ -194,16 +194,17 @@ class Folder:
         nameless = [item for item in items if not item.captions]
         if nameless:
             notes.append(
-                f"{len(nameless)} shapes without a caption, since file names such as "
-                f"{nameless[0].id} say nothing; use "
+                f"{len(nameless)} shape{'s' * (len(nameless) > 1)} without a caption, since file "
+                f"names such as {nameless[0].id} say nothing; use "
                 + ("" if self.label_from else "--label_from folder for names of folders, or ")
                 + "a table with a column 'name'"
             )
         unlabelled = [item for item in items if not item.label] if self.label_from else []
         if unlabelled:
             notes.append(
-                f"{len(unlabelled)} shapes without a label, since --label_from {self.label_from} "
-                f"finds no folder for files such as {unlabelled[0].id}"
+                f"{len(unlabelled)} shape{'s' * (len(unlabelled) > 1)} without a label, since "
+                f"--label_from {self.label_from} finds no folder for files such as "
+                f"{unlabelled[0].id}"
             )
         return notes
 

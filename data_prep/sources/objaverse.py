@@ -78,7 +78,7 @@ class Objaverse:
         items: list[shape_files.Item] = []
         for folder in sorted(path for path in (root / "glbs").glob("*") if path.is_dir()):
             annotations = _read_json_gz(root / "metadata" / f"{folder.name}.json.gz")
-            for path in sorted(folder.glob("*.glb")):
+            for path in sorted(folder.glob("[!.]*.glb")):
                 fields = parse_annotation(annotations.get(path.stem))
                 categories = labels.get(path.stem, [])
                 if len(categories) > 1:

@@ -8,6 +8,7 @@ prepared again if the fields of `Item` change.
 import dataclasses
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,7 @@ def with_version(item: Item) -> Item:
     version = []
     for name in (item.path, *item.images):
         try:
-            status = Path(item.root, name).stat()
+            status = os.stat(os.path.join(item.root, name))
             version.append((status.st_size, status.st_mtime_ns))
         except OSError:
             version.append((0, 0))

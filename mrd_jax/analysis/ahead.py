@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from mrd_jax import models
 from mrd_jax.analysis import chips, flops, hlo, schedule
+from mrd_jax.checkpoints import model_card
 from mrd_jax.data import batch_spec
 from mrd_jax.training import initial_state
 from mrd_jax.training import run as run_lib
@@ -43,6 +45,13 @@ def trace(run: run_lib.Run) -> jax.stages.Traced:
     )
     batch = batch_spec.batch_spec(run.config)
     return run.train_step().trace(*run.backend.placed_shapes(state, batch))
+
+
+def count_parameters(config: ConfigDict) -> int:
+    """Returns the number of parameters of the student of a config."""
+    model = models.build_model(config.model)
+    variables = model_card.abstract_variables(model, points=config.model.points)
+    return model_card.count_parameters(variables)
 
 
 def measure(config: ConfigDict, *, topology: str, calibrated: bool = True) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 
 import dataclasses
 import importlib.util
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -82,6 +83,22 @@ def parse_topology(topology: str) -> tuple[Chip, tuple[int, ...]]:
     if len(dims) != chip.example.count("x") + 1 or 0 in dims:
         raise ValueError(f"--topology is {topology!r}; expected a slice such as {chip.example}")
     return chip, dims
+
+
+def count_chips(topology: str) -> int:
+    """Returns the number of chips of a slice or a set of nodes, such as "v5e:8x8" or "h100:2x8".
+
+    Raises:
+      ValueError: the name is malformed.
+    """
+    match = re.fullmatch(r"\w+(?:-\w+)?:(\d+(?:x\d+)*)", topology)
+    count = math.prod(map(int, match[1].split("x"))) if match else 0
+    if not count:
+        raise ValueError(
+            f"--topology is {topology!r}; expected a kind of chip and their number along each "
+            "axis, such as v5e:8x8 or h100:8"
+        )
+    return count
 
 
 def make_devices(topology: str) -> Sequence[jax.Device]:

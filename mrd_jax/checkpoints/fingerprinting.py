@@ -3,19 +3,19 @@
 
 import hashlib
 import json
-import os
-import pathlib
-from collections.abc import Iterable
 from importlib import metadata
 from typing import Any
 
 from ml_collections import ConfigDict
 
 import mrd_jax
+from mrd_jax import storage
 from mrd_jax.checkpoints import paths, run_identity
 
 # Fields of a benchmark config that do not affect its results: paths, and the selection of sets.
 PLACES = ("checkpoint", "data", "sets")
+# Bytes that are read at a time.
+_BLOCK = 2**22
 PACKAGES = ("mrd_jax", "jax", "flax", "numpy", "scipy")
 
 
@@ -34,18 +34,18 @@ def benchmark_fingerprints(config: ConfigDict) -> dict[str, Any]:
     """
     fields = json.loads(config.to_json())
     fields = {name: value for name, value in fields.items() if name not in PLACES}
-    code = pathlib.Path(mrd_jax.__file__).parent
+    code = storage.path(mrd_jax.__file__).parent
     return {
         "hashes": {
             "config": hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest(),
             "checkpoint": checkpoint_fingerprint(config.checkpoint),
-            "code": folder_checksum(code, files=code.rglob("*.py")),
+            "code": folder_checksum(code, suffix=".py"),
         },
         "versions": {name: metadata.version(name) for name in PACKAGES},
     }
 
 
-def checkpoint_fingerprint(path: str | os.PathLike) -> str:
+def checkpoint_fingerprint(path: storage.PathLike) -> str:
     """Computes the fingerprint of an encoder: the checksum of its files.
 
     Args:
@@ -54,27 +54,35 @@ def checkpoint_fingerprint(path: str | os.PathLike) -> str:
     Raises:
       FileNotFoundError: the run has no checkpoint.
     """
-    folder = pathlib.Path(path).absolute()
+    folder = storage.path(path)
     if (folder / run_identity.RUN_FILE).exists():
-        folder = pathlib.Path(paths.newest(folder))
-    return folder_checksum(folder, files=folder.rglob("*"))
+        folder = paths.newest(folder)
+    return folder_checksum(folder)
 
 
-def file_checksum(path: str | os.PathLike) -> str:
+def file_checksum(path: storage.PathLike) -> str:
     """Returns the SHA-256 of a file, in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with storage.path(path).open("rb") as file:
+        return _digest(file)
 
 
-def folder_checksum(folder: pathlib.Path, *, files: Iterable[pathlib.Path]) -> str:
-    """Computes one SHA-256 of several files and their relative paths.
+def _digest(file: Any) -> str:
+    """Returns the SHA-256 of an open file, in hex; `hashlib.file_digest` takes local files only."""
+    digest = hashlib.sha256()
+    while block := file.read(_BLOCK):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def folder_checksum(folder: storage.Path, *, suffix: str = "") -> str:
+    """Computes one SHA-256 of the files of a folder and their relative paths.
 
     The result is that of (cd FOLDER; find * -type f | LC_ALL=C sort | xargs sha256sum) | sha256sum.
 
     Args:
       folder: folder that the paths are relative to.
-      files: paths below the folder, in any order; folders among them are ignored.
+      suffix: end of the names of the files; "" for all.
     """
-    names = sorted(path.relative_to(folder).as_posix() for path in files if path.is_file())
+    names = [name for name in storage.files(folder) if name.endswith(suffix)]
     lines = (f"{file_checksum(folder / name)}  {name}\n" for name in names)
     return hashlib.sha256("".join(lines).encode("utf-8")).hexdigest()

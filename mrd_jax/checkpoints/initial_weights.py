@@ -2,23 +2,21 @@
 """Initial weights of a run, from another encoder or a part of one."""
 
 import logging
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import flax.traverse_util
 import jax
 import numpy as np
-from etils import epath
 
-from mrd_jax import atomic_io
+from mrd_jax import atomic_io, storage
 from mrd_jax.checkpoints import restore, train_state
 from mrd_jax.data import numpy_files
 
 LOGGER = logging.getLogger(__name__)
 
 
-def save(path: pathlib.Path, variables: Mapping[str, Any]) -> None:
+def save(path: storage.PathLike, variables: Mapping[str, Any]) -> None:
     """Writes a part of a student's variables atomically.
 
     Args:
@@ -30,14 +28,15 @@ def save(path: pathlib.Path, variables: Mapping[str, Any]) -> None:
       ValueError: the path does not end in `.npz`.
       FileExistsError: the file exists.
     """
-    if path.suffix != ".npz":
+    target = storage.path(path)
+    if target.suffix != ".npz":
         raise ValueError(f"{path}: the path must end in .npz, the format of a partial student")
-    if path.exists():
+    if target.exists():
         raise FileExistsError(f"{path} exists; choose another path or remove it first")
-    atomic_io.write_npz(path, **flax.traverse_util.flatten_dict(dict(variables), sep="/"))
+    atomic_io.write_npz(target, **flax.traverse_util.flatten_dict(dict(variables), sep="/"))
 
 
-def load(path: str) -> dict[str, Any]:
+def load(path: storage.PathLike) -> dict[str, Any]:
     """Reads initial weights.
 
     Args:
@@ -51,10 +50,11 @@ def load(path: str) -> dict[str, Any]:
       FileNotFoundError: the path is none of these.
       ValueError: the file is corrupt.
     """
-    if not path.endswith(".npz"):
-        return restore.find_student(epath.Path(path).absolute()).read_variables()
+    source = storage.path(path)
+    if source.suffix != ".npz":
+        return restore.find_student(source).read_variables()
     try:
-        with open(path, "rb") as file:
+        with source.open("rb") as file:
             arrays = dict(numpy_files.ArrayFile(file))
         return flax.traverse_util.unflatten_dict(arrays, sep="/")
     # unflatten_dict raises TypeError if one path is a prefix of another.

@@ -4,15 +4,17 @@
 import contextlib
 import functools
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from etils import epath
 from ml_collections import ConfigDict
 
+from mrd_jax import storage
 from mrd_jax.checkpoints import (
+    checksums,
     manifest,
     model_card,
     paths,
@@ -39,7 +41,7 @@ class CheckpointManager:
 
     def __init__(
         self,
-        workdir: str,
+        workdir: storage.PathLike,
         *,
         config: ConfigDict,
         fingerprint: str,
@@ -62,7 +64,7 @@ class CheckpointManager:
           mrd_jax.checkpoints.run_identity.WorkdirMismatchError: the workdir belongs to a run with
             another config or other data.
         """
-        self._workdir = epath.Path(workdir)
+        self._workdir = storage.path(workdir)
         self._card = card
         self._read_only = read_only
         self._identity = run_identity.of_run(config, fingerprint=fingerprint)
@@ -74,7 +76,7 @@ class CheckpointManager:
         policies = ocp.checkpoint_managers
         newest_or_best = [policies.LatestN(config.checkpoints_kept), self._best]
         self._manager = ocp.CheckpointManager(
-            (self._workdir / paths.FOLDER).absolute(),
+            self._workdir / paths.FOLDER,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policies.AnyPreservationPolicy(newest_or_best),
                 read_only=read_only,
@@ -134,6 +136,7 @@ class CheckpointManager:
         """
         if step == self.latest_step():
             return
+        started = time.perf_counter()
         state = processes.global_arrays(state)
         items = {
             paths.STATE: ocp.args.StandardSave(state),
@@ -145,6 +148,21 @@ class CheckpointManager:
             facts["card"] = manifest.fingerprint(self._card.as_dict())
         items[paths.MANIFEST] = ocp.args.JsonSave(manifest.describe(state, **facts))
         self._manager.save(step, args=ocp.args.Composite(**items))
+        LOGGER.info(
+            "saving the checkpoint of step %d; the loop waited %.1f s for it",
+            step,
+            time.perf_counter() - started,
+        )
+
+    def warm_up(self, state: Any) -> None:
+        """Compiles what `save` runs, so that a save within a notice of preemption is short.
+
+        Args:
+          state: train state of the run.
+        """
+        started = time.perf_counter()
+        checksums.tree_checksums(processes.global_arrays(state))
+        LOGGER.info("prepared saving in %.1f s", time.perf_counter() - started)
 
     def restore(self, target: Any) -> Any:
         """Restores the newest intact checkpoint, never the best: a run continues where it was.
@@ -217,21 +235,24 @@ class CheckpointManager:
             target = self._workdir / paths.CORRUPT / str(step)
             while target.exists():
                 target = target.with_name(target.name + "_again")
-            target.parent.mkdir(exist_ok=True)
-            (self._workdir / paths.FOLDER / str(step)).rename(target)
+            storage.move(self._workdir / paths.FOLDER / str(step), target)
             LOGGER.warning("checkpoint %d was moved to %s", step, target)
         # The other processes list the folder only after the move.
         processes.any_process(False)
         self._manager.reload()
 
-    def close(self) -> None:
-        """Waits for unfinished saves."""
+    def wait(self) -> None:
+        """Waits until all saves are complete."""
         self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits until all saves are complete, and ends the threads that save."""
+        self.wait()
         self._manager.close()
 
 
 @contextlib.contextmanager
-def _on_every_process(folder: epath.Path) -> Iterator[None]:
+def _on_every_process(folder: storage.Path) -> Iterator[None]:
     """Raises `CorruptCheckpointError` on every process if the block raises it on one."""
     fault = None
     try:

@@ -14,9 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
 
 import mrd_jax
+from mrd_jax import storage
 from mrd_jax.checkpoints import checksums
 
 # Raised by Orbax, TensorStore and json on corrupt checkpoints. Errors of a disk or a network are of
@@ -72,7 +72,7 @@ def leaf_specs(tree: Any) -> dict[str, dict[str, Any]]:
     }
 
 
-def read(path: epath.Path) -> dict[str, Any]:
+def read(path: storage.Path) -> dict[str, Any]:
     """Reads a manifest.
 
     Args:
@@ -140,7 +140,7 @@ def difference(manifest: Mapping[str, Any], tree: Any) -> str:
     )
 
 
-def verify(folder: epath.Path, manifest: Mapping[str, Any]) -> int:
+def verify(folder: storage.Path, manifest: Mapping[str, Any]) -> int:
     """Reads all arrays of a folder on the host and compares them with a manifest.
 
     Args:

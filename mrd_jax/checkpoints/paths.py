@@ -2,7 +2,8 @@
 """Names of the files and folders of checkpoints, and where the checkpoints of a run are."""
 
 import orbax.checkpoint as ocp
-from etils import epath
+
+from mrd_jax import storage
 
 # Folder of a workdir that holds one folder per saved step.
 FOLDER = "checkpoints"
@@ -17,20 +18,20 @@ MANIFEST_FILE = "manifest.json"
 VARIABLES = "variables"
 
 
-def steps(workdir: str | epath.Path) -> list[epath.Path]:
+def steps(workdir: storage.PathLike) -> list[storage.Path]:
     """Returns the folders of the complete checkpoints of a run, oldest first.
 
     Raises:
       FileNotFoundError: the run has no checkpoint.
     """
-    folder = epath.Path(workdir) / FOLDER
+    folder = storage.path(workdir) / FOLDER
     found = sorted(ocp.utils.checkpoint_steps(folder)) if folder.exists() else []
     if not found:
         raise FileNotFoundError(f"no checkpoint in {folder}; train with --mode train first")
     return [folder / str(step) for step in found]
 
 
-def newest(workdir: str | epath.Path) -> epath.Path:
+def newest(workdir: storage.PathLike) -> storage.Path:
     """Returns the folder of the newest complete checkpoint of a run.
 
     Raises:
@@ -39,6 +40,11 @@ def newest(workdir: str | epath.Path) -> epath.Path:
     return steps(workdir)[-1]
 
 
-def is_step(folder: epath.Path) -> bool:
-    """Returns whether a folder is the checkpoint of a step, as `steps` lists them."""
-    return all((folder / name).is_dir() for name in (STATE, MANIFEST))
+def is_step(folder: storage.Path) -> bool:
+    """Returns whether a folder is the complete checkpoint of a step, as `steps` lists them.
+
+    Orbax renames a complete folder on local disks and writes a marker file into it in a bucket, so
+    that an interrupted save is no checkpoint on either.
+    """
+    parts = all((folder / name).is_dir() for name in (STATE, MANIFEST))
+    return parts and ocp.utils.is_checkpoint_finalized(folder)

@@ -8,10 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
 from flax import linen as nn
 
-from mrd_jax import models
+from mrd_jax import models, storage
 from mrd_jax.checkpoints import manifest, model_card, paths, run_identity, train_state
 
 
@@ -27,7 +26,7 @@ class StoredStudent:
     """
 
     card: model_card.ModelCard
-    folder: epath.Path
+    folder: storage.Path
     manifest: dict[str, Any]
     in_train_state: bool
 
@@ -79,7 +78,7 @@ class StoredStudent:
         return manifest.verify(self.folder, self.manifest)
 
 
-def find_student(path: epath.Path) -> StoredStudent:
+def find_student(path: storage.Path) -> StoredStudent:
     """Finds the student that a path means.
 
     Args:
@@ -103,19 +102,19 @@ def find_student(path: epath.Path) -> StoredStudent:
     )
 
 
-def student_of_step(folder: epath.Path) -> StoredStudent:
+def student_of_step(folder: storage.Path) -> StoredStudent:
     """Returns the student in the checkpoint of a step; raises as `find_student`."""
     return StoredStudent(read_card(folder), folder / paths.STATE, read_manifest(folder), True)
 
 
-def student_of_encoder(folder: epath.Path) -> StoredStudent:
+def student_of_encoder(folder: storage.Path) -> StoredStudent:
     """Returns the student in an encoder folder; raises as `find_student`."""
     card = model_card.from_json((folder / paths.CARD_FILE).read_text())
     described = manifest.read(folder / paths.MANIFEST_FILE)
     return StoredStudent(card, folder / paths.VARIABLES, described, False)
 
 
-def read_card(checkpoint: epath.Path) -> model_card.ModelCard:
+def read_card(checkpoint: storage.Path) -> model_card.ModelCard:
     """Reads the model card of a checkpoint.
 
     Args:
@@ -139,7 +138,7 @@ def read_card(checkpoint: epath.Path) -> model_card.ModelCard:
     return model_card.from_dict(card)
 
 
-def read_manifest(checkpoint: epath.Path) -> dict[str, Any]:
+def read_manifest(checkpoint: storage.Path) -> dict[str, Any]:
     """Reads the manifest of a checkpoint.
 
     Args:

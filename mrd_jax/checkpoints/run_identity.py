@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-from etils import epath
 from ml_collections import ConfigDict
 
-from mrd_jax import atomic_io
+from mrd_jax import atomic_io, storage
 from mrd_jax.checkpoints import manifest
 
 # Fields that may change when a run is continued, because the result does not depend on them, up to
@@ -25,6 +24,7 @@ NEUTRAL_FIELDS = frozenset(
         "data.corrupt_records",
         "data.directory",
         "data.neighbours_file",
+        "data.read_threads",
         "data.test_directory",
         "data.test_split",
         "eval_every",
@@ -54,7 +54,13 @@ RENAMED_FIELDS = {
 
 # Fields that may differ between processes: each host may have its own copy of the data.
 HOST_FIELDS = frozenset(
-    {"data.cache", "data.directory", "data.neighbours_file", "data.test_directory"}
+    {
+        "data.cache",
+        "data.directory",
+        "data.neighbours_file",
+        "data.read_threads",
+        "data.test_directory",
+    }
 )
 
 # File in the workdir that holds config and data set of the run.
@@ -78,13 +84,13 @@ def flatten(config: ConfigDict | dict, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def require_run(workdir: str) -> None:
+def require_run(workdir: storage.PathLike) -> None:
     """Checks that a folder is the workdir of a run.
 
     Raises:
       FileNotFoundError: it is not.
     """
-    if not (epath.Path(workdir) / RUN_FILE).exists():
+    if not (storage.path(workdir) / RUN_FILE).exists():
         raise FileNotFoundError(
             f"{workdir} is not the workdir of a run ({RUN_FILE} is missing); check the path, or "
             "train with --mode train first"
@@ -101,7 +107,7 @@ def of_run(config: ConfigDict, *, fingerprint: str) -> dict[str, Any]:
     return {"config": json.loads(config.to_json()), "data": fingerprint}
 
 
-def read(path: epath.Path) -> dict[str, Any]:
+def read(path: storage.Path) -> dict[str, Any]:
     """Reads the identity of a run: its `config`, and the fingerprint of its `data`.
 
     Args:
@@ -122,7 +128,7 @@ def read(path: epath.Path) -> dict[str, Any]:
     return run
 
 
-def claim(workdir: epath.Path, identity: Mapping[str, Any]) -> None:
+def claim(workdir: storage.Path, identity: Mapping[str, Any]) -> None:
     """Writes the identity of a run into a new workdir, or checks that it matches an existing one.
 
     Process 0 must call this first, see `mrd_jax.distributed.processes.first_process_first`.
@@ -135,21 +141,16 @@ def claim(workdir: epath.Path, identity: Mapping[str, Any]) -> None:
       WorkdirMismatchError: the workdir belongs to a run with another config or other data; lists
         every differing field with both values.
       mrd_jax.checkpoints.manifest.CorruptCheckpointError: the existing identity is corrupt.
-      ValueError: `workdir` is a URL.
     """
-    if "://" in str(workdir):
-        raise ValueError(
-            f"--workdir is {workdir}: expected a folder; mount the bucket, as scripts/tpu_pod.py "
-            "does, and name the folder where it is mounted"
-        )
     path = workdir / RUN_FILE
     if not path.exists():
         if jax.process_index() != 0:
             raise WorkdirMismatchError(
                 f"process 0 has written {path}, but process {jax.process_index()} does not see "
-                "it: --workdir must be the same folder of a file system that all hosts share"
+                "it: --workdir must be gs://BUCKET/NAME, or a folder of "
+                "a file system that all hosts share"
             )
-        workdir.mkdir(parents=True, exist_ok=True)
+        storage.make_folder(workdir)
         atomic_io.write_text(path, json.dumps(identity, indent=1))
         return
     existing = read(path)

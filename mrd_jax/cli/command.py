@@ -3,11 +3,13 @@
 
 import argparse
 import functools
+import pathlib
 import sys
 import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn, ParamSpec
 
+from mrd_jax import storage
 from mrd_jax.cli import logs
 
 # Exit status of a command that was given something it cannot use.
@@ -37,6 +39,22 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Prints the message, without the usage of every option, and exits with status 2."""
         self.exit(USAGE_ERROR, f"error: {message}\n{self.prog} --help lists the options\n")
+
+
+def path(text: str) -> storage.Path:
+    """Converts an argument by `storage.path`, and keeps its message, which argparse would drop."""
+    try:
+        return storage.path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def local_path(text: str) -> pathlib.Path:
+    """Converts an argument by `storage.local_path`, as `path`."""
+    try:
+        return storage.local_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def reports_errors(main: Callable[P, int | None]) -> Callable[P, int]:

@@ -9,14 +9,14 @@ number of processes, and after a restart.
 
 import json
 import logging
-import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 from ml_collections import ConfigDict
 
+from mrd_jax import storage
 from mrd_jax.data import source
 
 LOGGER = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class CorruptRecords:
         records: source.RecordSource,
         config: ConfigDict,
         *,
-        workdir: str | os.PathLike | None = None,
+        workdir: storage.PathLike | None = None,
         process_index: int = 0,
     ):
         """Reads the corrupt records that the run has met so far.
@@ -71,10 +71,13 @@ class CorruptRecords:
         self._batch_size = config.batch_size
         self._limit = config.data.corrupt_records
         self._path = None
-        # First step that met each corrupt record, by position in the split.
+        # First step that met each corrupt record, and its error, by position in the split.
         self._first_steps: dict[int, int] = {}
+        self._errors: dict[int, str] = {}
+        # Batches are loaded by several threads.
+        self._lock = threading.Lock()
         if workdir is not None:
-            folder = epath.Path(workdir)
+            folder = storage.path(workdir)
             self._path = folder / FILES.replace("*", str(process_index))
             for path in sorted([*folder.glob(OLD_FILES), *folder.glob(FILES)]):
                 for line in path.read_text().splitlines():
@@ -86,6 +89,20 @@ class CorruptRecords:
     def count(self, step: int) -> int:
         """Returns the number of distinct corrupt records met up to and including a step."""
         return sum(first <= step for first in list(self._first_steps.values()))
+
+    def check(self, step: int) -> None:
+        """Checks the number of distinct corrupt records met up to and including a step.
+
+        Raises:
+          TooManyCorruptRecordsError: it is larger than `config.data.corrupt_records`.
+        """
+        if self.count(step) > self._limit:
+            met = [index for index, first in list(self._first_steps.items()) if first <= step]
+            error = self._errors.get(max(met, key=self._first_steps.__getitem__), "")
+            raise TooManyCorruptRecordsError(
+                f"{error} config.data.corrupt_records allows {self._limit} corrupt records, and "
+                "this is one more; `python -m data_prep.verify` lists all of them."
+            )
 
     def replace(
         self,
@@ -132,24 +149,28 @@ class CorruptRecords:
 
     def _add(self, index: int, error: source.CorruptRecordError, *, step: int) -> None:
         """Adds a corrupt record, with a warning if it is new; raises if there are too many."""
-        is_new = index not in self._first_steps
-        if is_new and len(self._first_steps) >= self._limit:
-            raise TooManyCorruptRecordsError(
-                f"{error} config.data.corrupt_records allows {self._limit} corrupt records, and "
-                "this is one more; `python -m data_prep.verify` lists all of them."
-            ) from error
-        if self._add_step(index, step) and is_new:
-            entry = {"record": index, "step": step, "id": self._read_id(index), "error": str(error)}
-            LOGGER.warning(
-                "record %s is corrupt and is replaced, %d of at most %d: %s",
-                entry["id"] or "of unknown id",
-                len(self._first_steps),
-                self._limit,
-                error,
-            )
-            if self._path is not None:
-                with self._path.open("a") as file:
-                    file.write(json.dumps(entry) + "\n")
+        with self._lock:
+            is_new = index not in self._first_steps
+            # Threads may meet a record in a later step first; then the file gets a second line.
+            has_changed = self._add_step(index, step)
+            self._errors[index] = str(error)
+            if has_changed and self.count(step) <= self._limit:
+                entry = {"record": index, "step": step, "id": self._read_id(index)}
+                self._append(entry | {"error": str(error)})
+                if is_new:
+                    LOGGER.warning(
+                        "record %s is corrupt and is replaced, %d of at most %d: %s",
+                        entry["id"] or "of unknown id",
+                        len(self._first_steps),
+                        self._limit,
+                        error,
+                    )
+        self.check(step)
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        """Appends a line to the file of this process."""
+        if self._path is not None:
+            storage.append_text(self._path, json.dumps(entry) + "\n")
 
     def _add_step(self, index: int, step: int) -> bool:
         """Updates the first step that met a record; returns whether it has changed."""

@@ -1,19 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stream of training batches, a pure function of (seed, step)."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import grain
 import numpy as np
 from ml_collections import ConfigDict
 
-from mrd_jax.data import batch_spec, captions, corrupt_records
+from mrd_jax.data import batch_spec, captions, corrupt_records, read_ahead
 from mrd_jax.data.hard_negatives import neighbour_index, sampler
 from mrd_jax.data.source import CorruptRecordError, RecordSource
-
-# One thread prefetches two batches: on one core, decoding and stacking are faster than any step.
-READ_OPTIONS = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
 
 # Fields of a record that a step needs; the others stay undecoded.
 FIELDS = (
@@ -108,7 +105,32 @@ def train_stream(
         .map_with_index(finish)[:MAX_SAMPLES]
         .batch(local_batch)[process_index::process_count]
     )
-    return iter(dataset[start_step:].to_iter_dataset(READ_OPTIONS))
+    planned = order[:MAX_SAMPLES].batch(local_batch)[process_index::process_count]
+    batches = read_ahead.iterate(
+        dataset.__getitem__,
+        indices=lambda number: planned[number].tolist(),
+        records=source,
+        batch_size=local_batch,
+        length=len(dataset),
+        start=start_step,
+        threads=read_ahead.thread_count(config.data.directory, config.data.read_threads),
+    )
+    return _checked(batches, corrupt, start_step=start_step)
+
+
+def _checked(
+    batches: Iterable[dict[str, np.ndarray]],
+    corrupt: corrupt_records.CorruptRecords,
+    *,
+    start_step: int,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields batches in order, and stops at the first with too many corrupt records up to it.
+
+    The threads that load batches meet the corrupt records of later steps earlier or later.
+    """
+    for step, batch in enumerate(batches, start_step):
+        corrupt.check(step)
+        yield batch
 
 
 def _order(

@@ -6,14 +6,15 @@ import hashlib
 import itertools
 import json
 import logging
-import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent import futures
 from typing import Any
 
 import tensorflow_datasets as tfds
 from google.protobuf import json_format
 from ml_collections import ConfigDict
 
+from mrd_jax import storage
 from mrd_jax.data import batch_spec, example
 
 TEXTS = ("id", "source", "name", "creator", "licence", "picture")
@@ -58,18 +59,19 @@ class RecordSource:
         records: Any,
         *,
         shards: list[tuple[str, int]],
-        directory: str | pathlib.Path,
+        directory: storage.PathLike,
         split: str,
         cache: bool,
         skipped: Sequence[int] = (),
     ):
-        self.directory = pathlib.Path(directory)
+        self.directory = storage.path(directory)
         self.split = split
         self.shards = tuple(shards)
         self._records = records
         self._ends = list(itertools.accumulate(count for _, count in shards))
         self._skipped = skipped or [0] * len(shards)
         self._cached: dict[int, dict[str, Any]] | None = {} if cache else None
+        self._requested: dict[int, futures.Future] = {}
 
     def __len__(self) -> int:
         return len(self._records)
@@ -106,9 +108,21 @@ class RecordSource:
             cached.update(self._decode(index, missing))
         return {name: cached[name] for name in fields}
 
+    def request(self, indices: Iterable[int], pool: futures.Executor) -> None:
+        """Starts to read records in other threads; the next `read` of each waits for its bytes.
+
+        Args:
+          indices: positions in the split.
+          pool: threads that read.
+        """
+        for index in indices:
+            if self._cached is None or index not in self._cached:
+                self._requested[index] = pool.submit(self._records.__getitem__, index)
+
     def _decode(self, index: int, fields: Sequence[str]) -> dict[str, Any]:
+        requested = self._requested.pop(index, None)
         try:
-            record = self._records[index]
+            record = requested.result() if requested else self._records[index]
             return {name: _decode_text(name, record[name]) for name in fields}
         except (RuntimeError, ValueError) as error:
             raise self.corrupt_record_error(index, error) from error
@@ -137,9 +151,14 @@ def _decode_text(name: str, value: Any) -> Any:
     return value
 
 
-def find_corrupt_record(records: RecordSource) -> CorruptRecordError | None:
-    """Reads all records; returns the error of the first corrupt one, or None if all are intact."""
-    for index in range(len(records)):
+def find_corrupt_record(records: RecordSource, indices: Iterable[int]) -> CorruptRecordError | None:
+    """Reads records; returns the error of the first corrupt one, or None if all are intact.
+
+    Args:
+      records: split to read from.
+      indices: positions of the records to read.
+    """
+    for index in map(int, indices):
         try:
             records[index]
         except CorruptRecordError as error:
@@ -147,7 +166,7 @@ def find_corrupt_record(records: RecordSource) -> CorruptRecordError | None:
     return None
 
 
-def open_split(directory: str | pathlib.Path, split: str, *, cache: bool = False) -> RecordSource:
+def open_split(directory: storage.PathLike, split: str, *, cache: bool = False) -> RecordSource:
     """Opens one split of a prepared data set.
 
     Args:
@@ -182,7 +201,7 @@ def open_split(directory: str | pathlib.Path, split: str, *, cache: bool = False
     return RecordSource(
         records,
         # A slice of a split may exclude records at the start and the end of a shard.
-        shards=[(pathlib.Path(shard.filename).name, shard.take) for shard in instructions],
+        shards=[(storage.path(shard.filename).name, shard.take) for shard in instructions],
         skipped=[shard.skip for shard in instructions],
         directory=directory,
         split=split,
@@ -190,7 +209,7 @@ def open_split(directory: str | pathlib.Path, split: str, *, cache: bool = False
     )
 
 
-def read_metadata(directory: str | pathlib.Path) -> dict[str, Any]:
+def read_metadata(directory: storage.PathLike) -> dict[str, Any]:
     """Reads the metadata of a data set.
 
     Args:
@@ -256,7 +275,7 @@ def check_metadata(metadata: Mapping[str, Any], config: ConfigDict) -> None:
             )
 
 
-def check_test_set(directory: str | pathlib.Path, config: ConfigDict) -> None:
+def check_test_set(directory: storage.PathLike, config: ConfigDict) -> None:
     """Checks that a separate test set fits a config and its training set.
 
     Args:
@@ -287,23 +306,23 @@ def check_test_set(directory: str | pathlib.Path, config: ConfigDict) -> None:
             )
 
 
-def check_exists(directory: str | pathlib.Path) -> None:
+def check_exists(directory: storage.PathLike) -> None:
     """Checks that a folder is a data set.
 
     Raises:
       FileNotFoundError: it is not.
     """
-    if not (pathlib.Path(directory) / INFO_FILES[0]).is_file():
+    if not (storage.path(directory) / INFO_FILES[0]).is_file():
         raise FileNotFoundError(
             f"no data set in {str(directory)!r}: expected {INFO_FILES[0]} there; give the folder "
             f"that ends in a version, such as data/furniture/1.0.0, or run data_prep.build"
         )
 
 
-def _builder(directory: str | pathlib.Path) -> tfds.core.DatasetBuilder:
+def _builder(directory: storage.PathLike) -> tfds.core.DatasetBuilder:
     """Returns the TFDS builder of a data set; errors name a missing or corrupt file."""
     check_exists(directory)
-    folder = pathlib.Path(directory)
+    folder = storage.path(directory)
     for name in INFO_FILES:
         try:
             if not isinstance(json.loads((folder / name).read_bytes()), dict):
@@ -313,7 +332,7 @@ def _builder(directory: str | pathlib.Path) -> tfds.core.DatasetBuilder:
         except ValueError as error:
             raise ValueError(f"{folder / name} is corrupt: {error}; {_COPY_AGAIN}") from error
     try:
-        return tfds.builder_from_directory(str(directory))
+        return tfds.builder_from_directory(str(folder))
     except (ValueError, json_format.ParseError) as error:
         raise ValueError(
             f"dataset_info.json and features.json in {folder} do not describe a data set: {error}; "

@@ -15,7 +15,6 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -50,8 +49,13 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """
     parser = command.Parser(__doc__, prog="python -m mrd_jax.demo")
     add = parser.add_argument
-    add("--checkpoint", required=True, type=Path, help="encoder that the index was built with")
-    add("--index", required=True, type=Path, help="folder of mrd_jax.tools.search build")
+    add(
+        "--checkpoint",
+        required=True,
+        type=command.path,
+        help="encoder that the index was built with",
+    )
+    add("--index", required=True, type=command.path, help="folder of mrd_jax.tools.search build")
     add("--teacher", help="hub name or folder (default: recorded in the index)")
     add("--host", default="127.0.0.1", help="address to bind to (default: 127.0.0.1)")
     add("--port", type=int, default=8000, help="port, 0 for any free port (default: 8000)")
@@ -115,6 +119,8 @@ def run(options: argparse.Namespace) -> None:
                 f"{time.perf_counter() - started:.1f} s; press Ctrl-C to stop",
                 flush=True,
             )
+            if index.reader_note():
+                print(f"note: {index.reader_note()}", file=sys.stderr, flush=True)
             # uvicorn raises the signal that stopped it again. By default, SIGTERM would then end
             # this process before the context managers clean up.
             signal.signal(signal.SIGTERM, signal.default_int_handler)

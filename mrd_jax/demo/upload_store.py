@@ -14,7 +14,7 @@ import PIL.Image
 from starlette import concurrency, requests
 from starlette.exceptions import HTTPException
 
-from data_prep.geometry import formats
+from data_prep.geometry import formats, scene
 from mrd_jax.demo import worker_pool
 from mrd_jax.search import queries
 
@@ -91,9 +91,7 @@ class UploadStore:
         if request.headers.get("content-type") != CONTENT_TYPE:
             raise HTTPException(415, f"send the file as the body, with Content-Type {CONTENT_TYPE}")
         if suffix not in TYPES:
-            raise HTTPException(
-                415, f"{name!r} has an unsupported file type; expected {', '.join(TYPES)}"
-            )
+            raise HTTPException(415, f"{name} cannot be used: {_describe_type(suffix)}")
         with tempfile.TemporaryDirectory(dir=self._folder) as folder:
             # Only the suffix of the untrusted name, which is one of `TYPES`, is used in a path.
             path = Path(folder, f"upload.{suffix}")
@@ -116,8 +114,6 @@ class UploadStore:
                 size += len(chunk)
                 self._check_size(size)
                 file.write(chunk)
-        if not size:
-            raise HTTPException(422, "the file is empty")
 
     def _check_size(self, size: int) -> None:
         if size > self.max_bytes:
@@ -158,3 +154,12 @@ class UploadStore:
             if token not in self._uploads:
                 raise HTTPException(404, "the uploaded file has expired; upload it again")
             return self._uploads[token]
+
+
+def _describe_type(suffix: str) -> str:
+    """Returns the sentence about a type that is not read, as the commands print it."""
+    try:
+        formats.check_type(suffix)
+    except scene.MeshError as error:
+        return f"{error}; or a picture: {', '.join(PICTURE_TYPES)}"
+    raise AssertionError(f"{suffix} is a known type")

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The persistent compilation cache."""
 
-import os
-import pathlib
 import platform
 from typing import Any
 
 import jax
+
+from mrd_jax import storage, transfer
 
 
 def directory() -> str | None:
@@ -24,9 +24,9 @@ def enable() -> None:
     """
     options: Any = jax.config
     if options.jax_compilation_cache_dir is not None:
+        storage.path(options.jax_compilation_cache_dir)  # JAX only warns about an unusable one
         return
-    folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-    folder = folder / "mrd_jax" / "compiled"
+    folder = transfer.cache_root() / "compiled"
     if jax.default_backend() == "cpu":
         # Programs are compiled for this very processor, and a home folder may be shared.
         folder /= platform.node()

@@ -10,6 +10,7 @@ import collections
 import contextlib
 import json
 import os
+import platform
 import sys
 import threading
 import traceback
@@ -215,39 +216,42 @@ def first_process_first(action: Callable[[], None]) -> None:
             raise RuntimeError("another process of this run has failed; see its log")
 
 
-def require_same(facts: Mapping[str, Any]) -> None:
+def require_same(facts: Mapping[str, Any], *, remedy: str = "") -> None:
     """Checks that all processes were started with the same settings (collective).
 
     Args:
       facts: JSON value by name.
+      remedy: how to make them equal; by default, to start all with the same command.
 
     Raises:
-      ValueError: a value differs; lists the differing values by process.
+      ValueError: a value differs; lists the differing values by process and host.
     """
     if jax.process_count() == 1:
         return
-    all_facts = _all_gather_json(facts)
+    gathered = _all_gather_json([platform.node(), dict(facts)])
+    hosts = [host for host, _ in gathered]
     lines = []
-    for name in sorted(set().union(*all_facts)):
+    for name in sorted(set().union(*(its_facts for _, its_facts in gathered))):
         processes_by_value = collections.defaultdict(list)
-        for process, its_facts in enumerate(all_facts):
+        for process, (_, its_facts) in enumerate(gathered):
             processes_by_value[repr(its_facts.get(name, "absent"))].append(process)
         if len(processes_by_value) > 1:
-            values = [_on_processes(*item) for item in processes_by_value.items()]
+            values = [_on_processes(*item, hosts) for item in processes_by_value.items()]
             lines.append(f"  {name}: " + ", ".join(values))
     if lines:
         raise ValueError(
             "the processes of this run were started with different settings:\n"
             + "\n".join(lines)
-            + "\nStart all of them with the same code, config and data."
+            + f"\n{remedy or 'Start all of them with the same code, config and data.'}"
         )
 
 
-def _on_processes(value: str, processes: list[int]) -> str:
-    """Formats as "0.5 on process 3", or as "0.5 on 7 processes" if there are more than four."""
+def _on_processes(value: str, processes: list[int], hosts: list[str]) -> str:
+    """Formats as "0.5 on process 3 (host b)", or as "0.5 on 7 processes" if more than four."""
     if len(processes) > 4:
         return f"{value} on {len(processes)} processes"
-    return f"{value} on process " + " and ".join(map(str, processes))
+    names = [f"{process} (host {hosts[process]})" for process in processes]
+    return f"{value} on process " + " and ".join(names)
 
 
 def _all_gather_json(value: Any) -> list[Any]:

@@ -4,17 +4,15 @@
 import dataclasses
 import functools
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
 from flax import linen as nn
 
-from mrd_jax import atomic_io
+from mrd_jax import atomic_io, storage
 from mrd_jax.checkpoints import manifest, model_card, paths, restore
 from mrd_jax.distributed import backends
 from mrd_jax.encoder import embedding
@@ -129,7 +127,7 @@ class Encoder:
         return xyz, rgb
 
 
-def save(directory: str | os.PathLike, *, variables: Mapping[str, Any], card: model_card.ModelCard):
+def save(directory: storage.PathLike, *, variables: Mapping[str, Any], card: model_card.ModelCard):
     """Writes an encoder folder atomically.
 
     Args:
@@ -141,7 +139,7 @@ def save(directory: str | os.PathLike, *, variables: Mapping[str, Any], card: mo
       FileExistsError: the folder is not empty.
       ValueError: the variables do not match the model card; the message lists every difference.
     """
-    target = epath.Path(directory).absolute()
+    target = storage.path(directory)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise FileExistsError(f"{target} exists already; choose another folder or remove it first")
     variables = {"batch_stats": {}} | dict(variables)
@@ -151,8 +149,8 @@ def save(directory: str | os.PathLike, *, variables: Mapping[str, Any], card: mo
         fault = f"  params: parameter count {parameters}, {card.parameters} on the card"
     if fault:
         raise ValueError(f"the variables do not match the encoder on the model card:\n{fault}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_io.replacing(target) as staging:
+    storage.make_folder(target.parent)
+    with atomic_io.replacing(target, last=paths.CARD_FILE) as staging:
         with ocp.StandardCheckpointer() as writer:
             writer.save(staging / paths.VARIABLES, variables)
         described = json.dumps(manifest.describe(variables), indent=1)
@@ -161,7 +159,7 @@ def save(directory: str | os.PathLike, *, variables: Mapping[str, Any], card: mo
 
 
 def load(
-    path: str | os.PathLike,
+    path: storage.PathLike,
     *,
     teacher: str | None = None,
     teacher_dim: int | None = None,
@@ -206,7 +204,7 @@ def load(
         "colour_fill": colour_fill,
         "points": points,
     }
-    stored = restore.find_student(epath.Path(path).absolute())
+    stored = restore.find_student(storage.path(path))
     stored.card.expect(**{name: value for name, value in expected.items() if value is not None})
     devices = tuple(jax.local_devices() if devices is None else devices)
     variables = backends.ShardMapBackend(devices).place_state(stored.read_variables())

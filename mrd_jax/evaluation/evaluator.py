@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluation of the student on the held-out split, with the variables of any step."""
 
+import collections
 import functools
-import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -11,10 +11,16 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import FrozenConfigDict
 
-from mrd_jax.data import source
+from mrd_jax import storage
+from mrd_jax.data import read_ahead, source
 from mrd_jax.distributed import backends, processes
 from mrd_jax.encoder import embedding
 from mrd_jax.evaluation import held_out_split, retrieval, zero_shot
+
+# Fields of a record that are embedded.
+_POINT_FIELDS = ("xyz", "rgb")
+# Batches whose embeddings may be computed before the first of them is gathered.
+_BATCHES_AHEAD = 2
 
 
 class Evaluation(NamedTuple):
@@ -70,21 +76,32 @@ class Evaluator:
             functools.partial(embedding.embed_step, model=model, config=config)
         )
 
-    def embed(self, variables: dict[str, Any], records: source.RecordSource) -> np.ndarray:
-        """Embeds every record of a split, on all devices of all processes.
+    def embed(
+        self,
+        variables: dict[str, Any],
+        records: source.RecordSource,
+        indices: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Embeds records of a split, on all devices of all processes.
 
         Args:
           variables: `params` and `batch_stats` of the student, on the devices.
-          records: records of the split to embed.
+          records: records of the split.
+          indices: positions of the records to embed; None for all.
 
         Returns:
-          [records, dim] float32, unit norm, in the order of the split.
+          [records, dim] float32, unit norm, in the order of the split or of the indices.
         """
-        rows = [
-            self._backend.gather(self._embed_step(variables, self._backend.place_batch(batch)))
-            for batch in self._batches(records)
-        ]
-        return np.concatenate(rows)[: len(records)]
+        indices = np.arange(len(records)) if indices is None else indices
+        rows: list[np.ndarray] = []
+        running: collections.deque[jax.Array] = collections.deque()
+        for batch in self._batches(records, indices):
+            running.append(self._embed_step(variables, self._backend.place_batch(batch)))
+            # The devices compute the next batches while the host gathers one.
+            if len(running) > _BATCHES_AHEAD:
+                rows.append(self._backend.gather(running.popleft()))
+        rows += map(self._backend.gather, running)
+        return np.concatenate(rows)[: len(indices)]
 
     def run(self, variables: dict[str, Any]) -> Evaluation:
         """Computes the `test/...` metrics of the held-out split.
@@ -98,15 +115,28 @@ class Evaluator:
         embeddings = self.embed(variables, self.records)
         return Evaluation(measure(embeddings, self.held_out), embeddings)
 
-    def _batches(self, records: source.RecordSource) -> Iterator[dict[str, np.ndarray]]:
+    def _batches(
+        self, records: source.RecordSource, indices: np.ndarray
+    ) -> Iterator[dict[str, np.ndarray]]:
         """Yields this process's rows of each global batch; the last record pads the last batch."""
         size = self.config.batch_size
         local = size // jax.process_count()
-        for start in range(jax.process_index() * local, len(records) + size - 1, size):
-            if start - jax.process_index() * local >= len(records):
-                return
-            rows = [records[min(i, len(records) - 1)] for i in range(start, start + local)]
-            yield {name: np.stack([row[name] for row in rows]) for name in ("xyz", "rgb")}
+        count = -(-len(indices) // size)
+        padded = np.pad(indices, (0, count * size - len(indices)), mode="edge")
+        own = padded.reshape(count, jax.process_count(), local)[:, jax.process_index()]
+
+        def load(number: int) -> dict[str, np.ndarray]:
+            rows = [records.read(index, _POINT_FIELDS) for index in own[number].tolist()]
+            return {name: np.stack([row[name] for row in rows]) for name in _POINT_FIELDS}
+
+        return read_ahead.iterate(
+            load,
+            indices=lambda number: own[number].tolist(),
+            records=records,
+            batch_size=local,
+            length=count,
+            threads=read_ahead.thread_count(records.directory, self.config.data.read_threads),
+        )
 
 
 def measure(embeddings: np.ndarray, shapes: held_out_split.HeldOut) -> dict[str, float]:
@@ -138,6 +168,6 @@ def metric_names() -> list[str]:
         class_names=("class",),
         class_features=feature,
         unseen_ids=["shape"],
-        pictures=pathlib.Path(),
+        pictures=storage.path("."),
     )
     return sorted(measure(feature, shapes))

@@ -2,15 +2,27 @@
 """Held-out split: the names, classes and teacher features that the metrics are computed from."""
 
 import dataclasses
+import itertools
 import json
-import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from mrd_jax.data import source
+from mrd_jax import storage
+from mrd_jax.data import read_ahead, source
 from mrd_jax.evaluation.metrics import classification
+
+# Fields of a record that annotations and teacher features are read from.
+FIELDS = (
+    *("id", "name", "picture", "creator", "licence", "label"),
+    *("image_features", "text_features", "caption_kinds"),
+)
+# Shapes of a training split that are used; of a larger one, a random subset. They are embedded for
+# the report's nearest neighbours and for probes, and baselines are fitted to them.
+MAX_TRAINING_SHAPES = 50_000
+# Records that a thread reads at a time.
+_READ_ROWS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +57,7 @@ class HeldOut:
     class_names: tuple[str, ...]
     class_features: np.ndarray
     unseen: np.ndarray
-    pictures: tuple[pathlib.Path, ...]
+    pictures: tuple[storage.Path, ...]
     creators: tuple[str, ...]
     licences: tuple[str, ...]
 
@@ -60,24 +72,41 @@ class HeldOut:
         return self.labels[self.labelled]
 
 
-def load_held_out(dataset_dir: str | pathlib.Path, split: str = "test") -> HeldOut:
+def training_subset(count: int) -> np.ndarray:
+    """Returns the positions of the training shapes to use, ascending, int64 [at most count].
+
+    Args:
+      count: number of shapes of the training split. Of more than MAX_TRAINING_SHAPES, the subset is
+        random, and the same in every process and run.
+    """
+    if count <= MAX_TRAINING_SHAPES:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(0).choice(count, MAX_TRAINING_SHAPES, replace=False))
+
+
+def load_held_out(
+    dataset_dir: storage.PathLike, split: str = "test", *, indices: np.ndarray | None = None
+) -> HeldOut:
     """Reads a split of a prepared data set for evaluation.
 
     Args:
       dataset_dir: folder of one version of the data set, such as OUTPUT/furniture/1.0.0.
       split: name of the split; "train" gives the shapes among which the report looks up nearest
         neighbours, and which the baselines are fitted to.
+      indices: positions of the records to read; None for all.
 
     Raises:
       FileNotFoundError: the data set has no evaluation files.
       ValueError: the split is empty, or features, labels and class files do not match.
     """
-    folder = pathlib.Path(dataset_dir) / "evaluation"
-    class_names = tuple(json.loads(_existing(folder / "classes.json").read_text("utf-8")))
-    class_features = np.load(_existing(folder / "class_features.npy"))
-    unseen_ids = json.loads(_existing(folder / "unseen_names.json").read_text("utf-8"))
+    folder = storage.path(dataset_dir) / "evaluation"
+    class_names = tuple(json.loads(_existing(folder / "classes.json").read_text()))
+    class_features = storage.read_array(_existing(folder / "class_features.npy"))
+    unseen_ids = json.loads(_existing(folder / "unseen_names.json").read_text())
+    records = source.open_split(dataset_dir, split)
+    indices = np.arange(len(records)) if indices is None else indices
     held_out = collect(
-        source.open_split(dataset_dir, split),
+        _read(records, indices),
         class_names=class_names,
         class_features=class_features,
         unseen_ids=unseen_ids,
@@ -91,6 +120,23 @@ def load_held_out(dataset_dir: str | pathlib.Path, split: str = "test") -> HeldO
             f"{min(missing)!r}: build the data set again"
         )
     return held_out
+
+
+def _read(records: source.RecordSource, indices: np.ndarray) -> Iterator[dict[str, Any]]:
+    """Yields FIELDS of records in order."""
+
+    def rows(number: int) -> list[int]:
+        return indices[number * _READ_ROWS : (number + 1) * _READ_ROWS].tolist()
+
+    batches = read_ahead.iterate(
+        lambda number: [records.read(index, FIELDS) for index in rows(number)],
+        indices=rows,
+        records=records,
+        batch_size=_READ_ROWS,
+        length=-(-len(indices) // _READ_ROWS),
+        threads=read_ahead.thread_count(records.directory),
+    )
+    return itertools.chain.from_iterable(batches)
 
 
 def without_unseen(held_out: HeldOut) -> HeldOut:
@@ -108,7 +154,7 @@ def collect(
     class_names: tuple[str, ...],
     class_features: np.ndarray,
     unseen_ids: Iterable[str],
-    pictures: pathlib.Path,
+    pictures: storage.Path,
 ) -> HeldOut:
     """Builds a `HeldOut` from decoded records; their points are not kept.
 
@@ -192,7 +238,7 @@ def _check_classes(
         )
 
 
-def _existing(path: pathlib.Path) -> pathlib.Path:
+def _existing(path: storage.Path) -> storage.Path:
     """Returns the path of a file that exists."""
     if not path.is_file():
         raise FileNotFoundError(

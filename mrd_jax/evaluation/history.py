@@ -3,10 +3,10 @@
 
 import json
 import math
-import os
 
 import numpy as np
-from etils import epath
+
+from mrd_jax import storage
 
 # File in the workdir, written by `mrd_jax.training.metrics.MetricWriter`.
 FILE = "metrics.jsonl"
@@ -24,7 +24,7 @@ _RENAMED = {
 }
 
 
-def read_metrics(path: str | os.PathLike) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def read_metrics(path: storage.PathLike) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Reads the metrics of a run, each as a curve over steps.
 
     If a step occurs twice, the later value counts. An incomplete last line, which a killed process
@@ -48,7 +48,7 @@ def read_metrics(path: str | os.PathLike) -> dict[str, tuple[np.ndarray, np.ndar
     return {key: _as_arrays(points) for key, points in curves.items()}
 
 
-def evaluations(workdir: str | os.PathLike) -> dict[int, dict[str, float]]:
+def evaluations(workdir: storage.PathLike) -> dict[int, dict[str, float]]:
     """Reads the evaluations of a run.
 
     Args:
@@ -60,7 +60,7 @@ def evaluations(workdir: str | os.PathLike) -> dict[int, dict[str, float]]:
     Raises:
       ValueError: a complete line is not JSON or has no step; the message names file and line.
     """
-    path = epath.Path(workdir) / FILE
+    path = storage.path(workdir) / FILE
     by_step: dict[int, dict[str, float]] = {}
     for name, (steps, values) in (read_metrics(path) if path.exists() else {}).items():
         if name.startswith(EVALUATION):
@@ -69,9 +69,9 @@ def evaluations(workdir: str | os.PathLike) -> dict[int, dict[str, float]]:
     return by_step
 
 
-def complete_lines(path: str | os.PathLike) -> list[str]:
+def complete_lines(path: storage.PathLike) -> list[str]:
     """Reads the lines of a file that end in a newline; a killed process may leave a partial one."""
-    complete, _, _ = epath.Path(path).read_text().rpartition("\n")
+    complete, _, _ = storage.path(path).read_text().rpartition("\n")
     return complete.splitlines()
 
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Report of a run: one HTML page, and the results table as text."""
 
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
+from mrd_jax import atomic_io, storage
 from mrd_jax.evaluation import held_out_split, history, retrieval, table, zero_shot
 from mrd_jax.evaluation.metrics import classification
 from mrd_jax.evaluation.results import Result, compare_with_student
@@ -23,7 +23,7 @@ _DIRECTIONS = (
 
 
 def write_report(
-    workdir: str | pathlib.Path,
+    workdir: storage.PathLike,
     *,
     held_out: held_out_split.HeldOut,
     embeddings: np.ndarray,
@@ -34,7 +34,7 @@ def write_report(
     title: str = "Training report",
     notes: Sequence[str] = (),
     limit: int = 200,
-) -> pathlib.Path:
+) -> storage.Path:
     """Writes `WORKDIR/report.html`, a page that needs no other files and no network.
 
     Args:
@@ -63,8 +63,8 @@ def write_report(
     if gallery is None or gallery_embeddings is None:
         gallery, gallery_embeddings = held_out, embeddings
     own_gallery = gallery.ids == held_out.ids
-    workdir = pathlib.Path(workdir)
-    metrics_file = workdir / history.FILE
+    folder = storage.path(workdir)
+    metrics_file = folder / history.FILE
     curves = history.read_metrics(metrics_file) if metrics_file.is_file() else {}
     page = templates.load("page.html").render(
         title=title,
@@ -76,7 +76,7 @@ def write_report(
         measured=results[0].metrics,
         retrieval=[row for result in results for row in _retrieval_rows(result)],
         recall_at=retrieval.RECALL_AT,
-        relations=_draw_relations(workdir, tracked),
+        relations=_draw_relations(folder, tracked),
         map=embedding_map.make_map(embeddings, held_out=held_out, limit=limit),
         **_confusion(embeddings, held_out),
         cards=shape_cards.make_cards(
@@ -90,16 +90,16 @@ def write_report(
         own_gallery=own_gallery,
         neighbour_count=len(gallery.ids) - own_gallery,
     )
-    target = workdir / "report.html"
-    target.write_text(page, "utf-8")
+    target = folder / "report.html"
+    atomic_io.write_text(target, page)
     return target
 
 
 def _draw_relations(
-    workdir: pathlib.Path, tracked: relations.TrackedShapes | None
+    workdir: storage.Path, tracked: relations.TrackedShapes | None
 ) -> figures.Figure | None:
     """Draws the relation matrices; None if no relations were saved."""
-    snapshots = tracked.read(str(workdir)) if tracked else []
+    snapshots = tracked.read(workdir) if tracked else []
     return tracked.draw(snapshots) if tracked and snapshots else None
 
 

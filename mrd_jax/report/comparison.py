@@ -3,11 +3,11 @@
 
 import dataclasses
 import json
-import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from mrd_jax import atomic_io, storage
 from mrd_jax.checkpoints import run_identity
 from mrd_jax.evaluation import history, results, table
 from mrd_jax.evaluation.metrics import statistics
@@ -33,7 +33,7 @@ class FinishedRun:
     ids: tuple[str, ...]
 
 
-def read_run(workdir: pathlib.Path, *, name: str) -> FinishedRun:
+def read_run(workdir: storage.Path, *, name: str) -> FinishedRun:
     """Reads the results, curves and config of a finished run.
 
     Args:
@@ -51,7 +51,7 @@ def read_run(workdir: pathlib.Path, *, name: str) -> FinishedRun:
             "its config and workdir"
         )
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text())
         rows = [results.from_dict(row) for row in content["results"]]
         (student,) = (row for row in rows if row.name == results.STUDENT)
         config = run_identity.flatten(content["config"])
@@ -63,7 +63,7 @@ def read_run(workdir: pathlib.Path, *, name: str) -> FinishedRun:
     return FinishedRun(name, curves, student, config, ids)
 
 
-def write_comparison(runs: Sequence[FinishedRun], *, output: pathlib.Path) -> pathlib.Path:
+def write_comparison(runs: Sequence[FinishedRun], *, output: storage.Path) -> storage.Path:
     """Writes a page that needs no other files and no network.
 
     Args:
@@ -89,8 +89,8 @@ def write_comparison(runs: Sequence[FinishedRun], *, output: pathlib.Path) -> pa
         differences=differing_settings(runs),
         curves=figures.draw_overlays({run.name: run.curves for run in runs}),
     )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(page, "utf-8")
+    storage.make_folder(output.parent)
+    atomic_io.write_text(output, page)
     return output
 
 

@@ -4,7 +4,6 @@
 import base64
 import dataclasses
 import io
-import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +13,8 @@ import numpy as np
 from matplotlib import figure as mpl_figure
 from matplotlib import ticker
 from PIL import Image
+
+from mrd_jax import storage
 
 # Palette of Okabe and Ito, which colour-blind readers can distinguish; without yellow, which is too
 # pale for a line on white.
@@ -244,7 +245,7 @@ def figure_uri(canvas: mpl_figure.Figure) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def picture_uri(path: pathlib.Path, *, size: int) -> str:
+def picture_uri(path: storage.Path, *, size: int) -> str:
     """Returns a picture, reduced in size, as a JPEG in a data URI.
 
     Args:
@@ -256,7 +257,7 @@ def picture_uri(path: pathlib.Path, *, size: int) -> str:
     """
     if not path.is_file():
         return ""
-    with Image.open(path) as opened:
+    with Image.open(io.BytesIO(path.read_bytes())) as opened:
         image = opened.convert("RGBA")
         image.thumbnail((size, size))
         flat = Image.new("RGB", image.size, "white")

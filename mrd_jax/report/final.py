@@ -3,7 +3,6 @@
 
 import json
 import logging
-import pathlib
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from mrd_jax import atomic_io, report
+from mrd_jax import atomic_io, report, storage
 from mrd_jax.data import source
 from mrd_jax.evaluation import baselines, held_out_split, results
 from mrd_jax.evaluation.evaluator import Evaluator
@@ -37,7 +36,9 @@ class Embedded(NamedTuple):
     embeddings: np.ndarray
 
 
-def write_results(evaluator: Evaluator, variables: dict[str, Any], *, workdir: str) -> None:
+def write_results(
+    evaluator: Evaluator, variables: dict[str, Any], *, workdir: storage.PathLike
+) -> None:
     """Evaluates the student, writes the files of the final evaluation and prints the table.
 
     Every process embeds; process 0 writes.
@@ -52,7 +53,7 @@ def write_results(evaluator: Evaluator, variables: dict[str, Any], *, workdir: s
     test = Embedded(evaluator.held_out, evaluator.embed(variables, evaluator.records))
     if jax.process_index() != 0:
         return
-    folder = pathlib.Path(workdir)
+    folder = storage.path(workdir)
     write_embeddings(folder, test=test, train=train)
     rows = measure(evaluator, test, train_split=train is not None)
     write_rows(folder, rows, config=evaluator.config)
@@ -78,21 +79,30 @@ def embed_training_split(evaluator: Evaluator, variables: dict[str, Any]) -> Emb
       variables: `params` and `batch_stats` of the student, on the devices.
 
     Returns:
-      The embedded split; None for a run that is tested on another data set, and for a split with
-      corrupt records: metrics on the others would be mistaken for metrics on the whole split.
+      The embedded split, or `held_out_split.training_subset` of it; None for a run that is tested
+      on another data set, and for a split with corrupt records: metrics on the others would be
+      mistaken for metrics on the whole split.
     """
     data = evaluator.config.data
     if data.test_directory:
         return None
     records = source.open_split(data.directory, data.train_split)
+    indices = held_out_split.training_subset(len(records))
+    if len(indices) < len(records):
+        LOGGER.info(
+            "embedding a random %d of the %d training shapes, for nearest neighbours and baselines",
+            len(indices),
+            len(records),
+        )
     # Every process reads every record, so that all of them come to the same decision.
-    if data.corrupt_records and (error := source.find_corrupt_record(records)):
+    if data.corrupt_records and (error := source.find_corrupt_record(records, indices)):
         LOGGER.warning(
             "skipped all measurements on the training split, which has corrupt records: %s", error
         )
         return None
-    embeddings = evaluator.embed(variables, records)
-    return Embedded(held_out_split.load_held_out(data.directory, data.train_split), embeddings)
+    embeddings = evaluator.embed(variables, records, indices)
+    shapes = held_out_split.load_held_out(data.directory, data.train_split, indices=indices)
+    return Embedded(shapes, embeddings)
 
 
 def measure(evaluator: Evaluator, test: Embedded, *, train_split: bool) -> list[results.Result]:
@@ -122,7 +132,7 @@ def measure(evaluator: Evaluator, test: Embedded, *, train_split: bool) -> list[
     return baselines.with_student(rows, student)
 
 
-def write_embeddings(folder: pathlib.Path, *, test: Embedded, train: Embedded | None) -> None:
+def write_embeddings(folder: storage.Path, *, test: Embedded, train: Embedded | None) -> None:
     """Writes `EMBEDDINGS_FILE` atomically; `load_embeddings` reads it.
 
     Args:
@@ -136,7 +146,7 @@ def write_embeddings(folder: pathlib.Path, *, test: Embedded, train: Embedded | 
     atomic_io.write_npz(folder / EMBEDDINGS_FILE, **arrays)
 
 
-def load_embeddings(workdir: str | pathlib.Path) -> dict[str, np.ndarray]:
+def load_embeddings(workdir: storage.PathLike) -> dict[str, np.ndarray]:
     """Reads the embeddings that `write_embeddings` saved.
 
     Args:
@@ -151,18 +161,17 @@ def load_embeddings(workdir: str | pathlib.Path) -> dict[str, np.ndarray]:
     Raises:
       FileNotFoundError: the run has not been evaluated.
     """
-    path = pathlib.Path(workdir) / EMBEDDINGS_FILE
+    path = storage.path(workdir) / EMBEDDINGS_FILE
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is missing: run `python -m mrd_jax.main --mode eval` with the run's config "
             "and this workdir"
         )
-    with np.load(path) as file:
-        return dict(file)
+    return storage.read_arrays(path)
 
 
 def write_rows(
-    folder: pathlib.Path, rows: Sequence[results.Result], *, config: FrozenConfigDict
+    folder: storage.Path, rows: Sequence[results.Result], *, config: FrozenConfigDict
 ) -> None:
     """Writes `RESULTS_FILE` atomically: the config of the run and the rows of the results table.
 

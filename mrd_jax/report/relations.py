@@ -4,16 +4,14 @@
 The same held-out shapes are tracked at every evaluation of a run.
 """
 
-import io
 from typing import NamedTuple
 
 import matplotlib
 import numpy as np
-from etils import epath
 from matplotlib import figure as mpl_figure
 from ml_collections import ConfigDict
 
-from mrd_jax import atomic_io
+from mrd_jax import atomic_io, storage
 from mrd_jax.evaluation import held_out_split
 from mrd_jax.report import figures
 
@@ -120,7 +118,7 @@ class TrackedShapes:
         """Computes the relation R^PP, [tracked, tracked], from embeddings [tracked, dim]."""
         return relation(rows, temperature=self._temperature)
 
-    def save(self, workdir: str, *, step: int, embeddings: np.ndarray) -> None:
+    def save(self, workdir: storage.PathLike, *, step: int, embeddings: np.ndarray) -> None:
         """Saves the embeddings of the tracked shapes at one evaluation.
 
         Args:
@@ -129,16 +127,16 @@ class TrackedShapes:
           embeddings: [count, dim], embeddings of the whole split.
         """
         rows = embeddings[self.positions].astype(np.float16)
-        path = epath.Path(workdir) / FOLDER / f"{step}.npz"
+        path = storage.path(workdir) / FOLDER / f"{step}.npz"
         atomic_io.write_npz(path, rows=rows, ids=np.asarray(self._ids))
 
-    def read(self, workdir: str) -> list[Snapshot]:
+    def read(self, workdir: storage.PathLike) -> list[Snapshot]:
         """Reads the saved embeddings of exactly these shapes, in the order of the steps."""
         snapshots = []
-        for path in (epath.Path(workdir) / FOLDER).glob("*.npz"):
-            with np.load(io.BytesIO(path.read_bytes())) as file:
-                if file["ids"].tolist() == self._ids:
-                    snapshots.append(Snapshot(int(path.stem), file["rows"].astype(np.float32)))
+        for path in (storage.path(workdir) / FOLDER).glob("*.npz"):
+            arrays = storage.read_arrays(path)
+            if arrays["ids"].tolist() == self._ids:
+                snapshots.append(Snapshot(int(path.stem), arrays["rows"].astype(np.float32)))
         return sorted(snapshots, key=lambda snapshot: snapshot.step)
 
     def pictures(self, embeddings: np.ndarray) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ from data_prep import evaluation
 from data_prep.geometry import clouds
 from data_prep.geometry.listing import printable
 from data_prep.shape_names import name_of
+from mrd_jax import storage
 from mrd_jax.checkpoints import model_card
 from mrd_jax.data import augment, numpy_files, source
 from mrd_jax.encoder import Encoder
@@ -27,8 +28,8 @@ _FIELDS = ("id", "name", "creator", "licence", "picture", "xyz", "rgb")
 
 
 def index_data_set(
-    output: Path,
-    directory: Path,
+    output: storage.PathLike,
+    directory: storage.PathLike,
     *,
     encoder: Encoder,
     checkpoint: str,
@@ -64,7 +65,7 @@ def index_data_set(
         shape_index.write(
             output,
             _record_entries(
-                records, bar, encoder=encoder, directory=Path(directory), points=points
+                records, bar, encoder=encoder, directory=storage.path(directory), points=points
             ),
             count=count,
             points=points,
@@ -79,7 +80,12 @@ def index_data_set(
 
 
 def index_embeddings(
-    output: Path, file: Path, *, points: int, teacher: str, ann: bool = False
+    output: storage.PathLike,
+    file: storage.PathLike,
+    *,
+    points: int,
+    teacher: str,
+    ann: bool = False,
 ) -> None:
     """Writes the index of files that `mrd_jax.tools.embed` has embedded.
 
@@ -129,7 +135,7 @@ def _record_entries(
     bar: tqdm.tqdm,
     *,
     encoder: Encoder,
-    directory: Path,
+    directory: storage.Path,
     points: int,
 ) -> Iterator[shape_index.Entry]:
     """Embeds records in chunks and yields one entry per record."""
@@ -201,12 +207,19 @@ def _make_entry(
 
 
 def _find_teacher(
-    card: model_card.ModelCard, metadata: dict[str, Any], *, place: str, data: Path, output: Path
+    card: model_card.ModelCard,
+    metadata: dict[str, Any],
+    *,
+    place: str,
+    data: storage.PathLike,
+    output: storage.PathLike,
 ) -> shape_index.Teacher:
     """Returns the encoder's teacher, with its revision if the data set has the same teacher."""
     data_teacher = metadata["teacher"]
     is_same = data_teacher["name"] == card.teacher
-    if not place:
+    if not place and storage.is_remote(data):
+        place = card.teacher
+    elif not place:
         # data_prep.build saves its teacher beside the data set, or loads the one it is given.
         saved = Path(data).resolve().parents[1] / "teachers" / card.teacher
         loaded = Path(metadata["build"]["teacher"]) if is_same else saved
@@ -219,18 +232,20 @@ def _find_teacher(
     )
 
 
-def _relative_place(place: str, output: Path) -> str:
+def _relative_place(place: str, output: storage.PathLike) -> str:
     """Returns a hub name as it is, and a folder relative to the index, so that both can move."""
     if not place or not Path(place).is_dir():
         return place
+    if storage.is_remote(output):
+        return str(Path(place).resolve())
     return os.path.relpath(Path(place).resolve(), Path(output).resolve())
 
 
-def _read_embeddings(file: Path) -> dict[str, np.ndarray]:
+def _read_embeddings(file: storage.PathLike) -> dict[str, np.ndarray]:
     """Returns the arrays of an npz file of `mrd_jax.tools.embed`, of this version or an earlier."""
     names = ("embeddings", "files", "names", "creators", "licences", "up", "card", "checkpoint")
     try:
-        with file.open("rb") as stream:
+        with storage.path(file).open("rb") as stream:
             arrays = numpy_files.ArrayFile(stream)
             missing = [name for name in names if name not in arrays]
             if missing:

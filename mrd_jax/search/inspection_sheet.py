@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from data_prep.geometry.listing import printable
 from data_prep.geometry.surface import Surface, rotate_upright
 from mrd_jax import atomic_io
 from mrd_jax.search import inspection, pictures
@@ -16,6 +17,8 @@ from mrd_jax.search import inspection, pictures
 VIEWS = 4
 # Layout in pixels: side of a picture, margin, height of the title, and of the text of a row.
 SIDE, MARGIN, TITLE_HEIGHT, TEXT_HEIGHT = 160, 8, 28, 48
+# A sheet of this many files takes 40 MB of memory, and is as high as most viewers show.
+ROWS_PER_SHEET = 50
 WIDTH = 2 * VIEWS * (SIDE + MARGIN) + 2 * MARGIN
 ROW_HEIGHT = TEXT_HEIGHT + SIDE + MARGIN
 TITLE = "Left: four views of the mesh. Right: four views of the points that an encoder gets."
@@ -37,7 +40,7 @@ def draw_row(inspected: inspection.Inspection) -> Image.Image:
     draw = ImageDraw.Draw(row)
     draw.line([(MARGIN, 0), (WIDTH - MARGIN, 0)], fill="#c8ccd1")
     width, at = WIDTH - 2 * MARGIN, (MARGIN, MARGIN // 2)
-    pictures.draw_text(draw, facts.file, at=at, size=13, width=width)
+    pictures.draw_text(draw, printable(facts.file), at=at, size=13, width=width)
     at = (MARGIN, MARGIN // 2 + 18)
     colour = _RED if facts.error or facts.notes else _MUTED
     pictures.draw_text(draw, _describe(facts), at=at, size=12, width=width, colour=colour)
@@ -51,6 +54,44 @@ def draw_row(inspected: inspection.Inspection) -> Image.Image:
             data = pictures.draw_cloud(cloud.xyz, rgb, size=SIDE, azimuth=azimuth)
             row.paste(Image.open(io.BytesIO(data)), _corner(VIEWS + number))
     return row
+
+
+class SheetWriter:
+    """Collects rows and writes them into PNG files of `ROWS_PER_SHEET` rows each.
+
+    The first file has the name that was given, the second one that of `page_path`, and so on.
+
+    Args:
+      path: the first file to write.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._rows: list[Image.Image] = []
+        self.written: list[Path] = []
+
+    def add(self, row: Image.Image) -> None:
+        """Adds a row from `draw_row`; writes a file when it is full."""
+        self._rows.append(row)
+        if len(self._rows) == ROWS_PER_SHEET:
+            self._write()
+
+    def close(self) -> None:
+        """Writes the remaining rows; without any row, a file with the title only."""
+        if self._rows or not self.written:
+            self._write()
+
+    def _write(self) -> None:
+        path = page_path(self._path, len(self.written) + 1)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_sheet(path, self._rows)
+        self.written.append(path)
+        self._rows = []
+
+
+def page_path(path: Path, number: int) -> Path:
+    """Returns the file of a page: `sheet.png`, `sheet-2.png`, `sheet-3.png`."""
+    return path if number == 1 else path.with_stem(f"{path.stem}-{number}")
 
 
 def write_sheet(path: Path, rows: Sequence[Image.Image]) -> None:

@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from mrd_jax import atomic_io, storage
 from mrd_jax.search import shape_index
 
 # Camera angles in degrees, from the front left and above: the first view that data_prep renders.
@@ -64,7 +65,7 @@ def draw_cloud(xyz: np.ndarray, rgb: np.ndarray, *, size: int, azimuth: float = 
 
 
 def write_sheet(
-    path: Path,
+    path: storage.PathLike,
     index: shape_index.ShapeIndex,
     numbers: np.ndarray,
     scores: np.ndarray,
@@ -100,7 +101,8 @@ def write_sheet(
         draw_text(
             draw, item.licence, at=(x, y + 3 * _LINE), colour=_MUTED_COLOUR, max_lines=_LINES - 3
         )
-    sheet.save(path, "PNG")
+    with atomic_io.replacing(path) as temporary, temporary.open("wb") as file:
+        sheet.save(file, "PNG")
 
 
 def draw_text(

@@ -83,9 +83,11 @@ def find(
     Raises:
       FileNotFoundError: a folder has no file of a supported type, or its table lists missing files.
       OSError: a folder cannot be read.
-      ValueError: a table is invalid.
+      ValueError: a table or `label_from` is invalid.
       formats.MissingPackageError: a folder has a table and the extra `prep` is not installed.
     """
+    if label_from:
+        shape_names.check_label_from(label_from)
     listings = [_find_in(place, exclude=exclude, label_from=label_from) for place in places]
     files: dict[str, ShapeFile] = {}
     repeated = 0

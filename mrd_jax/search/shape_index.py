@@ -3,7 +3,8 @@
 
 An index is a folder with `index.json`, `rows.npy`, `shapes.jsonl`, `xyz.npy`, `rgb.npy` and
 `pictures/`, and a faiss file if it was built with `--ann`. The arrays are memory-mapped, so opening
-an index takes the same time at any size. The folder is self-contained and can be moved.
+an index takes the same time at any size. The folder is self-contained and can be moved. An index in
+a bucket is copied to this machine when it is opened.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.geometry import formats
-from mrd_jax import atomic_io
+from mrd_jax import atomic_io, storage, transfer
 from mrd_jax.checkpoints import model_card
 from mrd_jax.search import nearest
 
@@ -189,7 +190,7 @@ class ShapeIndex:
 
 
 def write(
-    folder: Path,
+    folder: storage.PathLike,
     entries: Iterable[Entry],
     *,
     count: int,
@@ -219,8 +220,8 @@ def write(
         not `count`.
       nearest.AnnUnsupportedError: `ann` is set and faiss is not installed.
     """
-    folder = Path(folder)
-    if folder.exists():
+    target = storage.path(folder)
+    if target.exists():
         raise FileExistsError(f"{folder} exists; choose another folder or remove it first")
     if not count:
         raise ValueError("the index would be empty: there are no shapes")
@@ -231,7 +232,7 @@ def write(
         "xyz": (count, points, 3),
         "rgb": (count, points, 3),
     }
-    with atomic_io.replacing(folder) as temporary:
+    with atomic_io.replacing(target, last=INFO_FILE) as temporary:
         staging = Path(temporary)
         (staging / PICTURES).mkdir(parents=True)
         arrays = {
@@ -281,7 +282,7 @@ def _write_entries(
         raise ValueError(f"{len(ids)} shapes; expected {count}")
 
 
-def read(folder: Path | str) -> ShapeIndex:
+def read(folder: storage.PathLike) -> ShapeIndex:
     """Opens an index.
 
     Args:
@@ -291,12 +292,12 @@ def read(folder: Path | str) -> ShapeIndex:
       FileNotFoundError: the folder has no index.
       CorruptIndexError: a file is missing or corrupt, or has another format version.
     """
-    folder = Path(folder)
-    if not (folder / INFO_FILE).is_file():
+    if not (storage.path(folder) / INFO_FILE).is_file():
         raise FileNotFoundError(
             f"{folder} is not an index: it has no {INFO_FILE}. Build one with "
             "python -m mrd_jax.tools.search build"
         )
+    folder = transfer.local_copy(storage.path(folder))
     try:
         info = json.loads((folder / INFO_FILE).read_text("utf-8"))
         if info["format"] != FORMAT:

@@ -6,7 +6,6 @@ python -m mrd_jax.tools.compare runs/contrastive runs/mrd --output runs/comparis
 The first run is the reference: every other one is tested against it, paired by shape.
 """
 
-import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -19,11 +18,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status."""
     parser = command.Parser(__doc__, prog="python -m mrd_jax.tools.compare")
     add = parser.add_argument
-    add("runs", nargs="+", type=pathlib.Path, help="workdirs of the runs, two or more")
+    add("runs", nargs="+", type=command.path, help="workdirs of the runs, two or more")
     add("--names", nargs="+", help="one name per run (default: the name of its folder)")
-    add("--output", type=pathlib.Path, required=True, help="HTML page to write")
+    add("--output", type=command.path, required=True, help="HTML page to write")
     options = parser.parse_args(arguments)
-    names = options.names or [run.resolve().name for run in options.runs]
+    names = options.names or [run.name for run in options.runs]
     if len(names) != len(options.runs):
         parser.error(f"{len(names)} --names for {len(options.runs)} runs; expected one for each")
     runs = [

@@ -7,7 +7,6 @@ python -m mrd_jax.tools.convert --from eva --size b --checkpoint eva02_b.safeten
 """
 
 import argparse
-import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -52,8 +51,13 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = command.Parser(__doc__, prog="python -m mrd_jax.tools.convert")
     add = parser.add_argument
     add("--from", dest="source", required=True, choices=("openshape", "uni3d", "eva"))
-    add("--checkpoint", required=True, type=pathlib.Path, help=".pt, .pth, .bin or .safetensors")
-    add("--output", required=True, type=pathlib.Path, help="folder to write; for eva an .npz file")
+    add(
+        "--checkpoint",
+        required=True,
+        type=command.local_path,
+        help=".pt, .pth, .bin or .safetensors",
+    )
+    add("--output", required=True, type=command.path, help="folder to write; for eva an .npz file")
     add(
         "--size",
         choices=("ti", "s", "b", "l", "g"),

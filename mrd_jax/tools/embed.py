@@ -31,7 +31,7 @@ import mrd_jax.encoder
 from data_prep import shape_names
 from data_prep.geometry import clouds, formats
 from data_prep.geometry.listing import printable
-from mrd_jax import atomic_io
+from mrd_jax import atomic_io, storage
 from mrd_jax.checkpoints import fingerprinting, model_card
 from mrd_jax.cli import command
 from mrd_jax.encoder import Encoder
@@ -42,12 +42,14 @@ from mrd_jax.search import shape_files
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status: 1 if a file was skipped."""
     options = parse_options(arguments)
-    listing = shape_files.find(options.files, exclude=options.output, label_from=options.label_from)
+    listing = shape_files.find(
+        options.files, exclude=_local_or_none(options.output), label_from=options.label_from
+    )
     listing.print_notes()
     files = [dataclasses.replace(file, up=file.up or options.up or "") for file in listing.files]
     paths = [file.path for file in files]
     clouds.check_readable(paths)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
+    storage.make_folder(options.output.parent)
     encoder = mrd_jax.encoder.load(options.checkpoint, teacher=options.teacher)
     embeddings, report = embed_files(
         encoder,
@@ -77,6 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if report.skipped else 0
 
 
+def _local_or_none(output: storage.Path) -> Path | None:
+    """Returns the local path of the output, which may lie among the files to embed."""
+    return None if storage.is_remote(output) else storage.local_path(output)
+
+
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line.
 
@@ -88,17 +95,17 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "files",
         nargs="+",
-        type=Path,
+        type=command.local_path,
         metavar="FILE",
         help=f"{', '.join(formats.TYPES)}, or a folder: the files of its table, or else all in it",
     )
     add(
         "--checkpoint",
         required=True,
-        type=Path,
+        type=command.path,
         help="workdir of a run, one of its checkpoints, or encoder folder",
     )
-    add("--output", required=True, type=Path, help="npz file to write")
+    add("--output", required=True, type=command.path, help="npz file to write")
     add(
         "--up",
         choices=("y", "z"),
@@ -113,7 +120,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add("--columns", help=formats.COLUMNS_HELP)
     add("--seed", type=int, default=0, help="seed of the point sampling (default: 0)")
-    add("--label_from", type=shape_names.check_label_from, help=shape_names.LABEL_FROM_HELP)
+    add("--label_from", help=shape_names.LABEL_FROM_HELP)
     add("--teacher", help="fail unless the encoder was trained with this teacher")
     options = parser.parse_args(arguments)
     if options.batch_size < 1:
@@ -222,7 +229,7 @@ def _map_ahead(function: Callable, items: Iterable, *, count: int) -> Iterator[A
 
 
 def write_embeddings(
-    output: Path,
+    output: storage.PathLike,
     embeddings: np.ndarray,
     report: Report,
     *,

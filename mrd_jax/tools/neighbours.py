@@ -12,7 +12,6 @@ Writes one file into the folder of the data set, where config.data.hard_negative
 
 import argparse
 import itertools
-import pathlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -79,12 +78,12 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """
     parser = command.Parser(__doc__, prog="python -m mrd_jax.tools.neighbours")
     add = parser.add_argument
-    add("--data", required=True, type=pathlib.Path, help="folder of the data set, with its version")
+    add("--data", required=True, type=command.path, help="folder of the data set, with its version")
     add("--split", default="train", help="split to search (default: train)")
     add("--feature", default="image", choices=FEATURES, help="feature to compare (default: image)")
-    add("--checkpoint", type=pathlib.Path, help="workdir or encoder folder for --feature shape")
+    add("--checkpoint", type=command.path, help="workdir or encoder folder for --feature shape")
     add("--count", type=int, default=31, help="neighbours per record (default: 31)")
-    add("--output", type=pathlib.Path, help="file to write (default: neighbours/SPLIT.npz in DATA)")
+    add("--output", type=command.path, help="file to write (default: neighbours/SPLIT.npz in DATA)")
     add("--examples", type=int, default=3, help="records whose neighbours are printed (default: 3)")
     options = parser.parse_args(arguments)
     if (options.feature == "shape") != (options.checkpoint is not None):

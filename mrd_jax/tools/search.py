@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.geometry import formats
-from mrd_jax import encoder
+from data_prep.geometry.listing import printable
+from mrd_jax import atomic_io, encoder
 from mrd_jax.checkpoints import fingerprinting
 from mrd_jax.cli import command
 from mrd_jax.data import source
@@ -58,6 +59,16 @@ def build(options: argparse.Namespace) -> None:
         )
     index = shape_index.read(options.output)
     print(f"wrote {len(index)} shapes to {options.output}")
+    nameless = [item.id for item in index.items if not item.name]
+    if nameless:
+        print(
+            f"note: {len(nameless)} shape{'s' * (len(nameless) > 1)} without a name, such as "
+            f"{nameless[0]}; use --label_from folder when files are embedded or prepared, or a "
+            "table with a column 'name'",
+            file=sys.stderr,
+        )
+    if index.reader_note():
+        print(f"note: {index.reader_note()}", file=sys.stderr)
     teacher = index.teacher
     # Names of the Hugging Face Hub contain a slash.
     if not (index.folder / teacher.place).is_dir() and "/" not in teacher.place:
@@ -75,9 +86,9 @@ def find(options: argparse.Namespace) -> None:
     kinds = {kind for kind, _ in options.parts}
     student = teacher = None
     if "mesh" in kinds:
-        if note := index.reader_note():
-            print(f"note: {note}", file=sys.stderr)
         student = queries.load_encoder(index, options.checkpoint)
+        if index.reader_note():
+            print(f"note: {index.reader_note()}", file=sys.stderr)
     if kinds & {"text", "image"}:
         teacher = queries.load_teacher(index, options.teacher)
     searcher = queries.Searcher(index, encoder=student, teacher=teacher, ann=options.ann)
@@ -93,7 +104,7 @@ def find(options: argparse.Namespace) -> None:
     else:
         text = {"table": format_table, "json": format_json}[options.format](index, matches)
         if options.output:
-            options.output.write_text(text + "\n", encoding="utf-8")
+            atomic_io.write_text(options.output, text + "\n")
         else:
             print(text)
 
@@ -111,7 +122,7 @@ def _embed_part(searcher: queries.Searcher, kind: str, value: str, *, up: str | 
     except ValueError as error:
         raise ValueError(f"cannot use {value}: {error}") from error
     if cloud.faults:
-        print(f"note: {value}: {', '.join(cloud.faults)}", file=sys.stderr)
+        print(f"note: {printable(value)}: {', '.join(cloud.faults)}", file=sys.stderr)
     return searcher.embed_cloud(cloud.xyz, cloud.rgb)
 
 
@@ -170,10 +181,16 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _add_build(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--output", required=True, type=Path, help="folder of the index, must not exist")
-    add("--data", type=Path, help="folder of a prepared data set, with its version")
-    add("--embeddings", type=Path, help="npz file of mrd_jax.tools.embed, instead of --data")
-    add("--checkpoint", type=Path, help="with --data: workdir of a run, or folder of an encoder")
+    add("--output", required=True, type=command.path, help="folder of the index, must not exist")
+    add("--data", type=command.path, help="folder of a prepared data set, with its version")
+    add(
+        "--embeddings", type=command.path, help="npz file of mrd_jax.tools.embed, instead of --data"
+    )
+    add(
+        "--checkpoint",
+        type=command.path,
+        help="with --data: workdir of a run, or folder of an encoder",
+    )
     add("--splits", nargs="+", default=(), help="with --data: splits to index (default: all)")
     add(
         "--teacher",
@@ -186,7 +203,7 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
 
 def _add_find(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--index", required=True, type=Path, help="folder of the index")
+    add("--index", required=True, type=command.path, help="folder of the index")
     for name, text in (
         ("--text", "text to search for; may be repeated"),
         ("--image", "picture file to search for; may be repeated"),
@@ -194,7 +211,11 @@ def _add_find(parser: argparse.ArgumentParser) -> None:
     ):
         add(name, action=_AppendPart, dest="parts", default=[], metavar=name[2:].upper(), help=text)
     add("--weights", nargs="+", type=float, help="one weight per part, in order (default: 1 each)")
-    add("--checkpoint", type=Path, help="with --mesh: the encoder that the index was built with")
+    add(
+        "--checkpoint",
+        type=command.path,
+        help="with --mesh: the encoder that the index was built with",
+    )
     add(
         "--teacher",
         help="with --text and --image: hub name or folder (default: recorded in the index)",
@@ -202,7 +223,7 @@ def _add_find(parser: argparse.ArgumentParser) -> None:
     add("--up", choices=("y", "z"), help="vertical axis of --mesh (default: by file type)")
     add("--count", type=int, default=10, help="number of shapes to find (default: 10)")
     add("--format", default="table", choices=FORMATS, help="output format (default: table)")
-    add("--output", type=Path, help="file to write (default: print to stdout)")
+    add("--output", type=command.path, help="file to write (default: print to stdout)")
     add("--ann", action="store_true", help="search approximately; for 200,000 shapes and more")
 
 

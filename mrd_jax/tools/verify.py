@@ -9,12 +9,11 @@ The exit status is 1 if a checkpoint is corrupt.
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
-from etils import epath
-
+from mrd_jax import storage
 from mrd_jax.checkpoints import manifest, model_card, paths, restore, run_identity
 from mrd_jax.cli import command
 
-Opener = Callable[[epath.Path], restore.StoredStudent]
+Opener = Callable[[storage.Path], restore.StoredStudent]
 
 
 @command.reports_errors
@@ -22,11 +21,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status: 1 if a checkpoint is corrupt."""
     parser = command.Parser(__doc__, prog="python -m mrd_jax.tools.verify")
     parser.add_argument(
-        "paths", nargs="+", type=epath.Path, help="workdirs, checkpoints or encoder folders"
+        "paths", nargs="+", type=command.path, help="workdirs, checkpoints or encoder folders"
     )
     corrupt = 0
     for path in parser.parse_args(arguments).paths:
-        for checkpoint, open_student in find_checkpoints(path.absolute()):
+        for checkpoint, open_student in find_checkpoints(path):
             try:
                 print(f"{checkpoint}: {open_student(checkpoint).verify()} arrays, intact")
             except (manifest.CorruptCheckpointError, model_card.CardError) as error:
@@ -35,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(corrupt > 0)
 
 
-def find_checkpoints(path: epath.Path) -> Iterator[tuple[epath.Path, Opener]]:
+def find_checkpoints(path: storage.Path) -> Iterator[tuple[storage.Path, Opener]]:
     """Yields every checkpoint of a path with the function that opens it.
 
     Args:

@@ -122,6 +122,7 @@ _DATA = {
     "neighbours": integer(1),
     "neighbours_file": TEXT,
     "corrupt_records": integer(0),
+    "read_threads": integer(-1),
     "cache": FLAG,
 }
 _AUGMENT = {

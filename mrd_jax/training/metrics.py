@@ -5,20 +5,24 @@ import contextlib
 import json
 import logging
 import math
+import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent import futures
 from typing import Any
 
 import jax
 import tensorboardX
-from etils import epath
 
-from mrd_jax import atomic_io
+from mrd_jax import atomic_io, storage, transfer
 from mrd_jax.distributed import processes
 from mrd_jax.evaluation import evaluator, history
 from mrd_jax.report import relations
 
 LOGGER = logging.getLogger(__name__)
+
+# Seconds between uploads of the event file, which are whole: a bucket cannot append.
+EVENTS_EVERY = 30
 
 
 class MetricWriter:
@@ -26,11 +30,15 @@ class MetricWriter:
 
     A line is {"step": s, name: value, ...}. Training metrics of step s were computed by the update
     that led to state s; evaluations were computed on state s.
+
+    A thread writes the files, because a write to a bucket takes a tenth of a second. `flush` waits
+    for it. The loop calls `flush` before it saves a checkpoint, so that no checkpoint exists
+    without the lines up to its step.
     """
 
     def __init__(
         self,
-        workdir: str,
+        workdir: storage.PathLike,
         *,
         start_step: int,
         tracked: relations.TrackedShapes | None = None,
@@ -50,7 +58,7 @@ class MetricWriter:
         self._board = None
         if jax.process_index() != 0:
             return
-        self._path = epath.Path(workdir) / history.FILE
+        self._path = storage.path(workdir) / history.FILE
         kept = ""
         if self._path.exists():
             kept = "".join(
@@ -59,9 +67,13 @@ class MetricWriter:
                 if json.loads(line)["step"] <= start_step
             )
         atomic_io.write_text(self._path, kept)
-        self._board = tensorboardX.SummaryWriter(
-            str(epath.Path(workdir) / "tensorboard"), purge_step=start_step + 1
-        )
+        self._events = storage.path(workdir) / "tensorboard"
+        self._local_events = transfer.scratch(self._events)
+        self._board = tensorboardX.SummaryWriter(str(self._local_events), purge_step=start_step + 1)
+        self._lock = threading.Lock()
+        self._pending = ""
+        self._published = time.monotonic()
+        self._thread = futures.ThreadPoolExecutor(1, "metrics")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Appends one line.
@@ -74,11 +86,31 @@ class MetricWriter:
             return
         # JSON has no NaN: a non-finite value is written as its name.
         line = {k: v if math.isfinite(v) else str(v) for k, v in values.items()}
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **line}) + "\n")
+        with self._lock:
+            self._pending += json.dumps({"step": step, **line}) + "\n"
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
         self._board.flush()
+        self._thread.submit(self._write_pending)
+
+    def flush(self) -> None:
+        """Waits until everything is written."""
+        if self._board is None:
+            return
+        self._board.flush()
+        self._thread.submit(self._write_pending, publish=True).result()
+
+    def _write_pending(self, *, publish: bool = False) -> None:
+        """Writes the lines that are not written yet; keeps them if that fails."""
+        with self._lock:
+            lines = self._pending
+        if lines:
+            storage.append_text(self._path, lines)
+            with self._lock:
+                self._pending = self._pending.removeprefix(lines)
+        if publish or time.monotonic() - self._published > EVENTS_EVERY:
+            transfer.mirror(self._local_events, self._events)
+            self._published = time.monotonic()
 
     def write_progress(self, step: int, values: Mapping[str, float], *, total_steps: int) -> None:
         """Writes training metrics and logs the most important ones.
@@ -112,9 +144,13 @@ class MetricWriter:
         LOGGER.info("step %d: test top-1 %.1f%%", step, 100 * evaluation.metrics["test/top1"])
 
     def close(self) -> None:
-        """Closes the event file."""
-        if self._board is not None:
-            self._board.close()
+        """Writes what is left, and closes the event file."""
+        if self._board is None:
+            return
+        self._board.close()
+        self._thread.submit(self._write_pending, publish=True).result()
+        self._thread.shutdown()
+        transfer.discard(self._local_events, self._events)
 
 
 class Stopwatch:

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
+
+from mrd_jax import storage
 
 # Metric of a step: 1 if its update was skipped, otherwise 0.
 SKIPPED = "skipped"
@@ -37,7 +38,9 @@ class NonFiniteUpdates:
     wait for the devices at every step.
     """
 
-    def __init__(self, workdir: str, *, limit: int, names: Callable[[Sequence[int]], list[str]]):
+    def __init__(
+        self, workdir: storage.PathLike, *, limit: int, names: Callable[[Sequence[int]], list[str]]
+    ):
         """Initialises the count to 0.
 
         Args:
@@ -45,7 +48,7 @@ class NonFiniteUpdates:
           limit: consecutive skipped updates after which the run stops; 0 never stops it.
           names: returns the ids of the samples at given positions of the training split.
         """
-        self._path = epath.Path(workdir) / f"skipped.{jax.process_index()}.jsonl"
+        self._path = storage.path(workdir) / f"skipped.{jax.process_index()}.jsonl"
         self._limit = limit
         self._names = names
         self._consecutive: list[int] = []
@@ -79,8 +82,7 @@ class NonFiniteUpdates:
         values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
         bad = sorted(name for name, value in values.items() if not np.isfinite(value))
         line = {"step": step, "not_finite": bad, "ids": self._names(index.tolist())}
-        with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        storage.append_text(self._path, json.dumps(line) + "\n")
         if self._limit and len(self._consecutive) >= self._limit:
             raise NonFiniteError(
                 f"{len(self._consecutive)} consecutive updates were not finite, steps "

@@ -2,10 +2,11 @@
 """Records a few steps for TensorBoard's profiler."""
 
 import logging
-import os
 from typing import Any
 
 import jax
+
+from mrd_jax import storage, transfer
 
 LOGGER = logging.getLogger(__name__)
 
@@ -20,14 +21,14 @@ class Profile:
     As a context manager, it ends a recording that is still running at the end of the block.
     """
 
-    def __init__(self, workdir: str, *, steps: int):
+    def __init__(self, workdir: storage.PathLike, *, steps: int):
         """Configures the recording.
 
         Args:
           workdir: folder of the run.
           steps: number of steps to record; 0 records none.
         """
-        self._folder = os.path.join(workdir, "tensorboard")
+        self._folder = storage.path(workdir) / "tensorboard"
         self._steps = steps
         self._running = False
 
@@ -46,7 +47,8 @@ class Profile:
         """
         if self._steps and done == AFTER:
             jax.block_until_ready(state)
-            jax.profiler.start_trace(self._folder)
+            self._local = transfer.scratch(self._folder)
+            jax.profiler.start_trace(str(self._local))
             self._running = True
         elif self._running and done == AFTER + self._steps:
             jax.block_until_ready(state)
@@ -56,4 +58,6 @@ class Profile:
         if self._running:
             self._running = False
             jax.profiler.stop_trace()
+            transfer.publish(self._local, self._folder)
+            transfer.discard(self._local, self._folder)
             LOGGER.info("profile: tensorboard --logdir %s (with xprof installed)", self._folder)

@@ -13,12 +13,11 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict, FrozenConfigDict
 
-import mrd_jax
-from mrd_jax import models
+from mrd_jax import models, storage
 from mrd_jax.checkpoints import initial_weights, manager, model_card, run_identity, train_state
 from mrd_jax.data import corrupt_records, loader, source
 from mrd_jax.data.hard_negatives import neighbour_index
-from mrd_jax.distributed import backends, processes
+from mrd_jax.distributed import backends, processes, versions
 from mrd_jax.evaluation import evaluator, history
 from mrd_jax.training import initial_state, optimizer, step, validation
 
@@ -92,7 +91,7 @@ class TrainingData:
     metadata: dict[str, Any]
 
     def open_stream(
-        self, config: ConfigDict, *, workdir: str, start_step: int
+        self, config: ConfigDict, *, workdir: storage.PathLike, start_step: int
     ) -> tuple[Iterator[dict[str, np.ndarray]], corrupt_records.CorruptRecords]:
         """Opens the batches of this process.
 
@@ -137,9 +136,9 @@ def build_run(config: ConfigDict, *, devices: Sequence[jax.Device] | None = None
     """
     validation.validate(config)
     processes.check_devices()
+    processes.require_same(versions.settings(), remedy=f"To mend it, {versions.REMEDY}.")
     processes.require_same(
-        {"mrd_jax": mrd_jax.__version__, "jax": jax.__version__}
-        | {
+        {
             f"config.{name}": value
             for name, value in run_identity.flatten(config).items()
             if name not in run_identity.HOST_FIELDS
@@ -149,9 +148,18 @@ def build_run(config: ConfigDict, *, devices: Sequence[jax.Device] | None = None
     validation.validate_devices(
         config, device_count=len(devices), process_count=jax.process_count()
     )
+    model_config = ConfigDict(config.model)
+    if config.model.get("micro_batch", 0):
+        model_config.micro_batch = validation.micro_batch(config, device_count=len(devices))
+        if model_config.micro_batch != config.model.micro_batch:
+            LOGGER.info(
+                "config.model.micro_batch is %d; %d is used, which divides the samples per device",
+                config.model.micro_batch,
+                model_config.micro_batch,
+            )
     return Run(
         config=FrozenConfigDict(config),
-        model=models.build_model(config.model),
+        model=models.build_model(model_config),
         optimizer=optimizer.build_optimizer(config.optimizer, total_steps=config.total_steps),
         schedule=optimizer.learning_rate_schedule(config.optimizer, total_steps=config.total_steps),
         backend=backends.make_backend(config.spmd, shard_state=config.shard_state, devices=devices),
@@ -180,7 +188,7 @@ def open_data(config: ConfigDict) -> TrainingData:
 
 
 def open_checkpoints(
-    config: ConfigDict, workdir: str, data: TrainingData, *, read_only: bool = False
+    config: ConfigDict, workdir: storage.PathLike, data: TrainingData, *, read_only: bool = False
 ) -> manager.CheckpointManager:
     """Opens the checkpoints of a workdir, with the evaluations of its `metrics.jsonl`.
 

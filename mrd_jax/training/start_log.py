@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from mrd_jax import storage
 from mrd_jax.checkpoints import model_card, train_state
 from mrd_jax.data import batch_spec
 from mrd_jax.distributed import backends, compilation_cache
@@ -22,7 +23,7 @@ def log_start(
     data: run_lib.TrainingData,
     state: train_state.TrainState,
     *,
-    workdir: str,
+    workdir: storage.PathLike,
 ) -> None:
     """Logs devices, model, batch, schedule and the shardings of parameters and batch.
 
@@ -41,7 +42,7 @@ def lines(
     data: run_lib.TrainingData,
     state: train_state.TrainState,
     *,
-    workdir: str,
+    workdir: storage.PathLike,
 ) -> list[str]:
     """Returns the lines that `log_start` logs; arguments as there."""
     config, devices = run.config, run.backend.devices

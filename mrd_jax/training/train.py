@@ -7,10 +7,9 @@ import time
 from collections.abc import Sequence
 
 import jax
-from etils import epath
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from mrd_jax import atomic_io
+from mrd_jax import atomic_io, storage
 from mrd_jax.checkpoints import manager, run_identity, train_state
 from mrd_jax.distributed import processes
 from mrd_jax.evaluation import history
@@ -27,8 +26,8 @@ FINISHED = "finished"
 
 
 def train_and_evaluate(
-    config: ConfigDict, workdir: str, *, devices: Sequence[jax.Device] | None = None
-) -> None:
+    config: ConfigDict, workdir: storage.PathLike, *, devices: Sequence[jax.Device] | None = None
+) -> bool:
     """Trains to the last step, continuing the run in the workdir, then evaluates and reports.
 
     Without a test split (`config.data.test_split` is empty) the run is only trained. On SIGTERM or
@@ -40,17 +39,22 @@ def train_and_evaluate(
       workdir: folder of the run.
       devices: devices of the run, over all processes; all devices by default.
 
+    Returns:
+      Whether the run is finished; not after a graceful shutdown.
+
     Raises:
       ValueError: config, data set and workdir do not fit together.
       mrd_jax.training.nonfinite.NonFiniteError: too many consecutive updates were not finite.
       mrd_jax.data.corrupt_records.TooManyCorruptRecordsError: too many records cannot be read.
     """
+    workdir = storage.path(workdir)
     run = run_lib.build_run(config, devices=devices)
     # Opened before the workdir is claimed: the test set may not fit the run either.
     evaluator = run.evaluator()
     data = run_lib.open_data(config)
     with contextlib.closing(run_lib.open_checkpoints(config, workdir, data)) as checkpoints:
         state = run_lib.restore_or_initialise(run, checkpoints)
+        checkpoints.warm_up(state)
         start_log.log_start(run, data, state, workdir=workdir)
         started = time.perf_counter()
         state = train(
@@ -59,7 +63,7 @@ def train_and_evaluate(
     LOGGER.info("training: %.0f s", time.perf_counter() - started)
     if int(state.step) < config.total_steps:
         LOGGER.info("the same command continues this run")
-        return
+        return False
 
     if config.checkpoints_best:
         LOGGER.info("best step by %s: %d", config.best_metric, checkpoints.find("best"))
@@ -68,7 +72,8 @@ def train_and_evaluate(
     else:
         final.write_results(evaluator, state.variables(), workdir=workdir)
     if jax.process_index() == 0:
-        atomic_io.write_text(epath.Path(workdir) / FINISHED, f"{config.total_steps} steps\n")
+        atomic_io.write_text(storage.path(workdir) / FINISHED, f"{config.total_steps} steps\n")
+    return True
 
 
 def train(
@@ -78,7 +83,7 @@ def train(
     data: run_lib.TrainingData,
     evaluator: Evaluator | None,
     checkpoints: manager.CheckpointManager,
-    workdir: str,
+    workdir: storage.PathLike,
 ) -> train_state.TrainState:
     """Runs the training loop from the step of `state` on.
 
@@ -121,6 +126,7 @@ def train(
             hang.reset()
             # After the last update, the run is finished instead: nothing would be left to resume.
             if step < config.total_steps and shutdown.requested(step):
+                log.flush()
                 checkpoints.save(state, step=step)
                 LOGGER.info("stopped at step %d by %s; a checkpoint is saved", step, shutdown)
                 return state
@@ -137,6 +143,7 @@ def train(
 
             # 2. Save.
             if saves:
+                log.flush()
                 checkpoints.save(state, step=step)
                 stopwatch.restart()
             if step == config.total_steps:
@@ -179,7 +186,7 @@ def _due(config: FrozenConfigDict, step: int) -> tuple[bool, bool]:
 
 def evaluate(
     config: ConfigDict,
-    workdir: str,
+    workdir: storage.PathLike,
     *,
     which: str = "newest",
     devices: Sequence[jax.Device] | None = None,
@@ -197,6 +204,7 @@ def evaluate(
       mrd_jax.checkpoints.manifest.CorruptCheckpointError: the checkpoint is corrupt.
       ValueError: config, data set and workdir do not fit together, or there is no test split.
     """
+    workdir = storage.path(workdir)
     run = run_lib.build_run(config, devices=devices)
     run_identity.require_run(workdir)
     evaluator = run.evaluator()

@@ -6,12 +6,15 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from mrd_jax import models
+from mrd_jax import models, storage
 from mrd_jax.checkpoints import run_identity
 from mrd_jax.data import batch_spec, captions
 from mrd_jax.data.hard_negatives import neighbour_index
 from mrd_jax.losses import options
 from mrd_jax.training import config_schema
+
+# Fields that are paths.
+PATHS = ("data.directory", "data.test_directory", "data.neighbours_file", "initial_weights")
 
 
 class ConfigError(ValueError):
@@ -51,15 +54,41 @@ def validate_devices(config: ConfigDict, *, device_count: int, process_count: in
             config.batch_size, process_count=process_count, device_count=device_count
         )
     )
-    local_batch = config.batch_size // device_count
-    micro_batch = config.model.get("micro_batch", 0)
-    if not faults and micro_batch and local_batch % micro_batch:
-        faults.append(
-            f"config.model.micro_batch is {micro_batch}; expected a divisor of the {local_batch} "
-            f"samples per device (config.batch_size {config.batch_size})"
-        )
+    if not faults:
+        faults = _messages(lambda: micro_batch(config, device_count=device_count))
     if faults:
         raise ConfigError("\n".join(faults))
+
+
+def micro_batch(config: ConfigDict, *, device_count: int) -> int:
+    """Returns the samples per micro-batch that fit the samples per device.
+
+    A run that continues on another number of devices has another number of samples per device. The
+    result is the largest divisor of that number up to `config.model.micro_batch`: it takes no more
+    memory, and changes the result up to rounding only.
+
+    Args:
+      config: config of a run.
+      device_count: devices of the run, over all processes; divides config.batch_size.
+
+    Returns:
+      Number of samples; 0 if the config has no micro-batches.
+
+    Raises:
+      ValueError: that divisor is less than half of `config.model.micro_batch`, which would make the
+        step slow.
+    """
+    wanted = config.model.get("micro_batch", 0)
+    local_batch = config.batch_size // device_count
+    divisors = [size for size in range(1, local_batch + 1) if local_batch % size == 0]
+    found = max((size for size in divisors if size <= wanted), default=0)
+    if 2 * found < min(wanted, local_batch):
+        raise ValueError(
+            f"config.model.micro_batch is {wanted}; with {local_batch} samples per device "
+            f"(config.batch_size {config.batch_size} over {device_count} devices), expected one of "
+            f"{', '.join(map(str, divisors))}"
+        )
+    return found
 
 
 def validate_records(config: ConfigDict, *, records: int) -> None:
@@ -120,6 +149,7 @@ def _value_faults(config: ConfigDict, names: set[str]) -> list[str]:
         lambda: options.check(config.loss): ("loss.",),
         lambda: _check_warmup(config): ("optimizer.warmup_steps", "total_steps"),
         lambda: _check_sizes(config): ("model", "teacher.dim", "data.points", "eval_windows"),
+        lambda: _check_paths(config): ("initial_weights", "data."),
         lambda: _check_modes(config): ("checkpoints_best", "spmd", "shard_state", "data.test"),
     }
     faults = list(invalid.values())
@@ -175,6 +205,17 @@ def _check_sizes(config: ConfigDict) -> None:
             f"config.eval_windows is {config.eval_windows}; with {available} points per record and "
             f"model.points {points} it must be 1 to {available // points}"
         )
+
+
+def _check_paths(config: ConfigDict) -> None:
+    """Checks the kinds of the paths; whether there are such files shows when they are opened."""
+    for name in PATHS:
+        given = _value(config, name)
+        try:
+            if isinstance(given, str) and given:
+                storage.path(given)
+        except ValueError as error:
+            raise ValueError(f"config.{name} is {error}") from error
 
 
 def _check_warmup(config: ConfigDict) -> None:

@@ -52,11 +52,6 @@ def test_another_config_is_rejected_with_every_field_and_both_values(tmp_path):
     assert "batch_size" not in str(error.value)
 
 
-def test_a_bucket_url_is_rejected_as_workdir():
-    with pytest.raises(ValueError, match="--workdir is gs://b/run: expected a folder; mount"):
-        open_workdir("gs://b/run", tiny_config())
-
-
 def test_other_data_is_rejected(tmp_path):
     open_workdir(tmp_path, tiny_config()).close()
     with pytest.raises(run_identity.WorkdirMismatchError, match="data-1 there, data-2 now"):

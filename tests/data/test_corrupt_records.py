@@ -3,6 +3,7 @@
 
 import itertools
 import json
+import re
 import types
 
 import numpy as np
@@ -128,8 +129,10 @@ def test_each_corrupt_record_is_logged_once_and_counted_from_its_step_on(caplog)
         "shape 30",
         "shape 7",
     ]
-    assert "record shape 21 is corrupt and is replaced, 1 of at most 3" in caplog.messages[0]
-    assert "record 1 of a-1-of-2" in caplog.messages[0]
+    # Two threads load batches, so that any of the records may be met first.
+    (message,) = [text for text in caplog.messages if "shape 21" in text]
+    assert re.search("record shape 21 is corrupt and is replaced, [123] of at most 3", message)
+    assert "record 1 of a-1-of-2" in message
     first = {
         index: next(s for s, got in enumerate(batches(config, 30)) if index in got["index"])
         for index in CORRUPT
@@ -201,10 +204,28 @@ def test_a_corrupt_training_split_is_not_embedded_for_evaluation(copied, caplog)
 
     def evaluator(allowed):
         config = tiny_config(data__directory=str(folder), data__corrupt_records=allowed)
-        return types.SimpleNamespace(config=config, embed=lambda variables, records: [*records])
+        return types.SimpleNamespace(
+            config=config, embed=lambda variables, records, indices: [records[i] for i in indices]
+        )
 
     assert final.embed_training_split(evaluator(1), {}) is None
     expected = f"training split, which has corrupt records: cannot read record 6 of {shard.name}"
     assert expected in caplog.text
     with pytest.raises(source.CorruptRecordError):
         final.embed_training_split(evaluator(0), {})
+
+
+@pytest.mark.parametrize("threads", [0, 8])
+@pytest.mark.parametrize("allowed", [0, 1, 2])
+def test_stream_ends_at_the_first_batch_that_exceeds_the_limit(threads, allowed):
+    """Batches of later steps are loaded at the same time; they do not end the stream earlier."""
+    planned = batches(config_of(), 30)
+    met = [set(CORRUPT) & {int(i) for batch in planned[: n + 1] for i in batch["index"]}
+           for n in range(30)]  # fmt: skip
+    last = next(step for step, indices in enumerate(met) if len(indices) > allowed)
+    config = config_of(corrupt_records=allowed, read_threads=threads)
+    got = []
+    with pytest.raises(corrupt_records.TooManyCorruptRecordsError, match=f"allows {allowed} "):
+        for batch in loader.train_stream(records(), config):
+            got.append(batch)
+    assert len(got) == last

@@ -67,6 +67,8 @@ def test_batches_match_those_of_records_decoded_by_tfds(made):
         "picture_probability": 0.5,
         "caption_kinds": (),
         "hard_negatives": 0,
+        "directory": "",
+        "read_threads": 0,
         "corrupt_records": 0,
     }
     data |= {"caption_groups": (("name",), ("tags",)), "caption_chances": (1.0, 2.0)}

@@ -31,11 +31,21 @@ def test_the_records_have_the_requested_number_and_size(folder):
 
 
 def test_a_repeated_source_repeats_its_records(folder):
-    opened = source.open_split(folder, "train")
-    repeated = input_pipeline.Repeated(opened)
+    repeated = input_pipeline.Repeated(input_pipeline.open_records(folder)[2])
     assert len(repeated) == input_pipeline.OPENSHAPE
+    opened = input_pipeline.as_source(repeated, folder)
     for index in (0, 33, 34, 34 * 7 + 5):
-        assert repeated.read(index, ("id",)) == {"id": f"shape {index % 34}"}
+        assert opened.read(index, ("id",)) == {"id": f"shape {index % 34}"}
+
+
+def test_throughput_with_latency_is_that_of_the_threads_that_read_ahead(folder, monkeypatch):
+    monkeypatch.setattr(input_pipeline, "WARM_BATCHES", 2)
+    monkeypatch.setattr(input_pipeline, "TIMED_BATCHES", 6)
+    config = input_pipeline.make_config(input_pipeline.parse_arguments(ARGUMENTS))
+    for threads in (1, 4):
+        config.data.read_threads = threads
+        found = input_pipeline.measure_throughput(folder, config, latency=0.02)
+        assert 0.4 * threads / 0.02 < found < 2 * threads / 0.02
 
 
 def test_every_stage_reads_the_same_records(folder):

@@ -3,12 +3,14 @@
 
 import collections
 import itertools
+import threading
+import time
 
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from mrd_jax.data import batch_spec, loader, source
+from mrd_jax.data import batch_spec, loader, read_ahead, source
 
 # Grain shuffles fewer than a hundred records slowly: it searches a permutation of 2**16 indices.
 RECORDS, POINTS, DIM = 40, 7, 4
@@ -53,6 +55,7 @@ def records(count: int = RECORDS, *, cache: bool = False) -> source.RecordSource
 def config_of(*, batch_size: int = 4, seed: int = 0, **data) -> ConfigDict:
     defaults = {"caption_kinds": (), "caption_groups": (), "caption_chances": ()}
     defaults |= {"points": POINTS, "picture_probability": -1.0, "hard_negatives": 0}
+    defaults |= {"directory": "", "read_threads": 0}
     defaults |= {"corrupt_records": 0}
     return ConfigDict(
         {
@@ -212,5 +215,49 @@ def test_hard_negatives_without_neighbours_are_rejected():
 
 
 def test_an_empty_split_is_rejected():
-    with pytest.raises(ValueError, match="split 'train' of some/folder has no records"):
+    with pytest.raises(ValueError, match="split 'train' of .*some/folder has no records"):
         loader.train_stream(records(0), config_of())
+
+
+class SlowRecords:
+    """Records whose reads take a while, those of odd positions longer; counts reads in flight."""
+
+    def __init__(self):
+        self.in_flight, self.most = 0, 0
+        self._lock = threading.Lock()
+
+    def __len__(self):
+        return RECORDS
+
+    def __getitem__(self, index):
+        with self._lock:
+            self.in_flight += 1
+            self.most = max(self.most, self.in_flight)
+        time.sleep(0.02 if index % 2 else 0.005)
+        with self._lock:
+            self.in_flight -= 1
+        return raw_record(index)
+
+
+@pytest.mark.parametrize("threads", [1, 8, 64])
+@pytest.mark.parametrize("options", [{}, {"start_step": 3, "process_count": 2, "process_index": 1}])
+def test_threads_that_read_ahead_do_not_change_the_stream(threads, options):
+    slow = SlowRecords()
+    opened = source.RecordSource(
+        slow, shards=[("a", RECORDS)], directory="some/folder", split="train", cache=False
+    )
+    stream = loader.train_stream(opened, config_of(read_threads=threads), **options)
+    for want, got in zip(batches(config_of(), 9, **options), stream, strict=False):
+        for name in want:
+            np.testing.assert_array_equal(got[name], want[name])
+    # Rows of two batches, of 4 or 2 rows, are requested at the same time.
+    assert 1 <= slow.most <= threads
+    assert threads == 1 or slow.most > 2
+
+
+def test_records_in_a_bucket_are_read_ahead_and_files_are_not():
+    assert read_ahead.thread_count("gs://bucket/data") == 64
+    assert read_ahead.thread_count("/data") == 0
+    assert (
+        read_ahead.thread_count("gs://bucket/data", 3) == read_ahead.thread_count("/data", 3) == 3
+    )

@@ -9,6 +9,7 @@ import pytest
 from fake_data import DIM
 from tiny import tiny_config
 
+from mrd_jax import storage
 from mrd_jax.data import source
 from mrd_jax.data.hard_negatives import neighbour_index
 from mrd_jax.tools import neighbours as tool
@@ -107,7 +108,7 @@ def test_the_index_is_written_below_the_folder_of_the_data_set(copied, capsys):
     [
         (["--count", 29], "--count is 29, but split 'train' has 29 records"),
         (["--split", "trian"], "no split 'trian'"),
-        (["--data", "nowhere"], "no data set in 'nowhere'"),
+        (["--data", "/nowhere"], "no data set in '/nowhere'"),
     ],
 )
 def test_unusable_arguments_are_rejected(run, arguments, message):
@@ -218,7 +219,7 @@ def test_an_index_is_written_atomically(tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
-        patch.setattr(type(neighbour_index.epath.Path(tmp_path)), "replace", raise_disk_full)
+        patch.setattr(type(storage.path(tmp_path)), "replace", raise_disk_full)
         neighbour_index.write(tmp_path / "N.npz", some(split="test"))
     assert neighbour_index.read(tmp_path / "N.npz").split == "train"
     assert [path.name for path in tmp_path.iterdir()] == ["N.npz"]

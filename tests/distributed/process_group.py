@@ -10,7 +10,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from mrd_jax import storage
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = ROOT / "tests" / "distributed" / "multi_process_config.py"
@@ -23,12 +25,12 @@ class ProcessGroup:
     """The processes of one run.
 
     Attributes:
-      workdir: folder of the run.
+      workdir: folder of the run, local or in a bucket.
       logs: log file of each process.
       processes: processes by index.
     """
 
-    workdir: pathlib.Path
+    workdir: storage.Path | pathlib.Path
     logs: list[pathlib.Path]
     processes: list[subprocess.Popen]
 
@@ -56,12 +58,14 @@ class ProcessGroup:
 
 
 def start(
-    workdir: pathlib.Path,
+    workdir: storage.Path | pathlib.Path,
     data: pathlib.Path,
     *flags: str,
     processes: int = 2,
     devices: int = 4,
     own_flags: Sequence[Sequence[str]] = (),
+    own_environment: Sequence[Mapping[str, str]] = (),
+    log_folder: pathlib.Path | None = None,
 ) -> ProcessGroup:
     """Starts the training command as one run of several processes.
 
@@ -72,8 +76,11 @@ def start(
       processes: number of processes; a single one joins no cluster.
       devices: number of devices of each process.
       own_flags: additional flags of each process, by its index.
+      own_environment: additional variables of each process, by its index.
+      log_folder: local folder of the logs; the parent of the workdir by default.
     """
-    workdir.parent.mkdir(parents=True, exist_ok=True)
+    log_folder = log_folder or workdir.parent
+    log_folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         coordinator = f"localhost:{free.getsockname()[1]}"
@@ -94,13 +101,13 @@ def start(
             command += [f"--coordinator={coordinator}", f"--processes={processes}"]
             command += [f"--process={process}"]
         command += own_flags[process] if own_flags else []
-        logs.append(workdir.parent / f"{workdir.name}.{process}.log")
+        logs.append(log_folder / f"{workdir.name}.{process}.log")
         with logs[-1].open("ab") as log:
             started.append(
                 subprocess.Popen(
                     command,
                     cwd=ROOT,
-                    env=environment,
+                    env=environment | (own_environment[process] if own_environment else {}),
                     stdout=log,
                     stderr=log,
                 )
@@ -109,7 +116,7 @@ def start(
     return ProcessGroup(workdir, logs, started)
 
 
-def metric_rows(workdir: pathlib.Path, name: str) -> list[dict]:
+def metric_rows(workdir: storage.Path | pathlib.Path, name: str) -> list[dict]:
     """Returns the rows of `metrics.jsonl` that hold a metric."""
     path = workdir / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []

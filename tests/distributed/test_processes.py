@@ -5,11 +5,14 @@ import socket
 import subprocess
 import sys
 
+import flax
 import jax
+import jaxlib
 import numpy as np
+import optax
 import pytest
 
-from mrd_jax.distributed import processes
+from mrd_jax.distributed import processes, versions
 
 
 @pytest.mark.parametrize(
@@ -57,7 +60,8 @@ def test_join_without_arguments_fails_outside_a_cluster(monkeypatch):
 def mock_processes(monkeypatch, *all_facts):
     """Makes this process one of several, whose facts these are."""
     monkeypatch.setattr(jax, "process_count", lambda: len(all_facts))
-    monkeypatch.setattr(processes, "_all_gather_json", lambda facts: list(all_facts))
+    gathered = [[f"host{process}", facts] for process, facts in enumerate(all_facts)]
+    monkeypatch.setattr(processes, "_all_gather_json", lambda facts: gathered)
 
 
 def test_processes_with_the_same_settings_are_accepted(monkeypatch):
@@ -73,9 +77,21 @@ def test_the_error_lists_differing_settings_by_process(monkeypatch):
         processes.require_same(most)
     lines = str(error.value).splitlines()
     assert lines[1:-1] == [
-        "  config.seed: 1 on 7 processes, 2 on process 5",
-        "  data set: 'a' on 6 processes, 'b' on process 6, 'absent' on process 7",
+        "  config.seed: 1 on 7 processes, 2 on process 5 (host host5)",
+        "  data set: 'a' on 6 processes, 'b' on process 6 (host host6), "
+        "'absent' on process 7 (host host7)",
     ]
+
+
+def test_versions_are_those_of_the_installed_packages():
+    """The imported modules tell theirs independently."""
+    installed = versions.installed()
+    for module in (flax, jax, jaxlib, np, optax):
+        name = module.__name__
+        assert installed[name] == module.__version__
+    assert installed["python"] == f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert {"array-record", "tensorflow-datasets", "orbax-checkpoint"} <= installed.keys()
+    assert "pytest" not in installed
 
 
 def test_processes_with_different_numbers_of_devices_are_rejected(monkeypatch):

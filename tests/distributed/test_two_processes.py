@@ -4,6 +4,8 @@
 Most of these tests are slow: `make test_slow` runs them.
 """
 
+import platform
+import re
 import shutil
 import signal
 import time
@@ -237,8 +239,27 @@ def test_processes_with_different_configs_are_rejected_before_anything_is_writte
     group = start(tmp_path / "run", data, "--heartbeat_timeout=10", own_flags=other)
     assert all(group.wait())
     # The first process to fail may end the other before it has printed the error.
-    message = "config.loss.lambda_intra: 0.5 on process 0, 1.0 on process 1"
+    host = platform.node()
+    message = f"lambda_intra: 0.5 on process 0 (host {host}), 1.0 on process 1 (host {host})"
     assert message in group.log()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_host_with_other_packages_or_variables_is_named_before_the_first_step(data, tmp_path):
+    """Process 1 finds another version of optax first."""
+    other = tmp_path / "site" / "optax-0.0.1.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: optax\nVersion: 0.0.1\n")
+    own = ({}, {"PYTHONPATH": str(tmp_path / "site"), "LIBTPU_INIT_ARGS": "--a"})
+    group = start(tmp_path / "run", data, "--heartbeat_timeout=10", own_environment=own)
+    assert all(group.wait())
+    log, host = group.log(), platform.node()
+    assert re.search(
+        rf"package optax: '0\.\d.* on process 0 .*'0.0.1' on process 1 .host {host}", log
+    )
+    assert "variable LIBTPU_INIT_ARGS: '' on process 0" in log
+    assert "pip install -c constraints.txt" in log
     assert not (tmp_path / "run").exists()
 
 

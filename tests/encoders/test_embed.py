@@ -230,6 +230,7 @@ def test_the_table_of_a_folder_sets_files_and_metadata(run, tmp_path):
     assert arrays["creators"].tolist() == ["Zoë", "", "", ""]
     assert arrays["licences"].tolist() == ["CC0", "", "", ""]
     assert arrays["up"].tolist() == ["y", "z", "y", "y"]
+    assert arrays["roots"].tolist() == [str(tmp_path / "own")] * 3 + [""]
     want = np.broadcast_to(arrays["embeddings"][1], arrays["embeddings"].shape)
     np.testing.assert_allclose(arrays["embeddings"], want, rtol=0, atol=1e-5)
     note = "skipped 1 files that the table of their folder does not list, such as"
@@ -272,6 +273,46 @@ def test_without_the_extra_prep_arrays_are_embedded_and_a_table_is_an_error(
     write_table(tmp_path, "path", "x.npz")
     status, _, _, err = run(tmp_path)
     assert status == 2 and 'needs it. Run pip install "mrd_jax[prep]", or pass the files' in err
+
+
+def test_what_a_folder_holds_is_accounted_for(run, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    np.save(folder / "chair.npy", cloud(0)[0])
+    np.save(folder / "._chair.npy", cloud(0)[0])
+    np.save(tmp_path / "other.npy", cloud(0)[0])
+    for name in ("sofa.fbx", "bed.skp", "b.glb.part", "licence.txt"):
+        (folder / name).write_bytes(b"x")
+    (folder / "more").symlink_to(tmp_path)
+    status, arrays, out, err = run(folder)
+    assert status == 0 and arrays["files"].tolist() == [str(folder / "chair.npy")]
+    assert f"note: {folder}: 2 files of types that are not read: fbx, skp; fbx: " in err
+    assert f"note: {folder}: 1 link to a folder, not followed: more\n" in err
+    assert f"note: {folder}: 1 incomplete download, not read: b.glb.part\n" in err
+    assert "embedded 1 of 1 files" in out
+    (folder / "link.npy").symlink_to(tmp_path / "other.npy")
+    status, arrays, out, err = run(folder)
+    assert status == 1 and "embedded 1 of 2 files" in out
+    assert arrays["skipped"].tolist() == [str(folder / "link.npy")]
+    assert arrays["reasons"].tolist() == ["a link that leaves the folder"]
+    assert f"skipped {folder / 'link.npy'}: a link that leaves the folder" in err
+
+
+def test_a_file_that_is_given_twice_is_embedded_once_with_the_metadata_of_its_folder(run, tmp_path):
+    for name in ("a", "b"):
+        np.save(tmp_path / f"{name}.npy", cloud(0)[0])
+    write_table(tmp_path, "path,name", "b.npy,oak chair")
+    file = tmp_path / "b.npy"
+    status, arrays, _, err = run(file, tmp_path, file, f"{tmp_path}/../{tmp_path.name}")
+    assert status == 0 and arrays["names"].tolist() == ["oak chair"]
+    assert "note: files that are given more than once, and read once: 3" in err
+
+
+def test_columns_of_a_table_that_are_not_read_are_a_note(run, tmp_path):
+    np.save(tmp_path / "a.npy", cloud(0)[0])
+    write_table(tmp_path, "path,nmae", "a.npy,chair")
+    status, _, _, err = run(tmp_path)
+    assert status == 0 and "columns that are not read: nmae (did you mean name?)" in err
 
 
 def test_a_swapped_copy_embeds_equally_under_swapped_axes(tmp_path):

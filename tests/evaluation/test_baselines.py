@@ -6,11 +6,11 @@ import json
 
 import numpy as np
 import pytest
-from held_out_example import CHAIR, LAMP, TABLE, held_out, record, records
+from held_out_example import CHAIR, LAMP, TABLE, Split, held_out, record, records
 
 from mrd_jax import evaluation
 from mrd_jax.data import source
-from mrd_jax.evaluation import baselines
+from mrd_jax.evaluation import baselines, held_out_split
 from mrd_jax.evaluation.baselines import __main__, histogram
 
 GREY = (102, 102, 102)
@@ -196,7 +196,7 @@ def dataset(tmp_path, monkeypatch):
         "train": [with_points(row) for row in train],
         "test": [with_points(row) for row in records()],
     }
-    monkeypatch.setattr(source, "open_split", lambda directory, split: splits[split])
+    monkeypatch.setattr(source, "open_split", lambda directory, split: Split(splits[split]))
     return tmp_path
 
 
@@ -223,6 +223,17 @@ def test_data_set_without_a_training_split_has_chance_and_teacher_only(dataset):
     assert [line.name for line in lines] == ["chance", "teacher"]
     assert "points_to_text/recall@1" in lines[1].retrieval
     assert "points_to_text/map" not in lines[1].retrieval
+
+
+def test_training_split_above_the_limit_is_sampled(dataset, monkeypatch):
+    monkeypatch.setattr(held_out_split, "MAX_TRAINING_SHAPES", 15)
+    read = []
+    monkeypatch.setattr(Split, "read", lambda self, index, fields: read.append((len(self), index))
+                        or {name: self[index][name] for name in fields})  # fmt: skip
+    baselines.measure(dataset, held_out=evaluation.load_held_out(dataset))
+    trained = {index for size, index in read if size == 18}
+    assert len(trained) == 15
+    np.testing.assert_array_equal(held_out_split.training_subset(18), sorted(trained))
 
 
 def test_histogram_baseline_uses_a_subset_of_a_large_training_split(dataset, monkeypatch):

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from held_out_example import CHAIR, LAMP, TABLE, held_out, record, records
+from held_out_example import CHAIR, LAMP, TABLE, Split, held_out, record, records
 
 from mrd_jax import evaluation
 from mrd_jax.data import source
@@ -143,7 +143,7 @@ def dataset(tmp_path, monkeypatch):
     np.save(folder / "class_features.npy", 2 * np.stack([CHAIR, TABLE, LAMP]))
     (folder / "unseen_names.json").write_text(json.dumps(["d", "t"]))
     splits = {"test": records(), "train": [record("Stool", label=0, feature=CHAIR)]}
-    monkeypatch.setattr(source, "open_split", lambda directory, split: splits[split])
+    monkeypatch.setattr(source, "open_split", lambda directory, split: Split(splits[split]))
     return tmp_path
 
 

@@ -10,9 +10,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
-from etils import epath
+import bucket
 
+from mrd_jax import storage
 from mrd_jax.checkpoints import paths, restore
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -27,16 +29,24 @@ class Runs:
     """Repeated starts of the same command in one workdir.
 
     Attributes:
-      workdir: folder of the run.
+      workdir: folder of the run, local or in a bucket.
       data: folder of its data set.
       cache: compilation cache, so that a start takes seconds.
       steps: number of steps of the run.
+      flags: additional flags of the command.
+      logs: local folder of the log; beside the workdir by default.
     """
 
-    workdir: pathlib.Path
-    data: pathlib.Path
-    cache: pathlib.Path
+    workdir: storage.PathLike
+    data: storage.PathLike
+    cache: storage.PathLike
     steps: int
+    flags: Sequence[str] = ()
+    logs: pathlib.Path | None = None
+
+    def __post_init__(self):
+        self.workdir = storage.path(self.workdir)
+        self.log_file = pathlib.Path(self.logs or self.workdir.parent) / f"{self.workdir.name}.log"
 
     def start(self, *, file_limit: int | None = None) -> subprocess.Popen:
         """Starts the command.
@@ -44,7 +54,7 @@ class Runs:
         Args:
           file_limit: largest file size in bytes; larger writes fail, as on a full disk.
         """
-        self.workdir.mkdir(parents=True, exist_ok=True)
+        storage.make_folder(self.workdir)
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "JAX_NUM_CPU_DEVICES": "1",
@@ -55,11 +65,11 @@ class Runs:
 
         command = [sys.executable, "-m", "mrd_jax.main", f"--config={CONFIG}"]
         command += [f"--workdir={self.workdir}", f"--config.data.directory={self.data}"]
-        command += [f"--config.total_steps={self.steps}"]
+        command += [f"--config.total_steps={self.steps}", *self.flags]
         if file_limit:
             # By a shell: a function that runs in the child would fork beside JAX's threads.
             command = ["bash", "-c", f'ulimit -f {file_limit // 1024}; exec "$@"', "-", *command]
-        with (self.workdir.parent / f"{self.workdir.name}.log").open("ab") as log:
+        with self.log_file.open("ab") as log:
             return subprocess.Popen(
                 command,
                 cwd=ROOT,
@@ -70,7 +80,7 @@ class Runs:
 
     def log(self) -> str:
         """Returns the output of all starts."""
-        return (self.workdir.parent / f"{self.workdir.name}.log").read_text(errors="replace")
+        return self.log_file.read_text(errors="replace")
 
     def finish(self) -> None:
         """Runs the command to its end."""
@@ -87,12 +97,14 @@ class Runs:
     def saving(self) -> set[str]:
         """Returns the names of checkpoints that are being written."""
         folder = self.workdir / paths.FOLDER
+        if storage.is_remote(folder):
+            return bucket.interrupted_saves(self.workdir)
         names = [path.name for path in folder.iterdir()] if folder.exists() else []
         return {name for name in names if "tmp" in name}
 
     def checksums(self) -> dict[str, str]:
         """Returns the checksums of the newest checkpoint by array."""
-        manifest = restore.read_manifest(paths.newest(epath.Path(self.workdir)))
+        manifest = restore.read_manifest(paths.newest(self.workdir))
         return {path: leaf["checksum"] for path, leaf in manifest["leaves"].items()}
 
     def curve(self) -> list[dict[str, float]]:

@@ -4,6 +4,7 @@
 `python -m benchmarks.fuzz` runs longer.
 """
 
+import importlib.util
 import os
 import pathlib
 import signal
@@ -13,6 +14,7 @@ import pytest
 
 from benchmarks.fuzz import __main__ as command
 from benchmarks.fuzz import mutations, readers, valid, worker
+from data_prep.geometry import formats
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -27,13 +29,23 @@ def test_valid_file_is_accepted(tmp_path, name):
         reader.read(path)
 
 
+def test_every_reader_of_meshes_and_clouds_whose_packages_are_installed_is_fuzzed():
+    installed = {
+        kind.reader
+        for kind in formats.FORMATS.values()
+        if all(importlib.util.find_spec(name) for name in kind.packages)
+    }
+    fuzzed = readers.READERS.keys() & formats.FORMATS.keys()
+    assert {formats.FORMATS[name].reader for name in fuzzed} == installed
+
+
 def test_readers_raise_only_documented_exceptions():
     seed = np.random.SeedSequence().entropy % 2**32
     print("seed", seed)
     for result in command.fuzz([*readers.READERS], inputs=100, seed=seed):
         print(result)
         assert not result.faults, f"seed {seed}, {result.name}: {result.faults}"
-        assert result.refused + result.accepted == 100
+        assert result.refused + result.accepted == command.inputs_of(result.name, 100)
 
 
 def test_inputs_depend_on_the_seed_and_differ_from_valid_files():
@@ -57,7 +69,7 @@ FAULTY = """
 import os, sys, time, types
 
 class Reader(types.SimpleNamespace):
-    suffix, refusals = "", (ValueError,)
+    suffix, refusals, share = "", (ValueError,), 1
 
     def valid(self):
         return [types.SimpleNamespace(part=b"", pack=bytes)]
@@ -73,7 +85,7 @@ class Reader(types.SimpleNamespace):
         if number == 9:
             bytearray(8 * 2**30)
         if number % 2:
-            raise ValueError("documented")
+            raise ValueError("unreadable PLY file" if number == 1 else "documented")
 
 stub = types.ModuleType("benchmarks.fuzz.readers")
 stub.READERS = {"faulty": Reader()}
@@ -92,6 +104,7 @@ def test_unexpected_exception_abort_hang_and_memory_excess_are_reported(tmp_path
     (tmp_path / "faulty_worker.py").write_text(FAULTY)
     monkeypatch.setattr(worker, "__name__", "faulty_worker")
     monkeypatch.setattr(worker, "SECONDS", 0.3)
+    monkeypatch.setitem(readers.READERS, "faulty", readers.Reader(list, print, ()))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
     (result,) = command.fuzz(["faulty"], inputs=14, seed=0)
     found = dict(result.faults)
@@ -100,7 +113,7 @@ def test_unexpected_exception_abort_hang_and_memory_excess_are_reported(tmp_path
     assert found[5] == f"ended the process with status {-signal.SIGABRT}"
     assert found[7] == "took more than 0.3 s"
     assert found[9].startswith("MemoryError")
-    assert (result.refused, result.accepted) == (3, 7)
+    assert (result.refused, result.accepted, result.unnamed) == (3, 7, 1)
 
 
 def test_command_keeps_the_inputs_with_faults(tmp_path, monkeypatch, capsys):

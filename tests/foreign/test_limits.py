@@ -17,8 +17,9 @@ from small_shapes import box, picture
 
 from data_prep import shapes
 from data_prep.foreign import archives, limits, safe_pickle
-from data_prep.geometry import clouds, images, meshes
-from data_prep.sources import furniture, off
+from data_prep.geometry import clouds, images
+from data_prep.geometry.scene import MeshError
+from data_prep.sources import furniture
 from data_prep.teachers.lit.frozen import torch_file
 
 RULES = clouds.Conventions(
@@ -202,9 +203,13 @@ def test_textures_are_limited_in_total_and_individually(tmp_path, monkeypatch):
 
 def test_declared_size_of_an_array_is_limited(tmp_path, monkeypatch):
     path = write(tmp_path / "a.npy", npy(np.ones((10, 3))))
-    with pytest.raises(clouds.CloudError, match="240 bytes of arrays, at most 239"):
-        monkeypatch.setenv("MRD_MAX_ARRAY_BYTES", "239")
+    with pytest.raises(clouds.CloudError, match="368 bytes of arrays, at most 367"):  # the file
+        monkeypatch.setenv("MRD_MAX_ARRAY_BYTES", "367")
         read(path)
+    np.savez_compressed(tmp_path / "a.npz", np.ones((1000, 3)))
+    with pytest.raises(clouds.CloudError, match="24000 bytes of arrays, at most 1000"):
+        monkeypatch.setenv("MRD_MAX_ARRAY_BYTES", "1000")
+        read(tmp_path / "a.npz")
     # A number of the same length in the header.
     write(path, path.read_bytes().replace(b"(10, 3)", b"(99, 3)"))
     monkeypatch.delenv("MRD_MAX_ARRAY_BYTES")
@@ -252,17 +257,23 @@ def test_corrupt_gltf_is_not_replaced_by_model_gltf(tmp_path):
 
 @pytest.mark.parametrize(
     "uri",
-    ["file:///etc/passwd", "/etc/passwd", "http://host/a.bin", "../a.bin", "a\0.bin", "l.bin"],
+    [
+        *("file:///etc/passwd", "/etc/passwd", "http://host/a.bin", "a\0.bin", "l.bin"),
+        *("../../a.bin", "../a.txt", "../up.bin"),
+    ],
 )
 def test_gltf_buffer_outside_the_folder_is_not_read(tmp_path, uri):
-    """The file "l.bin" is a link to itself."""
-    (tmp_path / "below").mkdir()
+    """Of the folder above, files of the types of buffers and textures are read, but no links."""
+    top = tmp_path / "top"
+    (top / "below").mkdir(parents=True)
     write(tmp_path / "a.bin", bytes(36))
-    (tmp_path / "below" / "l.bin").symlink_to("l.bin")
+    write(top / "a.txt", bytes(36))
+    (top / "up.bin").symlink_to(tmp_path / "a.bin")
+    (top / "below" / "l.bin").symlink_to("l.bin")
     tree = json.loads(scene(nodes=1))
     tree["buffers"][0]["uri"] = uri
     with pytest.raises(clouds.CloudError, match="geometry was not found: .*; missing buffer"):
-        read(write(tmp_path / "below" / "a.gltf", json.dumps(tree).encode()))
+        read(write(top / "below" / "a.gltf", json.dumps(tree).encode()))
 
 
 def test_pipe_is_rejected_without_waiting(tmp_path):
@@ -287,14 +298,18 @@ def test_eps_file_is_not_opened():
         images.open_image(page)
 
 
-def test_off_file_above_a_limit_is_skipped(monkeypatch):
+def test_counts_of_an_off_file_are_limited_before_its_body_is_read(tmp_path, monkeypatch):
     monkeypatch.setenv("MRD_MAX_VERTICES", "3")
     data = b"OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n"
-    assert len(off.parse(data)[0]) == 3
-    with pytest.raises(shapes.SkipShape, match="too large: 4 vertices, 1 faces"):
-        off.parse(data.replace(b"3 1 0\n0 0 0\n", b"4 1 0\n0 0 0\n0 0 9\n", 1))
-    with pytest.raises(shapes.SkipShape, match="not numbers"):
-        off.parse(data.replace(b"3 0 1 2", b"3 0 1 %d" % 2**64))
+    read(write(tmp_path / "a.off", data))
+    for counts, message in (
+        (b"4 1 0", "4 vertices, at most 3"),
+        (b"3 99999999 0", "99999999 faces"),
+    ):
+        with pytest.raises(clouds.CloudError, match=f"too large: {message}"):
+            read(write(tmp_path / "a.off", data.replace(b"3 1 0", counts)))
+    with pytest.raises(clouds.CloudError, match="a face names a vertex that does not exist"):
+        read(write(tmp_path / "a.off", data.replace(b"3 0 1 2", b"3 0 1 %d" % 2**64)))
 
 
 def test_non_ascii_digits_do_not_number_a_model(tmp_path):
@@ -349,5 +364,5 @@ def test_tensor_larger_than_its_storage_is_rejected(tmp_path):
 
 def test_faces_above_the_limit_are_not_rendered(monkeypatch):
     monkeypatch.setenv("MRD_MAX_FACES", "1")
-    with pytest.raises(meshes.MeshError, match="2 faces, at most 1"):
+    with pytest.raises(MeshError, match="2 faces, at most 1"):
         tiny_catalogue.surface({"square.obj": tiny_catalogue.SQUARE, "square.mtl": ""})

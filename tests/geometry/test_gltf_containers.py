@@ -109,7 +109,7 @@ V1 = b'{"asset": {"version": "1.0"}, "meshes": {}}'
         (b'{"asset": {"version": "3.1"}}', "this version of glTF is not read, .*: version '3.1'"),
         (b'{"asset": {"version": "2.0", "minVersion": "2.9"}}', "no faces and no points"),
         (b'{"a": 1}', "not a glTF file: the JSON has no 'asset' and no 'meshes'"),
-        (b"[1]", "JSON, such as the message of a server, not the file"),
+        (b"[1]", "not a glTF file: the JSON is no object"),
         (b"solid a", "not a glTF file: neither binary glTF nor JSON"),
         (b'{"asset": {"version": "2.0"}, "nodes": [', "truncated or malformed JSON of a glTF file"),
         (b"[" * 100_000, "not a glTF file"),

@@ -203,7 +203,7 @@ def test_fewer_coordinates_than_vertices_are_noted():
         gltf_quad.write(material(), pictures=[FOUR], uv=None, attributes=attributes)
     )
     assert gltf_quad.rgba_at(content.surface, 0.9, 0.2)[:3] == A
-    assert "fewer texture coordinates or colours than vertices, ignored" in content.notes
+    assert "attributes of a wrong length, ignored" in content.notes
 
 
 GREY = Image.fromarray(np.uint8([[100]]))

@@ -75,10 +75,28 @@ def test_declared_records_are_checked_before_they_are_read():
         load(bytes(data), "las")
 
 
-@pytest.mark.parametrize("compress", [False, True])
-def test_truncated_files_are_refused(compress):
-    with pytest.raises(scene.MeshError, match="truncated|corrupt|unreadable"):
+@pytest.mark.parametrize(
+    "compress, message",
+    [
+        (False, "truncated; points that the header declares are missing"),
+        (True, "corrupt compressed points"),
+    ],
+)
+def test_truncated_files_are_refused(compress, message):
+    with pytest.raises(scene.MeshError, match=f"^{message}"):
         load(las(compress=compress)[:-40], "las")
+
+
+@pytest.mark.parametrize(
+    ("position", "value"),
+    [(104, 131), (25, 5)],
+    ids=["compressed without its record", "version 1.5 with a short header"],
+)
+def test_headers_that_the_library_cannot_read_are_corrupt(position, value):
+    data = bytearray(las())
+    data[position] = value
+    with pytest.raises(scene.MeshError, match="^a corrupt header, or a truncated file$"):
+        load(bytes(data), "las")
 
 
 def test_declared_points_are_checked_before_they_are_read(monkeypatch):

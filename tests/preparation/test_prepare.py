@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny_catalogue
 
-from data_prep import prepare, shapes, sources, timing
+from data_prep import prepare, shapes, sources, summary, timing
 
 SETTINGS = {"points": 200, "views": 1, "image_size": 16, "seed": 0}
 
@@ -206,3 +206,56 @@ def test_normalise_centres_the_mean_and_scales_the_farthest_point_to_norm_one():
     got = shapes.normalise(np.array([[1.0, 1, 1], [3, 1, 1], [2, 4, 1]]))
     centred = np.array([[-1, -1, 0], [1, -1, 0], [0, 2, 0]]) / 2
     np.testing.assert_allclose(got, centred, atol=1e-6)
+
+
+def downgrade(cache):
+    """Makes all shards look as if an earlier version of the readers had prepared them."""
+    for path in prepare.shard_paths(cache):
+        header = shapes.load_header(path)
+        del header["reader_version"]
+        shapes.save_shard(path, shapes.load_shard(path), header=header)
+
+
+def test_shards_of_an_earlier_reader_are_prepared_again_with_a_note(tmp_path, capsys):
+    tiny_catalogue.chairs(tmp_path, count=5)
+    run(tmp_path, tmp_path / "cache")
+    before = [path.read_bytes() for path in prepare.shard_paths(tmp_path / "cache")]
+    downgrade(tmp_path / "cache")
+    again = run(tmp_path, tmp_path / "cache")
+    note = "5 items that an earlier version of the readers of files prepared are prepared again"
+    assert (again.reused, again.written) == (0, 5)
+    assert f"note: {note}" in str(again) and f"note: {note}" in capsys.readouterr().err
+    assert [path.read_bytes() for path in prepare.shard_paths(tmp_path / "cache")] == before
+    third = run(tmp_path, tmp_path / "cache")
+    assert third.reused == 5 and not third.notes
+
+
+def test_shards_that_other_settings_replace_anyway_are_no_note(tmp_path, capsys):
+    tiny_catalogue.chairs(tmp_path, count=5)
+    run(tmp_path, tmp_path / "cache")
+    downgrade(tmp_path / "cache")
+    assert not run(tmp_path, tmp_path / "cache", seed=1).notes
+    assert "note" not in capsys.readouterr().err
+
+
+def test_texts_that_differ_in_numbers_are_counted_together():
+    counted = summary.Summary()
+    counted.faults.update({"points that are not finite, dropped: 12": 2, "missing texture": 1})
+    counted.faults.update(
+        {"points that are not finite, dropped: 7": 1, "2 lines": 1, "glTF 1.0": 1}
+    )
+    counted.skipped.update({"glTF 1.1": 1, "truncated: has 200 of 1152 bytes": 1})
+    counted.examples = {
+        "points that are not finite, dropped: 12": ["a", "b"],
+        "points that are not finite, dropped: 7": ["c"],
+    }
+    lines = str(counted).splitlines()[1:]
+    assert lines == [
+        "  skipped, glTF 1.1: 1",
+        "  skipped, truncated: has 200 of 1152 bytes: 1",
+        "  kept, 2 lines: 1",
+        "  kept, glTF 1.0: 1",
+        "  kept, missing texture: 1",
+        "  kept, points that are not finite, dropped: N: 3",
+        "    a, b, c",
+    ]

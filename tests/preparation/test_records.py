@@ -147,6 +147,8 @@ def test_missing_modalities_are_masked_in_batches_from_disk(made):
                 "caption_chances": (),
                 "picture_probability": -1.0,
                 "hard_negatives": 0,
+                "directory": "",
+                "read_threads": 0,
                 "corrupt_records": 0,
             },
             "teacher": {"dim": DIM, "name": "fake/teacher"},
@@ -178,6 +180,27 @@ def test_data_that_contradict_the_config_are_rejected(made, section, field, valu
     config[section][field] = value
     with pytest.raises(ValueError, match=message):
         source.check_metadata(source.read_metadata(made), config)
+
+
+@pytest.mark.parametrize(
+    ("trained", "tested", "is_noted"),
+    [
+        ({"source": "furniture"}, {"source": "folder", "reader_version": 2}, True),
+        ({"source": "furniture", "reader_version": 2}, {"source": "furniture"}, True),
+        ({"source": "furniture"}, {"source": "furniture"}, False),
+        ({"source": "furniture", "reader_version": 2}, {"source": "modelnet40"}, False),
+    ],
+)
+def test_data_sets_of_different_readers_are_noted(
+    made, monkeypatch, caplog, trained, tested, is_noted
+):
+    metadata = source.read_metadata(made)
+    sets = {"a": metadata | trained, "b": metadata | tested}
+    monkeypatch.setattr(source, "read_metadata", sets.get)
+    config = ConfigDict({"teacher": {"name": "", "dim": DIM}, "data": {"points": POINTS}})
+    config.data.directory = "a"
+    source.check_test_set("b", config)
+    assert ("of the readers of mesh files" in caplog.text) == is_noted
 
 
 @pytest.mark.parametrize("field", ["up_axis", "normalisation"])

@@ -98,8 +98,9 @@ def evaluated(workdir, made, *, seed):
     """Writes the final evaluation of a run whose embeddings are random, and returns its workdir."""
     config = tiny_config(data__directory=str(made), seed=seed)
 
-    def embed(variables, records):
-        rows = np.random.default_rng(seed).normal(size=(len(records), DIM))
+    def embed(variables, records, indices=None):
+        count = len(records) if indices is None else len(indices)
+        rows = np.random.default_rng(seed).normal(size=(count, DIM))
         return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
     evaluator = types.SimpleNamespace(

@@ -86,6 +86,12 @@ def test_checkpoints_and_encoder_are_verified(old):
 def test_index_is_read(old):
     index = shape_index.read(old / "index")
     assert len(index) == 12
+    assert index.reader_version == 1 and "version 1 of the readers of files" in index.reader_note()
+
+
+def test_data_set_is_of_the_first_version_of_the_readers(old):
+    metadata = source.read_metadata(DATA)
+    assert "reader_version" not in metadata and source.reader_version(metadata) == 1
 
 
 @pytest.mark.usefixtures("fast_compile")

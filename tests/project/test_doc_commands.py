@@ -28,6 +28,7 @@ from doc_pages import PAGES, ROOT
 from tiny_encoder import DIM, FIELDS, POINTS, tiny_card, tiny_variables
 
 import mrd_jax.demo.__main__ as demo
+import scripts.tpu_pod.__main__ as tpu_pod
 from data_prep import build, teachers, verify
 from mrd_jax import encoder
 from mrd_jax.tools import embed, search
@@ -46,11 +47,15 @@ NOT_RUN = {
     f"{TRAIN} runs/clip": "needs the data set of the line before it",
     f"{TRAIN} /shared/run": "waits for a second machine; tests/distributed starts both",
     f"{PYTHON} -m mrd_jax.tools.compile_tpu": "needs the TPU compiler; `make tpu`",
+    f"{PYTHON} -m mrd_jax.tools.plan": "needs the TPU compiler; tests/tpu/test_planning.py",
     f"{PYTHON} -m benchmarks.tpu_losses": "needs the TPU compiler; tests/tpu/test_compile_tpu.py",
     f"{PYTHON} -m mrd_jax.tools.convert": "needs a released file; tests/encoders",
     f"{PYTHON} -m benchmarks.transfer": "needs six trainings; tests/project/test_benchmarks.py",
     "gcloud": "needs Google Cloud",
-    "--setup": "is a flag of the launcher, whose value goes to the hosts",
+    "docker": "needs a Docker daemon",
+    "kubectl": "needs a cluster; tests/tpu/test_clusters.py",
+    "CLUSTER=": "needs a cluster; tests/tpu/test_clusters.py",
+    "sbatch": "needs Slurm; tests/tpu/test_clusters.py",
 }
 # Programs that take more than a few seconds: run in separate processes, in the slow tests only.
 SLOW = ("mrd_jax.main", "docs/examples/student.py")
@@ -65,9 +70,10 @@ QUICK = {
     "mrd_jax.tools.search": (search.main, ()),
     "mrd_jax.tools.verify": (verify_checkpoints.main, ()),
     "mrd_jax.demo": (demo.main, ("--port", "0")),
+    "scripts.tpu_pod": (tpu_pod.main, ("--dry_run",)),
 }
 # Arguments that reduce the work of a script.
-SCRIPTS = {"scripts/tpu_pod.py": ("--dry_run",)}
+SCRIPTS: dict[str, tuple[str, ...]] = {}
 # Placeholders for the reader's own values.
 PLACEHOLDERS = {"FILES...": "my_shapes"}
 

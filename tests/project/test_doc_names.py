@@ -138,12 +138,14 @@ def test_make_targets_exist(page):
 
 
 def source_of(program):
-    """Returns the source of `-m MODULE` or FILE."""
+    """Returns the source of `-m MODULE` or FILE, of a package with that of the modules in it."""
     if program.endswith(".py"):
         return (ROOT / program).read_text("utf-8")
-    file = find_module(f"{program}.__main__") or find_module(program)
+    package = find_module(f"{program}.__main__")
+    file = package or find_module(program)
     assert file is not None, f"no module {program}"
-    return file.read_text("utf-8")
+    files = sorted(file.parent.glob("*.py")) if package else [file]
+    return "\n".join(path.read_text("utf-8") for path in files)
 
 
 def split_at(separator, words):

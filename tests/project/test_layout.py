@@ -16,6 +16,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 # Folders and files directly under mrd_jax/, in the order in which they may import: each imports
 # only entries of lines above its own. data_prep stands where only the lines below may import it.
 ORDER = (
+    ("storage",),
+    ("transfer",),
     ("cli", "atomic_io"),
     ("kernels", "losses", "data", "distributed"),
     ("models",),
@@ -31,12 +33,14 @@ ORDER = (
     ("tools",),
     ("main",),
 )
-# data_prep uses the data contract, weight tables, atomic writes and what command lines share.
+# data_prep uses the data contract, weight tables, paths, writes and what command lines share.
 DATA_PREP_MAY_USE = (
     "mrd_jax.atomic_io",
     "mrd_jax.cli",
     "mrd_jax.convert.rules",
     "mrd_jax.data",
+    "mrd_jax.storage",
+    "mrd_jax.transfer",
 )
 # Package or file -> what it must not import, from anywhere in it.
 FORBIDDEN = {

@@ -183,9 +183,11 @@ def test_a_large_upload_is_rejected_at_the_first_chunk_over_the_limit(app):
     [
         ("bad.glb", b"glTF garbage", 422, "bad.glb cannot be used: truncated binary glTF file"),
         ("bad.png", b"\x89PNG garbage", 422, "bad.png cannot be used: unreadable picture"),
-        ("empty.obj", b"", 422, "the file is empty"),
+        ("empty.obj", b"", 422, "empty.obj cannot be used: empty file"),
+        ("empty.png", b"", 422, "empty.png cannot be used: unreadable picture"),
+        ("a.fbx", b"x", 415, "a.fbx cannot be used: fbx files are not read; open it in Blender"),
         ("flat.npy", b"no array", 422, "pickled objects"),
-        ("run.exe", b"MZ", 415, "'run.exe' has an unsupported file type; expected glb, gltf"),
+        ("run.exe", b"MZ", 415, "run.exe cannot be used: unknown type 'exe'; expected one of glb"),
     ],
 )
 def test_an_unreadable_upload_is_rejected_with_the_reason(client, name, data, status, message):

@@ -3,6 +3,8 @@
 
 import dataclasses
 import json
+import os
+import sys
 
 import fake_data
 import jax
@@ -12,6 +14,7 @@ import pytest
 import tiny_index
 from tiny_encoder import random_clouds, tiny_card, tiny_variables
 
+from data_prep.geometry import formats
 from mrd_jax import encoder
 from mrd_jax.data import source
 from mrd_jax.search import queries, shape_index
@@ -157,7 +160,7 @@ def test_another_encoder_is_rejected(run, tmp_path):
         ),
         (["build", "--embeddings", "files/RedLamp.npz", "--output", "i"], "lacks ['embeddings'"),
         (["build", "--embeddings", "E.npz", "--output", "i", "--ann"], "omit it"),
-        (["build", "--data", "x", "--checkpoint", "y", "--output", "i"], "no data set in 'x'"),
+        (["build", "--data", "/x", "--checkpoint", "y", "--output", "i"], "no data set in '/x'"),
     ],
 )
 def test_an_unusable_input_is_reported_by_name(run, arguments, message):
@@ -277,10 +280,66 @@ def test_the_index_records_the_place_of_the_teacher_or_the_command_warns(
     status, _, err = run(
         *("build", "--embeddings", "E.npz", "--output", tmp_path / "a", "--teacher", "mine")
     )
-    assert status == 0 and "note" not in err
+    assert status == 0 and "will need --teacher" not in err
+    assert "note: 1 shape without a name, such as files/b/0001.npz; use --label_from folder" in err
     place = shape_index.read(tmp_path / "a").teacher.place
     assert (tmp_path / "a" / place).resolve() == (workspace / "mine").resolve()
     status, _, err = run(
         *("build", "--embeddings", "E.npz", "--output", tmp_path / "b", "--teacher", "gone")
     )
     assert status == 0 and "will need --teacher" in err
+
+
+def test_an_index_of_an_earlier_reader_is_a_note(run, workspace, tmp_path):
+    arrays = dict(np.load(workspace / "E.npz"))
+    assert arrays["reader_version"] == formats.READER_VERSION
+    for name in ("reader_version", "roots"):
+        del arrays[name]
+    np.savez(tmp_path / "old.npz", **arrays)
+    status, _, err = run("build", "--embeddings", tmp_path / "old.npz", "--output", tmp_path / "a")
+    note = f"note: the shapes of {tmp_path / 'a'} were read by version 1 of the readers of files"
+    assert status == 0 and note in err
+    find = ["find", "--index", tmp_path / "a", "--mesh", f"files/{NAMES[0]}"]
+    status, _, err = run(*find, "--mesh", f"files/{NAMES[2]}", "--checkpoint", "encoder")
+    assert status == 0 and err.count(note) == 1
+    status, _, err = run("find", "--index", tmp_path / "a", "--text", "red")
+    assert status == 0 and "version" not in err
+    info = json.loads((workspace / "index" / "index.json").read_text())
+    assert info["reader_version"] == formats.READER_VERSION
+    find[2] = "index"
+    assert "version" not in run(*find, "--checkpoint", "encoder")[2]
+
+
+def test_names_of_an_index_come_from_folders_if_the_user_says_so(run, workspace, tmp_path):
+    xyz, rgb = random_clouds(1)[0]
+    for name in ("red_chair/1a2b/model.npz", "red_chair/oak_chair.npz", "0001.npz"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        np.savez(tmp_path / "in" / name, xyz=xyz, rgb=rgb)
+    arguments = ["--checkpoint", "encoder", "--output", str(tmp_path / "E.npz")]
+    assert embed.main([*arguments, "--label_from", "folder", str(tmp_path / "in")]) == 0
+    status, _, err = run(
+        "build", "--embeddings", tmp_path / "E.npz", "--output", tmp_path / "index"
+    )
+    assert status == 0 and "note: 1 shape without a name" in err
+    names = {item.id: item.name for item in shape_index.read(tmp_path / "index").items}
+    assert names == {
+        f"{tmp_path}/in/0001.npz": "",
+        f"{tmp_path}/in/red_chair/1a2b/model.npz": "red chair",
+        f"{tmp_path}/in/red_chair/oak_chair.npz": "oak chair",
+    }
+    assert embed.main([*arguments, "--label_from", "parent", str(tmp_path / "in")]) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems accept UTF-8 only")
+def test_names_that_are_not_utf8_are_indexed_and_found(run, tmp_path):
+    xyz, rgb = random_clouds(1)[0]
+    (tmp_path / "in").mkdir()
+    np.savez(tmp_path / "x.npz", xyz=xyz, rgb=rgb)
+    os.rename(tmp_path / "x.npz", os.fsencode(tmp_path / "in") + b"/caf\xe9\n.npz")
+    arguments = ["--checkpoint", "encoder", "--output", str(tmp_path / "E.npz")]
+    assert embed.main([*arguments, str(tmp_path / "in")]) == 0
+    index = tmp_path / "index"
+    assert run("build", "--embeddings", tmp_path / "E.npz", "--output", index)[0] == 0
+    for kind in ("table", "json"):
+        status, out, _ = run("find", "--index", index, "--text", "red", "--format", kind)
+        assert status == 0 and out.encode() and "caf\\xe9\\n.npz" in out.replace("\\\\", "\\")

@@ -3,6 +3,7 @@
 
 import dataclasses
 import pickle
+import subprocess
 import sys
 
 import numpy as np
@@ -13,6 +14,7 @@ import trimesh
 
 from data_prep import shapes
 from data_prep.geometry import clouds, formats, surface
+from mrd_jax.search import shape_files
 
 RULES = clouds.Conventions(
     points=64, up_axis="z", from_y_up="rotate", normalisation="unit_sphere", colour_fill=0.25
@@ -290,7 +292,7 @@ def test_a_pickle_is_never_run_and_the_error_gives_the_remedy(tmp_path):
         ({"a": np.eye(3), "b": np.eye(3)}, r"\['a', 'b'\]; expected xyz"),
         ({"xyz": np.eye(3), "rgb": np.eye(3), "colors": np.eye(3)}, "expected xyz, and perhaps"),
         ({"xyz": np.eye(3), "rgb": np.ones((2, 3))}, r"colours are float64 \[2, 3\]"),
-        ({"xyz": np.eye(3), "rgb": 256 * np.eye(3)}, "span 0.0 to 256.0; expected floats 0 to 1"),
+        ({"xyz": np.eye(3), "rgb": 1e5 * np.eye(3)}, "span 0.0 to 100000.0; expected floats 0"),
         ({"xyz": np.eye(3), "rgb": np.full((3, 3), np.nan)}, "span nan"),
         ({"xyz": np.eye(3), "rgb": np.full((3, 3), -1)}, "span -1 to -1"),
     ],
@@ -301,17 +303,51 @@ def test_arrays_other_than_clouds_are_errors(tmp_path, arrays, message):
         read(tmp_path / "x.npz")
 
 
-@pytest.mark.parametrize("kind", ["npy", "npz", "glb", "obj", "ply", "stl", "off"])
-@pytest.mark.parametrize("keep", [0, 40])
-def test_a_truncated_file_is_an_error_with_a_reason(tmp_path, kind, keep):
+def test_floats_of_0_to_255_are_colours(tmp_path):
+    np.savez(tmp_path / "x.npz", xyz=np.eye(3), rgb=255 * np.eye(3))
+    np.savez(tmp_path / "unit.npz", xyz=np.eye(3), rgb=np.eye(3))
+    assert_same(read(tmp_path / "x.npz"), read(tmp_path / "unit.npz"))
+
+
+@pytest.mark.parametrize(
+    "kind, keep, message",
+    [
+        *((kind, 0, "empty file") for kind in ("npy", "npz", "glb", "gltf", "obj", "ply", "off")),
+        ("stl", 0, "empty file"),
+        ("npy", 40, "corrupt: EOF: reading array header"),
+        ("npy", -30, "corrupt: truncated: 450 of 480 bytes"),
+        ("npz", 40, "corrupt: File is not a zip file"),
+        ("npz", -30, "corrupt: File is not a zip file"),
+        ("glb", 40, "truncated binary glTF file: has 40 of"),
+        ("glb", -30, "truncated binary glTF file: has"),
+        ("gltf", -30, "truncated or malformed JSON of a glTF file"),
+        ("obj", 40, "a vertex of fewer than three coordinates"),
+        ("ply", 40, "malformed PLY header: no end_header"),
+        ("ply", -30, "the file is truncated; face elements found: 9 of 12"),
+        ("stl", 40, "only zero bytes; the file was not copied or downloaded completely"),
+        ("stl", 100, "the file is truncated; triangles found: 0 of 12"),
+        ("stl", -30, "the file is truncated; triangles found: 11 of 12"),
+        ("off", 40, "the file is truncated; vertices found: 1 of 36"),
+        ("off", -30, "the file is truncated; faces found: 10 of 12"),
+    ],
+)
+def test_the_error_of_a_truncated_file_says_so(tmp_path, kind, keep, message):
     path = tmp_path / f"mesh.{kind}"
     if kind in ("npy", "npz"):
         {"npy": np.save, "npz": np.savez}[kind](path, points(20)[0])
     else:
         export(box(), tmp_path, kind)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(clouds.CloudError, match=r"\w"):
+    with pytest.raises(clouds.CloudError, match=f"^{message}"):
         read(path)
+
+
+def test_an_obj_file_that_ends_within_a_face_is_read_with_a_note(tmp_path):
+    """Nothing in the format tells that such a file is incomplete."""
+    path = export(box(), tmp_path, "obj")
+    text = path.read_text()
+    path.write_text(text[: text.rindex(" ")])
+    assert read(path).faults == ("faces of fewer than three corners, ignored: 1",)
 
 
 def test_a_corrupt_file_is_an_error_with_a_reason(tmp_path):
@@ -329,16 +365,23 @@ def test_a_corrupt_file_is_an_error_with_a_reason(tmp_path):
     (tmp_path / "x.npz").write_bytes(method)
     (tmp_path / "face.ply").write_text(PLY.format("0 1 9"))
     (tmp_path / "flat.obj").write_text("v 0 0\nv 1 0\nv 0 1\nf 1 2 3\n")
-    for name in ("x.npy", "x.npz", "face.ply", "flat.obj"):
-        with pytest.raises(clouds.CloudError, match="corrupt|unreadable"):
+    for name, message in {
+        "x.npy": "corrupt",
+        "x.npz": "corrupt",
+        "face.ply": "a face names a vertex that does not exist",
+        "flat.obj": "a vertex of fewer than three coordinates",
+    }.items():
+        with pytest.raises(clouds.CloudError, match=message):
             read(tmp_path / name)
 
 
 def test_the_errors_for_missing_files_and_unknown_types(tmp_path):
     with pytest.raises(clouds.CloudError, match="cannot be read: No such file"):
         read(tmp_path / "absent.npy")
-    with pytest.raises(clouds.CloudError, match="unknown type 'step'; expected one of glb"):
-        read(tmp_path / "part.STEP")
+    with pytest.raises(clouds.CloudError, match="unknown type 'docx'; expected one of glb"):
+        read(tmp_path / "text.DOCX")
+    with pytest.raises(clouds.CloudError, match="fbx files are not read; open it in Blender"):
+        read(tmp_path / "part.FBX")
 
 
 def test_files_of_folders_are_sorted_and_named_files_keep_their_position(tmp_path):
@@ -346,28 +389,42 @@ def test_files_of_folders_are_sorted_and_named_files_keep_their_position(tmp_pat
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     named = [tmp_path / "z.txt", tmp_path / "b", tmp_path / "a.npy"]
-    found = clouds.find_files(named, exclude=tmp_path / "b" / "out.npz")
-    names = [str(path.relative_to(tmp_path)) for path in found]
+    found = shape_files.find(named, exclude=tmp_path / "b" / "out.npz").files
+    names = [str(file.path.relative_to(tmp_path)) for file in found]
     assert names == ["z.txt", "b/c/deep.npz", "b/one.obj", "b/two.PLY", "a.npy"]
 
 
 def test_a_folder_without_meshes_or_clouds_is_an_error(tmp_path):
     (tmp_path / "readme.txt").touch()
     with pytest.raises(FileNotFoundError, match="holds no file of a known type: glb"):
-        list(clouds.find_files([tmp_path]))
+        shape_files.find([tmp_path])
 
 
-def test_without_trimesh_arrays_work_and_the_error_for_meshes_names_the_extra(
-    tmp_path, monkeypatch
+@pytest.mark.parametrize("kind, package", [("step", "cascadio"), ("las", "laspy")])
+def test_the_error_without_the_package_of_a_type_names_the_extra(
+    tmp_path, monkeypatch, kind, package
 ):
     np.save(tmp_path / "x.npy", points(64)[0])
-    monkeypatch.setitem(sys.modules, "trimesh", None)
-    monkeypatch.delitem(sys.modules, "data_prep.geometry.meshes")
-    monkeypatch.delattr("data_prep.geometry.meshes")
+    (tmp_path / f"x.{kind}").write_bytes(b"any")
+    monkeypatch.setitem(sys.modules, package, None)
     assert read(tmp_path / "x.npy").xyz.shape == (64, 3)
-    clouds.check_readable([tmp_path / "x.npy"])
-    with pytest.raises(formats.MissingPackageError, match=r'pip install "mrd_jax\[prep\]"'):
-        clouds.check_readable([tmp_path / "x.npy", tmp_path / "x.glb"])
+    clouds.check_readable([tmp_path / "x.npy", tmp_path / "x.glb"])
+    message = rf'{package} is missing; {kind} files.* pip install "mrd_jax\[formats\]"'
+    with pytest.raises(formats.MissingPackageError, match=message):
+        clouds.check_readable([tmp_path / "x.npy", tmp_path / f"x.{kind}"])
+    with pytest.raises(formats.MissingPackageError, match=message):
+        read(tmp_path / f"x.{kind}")
+
+
+def test_readers_of_meshes_need_no_extra(tmp_path):
+    """trimesh is a package of the tests."""
+    program = (
+        "import sys; sys.modules['trimesh'] = None\n"
+        "from data_prep.geometry import formats\n"
+        "for file_type, kind in formats.FORMATS.items():\n"
+        "    kind.extra or formats.reader(file_type)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """The source `folder`: searchable data sets, metadata from tables, and invalid files."""
 
+import functools
 import hashlib
 import io
 import json
 import os
+import sys
 
 import numpy as np
 import PIL.Image
 import pytest
 import small_shapes
+import trimesh
 from small_shapes import COLOURS, SETTINGS, box, picture, rgb, run_build, write
 
 from data_prep import build, evaluation, prepare, shapes, sources, teachers
-from data_prep.geometry import meshes
-from data_prep.shape_names import name_of
+from data_prep.geometry import formats
 from mrd_jax.data import source
 from mrd_jax.evaluation import load_held_out
 
@@ -62,7 +64,9 @@ def test_records_hold_id_source_captions_and_convention(searchable):
     assert (first["id"], first["source"], first["label"]) == ("blue_box-7.obj", "folder", -1)
     assert (first["captions"], first["caption_kinds"]) == (["blue box"], ["name"])
     assert first["image_kinds"] == ["render", "render"]
-    assert source.read_metadata(searchable)["from_y_up"] == "rotate"
+    metadata = source.read_metadata(searchable)
+    assert metadata["from_y_up"] == "rotate"
+    assert metadata["reader_version"] == formats.READER_VERSION
 
 
 @pytest.mark.parametrize(
@@ -97,8 +101,8 @@ def test_y_up_is_rotated_and_not_mirrored(tmp_path):
     colours = np.full((36, 4), 255, np.uint8)
     colours[normals[:, 1] > 0.5] = (255, 0, 0, 255)
     colours[normals[:, 2] > 0.5] = (0, 255, 0, 255)
-    mesh = meshes.trimesh.Trimesh(corners, np.arange(36).reshape(12, 3), process=False)
-    mesh.visual = meshes.trimesh.visual.ColorVisuals(mesh, vertex_colors=colours)
+    mesh = trimesh.Trimesh(corners, np.arange(36).reshape(12, 3), process=False)
+    mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=colours)
     write(tmp_path / "shape.glb", mesh)
     shape = prepared(tmp_path, points=600)
     red = (shape.rgb == (255, 0, 0)).all(axis=1)
@@ -134,7 +138,7 @@ def test_clouds_match_an_independent_implementation_and_have_no_views(tmp_path, 
         elif name.endswith("npz"):
             np.savez(raw / name, points=xyz, colors=colours)
         else:
-            cloud = meshes.trimesh.PointCloud(xyz, np.hstack([colours, colours[:, :1]]))
+            cloud = trimesh.PointCloud(xyz, np.hstack([colours, colours[:, :1]]))
             (raw / name).write_bytes(cloud.export(file_type="ply"))
         want[name] = expected_cloud(xyz.astype(np.float64), colours, shape_id=name, points=64)
     folder = run_build("folder", raw, tmp_path / "out", monkeypatch)
@@ -238,9 +242,10 @@ def test_materials_and_textures_are_read_from_anywhere_in_the_folder_but_not_out
 def test_unusable_files_are_counted_by_reason_and_named(tmp_path, capsys, monkeypatch):
     raw = tmp_path / "raw"
     write(raw / "good.glb", box())
-    (raw / "cut.glb").write_bytes((raw / "good.glb").read_bytes()[:200])
+    whole = (raw / "good.glb").read_bytes()
+    (raw / "cut.glb").write_bytes(whole[:200])
     (raw / "empty.obj").write_text("")
-    (raw / "object.npy").write_bytes(b"")
+    np.save(raw / "object.npy", np.array([{}], object))
     (raw / "notes.txt").write_text("hello")
     write(tmp_path / "elsewhere.glb", box())
     (raw / "link.glb").symlink_to(tmp_path / "elsewhere.glb")
@@ -253,15 +258,15 @@ def test_unusable_files_are_counted_by_reason_and_named(tmp_path, capsys, monkey
 
     printed = capsys.readouterr().out
     for reason, item in (
-        ("unreadable mesh", "cut.glb"),
-        ("no faces and no points", "empty.obj"),
-        ("empty file", "object.npy"),
+        (f"truncated binary glTF file: has 200 of {len(whole)} bytes", "cut.glb"),
+        ("empty file", "empty.obj"),
+        ("no rows of numbers; expected x y z in each row", "notes.txt"),
         ("a link that leaves the folder", "link.glb"),
         ("a link to a folder, not followed", "more"),
         ("file missing", "gone.ply"),
     ):
         assert f"  skipped, {reason}: 1\n    {item}\n" in printed
-    assert "unknown type 'txt'" in printed
+    assert "skipped, holds pickled objects" in printed
     assert [record["id"] for record in source.open_split(folder, "test")] == ["good.glb"]
 
 
@@ -364,21 +369,184 @@ def test_invalid_arguments_are_detected_before_any_shape_is_prepared(tmp_path, m
         run_build("folder", raw, tmp_path / "out", monkeypatch, teacher="lit")
 
 
+def contents(root, **options):
+    return sources.find("folder", **options).contents(root)
+
+
+def test_every_entry_of_a_folder_is_an_item_or_in_a_note(tmp_path):
+    write(tmp_path / "oak.glb", box())
+    for name in ("._oak.glb", "sofa.fbx", "a/bed.skp", "a/b.glb.part", "photo.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "gone.ply").symlink_to("nowhere.ply")
+    found = contents(tmp_path)
+    assert [(item.path, item.skip) for item in found.items] == [
+        ("oak.glb", ""),
+        ("a/b.glb.part", "an incomplete download"),
+        ("gone.ply", "a link whose target is missing"),
+    ]
+    (note,) = found.notes
+    assert note.startswith("2 files of types that are not read: fbx, skp; ")
+    assert found.name_notes == ()
+
+
+def test_notes_are_part_of_the_summary(tmp_path, monkeypatch, capsys):
+    raw = tmp_path / "raw"
+    write(raw / "model.glb", box())
+    write(raw / "oak.glb", box())
+    (raw / "sofa.fbx").write_bytes(b"")
+    table(raw, "path,captoin", "model.glb,a chair", "oak.glb,")
+    run_build("folder", raw, tmp_path / "out", monkeypatch)
+    printed = capsys.readouterr().out
+    assert "columns that are not read: captoin (did you mean captions?)" in printed
+    assert "note: 1 file of types that are not read: fbx; fbx: " in printed
+    assert (
+        "note: 1 shape without a caption, since file names such as model.glb say nothing; use "
+        "--label_from folder for names of folders, or a table with a column 'name'\n"
+    ) in printed
+
+
+def shapenet(root):
+    for path in ("chair/1a2b/models/model_normalized", "bath_tub/3c4d/model", "chair/oak_chair-2"):
+        write(root / f"{path}.glb", box())
+    write(root / "model.glb", box())
+
+
 @pytest.mark.parametrize(
-    ("path", "name"),
+    ("label_from", "want"),
     [
-        ("oak_chair-2.glb", "oak chair"),
-        ("sub/folder/Oak chair (1).obj", "Oak chair"),
-        ("DamagedHelmet.glb", "Damaged Helmet"),
-        ("smallOakChair2.obj", "small oak chair"),
-        ("wallMountedTV.obj", "wall mounted TV"),
-        ("van Gogh 2.obj", "van Gogh"),
-        ("old mp3.obj", "old mp3"),
-        ("iPhone.v2.stl", "iPhone v2"),
-        ("3_seater-sofa_0004_02.ply", "3 seater sofa"),
-        ("cafe\u0301.glb", "caf\u00e9"),
-        ("0001.npy", ""),
+        (None, [("", ""), ("", ""), ("", "oak chair"), ("", "")]),
+        (
+            "folder",
+            [("bath_tub", "bath tub"), ("chair", "chair"), ("chair", "oak chair"), ("", "")],
+        ),
+        ("1", [("bath_tub", "bath tub"), ("chair", "chair"), ("chair", "oak chair"), ("", "")]),
+        ("2", [("3c4d", ""), ("1a2b", ""), ("", "oak chair"), ("", "")]),
     ],
 )
-def test_names_are_derived_from_file_names(path, name):
-    assert name_of(path) == name
+def test_classes_and_captions_come_from_folders_if_the_user_says_so(tmp_path, label_from, want):
+    shapenet(tmp_path)
+    found = contents(tmp_path, label_from=label_from)
+    assert [(item.label, item.name) for item in found.items] == want
+    for item, (_, name) in zip(found.items, want, strict=True):
+        assert item.captions == ((("name", name),) if name else ())
+    without = sum(not name for _, name in want)
+    assert found.name_notes[0].startswith(f"{without} shape")
+    if label_from:
+        unlabelled = sum(not label for label, _ in want)
+        assert found.name_notes[1].startswith(f"{unlabelled} shape")
+        assert "--label_from folder" not in found.name_notes[0]
+
+
+def test_labels_from_folders_are_the_classes_of_the_data_set(tmp_path, monkeypatch):
+    shapenet(tmp_path / "raw")
+    run = functools.partial(run_build, "folder", tmp_path / "raw", tmp_path / "out", monkeypatch)
+    folder = run(label_from="folder")
+    classes = json.loads((folder / "evaluation" / "classes.json").read_text())
+    assert classes == ["bath_tub", "chair"]
+    records = source.open_split(folder, "test")
+    assert [(record["label"], record["name"]) for record in records] == [
+        (0, "bath tub"),
+        (1, "chair"),
+        (1, "oak chair"),
+        (-1, ""),
+    ]
+    with pytest.raises(ValueError, match="built with --label_from folder, but --label_from None"):
+        run()
+
+
+def test_the_table_goes_before_the_folders(tmp_path):
+    shapenet(tmp_path)
+    table(tmp_path, "path,name,label", "bath_tub/3c4d/model.glb,Tub,basin", "model.glb,,")
+    first, second, *_ = contents(tmp_path, label_from="folder").items
+    assert (first.name, first.label) == ("Tub", "basin")
+    assert (second.name, second.label) == ("", "")
+
+
+def test_other_sources_take_no_labels_from_folders():
+    with pytest.raises(ValueError, match="--label_from is for --source folder"):
+        sources.find("furniture", label_from="folder")
+    with pytest.raises(ValueError, match="--label_from is 'parent'; expected 'folder'"):
+        sources.find("folder", label_from="parent")
+
+
+def test_paths_of_a_table_may_differ_in_case_if_one_file_matches(tmp_path):
+    for name in ("Sub/Oak.glb", "a.glb", "A.glb", "caf\u00e9.glb"):
+        write(tmp_path / name, box())
+    (tmp_path / "Sub" / "Photo.PNG").write_bytes(picture((0, 0, 255)))
+    lines = ["SUB\\oak.GLB,sub/photo.png", "A.glb,", "b/A.GLB,", "cafe\u0301.glb,", "a.GLB,"]
+    table(tmp_path, "path,images", *lines)
+    found = contents(tmp_path)
+    listed = [(item.path, item.images) for item in found.items if not item.skip]
+    assert listed == [
+        ("Sub/Oak.glb", ("Sub/Photo.PNG",)),
+        ("A.glb", ()),
+        ("b/A.GLB", ()),  # missing
+        ("caf\u00e9.glb", ()),
+        ("a.GLB", ()),  # a.glb and A.glb match
+    ]
+    assert found.notes[0].startswith("2 paths of the table are written otherwise on disk: ")
+    assert "SUB/oak.GLB (Sub/Oak.glb)" in found.notes[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems accept UTF-8 only")
+def test_names_that_are_not_utf8_and_names_with_line_breaks_are_built(
+    tmp_path, monkeypatch, capsys
+):
+    names = (b"caf\xe9.glb", b"red\nchair.glb", b"x" * 240 + b".glb")
+    for name in names:
+        (tmp_path / "raw").mkdir(exist_ok=True)
+        with open(os.path.join(os.fsencode(tmp_path / "raw"), name), "wb") as file:
+            file.write(box().export(file_type="glb"))
+    with open(os.path.join(os.fsencode(tmp_path / "raw"), b"b\xff.ply"), "wb") as file:
+        file.write(b"ply")
+    folder = run_build("folder", tmp_path / "raw", tmp_path / "out", monkeypatch)
+    records = source.open_split(folder, "test")
+    assert [(record["id"], record["name"]) for record in records] == [
+        ("caf\\xe9.glb", ""),
+        ("red\\nchair.glb", "red chair"),
+        (f"{'x' * 240}.glb", "x" * 240),
+    ]
+    printed = capsys.readouterr().out
+    assert "\n    b\\xff.ply\n" in printed and printed.encode()
+
+
+def test_a_listed_link_that_leaves_the_folder_is_skipped(tmp_path):
+    write(tmp_path / "out" / "c.glb", box())
+    write(tmp_path / "raw" / "a.glb", box())
+    (tmp_path / "raw" / "sub").symlink_to(tmp_path / "out")
+    table(tmp_path / "raw", "path", "sub/c.glb", "a.glb")
+    first, second, third = contents(tmp_path / "raw").items
+    assert (first.path, first.skip) == ("sub/c.glb", "a link that leaves the folder")
+    assert (second.path, second.skip) == ("a.glb", "")
+    assert (third.path, third.skip) == ("sub", "a link to a folder, not followed")
+
+
+def test_a_package_that_is_missing_is_detected_before_any_shape_is_prepared(tmp_path, monkeypatch):
+    write(tmp_path / "raw" / "a.glb", box())
+    (tmp_path / "raw" / "b.step").write_bytes(b"")
+    monkeypatch.setattr(prepare, "prepare_shapes", None)  # calling it would fail
+    monkeypatch.setitem(sys.modules, "cascadio", None)
+    with pytest.raises(ImportError, match="step files need it"):
+        run_build("folder", tmp_path / "raw", tmp_path / "out", monkeypatch)
+
+
+def test_a_data_set_of_earlier_readers_is_kept_with_a_note_until_it_is_overwritten(
+    tmp_path, monkeypatch, capsys
+):
+    write(tmp_path / "raw" / "oak.glb", box())
+    run = functools.partial(run_build, "folder", tmp_path / "raw", tmp_path / "out", monkeypatch)
+    folder = run()
+    metadata = json.loads((folder / "metadata.json").read_text())
+    del metadata["reader_version"]
+    metadata["build"]["fingerprint"] = "of the shapes of version 1"
+    (folder / "metadata.json").write_text(json.dumps(metadata))
+    capsys.readouterr()
+    assert run() == folder
+    printed = capsys.readouterr().out
+    assert (
+        f"note: {folder} was built with version 1 of the readers of files, and is kept" in printed
+    )
+    assert "reader_version" not in source.read_metadata(folder)
+    run(overwrite=True)
+    assert source.read_metadata(folder)["reader_version"] == formats.READER_VERSION

@@ -111,8 +111,9 @@ def test_a_model_with_an_invalid_rotation_is_skipped(tmp_path, text):
     [
         ("/m/gone.obj", "missing mesh"),
         ("/../../etc/passwd.obj", "unsafe or damaged archive member"),
-        ("/m/garbled.obj", "unreadable mesh"),
-        ("/m/empty.obj", "no faces"),
+        ("/m/garbled.obj", "a face names a vertex that does not exist: 9 of 3"),
+        ("/m/empty.obj", "empty file"),
+        ("/m/cloud.obj", "no faces"),
         ("/m/nan.obj", "non-finite coordinates"),
         ("/m/line.obj", "no visible area"),
     ],
@@ -121,6 +122,7 @@ def test_an_unusable_model_is_skipped_with_its_reason(tmp_path, model, reason):
     files = {
         "m/garbled.obj": "v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 9\n",
         "m/empty.obj": "",
+        "m/cloud.obj": "v 0 0 0\nv 1 0 0\nv 0 1 0\n",
         "m/nan.obj": "v 0 0 0\nv 1 0 0\nv 0 nan 0\nf 1 2 3\n",
         "m/line.obj": "v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n",
     }

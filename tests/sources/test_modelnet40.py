@@ -12,7 +12,9 @@ from fake_data import FakeTeacher
 
 from data_prep import build, shapes, teachers
 from data_prep.foreign import safe_pickle
-from data_prep.sources import off, published
+from data_prep.geometry.assets import Assets
+from data_prep.geometry.readers import off
+from data_prep.sources import modelnet40, published
 from mrd_jax.data import source
 from mrd_jax.evaluation import held_out_split, zero_shot
 
@@ -246,6 +248,13 @@ def test_labels_are_updated_when_released_features_are_added_later(tmp_path, mon
     assert [CLASSES[record["label"]] for record in got] == ["airplane", "night stand"]
 
 
+def from_smallest(triangle):
+    """Returns the corners as tuples, beginning with the smallest one, in their order."""
+    corners = [tuple(corner) for corner in triangle.tolist()]
+    first = corners.index(min(corners))
+    return tuple(corners[first:] + corners[:first])
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -260,32 +269,40 @@ def test_labels_are_updated_when_released_features_are_added_later(tmp_path, mon
     ],
 )
 def test_all_variants_of_the_off_format_are_parsed_alike(text):
-    vertices, faces = off.parse(text.encode())
-    np.testing.assert_array_equal(vertices, [[0, 0, 0], [2, 0, 0], [2, 2, 0], [0, 2, 0]])
-    np.testing.assert_array_equal(faces, [[0, 1, 2], [0, 2, 3]])
+    found = off.read(text.encode(), assets=Assets({}.get, folder=""), file_type="off")
+    triangles = np.concatenate([part.triangles for part in found.parts])
+    a, b, c, d = (0, 0, 0), (2, 0, 0), (2, 2, 0), (0, 2, 0)
+    assert sorted(map(from_smallest, triangles)) == [(a, b, c), (a, c, d)]
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "malformed OFF: it does not start with OFF"),
+        ("", "empty file"),
         ("ply\n4 2 0\n", "malformed OFF: it does not start with OFF"),
-        ("OFF", "malformed OFF: no counts"),
-        ("OFFfour 2 0\n", "malformed OFF: no counts"),
-        ("OFF\n-4 2 0\n", "malformed OFF: fewer lines than it counts"),
-        (SQUARE[:-20], "malformed OFF: fewer lines than it counts"),
+        ("OFF", "malformed OFF: no counts of vertices and faces"),
+        ("OFFfour 2 0\n", "malformed OFF: it does not start with OFF"),
+        ("OFF\nfour 2 0\n", "malformed OFF: no counts of vertices and faces"),
+        ("OFF\n-4 2 0\n", "malformed OFF: no counts of vertices and faces"),
+        (SQUARE[:-20], "the file is truncated; faces found: 0 of 2"),
+        (SQUARE[:-30], "the file is truncated; vertices found: 2 of 4"),
         ("OFF\n4 0 0\n" + SQUARE[10:34], "no faces"),
-        (SQUARE.replace("2 2 0\n", "2 x 0\n"), "malformed OFF: not numbers"),
-        (SQUARE.replace("2 2 0\n", "2 2\n"), "malformed OFF: not numbers"),
-        (SQUARE.replace("3 0 2 3", "3 0 2"), "malformed OFF: not numbers"),
+        (SQUARE.replace("2 2 0\n", "2 x 0\n"), "expected a number, found 'x'"),
+        (SQUARE.replace("2 2 0\n", "2 2\n"), "malformed OFF: a vertex without three coordinates"),
         (SQUARE.replace("2 2 0\n", "2 nan 0\n"), "non-finite coordinates"),
-        (SQUARE.replace("3 0 2 3", "3 0 2 4"), "malformed OFF: a face names no vertex"),
-        (SQUARE.replace("3 0 2 3", "3 0 2 -1"), "malformed OFF: a face names no vertex"),
+        (
+            SQUARE.replace("3 0 2 3", "3 0 2"),
+            "malformed OFF: a face has fewer corners than it counts",
+        ),
+        (SQUARE.replace("3 0 2 3", "3 0 2 4"), "a face names a vertex that does not exist"),
+        (SQUARE.replace("3 0 2 3", "3 0 2 -1"), "a face names a vertex that does not exist"),
     ],
 )
-def test_the_reason_to_skip_a_malformed_off_file(text, reason):
+def test_the_reason_to_skip_a_malformed_off_file(tmp_path, text, reason):
+    write_off(tmp_path, "a.off", text)
+    item = modelnet40.OffItem("a", "test", "chair", variant="off", path=str(tmp_path / "a.off"))
     with pytest.raises(shapes.SkipShape, match=f"^{reason}$"):
-        off.parse(text.encode())
+        item.read(points=4, rng=np.random.default_rng(0))
 
 
 def test_malformed_off_files_are_skipped_and_counted(tmp_path, capsys):
@@ -295,7 +312,7 @@ def test_malformed_off_files_are_skipped_and_counted(tmp_path, capsys):
     write_off(tmp_path, "ModelNet40/sofa/test/sofa_0682.off", SQUARE.replace("2", "0"))
     assert len(records(run(tmp_path))) == 2
     printed = capsys.readouterr().out
-    assert "skipped, malformed OFF: fewer lines than it counts: 1\n" in printed
+    assert "skipped, the file is truncated; faces found: 0 of 2: 1\n" in printed
     assert "5 items read, 3 shapes in the cache (0 items found prepared), 2 skipped" in printed
 
 

@@ -66,6 +66,7 @@ def cache(root, *, lvis=None):
 def test_every_object_in_the_cache_becomes_a_record(tmp_path, monkeypatch, capsys):
     base = cache(tmp_path / "home")
     truncated = write(base / "glbs/000-101/cut.glb", box())
+    size = truncated.stat().st_size
     truncated.write_bytes(truncated.read_bytes()[:100])
 
     folder = run_build("objaverse", tmp_path / "home", tmp_path / "out", monkeypatch)
@@ -89,7 +90,8 @@ def test_every_object_in_the_cache_becomes_a_record(tmp_path, monkeypatch, capsy
     assert evaluation.load_held_out(folder, "train").names == ("", *["Spiral_Staircase"] * 2)
     printed = capsys.readouterr().out
     assert "4 items read, 3 shapes" in printed
-    assert "skipped, unreadable mesh: 1\n    cut\n" in printed
+    reason = f"truncated binary glTF file: has 100 of {size} bytes"
+    assert f"skipped, {reason}: 1\n    cut\n" in printed
     assert "kept, no annotation: 1" in printed
 
 

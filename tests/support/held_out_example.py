@@ -28,6 +28,15 @@ def record(name, *, label, feature, views=None, **fields):
     }
 
 
+class Split(list):
+    """Decoded records that are read like a `source.RecordSource`."""
+
+    directory = "shop/1.0.0"
+
+    def read(self, index, fields):
+        return {name: self[index][name] for name in fields}
+
+
 def records():
     """Returns two shapes named Stool, a table, a lamp, and a shape of unknown class."""
     return [

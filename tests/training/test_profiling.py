@@ -9,10 +9,15 @@ from mrd_jax.training import profiling
 
 
 @pytest.fixture
-def recorded(monkeypatch):
-    """Calls of the profiler, in order."""
+def recorded(monkeypatch, tmp_path):
+    """Calls of the profiler, in order; folders relative to the working directory."""
     calls = []
-    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: calls.append(folder))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        jax.profiler,
+        "start_trace",
+        lambda folder: calls.append(folder.removeprefix(f"{tmp_path}/")),
+    )
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: calls.append("stop"))
     return calls
 

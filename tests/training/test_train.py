@@ -190,7 +190,6 @@ def test_run_continues_only_with_the_neighbours_it_began_with(dataset, straight,
         ({"data__hard_negatives": 14}, "neighbours is 5, but each of the 2 seeds .* needs 7"),
         ({"data__neighbours": 6}, "has 5 neighbours per record.*--count 6"),
         ({"batch_size": 32}, "batch_size is 32, but split .train. of .* has 29 records"),
-        ({"model__micro_batch": 3}, "model.micro_batch is 3; expected a divisor of the 2 samples"),
     ],
 )
 def test_config_that_does_not_fit_is_rejected_before_anything_is_written(

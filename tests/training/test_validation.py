@@ -49,6 +49,11 @@ def test_table_has_a_rule_for_every_field():
         ({"data__caption_chances": ("high",)}, r"caption_chances is .*; expected a tuple of num"),
         ({"data__caption_groups": ("name",)}, r"caption_groups is .*; each group must be a tuple"),
         ({"data__hard_negatives": 16}, r"hard_negatives is 16"),
+        (
+            {"data__directory": "s3://b/x"},
+            r"data.directory is 's3://b/x': expected a local path or",
+        ),
+        ({"initial_weights": "/gs/b/x"}, r"initial_weights is '/gs/b/x': a local folder below /gs"),
         ({"data__train_split": ""}, r"train_split is ''; expected name of a split"),
         ({"batch_size": 0}, r"batch_size is 0; .* at least 1"),
         ({"spmd": "jit"}, r"spmd is 'jit'; expected one of 'pmap', 'shard_map'"),
@@ -110,13 +115,32 @@ def test_unknown_missing_and_renamed_fields_are_named():
     ]
 
 
+@pytest.mark.parametrize(
+    ("devices", "used"), [(16, 16), (32, 16), (64, 8), (512, 1), (1, 16)], ids=str
+)
+def test_micro_batch_is_the_largest_divisor_up_to_the_configured_one(devices, used):
+    """uni3d_g has 512 samples and micro-batches of 24, which divide over no power of two."""
+    config = tiny_config(batch_size=512, model__micro_batch=24)
+    assert validation.micro_batch(config, device_count=devices) == used
+    validation.validate_devices(config, device_count=devices, process_count=1)
+
+
+def test_micro_batch_that_divides_is_kept_and_0_means_none():
+    for wanted in (0, 1, 4):
+        config = tiny_config(batch_size=16, model__micro_batch=wanted)
+        assert validation.micro_batch(config, device_count=2) == wanted
+
+
 def test_batch_must_divide_over_devices_and_fit_the_data_set():
     config = tiny_config(batch_size=12)
     with pytest.raises(validation.ConfigError, match="batch_size is 12.*8 devices"):
         validation.validate_devices(config, device_count=8, process_count=1)
-    config = tiny_config(model__micro_batch=3)
-    with pytest.raises(validation.ConfigError, match="micro_batch is 3; .* the 2 samples"):
-        validation.validate_devices(config, device_count=8, process_count=1)
+    config = tiny_config(batch_size=46, model__micro_batch=8)
+    with pytest.raises(
+        validation.ConfigError, match="micro_batch is 8; .* 23 samples per device .* one of 1, 23"
+    ):
+        validation.validate_devices(config, device_count=2, process_count=1)
+    config = tiny_config()
     with pytest.raises(validation.ConfigError, match="batch_size is 16, but .* has 15 records"):
         validation.validate_records(config, records=15)
     validation.validate_records(config, records=16)

@@ -101,11 +101,11 @@ def _checked(xyz: np.ndarray) -> np.ndarray:
         xyz = xyz[0]
     columns = xyz.shape[1] if xyz.ndim == 2 else 0
     if xyz.dtype.kind in "fiu" and (columns == 3 or columns >= 6):
-        is_wide = columns > 64 and len(xyz) < 16
-        if not is_wide:
+        # x y z, normals and colours are 9 columns; more columns than points are points as columns.
+        if columns <= max(len(xyz), 9):
             return xyz
     message = f"points are {xyz.dtype} {list(xyz.shape)}; expected numbers [n, 3] or [n, 6]"
-    if xyz.dtype.kind in "fiu" and xyz.ndim == 2 and len(xyz) in (3, 6):
+    if xyz.dtype.kind in "fiu" and xyz.ndim == 2 and 3 <= len(xyz) < columns:
         message += "; transpose the array"
     if xyz.dtype.kind in "fiu" and xyz.ndim == 3:
         message += "; save every cloud to a file of its own"
@@ -135,7 +135,7 @@ def _split(
 
 def _are_normals(columns: np.ndarray) -> bool:
     """Returns whether columns [n, 3] are vectors of length 1, some with negative components."""
-    if columns.dtype.kind != "f" or not len(columns) or not columns.min() < 0:
+    if columns.dtype.kind != "f" or not (columns < 0).any():
         return False
     lengths = np.linalg.norm(columns.astype(np.float64), axis=1)
     # Normals of points without a surface are zero or not finite.

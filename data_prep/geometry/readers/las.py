@@ -5,6 +5,7 @@ import struct
 from pathlib import Path
 
 import laspy
+import lazrs
 import numpy as np
 
 from data_prep.foreign import limits
@@ -15,6 +16,9 @@ from data_prep.geometry.readers import isolated
 # Position in a file of the sizes of the header and of all data before the points, and of the number
 # of records between; and the least size of a record.
 _HEADER_SIZES, _HEADER_END, _RECORD_BYTES = 94, 104, 54
+CORRUPT = "a corrupt header, or a truncated file"
+# Exceptions of the library for corrupt headers and records, found by `benchmarks.fuzz`.
+_MALFORMED = (ValueError, LookupError, ArithmeticError, struct.error)
 
 
 def read(data: bytes, *, assets: Assets, file_type: str) -> scene.Scene:
@@ -55,8 +59,14 @@ def convert(path: Path, *, notes: list[str]) -> dict[str, np.ndarray]:
             if not header.are_points_compressed and size - header.offset_to_point_data < expected:
                 raise scene.MeshError("truncated; points that the header declares are missing")
             points = reader.read_points(header.point_count)
+    except (scene.MeshError, limits.LimitError):
+        raise
+    except lazrs.LazrsError as error:
+        raise scene.MeshError(f"corrupt compressed points: {error}") from error
     except laspy.LaspyException as error:
         raise scene.MeshError(f"unreadable LAS file: {error}") from error
+    except _MALFORMED as error:
+        raise scene.MeshError(CORRUPT) from error
     if len(points) < header.point_count:
         raise scene.MeshError("truncated; points that the header declares are missing")
     xyz = np.stack([np.asarray(points[name]) for name in "xyz"], axis=1)
@@ -77,7 +87,7 @@ def _check_records(data: bytes) -> None:
         raise scene.MeshError("no LAS file, or a truncated header")
     header, points, records = struct.unpack_from("<HII", data, _HEADER_SIZES)
     if not header + records * _RECORD_BYTES <= points <= len(data):
-        raise scene.MeshError("a corrupt header, or a truncated file")
+        raise scene.MeshError(CORRUPT)
 
 
 def _colours(points, names: set[str], *, notes: list[str]) -> np.ndarray | None:

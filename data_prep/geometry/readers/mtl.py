@@ -21,6 +21,8 @@ _OPTION = re.compile(r"(-[a-zA-Z]+)\s+")
 _LATER_OPTION = re.compile(rf"\s(?={'|'.join((*_ARGUMENTS, *_VECTORS))}\s)", re.IGNORECASE)
 _NUMBER = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s+")
 _WORD = re.compile(r"(\S+)\s+")
+# Longest reference to a picture, with its options; splitting takes quadratic time.
+_LONGEST_REFERENCE = 2048
 _COLOURS = ("kd", "ke")
 _MAPS = ("map_kd", "map_ka", "map_ke", "map_d")
 _SYNONYMS = {"map_opacity": "map_d", "map_tr": "map_d"}
@@ -96,12 +98,12 @@ def parse(data: bytes, *, path: str, notes: list[str]) -> dict[str, Material]:
         elif name is None or not rest:
             continue
         elif keyword in _COLOURS:
-            colour, note = _colour(rest)
+            colour, note = _colour(rest, may_be_levels=keyword == "kd")
             found.add(note)
             if colour:
                 materials[name].colours[keyword] = colour
         elif keyword in _MAPS:
-            materials[name].maps[keyword] = rest
+            materials[name].maps[keyword] = rest[:_LONGEST_REFERENCE]
         elif keyword in ("d", "tr"):
             value = _numbers(rest.lower().removeprefix("-halo").strip())
             if value and math.isfinite(value[0]):
@@ -141,6 +143,9 @@ def _map(options: dict[str, list[str]], name: str) -> Map:
         numbers = [float(word) for word in options.get(option, ())]
         return tuple([*numbers[:2], default, default][:2]) if numbers else (default, default)
 
+    def word(option: str) -> str:
+        return (options.get(option) or [""])[0].lower()
+
     name = name.strip()
     if len(name) > 1 and name[0] == name[-1] and name[0] in "\"'":
         name = name[1:-1].strip()
@@ -148,8 +153,8 @@ def _map(options: dict[str, list[str]], name: str) -> Map:
         name=name,
         scale=vector("-s", 1.0),
         offset=vector("-o", 0.0),
-        clamp=options.get("-clamp", [""])[0].lower() == "on",
-        channel=options.get("-imfchan", [""])[0].lower(),
+        clamp=word("-clamp") == "on",
+        channel=word("-imfchan"),
     )
 
 
@@ -174,8 +179,13 @@ def _split_options(text: str) -> tuple[dict[str, list[str]], str]:
     return options, text
 
 
-def _colour(text: str) -> tuple[tuple[float, ...], str]:
-    """Parses a colour; returns three numbers, or none, and a note or ""."""
+def _colour(text: str, *, may_be_levels: bool) -> tuple[tuple[float, ...], str]:
+    """Parses a colour; returns three numbers, or none, and a note or "".
+
+    Args:
+      text: rest of the line.
+      may_be_levels: whether numbers may be 0 to 255. Those of an emission may exceed 1.
+    """
     kind = text.split()[0].lower()
     if kind in ("spectral", "xyz"):
         return (), f"{kind} colour in a material, ignored"
@@ -184,7 +194,8 @@ def _colour(text: str) -> tuple[tuple[float, ...], str]:
         return (), "unreadable colour in a material, ignored"
     if len(numbers) < 3:  # green and blue are optional
         numbers = numbers[:1] * 3
-    if max(numbers) > 2 and all(value == int(value) for value in numbers if math.isfinite(value)):
+    is_whole = all(value == int(value) for value in numbers if math.isfinite(value))
+    if may_be_levels and max(numbers) > 2 and is_whole:
         return tuple(value / 255 for value in numbers), "colour of a material from 0 to 255"
     return tuple(numbers), ""
 

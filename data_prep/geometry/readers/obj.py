@@ -37,9 +37,9 @@ _LARGEST_FRACTION = 1.01
 def read(data: bytes, *, assets: Assets, file_type: str) -> scene.Scene:
     """Reads a mesh, or the point cloud of a file without faces.
 
-    The parts are the materials, the last one that is used first, and quads of a part are cut into
-    all first and then all second halves: the order in which earlier versions had the faces, which
-    decides the points that a seed samples.
+    The parts are the materials, the last one that is used first. If all faces of a part are alike
+    quads, their first halves precede their second ones. Earlier versions had the faces in this
+    order, which decides the points that a seed samples.
 
     Args:
       data: bytes of the file.
@@ -60,7 +60,7 @@ def read(data: bytes, *, assets: Assets, file_type: str) -> scene.Scene:
     _check_vertices(faces.vertex, vertex, len(xyz))
     if (faces.counts < 3).any():
         number = np.count_nonzero(faces.counts < 3)
-        assets.notes.append(f"{number} faces of fewer than three corners, ignored")
+        assets.notes.append(f"faces of fewer than three corners, ignored: {number}")
     cut = polygons.triangulate(xyz, vertex, counts=faces.counts)
     if not len(cut.corners):
         return scene.Scene(points=tuple(_points(xyz, colours)))
@@ -148,7 +148,7 @@ def _note_statements(elements: obj_text.Elements, *, notes: list[str]) -> None:
                 raise MeshError(f"not an OBJ file; it starts with {f'{keyword} {text[:30]}'!r}")
             unknown += 1
     if unknown:
-        notes.append(f"{unknown} lines of unknown kinds, ignored")
+        notes.append(f"lines of unknown kinds, ignored: {unknown}")
     if len(elements.faces.lines) and any(keyword == "p" for _, keyword, _ in elements.statements):
         notes.append("points beside faces, ignored")
 
@@ -252,30 +252,23 @@ def _by_material(
     with a `usemtl`.
     """
     used = [(line, t) for line, keyword, t in elements.statements if keyword == "usemtl"]
-    everything = np.arange(len(cut.polygon))
-    if not used:
-        yield None, _halves_first(everything, elements, cut)
-        return
+    faces = elements.faces
     # Names by their number; 0 is that of faces above the first `usemtl`.
     numbers: dict[str, int] = {}
     of_statement = [0, *(numbers.setdefault(name, len(numbers) + 1) for _, name in used)]
     limits.PARTS.check(len(numbers))
-    names = ["", *numbers]
+    names = ["" if used else None, *numbers]
     lines = np.array([line for line, _ in used])
-    of_face = np.array(of_statement)[np.searchsorted(lines, elements.faces.lines)]
+    of_face = np.array(of_statement)[np.searchsorted(lines, faces.lines)]
+    is_mixed = np.bincount(of_face, faces.counts != 4) > 0
     material = of_face[cut.polygon]
     order = np.argsort(material, kind="stable")
     present, starts = np.unique(material[order], return_index=True)
     groups = np.split(order, starts[1:])
     firsts = [group[0] for group in groups]
     for rank in np.argsort(firsts)[::-1]:
-        yield names[present[rank]], _halves_first(groups[rank], elements, cut)
-
-
-def _halves_first(
-    chosen: np.ndarray, elements: obj_text.Elements, cut: polygons.Triangulation
-) -> np.ndarray:
-    """Returns triangles with the first halves of all quads first, if all faces are quads."""
-    if (elements.faces.counts[cut.polygon[chosen]] == 4).all():
-        return chosen.reshape(-1, 2).T.reshape(-1)
-    return chosen
+        chosen = groups[rank]
+        has_uv = faces.coordinate[cut.corners[chosen]] != 0
+        if not is_mixed[present[rank]] and (has_uv == has_uv[0, 0]).all():
+            chosen = chosen.reshape(-1, 2).T.reshape(-1)  # first halves first
+        yield names[present[rank]], chosen

@@ -68,13 +68,15 @@ class Materials:
                 # The first file that defines a name counts.
                 self._materials = new | self._materials
                 limits.PARTS.check(len(self._materials))
+        # Materials whose own names end with a comment.
+        self._commented = {_uncommented(n): m for n, m in self._materials.items() if " #" in n}
 
     def look(self, name: str | None) -> Look:
         """Returns the look of a material; that of the only material for None.
 
         A name that no file defines has no colour, and is noted once.
         """
-        material = self._materials.get(mtl.material_name(name or ""))
+        material = self._named(mtl.material_name(name or ""))
         if name is None and len(self._materials) == 1:
             (material,) = self._materials.values()
         if material is not None:
@@ -88,14 +90,24 @@ class Materials:
             self._assets.notes.append(note)
         return Look()
 
+    def _named(self, name: str) -> mtl.Material | None:
+        """Returns the material of a name, either of which a comment may follow."""
+        if name in self._materials:
+            return self._materials[name]
+        if _uncommented(name) in self._materials:
+            return self._materials[_uncommented(name)]
+        return self._commented.get(name)
+
     def _find(self, statement: str) -> Iterator:
         """Yields the files that a statement names; names may contain spaces."""
-        whole = statement.strip("\"'")
-        found = self._assets.find(whole) if whole else None
-        if found is not None:
-            yield found
-            return
-        names = re.findall(r'"[^"]+"|\S.*?\.mtl(?!\S)|\S+', statement, re.IGNORECASE)
+        for whole in dict.fromkeys((statement, _uncommented(statement))):
+            whole = whole.strip("\"'")
+            found = self._assets.find(whole) if whole else None
+            if found is not None:
+                yield found
+                return
+        statement = _uncommented(statement)
+        names = _names(statement)
         limits.PARTS.check(len(names))
         for name in dict.fromkeys(name.strip("\"'") for name in names):
             found = self._assets.find(name)
@@ -154,6 +166,24 @@ class Materials:
                 return None if texels is None else _Picture(texels, reference, found.path)
         self._assets.notes.append("missing texture")
         return None
+
+
+def _names(statement: str) -> list[str]:
+    """Splits a statement into names: in quotes, or ending with .mtl, or else single words."""
+    names: list[str] = []
+    for index, piece in enumerate(re.split(r'"([^"]*)"', statement)):
+        if index % 2:
+            names.append(piece)
+            continue
+        *whole, last = re.split(r"(?<=\.mtl)\s+", piece.strip(), flags=re.IGNORECASE)
+        names += whole
+        names += [last] if last.lower().endswith(".mtl") else last.split()
+    return names
+
+
+def _uncommented(text: str) -> str:
+    """Returns a text without a comment. Names may contain number signs, as in "Material #25"."""
+    return re.split(r"\s#", text)[0]
 
 
 def _with_alpha(texels: np.ndarray, alpha: _Picture, *, is_same: bool) -> np.ndarray:

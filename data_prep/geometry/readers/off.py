@@ -17,6 +17,7 @@ from data_prep.geometry.scene import MeshError, Part, Points, Scene
 
 _KEYWORD = re.compile(rb"\s*(ST)?(C)?(N)?(C)?(4)?(n)?OFF(?![A-Za-z])(?:[ \t]+(BINARY))?")
 COLOUR_MAP_IGNORED = "colours by number of a colour map, ignored"
+COLUMNS_IGNORED = "numbers behind vertices that the keyword OFF does not declare, ignored"
 _TOO_FEW_CORNERS = "faces of fewer than three corners, ignored"
 
 
@@ -68,6 +69,8 @@ def read(data: bytes, *, assets: Assets, file_type: str) -> Scene:
         body = Body(*body)
     else:
         body = _read_text(data[keyword.end() :], notes=assets.notes)
+        if body.vertices.shape[1] > 3 and not any(keyword.group(1, 2, 3, 4)):
+            assets.notes.append(COLUMNS_IGNORED)
     return _scene(body, has_normals=has_normals, has_colours=has_colours, notes=assets.notes)
 
 

@@ -46,10 +46,11 @@ def read(data: bytes, *, assets: Assets, file_type: str) -> Scene:
     del file_type
     data = text_numbers.to_utf8(data)
     header = ply_header.parse(data)
-    counts = {element.name: element.count for element in header.elements}
+    # Of equal names, the first one counts, as in `ply_body.Table`.
+    counts = {element.name: element.count for element in reversed(header.elements)}
     vertex = next((name for name in _VERTICES if name in counts), None)
     if vertex is None:
-        raise MeshError(f"no element vertex; found {', '.join(counts)}")
+        raise MeshError(f"no element vertex; found {', '.join(reversed(counts)) or 'none'}")
     surfaces = [name for name in (*_FACES, *_STRIPS) if counts.get(name)]
     (limits.VERTICES if surfaces else limits.POINTS).check(counts[vertex])
     for name in surfaces:

@@ -112,8 +112,6 @@ def _declared_words(text: bytes, elements: list[Element]) -> bytes | None:
     lines = [line for line in text.splitlines() if line.strip()]
     kept, position = [], 0
     for element in elements:
-        if not element.properties:
-            continue
         rows = lines[position : position + element.count]
         position += element.count
         if len(rows) < element.count:
@@ -149,8 +147,6 @@ def _read_tables(
     """Reads elements one after the other; returns their tables and the position behind them."""
     tables: dict[str, Table] = {}
     for element in elements:
-        if not element.properties:
-            continue
         table, offset = _read_table(data, element, offset, order=order)
         tables.setdefault(element.name, table)
     return tables, offset

@@ -24,6 +24,7 @@ SPLAT = ("f_dc_0", "f_dc_1", "f_dc_2")
 _HARMONIC = 0.28209479177387814  # 1 / (2 sqrt(pi))
 # A splat with less opacity is not seen; as `surface.INVISIBLE_OPACITY`.
 _INVISIBLE = 0.02
+INCOMPLETE_COLOURS = "colours that lack a channel, ignored"
 INTENSITY_IGNORED = "intensity is no colour, ignored"
 
 
@@ -74,7 +75,10 @@ def colours(
     if all(name in columns for name in SPLAT):
         values = np.stack([columns[name] for name in SPLAT], axis=1).astype(np.float64)
         return np.clip(np.nan_to_num(0.5 + _HARMONIC * values), 0, 1).astype(np.float32)
-    if any(name.startswith(("intensity", "scalar_")) for name in columns):
+    # A single letter may mean something else, such as a radius.
+    if any(len(name) > 1 and name in columns for group in CHANNELS for name in group):
+        notes.append(INCOMPLETE_COLOURS)
+    elif any(name.startswith(("intensity", "scalar_")) for name in columns):
         notes.append(INTENSITY_IGNORED)
     return None
 

@@ -63,7 +63,7 @@ class Header:
 
     Attributes:
       order: byte order of numpy, "<" or ">"; "" for text.
-      elements: elements in the order of the file.
+      elements: elements in the order of the file, without those that have no properties.
       textures: names in comments such as "comment TextureFile wood.png".
       body: position of the first byte behind the header.
     """
@@ -108,6 +108,10 @@ def parse(data: bytes) -> Header:
         raise MeshError("malformed PLY header: no format")
     if not elements:
         raise MeshError("malformed PLY header: no elements")
+    empty = [element.name for element in elements if element.count and not element.properties]
+    if empty:
+        raise MeshError(f"malformed PLY header: an element without properties: {empty[0]:.40}")
+    elements = [element for element in elements if element.properties]
     return Header(order, elements, textures, _body_start(data, end))
 
 

@@ -49,6 +49,8 @@ def read(
     if column is not None:
         rows = np.nan_to_num(face.columns[column].astype(np.float64), nan=-1, posinf=-1, neginf=-1)
         numbers = np.clip(rows, -1, len(names)).astype(np.int64)[found.polygon]
+    if (has_uv & (numbers >= len(names))).any():
+        assets.notes.append("missing texture")
     for number, name in enumerate(names):
         chosen = np.flatnonzero(has_uv & (numbers == number))
         if not len(chosen):

@@ -51,7 +51,8 @@ def _is_text(data: bytes) -> bool:
     if len(data) == _HEADER_BYTES + 50 * count and len(data) >= _HEADER_BYTES:
         return False
     start = data[:4096].lstrip()
-    words = re.match(rb"(?:(?:#|//)[^\r\n]*\s+)*(solid|facet)\b", start, re.IGNORECASE)
+    # Every comment ends with its line break, so that there is one way only to match a text.
+    words = re.match(rb"(?:(?:#|//)[^\r\n]*[\r\n]\s*)*(solid|facet)\b", start, re.IGNORECASE)
     return words is not None and b"\0" not in data[:1024]
 
 

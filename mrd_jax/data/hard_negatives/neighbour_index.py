@@ -8,13 +8,11 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 
 import numpy as np
-from etils import epath
 from ml_collections import ConfigDict
 
-from mrd_jax import atomic_io
+from mrd_jax import atomic_io, storage
 from mrd_jax.data import numpy_files
 
 # Folder of the index files, below the folder of the data set.
@@ -44,17 +42,17 @@ class NeighbourIndex:
         return hashlib.sha256(text).hexdigest()[:16]
 
 
-def default_path(directory: str | os.PathLike, split: str) -> epath.Path:
+def default_path(directory: storage.PathLike, split: str) -> storage.Path:
     """Returns the path of the index that is used if `config.data.neighbours_file` is empty.
 
     Args:
       directory: folder of the data set.
       split: name of the split.
     """
-    return epath.Path(directory) / FOLDER / f"{split}.npz"
+    return storage.path(directory) / FOLDER / f"{split}.npz"
 
 
-def write(path: str | os.PathLike, index: NeighbourIndex) -> None:
+def write(path: storage.PathLike, index: NeighbourIndex) -> None:
     """Writes an index atomically.
 
     Args:
@@ -66,7 +64,7 @@ def write(path: str | os.PathLike, index: NeighbourIndex) -> None:
     atomic_io.write_npz(path, indices=indices, about=np.array(json.dumps(fields)))
 
 
-def read(path: str | os.PathLike) -> NeighbourIndex:
+def read(path: storage.PathLike) -> NeighbourIndex:
     """Reads an index.
 
     Args:
@@ -76,7 +74,7 @@ def read(path: str | os.PathLike) -> NeighbourIndex:
       FileNotFoundError: the file does not exist.
       ValueError: the file is corrupt or holds something else.
     """
-    file_path = epath.Path(path)
+    file_path = storage.path(path)
     if not file_path.exists():
         raise FileNotFoundError(
             f"config.data.hard_negatives needs a neighbour index, but {path} does not exist; "

@@ -2,25 +2,21 @@
 """Baselines of a data set: chance, majority class, histogram regression, and the teacher itself."""
 
 import dataclasses
-import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from mrd_jax import evaluation
+from mrd_jax import evaluation, storage
 from mrd_jax.data import source
-from mrd_jax.evaluation import results
+from mrd_jax.evaluation import held_out_split, results
 from mrd_jax.evaluation.baselines import histogram
 
 # Kernel ridge regression takes time cubic and memory quadratic in this number.
 MAX_HISTOGRAM_SHAPES = 2_000
 
-Records = source.RecordSource | Sequence[Mapping[str, Any]]
-
 
 def measure(
-    dataset_dir: str | pathlib.Path,
+    dataset_dir: storage.PathLike,
     *,
     held_out: evaluation.HeldOut,
     train_split: str | None = "train",
@@ -62,7 +58,7 @@ def with_student(rows: Sequence[results.Result], student: results.Result) -> lis
 
 
 def _measure_fitted(
-    dataset_dir: str | pathlib.Path,
+    dataset_dir: storage.PathLike,
     held_out: evaluation.HeldOut,
     *,
     train_split: str,
@@ -70,7 +66,9 @@ def _measure_fitted(
     by_class: bool,
 ) -> list[results.Result]:
     """Measures the baselines that learn from a training split: majority and histogram."""
-    train = evaluation.load_held_out(dataset_dir, train_split)
+    records = source.open_split(dataset_dir, train_split)
+    indices = held_out_split.training_subset(len(records))
+    train = held_out_split.load_held_out(dataset_dir, train_split, indices=indices)
     rows = [measure_majority(held_out, train_labels=train.labels)]
     # ModelNet40 and ScanObjectNN have no names, which the histogram baseline learns from.
     if histogram.can_fit(train.labels[train.name_index >= 0]):
@@ -79,7 +77,8 @@ def _measure_fitted(
                 held_out,
                 test_records=source.open_split(dataset_dir, test_split),
                 train=train,
-                train_records=source.open_split(dataset_dir, train_split),
+                train_records=records,
+                train_indices=indices,
                 by_class=by_class,
             )
         )
@@ -156,9 +155,10 @@ def measure_teacher(held_out: evaluation.HeldOut, *, by_class: bool = True) -> r
 def measure_histogram(
     held_out: evaluation.HeldOut,
     *,
-    test_records: Records,
+    test_records: source.RecordSource,
     train: evaluation.HeldOut,
-    train_records: Records,
+    train_records: source.RecordSource,
+    train_indices: np.ndarray,
     by_class: bool = True,
 ) -> results.Result:
     """Measures kernel ridge regression from histograms, which has no learned 3D encoder.
@@ -168,7 +168,8 @@ def measure_histogram(
       test_records: records of the held-out split, in its order.
       train: training split; of more than `MAX_HISTOGRAM_SHAPES` named shapes, a random subset is
         used.
-      train_records: records of the training split, in its order.
+      train_records: records of the training split.
+      train_indices: position in the training split of each shape of `train`.
       by_class: compute retrieval by class too, see `retrieval.retrieval`.
 
     Returns:
@@ -181,7 +182,7 @@ def measure_histogram(
     if len(used) > MAX_HISTOGRAM_SHAPES:
         used = np.sort(np.random.default_rng(0).choice(used, MAX_HISTOGRAM_SHAPES, replace=False))
     fit = histogram.fit(
-        _histograms(train_records, used),
+        _histograms(train_records, train_indices[used]),
         targets=train.text_features[train.name_index[used]],
         labels=train.labels[used],
         class_features=held_out.class_features,
@@ -202,9 +203,9 @@ def measure_histogram(
     )
 
 
-def _histograms(records: Records, used: np.ndarray) -> histogram.Histograms:
-    """Computes the histograms of the records at the given indices, in their order."""
-    clouds = (records[int(i)] for i in used)
+def _histograms(records: source.RecordSource, indices: np.ndarray) -> histogram.Histograms:
+    """Computes the histograms of records, in the order of their positions in the split."""
+    clouds = (records.read(index, ("xyz", "rgb")) for index in indices.tolist())
     shape, colour = zip(
         *(histogram.describe(cloud["xyz"], cloud["rgb"]) for cloud in clouds), strict=True
     )

@@ -3,7 +3,6 @@
 
 import json
 import logging
-import pathlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from mrd_jax import atomic_io, encoder
+from mrd_jax import atomic_io, encoder, storage
 from mrd_jax.checkpoints import fingerprinting, run_identity
 from mrd_jax.evaluation.benchmark import measure, page, test_sets
 
@@ -25,7 +24,7 @@ FOLDER = "sets"
 
 
 def evaluate(
-    config: ConfigDict, workdir: str, *, devices: Sequence[jax.Device] | None = None
+    config: ConfigDict, workdir: storage.PathLike, *, devices: Sequence[jax.Device] | None = None
 ) -> None:
     """Evaluates an encoder on the test sets that the config names, or on all that fit it.
 
@@ -43,14 +42,14 @@ def evaluate(
       ValueError: the config is invalid, or a test set that it names does not fit the encoder.
       RuntimeError: a test set could not be measured; the message names it.
     """
-    folder = pathlib.Path(workdir)
+    folder = storage.path(workdir)
     _check(config, folder)
     tested = encoder.load(config.checkpoint, devices=devices)
     chosen, skipped = test_sets.find(config, card=tested.card)
     for name, reason in skipped.items():
         LOGGER.info("skipped %s: %s", name, reason)
     fingerprints = fingerprinting.benchmark_fingerprints(config)
-    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    storage.make_folder(folder / FOLDER)
     # Files of an earlier benchmark must not be taken for those of this one if it is interrupted.
     for name in (RESULTS_FILE, PAGE_FILE):
         (folder / name).unlink(missing_ok=True)
@@ -75,7 +74,7 @@ def evaluate(
     LOGGER.info("wrote %s and %s", folder / RESULTS_FILE, folder / PAGE_FILE)
 
 
-def _check(config: ConfigDict, folder: pathlib.Path) -> None:
+def _check(config: ConfigDict, folder: storage.Path) -> None:
     """Raises ValueError for mistakes that do not depend on the encoder or the test sets."""
     if not config.checkpoint:
         raise ValueError(
@@ -103,13 +102,13 @@ def _measure(
     tested: encoder.Encoder,
     config: ConfigDict,
     fingerprints: Mapping[str, Any],
-    folder: pathlib.Path,
+    folder: storage.Path,
 ) -> dict[str, Any]:
     """Measures the encoder on one test set, or reads its metrics if nothing has changed since."""
     path = folder / FOLDER / f"{test_set.name}.json"
     fingerprints = {**fingerprints, "data": test_set.fingerprint}
     if path.is_file():
-        saved = json.loads(path.read_text("utf-8"))
+        saved = json.loads(path.read_text())
         if saved["marks"] == fingerprints:
             LOGGER.info("%s: unchanged, metrics read from %s", test_set.name, path)
             return saved["figures"]

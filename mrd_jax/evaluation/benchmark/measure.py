@@ -90,7 +90,7 @@ def embed(
     records = source.open_split(test_set.directory, split)
     clouds = _clouds(
         tqdm.tqdm(
-            (records[i] for i in range(len(records))),
+            (records.read(i, ("xyz", "rgb")) for i in range(len(records))),
             desc=f"{test_set.name} {split}",
             total=len(records),
             unit="shape",

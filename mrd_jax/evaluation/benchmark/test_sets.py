@@ -3,12 +3,12 @@
 
 import collections
 import dataclasses
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from mrd_jax import storage
 from mrd_jax.checkpoints import model_card
 from mrd_jax.data import source
 
@@ -29,7 +29,7 @@ class TestSet:
     __test__ = False
 
     name: str
-    directory: pathlib.Path
+    directory: storage.Path
     metadata: Mapping[str, Any]
 
     @property
@@ -59,7 +59,7 @@ def find(config: ConfigDict, *, card: model_card.ModelCard) -> tuple[list[TestSe
       ValueError: a named set, or every set, does not fit the encoder; or a set has several
         versions.
     """
-    folders = _search(pathlib.Path(config.data))
+    folders = _search(storage.path(config.data))
     missing = sorted(set(config.sets) - folders.keys())
     if missing or not folders:
         raise FileNotFoundError(
@@ -120,7 +120,7 @@ def misfit(metadata: Mapping[str, Any], *, card: model_card.ModelCard, windows: 
     return ""
 
 
-def _search(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+def _search(folder: storage.Path) -> dict[str, storage.Path]:
     """Returns the version folder of every data set in the output of data_prep.build, by name."""
     versions = collections.defaultdict(list)
     for path in sorted(folder.glob("*/*/dataset_info.json")):

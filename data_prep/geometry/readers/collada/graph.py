@@ -100,7 +100,8 @@ def _rotate(values: np.ndarray) -> np.ndarray:
         return np.eye(4)
     x, y, z = values[:3] / length
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    angle = math.radians(values[3])
+    # Of an infinite angle, `math` takes no sine.
+    angle = math.radians(values[3]) if math.isfinite(values[3]) else math.nan
     result = np.eye(4)
     result[:3, :3] += math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross
     return result
@@ -127,7 +128,7 @@ def _skew(values: np.ndarray) -> np.ndarray:
     lengths = np.linalg.norm(values[1:4]), np.linalg.norm(values[4:7])
     if all(lengths):
         across, along = values[1:4] / lengths[0], values[4:7] / lengths[1]
-        result[:3, :3] += math.tan(math.radians(values[0])) * np.outer(along, across)
+        result[:3, :3] += np.tan(np.radians(values[0])) * np.outer(along, across)
     return result
 
 

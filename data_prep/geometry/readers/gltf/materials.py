@@ -75,7 +75,7 @@ def appearance(
     materials: _Materials = document.cache[_CACHE]
     index = fields.get_index(primitive, "material")
     material = materials.get(index)
-    colours = _vertex_colours(document, faces=faces, attributes=attributes)
+    colours = _vertex_colours(attributes)
     base = material.base
     if material.glows and base.is_black(colours):
         base = materials.emissive(index) or base
@@ -155,11 +155,9 @@ class _Materials:
         return Material(tree, base, mode, cutoff)
 
 
-def _vertex_colours(
-    document: Document, *, faces: np.ndarray, attributes: dict[str, np.ndarray]
-) -> np.ndarray | None:
+def _vertex_colours(attributes: dict[str, np.ndarray]) -> np.ndarray | None:
     """Returns linear colours float32 [vertices, 4], 0 to 1; None without any."""
-    values = vertex_attribute(document, "COLOR_0", faces=faces, attributes=attributes)
+    values = vertex_attribute("COLOR_0", attributes=attributes)
     if values is None:
         return None
     if values.shape[1] < 3:

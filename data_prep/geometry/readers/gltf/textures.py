@@ -15,7 +15,6 @@ from data_prep.geometry.scene import CLAMP, MIRROR, REPEAT, MeshError
 
 MISSING_TEXTURE = "missing texture"
 MISSING_COORDINATES = "texture without coordinates, its first texel is used"
-SHORT_ATTRIBUTE = "fewer texture coordinates or colours than vertices, ignored"
 NOT_NORMALISED = "texture coordinates are integers that are not normalised, taken as normalised"
 UNKNOWN_WRAP = "unknown wrap mode of a texture, taken as repeat"
 
@@ -192,7 +191,7 @@ def corner_coordinates(
       zeros from an attribute that is absent.
     """
     name = f"TEXCOORD_{placement.texcoord}"
-    uv = vertex_attribute(document, name, faces=faces, attributes=attributes)
+    uv = vertex_attribute(name, attributes=attributes)
     if uv is None:
         document.assets.notes.append(MISSING_COORDINATES)
         uv = np.zeros((1, 2))
@@ -206,21 +205,17 @@ def corner_coordinates(
     return uv[faces]
 
 
-def vertex_attribute(
-    document: Document, name: str, *, faces: np.ndarray, attributes: dict[str, np.ndarray]
-) -> np.ndarray | None:
-    """Returns an attribute [vertices, channels] that covers the faces; None without one.
+def vertex_attribute(name: str, *, attributes: dict[str, np.ndarray]) -> np.ndarray | None:
+    """Returns an attribute [vertices, channels]; None without one.
 
-    An attribute with fewer items than the faces need is ignored, with a note.
+    Raises:
+      MeshError: it has fewer than two channels.
     """
     values = attributes.get(name)
     if values is None:
         return None
     if values.ndim != 2 or values.shape[1] < 2:
         raise MeshError(f"malformed attribute, expected 2 to 4 numbers per vertex: {name[:20]}")
-    if faces.size and len(values) <= int(faces.max()):
-        document.assets.notes.append(SHORT_ATTRIBUTE)
-        return None
     return values
 
 

@@ -58,14 +58,19 @@ def rotation(axis_angle: np.ndarray) -> np.ndarray:
     if length:
         x, y, z = axis_angle[:3] / length
         cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-        angle = float(axis_angle[3])
+        angle = _finite(axis_angle[3])
         result[:3, :3] += math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross
     return result
 
 
+def _finite(angle: float) -> float:
+    """Returns an angle; NaN for an infinite one, of which `math` takes no sine."""
+    return float(angle) if math.isfinite(angle) else math.nan
+
+
 def texture_transform(node: Node, uv: np.ndarray) -> np.ndarray:
     """Applies a node TextureTransform to coordinates [..., 2]: scale and rotate about a centre."""
-    center, angle = node.vector("center", 0, 0), float(node.vector("rotation", 0)[0])
+    center, angle = node.vector("center", 0, 0), _finite(node.vector("rotation", 0)[0])
     cosine, sine = math.cos(angle), math.sin(angle)
     turned = np.array([[cosine, -sine], [sine, cosine]])
     # The standard transforms coordinates: translated first, then rotated, then scaled.

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Launcher for Cloud TPU slices; needs only Python, git and gcloud."""

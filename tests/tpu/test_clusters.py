@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files of scripts/cluster: image, JobSet, xpk and Slurm."""
+
+import math
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import venv
+
+import pytest
+import yaml
+from fake_data import run_build
+
+ROOT = pathlib.Path(__file__).parents[2]
+CLUSTER = ROOT / "scripts" / "cluster"
+HADOLINT = shutil.which("hadolint") or pathlib.Path(sys.executable).with_name("hadolint")
+# Starts a command as two tasks of a step, as srun does; passes SIGTERM on to them.
+SRUN = r"""#!/bin/bash
+while [[ $1 == --* ]]; do shift; done
+for task in 0 1; do
+    SLURM_PROCID=$task SLURM_LOCALID=$task "$@" &
+done
+trap 'kill -TERM $(jobs -p)' TERM
+status=0
+for job in $(jobs -p); do
+    wait "$job" || status=$?
+    while kill -0 "$job" 2> /dev/null; do wait "$job"; status=$?; done
+done
+exit $status
+"""
+
+
+def validate(arguments, *, devices):
+    """Runs `mrd_jax.main` with the arguments of a cluster file, up to the validation."""
+    kept = [argument for argument in arguments if argument != "--multihost"]
+    command = [sys.executable, "-m", "mrd_jax.main", *kept, "--mode=validate"]
+    done = subprocess.run(
+        [*command, f"--devices={devices}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--multihost" in arguments and "--unfinished_status=75" in arguments
+
+
+def test_jobset_asks_for_every_host_of_its_slice_and_starts_a_valid_run():
+    jobset = yaml.safe_load((CLUSTER / "jobset.yaml").read_text())
+    (job,) = jobset["spec"]["replicatedJobs"]
+    spec = job["template"]["spec"]
+    pod = spec["template"]["spec"]
+    (container,) = pod["containers"]
+    topology = pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"]
+    chips = math.prod(map(int, topology.split("x")))
+    hosts = chips // container["resources"]["limits"]["google.com/tpu"]
+    assert spec["parallelism"] == spec["completions"] == hosts == 16
+    (rule,) = spec["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"]["containerName"] == container["name"]
+    validate(container["args"], devices=chips * job["replicas"])
+
+
+def test_xpk_command_starts_a_valid_run(tmp_path):
+    """A script in place of xpk prints its arguments."""
+    xpk = tmp_path / "xpk"
+    xpk.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    xpk.chmod(0o755)
+    names = {name: name.lower() for name in ("CLUSTER", "ZONE", "PROJECT", "IMAGE", "BUCKET")}
+    environment = os.environ | names | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    script = CLUSTER / "xpk.sh"
+    done = subprocess.run(
+        ["bash", script, "--dry-run"], env=environment, capture_output=True, text=True, check=True
+    )
+    lines = done.stdout.splitlines()
+    flags = dict(line.split("=", 1) for line in lines if "=" in line)
+    words = shlex.split(flags["--command"])
+    assert words[:3] == ["python", "-m", "mrd_jax.main"] and lines[-1] == "--dry-run"
+    assert "--workdir=gs://bucket/runs/mrd" in words
+    validate(words[3:], devices=int(flags["--tpu-type"].rpartition("-")[2]))
+
+
+def test_image_is_accepted_by_the_linter():
+    done = subprocess.run([HADOLINT, CLUSTER / "Dockerfile"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_commands_of_the_image_work_on_the_files_that_it_copies(tmp_path):
+    """In an empty folder and environment; packages are those of the tests."""
+    folder, site = tmp_path / "mrd_jax", tmp_path / "venv"
+    folder.mkdir()
+    venv.create(site, with_pip=True)
+    packages = next(site.glob("lib/python*/site-packages"))
+    # On Python 3.11 it would hide the newer one that the tests bring.
+    for old in (*packages.glob("setuptools*"), *packages.glob("_distutils_hack")):
+        shutil.rmtree(old)
+    outer = pathlib.Path(yaml.__file__).parents[1]
+    # The packages are here already, but not this project, which the image has to install.
+    (packages / "outer.pth").write_text(f"import sys; sys.path.append({str(outer)!r})\n")
+    environment = {
+        "PATH": f"{site}/bin:/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "PIP_NO_DEPS": "1",
+        "PIP_NO_BUILD_ISOLATION": "0",
+        "JAX_PLATFORMS": "cpu",
+    }
+    text = (CLUSTER / "Dockerfile").read_text().replace("\\\n", "")
+    for line in text.splitlines():
+        word, _, rest = line.partition(" ")
+        if word == "COPY":
+            *sources, target = rest.split()
+            copy(sources, folder / target)
+        elif word == "ARG":
+            name, value = rest.split("=", 1)
+            environment[name] = value
+        elif word == "RUN":
+            done = subprocess.run(
+                ["sh", "-c", rest], cwd=folder, env=environment, capture_output=True, text=True
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+    shutil.rmtree(folder)
+    command = ["python", "-c", "import configs.quickstart, data_prep, mrd_jax.main as m; print(m)"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert str(packages) in done.stdout, done.stderr
+
+
+def copy(sources, target):
+    """Copies as COPY does: the content of a folder, or files into a folder."""
+    for source in sources:
+        if (ROOT / source).is_dir():
+            shutil.copytree(ROOT / source, target, dirs_exist_ok=True)
+        else:
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / source, target)
+
+
+def test_image_leaves_out_what_it_does_not_copy():
+    ignored = (CLUSTER / "Dockerfile.dockerignore").read_text().split()
+    kept = {line[1:] for line in ignored if line.startswith("!")}
+    copied = re.findall(r"^COPY (.+) \S+$", (CLUSTER / "Dockerfile").read_text(), re.MULTILINE)
+    assert {name.partition("/")[0] for line in copied for name in line.split()} == kept
+    assert ignored[0] == "*"
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """Runs the batch script with stand-ins for srun and scontrol; returns the process."""
+    for name, text in (("srun", SRUN), ("scontrol", f'#!/bin/sh\necho "$*" >> {tmp_path}/calls\n')):
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    data = run_build(tmp_path / "built", monkeypatch, points=96)[0]
+    environment = {
+        "PATH": f"{tmp_path}/bin:/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "PYTHON": sys.executable,
+        "SLURM_SUBMIT_DIR": str(ROOT),
+        "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_STEP_NODELIST": "127.0.0.1",
+        "SLURM_NTASKS": "2",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+    command = ["bash", CLUSTER / "train.sbatch", f"--workdir={tmp_path / 'run'}"]
+    command += ["--config=tests/distributed/multi_process_config.py"]
+    command += [f"--config.data.directory={data}"]
+
+    def start(*flags):
+        with (tmp_path / "log").open("a") as log:
+            return subprocess.Popen(
+                [*command, *flags], env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+
+    return start
+
+
+@pytest.mark.slow
+def test_slurm_job_requeues_itself_until_the_run_is_finished(slurm, tmp_path):
+    def log():
+        return (tmp_path / "log").read_text()
+
+    job = slurm("--config.total_steps=2000", "--config.checkpoint_every=50")
+    deadline = time.monotonic() + 200
+    while "train/loss" not in log() and not (tmp_path / "run" / "metrics.jsonl").exists():
+        assert job.poll() is None and time.monotonic() < deadline, log()
+        time.sleep(0.2)
+    # --signal=TERM without B: goes to the processes of srun, not to the batch script.
+    srun = subprocess.run(
+        ["pgrep", "-g", str(os.getpgid(job.pid)), "-f", "srun"], capture_output=True, text=True
+    ).stdout.split()[0]
+    os.kill(int(srun), signal.SIGTERM)
+    assert job.wait(timeout=100) == 75, log()
+    assert (tmp_path / "calls").read_text() == f"requeue {os.getpid()}\n"
+    assert not (tmp_path / "run" / "finished").exists()
+
+    step = int(max((tmp_path / "run" / "checkpoints").iterdir(), key=lambda p: int(p.name)).name)
+    # The requeued job has the same arguments; a shorter run would be another run.
+    job = slurm("--config.total_steps=2000", "--config.checkpoint_every=50", "--mode=check")
+    assert job.wait(timeout=100) == 0, log()
+    assert step > 0 and "will be continued" in log()
