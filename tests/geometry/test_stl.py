@@ -260,6 +260,16 @@ def test_errors_name_the_cause(data, error):
         load(data, "stl")
 
 
+def test_a_text_whose_first_word_is_damaged_is_read():
+    check(load(text().replace("solid", "so1id", 1), "stl"))
+
+
+def test_vertices_without_facets_are_an_error():
+    data = text().replace("facet", "face").replace("endloop", "", 1)
+    with pytest.raises(MeshError, match="malformed STL: vertices without facets"):
+        load(data, "stl")
+
+
 @pytest.mark.parametrize("word", ["# ", "// ", "solid ", "facet ", "solid facet ", "vertex 1 "])
 def test_repeated_words_take_no_time(word):
     data = word * 50_000

@@ -53,7 +53,9 @@ def _is_text(data: bytes) -> bool:
     start = data[:4096].lstrip()
     # Every comment ends with its line break, so that there is one way only to match a text.
     words = re.match(rb"(?:(?:#|//)[^\r\n]*[\r\n]\s*)*(solid|facet)\b", start, re.IGNORECASE)
-    return words is not None and b"\0" not in data[:1024]
+    # A text of which the first word is damaged is a text still.
+    is_text = words is not None or re.search(rb"\bfacet\s+normal\b", start, re.IGNORECASE)
+    return bool(is_text) and b"\0" not in data[:1024]
 
 
 def _read_binary(data: bytes, *, notes: list[str]) -> Scene:
@@ -169,6 +171,8 @@ def _fans(text: bytes, corners: np.ndarray) -> np.ndarray:
       MeshError: a facet has fewer than three vertices, as the last one of a truncated file.
     """
     facets = re.split(rb"\bfacet\b", text)[1:]
+    if not facets:
+        raise MeshError("malformed STL: vertices without facets")
     counts = np.array([facet.count(b"vertex") for facet in facets], np.int64)
     if counts.sum() != len(corners) or (counts < 3).any() or b"endloop" not in facets[-1]:
         complete = sum(len(_VERTEX.findall(facet)) >= 3 for facet in facets)
