@@ -25,7 +25,7 @@ $(VENV)/installed: setup.py $(WEIGHTS)
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	$(VENV)/bin/pip install --quiet --editable ".[demo,docs,notebooks,prep,test]"
+	$(VENV)/bin/pip install --quiet --editable ".[demo,docs,formats,notebooks,prep,test]"
 	touch $@
 
 # Meshes, pictures and names -> records with teacher features.
@@ -58,7 +58,7 @@ input_pipeline: $(VENV)/installed
 
 # 10,000 corrupt and hostile files for every reader of untrusted files; about half an hour.
 .PHONY: fuzz
-fuzz: $(VENV)/installed
+fuzz: $(VENV)/installed-test
 	$(RUN) -m benchmarks.fuzz
 
 test: $(VENV)/installed-test

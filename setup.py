@@ -40,7 +40,13 @@ EXTRAS = {
         "h5py>=3.11,<4",
         "safetensors>=0.5,<1",
         "transformers>=4.57,<5",
-        "trimesh>=5.2,<6",
+    ],
+    # CAD models (cascadio), point clouds of laser scanners, and meshoptimizer's compression.
+    "formats": [
+        "cascadio>=0.1.1,<0.2",
+        "laspy[lazrs]>=2.7,<3",
+        "meshopt>=0.1,<0.2",
+        "pye57>=0.4.19,<0.5",
     ],
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
     # PyTorch checkpoints of the peers are read, never written.
@@ -58,6 +64,8 @@ EXTRAS = {
         "scikit-learn>=1.6,<2",
         # Builds the wheel that the tests install.
         "setuptools>=77,<82",
+        # Writes meshes in tests and benchmarks, and reads them independently.
+        "trimesh>=5.2,<6",
     ],
     # The documentation's site, and the notebooks in it.
     "docs": ["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2"],

@@ -21,10 +21,12 @@ from data_prep import (
     lock,
     offline_teacher,
     prepare,
+    shape_names,
     sources,
     teachers,
     timing,
 )
+from data_prep.geometry import formats
 from data_prep.options import Options
 from data_prep.sources import published
 from data_prep.teachers import names
@@ -47,7 +49,7 @@ def build(options: Options) -> Path:
       lock.BusyError: another build is writing into the output folder.
     """
     prepare.check_input(options.source, options.input)
-    origin = sources.SOURCES[options.source]
+    origin = sources.find(options.source, label_from=options.label_from)
     class_set = published.find_class_set(
         origin, source=options.source, input_dir=options.input, teacher=options.teacher
     )
@@ -62,6 +64,8 @@ def _run_stages(
     """Runs the stages one after another."""
     started = time.monotonic()
     _check_existing(options)
+    if _is_of_earlier_readers(options, origin):
+        return options.target
     cache = options.output / "shapes" / origin.family
     if isinstance(origin, sources.folder.Folder):
         origin.check(
@@ -81,6 +85,7 @@ def _run_stages(
             image_size=options.image_size,
             workers=options.workers,
             seed=options.seed,
+            label_from=options.label_from,
         )
         print(summary)
         prepared = catalogue.read_catalogue(prepare.shard_paths(cache))
@@ -118,12 +123,29 @@ def _check_existing(options: Options) -> None:
             f"{options.target} was not written by data_prep.build; pass --overwrite to replace "
             "it, or choose another --output"
         )
-    for name, value in options.content().items():
+    for name, value in ({"label_from": None} | options.content()).items():
         if found.get(name) != value:
             raise ValueError(
                 f"{options.target} was built with --{name} {found.get(name)}, but --{name} "
                 f"{value} was given; pass --overwrite to replace it, or choose another --output"
             )
+
+
+def _is_of_earlier_readers(options: Options, origin: sources.Source) -> bool:
+    """Returns whether the data set exists and is kept although earlier readers made it."""
+    if options.overwrite or not options.target.exists():
+        return False
+    if origin.family not in sources.FILE_FAMILIES:
+        return False
+    version = source.reader_version(source.read_metadata(options.target))
+    if version in (None, formats.READER_VERSION):
+        return False
+    print(
+        f"note: {options.target} was built with version {version} of the readers of files, and is "
+        f"kept. Version {formats.READER_VERSION} reads more colours and transforms as the formats "
+        "define them; pass --overwrite to prepare all shapes again"
+    )
+    return True
 
 
 def _load_teacher(
@@ -222,6 +244,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
         default=Options.dtype,
         help=f"dtype of the teacher's activations; {default}",
     )
+    add("--label_from", help=f"for --source folder: {shape_names.LABEL_FROM_HELP}")
     add("--overwrite", action="store_true", help="replace a data set built with other options")
     values = vars(parser.parse_args(arguments))
     del values["debug"]

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import catalogue, evaluation, records, sources, teachers
+from data_prep.geometry import formats
 from data_prep.options import Options
 from data_prep.sources import published
 from data_prep.teachers import prompts
@@ -58,6 +59,8 @@ def make_plan(
         "counts": counts | {"classes": len(classes)},
         "build": options.content(),
     }
+    if sources.SOURCES[options.source].family in sources.FILE_FAMILIES:
+        metadata["reader_version"] = formats.READER_VERSION
     fingerprints = {shape_id: prepared.fingerprints[shape_id] for shape_id in sorted(ids)}
     content = [metadata, records.FORMAT, prompts.TEMPLATES, splits, list(classes), fingerprints]
     if class_set and class_set.features is not None:

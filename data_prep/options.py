@@ -24,6 +24,8 @@ class Options:
       workers: processes that prepare shapes; None for one per core.
       batch_size: pictures or texts per call of the teacher, over all devices.
       dtype: dtype of the teacher's activations, "float32" or "bfloat16".
+      label_from: folders that name the classes of the source "folder", see
+        `shape_names.label_of`; None for none.
       overwrite: True to replace a data set that was built with other options.
     """
 
@@ -38,6 +40,7 @@ class Options:
     workers: int | None = None
     batch_size: int = 32
     dtype: str = "float32"
+    label_from: str | None = None
     overwrite: bool = False
 
     @property
@@ -51,4 +54,6 @@ class Options:
         They are stored in the metadata of the data set.
         """
         names = ("source", "teacher", "points", "views", "image_size", "seed", "dtype")
-        return {name: getattr(self, name) for name in names}
+        content = {name: getattr(self, name) for name in names}
+        # Absent by default, as in data sets that were built before the option existed.
+        return content | ({"label_from": self.label_from} if self.label_from else {})

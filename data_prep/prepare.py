@@ -7,7 +7,6 @@ python -m data_prep.prepare --source furniture --input DIR --output DIR
 """
 
 import collections
-import dataclasses
 import os
 import sys
 import time
@@ -16,62 +15,22 @@ from pathlib import Path
 
 import tqdm
 
-from data_prep import flag_types, process_pool, shapes, sources
+from data_prep import flag_types, process_pool, shape_names, shapes, sources
+from data_prep.geometry import formats
+from data_prep.summary import EXAMPLES, Summary
 from mrd_jax.cli import command
 
 # Defaults: points per shape, rendered views per shape (all cameras), side of a view in pixels.
 POINTS, VIEWS, IMAGE_SIZE = 10_000, 12, 224
 ITEMS_PER_SHARD = 32
-# Item ids that a summary lists for each reason.
-EXAMPLES = 5
 # Increased whenever the content of prepared shapes changes: older shards are then prepared again.
 FORMAT = 2
-
-
-@dataclasses.dataclass
-class Summary:
-    """Counts and times of a preparation.
-
-    Attributes:
-      read: number of items that the source lists.
-      written: number of shapes in the cache.
-      reused: number of items in shards of an earlier run.
-      skipped: reason -> number of items without a shape.
-      faults: kind -> number of repairs and omissions in the shapes that were kept.
-      examples: reason or kind -> ids of its first items.
-      bytes: size of the shards in the cache.
-      cpu_seconds: stage -> CPU seconds over all processes, without reused shards.
-      seconds: wall time.
-    """
-
-    read: int = 0
-    written: int = 0
-    reused: int = 0
-    skipped: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-    faults: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-    examples: dict[str, list[str]] = dataclasses.field(default_factory=dict)
-    bytes: int = 0
-    cpu_seconds: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-    seconds: float = 0.0
-
-    def __str__(self) -> str:
-        """Returns a summary of a few lines."""
-        lines = [
-            f"{self.read} items read, {self.written} shapes in the cache "
-            f"({self.reused} items found prepared), {self.skipped.total()} skipped, "
-            f"{self.bytes} bytes, {self.seconds:.1f} s"
-        ]
-        for outcome, counts in (("skipped", self.skipped), ("kept", self.faults)):
-            for reason, count in sorted(counts.items()):
-                examples = self.examples.get(reason, [])
-                lines.append(f"  {outcome}, {reason}: {count}")
-                if examples:
-                    more = ["..."] if len(examples) == EXAMPLES < count else []
-                    lines.append(f"    {', '.join(examples + more)}")
-        if self.cpu_seconds:
-            stages = ", ".join(f"{name} {sec:.1f}" for name, sec in self.cpu_seconds.items())
-            lines.append(f"  CPU seconds: {stages}")
-        return "\n".join(lines)
+# Field of the header for the version of the readers; shards without it are of version 1.
+READER = "reader_version"
+OUTDATED = (
+    "{} items that an earlier version of the readers of files prepared are prepared again: "
+    "version {} reads more colours and transforms as the file formats define them"
+)
 
 
 def check_input(source: str, input_dir: Path) -> None:
@@ -80,8 +39,7 @@ def check_input(source: str, input_dir: Path) -> None:
     Raises:
       ValueError: the source is unknown, or the folder is missing.
     """
-    if source not in sources.SOURCES:
-        raise ValueError(f"unknown source {source!r}, expected one of {sorted(sources.SOURCES)}")
+    sources.find(source)
     if not Path(input_dir).is_dir():
         raise ValueError(
             f"--input {input_dir}: not a folder; expected the folder of the raw data of {source!r}"
@@ -98,6 +56,7 @@ def prepare_shapes(
     image_size: int = IMAGE_SIZE,
     workers: int | None = None,
     seed: int = 0,
+    label_from: str | None = None,
 ) -> Summary:
     """Prepares every item of a source into `cache_dir/shard-*.npz`.
 
@@ -113,6 +72,7 @@ def prepare_shapes(
       image_size: side of the views in pixels.
       workers: processes; None for one per core, 1 to work in this process.
       seed: seed of the point sampling.
+      label_from: value of --label_from, see `sources.folder`.
 
     Returns:
       Counts and times. Items of reused shards that were skipped or repaired count as such.
@@ -125,17 +85,26 @@ def prepare_shapes(
     """
     check_input(source, input_dir)
     start = time.monotonic()
-    items = sources.SOURCES[source].items(Path(input_dir))
+    origin = sources.find(source, label_from=label_from)
+    items, notes = _list(origin, Path(input_dir))
     settings = {"points": points, "views": views, "image_size": image_size, "seed": seed}
-    summary = Summary(read=len(items))
-    pending = []
+    # Part of the header of shards whose shapes come from files.
+    reader = {READER: formats.READER_VERSION} if origin.family in sources.FILE_FAMILIES else {}
+    summary = Summary(read=len(items), notes=notes)
+    pending, outdated = [], 0
     for path, batch in _shards(items, Path(cache_dir)):
-        header = _matching_header(path, batch=batch, settings=settings)
-        if header is None:
+        header = shapes.load_header(path) if path.exists() else None
+        if header is None or not _matches(header, batch=batch, settings=settings | reader):
             pending.append((path, batch))
+            outdated += len(batch) if header and _is_outdated(header, batch, settings) else 0
         else:
             summary.reused += len(batch)
             _count(summary, path, header, written=len(batch) - len(header["skipped"]))
+    if outdated and reader:
+        note = OUTDATED.format(outdated, formats.READER_VERSION)
+        summary.notes.append(note)
+        # Now, since it may take hours, and the shards are replaced one by one.
+        print(f"note: {note}; interrupt this command to keep the others", file=sys.stderr)
     _remove_surplus(Path(cache_dir), shards=-(-len(items) // ITEMS_PER_SHARD))
     workers = workers or os.cpu_count() or 1
     with tqdm.tqdm(total=len(items), initial=summary.reused, unit="shape", desc="prepare") as bar:
@@ -146,7 +115,7 @@ def prepare_shapes(
         )
         for (path, batch), outcomes in results:
             prepared: list[shapes.Shape] = []
-            header = {"format": FORMAT, **settings, **_item_fields(batch), "skipped": {}}
+            header = {"format": FORMAT, **settings, **reader, **_item_fields(batch), "skipped": {}}
             for item, (outcome, seconds) in zip(batch, outcomes, strict=True):
                 summary.cpu_seconds.update(seconds)
                 if isinstance(outcome, shapes.Shape):
@@ -179,19 +148,33 @@ def _shards(items: Sequence, cache_dir: Path) -> list[tuple[Path, Sequence]]:
     ]
 
 
-def _matching_header(path: Path, *, batch: Sequence, settings: dict) -> dict | None:
-    """Returns the header of a shard of these items and settings; None if there is none.
+def _list(
+    origin: sources.Source | sources.published.Published, input_dir: Path
+) -> tuple[Sequence, list[str]]:
+    """Returns the items of a source, and notes about its folder."""
+    if not isinstance(origin, sources.folder.Folder):
+        return origin.items(input_dir), []
+    contents = origin.contents(input_dir)
+    return contents.items, [*contents.notes, *contents.name_notes]
 
-    A shard without a shape whose file has been added since does not match either.
+
+def _matches(header: dict, *, batch: Sequence, settings: dict) -> bool:
+    """Returns whether a shard, described by its header, has these items and settings.
+
+    A shard without a shape whose file has been added since does not match.
     """
-    if not path.exists():
-        return None
-    header = shapes.load_header(path)
     expected = {"format": FORMAT, "marks": None, **settings, **_item_fields(batch)}
     if any(header.get(key) != value for key, value in expected.items()):
-        return None
+        return False
     missing = [i for i in batch if header["skipped"].get(i.id) == shapes.FILE_MISSING]
-    return None if any(item.file_exists() for item in missing) else header
+    return not any(item.file_exists() for item in missing)
+
+
+def _is_outdated(header: dict, batch: Sequence, settings: dict) -> bool:
+    """Returns whether a shard has the same items and settings, but is of an earlier reader."""
+    expected = {**settings, "items": [item.id for item in batch]}
+    is_same = all(header.get(key) == value for key, value in expected.items())
+    return is_same and header.get(READER, 1) < formats.READER_VERSION
 
 
 def _item_fields(batch: Sequence) -> dict[str, list[str]]:
@@ -253,6 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=0,
         help=f"seed of the point sampling; {default}",
     )
+    add("--label_from", help=shape_names.LABEL_FROM_HELP)
     options = parser.parse_args(arguments)
     summary = prepare_shapes(
         options.source,
@@ -263,6 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         image_size=options.image_size,
         workers=options.workers,
         seed=options.seed,
+        label_from=options.label_from,
     )
     print(summary)
     return 0

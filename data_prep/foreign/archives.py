@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads untrusted archives and folders: paths stay inside, and sizes are limited."""
 
+import functools
+import itertools
+import os
 import posixpath
 import struct
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -52,6 +56,9 @@ def safe_path(name: str) -> str:
 def folder_reader(root: Path) -> Callable[[str], bytes]:
     """Returns a function that reads files below a folder; links out of it are not followed.
 
+    Letter case, and the form and encoding of accented letters, are ignored where a name is not
+    found otherwise and the match is unambiguous.
+
     Args:
       root: folder of the files.
 
@@ -64,7 +71,10 @@ def folder_reader(root: Path) -> Callable[[str], bytes]:
 
     def read(name: str) -> bytes:
         try:
-            path = (root / safe_path(name)).resolve()
+            relative = safe_path(name)
+            path = (root / relative).resolve()
+            if not path.exists():
+                path = _similar_path(root, relative).resolve()
             if not path.is_relative_to(root):
                 raise ArchiveError(f"path {name!r} leaves its folder")
             return limits.read_file(path)
@@ -73,6 +83,45 @@ def folder_reader(root: Path) -> Callable[[str], bytes]:
             raise FileNotFoundError(name) from error
 
     return read
+
+
+def _similar_path(root: Path, relative: str) -> Path:
+    """Returns a path below a folder, each part of which is an existing name or similar to one."""
+    path = root
+    for part in relative.split("/"):
+        if not (path / part).exists():
+            resolved = path.resolve()
+            if not resolved.is_relative_to(root):  # a link to a folder elsewhere is not listed
+                raise FileNotFoundError(relative)
+            names = _similar_names(resolved, resolved.stat().st_mtime_ns)
+            part = names.get(_folded(part), "")
+            if not part:  # none, or several
+                raise FileNotFoundError(relative)
+        path = path / part
+    return path
+
+
+@functools.lru_cache(maxsize=16)
+def _similar_names(folder: Path, modified: int) -> dict[str, str]:
+    """Returns folded name -> name in a folder, "" if several names fold to the same.
+
+    `modified` is part of the cache key only.
+    """
+    del modified
+    names: dict[str, str] = {}
+    for name in itertools.islice(os.listdir(folder), limits.MEMBERS.maximum()):
+        folded = _folded(name)
+        names[folded] = "" if folded in names else name
+    return names
+
+
+def _folded(name: str) -> str:
+    """Returns a name that is the same for all letter cases, Unicode forms and encodings."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # a name that is not UTF-8
+        name = os.fsencode(name).decode("latin-1")
+    return unicodedata.normalize("NFC", name.casefold())
 
 
 class Archive:

@@ -71,14 +71,26 @@ ARRAY_BYTES = Limit(2 * 2**30, "bytes of arrays", "MRD_MAX_ARRAY_BYTES")
 # Faces and vertices of a scene. A face takes 800 bytes until it is rendered (same spheres).
 FACES = Limit(10_000_000, "faces", "MRD_MAX_FACES")
 VERTICES = Limit(10_000_000, "vertices", "MRD_MAX_VERTICES")
+# Sum over the concave polygons of a mesh of their squared numbers of corners, to which the time of
+# their triangulation is proportional: at the limit 3 s
+# for one polygon of 10,000 corners, and 10 s for millions of small ones.
+CONCAVE_CORNERS = Limit(
+    100_000_000, "squared corners of concave polygons", "MRD_MAX_CONCAVE_CORNERS"
+)
+# Time and memory of readers in a process of their own, `geometry.readers.isolated`. CAD models take
+# 0.02 to 1 s and less than 300 MB; 20 million points of a scan take half a minute and 3 GB.
+READER_SECONDS = Limit(120, "seconds", "MRD_MAX_READER_SECONDS")
+READER_BYTES = Limit(8 * 2**30, "bytes of memory", "MRD_MAX_READER_BYTES")
 # Points of a cloud, before sampling down to 10,000; more than a scan of one object has.
 POINTS = Limit(20_000_000, "points", "MRD_MAX_POINTS")
 # Parts of a scene: primitives of glTF, materials or solids.
 PARTS = Limit(10_000, "parts", "MRD_MAX_PARTS")
-# Nodes and instances of a glTF scene. A node takes up to 30 us.
+# Nodes and instances of a scene. A node takes up to 30 us.
 NODES = Limit(200_000, "nodes", "MRD_MAX_NODES")
 # Depth of nested nodes in a glTF scene; a chain of bones may have hundreds.
 DEPTH = Limit(10_000, "levels of nodes", "MRD_MAX_DEPTH")
+# Depth of nested nodes in a VRML or X3D file, whose parsers are recursive.
+NESTING = Limit(150, "levels of nested nodes", "MRD_MAX_NESTING")
 # Pixels of a picture or texture: 8,192 x 8,192, 256 MB with alpha, and up to five copies while it
 # is decoded and laid on white.
 PIXELS = Limit(2**26, "pixels", "MRD_MAX_PIXELS")

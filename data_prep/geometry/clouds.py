@@ -2,15 +2,15 @@
 """Reads meshes and point clouds from files, and brings them under an encoder's conventions."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from data_prep import shapes
-from data_prep.foreign import archives, limits
-from data_prep.geometry import formats, meshes, scene, surface
-from data_prep.geometry.assets import Assets
+from data_prep.foreign import limits
+from data_prep.geometry import assets, formats, meshes, scene, surface
 from data_prep.geometry.conventions import Conventions
 
 
@@ -39,6 +39,7 @@ def read_cloud(
     conventions: Conventions,
     up: str | None = None,
     root: Path | str | None = None,
+    columns: str | None = None,
     seed: int = 0,
 ) -> Cloud:
     """Reads one file. The result depends on its content, type and the seed, not on its name.
@@ -50,22 +51,30 @@ def read_cloud(
       conventions: conventions of the encoder.
       up: "y" or "z", the vertical axis of the file; None for the one that the file states, or else
         that of its type, `formats.up_axis`.
-      root: folder that may contain materials and textures; None for the mesh's own folder.
+      root: folder that may contain materials and textures; None for the mesh's own folder, and for
+        materials, textures and buffers in the folder above it (`assets.beside`). State the folder
+        of a file from an untrusted place.
+      columns: names of the columns of a text file, see `readers.text_columns.parse`; None for those
+        of its header, or a guess. Other types have none.
       seed: seed of the sampling; every file is sampled with the same random numbers.
 
     Raises:
       CloudError: the file is missing, corrupt or contains no usable point cloud.
       formats.MissingPackageError: the package that reads the type is not installed.
     """
-    content = read_content(path, fill=conventions.colour_fill, root=root)
+    content = read_content(path, fill=conventions.colour_fill, root=root, columns=columns)
     xyz, rgb = sample_content(content, points=conventions.points, seed=seed)
-    up = up or content.up_axis or formats.up_axis(path)
+    up = vertical_axis(path, content, stated=up).up
     cloud = prepare_cloud(xyz, rgb, conventions=conventions, up=up, seed=seed)
     return dataclasses.replace(cloud, faults=content.notes)
 
 
 def read_content(
-    path: Path | str, *, fill: float, root: Path | str | None = None
+    path: Path | str,
+    *,
+    fill: float,
+    root: Path | str | None = None,
+    columns: str | None = None,
 ) -> meshes.Content:
     """Reads the mesh or all points of a file, in the file's own axes.
 
@@ -74,7 +83,10 @@ def read_content(
     Args:
       path: as in `read_cloud`.
       fill: value, 0 to 1, of all colour channels of mesh parts without a colour.
-      root: folder that may contain materials and textures; None for the mesh's own folder.
+      root: folder that may contain materials and textures; None for the mesh's own folder, and for
+        materials, textures and buffers in the folder above it (`assets.beside`). State the folder
+        of a file from an untrusted place.
+      columns: as in `read_cloud`.
 
     Raises:
       CloudError: the file is missing, corrupt or contains no usable point cloud.
@@ -82,18 +94,48 @@ def read_content(
     """
     path = Path(path)
     file_type = formats.suffix(path)
-    root = Path(root or path.parent)
-    # Not resolved: the references of a linked mesh are relative to the folder of the link.
-    folder = path.parent.relative_to(root).as_posix()
     try:
         formats.check_type(file_type)
         data = limits.read_file(path, limit=formats.FORMATS[file_type].size_limit)
-        references = Assets(archives.folder_reader(root), folder=folder)
-        return meshes.load(data, file_type=file_type, references=references, fill=fill)
+        references = assets.beside(path, root=None if root is None else Path(root))
+        return meshes.load(
+            data, file_type=file_type, references=references, fill=fill, columns=columns
+        )
+    except IsADirectoryError as error:
+        raise CloudError("a folder, not a file") from error
     except OSError as error:
-        raise CloudError(f"cannot be read: {error.strerror or error}") from error
+        reason = error.strerror or str(error).removeprefix(f"{path}: ")
+        raise CloudError(f"cannot be read: {reason}") from error
     except (scene.MeshError, limits.LimitError) as error:
         raise CloudError(str(error)) from error
+
+
+class VerticalAxis(NamedTuple):
+    """Vertical axis of a file.
+
+    Attributes:
+      up: "y" or "z".
+      is_assumed: whether it is a habit of the file type, and nothing states it.
+    """
+
+    up: str
+    is_assumed: bool
+
+
+def vertical_axis(
+    path: Path | str, content: meshes.Content | None, *, stated: str | None
+) -> VerticalAxis:
+    """Returns the vertical axis of a file: as the user states it, else the file, else its type.
+
+    Args:
+      path: path of the file.
+      content: content of the file; None if it could not be read.
+      stated: "y" or "z", from a table or a flag; None or "" if neither states it.
+    """
+    up = stated or (content and content.up_axis)
+    if up:
+        return VerticalAxis(up, False)
+    return VerticalAxis(formats.up_axis(path), not formats.up_is_certain(path))
 
 
 def sample_content(
@@ -190,28 +232,6 @@ def unit_colours(rgb: np.ndarray | None, *, count: int, fill: float) -> np.ndarr
             f"colours span {rgb.min()} to {rgb.max()}; expected floats 0 to 1 or integers 0 to 255"
         )
     return (rgb / np.float64(largest)).astype(np.float32)
-
-
-def find_files(places: Iterable[Path | str], *, exclude: Path | None = None) -> Iterator[Path]:
-    """Yields files, and the files of known types below folders, sorted within a folder.
-
-    Args:
-      places: files and folders; their order is kept.
-      exclude: file to skip although its type is known, such as the output.
-
-    Raises:
-      FileNotFoundError: a folder contains no file of a known type.
-    """
-    excluded = exclude.resolve() if exclude else None
-    for place in map(Path, places):
-        files = [place]
-        if place.is_dir():
-            known = (p for p in sorted(place.rglob("*")) if formats.suffix(p) in formats.TYPES)
-            files = [path for path in known if path.is_file() and path.resolve() != excluded]
-        if not files:
-            types = ", ".join(formats.TYPES)
-            raise FileNotFoundError(f"{place} holds no file of a known type: {types}")
-        yield from files
 
 
 def check_readable(paths: Iterable[Path]) -> None:

@@ -10,6 +10,10 @@ from typing import Any
 from data_prep.foreign import limits
 from data_prep.geometry.scene import MeshError
 
+# Version of all readers together, increased whenever files give other points or colours. Prepared
+# shapes, data sets, embeddings and indexes record it; those that do not are of version 1.
+READER_VERSION = 2
+
 
 @dataclasses.dataclass(frozen=True)
 class Format:
@@ -24,6 +28,7 @@ class Format:
       packages: modules that the reader imports, beyond those that the project always needs.
       extra: extra of this project that installs them.
       up_is_certain: whether the format, and not a habit, defines the vertical axis.
+      has_columns: whether the reader takes names of columns.
       size_limit: limit on the size of a file. Files of points take less memory than meshes.
     """
 
@@ -33,6 +38,7 @@ class Format:
     packages: tuple[str, ...] = ()
     extra: str = ""
     up_is_certain: bool = False
+    has_columns: bool = False
     size_limit: limits.Limit = limits.FILE_BYTES
 
 
@@ -40,24 +46,71 @@ class MissingPackageError(ImportError):
     """Raised when the package that reads a file type is not installed; the message names it."""
 
 
+# Extra with the packages that read CAD models and the files of laser scanners.
+_EXTRA = "formats"
 FORMATS = {
     "glb": Format("glTF", "y", "gltf.reader", up_is_certain=True),
     "gltf": Format("glTF", "y", "gltf.reader", up_is_certain=True),
-    "obj": Format("OBJ", "y", "trimesh_scene", ("trimesh",), "prep"),
-    "off": Format("OFF", "z", "trimesh_scene", ("trimesh",), "prep"),
-    "ply": Format("PLY", "z", "trimesh_scene", ("trimesh",), "prep"),
-    "stl": Format("STL", "z", "trimesh_scene", ("trimesh",), "prep"),
+    "vrm": Format("glTF", "y", "gltf.reader", up_is_certain=True),
+    "obj": Format("OBJ", "y", "obj"),
+    "off": Format("OFF", "z", "off"),
+    "ply": Format("PLY", "z", "ply"),
+    "stl": Format("STL", "z", "stl"),
+    # COLLADA states the vertical axis, and defines y for files that do not.
+    "dae": Format("COLLADA", "y", "collada", up_is_certain=True),
+    "zae": Format("COLLADA", "y", "zipped", up_is_certain=True),
+    # The build platform of a printer is the plane of x and y.
+    "3mf": Format("3MF", "z", "three_mf", up_is_certain=True),
+    # VRML and X3D define y, but CAD programs write z.
+    "wrl": Format("VRML", "y", "vrml"),
+    "wrz": Format("VRML", "y", "vrml"),
+    "vrml": Format("VRML", "y", "vrml"),
+    "x3d": Format("X3D", "y", "vrml"),
+    "x3dv": Format("X3D", "y", "vrml"),
+    # The glTF files of the CAD library are not turned to y up.
+    "step": Format("STEP", "z", "cad", ("cascadio",), _EXTRA),
+    "stp": Format("STEP", "z", "cad", ("cascadio",), _EXTRA),
+    "iges": Format("IGES", "z", "cad", ("cascadio",), _EXTRA),
+    "igs": Format("IGES", "z", "cad", ("cascadio",), _EXTRA),
     "npy": Format("NumPy array", "z", "arrays", size_limit=limits.ARRAY_BYTES),
     "npz": Format("NumPy archive", "z", "arrays", size_limit=limits.ARRAY_BYTES),
+    "pcd": Format("PCD", "z", "pcd", size_limit=limits.ARRAY_BYTES),
+    "las": Format("LAS", "z", "las", ("laspy", "lazrs"), _EXTRA, size_limit=limits.ARRAY_BYTES),
+    "laz": Format("LAZ", "z", "las", ("laspy", "lazrs"), _EXTRA),
+    "e57": Format("E57", "z", "e57", ("pye57",), _EXTRA, size_limit=limits.ARRAY_BYTES),
+    "xyz": Format("text", "z", "text_points", has_columns=True),
+    "txt": Format("text", "z", "text_points", has_columns=True),
+    "pts": Format("text", "z", "text_points", has_columns=True),
+    "asc": Format("text", "z", "text_points", has_columns=True),
     # The vertical axis is that of the file in the archive.
     "zip": Format("zip", "z", "zipped"),
 }
 TYPES = tuple(FORMATS)
+# Help of the option --columns of commands.
+COLUMNS_HELP = (
+    "columns of text files (xyz, txt, pts, asc): a letter each, such as xyzirgb or xyz___rgb, or "
+    "names with commas (default: those of the file's header, or a guess from number and values)"
+)
+_BLENDER = "open it in Blender and export it as .glb"
+_BLENDER_ADD_ON = "import it into Blender with an add-on and export it as .glb"
+_OWN_PROGRAM = "export it as .glb, .fbx or .obj in the program that made it"
+_ASSIMP = "convert it by `assimp export FILE out.glb` (Debian package assimp-utils)"
+_CLOUD_COMPARE = "open it in CloudCompare and save it as .ply"
+# How to convert files of types that are not read.
+_CONVERSIONS = {
+    _BLENDER: "abc blend blend1 fbx usd usda usdc usdz",
+    _BLENDER_ADD_ON: "b3d dxf ifc iqm mhx2 pmd pmx vox",
+    _OWN_PROGRAM: "3dm c4d catpart dwg f3d ipt jt ma max mb prt sldasm sldprt skp x_b x_t ztl",
+    _ASSIMP: "3ds ac amf ase cob hmp irrmesh lwo lws lxo md2 md3 md5mesh mdl ms3d nff ogex q3o"
+    " smd ter x xgl zgl",
+    _CLOUD_COMPARE: "ptx rcp rcs",
+    "open it in FreeCAD and export it as .step": "brep fcstd sat",
+    "open it in MeshLab and export it as .ply": "ctm iv vtk vtp wrp",
+    "convert it to a mesh by scikit-image (skimage.measure.marching_cubes)": "dcm nii nrrd vdb",
+}
 # Types that are not read -> how to convert them.
 UNSUPPORTED = {
-    "fbx": "open it in Blender and export it as .glb",
-    "blend": "open it in Blender and export it as .glb",
-    "usdz": "open it in Blender and export it as .glb",
+    file_type: remedy for remedy, types in _CONVERSIONS.items() for file_type in types.split()
 }
 
 

@@ -4,11 +4,12 @@
 import dataclasses
 import struct
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 
 from data_prep.foreign import limits
-from data_prep.geometry import formats, scene
+from data_prep.geometry import file_checks, formats, scene
 from data_prep.geometry.assets import Assets
 from data_prep.geometry.surface import Surface, join
 
@@ -19,6 +20,8 @@ _MALFORMED = (
     *(struct.error, zlib.error),
 )
 POINTS_IGNORED = "points beside faces, ignored"
+# Error of a file without any finite coordinate.
+NOT_FINITE = "non-finite coordinates"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +51,7 @@ def load(
     references: Assets,
     fill: float,
     rotation: np.ndarray | None = None,
+    columns: str | None = None,
 ) -> Content:
     """Reads a file of one of `formats.TYPES`.
 
@@ -57,6 +61,8 @@ def load(
       references: reads materials and textures, and collects the notes.
       fill: value, 0 to 1, of all colour channels of mesh parts without a colour.
       rotation: [3, 3], applied to column vectors of a mesh; None for none.
+      columns: names of the columns of a text file, see `readers.text_columns.parse`; None for those
+        of its header, or a guess. Other types have none.
 
     Raises:
       scene.MeshError: the file is malformed, exceeds one of `limits`, or has neither faces nor
@@ -66,9 +72,11 @@ def load(
     notes = references.notes
     read = formats.reader(file_type)
     try:
-        limits.FILE_BYTES.check(len(data))
-        found = read(data, assets=references, file_type=file_type)
-        parts = [part for part in found.parts if len(part.triangles)]
+        formats.FORMATS[file_type].size_limit.check(len(data))
+        file_checks.check(data, file_type=file_type)
+        named = {"columns": columns} if formats.FORMATS[file_type].has_columns else {}
+        found = read(data, assets=references, file_type=file_type, **named)
+        parts = _finite_parts(found.parts, notes=notes)
         if parts:
             if found.points:
                 notes.append(POINTS_IGNORED)
@@ -82,6 +90,29 @@ def load(
     except _MALFORMED as error:
         raise scene.MeshError(f"unreadable {formats.FORMATS[file_type].name} file") from error
     return Content(xyz=xyz, rgb=rgb, up_axis=found.up_axis, notes=tuple(notes))
+
+
+def _finite_parts(parts: Sequence[scene.Part], *, notes: list[str]) -> list[scene.Part]:
+    """Returns the parts that have faces, without faces of which a corner is not finite.
+
+    Raises:
+      MeshError: there are faces, and none is finite.
+    """
+    kept, dropped = [], 0
+    for part in parts:
+        finite = np.isfinite(part.triangles).all(axis=(1, 2))
+        if not finite.all():
+            dropped += int(np.count_nonzero(~finite))
+            arrays = {name: getattr(part, name) for name in ("triangles", "uv", "colours")}
+            chosen = {name: a[finite] for name, a in arrays.items() if a is not None}
+            part = dataclasses.replace(part, **chosen)
+        if len(part.triangles):
+            kept.append(part)
+    if dropped:
+        if not kept:
+            raise scene.MeshError(NOT_FINITE)
+        notes.append(f"faces that are not finite, dropped: {dropped}")
+    return kept
 
 
 def _join_points(
@@ -103,10 +134,12 @@ def _join_points(
         notes.append("points without colours beside coloured ones, all taken as colourless")
     if xyz.ndim != 2 or xyz.shape[1] != 3 or xyz.dtype.kind not in "fiu":
         raise scene.MeshError(f"points are {xyz.dtype} {list(xyz.shape)}; expected numbers [n, 3]")
+    if not len(xyz):
+        raise scene.MeshError("no points")
     finite = np.isfinite(xyz).all(axis=1)
     if not finite.all():
         if not finite.any():
-            raise scene.MeshError("non-finite coordinates")
-        notes.append(f"{np.count_nonzero(~finite)} points that are not finite, dropped")
+            raise scene.MeshError(NOT_FINITE)
+        notes.append(f"points that are not finite, dropped: {np.count_nonzero(~finite)}")
         xyz, rgb = xyz[finite], None if rgb is None else rgb[finite]
     return xyz, rgb

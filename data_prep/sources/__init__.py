@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data sources of `data_prep.build`, and the interface that they implement."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from data_prep import shapes
+from data_prep import shape_names, shapes
 from data_prep.sources import (
     folder,
     furniture,
@@ -85,3 +86,28 @@ SOURCES: dict[str, Source | published.Published] = {
     f"scanobjectnn_{variant}": scanobjectnn.ScanObjectNN(f"scanobjectnn_{variant}", variant)
     for variant in scanobjectnn.VARIANTS
 }
+# Families whose shapes come from files that `data_prep.geometry` reads. The others have published
+# arrays of points.
+FILE_FAMILIES = ("folder", "furniture", "objaverse")
+
+
+def find(name: str, *, label_from: str | None = None) -> Source | published.Published:
+    """Returns a source.
+
+    Args:
+      name: name in `SOURCES`.
+      label_from: value of --label_from, for the source `folder` only.
+
+    Raises:
+      ValueError: the name is unknown, or the source does not take `label_from`.
+    """
+    if name not in SOURCES:
+        raise ValueError(f"unknown source {name!r}, expected one of {sorted(SOURCES)}")
+    source = SOURCES[name]
+    if not label_from:
+        return source
+    if not isinstance(source, folder.Folder):
+        raise ValueError(
+            f"--label_from is for --source folder; the classes of {name!r} come with its data"
+        )
+    return dataclasses.replace(source, label_from=shape_names.check_label_from(label_from))

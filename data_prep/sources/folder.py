@@ -4,13 +4,21 @@ r"""Your own folder of meshes and point clouds.
 python -m data_prep.build --source folder --input DIR --output data \
     --teacher data/teachers/lit_furniture
 
-Every glb, gltf, obj, off, ply, stl, npy and npz file below the folder becomes a shape. Its name is
-derived from the file name: `oak_chair-2.glb` becomes "oak chair". Names of subfolders are ignored,
-since they may be a class, an author or a date. y is up in glb, gltf and obj files, z in the other
-formats; only the glTF standard defines this, so the other shapes are counted as assumed. All shapes
-are in the split "test", the default split of the evaluation.
+Every file of a known type (glb, gltf, obj, off, ply, stl, npy, npz and others, see
+`data_prep.geometry.formats`) below the folder becomes a shape. Its name is derived from the file
+name: `oak_chair-2.glb` becomes "oak chair". A file name that says nothing, such as
+`model_normalized.obj`, a number or a hash, gives no name and no caption; the summary counts such
+shapes. All shapes are in the split "test", the default split of the evaluation.
 
-A table at the top of the folder (one .csv or .jsonl file of any name) can provide more:
+Names of folders are ignored by default, since they may be a class, an author or a date. With
+--label_from folder, the nearest folder whose name says something is the class of a shape, and its
+caption if the file name says nothing: `chair/1a2b/model.obj` is a chair. --label_from 1 takes the
+folder directly in DIR, --label_from 2 the one below.
+
+y is up in glb, gltf and obj files, z in most other formats, unless a file states its axis; only the
+glTF standard defines this, so the other shapes are counted as assumed.
+
+A table at the top of the folder (one .csv, .tsv or .jsonl file of any name) can provide more:
 
 | column | meaning | default |
 | --- | --- | --- |
@@ -19,37 +27,40 @@ A table at the top of the folder (one .csv or .jsonl file of any name) can provi
 | name | name of the shape; becomes a caption of kind "name" | derived from the file name |
 | captions | sentences; become captions of kind "caption" | none |
 | images | image files relative to the folder; kind "picture", after the views | none |
-| label | class; the set of labels is the set of classes in zero-shot evaluation | none |
-| up_axis | y or z | by format, see above |
+| label | class; the set of labels is the set of classes in zero-shot evaluation | --label_from |
+| up_axis | y or z | stated by the file, or by format, see above |
 | split | one word, in all rows or in none | "test" |
 | creator, licence | stored in the record | none |
 
-Only `path` is required. Set `up_axis` if you know it. Use a list for several captions or images in
-JSON Lines, and "|" as the separator in CSV. Meshes are rendered; clouds have no views. The offline
-teacher is trained on images and names: to train one on a folder (`--teacher lit`), the table must
-have a split "train".
+Only `path` is required, and other columns are not read, which a note says. Set `up_axis` if you
+know it. Use a list for several captions or images in JSON Lines, and "|" as the separator in CSV.
+Cells of CSV are separated by commas, semicolons or tabs. Letter case of a path need not be that of
+the file if only one file matches. Meshes are rendered; clouds have no views. The offline teacher is
+trained on images and names: to train one on a folder (`--teacher lit`), the table must have a split
+"train".
 
 Invalid input. The import stops with an error that names file and line if the table cannot be read,
-has an unknown column, an invalid cell, a duplicate id or path, or a path that is absolute or leaves
-the folder, or if there are no shapes. A shape is skipped and counted by reason if its file is
-missing, of unknown type, corrupt, empty, not in the table, or a link that leaves the folder (links
-to folders are never followed). Missing and unreadable images are counted, and their shapes kept.
+has an invalid cell, a duplicate id or path, or a path that is absolute or leaves the folder, or if
+there are no shapes. A shape is skipped and counted by reason if its file is missing, corrupt,
+empty, not in the table, or a link that leaves the folder. Links to folders, which are never
+followed, folders that cannot be read and incomplete downloads are counted, too, and files of types
+that are not read are counted by type. Hidden files are ignored. Missing and unreadable images are
+counted, and their shapes kept.
 
 A file is prepared again when its size, its modification time or its row of the table changes;
 changes of its textures are not detected. An output folder holds the shapes of one input folder.
 """
 
 import dataclasses
-import re
-import unicodedata
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import ClassVar
 
-from data_prep import shapes, teachers
+from data_prep import shape_names, shapes, teachers
 from data_prep.foreign import archives
-from data_prep.geometry import clouds, formats
-from data_prep.sources import shape_files, splitting, tables
+from data_prep.geometry import clouds, formats, listing
+from data_prep.geometry.listing import printable
+from data_prep.sources import path_matcher, shape_files, splitting, tables
 
 # Split of shapes without a split in a table.
 SPLIT = "test"
@@ -60,14 +71,40 @@ ORIGIN_FILE = "input_folder.txt"
 
 
 @dataclasses.dataclass(frozen=True)
-class Folder:
-    """Source of the shapes of one folder."""
+class Contents:
+    """Shapes of a folder.
 
+    Attributes:
+      items: files in the order of the table or of their paths, then the skipped entries.
+      notes: what is not read, one line each.
+      name_notes: shapes without a caption or a label, one line each.
+    """
+
+    items: tuple[shape_files.Item, ...]
+    notes: tuple[str, ...]
+    name_notes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """Source of the shapes of one folder.
+
+    Attributes:
+      label_from: folders that name the classes, see `shape_names.label_of`; None for no classes
+        but those of a table.
+      family: name of the shape cache.
+    """
+
+    label_from: str | None = None
     family: str = "folder"
     from_y_up: ClassVar[str] = "rotate"
 
     def items(self, input_dir: Path) -> list[shape_files.Item]:
-        """Lists the files in the order of the table or of their paths, then the skipped ones.
+        """Returns the items of `contents`, and raises the same errors."""
+        return list(self.contents(input_dir).items)
+
+    def contents(self, input_dir: Path) -> Contents:
+        """Lists the files of a folder, or those of its table.
 
         Raises:
           ValueError: the folder is missing or empty, or its table is invalid.
@@ -76,31 +113,99 @@ class Folder:
         if not root.is_dir():
             raise ValueError(f"{input_dir}: not a folder; expected a folder of meshes and clouds")
         table = tables.find(root)
-        files = _known_files(root)
+        found = listing.scan(root)
+        notes = listing.describe_types(found.other_types)
         if table is None:
-            if not files:
+            if not found.files and not found.skipped:
                 raise ValueError(
-                    f"{root}: no shapes in it; expected files of the types "
-                    f"{', '.join(formats.TYPES)}"
+                    "; ".join([f"{root}: no shapes in it", *notes])
+                    + f"; expected files of the types {', '.join(formats.TYPES)}"
                 )
-            items = [_item(tables.Row(where="", path=path), path, root=root) for path in files]
+            items = [self._item(tables.Row(where="", path=p), p, root=root) for p in found.files]
         else:
-            items = _listed_items(tables.read(table), root=root)
-            listed = {item.path for item in items}
-            items += [
-                _skipped_item(path, root=root, reason=UNLISTED)
-                for path in files
-                if path not in listed
-            ]
-        links = sorted(path for path in root.rglob("*") if path.is_symlink() and path.is_dir())
-        return items + [
-            _skipped_item(
-                path.relative_to(root).as_posix(),
-                root=root,
-                reason="a link to a folder, not followed",
-            )
-            for path in links
+            read = tables.read(table)
+            items, renamed = self._listed_items(read.rows, root=root)
+            notes = [*read.notes, *renamed, *notes]
+        name_notes = self._missing_names(items)
+        listed = {item.path for item in items}
+        skipped = [*((path, UNLISTED) for path in found.files), *found.skipped]
+        items += [
+            _skipped_item(path, root=root, reason=reason)
+            for path, reason in skipped
+            if path not in listed
         ]
+        return Contents(tuple(items), tuple(notes), tuple(name_notes))
+
+    def _listed_items(
+        self, rows: Sequence[tables.Row], *, root: Path
+    ) -> tuple[list[shape_files.Item], list[str]]:
+        """Returns one item per row, and notes. Raises ValueError for a duplicate id or path."""
+        items, renamed = [], []
+        paths: dict[str, str] = {}
+        ids: dict[str, str] = {}
+        matcher = path_matcher.PathMatcher(root)
+        for row in rows:
+            stated = _relative_path(row.path, where=row.where)
+            path = matcher.match(stated)
+            if path != stated:
+                renamed.append(f"{printable(stated)} ({printable(path)})")
+            images = (_relative_path(image, where=row.where) for image in row.images)
+            row = dataclasses.replace(row, images=tuple(map(matcher.match, images)))
+            item = _checked(self._item(row, path, root=root))
+            for column, value, seen in (("path", item.path, paths), ("id", item.id, ids)):
+                if value in seen:
+                    raise ValueError(
+                        f"{row.where}: {column} {value!r} is already used in {seen[value]}; "
+                        "expected it once"
+                    )
+                seen[value] = row.where
+            items.append(item)
+        if not renamed:
+            return items, []
+        return items, [
+            f"{len(renamed)} paths of the table are written otherwise on disk: "
+            f"{', '.join([*renamed[:3], '...'] if len(renamed) > 3 else renamed)}"
+        ]
+
+    def _item(self, row: tables.Row, path: str, *, root: Path) -> shape_files.Item:
+        label, words = shape_names.label_of(path, self.label_from) if self.label_from else ("", "")
+        name = row.name or shape_names.name_of(path) or words
+        captions = [("name", name)] if name else []
+        captions += [("caption", text) for text in row.captions]
+        return shape_files.with_version(
+            shape_files.Item(
+                id=row.id or printable(path),
+                root=str(root),
+                path=path,
+                split=row.split or SPLIT,
+                name=name,
+                captions=tuple(captions),
+                images=row.images,
+                label=row.label or label,
+                creator=row.creator,
+                licence=row.licence,
+                up_axis=row.up_axis,
+            )
+        )
+
+    def _missing_names(self, items: Sequence[shape_files.Item]) -> list[str]:
+        """Returns notes about shapes without a caption and, with --label_from, without a label."""
+        notes = []
+        nameless = [item for item in items if not item.captions]
+        if nameless:
+            notes.append(
+                f"{len(nameless)} shapes without a caption, since file names such as "
+                f"{nameless[0].id} say nothing; use "
+                + ("" if self.label_from else "--label_from folder for names of folders, or ")
+                + "a table with a column 'name'"
+            )
+        unlabelled = [item for item in items if not item.label] if self.label_from else []
+        if unlabelled:
+            notes.append(
+                f"{len(unlabelled)} shapes without a label, since --label_from {self.label_from} "
+                f"finds no folder for files such as {unlabelled[0].id}"
+            )
+        return notes
 
     def prepare(
         self, item: shape_files.Item, *, points: int, views: int, image_size: int, seed: int
@@ -138,6 +243,7 @@ class Folder:
         Raises:
           ValueError: the output is inside the input, the teacher cannot be trained on the folder,
             or the cache belongs to another folder.
+          formats.MissingPackageError: a package that reads one of the files is not installed.
         """
         folder = Path(input_dir).resolve()
         if output.resolve().is_relative_to(folder):
@@ -145,7 +251,9 @@ class Folder:
                 f"--output {output} is inside --input {input_dir}, where its files would be read "
                 "as shapes; choose an output folder outside of it"
             )
-        splits = {item.split for item in self.items(input_dir) if not item.skip}
+        items = [item for item in self.items(input_dir) if not item.skip]
+        clouds.check_readable(Path(item.path) for item in items)
+        splits = {item.split for item in items}
         if teacher == teachers.LIT and "train" not in splits:
             raise ValueError(
                 f"--teacher {teacher} is trained on the split 'train', but {input_dir} has only "
@@ -164,81 +272,16 @@ class Folder:
         origin.write_text(f"{folder}\n", "utf-8")
 
 
-def name_of(path: str) -> str:
-    """Derives the name of a shape from its file name: the words without trailing numbers.
-
-    `oak_chair-2.glb` and `oakChair2.glb` become "oak chair", `DamagedHelmet.glb` becomes "Damaged
-    Helmet", and `0001.ply` becomes "".
-    """
-    stem = unicodedata.normalize("NFC", PurePosixPath(path).stem)
-    # In oakChair, capitals only separate words, which are lower-case; abbreviations stay.
-    is_camel_case = stem[:1].islower()
-
-    def separate(match: re.Match) -> str:
-        start = match.group()
-        return " " + (start.lower() if is_camel_case and len(start) == 2 else start)
-
-    # A capital after two lower-case letters starts a word: DamagedHelmet has two, iPhone one.
-    separated = re.sub(r"(?<=[a-z]{2})[A-Z][a-z]?", separate, stem)
-    words = [word for word in re.split(r"[\s_.+()\[\]-]+", separated) if word]
-    # Removes the number of stool2, but not that of a word as short as mp3.
-    words[-1:] = [re.sub(r"(?<=[a-z]{3})\d+$", "", word) for word in words[-1:]]
-    while words and words[-1].isdigit():
-        words.pop()
-    return " ".join(words)
-
-
-def _known_files(root: Path) -> list[str]:
-    """Returns the sorted paths of the files of known types, relative to the folder."""
-    try:
-        files = list(clouds.find_files([root]))
-    except FileNotFoundError:
-        return []
-    return [path.relative_to(root).as_posix() for path in files]
-
-
-def _listed_items(rows: Sequence[tables.Row], *, root: Path) -> list[shape_files.Item]:
-    """Returns one item per row. Raises ValueError for a duplicate id or path."""
-    items, paths, ids = [], {}, {}
-    for row in rows:
-        item = _item(row, _relative_path(row.path, where=row.where), root=root)
-        for column, value, seen in (("path", item.path, paths), ("id", item.id, ids)):
-            if value in seen:
-                raise ValueError(
-                    f"{row.where}: {column} {value!r} is already used in {seen[value]}; expected "
-                    "it once"
-                )
-            seen[value] = row.where
-        items.append(item)
-    return items
-
-
-def _item(row: tables.Row, path: str, *, root: Path) -> shape_files.Item:
-    name = row.name or name_of(path)
-    captions = [("name", name)] if name else []
-    captions += [("caption", text) for text in row.captions]
-    up = row.up_axis or formats.up_axis(path)
-    is_defined = row.up_axis or formats.up_is_certain(path)
-    return shape_files.with_version(
-        shape_files.Item(
-            id=row.id or path,
-            root=str(root),
-            path=path,
-            split=row.split or SPLIT,
-            name=name,
-            captions=tuple(captions),
-            images=tuple(_relative_path(image, where=row.where) for image in row.images),
-            label=row.label,
-            creator=row.creator,
-            licence=row.licence,
-            up_axis=up,
-            faults=() if is_defined else (shape_files.UP_ASSUMED.format(up),),
-        )
-    )
+def _checked(item: shape_files.Item) -> shape_files.Item:
+    """Returns an item, with a reason to skip it if it is a link that leaves the folder."""
+    path = Path(item.root, item.path)
+    if not path.exists() or path.resolve().is_relative_to(item.root):
+        return item
+    return dataclasses.replace(item, skip=listing.LINK_OUTSIDE)
 
 
 def _skipped_item(path: str, *, root: Path, reason: str) -> shape_files.Item:
-    return shape_files.Item(id=path, root=str(root), path=path, split="", skip=reason)
+    return shape_files.Item(id=printable(path), root=str(root), path=path, split="", skip=reason)
 
 
 def _relative_path(path: str, *, where: str) -> str:

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 
 from data_prep import shapes
-from data_prep.foreign import limits, safe_pickle
-from data_prep.geometry import scene, surface
-from data_prep.sources import benchmark, off, published
+from data_prep.foreign import safe_pickle
+from data_prep.geometry import clouds, scene, surface
+from data_prep.sources import benchmark, published
 
 # Format -> folders below the input folder that may contain its files.
 FOLDERS = {
@@ -56,9 +56,11 @@ class OffItem(benchmark.Item):
           shapes.SkipShape: the file has no usable surface.
         """
         try:
-            whole = off.surface(*off.parse(limits.read_file(Path(self.path))))
-            xyz, _ = surface.sample_points(whole, points=points, rng=rng)
-        except (scene.MeshError, limits.LimitError) as error:
+            content = clouds.read_content(self.path, fill=1)
+            if content.surface is None:
+                raise shapes.SkipShape("no faces")
+            xyz, _ = surface.sample_points(content.surface, points=points, rng=rng)
+        except (clouds.CloudError, scene.MeshError) as error:
             raise shapes.SkipShape(str(error)) from error
         return xyz, None, False
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shapes of mesh and point cloud files with optional metadata, for `folder` and `objaverse`.
 
-Items are part of the fingerprints of prepared shapes, and faults are stored with them: neither the
-fields of `Item` nor the texts of faults may change.
+Items are part of the fingerprints of prepared shapes, and faults are stored with them: shapes are
+prepared again if the fields of `Item` change.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ import numpy as np
 from data_prep import pictures, shapes, timing
 from data_prep.foreign import limits
 from data_prep.geometry import clouds, render, surface
+from data_prep.geometry.listing import LINK_OUTSIDE
 from data_prep.sources import surfaces
 from mrd_jax.data import batch_spec
 
@@ -24,8 +25,6 @@ COLOUR_FILL = 0.4
 TOO_FEW = "fewer points than asked for, repeated"
 # Fault if neither the file format nor the table defines the vertical axis.
 UP_ASSUMED = "vertical axis not stated, {} taken"
-# Reason to skip an item.
-LINK_OUTSIDE = "a link that leaves the folder"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Item:
       label: class name, or "".
       creator: creator to credit, or "".
       licence: licence of the shape, or "".
-      up_axis: "y" or "z"; "" if the item is skipped.
+      up_axis: "y" or "z", as the table or the source states it; "" if it does not.
       faults: faults detected so far.
       skip: reason why the item is skipped, or "".
       version: size and modification time of the file and of each image, to detect changes.
@@ -112,16 +111,17 @@ def prepare(
     try:
         with timing.stage("load"):
             content = clouds.read_content(path, fill=COLOUR_FILL, root=item.root)
-        faults += content.notes
+        axis = clouds.vertical_axis(path, content, stated=item.up_axis)
+        faults += [*([UP_ASSUMED.format(axis.up)] if axis.is_assumed else []), *content.notes]
         if content.surface is None:
             with timing.stage("sample"):
                 xyz, rgb, new_faults = _sample_cloud(
-                    content.xyz, content.rgb, up=item.up_axis, **sampling
+                    content.xyz, content.rgb, up=axis.up, **sampling
                 )
         else:
-            is_y_up = item.up_axis == "y"
+            is_y_up = axis.up == "y"
             upright = surface.rotate_upright(content.surface) if is_y_up else content.surface
-            xyz, rgb = surfaces.sample(upright, **sampling)
+            xyz, rgb = surfaces.sample(upright, notes=content.notes, **sampling)
             images, new_faults = surfaces.views(upright, count=views, size=image_size)
         faults += new_faults
     except clouds.CloudError as error:

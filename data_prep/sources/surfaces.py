@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Point sampling and rendering for sources of meshes."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from data_prep import shapes, timing
@@ -9,7 +11,7 @@ from data_prep.geometry.surface import Surface, sample_points
 
 
 def sample(
-    surface: Surface, *, points: int, seed: int, shape_id: str
+    surface: Surface, *, points: int, seed: int, shape_id: str, notes: Sequence[str] = ()
 ) -> tuple[np.ndarray, np.ndarray]:
     """Samples a point cloud from a surface.
 
@@ -18,6 +20,7 @@ def sample(
       points: number of points to sample.
       seed: seed of the sampling, combined with `shape_id`.
       shape_id: id of the shape.
+      notes: what was ignored while the file was read; an error ends with it.
 
     Returns:
       xyz float32 [points, 3] in the unit sphere and rgb uint8 [points, 3], in random order.
@@ -29,7 +32,7 @@ def sample(
         try:
             xyz, rgb = sample_points(surface, points=points, rng=shapes.generator(seed, shape_id))
         except scene.MeshError as error:
-            raise shapes.SkipShape(str(error)) from error
+            raise shapes.SkipShape("; ".join([str(error), *notes])) from error
         return shapes.normalise(xyz), rgb
 
 

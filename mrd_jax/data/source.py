@@ -5,6 +5,7 @@ import bisect
 import hashlib
 import itertools
 import json
+import logging
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -21,9 +22,12 @@ TEXT_LISTS = ("captions", "caption_kinds", "image_kinds")
 FIELDS = (*TEXTS, *TEXT_LISTS, "xyz", "rgb", "image_features", "text_features", "label")
 # Files that describe a data set, beside its shards.
 INFO_FILES = ("dataset_info.json", "features.json", "metadata.json")
-
+# Names of sources that publish arrays of points begin with one of these.
+_PUBLISHED = ("modelnet40", "objaverse_lvis", "openshape", "scanobjectnn")
 # data_prep.build does not rebuild an existing data set if the options are the same.
 _COPY_AGAIN = "copy it again, or delete the folder of the data set and run data_prep.build"
+
+LOGGER = logging.getLogger(__name__)
 
 
 class CorruptRecordError(RuntimeError):
@@ -202,6 +206,22 @@ def read_metadata(directory: str | pathlib.Path) -> dict[str, Any]:
     return dict(_builder(directory).info.metadata)
 
 
+def reader_version(metadata: Mapping[str, Any]) -> int | None:
+    """Returns the version of the readers of mesh files that a data set was made with.
+
+    Data sets that were written before the version was recorded are of version 1.
+
+    Args:
+      metadata: metadata of the data set, from `read_metadata`.
+
+    Returns:
+      The version; None for published point clouds, which need no reader of mesh files.
+    """
+    if str(metadata.get("source", "")).startswith(_PUBLISHED):
+        return None
+    return metadata.get("reader_version", 1)
+
+
 def fingerprint(metadata: Mapping[str, Any]) -> str:
     """Returns a fingerprint of a data set: a hash of its metadata, 16 hex digits."""
     text = json.dumps(metadata, sort_keys=True)
@@ -250,6 +270,14 @@ def check_test_set(directory: str | pathlib.Path, config: ConfigDict) -> None:
     metadata = read_metadata(directory)
     check_metadata(metadata, config)
     trained = read_metadata(config.data.directory)
+    versions = reader_version(metadata), reader_version(trained)
+    if None not in versions and versions[0] != versions[1]:
+        LOGGER.warning(
+            "config.data.test_directory was made with version %d of the readers of mesh files, but "
+            "config.data.directory with version %d: their points and colours may differ; build the "
+            "older one again to compare like with like",
+            *versions,
+        )
     for field in ("teacher", "from_y_up"):
         if metadata[field] != trained[field]:
             raise ValueError(

@@ -34,7 +34,8 @@ def read(path: Path, output: Path, *, conventions: clouds.Conventions) -> dict[s
     """
     try:
         if formats.suffix(path) in formats.TYPES:
-            cloud = clouds.read_cloud(path, conventions=conventions)
+            # The root: an upload may refer to nothing outside of its own folder.
+            cloud = clouds.read_cloud(path, conventions=conventions, root=path.parent)
             np.savez(output, xyz=cloud.xyz, rgb=cloud.rgb)
             return {"kind": "cloud", "faults": list(cloud.faults)}
         picture = pictures.read(limits.read_file(path))

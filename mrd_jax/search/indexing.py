@@ -12,7 +12,8 @@ import tqdm
 
 from data_prep import evaluation
 from data_prep.geometry import clouds
-from data_prep.sources.folder import name_of
+from data_prep.geometry.listing import printable
+from data_prep.shape_names import name_of
 from mrd_jax.checkpoints import model_card
 from mrd_jax.data import augment, numpy_files, source
 from mrd_jax.encoder import Encoder
@@ -72,6 +73,7 @@ def index_data_set(
             teacher=_find_teacher(
                 encoder.card, metadata, place=teacher, data=directory, output=output
             ),
+            reader_version=source.reader_version(metadata),
             ann=ann,
         )
 
@@ -97,7 +99,7 @@ def index_embeddings(
     """
     arrays = _read_embeddings(file)
     card = model_card.from_json(str(arrays["card"]))
-    columns = (arrays[name].tolist() for name in ("files", "names", "creators", "licences", "up"))
+    columns = (arrays[name].tolist() for name in ("files", *shape_files.METADATA))
     files = [
         shape_files.ShapeFile(Path(path), *metadata)
         for path, *metadata in zip(*columns, strict=True)
@@ -117,6 +119,7 @@ def index_embeddings(
         teacher=shape_index.Teacher(
             card.teacher, place=_relative_place(teacher or card.teacher, output)
         ),
+        reader_version=int(arrays["reader_version"]),
         ann=ann,
     )
 
@@ -153,17 +156,19 @@ def _file_entry(
 ) -> shape_index.Entry:
     """Returns the entry of an embedded file."""
     try:
-        cloud = clouds.read_cloud(file.path, conventions=conventions, up=file.up or None)
+        cloud = clouds.read_cloud(
+            file.path, conventions=conventions, up=file.up or None, root=file.root or None
+        )
     except clouds.CloudError as error:
         raise ValueError(
-            f"{file.path} was embedded, but cannot be read now: {error}. Run this command from the "
-            "folder where mrd_jax.tools.embed was run, or embed the files again"
+            f"{printable(str(file.path))} was embedded, but cannot be read now: {error}. Run this "
+            "command from the folder where mrd_jax.tools.embed was run, or embed the files again"
         ) from error
     # A small cloud repeats its points in order; the first points have to be a random sample.
     order = np.random.default_rng(0).permutation(len(cloud.xyz))
     rgb = np.rint(cloud.rgb[order] * 255).astype(np.uint8)
     return _make_entry(
-        str(file.path),
+        printable(str(file.path)),
         file.name or name_of(str(file.path)),
         file.creator,
         file.licence,
@@ -222,7 +227,7 @@ def _relative_place(place: str, output: Path) -> str:
 
 
 def _read_embeddings(file: Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of an npz file of `mrd_jax.tools.embed`."""
+    """Returns the arrays of an npz file of `mrd_jax.tools.embed`, of this version or an earlier."""
     names = ("embeddings", "files", "names", "creators", "licences", "up", "card", "checkpoint")
     try:
         with file.open("rb") as stream:
@@ -233,6 +238,10 @@ def _read_embeddings(file: Path) -> dict[str, np.ndarray]:
                     f"{file} lacks {missing}; expected the output of python -m mrd_jax.tools.embed "
                     "of this version"
                 )
-            return {name: arrays[name] for name in names}
+            found = {name: arrays[name] for name in names}
+            # Earlier versions wrote neither, and looked for textures beside each file only.
+            roots = arrays["roots"] if "roots" in arrays else np.full(len(found["files"]), "")
+            version = arrays["reader_version"] if "reader_version" in arrays else np.array(1)
+            return found | {"roots": roots, "reader_version": version}
     except numpy_files.ArrayFileError as error:
         raise ValueError(f"{file} is not an output of mrd_jax.tools.embed: {error}") from error

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.geometry import clouds, formats
+from data_prep.geometry import clouds
+from data_prep.geometry.listing import printable
 from data_prep.geometry.surface import Surface, face_areas
 from mrd_jax.data import batch_spec
 
@@ -71,45 +72,60 @@ class Inspection:
       surface: surface in the axes of the file; None for a cloud and for a file that cannot be used.
       cloud: points as an encoder takes them, under CONVENTIONS; None for a file that cannot be
         used.
+      up_is_assumed: whether neither the user nor the file states the vertical axis.
     """
 
     facts: Facts
     surface: Surface | None = None
     cloud: clouds.Cloud | None = None
+    up_is_assumed: bool = False
 
 
-def inspect_file(path: Path, *, up: str | None = None, seed: int = 0) -> Inspection:
+def inspect_file(
+    path: Path,
+    *,
+    up: str | None = None,
+    root: Path | str | None = None,
+    columns: str | None = None,
+    seed: int = 0,
+) -> Inspection:
     """Reads one file as `clouds.read_cloud` does, and reports what is in it.
 
     Args:
       path: file of one of `formats.TYPES`.
-      up: "y" or "z", the vertical axis of the file; None for that of its type.
+      up: "y" or "z", the vertical axis of the file; None for the one that the file states, or else
+        that of its type.
+      root: folder that may contain materials and textures; None for a file that the user named, see
+        `assets.beside`.
+      columns: names of the columns of a text file, as in `clouds.read_cloud`.
       seed: seed of the sampling.
 
     Returns:
       The facts. An error is the one that `clouds.read_cloud` raises; facts found before it stay.
 
     Raises:
-      formats.MissingPackageError: the file is a mesh and trimesh is not installed.
+      formats.MissingPackageError: the package that reads the type is not installed.
     """
-    facts = Facts(str(path), up_axis=up or formats.up_axis(path))
-    content = None
+    axis = clouds.vertical_axis(path, None, stated=up)
+    facts = Facts(printable(str(path)), up_axis=axis.up)
     try:
-        content = clouds.read_content(path, fill=CONVENTIONS.colour_fill)
-        facts.up_axis = up or content.up_axis or facts.up_axis
-        facts.notes = list(content.notes)
-        if content.surface is None:
-            _add_cloud_facts(facts, content.xyz)
-        else:
+        content = clouds.read_content(
+            path, fill=CONVENTIONS.colour_fill, root=root, columns=columns
+        )
+        axis = clouds.vertical_axis(path, content, stated=up)
+        facts.up_axis, facts.notes = axis.up, list(content.notes)
+        if content.surface is not None:
             _add_mesh_facts(facts, content.surface)
+        elif content.xyz is not None:
+            _add_cloud_facts(facts, content.xyz)
         xyz, rgb = clouds.sample_content(content, points=POINTS, seed=seed)
-        cloud = clouds.prepare_cloud(xyz, rgb, conventions=CONVENTIONS, up=facts.up_axis, seed=seed)
+        cloud = clouds.prepare_cloud(xyz, rgb, conventions=CONVENTIONS, up=axis.up, seed=seed)
     except clouds.CloudError as error:
         facts.error = str(error)
         return Inspection(facts)
     if content.surface is None or content.surface.coloured.any():
         _add_colour_facts(facts, rgb, count=len(xyz))
-    return Inspection(facts, surface=content.surface, cloud=cloud)
+    return Inspection(facts, content.surface, cloud, up_is_assumed=axis.is_assumed)
 
 
 def _add_cloud_facts(facts: Facts, xyz: np.ndarray) -> None:

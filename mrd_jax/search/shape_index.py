@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.geometry import formats
 from mrd_jax import atomic_io
 from mrd_jax.checkpoints import model_card
 from mrd_jax.search import nearest
@@ -110,6 +111,8 @@ class ShapeIndex:
       card: model card of the encoder that embedded the shapes.
       checkpoint: fingerprint of that encoder, see `mrd_jax.checkpoints.fingerprinting`.
       teacher: teacher whose embedding space the rows share.
+      reader_version: version of the readers of the files that were embedded, see
+        `data_prep.geometry.formats`; None for published point clouds.
       items: metadata, one per shape.
       rows: float16 [shapes, dim] embeddings, unit norm, memory-mapped.
       xyz: int16 [shapes, points, 3] coordinates, `STEPS` per unit, memory-mapped.
@@ -120,6 +123,7 @@ class ShapeIndex:
     card: model_card.ModelCard
     checkpoint: str
     teacher: Teacher
+    reader_version: int | None
     items: tuple[Item, ...]
     rows: np.ndarray
     xyz: np.ndarray
@@ -135,6 +139,16 @@ class ShapeIndex:
           number: row of the shape in the index.
         """
         return self.folder / PICTURES / self.items[number].picture
+
+    def reader_note(self) -> str:
+        """Returns a note if other readers than today's read the shapes of the index, else ""."""
+        if self.reader_version in (None, formats.READER_VERSION):
+            return ""
+        return (
+            f"the shapes of {self.folder} were read by version {self.reader_version} of the "
+            f"readers of files, and queries are read by version {formats.READER_VERSION}: points "
+            "and colours of one file may differ. Build the index again to compare like with like"
+        )
 
     def check_encoder(self, checkpoint: str) -> None:
         """Checks that an encoder is the one that the index was built with.
@@ -183,6 +197,7 @@ def write(
     card: model_card.ModelCard,
     checkpoint: str,
     teacher: Teacher,
+    reader_version: int | None = formats.READER_VERSION,
     ann: bool = False,
 ) -> None:
     """Writes an index atomically, one shape at a time.
@@ -195,6 +210,7 @@ def write(
       card: model card of the encoder.
       checkpoint: fingerprint of the encoder, see `mrd_jax.checkpoints.fingerprinting`.
       teacher: teacher whose embedding space the rows share.
+      reader_version: version of the readers of the embedded files; None for published points.
       ann: also write the file for approximate search.
 
     Raises:
@@ -235,6 +251,7 @@ def write(
             "shapes": count,
             "checkpoint": checkpoint,
             "teacher": dataclasses.asdict(teacher),
+            "reader_version": reader_version,
             "card": card.as_dict(),
         }
         (staging / INFO_FILE).write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
@@ -291,7 +308,16 @@ def read(folder: Path | str) -> ShapeIndex:
         if len(lengths) != 1:
             raise ValueError(f"its files have different numbers of shapes: {sorted(lengths)}")
         card, teacher = model_card.from_dict(info["card"]), Teacher(**info["teacher"])
-        return ShapeIndex(folder, card, info["checkpoint"], teacher, items, **arrays)
+        return ShapeIndex(
+            folder,
+            card,
+            info["checkpoint"],
+            teacher,
+            # Absent from indexes that were written before the version was recorded.
+            info.get("reader_version", 1),
+            items,
+            **arrays,
+        )
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CorruptIndexError(
             f"the index {folder} is corrupt ({error}); build it again"

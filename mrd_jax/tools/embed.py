@@ -4,12 +4,15 @@
 python -m mrd_jax.tools.embed --checkpoint runs/quickstart --output shapes.npz meshes/
 
 Writes an npz file with `embeddings` [n, dim] of unit norm and, in the order of the files given,
-`files`, `names`, `creators`, `licences` and `up` [n], each "" if unknown; `skipped` [m] and
-`reasons` [m]; the encoder's model card as JSON in `card`; and the fingerprint of its files in
-`checkpoint`. Unusable files are reported and skipped, and the exit status is then 1.
+`files`, `names`, `creators`, `licences`, `up` and `roots` [n] (the folder that was given, which may
+contain textures), each "" if unknown; `skipped` [m] and `reasons` [m]; the encoder's model card as
+JSON in `card`; the fingerprint of its files in `checkpoint`; and `reader_version`. Unusable files
+are reported and skipped, and the exit status is then 1.
 
 If a folder has a table in the format of `data_prep.sources.folder`, the files that it lists are
-embedded, with the names, creators, licences and vertical axes of the table.
+embedded, with the names, creators, licences and vertical axes of the table. What a folder holds
+beside them is counted by type. A file whose name says nothing, such as `model.obj`, has no name
+unless a table or --label_from gives it one.
 """
 
 import argparse
@@ -25,7 +28,9 @@ import numpy as np
 import tqdm
 
 import mrd_jax.encoder
+from data_prep import shape_names
 from data_prep.geometry import clouds, formats
+from data_prep.geometry.listing import printable
 from mrd_jax import atomic_io
 from mrd_jax.checkpoints import fingerprinting, model_card
 from mrd_jax.cli import command
@@ -37,8 +42,8 @@ from mrd_jax.search import shape_files
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status: 1 if a file was skipped."""
     options = parse_options(arguments)
-    listing = shape_files.find(options.files, exclude=options.output)
-    listing.print_unlisted()
+    listing = shape_files.find(options.files, exclude=options.output, label_from=options.label_from)
+    listing.print_notes()
     files = [dataclasses.replace(file, up=file.up or options.up or "") for file in listing.files]
     paths = [file.path for file in files]
     clouds.check_readable(paths)
@@ -48,9 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         encoder,
         paths,
         up=[file.up for file in files],
+        roots=[file.root for file in files],
+        columns=options.columns,
         seed=options.seed,
         batch_size=options.batch_size,
     )
+    for path, reason in listing.skipped:
+        print(f"skipped {printable(str(path))}: {reason}", file=sys.stderr)
+    report.skipped += listing.skipped
     write_embeddings(
         options.output,
         embeddings,
@@ -60,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         checkpoint=fingerprinting.checkpoint_fingerprint(options.checkpoint),
     )
     print(
-        f"embedded {len(report.files)} of {len(paths)} files into {options.output}; "
+        f"embedded {len(report.files)} of {len(report.files) + len(report.skipped)} files into "
+        f"{options.output}; "
         f"skipped {len(report.skipped)}"
     )
     return 1 if report.skipped else 0
@@ -100,7 +111,9 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         default=32,
         help="point clouds per batch, over all devices (default: 32)",
     )
+    add("--columns", help=formats.COLUMNS_HELP)
     add("--seed", type=int, default=0, help="seed of the point sampling (default: 0)")
+    add("--label_from", type=shape_names.check_label_from, help=shape_names.LABEL_FROM_HELP)
     add("--teacher", help="fail unless the encoder was trained with this teacher")
     options = parser.parse_args(arguments)
     if options.batch_size < 1:
@@ -126,6 +139,8 @@ def embed_files(
     paths: Sequence[Path],
     *,
     up: str | Sequence[str] | None = None,
+    roots: Sequence[Path | str] | None = None,
+    columns: str | None = None,
     seed: int = 0,
     batch_size: int = 32,
 ) -> tuple[np.ndarray, Report]:
@@ -134,7 +149,11 @@ def embed_files(
     Args:
       encoder: encoder whose model card sets the conventions of the point clouds.
       paths: files of the types in `formats.TYPES`.
-      up: vertical axis, "y" or "z", of all files or of each; "" or None for that of the file type.
+      up: vertical axis, "y" or "z", of all files or of each; "" or None for the one
+        that the file states, or else that of its type.
+      roots: folder of each file that may contain its materials and textures, "" for the file's own;
+        None for the own folders of all.
+      columns: names of the columns of text files, as in `clouds.read_cloud`.
       seed: seed of the sampling of points.
       batch_size: point clouds per batch, over all devices.
 
@@ -144,14 +163,22 @@ def embed_files(
     conventions = clouds.Conventions.of(encoder.card)
     axes = [up] * len(paths) if up is None or isinstance(up, str) else up
 
-    def read(file: tuple[Path, str | None]) -> clouds.Cloud | clouds.CloudError:
-        path, axis = file
+    def read(file: tuple[Path, str | None, Path | str]) -> clouds.Cloud | clouds.CloudError:
+        path, axis, root = file
         try:
-            return clouds.read_cloud(path, conventions=conventions, up=axis or None, seed=seed)
+            return clouds.read_cloud(
+                path,
+                conventions=conventions,
+                up=axis or None,
+                root=root or None,
+                columns=columns,
+                seed=seed,
+            )
         except clouds.CloudError as error:
             return error
 
-    results = _map_ahead(read, zip(paths, axes, strict=True), count=2 * batch_size)
+    files = zip(paths, axes, roots or [""] * len(paths), strict=True)
+    results = _map_ahead(read, files, count=2 * batch_size)
     report = Report()
     return encoder.embed(_usable(paths, results, report), batch_size=batch_size), report
 
@@ -166,11 +193,12 @@ def _usable(
         for path, cloud in zip(paths, results, strict=True):
             bar.update()
             if isinstance(cloud, clouds.CloudError):
-                bar.write(f"skipped {path}: {cloud}", file=sys.stderr)
+                bar.write(f"skipped {printable(str(path))}: {cloud}", file=sys.stderr)
                 report.skipped.append((path, str(cloud)))
                 continue
             if cloud.faults:
-                bar.write(f"note: {path}: {', '.join(cloud.faults)}", file=sys.stderr)
+                notes = ", ".join(cloud.faults)
+                bar.write(f"note: {printable(str(path))}: {notes}", file=sys.stderr)
             report.files.append(path)
             yield cloud.xyz, cloud.rgb
 
@@ -214,18 +242,19 @@ def write_embeddings(
     """
     by_path = {file.path: file for file in files}
     embedded = [by_path[path] for path in report.files]
+    fields = [dataclasses.astuple(file)[1:] for file in embedded]
+    columns = zip(*fields, strict=True) if fields else [()] * len(shape_files.METADATA)
+    metadata = dict(zip(shape_files.METADATA, columns, strict=True))
     atomic_io.write_npz(
         output,
         embeddings=embeddings,
         files=np.array([str(file.path) for file in embedded], np.str_),
-        names=np.array([file.name for file in embedded], np.str_),
-        creators=np.array([file.creator for file in embedded], np.str_),
-        licences=np.array([file.licence for file in embedded], np.str_),
-        up=np.array([file.up for file in embedded], np.str_),
+        **{name: np.array(values, np.str_) for name, values in metadata.items()},
         skipped=np.array([str(path) for path, _ in report.skipped], np.str_),
         reasons=np.array([reason for _, reason in report.skipped], np.str_),
         card=np.array(card.to_json()),
         checkpoint=np.array(checkpoint),
+        reader_version=np.array(formats.READER_VERSION),
     )
 
 

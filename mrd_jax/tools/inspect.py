@@ -21,10 +21,11 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data_prep.geometry import clouds, formats
+from data_prep.geometry.listing import printable
 from mrd_jax.cli import command
 from mrd_jax.search import inspection, shape_files
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status: 1 if a file has an error."""
     options = parse_options(arguments)
     listing = shape_files.find(options.files)
-    listing.print_unlisted()
+    listing.print_notes()
     paths = [file.path for file in listing.files]
     clouds.check_readable(paths)
     if options.sheet and len(paths) > MAX_SHEET_FILES:
@@ -46,17 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "fewer files, or leave --sheet out"
         )
     rows, status = [], 0
-    for file in listing.files:
-        up = file.up or options.up
-        inspected = inspection.inspect_file(file.path, up=up)
-        assumed = not (up or formats.up_is_certain(file.path))
-        status = 1 if inspected.facts.error else status
-        print(
-            json.dumps(dataclasses.asdict(inspected.facts))
-            if options.json
-            else format_facts(inspected.facts, up_is_assumed=assumed) + "\n",
-            flush=True,
-        )
+    for inspected in _inspect(listing, up=options.up, columns=options.columns):
+        facts = inspected.facts
+        status = 1 if facts.error else status
+        text = format_facts(facts, up_is_assumed=inspected.up_is_assumed) + "\n"
+        print(json.dumps(dataclasses.asdict(facts)) if options.json else text, flush=True)
         if options.sheet:
             from mrd_jax.search import inspection_sheet  # imports JAX and the renderer
 
@@ -65,6 +60,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.sheet.parent.mkdir(parents=True, exist_ok=True)
         inspection_sheet.write_sheet(options.sheet, rows)
     return status
+
+
+def _inspect(
+    listing: shape_files.Listing, *, up: str | None, columns: str | None
+) -> Iterator[inspection.Inspection]:
+    """Yields the inspections of all files, and the errors of entries that cannot be read."""
+    for file in listing.files:
+        yield inspection.inspect_file(
+            file.path, up=file.up or up, root=file.root or None, columns=columns
+        )
+    for path, reason in listing.skipped:
+        yield inspection.Inspection(inspection.Facts(printable(str(path)), error=reason))
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -90,6 +97,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="vertical axis of the files without one in a table; by default y for glb, gltf and "
         "obj, z for the other types",
     )
+    add("--columns", help=formats.COLUMNS_HELP)
     options = parser.parse_args(arguments)
     if options.sheet and options.sheet.suffix.lower() != ".png":
         parser.error(f"--sheet is {str(options.sheet)!r}; expected a file that ends in .png")

@@ -75,6 +75,8 @@ def find(options: argparse.Namespace) -> None:
     kinds = {kind for kind, _ in options.parts}
     student = teacher = None
     if "mesh" in kinds:
+        if note := index.reader_note():
+            print(f"note: {note}", file=sys.stderr)
         student = queries.load_encoder(index, options.checkpoint)
     if kinds & {"text", "image"}:
         teacher = queries.load_teacher(index, options.teacher)

@@ -172,9 +172,10 @@ def test_the_output_has_the_metadata_of_its_rows(run, checkpoint, tmp_path):
     status, arrays, *_ = run(tmp_path / "x.npz")
     assert status == 0
     assert set(arrays) == {
-        *("embeddings", "files", "names", "creators", "licences", "up"),
-        *("skipped", "reasons", "card", "checkpoint"),
+        *("embeddings", "files", "names", "creators", "licences", "up", "roots"),
+        *("skipped", "reasons", "card", "checkpoint", "reader_version"),
     }
+    assert arrays["reader_version"] == formats.READER_VERSION
     assert arrays["embeddings"].dtype == np.float32 and arrays["embeddings"].shape == (1, DIM)
     np.testing.assert_allclose(np.linalg.norm(arrays["embeddings"], axis=1), 1, atol=1e-6)
     assert model_card.from_dict(json.loads(str(arrays["card"]))) == tiny_card()
@@ -211,7 +212,7 @@ def test_the_table_of_a_folder_sets_files_and_metadata(run, tmp_path):
     upright = {"xyz": xyz, "rgb": rgb}
     lying = {"xyz": xyz[:, [0, 2, 1]] * [1, 1, -1], "rgb": rgb}
     (tmp_path / "own").mkdir()
-    for name, arrays in (("z", upright), ("y", lying), ("by_type", upright), ("other", upright)):
+    for name, arrays in (("z", upright), ("y", lying), ("by_flag", lying), ("other", upright)):
         np.savez(tmp_path / "own" / f"{name}.npz", **arrays)
     np.savez(tmp_path / "alone_1.npz", **lying)
     write_table(
@@ -219,16 +220,16 @@ def test_the_table_of_a_folder_sets_files_and_metadata(run, tmp_path):
         "path,name,up_axis,creator,license,id",
         "y.npz,oak chair,y,Zoë,CC0,a",
         "z.npz,,z,,,b",
-        "by_type.npz,,,,,c",
+        "by_flag.npz,,,,,c",
     )
     status, arrays, _, err = run("--up", "y", tmp_path / "own", tmp_path / "alone_1.npz")
     assert status == 0
-    listed = [tmp_path / "own" / f"{name}.npz" for name in ("y", "z", "by_type")]
+    listed = [tmp_path / "own" / f"{name}.npz" for name in ("y", "z", "by_flag")]
     assert arrays["files"].tolist() == [*map(str, listed), str(tmp_path / "alone_1.npz")]
-    assert arrays["names"].tolist() == ["oak chair", "z", "by type", ""]
+    assert arrays["names"].tolist() == ["oak chair", "", "by flag", ""]
     assert arrays["creators"].tolist() == ["Zoë", "", "", ""]
     assert arrays["licences"].tolist() == ["CC0", "", "", ""]
-    assert arrays["up"].tolist() == ["y", "z", "z", "y"]
+    assert arrays["up"].tolist() == ["y", "z", "y", "y"]
     want = np.broadcast_to(arrays["embeddings"][1], arrays["embeddings"].shape)
     np.testing.assert_allclose(arrays["embeddings"], want, rtol=0, atol=1e-5)
     note = "skipped 1 files that the table of their folder does not list, such as"
@@ -255,7 +256,7 @@ def test_a_table_with_other_columns_is_an_error_that_passing_files_avoids(run, t
     write_table(tmp_path, "date,amount", "1,2")
     status, _, _, err = run(tmp_path)
     assert status == 2
-    assert "shapes.csv, line 1: unknown columns ['date', 'amount']" in err
+    assert "shapes.csv, line 1: no column 'path'; found ['date', 'amount']" in err
     assert "Files that are passed one by one need no table" in err
     assert run(tmp_path / "x.npz")[0] == 0
 

@@ -19,7 +19,14 @@ FILES = [
     if path.is_file() and formats.suffix(path) in formats.TYPES
 ]
 # Files whose extents differ from both other readers, each with the reason why ours are right.
-DIFFERS: dict[str, str] = {}
+DIFFERS: dict[str, str] = {
+    "Collada/earthCylindrical.DAE": "assimp scales and turns it; trimesh stops at decimal commas",
+    "Collada/teapots.DAE": "assimp scales and turns it; trimesh stops at decimal commas",
+    "Collada/library_animation_clips.dae": "assimp turns z to y; trimesh ignores skins",
+    "X3D/ComputerKeyboard.x3d": "assimp reads one triangle of each key, an Extrusion",
+}
+# Files that neither of the others reads.
+ALONE = ("WRL/MotionCaptureROM.WRL", "WRL/Wuson.wrl")
 
 pytestmark = [
     pytest.mark.slow,
@@ -35,5 +42,7 @@ def test_file_is_read_as_others_do_or_refused_by_name(file):
         assert "unreadable" not in outcome["error"], outcome["error"]
     elif file in DIFFERS:
         assert outcome["outcome"] == "differs"
+    elif file in ALONE:
+        assert outcome["outcome"] == "alone"
     else:
         assert outcome["outcome"] == "equal", outcome

@@ -76,9 +76,12 @@ def test_facts_of_a_box_are_in_its_own_units_and_axes(run, tmp_path):
 def test_axes_of_a_file_with_y_up_are_not_turned(run, tmp_path):
     small_shapes.write(tmp_path / "box.obj", small_shapes.box((1, 2, 4), (255, 0, 51)))
     small_shapes.write(tmp_path / "box.glb", small_shapes.box((1, 2, 4), (255, 0, 51)))
-    for facts in run(tmp_path / "box.obj", tmp_path / "box.glb")[1]:
+    # Vertex colours of glTF are linear: 51 / 255 = 0.2 is the sRGB level 124.
+    for facts, blue in zip(
+        run(tmp_path / "box.obj", tmp_path / "box.glb")[1], (51, 124), strict=True
+    ):
         assert facts["extent"] == pytest.approx([1, 2, 4])
-        assert (facts["colour_mean"], facts["colour_std"]) == ([255, 0, 51], [0, 0, 0])
+        assert (facts["colour_mean"], facts["colour_std"]) == ([255, 0, blue], [0, 0, 0])
         assert facts["up_axis"] == "y"
 
 
@@ -131,19 +134,19 @@ def test_error_is_that_of_the_reader_and_other_files_follow(run, tmp_path):
         with pytest.raises(clouds.CloudError) as error:
             clouds.read_cloud(tmp_path / name, conventions=inspection.CONVENTIONS)
         assert each["error"] == str(error.value)
-    assert [each["kind"] for each in facts] == [None, None, "cloud", "cloud", "mesh"]
-    assert facts[2]["extent"] is None and facts[3]["extent"] == [0, 0, 0]
+    assert [each["kind"] for each in facts] == [None, None, None, "cloud", "mesh"]
+    assert facts[2]["error"] == "non-finite coordinates" and facts[3]["extent"] == [0, 0, 0]
     assert facts[4]["error"] is None
 
 
-def test_non_finite_point_outside_of_the_sample_is_an_error(run, tmp_path):
+def test_points_that_are_not_finite_are_dropped_and_counted(run, tmp_path):
     xyz = np.random.default_rng(0).normal(size=(30_000, 3))
-    unused = np.random.default_rng(0).permutation(30_000)[inspection.POINTS]
-    xyz[unused] = np.inf
+    xyz[7], xyz[29_000] = np.inf, np.nan
     np.save(tmp_path / "cloud.npy", xyz)
-    clouds.read_cloud(tmp_path / "cloud.npy", conventions=inspection.CONVENTIONS)
     status, (facts,) = run(tmp_path / "cloud.npy")
-    assert (status, facts["error"]) == (1, "non-finite coordinates")
+    assert (status, facts["points"]) == (0, 29_998)
+    (note,) = facts["notes"]
+    assert "not finite" in note and "2" in note
 
 
 def test_notes_are_those_of_the_reader(run, tmp_path):

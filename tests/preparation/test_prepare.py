@@ -113,11 +113,11 @@ def test_summary_counts_skipped_items_and_faults_of_reused_shards(tmp_path):
     for _ in range(2):
         summary = run(tmp_path, tmp_path / "cache")
         assert (summary.read, summary.written) == (3, 1)
-        assert summary.skipped == {"no faces": 1, "missing mesh": 1}
+        assert summary.skipped == {"empty file": 1, "missing mesh": 1}
         assert summary.faults == {"missing texture": 1}
     text = str(summary)
     assert "3 items read, 1 shapes in the cache (3 items found prepared), 2 skipped" in text
-    assert "skipped, no faces: 1" in text
+    assert "skipped, empty file: 1" in text
     (kept,) = load(tmp_path / "cache")
     assert f"kept, missing texture: 1\n    {kept.id}" in text
 
@@ -127,10 +127,10 @@ def test_summary_lists_the_first_five_skipped_items_of_a_reason(tmp_path):
     entries = [tiny_catalogue.entry(f"m{n}", f"{n}.obj") for n in range(7)]
     tiny_catalogue.write_catalogue(tmp_path / "Empty.sh3f", entries[:5], files)
     text = str(run(tmp_path, tmp_path / "cache"))
-    assert "skipped, no faces: 5\n    Tiny#m0, Tiny#m1, Tiny#m2, Tiny#m3, Tiny#m4\n" in text
+    assert "skipped, empty file: 5\n    Tiny#m0, Tiny#m1, Tiny#m2, Tiny#m3, Tiny#m4\n" in text
     tiny_catalogue.write_catalogue(tmp_path / "Empty.sh3f", entries, files)
     text = str(run(tmp_path, tmp_path / "cache"))
-    assert "skipped, no faces: 7\n    Tiny#m0, Tiny#m1, Tiny#m2, Tiny#m3, Tiny#m4, ...\n" in text
+    assert "skipped, empty file: 7\n    Tiny#m0, Tiny#m1, Tiny#m2, Tiny#m3, Tiny#m4, ...\n" in text
 
 
 def test_summary_contains_the_seconds_of_every_stage(tmp_path):

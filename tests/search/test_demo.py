@@ -181,7 +181,7 @@ def test_a_large_upload_is_rejected_at_the_first_chunk_over_the_limit(app):
 @pytest.mark.parametrize(
     "name, data, status, message",
     [
-        ("bad.glb", b"glTF garbage", 422, "bad.glb cannot be used: unreadable mesh"),
+        ("bad.glb", b"glTF garbage", 422, "bad.glb cannot be used: truncated binary glTF file"),
         ("bad.png", b"\x89PNG garbage", 422, "bad.png cannot be used: unreadable picture"),
         ("empty.obj", b"", 422, "the file is empty"),
         ("flat.npy", b"no array", 422, "pickled objects"),

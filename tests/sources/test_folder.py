@@ -14,7 +14,7 @@ from small_shapes import COLOURS, SETTINGS, box, picture, rgb, run_build, write
 
 from data_prep import build, evaluation, prepare, shapes, sources, teachers
 from data_prep.geometry import meshes
-from data_prep.sources.folder import name_of
+from data_prep.shape_names import name_of
 from mrd_jax.data import source
 from mrd_jax.evaluation import load_held_out
 

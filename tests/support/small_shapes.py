@@ -4,6 +4,7 @@
 import colorsys
 import io
 
+import gltf_files
 import numpy as np
 import PIL.Image
 import trimesh
@@ -28,6 +29,18 @@ def box(extents=(1, 2, 4), colour=(255, 0, 0)):
     return mesh
 
 
+def gltf(mesh):
+    """Returns a mesh as a `gltf_files.File`, with its colours: trimesh writes sRGB for linear."""
+    file, attributes = gltf_files.File(), {}
+    if mesh.visual.kind:
+        srgb = mesh.visual.vertex_colors[:, :3] / 255
+        linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+        attributes["COLOR_0"] = linear.astype(np.float32)
+    positions, faces = mesh.vertices.astype(np.float32), mesh.faces.astype(np.uint32).reshape(-1)
+    file.mesh(file.primitive(positions, faces, attributes))
+    return file
+
+
 def write(path, mesh):
     """Writes a mesh in the format of the suffix; an OBJ file gets its colour from a material."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,6 +51,8 @@ def write(path, mesh):
         path.write_text("\n".join(lines) + "\n")
         shade = mesh.visual.vertex_colors[0, :3] / 255
         path.with_suffix(".mtl").write_text("newmtl paint\nKd {} {} {}\n".format(*shade))
+    elif path.suffix == ".glb":
+        path.write_bytes(gltf(mesh).glb())
     else:
         path.write_bytes(mesh.export(file_type=path.suffix[1:]))
     return path

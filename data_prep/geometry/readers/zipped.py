@@ -7,11 +7,11 @@ import posixpath
 from collections.abc import Iterable
 
 from data_prep.foreign import archives
-from data_prep.geometry import formats, scene
+from data_prep.geometry import file_checks, formats, scene
 from data_prep.geometry.assets import Assets
 
 # Types that also hold licences and tables: they count only if the archive holds no other type.
-_MINOR_TYPES = ("asc", "csv", "json", "npy", "npz", "txt")
+_MINOR_TYPES = ("asc", "npy", "npz", "txt")
 # Members that are named in a message.
 _NAMED = 5
 
@@ -41,6 +41,7 @@ def read(data: bytes, *, assets: Assets, file_type: str) -> scene.Scene:
         raise scene.MeshError(str(error)) from error
     member_type = formats.suffix(name)
     formats.FORMATS[member_type].size_limit.check(len(member))
+    file_checks.check(member, file_type=member_type)
     inside = Assets(archive.read, folder=posixpath.dirname(name))
     inside.notes = assets.notes
     found = formats.reader(member_type)(member, assets=inside, file_type=member_type)

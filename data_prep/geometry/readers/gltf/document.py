@@ -7,11 +7,10 @@ import numpy as np
 
 from data_prep.foreign import limits
 from data_prep.geometry.assets import Assets
-from data_prep.geometry.readers.gltf import accessors, container, extensions, fields
+from data_prep.geometry.readers.gltf import accessors, container, fields, meshopt
 from data_prep.geometry.scene import MeshError
 
 MISSING_TEXTURE, UNREADABLE_TEXTURE = "missing texture", "unreadable texture"
-_MESHOPT = ("EXT_meshopt_compression", "KHR_meshopt_compression")
 
 
 class Document:
@@ -37,6 +36,7 @@ class Document:
         self._binary = binary
         self._buffers: dict[int, memoryview] = {}
         self._arrays: dict[int, np.ndarray] = {}
+        self._decompressed: dict[int, tuple[memoryview, int]] = {}
         self._array_bytes = 0
 
     def bytes_of_view(self, index: int) -> memoryview:
@@ -92,6 +92,13 @@ class Document:
         """Returns the bytes and the stride of a buffer view."""
         view = fields.get_item(self.tree, "bufferViews", index)
         buffer = fields.get_index(view, "buffer", 0)
+        compression = meshopt.name_in(view)
+        # Uncompressed data in its place, for readers without meshoptimizer, is preferred.
+        if compression is not None and not self._has_content(buffer):
+            if index not in self._decompressed:
+                decoded = meshopt.decode(view, compression, buffer=self._buffer)
+                self._decompressed[index] = decoded
+            return self._decompressed[index]
         data = self._buffer(buffer)
         start = fields.get_index(view, "byteOffset", 0)
         size = fields.get_index(view, "byteLength", 0)
@@ -102,6 +109,11 @@ class Document:
             )
         stride = fields.get_index(view, "byteStride")
         return data[start : start + size], stride
+
+    def _has_content(self, index: int) -> bool:
+        """Returns whether a buffer is in the file or beside it, and is no mere placeholder."""
+        buffer = fields.get_item(self.tree, "buffers", index)
+        return bool(fields.get_string(buffer, "uri")) or (index == 0 and self._binary is not None)
 
     def _buffer(self, index: int) -> memoryview:
         if index not in self._buffers:
@@ -114,9 +126,6 @@ class Document:
         if not uri:
             if index == 0 and self._binary is not None:
                 return self._binary
-            for name in _MESHOPT:
-                if fields.get_extension(buffer, name) is not None:
-                    raise extensions.refusal(name)
             raise MeshError("a buffer without content, the file is corrupt or truncated")
         data = container.parse_data_uri(uri)
         if data is None:

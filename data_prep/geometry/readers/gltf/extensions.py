@@ -10,8 +10,10 @@ from data_prep.geometry.scene import MeshError
 READ = {
     # Geometry.
     "EXT_mesh_gpu_instancing",
+    "EXT_meshopt_compression",
     "KHR_draco_mesh_compression",
     "KHR_mesh_quantization",
+    "KHR_meshopt_compression",
     "KHR_node_visibility",
     "MSFT_lod",
     # Materials.
@@ -109,14 +111,11 @@ HARMLESS = {
     "VRMC_springBone",
     "VRMC_vrm",
 }
-_MESHOPT = "decode it with gltf-transform (gltf-transform copy in.glb out.glb)"
 _SPLATS = "export the splats as .ply"
 # Hold the geometry in a form that is not read -> remedy.
 REFUSED = {
-    "EXT_meshopt_compression": _MESHOPT,
     "KHR_gaussian_splatting_compression_spz": _SPLATS,
     "KHR_gaussian_splatting_compression_spz_2": _SPLATS,
-    "KHR_meshopt_compression": _MESHOPT,
     "MPEG_buffer_circular": "export the model without streams",
     "MPEG_media": "export the model without streams",
     "WEB3D_quantized_attributes": "export the model again as glTF 2.0",

@@ -133,6 +133,7 @@ class Graph:
         animated = self._animated_nodes()
         drawn, hidden = [], []
         visits, is_animated = 0, False
+        most_visits, most_levels = limits.NODES.maximum(), limits.DEPTH.maximum()
         stack = [(root, _IDENTITY, True, 1) for root in reversed(roots)]
         while stack:
             index, parent, is_visible, level = stack.pop()
@@ -141,10 +142,12 @@ class Graph:
                 continue
             if level > len(self._nodes):
                 raise MeshError("nodes form a cycle")
-            limits.DEPTH.check(level)
+            if level > most_levels:
+                limits.DEPTH.check(level)
             # A node with several parents, which the standard forbids, is read once for each.
             visits += 1
-            limits.NODES.check(visits)
+            if visits > most_visits:
+                limits.NODES.check(visits)
             is_animated |= index in animated
             node = self._nodes[index]
             is_visible = is_visible and _is_visible(node)

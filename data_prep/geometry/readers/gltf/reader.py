@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads glTF files into the parts of a scene."""
 
-from typing import Any
-
 import numpy as np
 
 from data_prep.foreign import limits
-from data_prep.geometry import colour_spaces, scene
+from data_prep.geometry import scene
 from data_prep.geometry.assets import Assets
 from data_prep.geometry.readers.gltf import (
-    accessors,
     extensions,
     fields,
     materials,
+    points,
     primitives,
     skins,
 )
@@ -42,8 +40,10 @@ def read(data: bytes, *, assets: Assets, file_type: str) -> scene.Scene:
     document = open_document(data, assets=assets)
     extensions.check(document.tree, notes=assets.notes)
     builder = _Builder(document)
-    for placement in builder.graph.placements():
-        builder.add(placement)
+    # Corners that are not finite are dropped with a note when the parts are joined.
+    with np.errstate(invalid="ignore", over="ignore"):
+        for placement in builder.graph.placements():
+            builder.add(placement)
     return scene.Scene(tuple(builder.parts), tuple(builder.points), up_axis="y")
 
 
@@ -55,7 +55,10 @@ class _Builder:
         self.parts: list[scene.Part] = []
         self.points: list[scene.Points] = []
         self._document = document
-        self._counts = {limits.FACES: 0, limits.VERTICES: 0, limits.POINTS: 0, limits.PARTS: 0}
+        self._joints: dict[int, np.ndarray] = {}
+        counted = (limits.FACES, limits.VERTICES, limits.POINTS, limits.PARTS)
+        self._counts = dict.fromkeys(counted, 0)
+        self._largest = {limit: limit.maximum() for limit in counted}
 
     def add(self, placement: Placement) -> None:
         """Adds all primitives of a mesh."""
@@ -79,7 +82,8 @@ class _Builder:
 
     def _count(self, limit: limits.Limit, count: int) -> None:
         self._counts[limit] += count
-        limit.check(self._counts[limit])
+        if self._counts[limit] > self._largest[limit]:
+            limit.check(self._counts[limit])
 
     def _add_part(
         self, primitive: Primitive, placement: Placement, weights: tuple[float, ...]
@@ -100,8 +104,9 @@ class _Builder:
     ) -> None:
         positions, faces, attributes = self._morphed(primitive, weights)
         xyz = self._placed(positions, attributes, placement)[:, faces]
-        rgb = _point_colours(self._document, primitive.tree, attributes.get("COLOR_0"), faces)
-        self.points.append(scene.Points(xyz.reshape(-1, 3), np.tile(rgb, (len(xyz), 1))))
+        rgb = points.colours(self._document, primitive.tree, indices=faces, attributes=attributes)
+        rgb = None if rgb is None else np.tile(rgb, (len(xyz), 1))
+        self.points.append(scene.Points(xyz.reshape(-1, 3), rgb))
 
     def _morphed(
         self, primitive: Primitive, weights: tuple[float, ...]
@@ -143,26 +148,11 @@ class _Builder:
         weights = [attributes[n] for n in sorted(attributes) if n.startswith("WEIGHTS_")]
         if not joints or not weights:
             return None
+        if skin not in self._joints:
+            self._joints[skin] = skins.joint_matrices(self._document, self.graph, skin)
         return skins.skin_positions(
             positions,
             joints=np.concatenate(joints, axis=1),
             weights=np.concatenate(weights, axis=1),
-            matrices=skins.joint_matrices(self._document, self.graph, skin),
+            matrices=self._joints[skin],
         )
-
-
-def _point_colours(
-    document: Document, primitive: dict[str, Any], colours: np.ndarray | None, chosen: np.ndarray
-) -> np.ndarray:
-    """Returns sRGB colours [points, 3], 0 to 1: the factor of the material times COLOR_0."""
-    factor = np.ones(3)
-    index = fields.get_index(primitive, "material")
-    if index is not None:
-        material = fields.get_item(document.tree, "materials", index)
-        pbr = fields.get_object(material, "pbrMetallicRoughness")
-        factor = np.array(fields.get_numbers(pbr, "baseColorFactor", (1.0,) * 4)[:3])
-    linear = np.ones((1, 3)) if colours is None else colours[:, :3][chosen]
-    if linear.dtype.kind in "iu":
-        linear = accessors.normalise(linear)
-    rgb = colour_spaces.to_srgb(np.nan_to_num(linear * factor))
-    return np.broadcast_to(rgb, (len(chosen), 3))
