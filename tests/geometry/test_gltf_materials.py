@@ -173,6 +173,14 @@ def test_emissive_texture_has_its_own_coordinates():
     assert gltf_quad.rgb(data) == [0, 0, 255]
 
 
+@pytest.mark.parametrize("mode", ["OPAQUE", "MASK", "BLEND"])
+def test_the_alpha_of_an_emissive_texture_is_ignored(mode):
+    pixels = picture(np.uint8([[[*ORANGE, 0], [*ORANGE, 255]]]))
+    glow = {"emissiveFactor": [1, 1, 1], "emissiveTexture": texture(), "alphaMode": mode}
+    surface = gltf_quad.load(gltf_quad.write({**pbr(**BLACK), **glow}, pictures=[pixels])).surface
+    assert gltf_quad.rgba_at(surface, 0.2, 0.5) == [*ORANGE, 255]
+
+
 @pytest.mark.parametrize("own_size", [1, 4])
 def test_emissive_colour_keeps_the_holes_of_the_base_colour(own_size):
     base = np.zeros((2, 2, 4), np.uint8)

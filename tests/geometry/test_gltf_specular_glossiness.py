@@ -41,6 +41,29 @@ def test_colours_of_metals_and_of_matt_surfaces_come_back(base, metallic):
     assert gltf_quad.rgb(gltf_quad.write(values)) == [to_level(v) for v in base]
 
 
+def by_khronos(diffuse, specular):
+    """Returns the base colour by the published formulas, for one colour in float64."""
+    diffuse, specular = np.asarray(diffuse), np.asarray(specular)
+    weights = [0.299, 0.587, 0.114]
+    dull, shiny = (np.sqrt(np.dot(weights, colour**2)) for colour in (diffuse, specular))
+    rest = 1 - specular.max()
+    metallic = 0.0
+    if shiny >= 0.04:
+        roots = np.roots([0.04, dull * rest / 0.96 + shiny - 0.08, 0.04 - shiny])
+        metallic = np.clip(roots.max(), 0, 1)
+    from_diffuse = diffuse * rest / 0.96 / max(1 - metallic, 1e-6)
+    from_specular = (specular - 0.04 * (1 - metallic)) / max(metallic, 1e-6)
+    return np.clip(from_diffuse + (from_specular - from_diffuse) * metallic**2, 0, 1)
+
+
+def test_any_colours_are_converted_by_the_published_formulas():
+    diffuse, specular = np.random.default_rng(0).random((2, 200, 3))
+    specular[:50] *= 0.1
+    expected = [by_khronos(*pair) for pair in zip(diffuse, specular, strict=True)]
+    got = specular_glossiness.base_colours(diffuse, specular)
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("values", "expected"),
     [

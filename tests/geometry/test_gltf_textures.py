@@ -9,17 +9,16 @@ import pytest
 from gltf_quad import UPRIGHT, picture, texture
 from PIL import Image, features
 
+from data_prep.geometry.scene import MeshError
+
 # A picture of four colours, and where they lie on an upright square.
 A, B, C, D = [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]
 FOUR = picture(np.uint8([[A, B], [C, D]]))
 QUARTERS = {"top left": (0.2, 0.9), "top right": (0.9, 0.8)}
 QUARTERS |= {"bottom left": (0.2, 0.1), "bottom right": (0.9, 0.2)}
 MISSING, UNREADABLE = "missing texture", "unreadable texture"
+NOT_NORMALISED = "texture coordinates are integers that are not normalised, taken as normalised"
 COORDINATES = "texture without coordinates, its first texel is used"
-
-TAKEN_AS_NORMALISED = (
-    "texture coordinates are integers that are not normalised, taken as normalised"
-)
 
 
 def material(info=None, **more):
@@ -54,10 +53,10 @@ def test_the_first_row_of_a_picture_has_the_smallest_v():
         ("uint16", 65535, True, ()),
         ("int16", 32767, True, ()),
         ("uint8", 1, False, ()),
-        ("uint8", 255, False, (TAKEN_AS_NORMALISED,)),
-        ("uint16", 65535, False, (TAKEN_AS_NORMALISED,)),
+        ("uint8", 255, False, (NOT_NORMALISED,)),
+        ("uint16", 65535, False, (NOT_NORMALISED,)),
     ],
-)  # fmt: skip
+)
 def test_coordinates_of_every_type(dtype, one, normalised, notes):
     data = gltf_quad.write(
         material(),
@@ -197,13 +196,12 @@ def test_coordinates_that_are_not_finite_are_noted():
     assert content.notes == ("texture coordinates that are not finite, taken as 0",)
 
 
-def test_fewer_coordinates_than_vertices_are_noted():
-    attributes = {"TEXCOORD_0": UPRIGHT[:2], "COLOR_0": np.zeros((2, 3), np.float32)}
-    content = gltf_quad.load(
-        gltf_quad.write(material(), pictures=[FOUR], uv=None, attributes=attributes)
-    )
-    assert gltf_quad.rgba_at(content.surface, 0.9, 0.2)[:3] == A
-    assert "attributes of a wrong length, ignored" in content.notes
+@pytest.mark.parametrize("name", ["TEXCOORD_0", "COLOR_0"])
+def test_an_attribute_of_a_wrong_shape_is_an_error(name):
+    attributes = {name: np.zeros(4, np.float32)}
+    data = gltf_quad.write(material(), pictures=[FOUR], uv=None, attributes=attributes)
+    with pytest.raises(MeshError, match=f"malformed attribute, expected .* {name[:5]}"):
+        gltf_quad.load(data)
 
 
 GREY = Image.fromarray(np.uint8([[100]]))

@@ -16,7 +16,7 @@ from data_prep.geometry import colour_spaces
 from data_prep.geometry.readers.gltf import base_colours, fields
 from data_prep.geometry.readers.gltf.base_colours import BaseColour
 from data_prep.geometry.readers.gltf.document import Document
-from data_prep.geometry.readers.gltf.textures import Textures, corner_coordinates, vertex_attribute
+from data_prep.geometry.readers.gltf.textures import Textures, corner_coordinates
 from data_prep.geometry.scene import MeshError, Texture, plain
 
 OPAQUE, MASK, BLEND = "OPAQUE", "MASK", "BLEND"
@@ -75,7 +75,7 @@ def appearance(
     materials: _Materials = document.cache[_CACHE]
     index = fields.get_index(primitive, "material")
     material = materials.get(index)
-    colours = _vertex_colours(attributes)
+    colours = _vertex_colours(attributes.get("COLOR_0"))
     base = material.base
     if material.glows and base.is_black(colours):
         base = materials.emissive(index) or base
@@ -155,12 +155,11 @@ class _Materials:
         return Material(tree, base, mode, cutoff)
 
 
-def _vertex_colours(attributes: dict[str, np.ndarray]) -> np.ndarray | None:
-    """Returns linear colours float32 [vertices, 4], 0 to 1; None without any."""
-    values = vertex_attribute("COLOR_0", attributes=attributes)
+def _vertex_colours(values: np.ndarray | None) -> np.ndarray | None:
+    """Returns linear colours float32 [vertices, 4], 0 to 1, of an attribute; None without one."""
     if values is None:
         return None
-    if values.shape[1] < 3:
+    if values.ndim != 2 or values.shape[1] not in (3, 4):
         raise MeshError("malformed attribute, expected 3 or 4 numbers per vertex: COLOR_0")
     if values.dtype.kind in "iu":  # the standard requires that integers are normalised
         values = values / np.float32(np.iinfo(values.dtype).max)

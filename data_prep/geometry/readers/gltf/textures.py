@@ -184,18 +184,22 @@ def corner_coordinates(
       document: document of the primitive.
       placement: placement of the texture.
       faces: int [faces, 3], indices of vertices.
-      attributes: arrays of the primitive by name.
+      attributes: arrays of the primitive by name, one item per vertex.
 
     Returns:
       float64 [faces, 3, 2]; that of the first texel, and a note, without coordinates: GPUs read
       zeros from an attribute that is absent.
+
+    Raises:
+      MeshError: the coordinates are no pairs.
     """
-    name = f"TEXCOORD_{placement.texcoord}"
-    uv = vertex_attribute(name, attributes=attributes)
+    uv = attributes.get(f"TEXCOORD_{placement.texcoord}")
     if uv is None:
         document.assets.notes.append(MISSING_COORDINATES)
         uv = np.zeros((1, 2))
         faces = np.zeros_like(faces)
+    elif uv.ndim != 2:
+        raise MeshError("malformed attribute, expected 2 numbers per vertex: TEXCOORD")
     elif uv.dtype.kind in "iu" and not _has_integer_coordinates(document):
         if uv.max(initial=0) > 1:
             document.assets.notes.append(NOT_NORMALISED)
@@ -203,20 +207,6 @@ def corner_coordinates(
     uv = placement.transform(uv[:, :2].astype(np.float64)) + _BORDER
     uv[:, 1] = 1 - uv[:, 1]
     return uv[faces]
-
-
-def vertex_attribute(name: str, *, attributes: dict[str, np.ndarray]) -> np.ndarray | None:
-    """Returns an attribute [vertices, channels]; None without one.
-
-    Raises:
-      MeshError: it has fewer than two channels.
-    """
-    values = attributes.get(name)
-    if values is None:
-        return None
-    if values.ndim != 2 or values.shape[1] < 2:
-        raise MeshError(f"malformed attribute, expected 2 to 4 numbers per vertex: {name[:20]}")
-    return values
 
 
 def _has_integer_coordinates(document: Document) -> bool:
