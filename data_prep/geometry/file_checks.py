@@ -82,7 +82,7 @@ def check(data: bytes, *, file_type: str) -> None:
         return  # its header may contain anything
     for first_bytes, name in _DOCUMENTS:
         if data.startswith(first_bytes):
-            raise MeshError(f"{name}, not a {_named(file_type)} file")
+            raise MeshError(f"{name}, not a file of type {_named(file_type)}")
     for first_bytes, name, types in _PACKED:
         if data.startswith(first_bytes) and file_type not in types:
             raise MeshError(f"the content is {name}, but the name ends in .{file_type}; unpack it")

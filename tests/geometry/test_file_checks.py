@@ -131,7 +131,7 @@ def test_packed_files_of_packed_types_pass(data, file_type):
 )
 @pytest.mark.parametrize(("file_type", "kind"), [("glb", "glTF"), ("obj", "OBJ"), ("stl", "STL")])
 def test_pictures_and_documents_are_named(data, name, file_type, kind):
-    assert error_of(data, file_type) == f"{name}, not a {kind} file"
+    assert error_of(data, file_type) == f"{name}, not a file of type {kind}"
 
 
 BOX = trimesh.creation.box()

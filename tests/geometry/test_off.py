@@ -52,6 +52,7 @@ FORMS = {
     "counts behind the keyword, as in ModelNet": lambda t: t.replace("OFF\n", "OFF"),
     "counts and a blank": lambda t: t.replace("OFF\n", "OFF "),
     "no number of edges": lambda t: t.replace("5 5 0", "5 5"),
+    "small letters": lambda t: t.replace("OFF", "off"),
     "comments": lambda t: "# a\n# b\n" + t.replace("5 5 0\n", "# c\n5 5 0 # d\n\n# e\n"),
     "blank lines": lambda t: "\n" + t.replace("\n", "\n\n"),
     "tabs": lambda t: t.replace(" ", "\t"),

@@ -132,7 +132,7 @@ def test_an_incomplete_colour_is_noted_and_ignored(names):
     assert (content.rgb, content.notes) == (None, ("colours that lack a channel, ignored",))
 
 
-@pytest.mark.parametrize("name", ["intensity", "scalar_Intensity"])
+@pytest.mark.parametrize("name", ["intensity", "scalar_Intensity", "gray", "reflectance"])
 def test_intensity_is_no_colour_and_noted(name):
     content = load(cloud([("float", name, 0.5)]), "ply")
     assert content.rgb is None

@@ -15,7 +15,7 @@ from data_prep.geometry.assets import Assets
 from data_prep.geometry.readers import colouring, off_binary, polygons, text_numbers
 from data_prep.geometry.scene import MeshError, Part, Points, Scene
 
-_KEYWORD = re.compile(rb"\s*(ST)?(C)?(N)?(C)?(4)?(n)?OFF(?![A-Za-z])(?:[ \t]+(BINARY))?")
+_KEYWORD = re.compile(rb"\s*(ST)?(C)?(N)?(C)?(4)?(n)?(?:OFF|off)(?![A-Za-z])(?:[ \t]+(BINARY))?")
 COLOUR_MAP_IGNORED = "colours by number of a colour map, ignored"
 COLUMNS_IGNORED = "numbers behind vertices that the keyword OFF does not declare, ignored"
 _TOO_FEW_CORNERS = "faces of fewer than three corners, ignored"

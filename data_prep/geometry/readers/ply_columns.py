@@ -25,6 +25,8 @@ _HARMONIC = 0.28209479177387814  # 1 / (2 sqrt(pi))
 # A splat with less opacity is not seen; as `surface.INVISIBLE_OPACITY`.
 _INVISIBLE = 0.02
 INCOMPLETE_COLOURS = "colours that lack a channel, ignored"
+# Beginnings of names of columns that measure how bright a point is, and are no colour.
+_GREY = ("intensity", "scalar_", "grey", "gray", "luminance", "reflectance", "reflectivity")
 INTENSITY_IGNORED = "intensity is no colour, ignored"
 
 
@@ -78,7 +80,7 @@ def colours(
     # A single letter may mean something else, such as a radius.
     if any(len(name) > 1 and name in columns for group in CHANNELS for name in group):
         notes.append(INCOMPLETE_COLOURS)
-    elif any(name.startswith(("intensity", "scalar_")) for name in columns):
+    elif any(name.startswith(_GREY) for name in columns):
         notes.append(INTENSITY_IGNORED)
     return None
 
