@@ -26,7 +26,11 @@ DIFFERS: dict[str, str] = {
     "X3D/ComputerKeyboard.x3d": "assimp reads one triangle of each key, an Extrusion",
 }
 # Files that neither of the others reads.
-ALONE = ("WRL/MotionCaptureROM.WRL", "WRL/Wuson.wrl")
+ALONE = (
+    "WRL/MotionCaptureROM.WRL",
+    "WRL/Wuson.wrl",
+    "glTF2/IncorrectVertexArrays/Cube.gltf",  # strips and fans of too few indices, which are noted
+)
 
 pytestmark = [
     pytest.mark.slow,
