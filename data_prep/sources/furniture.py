@@ -18,12 +18,10 @@ from data_prep.foreign import archives
 from data_prep.geometry import formats, meshes, render, scene
 from data_prep.geometry.assets import Assets
 from data_prep.geometry.surface import Y_UP_TO_Z_UP
-from data_prep.sources import properties, surfaces
+from data_prep.sources import properties, shape_files, surfaces
 
 CATALOGUE_FILE = "PluginFurnitureCatalog.properties"
 LABELS_FILE = Path(__file__).with_name("furniture_labels.tsv")
-# Grey value of parts without a colour.
-COLOUR_FILL = 0.4
 # Key of the name of a model in the properties file.
 _NUMBERED = re.compile(r"name#[0-9]{1,9}")
 # Tags that name the provider of a model and do not describe it.
@@ -251,7 +249,7 @@ def load(item: Item) -> meshes.Content:
             archive.read(item.model),
             file_type=file_type,
             references=Assets(archive.read, folder=posixpath.dirname(item.model)),
-            fill=COLOUR_FILL,
+            fill=shape_files.COLOUR_FILL,
             rotation=Y_UP_TO_Z_UP @ parse_rotation(item.rotation),
         )
     except FileNotFoundError as error:

@@ -111,7 +111,7 @@ class Document:
         return data[start : start + size], stride
 
     def _has_content(self, index: int) -> bool:
-        """Returns whether a buffer is in the file or beside it, and is no mere placeholder."""
+        """Returns whether a buffer has content, in the file or in another one."""
         buffer = fields.get_item(self.tree, "buffers", index)
         return bool(fields.get_string(buffer, "uri")) or (index == 0 and self._binary is not None)
 
