@@ -15,10 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data_prep import (
+    captions,
     catalogue,
     dataset,
     features,
     flag_types,
+    licences,
     lock,
     offline_teacher,
     prepare,
@@ -29,12 +31,16 @@ from data_prep import (
     uploading,
 )
 from data_prep.geometry import formats
+from data_prep.captions import encoding
 from data_prep.options import Options
 from data_prep.sources import published
 from data_prep.teachers import names
 from mrd_jax import storage, transfer
 from mrd_jax.cli import command
 from mrd_jax.data import source
+
+# Options that the metadata of earlier data sets do not have.
+LATER_OPTIONS = ("label_from", "captions", "licence")
 
 
 def build(options: Options) -> Path:
@@ -84,6 +90,7 @@ def _run_stages(
             teacher=options.teacher,
             overwrite=options.overwrite,
         )
+    selected, joined = _join(options, origin)
     with timing.announced("shapes"):
         summary = prepare.prepare_shapes(
             options.source,
@@ -95,9 +102,13 @@ def _run_stages(
             workers=options.workers,
             seed=options.seed,
             label_from=options.label_from,
+            excluded=selected and selected.excluded,
         )
         print(summary)
         prepared = catalogue.read_catalogue(prepare.shard_paths(cache))
+        if selected:
+            # A cache that was made without --licence has more shapes.
+            prepared = catalogue.without(prepared, selected.excluded)
         splits = origin.splits(prepared.entries())
         classes = class_set.names if class_set else origin.classes(prepared.entries())
     with timing.announced("teacher"):
@@ -106,6 +117,7 @@ def _run_stages(
         print(f"{info.name}, revision {info.revision}, dim {info.dim}")
     with timing.announced("features"):
         feature_dir = _encode(options, prepared, teacher, splits)
+        caption_files = _encode_captions(options, prepared, joined, teacher, splits)
     with timing.announced("records"):
         plan = dataset.make_plan(
             options,
@@ -114,6 +126,7 @@ def _run_stages(
             classes=classes,
             info=info,
             feature_dir=feature_dir,
+            caption_files=caption_files,
             class_set=class_set,
         )
         written = dataset.write(options, plan, prepared, teacher=teacher, class_set=class_set)
@@ -142,7 +155,7 @@ def _check_built(target: storage.PathLike, options: Options) -> None:
             f"{target} was not written by data_prep.build; pass --overwrite to replace it, or "
             "choose another --output"
         )
-    for name, value in ({"label_from": None} | options.content()).items():
+    for name, value in (dict.fromkeys(LATER_OPTIONS) | options.content()).items():
         if found.get(name) != value:
             raise ValueError(
                 f"{target} was built with --{name} {found.get(name)}, but --{name} {value} was "
@@ -187,6 +200,56 @@ def _load_teacher(
         seed=options.seed,
         batch_size=options.batch_size,
         dtype=options.dtype,
+    )
+
+
+def _join(
+    options: Options, origin: sources.Source | published.Published
+) -> tuple[licences.Selection | None, captions.Captions | None]:
+    """Selects licences and joins captions, before hours of work, and prints counts.
+
+    Raises:
+      ValueError: no shape has one of the licences, a file has no caption for any shape, or captions
+        are added to a source without a teacher that encodes them.
+    """
+    if not options.licence and not options.captions:
+        return None, None
+    if options.teacher == teachers.RELEASED and any(
+        file.kind != captions.FILTER for file in options.captions
+    ):
+        raise ValueError(
+            f"--captions: --teacher {teachers.RELEASED} has no model that encodes captions; only "
+            f"files of kind {captions.FILTER} can be used with it"
+        )
+    with timing.announced("captions and licences"):
+        items, _ = prepare.list_items(origin, options.input)
+        selected, joined = None, None
+        if options.licence:
+            selected = licences.select(items, options.licence, source=options.source)
+            print(selected)
+        if options.captions:
+            joined = captions.join(options.captions, (item.id for item in items))
+            print("\n".join(joined.notes))
+    return selected, joined
+
+
+def _encode_captions(
+    options: Options,
+    prepared: catalogue.Catalogue,
+    joined: captions.Captions | None,
+    teacher: teachers.Teacher | None,
+    splits: Mapping[str, Sequence[str]],
+) -> Mapping[Path, Path]:
+    """Returns the file of joined captions of every shard; {} without `--captions`."""
+    if joined is None:
+        return {}
+    name = _folder_name(teacher.info.name if teacher else teachers.RELEASED)
+    return encoding.encode_shards(
+        prepared.shards,
+        options.output / "captions" / options.source / name,
+        joined,
+        teacher,
+        ids=dataset.shape_ids(splits),
     )
 
 
@@ -274,9 +337,26 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
         help=f"dtype of the teacher's activations; {default}",
     )
     add("--label_from", help=f"for --source folder: {shape_names.LABEL_FROM_HELP}")
+    add(
+        "--captions",
+        type=command.argument(captions.parse),
+        action="append",
+        default=[],
+        metavar="FILE:KIND",
+        help="captions by id, repeatable: FILE is CSV (id,caption, as Cap3D's) or JSON Lines, KIND "
+        f"one of {', '.join(captions.KINDS)}; {captions.FILTER} is OpenShape's file of names",
+    )
+    add(
+        "--licence",
+        type=command.argument(licences.parse),
+        default=(),
+        metavar="NAMES",
+        help=licences.HELP,
+    )
     add("--overwrite", action="store_true", help="replace a data set built with other options")
     values = vars(parser.parse_args(arguments))
     del values["debug"]
+    values["captions"] = tuple(values["captions"])
     output, staging = values.pop("output"), values.pop("staging")
     upload = storage.path(output)
     if storage.is_remote(upload):

@@ -86,6 +86,8 @@ def select(items: Sequence[Any], names: Sequence[str], *, source: str) -> Select
     """
     if not any(hasattr(item, "licence") for item in items):
         raise ValueError(f"--licence: --source {source} does not state the licences of its shapes")
+    # Items that are skipped anyway keep their own reason.
+    items = [item for item in items if not getattr(item, "skip", "")]
     found = {item.id: short_name(item.licence) for item in items}
     counts = collections.Counter(found.values())
     occurring = ", ".join(f"{name} ({count})" for name, count in counts.most_common(_EXAMPLES))
@@ -101,7 +103,7 @@ def select(items: Sequence[Any], names: Sequence[str], *, source: str) -> Select
         for item_id, name in found.items()
         if name not in names
     }
-    if len(excluded) == len(items):
+    if items and len(excluded) == len(items):
         raise ValueError(
             f"--licence {','.join(names)}: no shape has it; the licences of --source {source} are "
             f"{occurring}"

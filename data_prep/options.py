@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from data_prep import prepare, records
+from data_prep import captions, prepare, records
 from mrd_jax import storage
 
 
@@ -27,6 +27,8 @@ class Options:
       dtype: dtype of the teacher's activations, "float32" or "bfloat16".
       label_from: folders that name the classes of the source "folder", see
         `shape_names.label_of`; None for none.
+      captions: files of captions that are joined to the shapes by id.
+      licence: short names of the licences of the shapes to use, see `licences`; () for all.
       overwrite: True to replace a data set that was built with other options.
       upload: folder in a bucket that the data set is copied to, as `output` but without caches and
         teachers; None for none.
@@ -47,6 +49,8 @@ class Options:
     batch_size: int = 32
     dtype: str = "float32"
     label_from: str | None = None
+    captions: tuple[captions.CaptionFile, ...] = ()
+    licence: tuple[str, ...] = ()
     overwrite: bool = False
     upload: storage.Path | None = None
 
@@ -70,5 +74,10 @@ class Options:
         """
         names = ("source", "teacher", "points", "views", "image_size", "seed", "dtype")
         content = {name: getattr(self, name) for name in names}
-        # Absent by default, as in data sets that were built before the option existed.
-        return content | ({"label_from": self.label_from} if self.label_from else {})
+        # Absent by default, as in data sets that were built before the options existed.
+        later = {
+            "label_from": self.label_from,
+            "captions": [file.content() for file in self.captions],
+            "licence": list(self.licence),
+        }
+        return content | {name: value for name, value in later.items() if value}

@@ -57,6 +57,7 @@ def prepare_shapes(
     workers: int | None = None,
     seed: int = 0,
     label_from: str | None = None,
+    excluded: Mapping[str, str] | None = None,
 ) -> Summary:
     """Prepares every item of a source into `cache_dir/shard-*.npz`.
 
@@ -73,6 +74,8 @@ def prepare_shapes(
       workers: processes; None for one per core, 1 to work in this process.
       seed: seed of the point sampling.
       label_from: value of --label_from, see `sources.folder`.
+      excluded: id -> reason of the items that are not prepared. Shards that hold them from an
+        earlier run are kept, and prepared again once such an item is wanted.
 
     Returns:
       Counts and times. Items of reused shards that were skipped or repaired count as such.

@@ -6,6 +6,6 @@ features are in files of their own, one per shard (`encoding`), which `records` 
 features of pictures. So a changed caption file prepares no shape and encodes no picture again.
 """
 
-from data_prep.captions.joining import KINDS, CaptionFile, Captions, join, parse
+from data_prep.captions.joining import FILTER, KINDS, CaptionFile, Captions, join, parse
 
-__all__ = ["KINDS", "CaptionFile", "Captions", "join", "parse"]
+__all__ = ["FILTER", "KINDS", "CaptionFile", "Captions", "join", "parse"]

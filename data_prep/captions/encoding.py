@@ -21,6 +21,9 @@ from data_prep.captions.joining import Captions
 from data_prep.teachers import prompts
 from mrd_jax import atomic_io
 
+# Kind of the names that the filter rejects.
+REJECTED = "name_rejected"
+
 
 @dataclasses.dataclass(frozen=True)
 class Added:
@@ -110,6 +113,27 @@ def load(path: Path) -> dict[str, Added]:
         )
         row += len(pairs)
     return added
+
+
+def extend(
+    captions: Sequence[tuple[str, str]], text_features: np.ndarray, added: Added
+) -> tuple[list[tuple[str, str]], np.ndarray]:
+    """Appends added captions to those of a shape.
+
+    Args:
+      captions: (kind, text) pairs of the shape.
+      text_features: float16 [captions, dim].
+      added: what is added.
+
+    Returns:
+      All pairs, and float16 [all captions, dim].
+    """
+    rename = {features.NAME_KIND: REJECTED} if added.rejects_name else {}
+    pairs = [(rename.get(kind, kind), text) for kind, text in captions]
+    if not added.captions:
+        return pairs, text_features
+    rows = [part for part in (text_features, added.text_features) if len(part)]
+    return [*pairs, *added.captions], np.concatenate(rows)
 
 
 def fingerprint(path: Path) -> str:

@@ -169,9 +169,7 @@ class _JoinedFile:
             if count
         ]
         if matches.ambiguous:
-            self.notes.append(
-                f"  left out, the id may mean several shapes: {matches.ambiguous} rows"
-            )
+            self.notes.append(f"  left out, ambiguous id: {matches.ambiguous} rows")
         repeated = self._count_repeated()
         if repeated:
             self.notes.append(f"  left out, same id and caption: {repeated}")
