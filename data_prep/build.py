@@ -30,8 +30,8 @@ from data_prep import (
     timing,
     uploading,
 )
-from data_prep.geometry import formats
 from data_prep.captions import encoding
+from data_prep.geometry import formats
 from data_prep.options import Options
 from data_prep.sources import published
 from data_prep.teachers import names

@@ -71,7 +71,9 @@ def without(catalogue: Catalogue, ids: Collection[str]) -> Catalogue:
             path: [shape for shape in shard if shape.id not in ids]
             for path, shard in catalogue.shards.items()
         },
-        fingerprints={name: mark for name, mark in catalogue.fingerprints.items() if name not in ids},
+        fingerprints={
+            name: mark for name, mark in catalogue.fingerprints.items() if name not in ids
+        },
     )
 
 

@@ -20,6 +20,8 @@ _WORDS = {
     "sa": r"share-?alike|\bsa\b",
     "nd": r"no-?deriv\w*|\bnd\b",
 }
+# End of the reason to skip an item.
+_REASON = ", not in --licence"
 # Licences that a message lists.
 _EXAMPLES = 10
 
@@ -73,6 +75,18 @@ def parse(text: str) -> tuple[str, ...]:
     return tuple(names)
 
 
+def lacks(skipped: Mapping[str, str], *, excluded: Mapping[str, str]) -> bool:
+    """Returns whether a shard lacks an item that an earlier run excluded, and this one does not.
+
+    Args:
+      skipped: id -> reason of the items without a shape in the shard.
+      excluded: id -> reason of the items that this run excludes.
+    """
+    return any(
+        reason.endswith(_REASON) and item_id not in excluded for item_id, reason in skipped.items()
+    )
+
+
 def select(items: Sequence[Any], names: Sequence[str], *, source: str) -> Selection:
     """Selects the items with one of some licences.
 
@@ -99,9 +113,7 @@ def select(items: Sequence[Any], names: Sequence[str], *, source: str) -> Select
             f"{occurring}"
         )
     excluded = {
-        item_id: f"licence {name}, not in --licence"
-        for item_id, name in found.items()
-        if name not in names
+        item_id: f"licence {name}{_REASON}" for item_id, name in found.items() if name not in names
     }
     if items and len(excluded) == len(items):
         raise ValueError(

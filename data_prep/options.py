@@ -5,7 +5,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from data_prep import captions, prepare, records
+from data_prep import prepare, records
+from data_prep.captions import CaptionFile
 from mrd_jax import storage
 
 
@@ -49,7 +50,7 @@ class Options:
     batch_size: int = 32
     dtype: str = "float32"
     label_from: str | None = None
-    captions: tuple[captions.CaptionFile, ...] = ()
+    captions: tuple[CaptionFile, ...] = ()
     licence: tuple[str, ...] = ()
     overwrite: bool = False
     upload: storage.Path | None = None

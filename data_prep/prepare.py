@@ -10,12 +10,12 @@ import collections
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import tqdm
 
-from data_prep import flag_types, process_pool, shape_names, shapes, sources
+from data_prep import flag_types, licences, process_pool, shape_names, shapes, sources
 from data_prep.geometry import formats
 from data_prep.summary import EXAMPLES, Summary
 from mrd_jax.cli import command
@@ -89,7 +89,8 @@ def prepare_shapes(
     check_input(source, input_dir)
     start = time.monotonic()
     origin = sources.find(source, label_from=label_from)
-    items, notes = _list(origin, Path(input_dir))
+    items, notes = list_items(origin, Path(input_dir))
+    excluded = excluded or {}
     settings = {"points": points, "views": views, "image_size": image_size, "seed": seed}
     # Part of the header of shards whose shapes come from files.
     reader = {READER: formats.READER_VERSION} if origin.family in sources.FILE_FAMILIES else {}
@@ -97,7 +98,11 @@ def prepare_shapes(
     pending, outdated = [], 0
     for path, batch in _shards(items, Path(cache_dir)):
         header = shapes.load_header(path) if path.exists() else None
-        if header is None or not _matches(header, batch=batch, settings=settings | reader):
+        if (
+            header is None
+            or not _matches(header, batch=batch, settings=settings | reader)
+            or licences.lacks(header["skipped"], excluded=excluded)
+        ):
             pending.append((path, batch))
             outdated += len(batch) if header and _is_outdated(header, batch, settings) else 0
         else:
@@ -113,13 +118,17 @@ def prepare_shapes(
     with tqdm.tqdm(total=len(items), initial=summary.reused, unit="shape", desc="prepare") as bar:
         # Two shards, so that the processes stay busy while the first one is written.
         prefetch = 2 + workers // ITEMS_PER_SHARD
+        wanted = [(path, [i for i in batch if i.id not in excluded]) for path, batch in pending]
         results = process_pool.prepare_shards(
-            source, pending, settings, workers=workers, prefetch=prefetch
+            source, wanted, settings, workers=workers, prefetch=prefetch
         )
-        for (path, batch), outcomes in results:
+        for (path, batch), ((_, kept), outcomes) in zip(pending, results, strict=True):
             prepared: list[shapes.Shape] = []
             header = {"format": FORMAT, **settings, **reader, **_item_fields(batch), "skipped": {}}
-            for item, (outcome, seconds) in zip(batch, outcomes, strict=True):
+            left_out = {item.id: excluded[item.id] for item in batch if item.id in excluded}
+            header["skipped"].update(left_out)
+            bar.update(len(left_out))
+            for item, (outcome, seconds) in zip(kept, outcomes, strict=True):
                 summary.cpu_seconds.update(seconds)
                 if isinstance(outcome, shapes.Shape):
                     prepared.append(outcome)
@@ -151,7 +160,7 @@ def _shards(items: Sequence, cache_dir: Path) -> list[tuple[Path, Sequence]]:
     ]
 
 
-def _list(
+def list_items(
     origin: sources.Source | sources.published.Published, input_dir: Path
 ) -> tuple[Sequence, list[str]]:
     """Returns the items of a source, and notes about its folder."""

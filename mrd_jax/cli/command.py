@@ -3,7 +3,6 @@
 
 import argparse
 import functools
-import pathlib
 import sys
 import traceback
 from collections.abc import Callable
