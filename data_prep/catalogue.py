@@ -64,19 +64,6 @@ def read_catalogue(paths: Sequence[Path]) -> Catalogue:
     return Catalogue(shards=shards, fingerprints=fingerprints)
 
 
-def without(catalogue: Catalogue, ids: Collection[str]) -> Catalogue:
-    """Returns a catalogue without some shapes."""
-    return Catalogue(
-        shards={
-            path: [shape for shape in shard if shape.id not in ids]
-            for path, shard in catalogue.shards.items()
-        },
-        fingerprints={
-            name: mark for name, mark in catalogue.fingerprints.items() if name not in ids
-        },
-    )
-
-
 def fingerprint(shape: shapes.Shape) -> str:
     """Returns the SHA-256 of the prepared content of a shape, in hexadecimal."""
     texts = [

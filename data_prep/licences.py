@@ -4,17 +4,15 @@
 import collections
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
+
+from data_prep import shapes
 
 # Short names of Creative Commons licences, with those of `--licence` that no item needs to have.
 KNOWN = ("by", "by-sa", "by-nd", "by-nc", "by-nc-sa", "by-nc-nd", "cc0")
 # Short name of items that state no licence.
 UNSTATED = "unstated"
-HELP = (
-    "licences of the shapes to use, separated by commas, such as by,by-sa,cc0; others are not "
-    "prepared. For sources that state licences: furniture, folder and objaverse; default: all"
-)
 _WORDS = {
     "nc": r"non-?commercial|\bnc\b",
     "sa": r"share-?alike|\bsa\b",
@@ -24,25 +22,6 @@ _WORDS = {
 _REASON = ", not in --licence"
 # Licences that a message lists.
 _EXAMPLES = 10
-
-
-@dataclasses.dataclass(frozen=True)
-class Selection:
-    """Items by licence.
-
-    Attributes:
-      excluded: id of each item that is left out -> reason, which the summary counts.
-      kept: number of the other items.
-    """
-
-    excluded: Mapping[str, str]
-    kept: int
-
-    def __str__(self) -> str:
-        """Returns the counts in one line."""
-        counts = collections.Counter(self.excluded.values())
-        reasons = "".join(f"; {reason}: {count}" for reason, count in sorted(counts.items()))
-        return f"--licence: {self.kept} of {self.kept + len(self.excluded)} items kept{reasons}"
 
 
 def short_name(licence: str) -> str:
@@ -75,25 +54,61 @@ def parse(text: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def lacks(skipped: Mapping[str, str], *, excluded: Mapping[str, str]) -> bool:
-    """Returns whether a shard lacks an item that an earlier run excluded, and this one does not.
+@dataclasses.dataclass(frozen=True)
+class Filter:
+    """Prepares the items with one of some licences, and skips the others; picklable.
+
+    Attributes:
+      prepare: `sources.Source.prepare`.
+      names: short names of licences.
+    """
+
+    prepare: Callable[..., shapes.Shape]
+    names: Sequence[str]
+
+    def __call__(self, item: Any, **settings: int) -> shapes.Shape:
+        """Prepares one item. Raises shapes.SkipShape if its licence is not wanted."""
+        excluded = "" if _is_skipped(item) else reason(item.licence, self.names)
+        if excluded:
+            raise shapes.SkipShape(excluded)
+        return self.prepare(item, **settings)
+
+
+def reason(licence: str, names: Collection[str]) -> str:
+    """Returns why a licence is not wanted, which the summary counts; "" if it is wanted.
 
     Args:
-      skipped: id -> reason of the items without a shape in the shard.
-      excluded: id -> reason of the items that this run excludes.
+      licence: licence of an item or a shape.
+      names: short names of the licences that are wanted.
+    """
+    name = short_name(licence)
+    return "" if name in names else f"licence {name}{_REASON}"
+
+
+def is_lacking(skipped: Mapping[str, str], items: Sequence[Any], names: Collection[str]) -> bool:
+    """Returns whether an earlier run skipped an item for its licence that is wanted now.
+
+    Args:
+      skipped: id -> reason of the items of a shard without a shape.
+      items: items of the shard.
+      names: short names of the licences that are wanted; () for all.
     """
     return any(
-        reason.endswith(_REASON) and item_id not in excluded for item_id, reason in skipped.items()
+        skipped.get(item.id, "").endswith(_REASON) and not (names and reason(item.licence, names))
+        for item in items
     )
 
 
-def select(items: Sequence[Any], names: Sequence[str], *, source: str) -> Selection:
-    """Selects the items with one of some licences.
+def check(items: Sequence[Any], names: Sequence[str], *, source: str) -> str:
+    """Checks that the items of a source have some licences.
 
     Args:
       items: items of a source; those that have an attribute `licence` state it.
       names: short names of `parse`.
       source: name of the source, for messages.
+
+    Returns:
+      Counts of the items by licence, in one line.
 
     Raises:
       ValueError: the source states no licences, a name is unknown, or no item is left.
@@ -101,23 +116,21 @@ def select(items: Sequence[Any], names: Sequence[str], *, source: str) -> Select
     if not any(hasattr(item, "licence") for item in items):
         raise ValueError(f"--licence: --source {source} does not state the licences of its shapes")
     # Items that are skipped anyway keep their own reason.
-    items = [item for item in items if not getattr(item, "skip", "")]
-    found = {item.id: short_name(item.licence) for item in items}
-    counts = collections.Counter(found.values())
+    counts = collections.Counter(
+        short_name(item.licence) for item in items if not _is_skipped(item)
+    )
     occurring = ", ".join(f"{name} ({count})" for name, count in counts.most_common(_EXAMPLES))
     occurring += ", ..." if len(counts) > _EXAMPLES else ""
     unknown = [name for name in names if name not in (*counts, *KNOWN, UNSTATED)]
-    if unknown:
-        raise ValueError(
-            f"--licence {','.join(unknown)}: unknown; the licences of --source {source} are "
-            f"{occurring}"
-        )
-    excluded = {
-        item_id: f"licence {name}{_REASON}" for item_id, name in found.items() if name not in names
-    }
-    if items and len(excluded) == len(items):
-        raise ValueError(
-            f"--licence {','.join(names)}: no shape has it; the licences of --source {source} are "
-            f"{occurring}"
-        )
-    return Selection(excluded, kept=len(items) - len(excluded))
+    if unknown or not any(name in counts for name in names):
+        found = f"{', '.join(unknown)}: unknown" if unknown else f"{', '.join(names)}: no shape"
+        raise ValueError(f"--licence {found}; the licences of --source {source} are {occurring}")
+    kept = sum(counts[name] for name in names)
+    left_out = "".join(
+        f", {name}: {count}" for name, count in sorted(counts.items()) if name not in names
+    )
+    return f"licences: {kept} of {counts.total()} items kept; left out{left_out or ': none'}"
+
+
+def _is_skipped(item: Any) -> bool:
+    return bool(getattr(item, "skip", ""))

@@ -18,9 +18,12 @@ import tqdm
 
 from data_prep import features, shapes, teachers
 from data_prep.captions.joining import Captions
+from data_prep.shards import beside
 from data_prep.teachers import prompts
 from mrd_jax import atomic_io
 
+# Folder of the files below the output folder of a build.
+FOLDER = "captions"
 # Kind of the names that the filter rejects.
 REJECTED = "name_rejected"
 
@@ -70,7 +73,7 @@ def encode_shards(
     for path, shard in tqdm.tqdm(shards.items(), desc="captions", unit="shard"):
         entries = [_with_captions(shape, captions) for shape in shard if shape.id in wanted]
         rejected = [shape.id for shape in entries if captions.rejects_name(shape.id)]
-        target = targets[path] = output_dir / path.name
+        target = targets[path] = beside(path, output_dir)
         expected = _fingerprint(entries, rejected, teacher and teacher.info)
         meta = _read_meta(target) if target.exists() else {}
         if meta.get("fingerprint") == expected:
