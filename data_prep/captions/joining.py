@@ -63,7 +63,7 @@ def parse(text: str) -> CaptionFile:
         if path.suffix.lower() != ".json":
             raise ValueError(f"--captions {text}: expected OpenShape's gpt4_filtering.json")
     else:
-        Reader(path).close()
+        Reader(path)
     return CaptionFile(path, kind)
 
 
@@ -177,7 +177,9 @@ class _JoinedFile:
     def texts(self, position: int) -> list[str]:
         """Returns the captions of a shape, in the order of the file."""
         first, last = np.searchsorted(self._rows[:, 0], [position, position + 1])
-        rows = (self._reader.read(*span) for span in self._rows[first:last, 1:].tolist())
+        if first == last:
+            return []
+        rows = self._reader.read(self._rows[first:last, 1:].tolist())
         return [text for row in rows for text in row.texts]
 
     def _count_repeated(self) -> int:

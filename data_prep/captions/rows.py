@@ -13,9 +13,11 @@ double quotes may contain line breaks. Only one row is in memory at a time.
 import codecs
 import csv
 import dataclasses
+import io
 import json
+import os
 import stat
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -54,7 +56,7 @@ class Row:
 
 
 class Reader:
-    """Open caption file.
+    """Rows of a caption file.
 
     Args:
       path: file of one of `TYPES`.
@@ -74,18 +76,13 @@ class Reader:
         self._status = path.stat()
         if not stat.S_ISREG(self._status.st_mode):
             raise ValueError(f"{path}: not a regular file; captions are read more than once")
-        self._file = path.open("rb")
-        mark = self._file.read(3)
+        with path.open("rb") as file:
+            mark = file.read(3)
         if mark.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            self._file.close()
             raise ValueError(f"{path}: UTF-16 text; save it as UTF-8")
         self._start = 3 if mark == codecs.BOM_UTF8 else 0
         # Columns of id and caption; None until the first row of a CSV file is known.
         self._columns: tuple[int, int, int] | None = None
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
 
     def rows(self) -> Iterator[Row]:
         """Yields the rows in order, without blank ones.
@@ -93,36 +90,43 @@ class Reader:
         Raises:
           ValueError: a row is not of the described form; the message has its line.
         """
-        self._file.seek(self._start)
-        if self._suffix == ".jsonl":
-            yield from self._json_rows()
-        else:
-            yield from self._csv_rows()
+        with self._open() as file:
+            file.seek(self._start)
+            yield from self._json_rows(file) if self._suffix == ".jsonl" else self._csv_rows(file)
 
-    def read(self, start: int, stop: int) -> Row:
-        """Reads one row again, after `rows` has found it.
+    def read(self, spans: Iterable[tuple[int, int]]) -> Iterator[Row]:
+        """Reads rows again, after `rows` has found them.
 
         Args:
-          start: `Row.start`.
-          stop: `Row.stop`.
+          spans: `Row.start` and `Row.stop` of each.
 
         Raises:
-          ValueError: the file was replaced or changed since it was opened.
+          ValueError: the file was replaced or changed since this object was made.
         """
-        status = self.path.stat()
-        if (status.st_size, status.st_mtime_ns) != (self._status.st_size, self._status.st_mtime_ns):
-            raise ValueError(f"{self.path}: changed while it was in use; run again")
-        self._file.seek(start)
-        text = self._file.read(stop - start).decode("utf-8", "surrogateescape")
-        if self._suffix == ".jsonl":
-            identifier, texts = _json_entry(text)
-        else:
-            identifier, texts = self._cells(next(self._parse(iter([text]))))
-        return Row(identifier, texts, start, stop)
+        with self._open() as file:
+            for start, stop in spans:
+                file.seek(start)
+                data = file.read(stop - start)
+                if self._suffix == ".jsonl":
+                    identifier, texts = _json_entry(data.decode("utf-8", "surrogateescape"))
+                else:
+                    # A row may have line breaks, which the parser expects at the end of lines.
+                    lines = _CountedLines(io.BytesIO(data), start)
+                    identifier, texts = self._cells(next(self._parse(lines)))
+                yield Row(identifier, texts, start, stop)
 
-    def _json_rows(self) -> Iterator[Row]:
+    def _open(self) -> BinaryIO:
+        """Opens the file. Raises ValueError if it has changed."""
+        file = self.path.open("rb")
+        status = os.fstat(file.fileno())
+        if (status.st_size, status.st_mtime_ns) != (self._status.st_size, self._status.st_mtime_ns):
+            file.close()
+            raise ValueError(f"{self.path}: changed while it was in use; run again")
+        return file
+
+    def _json_rows(self, file: BinaryIO) -> Iterator[Row]:
         stop = self._start
-        for number, line in enumerate(self._file, start=1):
+        for number, line in enumerate(file, start=1):
             start, stop = stop, stop + len(line)
             if not line.strip():
                 continue
@@ -132,8 +136,8 @@ class Reader:
                 raise ValueError(f"{self.path}, line {number}: {error}") from error
             yield Row(identifier, texts, start, stop, number)
 
-    def _csv_rows(self) -> Iterator[Row]:
-        lines = _CountedLines(self._file, self._start)
+    def _csv_rows(self, file: BinaryIO) -> Iterator[Row]:
+        lines = _CountedLines(file, self._start)
         cells = self._parse(lines)
         while True:
             start, number = lines.position, lines.number + 1
