@@ -94,9 +94,7 @@ def _run_stages(
         prepared = _prepare(options, cache)
         splits = origin.splits(prepared.entries())
     if options.execution.part != WHOLE and options.teacher == teachers.LIT:
-        print(
-            "note: the teacher lit learns from the shapes of all parts, so they are encoded later"
-        )
+        print("note: the teacher lit learns from the shapes of all parts; merge them to train it")
         return options.target
     with timing.announced("teacher"):
         teacher = _load_teacher(options, prepared, splits.get("train", ()))
