@@ -51,6 +51,10 @@ class ProcessPool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the workers."""
         for process in [*self._idle, *self._busy]:
             process.stop()
 
