@@ -99,9 +99,7 @@ def _run_stages(
         prepared = selection.keep_licences(_prepare(options, cache), options.licence)
         splits = origin.splits(prepared.entries())
     if options.execution.part != WHOLE and options.teacher == teachers.LIT:
-        print(
-            "note: the teacher lit learns from the shapes of all parts, so they are encoded later"
-        )
+        print("note: the teacher lit learns from the shapes of all parts; merge them to train it")
         return options.target
     with timing.announced("teacher"):
         teacher = _load_teacher(options, prepared, splits.get("train", ()))

@@ -22,6 +22,8 @@ START_SECONDS = 600
 POLL = 0.2
 # A worker that keeps this part of the limit after an item is replaced before the next one.
 KEPT = 0.5
+# Not `-m`: the parent would not find the classes of a module that is "__main__".
+_PROGRAM = f"from {worker.__name__} import main; main()"
 # One thread per worker: there are as many workers as cores.
 _ENVIRONMENT = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -49,6 +51,10 @@ class ProcessPool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the workers."""
         for process in [*self._idle, *self._busy]:
             process.stop()
 
@@ -180,7 +186,7 @@ class _Process:
         lifeline, self._lifeline = os.pipe()
         inherited = (theirs_in, theirs_out, lifeline)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", worker.__name__, *map(str, inherited)],
+            [sys.executable, "-c", _PROGRAM, *map(str, inherited)],
             pass_fds=inherited,
             stdin=subprocess.DEVNULL,
             env=os.environ | _ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(sys.path)},

@@ -139,10 +139,3 @@ def _limit_memory(limit: int) -> None:
     if hard != resource.RLIM_INFINITY:
         soft = min(soft, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
-
-
-if __name__ == "__main__":
-    # The parent unpickles the classes of this module by its name, which is not "__main__" there.
-    from data_prep.executors import worker
-
-    worker.main()
