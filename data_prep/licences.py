@@ -14,9 +14,9 @@ KNOWN = ("by", "by-sa", "by-nd", "by-nc", "by-nc-sa", "by-nc-nd", "cc0")
 # Short name of items that state no licence.
 UNSTATED = "unstated"
 _WORDS = {
-    "nc": r"non-?commercial|\bnc\b",
-    "sa": r"share-?alike|\bsa\b",
-    "nd": r"no-?deriv\w*|\bnd\b",
+    "nc": r"non[- ]?commercial|\bnc\b",
+    "sa": r"share[- ]?alike|\bsa\b",
+    "nd": r"no[- ]?deriv\w*|\bnd\b",
 }
 # End of the reason to skip an item.
 _REASON = ", not in --licence"
