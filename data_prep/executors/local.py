@@ -45,8 +45,8 @@ class Complete:
         """Implements `interface.Executor`. ValueError if there is a shard to prepare."""
         raise ValueError(
             f"{len(shards)} shards, such as number {shards[0].number}, are missing or were "
-            "prepared with other options or from other files; pass the folders of all parts, and the same "
-            "flags as for them"
+            "prepared with other options or from other files; pass the folders of all parts, and "
+            "the same flags as for them"
         )
 
 

@@ -25,7 +25,7 @@ PACKAGE = "mrd_jax"
 LOCAL = "local"
 # Times that Ray repeats a shard whose worker or node dies.
 RETRIES = 5
-# Submitted shards per CPU: enough that no CPU waits, few enough that their items need little memory.
+# Submitted shards per CPU: no CPU waits, and their items need little memory.
 PER_CPU = 4
 # File in the shape cache that shows whether a node sees the folder of the driver.
 TOKEN = ".ray-driver"

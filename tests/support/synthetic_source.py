@@ -36,7 +36,8 @@ class Synthetic:
 
     ok: gives a shape. skip: has none. kill: ends the worker. hang: sleeps for an hour. memory: asks
     for 50 GB. grow: fills memory. bug: raises a TypeError. absent: raises an error for the user.
-    wait: waits for a file "go". once-...: does the rest at the first attempt only. sleep-S: takes S seconds.
+    wait: waits for a file "go". once-...: does the rest at the first attempt only. sleep-S: takes
+    S seconds.
     """
 
     family: str = "synthetic"
