@@ -29,6 +29,7 @@ from data_prep import (
     selection,
     shards,
     sources,
+    status_file,
     teachers,
     timing,
     uploading,
@@ -67,7 +68,7 @@ def build(options: Options) -> Path:
     )
     names.check(options.teacher, released=class_set is not None)
     part = options.execution.part
-    with lock.acquire(options.output, part=part):
+    with lock.acquire(options.output, part=part), status_file.watching(options) as options:
         target = _run_stages(options, origin, class_set)
         if options.upload is not None and part == WHOLE:
             with timing.announced("upload"):

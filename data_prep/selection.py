@@ -115,4 +115,7 @@ def encode_captions(
         return {}
     output = options.output / encoding.FOLDER / options.source / folder
     ids = dataset.shape_ids(splits)
-    return encoding.encode_shards(prepared.shards, output, joined, teacher, ids=ids)
+    listener = options.execution.listener
+    return encoding.encode_shards(
+        prepared.shards, output, joined, teacher, ids=ids, listener=listener
+    )

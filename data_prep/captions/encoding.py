@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import tqdm
 
-from data_prep import features, shapes, teachers
+from data_prep import features, progress, shapes, teachers
 from data_prep.captions.joining import Captions
 from data_prep.shards import beside
 from data_prep.teachers import prompts
@@ -50,6 +50,7 @@ def encode_shards(
     teacher: teachers.Teacher | None,
     *,
     ids: Collection[str],
+    listener: progress.Listener = progress.ignore,
 ) -> dict[Path, Path]:
     """Encodes the captions of all shards without an up-to-date file, and prints counts.
 
@@ -59,9 +60,10 @@ def encode_shards(
       captions: joined captions.
       teacher: encodes texts; None if no file adds captions (a filter only).
       ids: ids of the shapes of the data set; others are skipped.
+      listener: called with the progress.
 
     Returns:
-      file of prepared shapes -> file for `load`.
+      File of prepared shapes -> file for `load`.
 
     Raises:
       ValueError: a caption file has changed since it was joined, or a feature is non-finite in
@@ -70,19 +72,21 @@ def encode_shards(
     wanted = frozenset(ids)
     counts, names = dict.fromkeys(("written", "current", "captions", "truncated"), 0), {}
     targets = {}
+    counter = progress.Counter(listener, "captions", unit="shard", total=len(shards))
     for path, shard in tqdm.tqdm(shards.items(), desc="captions", unit="shard"):
         entries = [_with_captions(shape, captions) for shape in shard if shape.id in wanted]
         rejected = [shape.id for shape in entries if captions.rejects_name(shape.id)]
         target = targets[path] = beside(path, output_dir)
         expected = _fingerprint(entries, rejected, teacher and teacher.info)
         meta = _read_meta(target) if target.exists() else {}
-        if meta.get("fingerprint") == expected:
-            counts["current"] += 1
-        else:
-            counts["written"] += 1
+        is_current = meta.get("fingerprint") == expected
+        counts["current" if is_current else "written"] += 1
+        if not is_current:
             meta = _write(target, entries, rejected, teacher, names=names, fingerprint=expected)
+        counter.add(reused=is_current)
         counts["captions"] += sum(len(shape.captions) for shape in entries)
         counts["truncated"] += meta["truncated"]
+    counter.finish()
     print(
         f"captions: {counts['written']} shards written, {counts['current']} current; "
         f"{counts['captions']} captions, {counts['truncated']} of them longer than the teacher "
