@@ -3,6 +3,7 @@
 
 from data_prep.executors import local
 from data_prep.executors.interface import (
+    GIGABYTE,
     AddressError,
     Executor,
     Finished,
@@ -11,7 +12,16 @@ from data_prep.executors.interface import (
     Limits,
 )
 
-__all__ = ["AddressError", "Executor", "Finished", "ItemError", "Job", "Limits", "create"]
+__all__ = [
+    "GIGABYTE",
+    "AddressError",
+    "Executor",
+    "Finished",
+    "ItemError",
+    "Job",
+    "Limits",
+    "create",
+]
 
 # Values of --executor.
 NAMES = ("local", "ray")
