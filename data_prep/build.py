@@ -25,6 +25,7 @@ from data_prep import (
     flag_types,
     lock,
     offline_teacher,
+    page,
     prepare,
     selection,
     shards,
@@ -38,6 +39,7 @@ from data_prep.geometry import formats
 from data_prep.options import Options
 from data_prep.parts import WHOLE
 from data_prep.sources import published
+from data_prep.summary import Summary
 from data_prep.teachers import names
 from mrd_jax import storage, transfer
 from mrd_jax.cli import command
@@ -97,7 +99,8 @@ def _run_stages(
         )
     joined = selection.check(options, origin)
     with timing.announced("shapes"):
-        prepared = selection.keep_licences(_prepare(options, cache), options.licence)
+        summary, prepared = _prepare(options, cache)
+        prepared = selection.keep_licences(prepared, options.licence)
         splits = origin.splits(prepared.entries())
     if options.execution.part != WHOLE and options.teacher == teachers.LIT:
         print("note: the teacher lit learns from the shapes of all parts; merge them to train it")
@@ -132,13 +135,17 @@ def _run_stages(
             class_set=class_set,
         )
         written = dataset.write(options, plan, prepared, teacher=teacher, class_set=class_set)
+        if written or not page.path_of(options).exists():
+            notes = joined.notes if joined else ()
+            where = page.write(options, summary=summary, prepared=prepared, plan=plan, notes=notes)
+            print(f"skipped items and random shapes: {where}")
     print(f"total: {time.monotonic() - started:.1f} s")
     print(f"{options.target} {'is written' if written else 'is up to date: nothing to do'}.")
     return options.target
 
 
-def _prepare(options: Options, cache: Path) -> catalogue.Catalogue:
-    """Prepares the shapes, and returns the catalogue of those of this part."""
+def _prepare(options: Options, cache: Path) -> tuple[Summary, catalogue.Catalogue]:
+    """Prepares the shapes, and returns counts and the catalogue of those of this part."""
     summary = prepare.prepare_shapes(
         options.source,
         options.input,
@@ -154,7 +161,7 @@ def _prepare(options: Options, cache: Path) -> catalogue.Catalogue:
     print(summary)
     part = options.execution.part
     paths = [path for path in prepare.shard_paths(cache) if part.has(shards.number_of(path))]
-    return catalogue.read_catalogue(paths)
+    return summary, catalogue.read_catalogue(paths)
 
 
 def _check_existing(options: Options) -> None:
