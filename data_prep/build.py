@@ -97,7 +97,7 @@ def _run_stages(
             teacher=options.teacher,
             overwrite=options.overwrite,
         )
-    joined = selection.check(options, origin)
+    joined, notes = selection.check(options, origin)
     with timing.announced("shapes"):
         summary, prepared = _prepare(options, cache)
         prepared = selection.keep_licences(prepared, options.licence)
@@ -136,7 +136,6 @@ def _run_stages(
         )
         written = dataset.write(options, plan, prepared, teacher=teacher, class_set=class_set)
         if written or not page.path_of(options).exists():
-            notes = joined.notes if joined else ()
             where = page.write(options, summary=summary, prepared=prepared, plan=plan, notes=notes)
             print(f"skipped items and random shapes: {where}")
     print(f"total: {time.monotonic() - started:.1f} s")

@@ -6,6 +6,7 @@ import io
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -98,13 +99,13 @@ def write(
         "skipped": summary.skipped.total(),
         "shapes in the cache": summary.written,
         **{f"records, split {split}": len(ids) for split, ids in plan.splits.items()},
-        "shapes in no split": summary.written - len(splits),
+        "shapes in the cache that are in no split": summary.written - len(splits),
         "classes": len(plan.classes),
     }
     text = pages.load(__name__, "preparation.html").render(
         title=f"Data set {options.source}",
         counts=counts,
-        facts={name: printable(str(value)) for name, value in options.content().items()},
+        facts={name: _fact(value) for name, value in options.content().items()},
         notes=[printable(note) for note in (*summary.notes, *notes)],
         skipped=_reasons(summary.skipped, summary.examples),
         faults=_reasons(summary.faults, summary.examples),
@@ -115,6 +116,11 @@ def write(
     path = path_of(options)
     atomic_io.write_bytes(path, text.encode("utf-8", "replace"))
     return path
+
+
+def _fact(value: Any) -> str:
+    texts = value if isinstance(value, list) else [value]
+    return printable(", ".join(map(str, texts)))
 
 
 def _reasons(counts: Mapping[str, int], examples: Mapping[str, Sequence[str]]) -> list[Reason]:
