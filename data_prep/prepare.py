@@ -267,6 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     values = vars(parser.parse_args(arguments))
     del values["debug"]
     execution = build_flags.pop_execution(values)
+    check_input(values["source"], values["input"])  # before a folder is made
     with lock.acquire(values["output"], part=execution.part):
         summary = prepare_shapes(
             values.pop("source"),

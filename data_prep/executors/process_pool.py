@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Worker processes with limits, which are replaced when they end or are killed."""
 
+import contextlib
 import os
+import selectors
 import signal
 import subprocess
 import sys
@@ -18,6 +20,8 @@ from data_prep.shards import Outcome
 
 # Seconds that a worker may take to import its libraries, on a slow disk with many others.
 START_SECONDS = 600
+# Seconds between the end of a connection and that of its process.
+EXIT_SECONDS = 5
 # Seconds between two checks of the limits.
 POLL = 0.2
 # A worker that keeps this part of the limit after an item is replaced before the next one.
@@ -38,7 +42,8 @@ class ProcessPool:
 
     def __init__(self, job: Job, workers: int):
         self._job = job
-        self._idle = [_Process(job) for _ in range(workers)]
+        self._selector = selectors.DefaultSelector()  # its cost does not grow with the workers
+        self._idle = [_Process(job, self._selector) for _ in range(workers)]
         self._busy: list[_Process] = []
         self._checked = 0.0
 
@@ -57,6 +62,7 @@ class ProcessPool:
         """Ends the workers."""
         for process in [*self._idle, *self._busy]:
             process.stop()
+        self._selector.close()
 
     def free(self) -> int:
         """Returns the number of idle workers."""
@@ -75,9 +81,8 @@ class ProcessPool:
           ItemError: the preparation has to stop.
           RuntimeError: a worker does not start.
         """
-        connections = {process.answers: process for process in self._busy}
-        ready = connection.wait(list(connections), timeout=POLL)
-        ended = [pair for each in ready for pair in self._receive(connections[each])]
+        ready = [key.data for key, _ in self._selector.select(POLL)]
+        ended = [pair for process in ready for pair in self._receive(process)]
         if time.monotonic() - self._checked >= POLL:
             ended += [pair for process in list(self._busy) for pair in self._check(process)]
             self._checked = time.monotonic()
@@ -85,12 +90,12 @@ class ProcessPool:
 
     def _receive(self, process: "_Process") -> Iterator[tuple[Task, Outcome]]:
         """Yields the outcome if a worker has sent one or has ended."""
-        task = process.task
-        assert task is not None, "only busy workers answer"
         try:
             message = process.answers.recv()
         except (EOFError, OSError):  # OSError: it was killed while it sent its answer
-            status = process.stop()
+            status = process.stop(grace=EXIT_SECONDS)
+            if process.task is None:
+                return  # an idle worker has ended, and costs nothing
             if process.started is None:
                 raise RuntimeError(
                     f"a worker process ended while it started ({_ending(status)}); see above"
@@ -102,8 +107,7 @@ class ProcessPool:
             return
         if message.outcome is None:
             raise ItemError(message.error)
-        self._busy.remove(process)
-        self._idle.append(process)
+        task = self._release(process)
         if message.outcome.aborted or process.memory() > KEPT * self._job.limits.memory:
             process.stop()
         yield task, message.outcome
@@ -121,12 +125,16 @@ class ProcessPool:
 
     def _abort(self, process: "_Process", reason: str) -> tuple[Task, Outcome]:
         """Kills a worker, and returns the outcome of its task."""
-        task = process.task
-        assert task is not None, "only busy workers are aborted"
         process.stop()
+        return self._release(process), Outcome(None, reason, aborted=True)
+
+    def _release(self, process: "_Process") -> Task:
+        """Makes a worker idle, and returns the task that it had."""
+        task, process.task = process.task, None
+        assert task is not None, "only busy workers have an outcome"
         self._busy.remove(process)
         self._idle.append(process)
-        return task, Outcome(None, reason, aborted=True)
+        return task
 
 
 class _Process:
@@ -138,8 +146,9 @@ class _Process:
       started: time at which the task was begun; None while the process imports its libraries.
     """
 
-    def __init__(self, job: Job):
+    def __init__(self, job: Job, selector: selectors.BaseSelector):
         self._job = job
+        self._selector = selector
         self._process: subprocess.Popen | None = None
         self.task: Task | None = None
         self.launched = 0.0
@@ -158,12 +167,19 @@ class _Process:
         except BrokenPipeError:
             pass  # The process has ended, which the pipe of its answers shows.
 
-    def stop(self) -> int:
-        """Kills the process, and returns its exit status; 0 if there is none."""
+    def stop(self, *, grace: float = 0.0) -> int:
+        """Ends the process, and returns its exit status; 0 if there is none.
+
+        Args:
+          grace: seconds to wait for its own end before it is killed.
+        """
         if self._process is None:
             return 0
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(grace)
         self._process.kill()
         status = self._process.wait()
+        self._selector.unregister(self.answers)
         for pipe in (self._requests, self.answers):
             pipe.close()
         os.close(self._lifeline)
@@ -196,6 +212,7 @@ class _Process:
         self.launched = time.monotonic()
         self._requests = connection.Connection(ours_out, readable=False)
         self.answers = connection.Connection(ours_in, writable=False)
+        self._selector.register(self.answers, selectors.EVENT_READ, self)
         try:
             self._requests.send(self._job)
         except BrokenPipeError:
