@@ -79,6 +79,8 @@ EXTRAS = {
     # The documentation's site, and the notebooks in it.
     "docs": ["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2"],
     "notebooks": ["ipykernel>=6.29,<8", "nbclient>=0.10,<1", "nbformat>=5.10,<6"],
+    # Preparation on a Ray cluster.
+    "cluster": ["ray[default]>=2.60,<3"],
     # Drives a chromium that is there already (apt-get install chromium), and axe-core.
     "browser": ["axe-playwright-python>=0.1.7,<0.2", "playwright>=1.50,<2"],
 }

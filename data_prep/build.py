@@ -5,7 +5,9 @@ python -m data_prep.build --source furniture --input DIR --output DIR --teacher 
 
 The stages (shapes, teacher, features, records) resume: run the same command again after an
 interruption. With --output gs://BUCKET/NAME, they work in a local folder, --staging, and the data
-set is then uploaded.
+set is then uploaded. --executor ray prepares on a Ray cluster; --part 0/3 does the work of one
+process of three, after which the same command without --part completes a shared --output, and
+`python -m data_prep.merge` joins separate ones.
 """
 
 import re
@@ -13,8 +15,10 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from data_prep import (
+    build_flags,
     catalogue,
     dataset,
     features,
@@ -22,7 +26,7 @@ from data_prep import (
     lock,
     offline_teacher,
     prepare,
-    shape_names,
+    shards,
     sources,
     teachers,
     timing,
@@ -30,6 +34,7 @@ from data_prep import (
 )
 from data_prep.geometry import formats
 from data_prep.options import Options
+from data_prep.parts import WHOLE
 from data_prep.sources import published
 from data_prep.teachers import names
 from mrd_jax import storage, transfer
@@ -44,7 +49,7 @@ def build(options: Options) -> Path:
       options: source, folders, teacher and sizes.
 
     Returns:
-      Local folder of the data set, OUTPUT/SOURCE/1.0.0.
+      Local folder of the data set, OUTPUT/SOURCE/1.0.0; not written by a part of a preparation.
 
     Raises:
       ValueError: the input folder is missing, the teacher cannot be used, the input is invalid, or
@@ -57,9 +62,10 @@ def build(options: Options) -> Path:
         origin, source=options.source, input_dir=options.input, teacher=options.teacher
     )
     names.check(options.teacher, released=class_set is not None)
-    with lock.acquire(options.output):
+    part = options.execution.part
+    with lock.acquire(options.output, part=part):
         target = _run_stages(options, origin, class_set)
-        if options.upload is not None:
+        if options.upload is not None and part == WHOLE:
             with timing.announced("upload"):
                 uploading.upload(options)
     return target
@@ -85,27 +91,21 @@ def _run_stages(
             overwrite=options.overwrite,
         )
     with timing.announced("shapes"):
-        summary = prepare.prepare_shapes(
-            options.source,
-            options.input,
-            cache,
-            points=options.points,
-            views=options.views,
-            image_size=options.image_size,
-            workers=options.workers,
-            seed=options.seed,
-            label_from=options.label_from,
-        )
-        print(summary)
-        prepared = catalogue.read_catalogue(prepare.shard_paths(cache))
+        prepared = _prepare(options, cache)
         splits = origin.splits(prepared.entries())
-        classes = class_set.names if class_set else origin.classes(prepared.entries())
+    if options.execution.part != WHOLE and options.teacher == teachers.LIT:
+        print("note: the teacher lit learns from the shapes of all parts; merge them to train it")
+        return options.target
     with timing.announced("teacher"):
         teacher = _load_teacher(options, prepared, splits.get("train", ()))
         info = teacher.info if teacher else origin.teacher
         print(f"{info.name}, revision {info.revision}, dim {info.dim}")
     with timing.announced("features"):
         feature_dir = _encode(options, prepared, teacher, splits)
+    if options.execution.part != WHOLE:
+        print(f"part {options.execution.part} is prepared in {options.output}")
+        return options.target
+    classes = class_set.names if class_set else origin.classes(prepared.entries())
     with timing.announced("records"):
         plan = dataset.make_plan(
             options,
@@ -120,6 +120,25 @@ def _run_stages(
     print(f"total: {time.monotonic() - started:.1f} s")
     print(f"{options.target} {'is written' if written else 'is up to date: nothing to do'}.")
     return options.target
+
+
+def _prepare(options: Options, cache: Path) -> catalogue.Catalogue:
+    """Prepares the shapes, and returns the catalogue of those of this part."""
+    summary = prepare.prepare_shapes(
+        options.source,
+        options.input,
+        cache,
+        points=options.points,
+        views=options.views,
+        image_size=options.image_size,
+        seed=options.seed,
+        label_from=options.label_from,
+        execution=options.execution,
+    )
+    print(summary)
+    part = options.execution.part
+    paths = [path for path in prepare.shard_paths(cache) if part.has(shards.number_of(path))]
+    return catalogue.read_catalogue(paths)
 
 
 def _check_existing(options: Options) -> None:
@@ -213,17 +232,16 @@ def _folder_name(teacher: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", teacher).strip("_.") or "teacher"
 
 
-def parse_options(arguments: Sequence[str] | None = None) -> Options:
-    """Parses the command line.
+def make_parser(description: str | None, *, prog: str) -> command.Parser:
+    """Returns the parser of the options of a build.
 
     Args:
-      arguments: arguments without the program's name; None for those of the process.
+      description: docstring of the command's module.
+      prog: how the command is called.
     """
-    parser = command.Parser(__doc__, prog="python -m data_prep.build")
-    add, default = parser.add_argument, "default: %(default)s"
-    positive = flag_types.integer(1)
-    add("--source", required=True, choices=sorted(sources.SOURCES), help="kind of raw data")
-    add("--input", required=True, type=command.local_path, help="folder of the raw data")
+    parser = command.Parser(description, prog=prog)
+    add = parser.add_argument
+    build_flags.add_input(parser)
     add(
         "--output",
         required=True,
@@ -241,50 +259,51 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
         help="lit (trained on the input), the folder of a LiT teacher or a CLIP checkpoint, the "
         "hub name of a CLIP checkpoint, or released (features that come with the data)",
     )
-    add("--points", type=positive, default=Options.points, help=f"points per shape; {default}")
-    add(
-        "--views",
-        type=flag_types.integer(0, prepare.VIEWS),
-        default=Options.views,
-        help=f"rendered views per shape; 0 takes only the own pictures of the shapes; {default}",
-    )
-    add(
-        "--image_size",
-        type=positive,
-        default=Options.image_size,
-        help=f"side of a view in pixels; {default}",
-    )
-    add(
-        "--seed",
-        type=flag_types.integer(0),
-        default=Options.seed,
-        help=f"seed of point sampling and LiT training; {default}",
-    )
-    add("--workers", type=positive, help="processes that prepare shapes; default: one per core")
+    build_flags.add_settings(parser)
+    build_flags.add_execution(parser)
     add(
         "--batch_size",
-        type=positive,
+        type=flag_types.integer(1),
         default=Options.batch_size,
-        help=f"pictures or texts per call of the teacher, over all devices; {default}",
+        help="pictures or texts per call of the teacher, over all devices; default: %(default)s",
     )
     add(
         "--dtype",
         choices=("float32", "bfloat16"),
         default=Options.dtype,
-        help=f"dtype of the teacher's activations; {default}",
+        help="dtype of the teacher's activations; default: %(default)s",
     )
-    add("--label_from", help=f"for --source folder: {shape_names.LABEL_FROM_HELP}")
     add("--overwrite", action="store_true", help="replace a data set built with other options")
-    values = vars(parser.parse_args(arguments))
+    return parser
+
+
+def read_options(parser: command.Parser, values: dict[str, Any]) -> Options:
+    """Returns the options of a parsed command line.
+
+    Args:
+      parser: parser of `make_parser`, which reports contradictions.
+      values: flag -> value; emptied.
+    """
     del values["debug"]
+    execution = build_flags.pop_execution(values)
     output, staging = values.pop("output"), values.pop("staging")
     upload = storage.path(output)
     if storage.is_remote(upload):
         staging = staging or transfer.cache_folder("build", upload)
-        return Options(**values, output=staging, upload=upload)
+        return Options(**values, output=staging, upload=upload, execution=execution)
     if staging is not None:
         parser.error(f"--staging is for a gs:// output, and --output is {output}")
-    return Options(**values, output=storage.local_path(output))
+    return Options(**values, output=storage.local_path(output), execution=execution)
+
+
+def parse_options(arguments: Sequence[str] | None = None) -> Options:
+    """Parses the command line.
+
+    Args:
+      arguments: arguments without the program's name; None for those of the process.
+    """
+    parser = make_parser(__doc__, prog="python -m data_prep.build")
+    return read_options(parser, vars(parser.parse_args(arguments)))
 
 
 @command.reports_errors

@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from data_prep import prepare, records
+from data_prep import build_flags, records
 from mrd_jax import storage
 
 
@@ -22,12 +22,12 @@ class Options:
       views: rendered views per shape, at most.
       image_size: side of a view in pixels.
       seed: seed of point sampling and LiT training.
-      workers: processes that prepare shapes; None for one per core.
       batch_size: pictures or texts per call of the teacher, over all devices.
       dtype: dtype of the teacher's activations, "float32" or "bfloat16".
       label_from: folders that name the classes of the source "folder", see
         `shape_names.label_of`; None for none.
       overwrite: True to replace a data set that was built with other options.
+      execution: where and with which limits shapes are prepared.
       upload: folder in a bucket that the data set is copied to, as `output` but without caches and
         teachers; None for none.
 
@@ -39,15 +39,15 @@ class Options:
     input: Path
     output: Path
     teacher: str
-    points: int = prepare.POINTS
-    views: int = prepare.VIEWS
-    image_size: int = prepare.IMAGE_SIZE
+    points: int = build_flags.POINTS
+    views: int = build_flags.VIEWS
+    image_size: int = build_flags.IMAGE_SIZE
     seed: int = 0
-    workers: int | None = None
     batch_size: int = 32
     dtype: str = "float32"
     label_from: str | None = None
     overwrite: bool = False
+    execution: build_flags.Execution = build_flags.Execution()
     upload: storage.Path | None = None
 
     def __post_init__(self) -> None:

@@ -63,7 +63,7 @@ SLOW = ("mrd_jax.main", "docs/examples/student.py")
 QUICK = {
     "data_prep.build": (
         lambda arguments: build.build(build.parse_options(arguments)),
-        ("--points", str(POINTS), "--views", "1", "--image_size", "24", "--workers", "1"),
+        ("--points", str(POINTS), "--views", "1", "--image_size", "24", "--workers", "0"),
     ),
     "data_prep.verify": (verify.main, ("--workers", "1")),
     "mrd_jax.tools.embed": (embed.main, ()),
