@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import catalogue, evaluation, records, sources, teachers
+from data_prep.captions import encoding
 from data_prep.geometry import formats
 from data_prep.options import Options
 from data_prep.sources import published
@@ -34,6 +35,7 @@ def make_plan(
     classes: Sequence[str],
     info: teachers.TeacherInfo,
     feature_dir: Path | None,
+    caption_files: Mapping[Path, Path],
     class_set: published.ClassSet | None,
 ) -> records.Plan:
     """Returns the plan of the data set, with a fingerprint of its content in the metadata.
@@ -45,6 +47,7 @@ def make_plan(
       classes: class names of the zero-shot evaluation.
       info: description of the teacher.
       feature_dir: folder of the teacher's features; None for released features.
+      caption_files: file of prepared shapes -> file of joined captions; {} for none.
       class_set: classes that a published data set brings; None for other sources.
     """
     ids = shape_ids(splits)
@@ -65,6 +68,7 @@ def make_plan(
     content = [metadata, records.FORMAT, prompts.TEMPLATES, splits, list(classes), fingerprints]
     if class_set and class_set.features is not None:
         content.append(hashlib.sha256(np.ascontiguousarray(class_set.features)).hexdigest())
+    content += [encoding.fingerprint(caption_files[path]) for path in sorted(caption_files)]
     encoded = json.dumps(content, sort_keys=True).encode()
     metadata["build"]["fingerprint"] = hashlib.sha256(encoded).hexdigest()
     return records.Plan(
@@ -74,6 +78,7 @@ def make_plan(
                 shapes=path,
                 features=feature_dir and feature_dir / path.name,
                 ids=frozenset(shape.id for shape in shard) & ids,
+                captions=caption_files.get(path),
             )
             for path, shard in prepared.shards.items()
         ],

@@ -20,6 +20,7 @@ import tensorflow_datasets as tfds
 import tqdm
 
 from data_prep import evaluation, features, shapes
+from data_prep.captions import encoding
 
 VERSION = "1.0.0"
 # Increased whenever the same shapes and features give other records or evaluation files.
@@ -36,11 +37,13 @@ class Shard:
       shapes: file of prepared shapes.
       features: file of their features; None if the shapes contain released features.
       ids: ids of the shapes in both files.
+      captions: file of captions that are joined to the shapes; None for none.
     """
 
     shapes: Path
     features: Path | None
     ids: frozenset[str]
+    captions: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +152,7 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         labels = {name: position for position, name in enumerate(self._plan.classes)}
         for shard in shards:
             encoded = None if shard.features is None else features.load_features(shard.features)
+            added = {} if shard.captions is None else encoding.load(shard.captions)
             for shape in shapes.load_shard(shard.shapes):
                 if shape.id not in ids:
                     continue
@@ -158,7 +162,10 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                         f"{shard.features or shard.shapes}: no features of shape {shape.id!r}; "
                         f"delete the file and run again"
                     )
-                yield shape.id, make_record(shape, encodings, labels=labels)
+                yield (
+                    shape.id,
+                    make_record(shape, encodings, labels=labels, added=added.get(shape.id)),
+                )
                 self._on_record()
 
 
@@ -202,7 +209,11 @@ def write_records(plan: Plan, output_dir: Path, *, sidecar: evaluation.Sidecar) 
 
 
 def make_record(
-    shape: shapes.Shape, encodings: shapes.Released | features.Pair, *, labels: Mapping[str, int]
+    shape: shapes.Shape,
+    encodings: shapes.Released | features.Pair,
+    *,
+    labels: Mapping[str, int],
+    added: encoding.Added | None = None,
 ) -> dict[str, Any]:
     """Returns one record of `schema`.
 
@@ -211,12 +222,16 @@ def make_record(
       encodings: released features of the shape, or features of a teacher: [views, dim], one row per
         image of the shape, and [captions, dim], one row per caption.
       labels: class name -> label.
+      added: captions that follow those of the shape.
     """
     if isinstance(encodings, shapes.Released):
         image_features, text_features = encodings.image, encodings.text
         image_kinds = encodings.image_kinds
     else:
         (image_features, text_features), image_kinds = encodings, shape.image_kinds
+    captions = shape.captions
+    if added is not None:
+        captions, text_features = encoding.extend(captions, text_features, added)
     return {
         "id": shape.id,
         "source": shape.source,
@@ -229,7 +244,7 @@ def make_record(
         "image_features": image_features,
         "image_kinds": list(image_kinds),
         "text_features": text_features,
-        "captions": [text for _, text in shape.captions],
-        "caption_kinds": [kind for kind, _ in shape.captions],
+        "captions": [text for _, text in captions],
+        "caption_kinds": [kind for kind, _ in captions],
         "label": labels.get(shape.label, -1),
     }
