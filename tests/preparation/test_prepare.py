@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Preparation of shapes: parallel, resumable, with a summary of counts."""
 
+import dataclasses
 import subprocess
 import sys
 
