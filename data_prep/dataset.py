@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import catalogue, evaluation, records, sources, teachers
+from data_prep import catalogue, evaluation, record_builder, records, sources, teachers
 from data_prep.captions import encoding
 from data_prep.geometry import formats
 from data_prep.options import Options
@@ -37,7 +37,7 @@ def make_plan(
     feature_dir: Path | None,
     caption_files: Mapping[Path, Path],
     class_set: published.ClassSet | None,
-) -> records.Plan:
+) -> record_builder.Plan:
     """Returns the plan of the data set, with a fingerprint of its content in the metadata.
 
     Args:
@@ -71,7 +71,7 @@ def make_plan(
     content += [encoding.fingerprint(caption_files[path]) for path in sorted(caption_files)]
     encoded = json.dumps(content, sort_keys=True).encode()
     metadata["build"]["fingerprint"] = hashlib.sha256(encoded).hexdigest()
-    return records.Plan(
+    return record_builder.Plan(
         name=options.source,
         shards=[
             records.Shard(
@@ -92,7 +92,7 @@ def make_plan(
 
 def write(
     options: Options,
-    plan: records.Plan,
+    plan: record_builder.Plan,
     prepared: catalogue.Catalogue,
     *,
     teacher: teachers.Teacher | None,
@@ -128,19 +128,25 @@ def write(
         class_features = class_set.features
     elif plan.classes:
         class_features = prompts.prompt_average(teacher, published.spoken(plan.classes))
-    entries, ids = prepared.entries(), shape_ids(plan.splits)
     sidecar = evaluation.Sidecar(
         classes=plan.classes,
         class_features=class_features,
-        unseen_names=evaluation.unseen_names(entries, plan.splits),
-        shapes=prepared.load([s.id for s in entries if s.image_kinds and s.id in ids]),
+        unseen_names=evaluation.unseen_names(prepared.entries(), plan.splits),
     )
-    records.write_records(plan, options.output, sidecar=sidecar)
+    record_builder.write_records(
+        plan,
+        options.output,
+        sidecar=sidecar,
+        workers=options.execution.processes(),
+        listener=options.execution.listener,
+    )
     _print_summary(options, plan, prepared)
     return True
 
 
-def _print_summary(options: Options, plan: records.Plan, prepared: catalogue.Catalogue) -> None:
+def _print_summary(
+    options: Options, plan: record_builder.Plan, prepared: catalogue.Catalogue
+) -> None:
     """Prints the counts of the data set that was written."""
     entries, ids = prepared.entries(), shape_ids(plan.splits)
     counts = ", ".join(f"{len(members)} {split}" for split, members in plan.splits.items())
