@@ -26,8 +26,10 @@ from data_prep import (
     lock,
     offline_teacher,
     prepare,
+    selection,
     shards,
     sources,
+    status_file,
     teachers,
     timing,
     uploading,
@@ -40,6 +42,9 @@ from data_prep.teachers import names
 from mrd_jax import storage, transfer
 from mrd_jax.cli import command
 from mrd_jax.data import source
+
+# Options that the metadata of earlier data sets do not have.
+LATER_OPTIONS = ("label_from", "captions", "licence")
 
 
 def build(options: Options) -> Path:
@@ -63,7 +68,7 @@ def build(options: Options) -> Path:
     )
     names.check(options.teacher, released=class_set is not None)
     part = options.execution.part
-    with lock.acquire(options.output, part=part):
+    with lock.acquire(options.output, part=part), status_file.watching(options) as options:
         target = _run_stages(options, origin, class_set)
         if options.upload is not None and part == WHOLE:
             with timing.announced("upload"):
@@ -90,8 +95,9 @@ def _run_stages(
             teacher=options.teacher,
             overwrite=options.overwrite,
         )
+    joined = selection.check(options, origin)
     with timing.announced("shapes"):
-        prepared = _prepare(options, cache)
+        prepared = selection.keep_licences(_prepare(options, cache), options.licence)
         splits = origin.splits(prepared.entries())
     if options.execution.part != WHOLE and options.teacher == teachers.LIT:
         print("note: the teacher lit learns from the shapes of all parts; merge them to train it")
@@ -102,6 +108,14 @@ def _run_stages(
         print(f"{info.name}, revision {info.revision}, dim {info.dim}")
     with timing.announced("features"):
         feature_dir = _encode(options, prepared, teacher, splits)
+        caption_files = selection.encode_captions(
+            options,
+            prepared,
+            joined,
+            folder=_folder_name(info.name),
+            teacher=teacher,
+            splits=splits,
+        )
     if options.execution.part != WHOLE:
         print(f"part {options.execution.part} is prepared in {options.output}")
         return options.target
@@ -114,6 +128,7 @@ def _run_stages(
             classes=classes,
             info=info,
             feature_dir=feature_dir,
+            caption_files=caption_files,
             class_set=class_set,
         )
         written = dataset.write(options, plan, prepared, teacher=teacher, class_set=class_set)
@@ -133,6 +148,7 @@ def _prepare(options: Options, cache: Path) -> catalogue.Catalogue:
         image_size=options.image_size,
         seed=options.seed,
         label_from=options.label_from,
+        licence=options.licence,
         execution=options.execution,
     )
     print(summary)
@@ -161,7 +177,7 @@ def _check_built(target: storage.PathLike, options: Options) -> None:
             f"{target} was not written by data_prep.build; pass --overwrite to replace it, or "
             "choose another --output"
         )
-    for name, value in ({"label_from": None} | options.content()).items():
+    for name, value in (dict.fromkeys(LATER_OPTIONS) | options.content()).items():
         if found.get(name) != value:
             raise ValueError(
                 f"{target} was built with --{name} {found.get(name)}, but --{name} {value} was "
@@ -273,6 +289,7 @@ def make_parser(description: str | None, *, prog: str) -> command.Parser:
         default=Options.dtype,
         help="dtype of the teacher's activations; default: %(default)s",
     )
+    selection.add_flags(parser)
     add("--overwrite", action="store_true", help="replace a data set built with other options")
     return parser
 
@@ -285,6 +302,7 @@ def read_options(parser: command.Parser, values: dict[str, Any]) -> Options:
       values: flag -> value; emptied.
     """
     del values["debug"]
+    values["captions"] = tuple(values["captions"])
     execution = build_flags.pop_execution(values)
     output, staging = values.pop("output"), values.pop("staging")
     upload = storage.path(output)

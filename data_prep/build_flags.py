@@ -3,6 +3,7 @@
 
 import argparse
 import dataclasses
+import os
 from typing import Any
 
 from data_prep import executors, flag_types, parts, progress, shape_names, sources
@@ -39,6 +40,10 @@ class Execution:
     def create(self) -> executors.Executor:
         """Returns the executor. ValueError if its arguments contradict each other."""
         return executors.create(self.executor, workers=self.workers, address=self.address)
+
+    def processes(self) -> int:
+        """Returns the processes of this machine that write records; 0 to work in this one."""
+        return (os.cpu_count() or 1) if self.workers is None else self.workers
 
 
 def add_input(parser: argparse.ArgumentParser) -> None:

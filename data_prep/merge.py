@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_prep import build, build_flags, lock, parts, sources
+from data_prep.captions import encoding
 from data_prep.options import Options
 from mrd_jax import atomic_io
 from mrd_jax.cli import command
@@ -48,8 +49,9 @@ def merge(folders: Sequence[Path], options: Options) -> Path:
             )
     with lock.acquire(options.output):
         for folder in folders:
-            for place in (cache, Path("features") / options.source):
-                join(folder / place, options.output / place)
+            for name in ("features", encoding.FOLDER):
+                join(folder / name / options.source, options.output / name / options.source)
+            join(folder / cache, options.output / cache)
     # What the parts have not prepared is an error, not hours of work on this machine.
     execution = dataclasses.replace(options.execution, executor="none", part=parts.WHOLE)
     return build.build(dataclasses.replace(options, execution=execution))

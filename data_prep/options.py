@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep import build_flags, records
+from data_prep.captions import CaptionFile
 from mrd_jax import storage
 
 
@@ -26,6 +27,8 @@ class Options:
       dtype: dtype of the teacher's activations, "float32" or "bfloat16".
       label_from: folders that name the classes of the source "folder", see
         `shape_names.label_of`; None for none.
+      captions: files of captions that are joined to the shapes by id.
+      licence: short names of the licences of the shapes to use, see `licences`; () for all.
       overwrite: True to replace a data set that was built with other options.
       execution: where and with which limits shapes are prepared.
       upload: folder in a bucket that the data set is copied to, as `output` but without caches and
@@ -46,6 +49,8 @@ class Options:
     batch_size: int = 32
     dtype: str = "float32"
     label_from: str | None = None
+    captions: tuple[CaptionFile, ...] = ()
+    licence: tuple[str, ...] = ()
     overwrite: bool = False
     execution: build_flags.Execution = build_flags.Execution()
     upload: storage.Path | None = None
@@ -70,5 +75,10 @@ class Options:
         """
         names = ("source", "teacher", "points", "views", "image_size", "seed", "dtype")
         content = {name: getattr(self, name) for name in names}
-        # Absent by default, as in data sets that were built before the option existed.
-        return content | ({"label_from": self.label_from} if self.label_from else {})
+        # Absent by default, as in data sets that were built before the options existed.
+        later = {
+            "label_from": self.label_from,
+            "captions": [file.content() for file in self.captions],
+            "licence": list(self.licence),
+        }
+        return content | {name: value for name, value in later.items() if value}

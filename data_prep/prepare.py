@@ -14,7 +14,7 @@ from pathlib import Path
 
 import tqdm
 
-from data_prep import build_flags, executors, lock, progress, shapes, shards, sources
+from data_prep import build_flags, executors, licences, lock, progress, shapes, shards, sources
 from data_prep.build_flags import IMAGE_SIZE, POINTS, VIEWS, Execution
 from data_prep.geometry import formats
 from data_prep.parts import WHOLE
@@ -59,6 +59,7 @@ def prepare_shapes(
     image_size: int = IMAGE_SIZE,
     seed: int = 0,
     label_from: str | None = None,
+    licence: Sequence[str] = (),
     execution: Execution | None = None,
 ) -> Summary:
     """Prepares every item of a source into the shards of a cache.
@@ -75,6 +76,8 @@ def prepare_shapes(
       image_size: side of the views in pixels.
       seed: seed of the point sampling.
       label_from: value of --label_from, see `sources.folder`.
+      licence: short names of the licences of the items to prepare; () for all. Shards that hold
+        others from an earlier run are kept.
       execution: how the items are prepared; None for the defaults.
 
     Returns:
@@ -92,12 +95,12 @@ def prepare_shapes(
     executor = execution.create()
     input_dir, cache_dir = Path(input_dir), Path(cache_dir)
     origin = sources.find(source, label_from=label_from)
-    items, notes = _list(origin, input_dir)
+    items, notes = list_items(origin, input_dir)
     settings = {"points": points, "views": views, "image_size": image_size, "seed": seed}
     # Part of the header of shards whose shapes come from files.
     reader = {READER: formats.READER_VERSION} if origin.family in sources.FILE_FAMILIES else {}
     job = executors.Job(
-        prepare=origin.prepare,
+        prepare=licences.Filter(origin.prepare, licence) if licence else origin.prepare,
         options=settings,
         header={"format": FORMAT, **settings, **reader},
         limits=execution.limits,
@@ -110,7 +113,9 @@ def prepare_shapes(
     mine = [shard for shard in _split(items, cache_dir) if execution.part.has(shard.number)]
     shards.remove_incomplete(cache_dir, {shard.path.name for shard in mine})
     summary = Summary(read=sum(len(shard.items) for shard in mine), notes=notes)
-    pending = _find_pending(mine, job, summary, retry_skipped=execution.retry_skipped)
+    pending = _find_pending(
+        mine, job, summary, licence=licence, retry_skipped=execution.retry_skipped
+    )
     if execution.part == WHOLE:
         shards.remove_surplus(cache_dir, count=len(mine))
     _run(executor, job, pending, summary, listener=execution.listener)
@@ -160,13 +165,22 @@ def _check_aborted(finished: executors.Finished, *, aborted: int, attempted: int
 
 
 def _find_pending(
-    mine: Sequence[Shard], job: executors.Job, summary: Summary, *, retry_skipped: bool
+    mine: Sequence[Shard],
+    job: executors.Job,
+    summary: Summary,
+    *,
+    licence: Sequence[str],
+    retry_skipped: bool,
 ) -> list[Shard]:
     """Returns the shards to prepare, and adds the others to the summary."""
     pending, outdated = [], 0
     for shard in mine:
         header = _read_header(shard.path, summary)
-        if header is None or not _matches(header, shard, job, retry_skipped=retry_skipped):
+        if (
+            header is None
+            or not _matches(header, shard, job, retry_skipped=retry_skipped)
+            or licences.is_lacking(header["skipped"], shard.items, licence)
+        ):
             pending.append(shard)
             outdated += len(shard.items) if header and _is_outdated(header, shard, job) else 0
         else:
@@ -206,7 +220,7 @@ def _split(items: Sequence, cache_dir: Path) -> list[Shard]:
     ]
 
 
-def _list(
+def list_items(
     origin: sources.Source | sources.published.Published, input_dir: Path
 ) -> tuple[Sequence, list[str]]:
     """Returns the items of a source, and notes about its folder."""

@@ -84,14 +84,14 @@ class Summary:
         ]
         lines += [f"  note: {note}" for note in self.notes]
         for outcome, counts in (("skipped", self.skipped), ("kept", self.faults)):
-            for reason, texts in _group(counts):
+            for reason, texts in group(counts):
                 count = sum(counts[text] for text in texts)
                 examples = [each for text in texts for each in self.examples.get(text, [])]
                 lines.append(f"  {outcome}, {reason}: {count}")
                 if examples:
                     more = ["..."] if len(examples) > EXAMPLES or EXAMPLES < count else []
                     lines.append(f"    {', '.join([*map(printable, examples[:EXAMPLES]), *more])}")
-        for reason, texts in _group(self.retried):
+        for reason, texts in group(self.retried):
             count = sum(self.retried[text] for text in texts)
             lines.append(f"  tried a second time, {reason}: {count}")
         if self.aborted:
@@ -102,7 +102,7 @@ class Summary:
         return "\n".join(lines)
 
 
-def _group(counts: Iterable[str]) -> list[tuple[str, list[str]]]:
+def group(counts: Iterable[str]) -> list[tuple[str, list[str]]]:
     """Groups texts that differ in numbers only, such as "points that are not finite, dropped: 12".
 
     Returns:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import transformers
 
-from data_prep.teachers import batching, clip_weights, notices
+from data_prep.teachers import batching, clip_weights, notices, token_counts
 from data_prep.teachers.interface import TeacherInfo
 
 # Settings of the image processor that affect the pixels.
@@ -115,6 +115,10 @@ class ClipTeacher:
             batch_size=self._texts.batch_size,
         )
         return self._collect(self._texts(batches))
+
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        """Returns how many texts have more tokens than the text model reads."""
+        return token_counts.count_longer(self._tokenizer, texts, tokens=self._max_tokens)
 
     def _to_pixels(self, image) -> np.ndarray:
         return self._image_processor(images=image, return_tensors="np")["pixel_values"][0]

@@ -15,6 +15,7 @@ from matplotlib import ticker
 from PIL import Image
 
 from mrd_jax import storage
+from mrd_jax.data import picture_files
 
 # Palette of Okabe and Ito, which colour-blind readers can distinguish; without yellow, which is too
 # pale for a line on white.
@@ -249,15 +250,16 @@ def picture_uri(path: storage.Path, *, size: int) -> str:
     """Returns a picture, reduced in size, as a JPEG in a data URI.
 
     Args:
-      path: file that Pillow can read; transparent parts become white.
+      path: picture that Pillow can read, see `data.picture_files`; transparent parts become white.
       size: maximum length of the longer side, in pixels.
 
     Returns:
-      A data URI; "" if the file does not exist, because a data set may have no pictures.
+      A data URI; "" if it does not exist, because a data set may have no pictures.
     """
-    if not path.is_file():
+    data = picture_files.read(path)
+    if data is None:
         return ""
-    with Image.open(io.BytesIO(path.read_bytes())) as opened:
+    with Image.open(io.BytesIO(data)) as opened:
         image = opened.convert("RGBA")
         image.thumbnail((size, size))
         flat = Image.new("RGB", image.size, "white")

@@ -14,9 +14,10 @@ import pytest
 from fake_data import DIM, ITEMS, POINTS, FakeTeacher, prepare_all, run_build
 from ml_collections import ConfigDict
 
-from data_prep import evaluation, features, records
+from data_prep import evaluation, features, record_builder
 from data_prep.teachers import prompts
-from mrd_jax.data import batch_spec, loader, source
+from mrd_jax import storage
+from mrd_jax.data import batch_spec, loader, picture_files, source
 
 
 def test_records_contain_the_prepared_shapes_and_encoded_features(made):
@@ -94,7 +95,8 @@ def test_evaluation_files_match_the_records(made):
         # Shape 9 has no images and therefore no picture.
         assert (record["picture"] == "") == ("#9/" in record["id"])
         if record["picture"]:
-            with PIL.Image.open(folder / "pictures" / record["picture"]) as image:
+            data = picture_files.read(storage.path(folder / "pictures" / record["picture"]))
+            with PIL.Image.open(io.BytesIO(data)) as image:
                 assert image.format == "JPEG" and image.size == (8, 8)
     assert len({record["picture"] for record in read}) == ITEMS - 1
 
@@ -252,13 +254,13 @@ def test_shape_without_features_is_an_error(copied, monkeypatch):
 
 
 def test_empty_split_is_rejected(tmp_path):
-    plan = records.Plan("x", [], {"train": ["a"], "test": []}, [], POINTS, DIM, {})
+    plan = record_builder.Plan("x", [], {"train": ["a"], "test": []}, [], POINTS, DIM, {})
     with pytest.raises(ValueError, match="split 'test' of x has no shapes"):
-        records.write_records(plan, tmp_path, sidecar=None)
+        record_builder.write_records(plan, tmp_path, sidecar=None)
 
 
 def test_several_record_files_keep_the_order_of_records(made, tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "SHARDS_PER_FILE", 1)
+    monkeypatch.setattr(record_builder, "SHARDS_PER_FILE", 1)
     folder, _ = run_build(tmp_path, monkeypatch)
 
     assert len(list(folder.glob("*-train.array_record*"))) == 2

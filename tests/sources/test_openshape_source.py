@@ -10,7 +10,7 @@ import numpy as np
 import openshape_release as release
 import pytest
 
-from data_prep import build, build_flags, catalogue, prepare, shapes, sources
+from data_prep import build, build_flags, prepare, shapes, sources
 from data_prep.foreign import safe_pickle
 from data_prep.sources import openshape
 from mrd_jax.data import source
@@ -345,4 +345,4 @@ def test_a_changed_feature_changes_the_fingerprint_of_its_shape(tmp_path, field)
     other = value[::-1] if field == "image_kinds" else -value
     changed = dataclasses.replace(shape.released, **{field: other})
     changed = dataclasses.replace(shape, released=changed)
-    assert catalogue.fingerprint(changed) != catalogue.fingerprint(shape)
+    assert shapes.fingerprint(changed) != shapes.fingerprint(shape)

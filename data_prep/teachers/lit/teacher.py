@@ -88,6 +88,10 @@ class LitTeacher:
         """Embeds texts, float32 [len(texts), 384]; see `teachers.Teacher`."""
         return self.backbones.encode_texts(texts)
 
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        """Returns how many texts are truncated; see `teachers.Teacher`."""
+        return self.backbones.encode_texts.count_truncated(texts)
+
     def save(self, directory: pathlib.Path, *, training: dict, ids: Sequence[str]) -> None:
         """Saves the linear map and its metadata, but not the frozen models.
 

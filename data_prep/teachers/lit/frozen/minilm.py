@@ -10,7 +10,7 @@ import numpy as np
 import safetensors.numpy
 import transformers
 
-from data_prep.teachers import batching, notices
+from data_prep.teachers import batching, notices, token_counts
 from mrd_jax.convert import rules
 
 DIM = 384
@@ -81,6 +81,10 @@ class MiniLM:
         for rows, values in zip(batches, self._function(padded), strict=True):
             features[rows] = values
         return features
+
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        """Returns how many texts have more tokens than the model reads."""
+        return token_counts.count_longer(self._tokenizer, texts, tokens=MAX_TOKENS)
 
 
 def pad_tokens(sequences: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
