@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from data_prep import catalogue, records, shapes
+from data_prep import catalogue, record_builder, shapes
 from data_prep import summary as summaries
 from data_prep.captions import encoding
 from data_prep.geometry.listing import printable
@@ -78,7 +78,7 @@ def write(
     *,
     summary: summaries.Summary,
     prepared: catalogue.Catalogue,
-    plan: records.Plan,
+    plan: record_builder.Plan,
     notes: Sequence[str],
 ) -> Path:
     """Writes the page of a build, which needs no other files and no network.
@@ -98,7 +98,7 @@ def write(
         "items read": summary.read,
         "skipped": summary.skipped.total(),
         "shapes in the cache": summary.written,
-        **{f"records, split {split}": len(ids) for split, ids in plan.splits.items()},
+        **{f"record_builder, split {split}": len(ids) for split, ids in plan.splits.items()},
         "shapes in the cache that are in no split": summary.written - len(splits),
         "classes": len(plan.classes),
     }
@@ -134,9 +134,13 @@ def _reasons(counts: Mapping[str, int], examples: Mapping[str, Sequence[str]]) -
 
 
 def _cards(
-    prepared: catalogue.Catalogue, plan: records.Plan, splits: Mapping[str, str], *, seed: int
+    prepared: catalogue.Catalogue,
+    plan: record_builder.Plan,
+    splits: Mapping[str, str],
+    *,
+    seed: int,
 ) -> list[Card]:
-    """Returns the cards of random records, in the order of the shards."""
+    """Returns the cards of random record_builder, in the order of the shards."""
     chosen = set(random.Random(seed).sample(sorted(splits), min(SHAPES, len(splits))))
     added: dict[str, encoding.Added] = {}
     for shard in plan.shards:
