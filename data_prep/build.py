@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from data_prep import (
     build_flags,
     catalogue,
@@ -27,6 +29,7 @@ from data_prep import (
     offline_teacher,
     page,
     prepare,
+    ray_encoders,
     selection,
     shards,
     sources,
@@ -214,17 +217,20 @@ def _load_teacher(
     """Returns the teacher; None where the source brings released features."""
     if options.teacher == teachers.RELEASED:
         return None
+    if options.execution.executor == "ray":
+        # The devices of this host belong to its encoder, see `ray_encoders`.
+        jax.config.update("jax_platforms", "cpu")
     if options.teacher != teachers.LIT:
         return teachers.load_teacher(
             options.teacher, batch_size=options.batch_size, dtype=options.dtype
         )
-    folder = options.output / "teachers"
+    folder = _lit_folder(options)
     return offline_teacher.load_or_train(
-        folder / f"{teachers.LIT}_{options.source}",
+        folder,
         prepared,
         train,
         # Shared by the teachers of all sources: their frozen image model is the same.
-        cache_dir=folder / "backbone_features",
+        cache_dir=folder.parent / "backbone_features",
         seed=options.seed,
         batch_size=options.batch_size,
         dtype=options.dtype,
@@ -242,11 +248,43 @@ def _encode(
         print("released with the data; checked while the shapes were read")
         return None
     folder = options.output / "features" / options.source / _folder_name(teacher.info.name)
-    counts = features.encode_shards(
-        list(prepared.shards), folder, teacher, ids=dataset.shape_ids(splits)
-    )
+    ids = dataset.shape_ids(splits)
+    if options.execution.executor == "ray":
+        counts = _encode_on_cluster(options, prepared, teacher.info, ids, folder=folder)
+    else:
+        counts = features.encode_shards(list(prepared.shards), folder, teacher, ids=ids)
     print(", ".join(f"{count} {name}" for name, count in counts.items()))
     return folder
+
+
+def _encode_on_cluster(
+    options: Options,
+    prepared: catalogue.Catalogue,
+    info: teachers.TeacherInfo,
+    ids: frozenset[str],
+    *,
+    folder: Path,
+) -> dict[str, int]:
+    """Encodes the shapes on the nodes of a Ray cluster, and returns the counts."""
+    is_lit = options.teacher == teachers.LIT
+    loading = ray_encoders.Loading(
+        name=str(_lit_folder(options)) if is_lit else options.teacher,
+        options={"batch_size": options.batch_size, "dtype": options.dtype},
+        info=info,
+    )
+    members = {
+        path: [shape.id for shape in shard if shape.id in ids]
+        for path, shard in prepared.shards.items()
+    }
+    execution = options.execution
+    return ray_encoders.encode_shards(
+        members, folder, loading, address=execution.address, listener=execution.listener
+    )
+
+
+def _lit_folder(options: Options) -> Path:
+    """Returns the folder of the teacher that is trained on the shapes."""
+    return options.output / "teachers" / f"{teachers.LIT}_{options.source}"
 
 
 def _folder_name(teacher: str) -> str:

@@ -37,11 +37,13 @@ class Check(NamedTuple):
     """What a node must have in common with the driver.
 
     Attributes:
+      cwd: folder of the driver, which relative paths start from.
       token: content of the file `TOKEN`.
       version: version of this package.
       entries: first names in the input folder, sorted.
     """
 
+    cwd: str
     token: str
     version: str
     entries: list[str]
@@ -59,12 +61,12 @@ class Ray:
     """
 
     def __init__(self, address: str | None = None):
-        _import_ray()
+        import_ray()
         self._address = address
 
     def run(self, job: Job, shards: Sequence[Shard]) -> Iterator[Finished]:
         """Implements `interface.Executor`."""
-        check = Check(uuid.uuid4().hex, _version(), _entries(job.input))
+        check = Check(os.getcwd(), uuid.uuid4().hex, _version(), _entries(job.input))
         job.cache_dir.mkdir(parents=True, exist_ok=True)
         atomic_io.write_text(job.cache_dir / TOKEN, check.token)
         try:
@@ -84,7 +86,7 @@ def connected(address: str | None) -> Iterator[None]:
     Raises:
       AddressError: the cluster cannot be reached.
     """
-    ray = _import_ray()
+    ray = import_ray()
     if ray.is_initialized():
         yield
         return
@@ -104,7 +106,7 @@ def connected(address: str | None) -> Iterator[None]:
 
 def _run(job: Job, shards: Sequence[Shard], check: Check) -> Iterator[Finished]:
     """Submits shards, a few per CPU at a time, and yields those that are finished."""
-    ray = _import_ray()
+    ray = import_ray()
     remote = ray.remote(num_cpus=1, max_retries=RETRIES)(prepare_shard)
     shared = ray.put(job)
     queue = iter(shards)
@@ -124,13 +126,12 @@ def _run(job: Job, shards: Sequence[Shard], check: Check) -> Iterator[Finished]:
 
 def _result(job: Job, shard: Shard, reference: Any) -> Finished:
     """Returns the result of a task; gives up all items of a shard that Ray cannot finish."""
-    ray = _import_ray()
+    ray = import_ray()
     errors = ray.exceptions
     try:
         return ray.get(reference)
     except errors.RayTaskError as error:
-        cause = error.cause if isinstance(error.cause, Exception) else error
-        raise cause from None
+        raise cause_of(error) from None
     except (
         errors.LocalRayletDiedError,
         errors.NodeDiedError,
@@ -160,6 +161,7 @@ def prepare_shard(job: Job, shard: Shard, check: Check) -> Finished:
       ItemError: an item cannot be read for a reason that the user can remove.
     """
     if check.token not in _pools:
+        enter(check.cwd)
         _check_node(job, check)
         for pool in _pools.values():
             pool.close()
@@ -190,6 +192,23 @@ def _check_node(job: Job, check: Check) -> None:
         )
 
 
+def enter(cwd: str) -> None:
+    """Changes to the folder of the driver, so that relative paths mean the same on a node.
+
+    Where a node lacks it, the files that relative paths name are missing, which is an error.
+
+    Args:
+      cwd: absolute path.
+    """
+    if os.path.isdir(cwd):
+        os.chdir(cwd)
+
+
+def cause_of(error: Any) -> Exception:
+    """Returns the exception that a task raised, from the `RayTaskError` that contains it."""
+    return error.cause if isinstance(error.cause, Exception) else error
+
+
 def _entries(folder: Path) -> list[str]:
     """Returns the first names in a folder; none if it is missing."""
     return sorted(os.listdir(folder))[:100] if Path(folder).is_dir() else []
@@ -199,7 +218,7 @@ def _version() -> str:
     return importlib.metadata.version(PACKAGE)
 
 
-def _import_ray() -> Any:
+def import_ray() -> Any:
     """Returns the package ray, which is large and therefore optional."""
     try:
         import ray

@@ -98,7 +98,7 @@ def write(
         "items read": summary.read,
         "skipped": summary.skipped.total(),
         "shapes in the cache": summary.written,
-        **{f"records, split {split}": len(ids) for split, ids in plan.splits.items()},
+        **{f"record_builder, split {split}": len(ids) for split, ids in plan.splits.items()},
         "shapes in the cache that are in no split": summary.written - len(splits),
         "classes": len(plan.classes),
     }
@@ -134,7 +134,11 @@ def _reasons(counts: Mapping[str, int], examples: Mapping[str, Sequence[str]]) -
 
 
 def _cards(
-    prepared: catalogue.Catalogue, plan: record_builder.Plan, splits: Mapping[str, str], *, seed: int
+    prepared: catalogue.Catalogue,
+    plan: record_builder.Plan,
+    splits: Mapping[str, str],
+    *,
+    seed: int,
 ) -> list[Card]:
     """Returns the cards of random records, in the order of the shards."""
     chosen = set(random.Random(seed).sample(sorted(splits), min(SHAPES, len(splits))))

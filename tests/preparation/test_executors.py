@@ -25,7 +25,7 @@ from data_prep import (
 )
 from data_prep.parts import Part
 
-LIMITS = executors.Limits(seconds=2, memory=400 * 10**6)
+LIMITS = executors.Limits(seconds=3, memory=400 * 10**6)
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +59,7 @@ def skipped(cache):
 
 ENDINGS = {
     "kill": "worker ended: SIGKILL",
-    "hang": "time limit of 2 s exceeded",
+    "hang": "time limit of 3 s exceeded",
     "memory": "memory limit of 0.4 GB exceeded",
     "grow": "memory limit of 0.4 GB exceeded",
     "bug": "failed: TypeError: unsupported operand (synthetic_source.py:NNN)",
@@ -98,7 +98,7 @@ def test_each_failed_item_is_tried_exactly_twice(hostile):
         counts[without_line(reason)] = count
     assert counts == {
         "worker ended: SIGKILL": 2,  # "kill", and "once-kill", which then gives a shape
-        "time limit of 2 s exceeded": 1,
+        "time limit of 3 s exceeded": 1,
         "memory limit of 0.4 GB exceeded": 2,
         ENDINGS["bug"]: 1,
     }
