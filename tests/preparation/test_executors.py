@@ -4,8 +4,11 @@
 import collections
 import errno
 import os
+import random
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -296,3 +299,30 @@ def wait_for(function, *, count, seconds=30):
         assert time.monotonic() < end, found
         time.sleep(0.05)
     return found
+
+
+@pytest.mark.slow
+def test_twenty_random_kills_cost_at_most_their_items(tmp_path):
+    raw = write_items(tmp_path / "raw", *["sleep-0.1"] * 300)
+    generator, killed, done = random.Random(0), [], threading.Event()
+
+    def kill():
+        while len(killed) < 20 and not done.wait(generator.uniform(0.1, 1.0)):
+            if workers := children():
+                killed.append(generator.choice(workers))
+                os.kill(killed[-1], signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        counted = run(raw, tmp_path / "cache", limits=executors.Limits())
+    finally:
+        done.set()
+        thread.join()
+    assert len(killed) == 20
+    assert set(counted.retried) == {"worker ended: SIGKILL"}
+    # A kill costs one attempt, or none if the worker had no item at that moment.
+    assert counted.retried.total() + counted.skipped.total() <= 20
+    assert counted.skipped.total() == counted.aborted <= 10
+    run(raw, tmp_path / "cache", workers=0, retry_skipped=True)
+    assert len(skipped(tmp_path / "cache")) == 0
