@@ -27,6 +27,7 @@ from data_prep import (
     flag_types,
     lock,
     offline_teacher,
+    page,
     prepare,
     ray_encoders,
     selection,
@@ -41,6 +42,7 @@ from data_prep.geometry import formats
 from data_prep.options import Options
 from data_prep.parts import WHOLE
 from data_prep.sources import published
+from data_prep.summary import Summary
 from data_prep.teachers import names
 from mrd_jax import storage, transfer
 from mrd_jax.cli import command
@@ -98,9 +100,10 @@ def _run_stages(
             teacher=options.teacher,
             overwrite=options.overwrite,
         )
-    joined = selection.check(options, origin)
+    joined, notes = selection.check(options, origin)
     with timing.announced("shapes"):
-        prepared = selection.keep_licences(_prepare(options, cache), options.licence)
+        summary, prepared = _prepare(options, cache)
+        prepared = selection.keep_licences(prepared, options.licence)
         splits = origin.splits(prepared.entries())
     if options.execution.part != WHOLE and options.teacher == teachers.LIT:
         print("note: the teacher lit learns from the shapes of all parts; merge them to train it")
@@ -135,13 +138,16 @@ def _run_stages(
             class_set=class_set,
         )
         written = dataset.write(options, plan, prepared, teacher=teacher, class_set=class_set)
+        if written or not page.path_of(options).exists():
+            where = page.write(options, summary=summary, prepared=prepared, plan=plan, notes=notes)
+            print(f"skipped items and random shapes: {where}")
     print(f"total: {time.monotonic() - started:.1f} s")
     print(f"{options.target} {'is written' if written else 'is up to date: nothing to do'}.")
     return options.target
 
 
-def _prepare(options: Options, cache: Path) -> catalogue.Catalogue:
-    """Prepares the shapes, and returns the catalogue of those of this part."""
+def _prepare(options: Options, cache: Path) -> tuple[Summary, catalogue.Catalogue]:
+    """Prepares the shapes, and returns counts and the catalogue of those of this part."""
     summary = prepare.prepare_shapes(
         options.source,
         options.input,
@@ -157,7 +163,7 @@ def _prepare(options: Options, cache: Path) -> catalogue.Catalogue:
     print(summary)
     part = options.execution.part
     paths = [path for path in prepare.shard_paths(cache) if part.has(shards.number_of(path))]
-    return catalogue.read_catalogue(paths)
+    return summary, catalogue.read_catalogue(paths)
 
 
 def _check_existing(options: Options) -> None:

@@ -118,10 +118,9 @@ def write_file(file: RecordFile, *, points: int, dim: int, labels: Mapping[str, 
         nonlocal count
         for record in _records(file, labels):
             count += 1
-            yield (
-                record["id"],
-                serializer.serialize_example(features_dict.encode_example(record)),
-            )
+            example = serializer.get_tf_example(features_dict.encode_example(record))
+            # By default, the order of the fields differs from process to process.
+            yield record["id"], example.SerializeToString(deterministic=True)
 
     tfds.core.ExampleWriter(tfds.core.FileFormat.ARRAY_RECORD).write(file.path, examples())
     if count != len(file.ids):

@@ -19,7 +19,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=command.argument(captions.parse),
         action="extend",
         nargs="+",
-        default=(),
+        default=[],
         metavar="FILE:KIND",
         help="captions by id: FILE is CSV (id,caption, such as Cap3D's) or JSON Lines; KIND is one "
         f"of {', '.join(captions.KINDS)}. {captions.FILTER} is OpenShape's filter of names",
@@ -36,7 +36,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def check(
     options: Options, origin: sources.Source | published.Published
-) -> captions.Captions | None:
+) -> tuple[captions.Captions | None, list[str]]:
     """Checks licences and joins captions, before hours of work, and prints counts.
 
     Args:
@@ -44,14 +44,14 @@ def check(
       origin: source of the shapes.
 
     Returns:
-      The joined captions; None without `--captions`.
+      The joined captions, None without `--captions`, and what was printed, by line.
 
     Raises:
       ValueError: no shape has one of the licences, a file has no caption for any shape, or captions
         are added to a source without a teacher that encodes them.
     """
     if not options.licence and not options.captions:
-        return None
+        return None, []
     if options.teacher == teachers.RELEASED and any(
         file.kind != captions.FILTER for file in options.captions
     ):
@@ -60,13 +60,14 @@ def check(
             f"files of kind {captions.FILTER} can be used with it"
         )
     items, _ = prepare.list_items(origin, options.input)
+    joined, notes = None, []
     if options.licence:
-        print(licences.check(items, options.licence, source=options.source))
-    if not options.captions:
-        return None
-    joined = captions.join(options.captions, (item.id for item in items))
-    print("\n".join(joined.notes))
-    return joined
+        notes.append(licences.check(items, options.licence, source=options.source))
+    if options.captions:
+        joined = captions.join(options.captions, (item.id for item in items))
+        notes += joined.notes
+    print("\n".join(notes), flush=True)
+    return joined, notes
 
 
 def keep_licences(prepared: catalogue.Catalogue, names: Sequence[str]) -> catalogue.Catalogue:

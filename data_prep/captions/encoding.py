@@ -135,12 +135,17 @@ def extend(
     Returns:
       All pairs, and float16 [all captions, dim].
     """
-    rename = {features.NAME_KIND: REJECTED} if added.rejects_name else {}
-    pairs = [(rename.get(kind, kind), text) for kind, text in captions]
+    pairs = extend_captions(captions, added)
     if not added.captions:
         return pairs, text_features
     rows = [part for part in (text_features, added.text_features) if len(part)]
-    return [*pairs, *added.captions], np.concatenate(rows)
+    return pairs, np.concatenate(rows)
+
+
+def extend_captions(captions: Sequence[tuple[str, str]], added: Added) -> list[tuple[str, str]]:
+    """Returns the (kind, text) pairs of a shape and the added ones; renames rejected names."""
+    rename = {features.NAME_KIND: REJECTED} if added.rejects_name else {}
+    return [*((rename.get(kind, kind), text) for kind, text in captions), *added.captions]
 
 
 def fingerprint(path: Path) -> str:

@@ -11,7 +11,7 @@ __all__ = ["LIT", "RELEASED", "Teacher", "TeacherInfo", "load_teacher"]
 def load_teacher(
     name_or_dir: str | pathlib.Path,
     *,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     picture_batch_size: int | None = None,
     dtype: str = "float32",
 ) -> Teacher:
@@ -21,8 +21,8 @@ def load_teacher(
       name_or_dir: folder written by `train_lit` or by `save_pretrained`, or a hub name, optionally
         with a revision ("owner/name@revision").
       batch_size: texts per call, and images per call unless `picture_batch_size` is given, over
-        all devices of this host.
-      picture_batch_size: images per call, or None for `batch_size`.
+        all devices of this host; None as in `batching.BatchedFunction`.
+      picture_batch_size: images per call; None for `batch_size`.
       dtype: type of the activations, "float32" or "bfloat16".
 
     Returns:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Figures of the report pages: curves and the confusion matrix, with captions and alt texts."""
 
-import base64
 import dataclasses
 import io
 import re
@@ -14,7 +13,7 @@ from matplotlib import figure as mpl_figure
 from matplotlib import ticker
 from PIL import Image
 
-from mrd_jax import storage
+from mrd_jax import pages, storage
 from mrd_jax.data import picture_files
 
 # Palette of Okabe and Ito, which colour-blind readers can distinguish; without yellow, which is too
@@ -243,7 +242,7 @@ def figure_uri(canvas: mpl_figure.Figure) -> str:
     """Returns a figure as an SVG in a data URI, so that the page needs no other file."""
     buffer = io.BytesIO()
     canvas.savefig(buffer, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return pages.data_uri(buffer.getvalue(), "image/svg+xml")
 
 
 def picture_uri(path: storage.Path, *, size: int) -> str:
@@ -266,7 +265,7 @@ def picture_uri(path: storage.Path, *, size: int) -> str:
         flat.paste(image, mask=image.getchannel("A"))
     buffer = io.BytesIO()
     flat.save(buffer, format="JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return pages.data_uri(buffer.getvalue(), "image/jpeg")
 
 
 def evenly_spaced(count: int, *, limit: int) -> np.ndarray:

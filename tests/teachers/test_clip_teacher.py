@@ -205,7 +205,7 @@ def test_images_can_have_another_batch_size(tmp_path, model, processor, monkeypa
     folder = save_pytorch(tmp_path, model, processor)
     sizes = []
     monkeypatch.setattr(
-        batching, "BatchedFunction", lambda *_, batch_size: sizes.append(batch_size)
+        batching, "BatchedFunction", lambda *_, batch_size, row: sizes.append(batch_size)
     )
     teachers.load_teacher(folder, batch_size=8)
     teachers.load_teacher(folder, batch_size=8, picture_batch_size=2)

@@ -123,7 +123,7 @@ class LitTeacher:
         cls,
         directory: str | pathlib.Path,
         *,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         picture_batch_size: int | None = None,
         dtype: str = "float32",
         cache_dir: pathlib.Path | None = None,
@@ -132,7 +132,7 @@ class LitTeacher:
 
         Args:
           directory: folder of the teacher.
-          batch_size: texts per call.
+          batch_size: texts per call; None as in `batching.BatchedFunction`.
           picture_batch_size: images per call, or None for `batch_size`.
           dtype: type of the activations, "float32" or "bfloat16".
           cache_dir: folder of cached backbone features to read and to extend; None reads the cache
