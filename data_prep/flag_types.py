@@ -2,6 +2,7 @@
 """Types of command-line flags that reject values out of range."""
 
 import argparse
+import math
 from collections.abc import Callable
 
 
@@ -29,3 +30,14 @@ def integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def positive_number(text: str) -> float:
+    """Converts the text of a flag to a number above 0, as an argparse type."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text!r}")
+    return value
