@@ -95,7 +95,7 @@ setuptools.setup(
     python_requires=">=3.11,<3.15",
     packages=setuptools.find_packages(include=["mrd_jax*", "data_prep*", "configs*"]),
     package_data={
-        "": ["*.tsv", "*.txt", "*.html", "*.css"],
+        "": ["*.tsv", "*.txt", "*.html", "*.css", "*.json"],
         "mrd_jax.demo": ["static/*", "static/vendor/*"],
     },
     entry_points={"console_scripts": ["mrd-jax = mrd_jax.cli.console:main"]},

@@ -138,6 +138,9 @@ def save(
 
     Returns:
       The header of the file.
+
+    Raises:
+      OSError: the file cannot be written.
     """
     pairs = list(zip(shard.items, outcomes, strict=True))
     prepared = [outcome.shape for outcome in outcomes if outcome.shape is not None]
@@ -151,7 +154,11 @@ def save(
         kind: [shape.id for shape in prepared if kind in shape.faults][:EXAMPLES]
         for kind in header["faults"]
     }
-    shapes.save_shard(shard.path, prepared, header=header)
+    try:
+        shapes.save_shard(shard.path, prepared, header=header)
+    except OSError as error:  # such as a full disk, whose error does not name the file
+        message = f"{error.strerror} (the same command continues after the other shards)"
+        raise OSError(error.errno, message, str(shard.path)) from error
     return header
 
 

@@ -96,7 +96,7 @@ class ProcessPool:
             status = process.stop(grace=EXIT_SECONDS)
             if process.task is None:
                 return  # an idle worker has ended, and costs nothing
-            if process.started is None:
+            if process.started is None and status >= 0:  # it raised; nobody killed it
                 raise RuntimeError(
                     f"a worker process ended while it started ({_ending(status)}); see above"
                 ) from None

@@ -4,14 +4,18 @@
 import collections
 import errno
 import os
+import random
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import synthetic_source
 
+from benchmarks import preparation
 from data_prep import (
     build_flags,
     executors,
@@ -174,12 +178,14 @@ def test_full_disk_ends_the_preparation_and_the_next_run_continues(tmp_path, mon
 
     def save(path, *arguments, **settings):
         if path.name == "shard-00001.npz":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         original(path, *arguments, **settings)
 
     with monkeypatch.context() as patch:
         patch.setattr(shapes, "save_shard", save)
-        with pytest.raises(OSError, match="No space left on device: .*shard-00001.npz"):
+        with pytest.raises(
+            OSError, match=r"No space left on device \(the same command.*shard-00001.npz"
+        ):
             run(raw, cache, workers=1)
     assert not children()
     again = run(raw, cache, workers=0)
@@ -225,6 +231,12 @@ def test_shards_are_listed_in_the_order_of_their_numbers(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     assert shards.list_paths(tmp_path) == want
+
+
+@pytest.mark.parametrize("workers", [112, 224])
+def test_scheduler_keeps_many_workers_busy_with_items_of_very_different_costs(workers):
+    result = preparation.simulate(100_000, workers=workers, parent_seconds=0)
+    assert 0.9 <= result["busy"] <= 1
 
 
 def test_items_without_an_outcome_are_an_error():
@@ -296,3 +308,30 @@ def wait_for(function, *, count, seconds=30):
         assert time.monotonic() < end, found
         time.sleep(0.05)
     return found
+
+
+@pytest.mark.slow
+def test_twenty_random_kills_cost_at_most_their_items(tmp_path):
+    raw = write_items(tmp_path / "raw", *["sleep-0.1"] * 300)
+    generator, killed, done = random.Random(0), [], threading.Event()
+
+    def kill():
+        while len(killed) < 20 and not done.wait(generator.uniform(0.1, 1.0)):
+            if workers := children():
+                killed.append(generator.choice(workers))
+                os.kill(killed[-1], signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        counted = run(raw, tmp_path / "cache", limits=executors.Limits())
+    finally:
+        done.set()
+        thread.join()
+    assert len(killed) == 20
+    assert set(counted.retried) == {"worker ended: SIGKILL"}
+    # A kill costs one attempt, or none if the worker had no item at that moment.
+    assert counted.retried.total() + counted.skipped.total() <= 20
+    assert counted.skipped.total() == counted.aborted <= 10
+    run(raw, tmp_path / "cache", workers=0, retry_skipped=True)
+    assert len(skipped(tmp_path / "cache")) == 0

@@ -65,6 +65,11 @@ def test_parts_in_a_shared_folder_are_completed_by_a_build(tmp_path, monkeypatch
     assert contents(tmp_path / "shared") == contents(whole)
 
 
+def test_part_without_a_shard_does_nothing(tmp_path, monkeypatch):
+    run_build(tmp_path / "part", monkeypatch, execution=part(7, 8))  # there are five shards
+    assert not contents(tmp_path / "part")
+
+
 def test_merge_without_a_part_or_with_other_options_is_refused(tmp_path, monkeypatch):
     folders = [tmp_path / f"part{index}" for index in range(2)]
     for index, folder in enumerate(folders):
