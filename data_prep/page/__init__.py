@@ -140,7 +140,7 @@ def _cards(
     *,
     seed: int,
 ) -> list[Card]:
-    """Returns the cards of random record_builder, in the order of the shards."""
+    """Returns the cards of random records, in the order of the shards."""
     chosen = set(random.Random(seed).sample(sorted(splits), min(SHAPES, len(splits))))
     added: dict[str, encoding.Added] = {}
     for shard in plan.shards:
