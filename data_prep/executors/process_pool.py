@@ -108,7 +108,8 @@ class ProcessPool:
         if message.outcome is None:
             raise ItemError(message.error)
         task = self._release(process)
-        if message.outcome.aborted or process.memory() > KEPT * self._job.limits.memory:
+        is_full = message.outcome.reason == worker.memory_reason(self._job.limits.memory)
+        if is_full or process.memory() > KEPT * self._job.limits.memory:
             process.stop()
         yield task, message.outcome
 
