@@ -79,6 +79,8 @@ EXTRAS = {
     # The documentation's site, and the notebooks in it.
     "docs": ["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2"],
     "notebooks": ["ipykernel>=6.29,<8", "nbclient>=0.10,<1", "nbformat>=5.10,<6"],
+    # Preparation on a Ray cluster.
+    "cluster": ["ray[default]>=2.60,<3"],
     # Drives a chromium that is there already (apt-get install chromium), and axe-core.
     "browser": ["axe-playwright-python>=0.1.7,<0.2", "playwright>=1.50,<2"],
 }
@@ -93,7 +95,7 @@ setuptools.setup(
     python_requires=">=3.11,<3.15",
     packages=setuptools.find_packages(include=["mrd_jax*", "data_prep*", "configs*"]),
     package_data={
-        "": ["*.tsv", "*.txt", "*.html", "*.css"],
+        "": ["*.tsv", "*.txt", "*.html", "*.css", "*.json"],
         "mrd_jax.demo": ["static/*", "static/vendor/*"],
     },
     entry_points={"console_scripts": ["mrd-jax = mrd_jax.cli.console:main"]},

@@ -5,13 +5,23 @@ import pathlib
 
 from data_prep.teachers.interface import LIT, RELEASED, Teacher, TeacherInfo
 
-__all__ = ["LIT", "RELEASED", "Teacher", "TeacherInfo", "load_teacher"]
+__all__ = ["LIT", "RELEASED", "Teacher", "TeacherInfo", "default_dtype", "load_teacher"]
+
+
+def default_dtype() -> str:
+    """Returns the dtype of activations for the devices of this host.
+
+    Accelerators compute bfloat16 several times faster; CPUs convert it to float32 and back.
+    """
+    import jax
+
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
 def load_teacher(
     name_or_dir: str | pathlib.Path,
     *,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     picture_batch_size: int | None = None,
     dtype: str = "float32",
 ) -> Teacher:
@@ -21,8 +31,8 @@ def load_teacher(
       name_or_dir: folder written by `train_lit` or by `save_pretrained`, or a hub name, optionally
         with a revision ("owner/name@revision").
       batch_size: texts per call, and images per call unless `picture_batch_size` is given, over
-        all devices of this host.
-      picture_batch_size: images per call, or None for `batch_size`.
+        all devices of this host; None as in `batching.BatchedFunction`.
+      picture_batch_size: images per call; None for `batch_size`.
       dtype: type of the activations, "float32" or "bfloat16".
 
     Returns:

@@ -66,3 +66,6 @@ class Teacher(Protocol):
         Returns:
           float32 [len(texts), dim], not normalised.
         """
+
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        """Returns how many texts have more tokens than `encode_texts` reads."""

@@ -14,7 +14,7 @@ from fake_data import FakeSource, run_build
 from data_prep import build, lock, prepare, sources
 from data_prep.teachers import lit, names
 
-SIZES = ["--points", "24", "--views", "1", "--image_size", "8", "--workers", "1"]
+SIZES = ["--points", "24", "--views", "1", "--image_size", "8", "--workers", "0"]
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_missing_input_folder_is_named(tmp_path, capsys, main):
 
 @pytest.mark.parametrize("main", [build.main, prepare.main])
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "many", ""])
-@pytest.mark.parametrize("flag", ["--points", "--workers", "--image_size"])
+@pytest.mark.parametrize("flag", ["--points", "--item_seconds", "--image_size"])
 def test_number_out_of_range_is_rejected(raw, tmp_path, capsys, main, flag, value):
     arguments = arguments_of(raw, tmp_path / "out", f"{flag}={value}")
     if main is prepare.main:

@@ -29,7 +29,7 @@ from tiny_encoder import DIM, FIELDS, POINTS, tiny_card, tiny_variables
 
 import mrd_jax.demo.__main__ as demo
 import scripts.tpu_pod.__main__ as tpu_pod
-from data_prep import build, teachers, verify
+from data_prep import build, estimate, teachers, verify
 from mrd_jax import encoder
 from mrd_jax.tools import embed, search
 from mrd_jax.tools import verify as verify_checkpoints
@@ -44,6 +44,12 @@ NOT_RUN = {
     "python3 -m venv": "creates the environment of the tests",
     ".venv/bin/pip install": "fetches packages",
     f"{PYTHON} -m data_prep.build --source furniture": "fetches a CLIP; tests/teachers",
+    f"{PYTHON} -m data_prep.build --source objaverse": "needs Objaverse; tests/sources",
+    f"{PYTHON} -m data_prep.merge": "needs two parts; tests/preparation",
+    f"{PYTHON} -m data_prep.status": "needs a build; tests/preparation/test_status.py",
+    ".venv/bin/hf download": "needs the Hugging Face Hub",
+    "unzip -q -o raw/": "needs the file of the line before it",
+    "srun": "needs Slurm",
     f"{TRAIN} runs/clip": "needs the data set of the line before it",
     f"{TRAIN} /shared/run": "waits for a second machine; tests/distributed starts both",
     f"{PYTHON} -m mrd_jax.tools.compile_tpu": "needs the TPU compiler; `make tpu`",
@@ -63,8 +69,9 @@ SLOW = ("mrd_jax.main", "docs/examples/student.py")
 QUICK = {
     "data_prep.build": (
         lambda arguments: build.build(build.parse_options(arguments)),
-        ("--points", str(POINTS), "--views", "1", "--image_size", "24", "--workers", "1"),
+        ("--points", str(POINTS), "--views", "1", "--image_size", "24", "--workers", "0"),
     ),
+    "data_prep.estimate": (estimate.main, ()),
     "data_prep.verify": (verify.main, ("--workers", "1")),
     "mrd_jax.tools.embed": (embed.main, ()),
     "mrd_jax.tools.search": (search.main, ()),

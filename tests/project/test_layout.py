@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 ORDER = (
     ("storage",),
     ("transfer",),
-    ("cli", "atomic_io"),
+    ("cli", "atomic_io", "pages"),
     ("kernels", "losses", "data", "distributed"),
     ("models",),
     ("checkpoints",),
@@ -39,6 +39,7 @@ DATA_PREP_MAY_USE = (
     "mrd_jax.cli",
     "mrd_jax.convert.rules",
     "mrd_jax.data",
+    "mrd_jax.pages",
     "mrd_jax.storage",
     "mrd_jax.transfer",
 )

@@ -23,13 +23,11 @@ EXCEPTIONS = {
     "storage.py": "decides what a path is",
     "transfer.py": "copies between this machine and buckets",
     "atomic_io.py": "temporary files on this machine",
-    "cli/command.py": "conversion of arguments to local paths",
     "cli/console.py": "experiments that are installed with the package",
     "cli/flag_parsing.py": "--config, a Python file",
     "cli/logs.py": "devices of this machine",
     "convert/files.py": "PyTorch checkpoints, which torch maps into memory",
     "evaluation/benchmark/published.py": "file of the package",
-    "report/templates.py": "files of the package",
     "search/indexing.py": "meshes, and teachers, on this machine",
     "search/shape_index.py": "a local copy of the index",
 }
