@@ -46,7 +46,7 @@ NOT_RUN = {
     f"{PYTHON} -m data_prep.build --source furniture": "fetches a CLIP; tests/teachers",
     f"{TRAIN} runs/clip": "needs the data set of the line before it",
     f"{TRAIN} /shared/run": "waits for a second machine; tests/distributed starts both",
-    f"{PYTHON} -m mrd_jax.tools.compile_tpu": "needs the TPU compiler; `make tpu`",
+    f"{PYTHON} -m mrd_jax.tools.compile": "needs the TPU compiler; `make tpu`",
     f"{PYTHON} -m mrd_jax.tools.plan": "needs the TPU compiler; tests/tpu/test_planning.py",
     f"{PYTHON} -m benchmarks.tpu_losses": "needs the TPU compiler; tests/tpu/test_compile_tpu.py",
     f"{PYTHON} -m mrd_jax.tools.convert": "needs a released file; tests/encoders",
