@@ -9,7 +9,6 @@ kept in `--reports`, and rows in that file are not compiled again: delete it aft
 step. Requires the extra `cuda12`, and no GPU.
 """
 
-import json
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -111,8 +110,8 @@ The same on eight H100, with XLA's attention instead of cuDNN's; without remat; 
 
 ## The largest batch
 
-The largest number of point clouds per GPU, a multiple of 8, whose program fits into the share of the
-memory that JAX allocates at start. On eight GPUs, the losses compare it with the batch of all.
+The largest number of point clouds per GPU, a multiple of 8, whose program fits into the share of
+the memory that JAX allocates at start. On eight GPUs, the losses compare it with the batch of all.
 
 {_format(sections["largest"])}
 
