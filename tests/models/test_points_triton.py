@@ -109,7 +109,9 @@ def test_cuda_program_is_three_kernels_without_sort_loop_or_distances(monkeypatc
     monkeypatch.setattr(platforms, "compiles_cuda", lambda: True)
     program = lowered("cuda")
     assert program.count("@__gpu$xla.gpu.triton(") == 3
-    assert not any(name in program for name in ("stablehlo.sort", "top_k", "stablehlo.while", "5x64x"))
+    assert not any(
+        name in program for name in ("stablehlo.sort", "top_k", "stablehlo.while", "5x64x")
+    )
 
 
 @pytest.mark.parametrize("platform", ["cpu", "tpu", "rocm"])
