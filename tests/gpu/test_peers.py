@@ -3,6 +3,8 @@
 
 import json
 import sys
+import time
+import types
 
 import pytest
 from tiny import tiny_config
@@ -56,11 +58,30 @@ def test_config_has_the_peers_student_and_the_sizes_of_the_command(peer):
     assert loss.lambda_intra == loss.lambda_image == loss.lambda_text == 0
 
 
-def test_own_step_is_timed_on_one_device(fast_compile):
-    found = ours.measure(tiny_config(batch_size=4), steps=2, warm_up=1)
-    assert found["step_s"] > 0
+def test_own_step_is_timed_after_the_warm_up(monkeypatch):
+    """Of a run whose step counts and, in the warm-up only, sleeps."""
+    calls = []
+
+    def step(state, batch):
+        calls.append(state)
+        time.sleep(0.05 if len(calls) <= 2 else 0)
+        return state + 1, {"loss": batch}
+
+    backend = types.SimpleNamespace(place_batch=lambda batch: 0)
+    run = types.SimpleNamespace(
+        backend=backend, train_step=lambda: step, initial_state=lambda: 0
+    )  # fmt: skip
+    monkeypatch.setattr(ours.run_lib, "build_run", lambda config, devices: run)
+    found = ours.measure(tiny_config(batch_size=4), steps=3, warm_up=2)
+    assert calls == [0, 1, 2, 3, 4]
+    assert 0 < found["step_s"] < 0.05
     assert found["samples_per_s"] == pytest.approx(4 / found["step_s"])
     assert found["device"] == "cpu" and found["version"].startswith("jax ")
+
+
+@pytest.mark.slow
+def test_own_step_of_a_small_config_runs():
+    assert ours.measure(tiny_config(batch_size=4), steps=1, warm_up=1)["step_s"] > 0
 
 
 def test_both_sides_get_the_same_sizes_and_the_best_mode_counts(
