@@ -12,7 +12,7 @@ from ml_collections import ConfigDict, config_flags
 
 from mrd_jax import storage
 from mrd_jax.cli import command, flag_parsing, logs
-from mrd_jax.distributed import cluster, compilation_cache, gpus, processes
+from mrd_jax.distributed import cluster, compilation_cache, determinism, gpus, processes
 from mrd_jax.evaluation import benchmark
 from mrd_jax.training import preflight, train, validation
 
@@ -94,6 +94,9 @@ def main(_: list[str]) -> int:
     """Runs one experiment and returns the exit status."""
     execute = choose(_CONFIG.value, _MODE.value, _STEP.value, devices=_DEVICES.value)
     workdir = storage.path(_WORKDIR.value)
+    visible_gpus = gpus.count_visible()
+    if visible_gpus and _CONFIG.value.get("deterministic") is True:
+        determinism.enable()
     cluster.join_if_asked(
         multihost=_MULTIHOST.value,
         coordinator=_COORDINATOR.value,
@@ -106,7 +109,7 @@ def main(_: list[str]) -> int:
     compilation_cache.enable()
     logs.show()
     if _MODE.value != "validate":
-        gpus.check_used(gpus.count_visible())
+        gpus.check_used(visible_gpus)
     with processes.exiting_on_error():
         finished = execute(_CONFIG.value, workdir)
     return 0 if finished or finished is None else _UNFINISHED_STATUS.value

@@ -65,8 +65,11 @@ def find(environ: Mapping[str, str]) -> Place | None:
             _integer(environ, "SLURM_LOCALID"),
         )
     if f"{_OPEN_MPI}RANK" in environ:
-        names = ("SIZE", "RANK", "LOCAL_SIZE", "LOCAL_RANK")
-        return Place("Open MPI", *(_integer(environ, _OPEN_MPI + name) for name in names))
+        size, rank, local_size, local_rank = (
+            _integer(environ, _OPEN_MPI + name)
+            for name in ("SIZE", "RANK", "LOCAL_SIZE", "LOCAL_RANK")
+        )
+        return Place("Open MPI", size, rank, local_size, local_rank)
     return None
 
 
@@ -81,14 +84,13 @@ def _torchrun(environ: Mapping[str, str]) -> Place:
     # There, torchrun itself listens on MASTER_PORT.
     if environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         port += 1
-    local = [
+    local_processes, local_process = (
         _integer(environ, name) if name in environ else None
         for name in ("LOCAL_WORLD_SIZE", "LOCAL_RANK")
-    ]
-    address = f"{environ['MASTER_ADDR']}:{environ.get('JAX_COORDINATOR_PORT', port)}"
-    return Place(
-        "torchrun", _integer(environ, "WORLD_SIZE"), _integer(environ, "RANK"), *local, address
     )
+    address = f"{environ['MASTER_ADDR']}:{environ.get('JAX_COORDINATOR_PORT', port)}"
+    processes, process = _integer(environ, "WORLD_SIZE"), _integer(environ, "RANK")
+    return Place("torchrun", processes, process, local_processes, local_process, address)
 
 
 def _slurm_local_tasks(environ: Mapping[str, str]) -> int | None:
