@@ -183,9 +183,10 @@ def model() -> ConfigDict:
     # accumulation: loss, gradient and batch norm are those of the whole batch. Must divide the
     # clouds per device. 0 disables it.
     config.micro_batch = 0
-    # Attention on TPU: "pallas" keeps the scores in vector memory (heads of width 64, an even
-    # number of them, at most 513 tokens at width 1,024), "xla" is the library's attention, "auto"
-    # is "pallas" where the sizes permit. No effect on other platforms.
+    # Implementation of attention: "xla" is the library's, on every platform; "pallas", on TPUs,
+    # keeps the scores in vector memory (heads of width 64, an even number of them, at most 513
+    # tokens at width 1,024); "cudnn", on NVIDIA GPUs, keeps them on the chip (dtype bfloat16).
+    # "auto" selects what platform, sizes and dtype permit; on a CPU, one head at a time.
     config.attention = "auto"
     return config
 

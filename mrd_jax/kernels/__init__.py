@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Operations on arrays, written per platform, that the models call.
 
-`attention` and `attention_rows`, its Pallas kernels for TPUs; `bit_words`, for neighbour search;
-`chunked_pooling`, for the tokenizers. None of them has parameters.
+`attention`, with `attention_rows`, its Pallas kernels for TPUs, and `attention_cudnn`, for NVIDIA
+GPUs; `bit_words`, for neighbour search; `chunked_pooling`, for the tokenizers. None of them has
+parameters. `platforms` names the platforms.
 """

@@ -94,6 +94,27 @@ def find_faults(config: Mapping[str, Any]) -> list[str]:
     return faults or _relation_faults(fields)
 
 
+def check_attention(config: Mapping[str, Any], *, platform: str = "") -> None:
+    """Checks that `config.model.attention` supports sizes and dtype, and that a platform has it.
+
+    Args:
+      config: as `build_model` takes it, without faults.
+      platform: as in `attention.check`.
+
+    Raises:
+      ValueError: it does not.
+    """
+    if {"attention", "heads", "groups"} <= set(config):
+        attention.check(
+            config["attention"],
+            dim=config["dim"],
+            heads=config["heads"],
+            tokens=config["groups"] + 1,
+            dtype=DTYPES[config.get("dtype", "float32")],
+            platform=platform,
+        )
+
+
 def _expected(name: str, value: Any, own: Mapping[str, dataclasses.Field]) -> str:
     """Describes the values that a field may take; "" if the value is one of them."""
     kind = own[name].type if name in own else {"points": int}.get(name)
@@ -132,4 +153,9 @@ def _relation_faults(fields: Mapping[str, Any]) -> list[str]:
             f"config.model.groups is {fields['groups']}; expected at most config.model.points, "
             f"{fields['points']}, since every group has a point as its centre"
         )
+    if not faults:
+        try:
+            check_attention(fields)
+        except ValueError as error:
+            faults.append(str(error))
     return faults

@@ -32,7 +32,8 @@ class PatchStudent(nn.Module, kw_only=True):
       scan: loop over the blocks instead of unrolling them.
       micro_batch: point clouds per micro-batch, see `microbatch`: less memory at the cost of about
         one more forward pass, with the same values and gradient. 0 runs the whole batch at once.
-      attention: implementation on a TPU, one of `attention.IMPLEMENTATIONS`.
+      attention: one of `attention.IMPLEMENTATIONS`, for all queries; the last block's first token
+        always takes `attention.attention`.
       gather: see `transformer.Transformer`; set by the backend that shards parameters (FSDP), not
         by a config.
     """

@@ -35,7 +35,8 @@ class BlockOptions:
       qkv_bias: add a bias to queries and values (softmax is invariant to a bias of the keys).
       epsilon: term that LayerNorm adds to the variance.
       dtype: dtype of the activations; norms and softmax are float32.
-      attention: implementation on a TPU, one of `attention.IMPLEMENTATIONS`.
+      attention: one of `attention.IMPLEMENTATIONS`, for all queries; the last block's first token
+        always takes `attention.attention`.
     """
 
     heads: int

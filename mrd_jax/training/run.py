@@ -19,6 +19,7 @@ from mrd_jax.data import corrupt_records, loader, source
 from mrd_jax.data.hard_negatives import neighbour_index
 from mrd_jax.distributed import backends, determinism, processes, versions
 from mrd_jax.evaluation import evaluator, history
+from mrd_jax.kernels import platforms
 from mrd_jax.training import initial_state, optimizer, step, validation
 
 LOGGER = logging.getLogger(__name__)
@@ -150,6 +151,7 @@ def build_run(config: ConfigDict, *, devices: Sequence[jax.Device] | None = None
     validation.validate_devices(
         config, device_count=len(devices), process_count=jax.process_count()
     )
+    validation.validate_platform(config, platform=platforms.of_device(devices[0]))
     model_config = ConfigDict(config.model)
     if config.model.get("micro_batch", 0):
         model_config.micro_batch = validation.micro_batch(config, device_count=len(devices))
