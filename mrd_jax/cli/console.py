@@ -26,6 +26,7 @@ COMMANDS = {
     "neighbours": "mrd_jax.tools.neighbours",
     "compare": "mrd_jax.tools.compare",
     "verify": "mrd_jax.tools.verify",
+    "selfcheck": "mrd_jax.tools.selfcheck",
     "compile_tpu": "mrd_jax.tools.compile_tpu",
 }
 
