@@ -17,7 +17,7 @@ from mrd_jax import models, storage
 from mrd_jax.checkpoints import initial_weights, manager, model_card, run_identity, train_state
 from mrd_jax.data import corrupt_records, loader, source
 from mrd_jax.data.hard_negatives import neighbour_index
-from mrd_jax.distributed import backends, processes, versions
+from mrd_jax.distributed import backends, determinism, processes, versions
 from mrd_jax.evaluation import evaluator, history
 from mrd_jax.kernels import platforms
 from mrd_jax.training import initial_state, optimizer, step, validation
@@ -146,6 +146,8 @@ def build_run(config: ConfigDict, *, devices: Sequence[jax.Device] | None = None
         }
     )
     devices = tuple(jax.devices() if devices is None else devices)
+    if config.deterministic and devices[0].platform == "gpu":
+        determinism.check()
     validation.validate_devices(
         config, device_count=len(devices), process_count=jax.process_count()
     )
