@@ -33,7 +33,7 @@ _RATES = ("patch_dropout", "drop_path")
 # Fields of config.model that are not fields of the module.
 _CONFIG_ONLY = ("name", "points")
 # Fields of the modules that are not fields of config.model.
-MODULE_ONLY = ("parent", "name", "gather")
+MODULE_ONLY = ("parent", "name", "gather", "save_attention")
 
 
 def build_model(config: Mapping[str, Any]) -> nn.Module:
@@ -113,6 +113,23 @@ def check_attention(config: Mapping[str, Any], *, platform: str = "") -> None:
             dtype=DTYPES[config.get("dtype", "float32")],
             platform=platform,
         )
+
+
+def uses_cudnn(config: Mapping[str, Any], *, platform: str) -> bool:
+    """Returns whether `config.model.attention` is cuDNN's on a platform.
+
+    Args:
+      config: as `build_model` takes it, without faults.
+      platform: as in `attention.check`.
+    """
+    choices = attention.choices(
+        dim=config["dim"],
+        heads=config["heads"],
+        tokens=config["groups"] + 1,
+        dtype=DTYPES[config.get("dtype", "float32")],
+    )
+    chosen = config.get("attention", "auto")
+    return (choices.get(platform) if chosen == "auto" else chosen) == "cudnn"
 
 
 def _expected(name: str, value: Any, own: Mapping[str, dataclasses.Field]) -> str:

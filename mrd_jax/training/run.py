@@ -151,7 +151,8 @@ def build_run(config: ConfigDict, *, devices: Sequence[jax.Device] | None = None
     validation.validate_devices(
         config, device_count=len(devices), process_count=jax.process_count()
     )
-    validation.validate_platform(config, platform=platforms.of_device(devices[0]))
+    platform = platforms.of_device(devices[0])
+    validation.validate_platform(config, platform=platform)
     model_config = ConfigDict(config.model)
     if config.model.get("micro_batch", 0):
         model_config.micro_batch = validation.micro_batch(config, device_count=len(devices))
@@ -161,9 +162,12 @@ def build_run(config: ConfigDict, *, devices: Sequence[jax.Device] | None = None
                 config.model.micro_batch,
                 model_config.micro_batch,
             )
+    model = models.build_model(model_config)
+    if models.uses_cudnn(config.model, platform=platform):
+        model = model.clone(save_attention=False)
     return Run(
         config=FrozenConfigDict(config),
-        model=models.build_model(model_config),
+        model=model,
         optimizer=optimizer.build_optimizer(config.optimizer, total_steps=config.total_steps),
         schedule=optimizer.learning_rate_schedule(config.optimizer, total_steps=config.total_steps),
         backend=backends.make_backend(config.spmd, shard_state=config.shard_state, devices=devices),
