@@ -52,7 +52,11 @@ EXTRAS = {
     # gcsfs depends on.
     "gcs": ["gcsfs>=2026.10,<2028"],
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
-    "cuda": ["jax[cuda12]>=0.10.2,<0.11"],
+    # NVIDIA GPUs, by the CUDA version that the driver supports; pip brings CUDA itself.
+    "cuda12": ["jax[cuda12]>=0.10.2,<0.11"],
+    "cuda13": ["jax[cuda13]>=0.10.2,<0.11"],
+    # Finds the other processes of a Kubernetes job.
+    "k8s": ["jax[k8s]>=0.10.2,<0.11"],
     # PyTorch checkpoints of the peers are read, never written.
     "convert": ["safetensors>=0.5,<1", "torch>=2.6,<3"],
     # The search page, and approximate search above 200,000 shapes.

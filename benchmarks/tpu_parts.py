@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from mrd_jax import models
-from mrd_jax.analysis import ahead, chips, hlo, schedule
+from mrd_jax.analysis import chips, hlo, program, schedule
 from mrd_jax.cli import command
 from mrd_jax.kernels import attention, attention_rows
 from mrd_jax.models import grouping
@@ -112,7 +112,7 @@ class _Trained:
 
 def measure(part: str, options: argparse.Namespace) -> dict[str, Any]:
     """Compiles a part for one chip and returns its report."""
-    chip, _ = chips.parse_topology(options.topology)
+    chip, _ = chips.parse_slice(options.topology)
     place = jax.sharding.SingleDeviceSharding(chips.make_devices(options.topology)[0])
     function, shapes = build(part, options)
     shapes = jax.tree.map(
@@ -123,7 +123,7 @@ def measure(part: str, options: argparse.Namespace) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     text = compiled.as_text()
     summary = schedule.summarize(hlo.parse(text))
-    kernels = ahead.KERNEL_MARGIN * sum(summary.kernel_operations.values()) / chip.peak
+    kernels = program.KERNEL_MARGIN * sum(summary.kernel_operations.values()) / chip.peak
     settings = {name: value for name, value in vars(options).items() if name != "debug"}
     return {
         "benchmark": "tpu_parts", **(settings | {"parts": part}),

@@ -21,6 +21,9 @@ def get_config() -> ConfigDict:
     # FSDP: shard parameters, optimizer state and EMA over the devices instead of replicating them.
     # Requires "shard_map". Same result up to rounding.
     config.shard_state = False
+    # Bit-equal results on NVIDIA GPUs, also of a run that is resumed: XLA excludes atomic sums and
+    # does not choose kernels by measurement, which costs time. CPUs and TPUs do not need it.
+    config.deterministic = False
     # Samples per step over all devices. Every other sample of the batch is a negative.
     config.batch_size = 64
     # Optimizer steps of the run; the learning-rate schedule spans them.
@@ -180,9 +183,10 @@ def model() -> ConfigDict:
     # accumulation: loss, gradient and batch norm are those of the whole batch. Must divide the
     # clouds per device. 0 disables it.
     config.micro_batch = 0
-    # Attention on TPU: "pallas" keeps the scores in vector memory (heads of width 64, an even
-    # number of them, at most 513 tokens at width 1,024), "xla" is the library's attention, "auto"
-    # is "pallas" where the sizes permit. No effect on other platforms.
+    # Implementation of attention: "xla" is the library's, on every platform; "pallas", on TPUs,
+    # keeps the scores in vector memory (heads of width 64, an even number of them, at most 513
+    # tokens at width 1,024); "cudnn", on NVIDIA GPUs, keeps them on the chip (dtype bfloat16).
+    # "auto" selects what platform, sizes and dtype permit; on a CPU, one head at a time.
     config.attention = "auto"
     return config
 

@@ -92,6 +92,6 @@ def model() -> ConfigDict:
     config.remat = True
     # Micro-batching as in configs/base.py; 0 disables it. Ours.
     config.micro_batch = 0
-    # Attention on TPU as in configs/base.py. Ours.
+    # Implementation of attention as in configs/base.py. Ours.
     config.attention = "auto"
     return config

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict, config_flags
 
 from mrd_jax import storage
 from mrd_jax.cli import command, flag_parsing, logs
-from mrd_jax.distributed import compilation_cache, processes
+from mrd_jax.distributed import cluster, compilation_cache, determinism, gpus, processes
 from mrd_jax.evaluation import benchmark
 from mrd_jax.training import preflight, train, validation
 
@@ -32,7 +32,10 @@ _STEP = flags.DEFINE_string(
     "step", "newest", "Checkpoint that --mode eval evaluates: newest, best, or a step."
 )
 _MULTIHOST = flags.DEFINE_bool(
-    "multihost", False, "Join the other processes of a Cloud TPU, SLURM or Open MPI cluster."
+    "multihost",
+    None,
+    "Join the other processes of Cloud TPU, Slurm, torchrun, Open MPI or Kubernetes. --nomultihost "
+    "runs each process that they start on its own.",
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "Join the processes at HOST:PORT of process 0; needs the next two flags."
@@ -91,7 +94,10 @@ def main(_: list[str]) -> int:
     """Runs one experiment and returns the exit status."""
     execute = choose(_CONFIG.value, _MODE.value, _STEP.value, devices=_DEVICES.value)
     workdir = storage.path(_WORKDIR.value)
-    processes.join_cluster(
+    visible_gpus = gpus.count_visible()
+    if visible_gpus and _CONFIG.value.get("deterministic") is True:
+        determinism.enable()
+    cluster.join_if_asked(
         multihost=_MULTIHOST.value,
         coordinator=_COORDINATOR.value,
         processes=_PROCESSES.value,
@@ -102,6 +108,8 @@ def main(_: list[str]) -> int:
     # After joining, since both ask JAX for its devices.
     compilation_cache.enable()
     logs.show()
+    if _MODE.value != "validate":
+        gpus.check_used(visible_gpus)
     with processes.exiting_on_error():
         finished = execute(_CONFIG.value, workdir)
     return 0 if finished or finished is None else _UNFINISHED_STATUS.value

@@ -13,8 +13,8 @@ from mrd_jax.checkpoints import manifest
 from mrd_jax.losses import options
 
 # Fields that may change when a run is continued, because the result does not depend on them, up to
-# float rounding for `spmd`, `shard_state`, `model.attention`, `model.micro_batch`, `loss.form` and
-# `loss.block`. All other fields must stay as they are.
+# float rounding for `deterministic`, `spmd`, `shard_state`, `model.attention`, `model.micro_batch`,
+# `loss.form` and `loss.block`. All other fields must stay as they are.
 NEUTRAL_FIELDS = frozenset(
     {
         "best_metric",
@@ -28,6 +28,7 @@ NEUTRAL_FIELDS = frozenset(
         "data.read_threads",
         "data.test_directory",
         "data.test_split",
+        "deterministic",
         "eval_every",
         "eval_windows",
         "log_every",

@@ -27,6 +27,8 @@ COMMANDS = {
     "neighbours": "mrd_jax.tools.neighbours",
     "compare": "mrd_jax.tools.compare",
     "verify": "mrd_jax.tools.verify",
+    "compile": "mrd_jax.tools.compile",
+    "selfcheck": "mrd_jax.tools.selfcheck",
     "compile_tpu": "mrd_jax.tools.compile_tpu",
 }
 

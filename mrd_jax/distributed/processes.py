@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Multi-process runs: JAX's distributed runtime, and collectives between hosts.
+"""Multi-process runs: collectives between hosts, and errors that end all processes.
 
 All processes, one per host, run the same command and thus the same Python code in the same order.
 A function that is documented as collective blocks until every process has called it; in a
@@ -12,10 +12,9 @@ import json
 import os
 import platform
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,118 +22,6 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mrd_jax.cli import command
-
-# Seconds that JAX's shutdown barrier may take: process 0 may still write a report after the others
-# have finished. The heartbeat detects a process that dies meanwhile.
-_SHUTDOWN_TIMEOUT = 24 * 3600
-# Seconds that JAX's own timeout exceeds `join_timeout`, so that the clear error below is printed
-# first: JAX aborts with a C++ stack trace.
-_JAX_TIMEOUT_MARGIN = 60
-
-
-def join(
-    coordinator: str = "",
-    *,
-    processes: int | None = None,
-    process: int | None = None,
-    join_timeout: int = 300,
-    heartbeat_timeout: int = 100,
-) -> None:
-    """Joins the other processes; must be called before the first computation.
-
-    Without the first three arguments, JAX detects the cluster: Cloud TPU, SLURM, Open MPI or
-    Kubernetes. If the others do not join in time, the process exits with status 1.
-
-    Args:
-      coordinator: HOST:PORT that process 0 listens on and every process can reach.
-      processes: number of processes.
-      process: index of this process, from 0.
-      join_timeout: seconds to wait for the other processes.
-      heartbeat_timeout: seconds without a heartbeat after which a process counts as dead, and the
-        others abort.
-
-    Raises:
-      ValueError: the arguments are incomplete or out of range, or JAX detects no cluster.
-    """
-    _check_arguments(coordinator, processes, process)
-    timer = threading.Timer(join_timeout, _exit_on_timeout, (coordinator, process, join_timeout))
-    timer.daemon = True
-    timer.start()
-    try:
-        jax.distributed.initialize(
-            coordinator or None,
-            processes,
-            process,
-            # Cluster detection would assign a single device to each process.
-            cluster_detection_method="deactivate" if coordinator else None,
-            initialization_timeout=join_timeout + _JAX_TIMEOUT_MARGIN,
-            heartbeat_timeout_seconds=heartbeat_timeout,
-            shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT,
-        )
-    except ValueError as error:
-        raise ValueError(
-            f"no cluster was found ({error}): --multihost works on Cloud TPU, SLURM, Open MPI and "
-            "Kubernetes; elsewhere pass --coordinator HOST:PORT --processes N --process I"
-        ) from error
-    finally:
-        timer.cancel()
-
-
-def _check_arguments(coordinator: str, processes: int | None, process: int | None) -> None:
-    """Validates the first three arguments of `join`: all or none of them, and in range."""
-    given = {"coordinator": coordinator or None, "processes": processes, "process": process}
-    missing = [f"--{name}" for name, value in given.items() if value is None]
-    if len(missing) == len(given):
-        return
-    if processes is None or process is None or missing:
-        raise ValueError(
-            f"{' and '.join(missing)} missing: --coordinator HOST:PORT, --processes N and "
-            "--process I must be given together"
-        )
-    host, colon, port = coordinator.rpartition(":")
-    if not (host and colon and port.isdecimal() and 0 < int(port) < 2**16):
-        raise ValueError(
-            f"--coordinator is {coordinator!r}; expected HOST:PORT, such as 10.0.0.1:8476"
-        )
-    if not 0 <= process < processes:
-        raise ValueError(
-            f"--process is {process} of --processes {processes}; expected 0 to {processes - 1}"
-        )
-
-
-def _exit_on_timeout(coordinator: str, process: int | None, seconds: int) -> NoReturn:
-    """Exits at once: the main thread is blocked inside JAX, where no exception reaches it."""
-    address = f" at {coordinator}" if coordinator else ""
-    name = "this process" if process is None else f"process {process}"
-    print(
-        f"error: {name} waited {seconds} s (--join_timeout) for the other processes{address}. "
-        "Start every process with the same --coordinator and --processes, and check that all "
-        "hosts can reach this port on the host of process 0.",
-        file=sys.stderr,
-        flush=True,
-    )
-    os._exit(1)
-
-
-def join_cluster(*, multihost: bool, coordinator: str, **options: Any) -> None:
-    """Joins the other processes if the command line asks for it.
-
-    Args:
-      multihost: whether JAX detects the cluster.
-      coordinator: HOST:PORT of process 0; "" if not given.
-      **options: other arguments of `join`.
-
-    Raises:
-      ValueError: the arguments contradict each other, or JAX detects no cluster.
-    """
-    given = coordinator or options["processes"] is not None or options["process"] is not None
-    if given and multihost:
-        raise ValueError(
-            "--multihost detects what --coordinator, --processes and --process state; pass one or "
-            "the other"
-        )
-    if given or multihost:
-        join(coordinator, **options)
 
 
 @contextlib.contextmanager

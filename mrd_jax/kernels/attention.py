@@ -1,26 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dot-product attention: Pallas kernels on TPUs, one head at a time on CPUs, else the library's.
+"""Dot-product attention, with an implementation for each platform.
 
 XLA writes the scores of the whole batch to memory and reads them back several times. On a CPU, one
 head of one sample fits into a core's cache: forward and backward pass take about a third of the
 time (`python -m benchmarks.attention`). On a TPU, all scores of a sample fit into vector memory:
-see `attention_rows`, and docs/tpu_step.md for the time that this saves.
+see `attention_rows`, and docs/tpu_step.md for the time that this saves. On an NVIDIA GPU, cuDNN
+keeps them on the chip: see `attention_cudnn`.
 """
 
 import functools
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from mrd_jax.kernels import attention_rows
+from mrd_jax.kernels import attention_cudnn, attention_rows, platforms
 
 # Name of the residuals that rematerialisation policies keep; see `jax.checkpoint_policies`.
 SAVED = "attention"
-# Implementations on a TPU. "pallas": the kernels, an error if they do not support the sizes; "xla":
-# the library; "auto": the kernels if they support the sizes, else the library. On other platforms
-# the choice has no effect.
-IMPLEMENTATIONS = ("auto", "xla", "pallas")
+# Implementations, see `self_attention`.
+IMPLEMENTATIONS = ("auto", "xla", "pallas", "cudnn")
+# Implementations that only one platform has, named as `jax.lax.platform_dependent` names it.
+PLATFORM = {"pallas": "tpu", "cudnn": "cuda"}
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
@@ -32,71 +35,148 @@ def self_attention(packed: jax.Array, heads: int, implementation: str = "auto") 
     Args:
       packed: [batch, tokens, 3 * dim], queries, keys and values, each with its heads side by side.
       heads: number of heads, each dim / heads wide.
-      implementation: one of `IMPLEMENTATIONS`.
+      implementation: one of `IMPLEMENTATIONS`. "xla" is the library's attention; "pallas" is
+        `attention_rows`, for TPUs; "cudnn" is `attention_cudnn`, for NVIDIA GPUs. They mean the
+        same on every platform, so a program with "pallas" cannot be lowered for a GPU. "auto"
+        selects the fastest that the platform has and that supports size and dtype.
 
     Returns:
       [batch, tokens, dim], in the dtype of `packed`.
 
     Raises:
-      ValueError: `implementation` is "pallas" and the kernels do not support these sizes.
+      ValueError: the implementation does not support this size or dtype.
     """
     return _self_forward(packed, heads, implementation)[0]
 
 
+def check(
+    implementation: str,
+    *,
+    dim: int,
+    heads: int,
+    tokens: int,
+    dtype: jax.typing.DTypeLike,
+    platform: str = "",
+) -> None:
+    """Checks that an implementation of `self_attention` can be used.
+
+    Args:
+      implementation: one of `IMPLEMENTATIONS`.
+      dim: width of the tokens.
+      heads: number of heads.
+      tokens: tokens per sample.
+      dtype: dtype of the activations.
+      platform: platform that the program runs on, see `platforms.of_device`; "" for any.
+
+    Raises:
+      ValueError: the platform lacks the implementation, or it does not support size or dtype.
+    """
+    name, found = jnp.dtype(dtype).name, f"config.model.attention is {implementation!r}, but "
+    own = [value for value in IMPLEMENTATIONS if PLATFORM.get(value, platform) == platform]
+    if platform and implementation not in own:
+        raise ValueError(f"{found}the platform is {platform}, which has {', '.join(own)}")
+    sizes = dict(dim=dim, heads=heads)
+    rows = dict(sizes, tokens=tokens, itemsize=jnp.dtype(dtype).itemsize)
+    if implementation == "pallas" and not attention_rows.supports(**rows):
+        raise ValueError(
+            f"{found}the kernels do not support {rows}; expected an even number of heads, each "
+            f"{attention_rows.WIDTH} wide, and rows that fit into vector memory. Use 'auto'"
+        )
+    if implementation == "cudnn" and not attention_cudnn.supports(**sizes, dtype=dtype):
+        raise ValueError(
+            f"{found}cuDNN does not support {sizes} in {name}; expected a dtype of "
+            f"{' or '.join(attention_cudnn.DTYPES)} and heads whose width is a multiple of "
+            f"{attention_cudnn.WIDTH_MULTIPLE}, at most {attention_cudnn.WIDTH_MAXIMUM}. Use 'auto'"
+        )
+
+
+def choices(*, dim: int, heads: int, tokens: int, dtype: jax.typing.DTypeLike) -> dict[str, str]:
+    """Returns what "auto" selects, by the platform names of `jax.lax.platform_dependent`.
+
+    Arguments are those of `check`. "loop" is `head_by_head`.
+    """
+    itemsize = jnp.dtype(dtype).itemsize
+    rows = attention_rows.supports(dim=dim, heads=heads, tokens=tokens, itemsize=itemsize)
+    cudnn = platforms.compiles_cuda() and attention_cudnn.supports(
+        dim=dim, heads=heads, dtype=dtype
+    )
+    return {
+        "cpu": "loop",
+        "tpu": "pallas" if rows else "xla",
+        "cuda": "cudnn" if cudnn else "xla",
+        "default": "xla",
+    }
+
+
+def _call(
+    functions: Mapping[str, Callable[..., Any]], heads: int, implementation: str, *arrays: jax.Array
+) -> Any:
+    """Calls the function of an implementation; the first array is packed."""
+    _, tokens, width = arrays[0].shape
+    sizes: dict[str, Any] = dict(dim=width // 3, heads=heads, tokens=tokens, dtype=arrays[0].dtype)
+    if implementation != "auto":
+        check(implementation, **sizes)
+        return functions[implementation](*arrays)
+    branches = {platform: functions[name] for platform, name in choices(**sizes).items()}
+    return jax.lax.platform_dependent(*arrays, **branches)
+
+
 def _self_forward(packed, heads, implementation):
-    def head_by_head(packed):
+    def loop(packed):
         mixed, residuals = _forward(*_unpack(packed, heads))
         return _flatten_heads(mixed), residuals[-1].reshape(packed.shape[0], heads, -1)
 
-    def library(packed):
-        mixed = _flatten_heads(jax.nn.dot_product_attention(*_unpack(packed, heads)))
-        return mixed, jnp.zeros((packed.shape[0], heads, packed.shape[1]), jnp.float32)
+    def without_normaliser(attend):
+        def forward(packed):
+            # Both recompute the normaliser with the scores.
+            return attend(packed, heads), jnp.zeros(
+                (packed.shape[0], heads, packed.shape[1]), jnp.float32
+            )
 
-    def kernels(packed):
-        return attention_rows.forward(packed, heads=heads)
+        return forward
 
-    tpu = kernels if _uses_kernels(packed, heads, implementation) else library
-    outputs = jax.lax.platform_dependent(packed, cpu=head_by_head, tpu=tpu, default=library)
+    functions = {
+        "loop": loop,
+        "xla": without_normaliser(_library),
+        "pallas": functools.partial(attention_rows.forward, heads=heads),
+        "cudnn": without_normaliser(_cudnn),
+    }
+    outputs = _call(functions, heads, implementation, packed)
     mixed, normaliser = (checkpoint_name(output, SAVED) for output in outputs)
     return mixed, (packed, mixed, normaliser)
 
 
 def _self_backward(heads, implementation, residuals, gradient):
-    def head_by_head(packed, mixed, normaliser, gradient):
+    def loop(packed, mixed, normaliser, gradient):
         mixed, gradient = (x.reshape(*x.shape[:2], heads, -1) for x in (mixed, gradient))
         saved = *_unpack(packed, heads), mixed, normaliser.reshape(-1, packed.shape[1], 1)
         gradients = _backward(saved, gradient)
         return jnp.concatenate([_flatten_heads(x) for x in gradients], axis=-1)
 
-    def library(packed, mixed, normaliser, gradient):
-        def recompute(packed):
-            return _flatten_heads(jax.nn.dot_product_attention(*_unpack(packed, heads)))
+    def recompute(attend):
+        def backward(packed, mixed, normaliser, gradient):
+            return jax.vjp(lambda packed: attend(packed, heads), packed)[1](gradient)[0]
 
-        return jax.vjp(recompute, packed)[1](gradient)[0]
+        return backward
 
-    uses_kernels = _uses_kernels(residuals[0], heads, implementation)
-    tpu = attention_rows.backward if uses_kernels else library
-    return (
-        jax.lax.platform_dependent(
-            *residuals, gradient, cpu=head_by_head, tpu=tpu, default=library
-        ),
-    )
+    functions = {
+        "loop": loop,
+        "xla": recompute(_library),
+        "pallas": attention_rows.backward,
+        "cudnn": recompute(_cudnn),
+    }
+    return (_call(functions, heads, implementation, *residuals, gradient),)
 
 
 self_attention.defvjp(_self_forward, _self_backward)
 
 
-def _uses_kernels(packed: jax.Array, heads: int, implementation: str) -> bool:
-    _, tokens, width = packed.shape
-    sizes = dict(dim=width // 3, heads=heads, tokens=tokens, itemsize=packed.dtype.itemsize)
-    supported = attention_rows.supports(**sizes)
-    if implementation == "pallas" and not supported:
-        raise ValueError(
-            f"config.model.attention is 'pallas', but the kernels do not support {sizes}; expected "
-            f"an even number of heads, each {attention_rows.WIDTH} wide, and rows that fit into "
-            "vector memory. Use 'auto'"
-        )
-    return supported and implementation != "xla"
+def _library(packed: jax.Array, heads: int) -> jax.Array:
+    return _flatten_heads(jax.nn.dot_product_attention(*_unpack(packed, heads)))
+
+
+def _cudnn(packed: jax.Array, heads: int) -> jax.Array:
+    return attention_cudnn.attend(packed, heads=heads)
 
 
 def _unpack(packed: jax.Array, heads: int) -> list[jax.Array]:

@@ -33,7 +33,7 @@ _RATES = ("patch_dropout", "drop_path")
 # Fields of config.model that are not fields of the module.
 _CONFIG_ONLY = ("name", "points")
 # Fields of the modules that are not fields of config.model.
-MODULE_ONLY = ("parent", "name", "gather")
+MODULE_ONLY = ("parent", "name", "gather", "save_attention")
 
 
 def build_model(config: Mapping[str, Any]) -> nn.Module:
@@ -94,6 +94,44 @@ def find_faults(config: Mapping[str, Any]) -> list[str]:
     return faults or _relation_faults(fields)
 
 
+def check_attention(config: Mapping[str, Any], *, platform: str = "") -> None:
+    """Checks that `config.model.attention` supports sizes and dtype, and that a platform has it.
+
+    Args:
+      config: as `build_model` takes it, without faults.
+      platform: as in `attention.check`.
+
+    Raises:
+      ValueError: it does not.
+    """
+    if {"attention", "heads", "groups"} <= set(config):
+        attention.check(
+            config["attention"],
+            dim=config["dim"],
+            heads=config["heads"],
+            tokens=config["groups"] + 1,
+            dtype=DTYPES[config.get("dtype", "float32")],
+            platform=platform,
+        )
+
+
+def uses_cudnn(config: Mapping[str, Any], *, platform: str) -> bool:
+    """Returns whether `config.model.attention` is cuDNN's on a platform.
+
+    Args:
+      config: as `build_model` takes it, without faults.
+      platform: as in `attention.check`.
+    """
+    choices = attention.choices(
+        dim=config["dim"],
+        heads=config["heads"],
+        tokens=config["groups"] + 1,
+        dtype=DTYPES[config.get("dtype", "float32")],
+    )
+    chosen = config.get("attention", "auto")
+    return (choices.get(platform) if chosen == "auto" else chosen) == "cudnn"
+
+
 def _expected(name: str, value: Any, own: Mapping[str, dataclasses.Field]) -> str:
     """Describes the values that a field may take; "" if the value is one of them."""
     kind = own[name].type if name in own else {"points": int}.get(name)
@@ -132,4 +170,9 @@ def _relation_faults(fields: Mapping[str, Any]) -> list[str]:
             f"config.model.groups is {fields['groups']}; expected at most config.model.points, "
             f"{fields['points']}, since every group has a point as its centre"
         )
+    if not faults:
+        try:
+            check_attention(fields)
+        except ValueError as error:
+            faults.append(str(error))
     return faults

@@ -32,9 +32,11 @@ class PatchStudent(nn.Module, kw_only=True):
       scan: loop over the blocks instead of unrolling them.
       micro_batch: point clouds per micro-batch, see `microbatch`: less memory at the cost of about
         one more forward pass, with the same values and gradient. 0 runs the whole batch at once.
-      attention: implementation on a TPU, one of `attention.IMPLEMENTATIONS`.
+      attention: one of `attention.IMPLEMENTATIONS`, for all queries; the last block's first token
+        always takes `attention.attention`.
       gather: see `transformer.Transformer`; set by the backend that shards parameters (FSDP), not
         by a config.
+      save_attention: see `transformer.Transformer`; set by the run for its platform.
     """
 
     dim: int
@@ -52,6 +54,7 @@ class PatchStudent(nn.Module, kw_only=True):
     micro_batch: int = 0
     attention: str = "auto"
     gather: Callable[[Any], Any] | None = None
+    save_attention: bool = True
 
     # Points whose squared norm is at most this are never centres; None excludes no point.
     skip_squared_norm: ClassVar[float | None] = None
@@ -181,6 +184,7 @@ class PatchStudent(nn.Module, kw_only=True):
             remat=self.remat,
             scan=self.scan,
             gather=self.gather,
+            save_attention=self.save_attention,
             name=name,
         )
 

@@ -35,7 +35,8 @@ class BlockOptions:
       qkv_bias: add a bias to queries and values (softmax is invariant to a bias of the keys).
       epsilon: term that LayerNorm adds to the variance.
       dtype: dtype of the activations; norms and softmax are float32.
-      attention: implementation on a TPU, one of `attention.IMPLEMENTATIONS`.
+      attention: one of `attention.IMPLEMENTATIONS`, for all queries; the last block's first token
+        always takes `attention.attention`.
     """
 
     heads: int
@@ -177,6 +178,8 @@ class Transformer(nn.Module):
       scan: loop over the blocks; False unrolls the loop, with the same values and parameters.
       gather: all-gathers the sharded parameters of one block (FSDP), in the forward and again in
         the backward pass, so that only one block is whole at a time; None if they are replicated.
+      save_attention: with `remat`, save the attention output. It is of no use where the backward
+        pass of the attention computes the output again, as cuDNN's does: for the normalisers.
     """
 
     options: BlockOptions
@@ -185,6 +188,7 @@ class Transformer(nn.Module):
     remat: bool = False
     scan: bool = True
     gather: Callable[[Any], Any] | None = None
+    save_attention: bool = True
 
     @nn.compact
     def __call__(self, tokens: jax.Array, keys: jax.Array | None = None) -> jax.Array:
@@ -199,6 +203,8 @@ class Transformer(nn.Module):
         """
         batch, count, dim = tokens.shape
         policy = _SAVE_ATTENTION if self.remat else _SAVE_PRODUCTS
+        if self.remat and not self.save_attention:
+            policy = jax.checkpoint_policies.nothing_saveable
         block = Block
         if self.gather is not None:
             block = nn.map_variables(Block, "params", trans_in_fn=self.gather)

@@ -92,6 +92,7 @@ _RUN = {
     "initial_weights": TEXT,
     "spmd": choice(tuple(backends.BACKENDS)),
     "shard_state": FLAG,
+    "deterministic": FLAG,
     "batch_size": integer(1),
     "total_steps": integer(1),
     "log_every": integer(1),

@@ -15,6 +15,7 @@ from mrd_jax.checkpoints import initial_weights, run_identity
 from mrd_jax.cli import command
 from mrd_jax.data import source
 from mrd_jax.distributed import compilation_cache, versions
+from mrd_jax.kernels import platforms
 from mrd_jax.training import run as run_lib
 from mrd_jax.training import validation
 
@@ -94,6 +95,10 @@ def _is_run(config: ConfigDict) -> bool:
 
 def _check_config(config: ConfigDict, devices: int) -> str:
     validation.validate(config)
+    if not devices:
+        # Else the run is on other machines than this one.
+        platform = platforms.of_device(jax.local_devices()[0])
+        validation.validate_platform(config, platform=platform)
     devices = devices or jax.device_count()
     hosts = max(1, devices // max(jax.local_device_count(), 1)) if devices else 1
     validation.validate_devices(config, device_count=devices, process_count=hosts)

@@ -17,8 +17,9 @@ from mrd_jax import models, storage
 from mrd_jax.checkpoints import initial_weights, manager, model_card, run_identity, train_state
 from mrd_jax.data import corrupt_records, loader, source
 from mrd_jax.data.hard_negatives import neighbour_index
-from mrd_jax.distributed import backends, processes, versions
+from mrd_jax.distributed import backends, determinism, processes, versions
 from mrd_jax.evaluation import evaluator, history
+from mrd_jax.kernels import platforms
 from mrd_jax.training import calibration, initial_state, optimizer, step, validation
 
 LOGGER = logging.getLogger(__name__)
@@ -159,9 +160,13 @@ def build_run(config: ConfigDict, *, devices: Sequence[jax.Device] | None = None
         }
     )
     devices = tuple(jax.devices() if devices is None else devices)
+    if config.deterministic and devices[0].platform == "gpu":
+        determinism.check()
     validation.validate_devices(
         config, device_count=len(devices), process_count=jax.process_count()
     )
+    platform = platforms.of_device(devices[0])
+    validation.validate_platform(config, platform=platform)
     model_config = ConfigDict(config.model)
     if config.model.get("micro_batch", 0):
         model_config.micro_batch = validation.micro_batch(config, device_count=len(devices))
@@ -171,9 +176,12 @@ def build_run(config: ConfigDict, *, devices: Sequence[jax.Device] | None = None
                 config.model.micro_batch,
                 model_config.micro_batch,
             )
+    model = models.build_model(model_config)
+    if models.uses_cudnn(config.model, platform=platform):
+        model = model.clone(save_attention=False)
     return Run(
         config=FrozenConfigDict(config),
-        model=models.build_model(model_config),
+        model=model,
         optimizer=optimizer.build_optimizer(config.optimizer, total_steps=config.total_steps),
         schedule=optimizer.learning_rate_schedule(config.optimizer, total_steps=config.total_steps),
         backend=backends.make_backend(config.spmd, shard_state=config.shard_state, devices=devices),

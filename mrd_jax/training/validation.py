@@ -60,6 +60,20 @@ def validate_devices(config: ConfigDict, *, device_count: int, process_count: in
         raise ConfigError("\n".join(faults))
 
 
+def validate_platform(config: ConfigDict, *, platform: str) -> None:
+    """Checks that the devices' platform has what the config asks for.
+
+    Args:
+      config: config of a run.
+      platform: platform of the devices, see `mrd_jax.kernels.platforms`.
+
+    Raises:
+      ConfigError: the platform lacks `config.model.attention`.
+    """
+    if faults := _messages(lambda: models.check_attention(config.model, platform=platform)):
+        raise ConfigError("\n".join(faults))
+
+
 def micro_batch(config: ConfigDict, *, device_count: int) -> int:
     """Returns the samples per micro-batch that fit the samples per device.
 

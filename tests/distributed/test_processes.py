@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors of a wrong multi-process start, and the collectives between processes."""
+"""Collectives between processes, and the comparison of their settings."""
 
-import socket
-import subprocess
 import sys
 
 import flax
@@ -13,48 +11,6 @@ import optax
 import pytest
 
 from mrd_jax.distributed import processes, versions
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (("host:1", None, 0), "--processes missing: .* given together"),
-        (("", 2, None), "--coordinator and --process missing"),
-        (("host", 2, 0), "--coordinator is 'host'; expected HOST:PORT"),
-        ((":8476", 2, 0), "':8476'; expected HOST:PORT"),
-        (("host:70000", 2, 0), "'host:70000'; expected HOST:PORT"),
-        (("host:1", 2, 2), "--process is 2 of --processes 2; expected 0 to 1"),
-        (("host:1", 2, -1), "--process is -1 of --processes 2"),
-    ],
-)
-def test_incomplete_or_invalid_arguments_are_rejected(arguments, message):
-    coordinator, count, process = arguments
-    with pytest.raises(ValueError, match=message):
-        processes.join(coordinator, processes=count, process=process)
-
-
-def run_alone(code):
-    command = [sys.executable, "-c", f"from mrd_jax.distributed import processes; {code}"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-
-@pytest.mark.parametrize("process", [0, 1])
-def test_join_times_out_with_an_error_if_the_other_process_is_missing(process):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    done = run_alone(f"processes.join({address!r}, processes=2, process={process}, join_timeout=1)")
-    assert done.returncode == 1
-    message = f"process {process} waited 1 s (--join_timeout) for the other processes at {address}"
-    assert message in done.stderr
-
-
-def test_join_without_arguments_fails_outside_a_cluster(monkeypatch):
-    for name in ("SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri", "KUBERNETES_SERVICE_HOST"):
-        monkeypatch.delenv(name, raising=False)
-    done = run_alone("processes.join()")
-    assert done.returncode == 1
-    assert "no cluster was found" in done.stderr and "pass --coordinator HOST:PORT" in done.stderr
 
 
 def mock_processes(monkeypatch, *all_facts):

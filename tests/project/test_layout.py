@@ -28,7 +28,7 @@ ORDER = (
     ("training",),
     ("analysis",),
     ("data_prep",),
-    ("search",),
+    ("selfcheck", "search"),
     ("demo",),
     ("tools",),
     ("main",),

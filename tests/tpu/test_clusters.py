@@ -20,20 +20,6 @@ from fake_data import run_build
 ROOT = pathlib.Path(__file__).parents[2]
 CLUSTER = ROOT / "scripts" / "cluster"
 HADOLINT = shutil.which("hadolint") or pathlib.Path(sys.executable).with_name("hadolint")
-# Starts a command as two tasks of a step, as srun does; passes SIGTERM on to them.
-SRUN = r"""#!/bin/bash
-while [[ $1 == --* ]]; do shift; done
-for task in 0 1; do
-    SLURM_PROCID=$task SLURM_LOCALID=$task "$@" &
-done
-trap 'kill -TERM $(jobs -p)' TERM
-status=0
-for job in $(jobs -p); do
-    wait "$job" || status=$?
-    while kill -0 "$job" 2> /dev/null; do wait "$job"; status=$?; done
-done
-exit $status
-"""
 
 
 def validate(arguments, *, devices):
@@ -146,7 +132,8 @@ def test_image_leaves_out_what_it_does_not_copy():
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
     """Runs the batch script with stand-ins for srun and scontrol; returns the process."""
-    for name, text in (("srun", SRUN), ("scontrol", f'#!/bin/sh\necho "$*" >> {tmp_path}/calls\n')):
+    srun = f'#!/bin/sh\nexec {sys.executable} {ROOT}/tests/support/slurm.py "$@"\n'
+    for name, text in (("srun", srun), ("scontrol", f'#!/bin/sh\necho "$*" >> {tmp_path}/calls\n')):
         (tmp_path / "bin").mkdir(exist_ok=True)
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)
@@ -157,7 +144,6 @@ def slurm(tmp_path, monkeypatch):
         "PYTHON": sys.executable,
         "SLURM_SUBMIT_DIR": str(ROOT),
         "SLURM_JOB_ID": str(os.getpid()),
-        "SLURM_STEP_NODELIST": "127.0.0.1",
         "SLURM_NTASKS": "2",
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
@@ -167,13 +153,29 @@ def slurm(tmp_path, monkeypatch):
     command += ["--config=tests/distributed/multi_process_config.py"]
     command += [f"--config.data.directory={data}"]
 
-    def start(*flags):
+    def start(*flags, nodes=1, devices=1):
+        own = {"SLURM_JOB_NUM_NODES": str(nodes), "JAX_NUM_CPU_DEVICES": str(devices)}
         with (tmp_path / "log").open("a") as log:
             return subprocess.Popen(
-                [*command, *flags], env=environment, stdout=log, stderr=log, start_new_session=True
+                [*command, *flags],
+                env=environment | own,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     return start
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nodes, devices", [(1, 1), (2, 4)], ids=["per device", "per node"])
+def test_slurm_job_trains_in_both_forms(slurm, tmp_path, nodes, devices):
+    """Two tasks on one node with a device each, and two nodes with a task that has four."""
+    job = slurm("--config.total_steps=3", nodes=nodes, devices=devices)
+    assert job.wait(timeout=200) == 0, (tmp_path / "log").read_text()
+    log = (tmp_path / "log").read_text()
+    assert f"2 process(es) with {devices} local device(s)" in log
+    assert (tmp_path / "run" / "finished").read_text() == "3 steps\n"
 
 
 @pytest.mark.slow
@@ -188,7 +190,9 @@ def test_slurm_job_requeues_itself_until_the_run_is_finished(slurm, tmp_path):
         time.sleep(0.2)
     # --signal=TERM without B: goes to the processes of srun, not to the batch script.
     srun = subprocess.run(
-        ["pgrep", "-g", str(os.getpgid(job.pid)), "-f", "srun"], capture_output=True, text=True
+        ["pgrep", "-g", str(os.getpgid(job.pid)), "-f", "support/slurm.py"],
+        capture_output=True,
+        text=True,
     ).stdout.split()[0]
     os.kill(int(srun), signal.SIGTERM)
     assert job.wait(timeout=100) == 75, log()

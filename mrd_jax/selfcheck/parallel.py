@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Both backends against one device, and the bandwidth of collectives."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from mrd_jax.data import batch_spec
+from mrd_jax.distributed import backends
+from mrd_jax.selfcheck import timing, tiny
+from mrd_jax.selfcheck.results import SKIPPED, STEP_TOLERANCE, Context, Result, compare
+from mrd_jax.training import run as run_lib
+
+# Steps that are compared: the second one uses the parameters that the first has updated.
+STEPS = 2
+# Largest magnitude that the metrics are relative to; the loss is about 10.
+MEGABYTES = 256
+
+
+def check_backends(context: Context) -> Iterator[Result]:
+    """Compares two steps on all devices with those of one device: losses, gradients, metrics."""
+    config = tiny.shrink(context.config)
+    config.model.dtype = config.loss.dtype = "float32"
+    config.deterministic = False  # two runs are compared up to rounding
+    cases = [("pmap", False), ("shard_map", False), ("shard_map", True)]
+    count = jax.local_device_count()
+    with jax.default_matmul_precision("highest"):
+        expected = _metrics(config, "shard_map", False, jax.local_devices()[:1])
+        for spmd, shard_state in cases if count > 1 else cases[:1]:
+            name = f"backends/{spmd}{'/fsdp' if shard_state else ''}/{count}"
+            if tiny.BATCH % count:
+                yield Result(name, SKIPPED, f"{tiny.BATCH} samples do not divide over the devices")
+                continue
+            found = _metrics(config, spmd, shard_state, jax.local_devices())
+            yield compare(name, found, expected, tolerance=STEP_TOLERANCE)
+    if count == 1:
+        yield Result("backends/several devices", SKIPPED, "one device")
+
+
+def _metrics(
+    config: ConfigDict, spmd: str, shard_state: bool, devices: Sequence[jax.Device]
+) -> list[Any]:
+    """Returns the metrics of the first steps on a random batch."""
+    config = ConfigDict(config)
+    config.spmd, config.shard_state = spmd, shard_state
+    run = run_lib.build_run(config, devices=devices)
+    state, step = run.initial_state(), run.train_step()
+    batch = run.backend.place_batch(batch_spec.fake_batch(config))
+    metrics = []
+    for _ in range(STEPS):
+        state, values = step(state, batch)
+        metrics.append(jax.device_get(values))
+    return metrics
+
+
+def check_collectives(context: Context) -> Iterator[Result]:
+    """Checks the values of a sum and a gather over the devices, and measures their bandwidth.
+
+    The bandwidth is that of each device's links, with a ring's number of transfers.
+    """
+    count = jax.local_device_count()
+    if count == 1:
+        yield Result("collectives", SKIPPED, "one device")
+        return
+    size = 2**10 if context.quick else MEGABYTES * 2**20 // 4
+    mesh = Mesh(np.array(jax.local_devices()), (backends.AXIS,))
+    split = NamedSharding(mesh, PartitionSpec(backends.AXIS))
+    rows = jax.jit(
+        lambda: jnp.broadcast_to(jnp.arange(1.0, count + 1)[:, None], (count, size)),
+        out_shardings=split,
+    )()
+
+    def run(collective: Any) -> Any:
+        return jax.jit(
+            jax.shard_map(
+                collective,
+                mesh=mesh,
+                in_specs=PartitionSpec(backends.AXIS),
+                out_specs=PartitionSpec(backends.AXIS),
+                check_vma=False,
+            )
+        )
+
+    total = count * (count + 1) / 2
+    collectives = {
+        "all_reduce": (lambda x: jax.lax.psum(x, backends.AXIS), np.full(count, total), 2),
+        "all_gather": (
+            lambda x: jax.lax.all_gather(x, backends.AXIS, tiled=True)[::count],
+            np.ones(count),
+            count,
+        ),
+    }
+    for name, (collective, expected, transfers) in collectives.items():
+        function = run(collective)
+        found = np.asarray(function(rows)[:, 0])
+        result = compare(f"collectives/{name}", found, expected, tolerance=0)
+        duration = timing.seconds(function, rows)
+        moved = transfers * (count - 1) / count * size * 4
+        result.values.update(ms=1e3 * duration, gb_per_s=moved / duration / 1e9, bytes=size * 4)
+        yield result
