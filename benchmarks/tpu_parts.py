@@ -29,17 +29,20 @@ PARTS = ("fps", "ball_query", "knn", "gather", "tokenizer", "attention", "transf
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
     parser = command.Parser(__doc__, prog="python -m benchmarks.tpu_parts")
+    add_options(parser)
+    return parser.parse_args(arguments)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the parts and their sizes."""
     parser.add_argument("parts", nargs="+", choices=PARTS)
-    parser.add_argument(
-        "--topology", default="v5e:1x1", help="TPU slice, of which one chip is used"
-    )
+    parser.add_argument("--topology", default="v5e:1x1", help="topology, of which one chip is used")
     parser.add_argument("--batch", type=int, default=16, help="number of point clouds")
     parser.add_argument("--points", type=int, default=10_000, help="points per cloud")
     parser.add_argument("--groups", type=int, default=512)
     parser.add_argument("--group_size", type=int, default=32)
     parser.add_argument("--dim", type=int, default=512, help="token dimension, in heads of 64")
     parser.add_argument("--attention", default="auto", choices=attention.IMPLEMENTATIONS)
-    return parser.parse_args(arguments)
 
 
 def build_student(options: argparse.Namespace) -> Any:

@@ -2,12 +2,14 @@
 """Programs of the kernels for NVIDIA GPUs, as XLA compiles them for an H100 that is not there."""
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import gpu_parts
 from mrd_jax.analysis import chips, gpu_targets, program
 from mrd_jax.kernels import attention, points_triton
 from mrd_jax.models import grouping
@@ -73,3 +75,10 @@ def test_scores_of_513_tokens_stay_on_the_chip_in_bfloat16(dtype, uses_cudnn):
     text, scores = found.as_text(), BATCH * 8 * 513 * 513 * jnp.dtype(dtype).itemsize
     assert ("__cudnn$fmhaSoftmaxBackward" in text) == uses_cudnn
     assert (found.memory_analysis().temp_size_in_bytes < scores) == uses_cudnn
+
+
+def test_benchmark_prints_a_line_with_kernels_and_one_without(capsys):
+    gpu_parts.main("fps --batch 2 --points 300 --groups 40".split())
+    with_kernels, without = map(json.loads, capsys.readouterr().out.splitlines())
+    assert with_kernels["launches"] == 2 and without["launches"] > 40
+    assert with_kernels["library_calls"] == {"__gpu$xla.gpu.triton": 1}
