@@ -18,25 +18,28 @@ from mrd_jax.training import run as run_lib
 
 # Steps that are compared: the second one uses the parameters that the first has updated.
 STEPS = 2
-# Largest magnitude that the metrics are relative to; the loss is about 10.
+# The backend "shard_map" with `config.shard_state`.
+FSDP = ("shard_map", True)
+# Size of each device's array in the timed collectives.
 MEGABYTES = 256
 
 
 def check_backends(context: Context) -> Iterator[Result]:
     """Compares two steps on all devices with those of one device: losses, gradients, metrics."""
     config = tiny.shrink(context.config)
-    config.model.dtype = config.loss.dtype = "float32"
-    config.deterministic = False  # two runs are compared up to rounding
-    cases = [("pmap", False), ("shard_map", False), ("shard_map", True)]
-    count = jax.local_device_count()
+    devices = context.devices
+    count = len(devices)
+    cases = [("pmap", False)]
+    if count > 1:
+        cases += [("shard_map", False)] if context.quick else [("shard_map", False), FSDP]
     with jax.default_matmul_precision("highest"):
-        expected = _metrics(config, "shard_map", False, jax.local_devices()[:1])
-        for spmd, shard_state in cases if count > 1 else cases[:1]:
+        expected = _metrics(config, "shard_map", False, devices[:1])
+        for spmd, shard_state in cases:
             name = f"backends/{spmd}{'/fsdp' if shard_state else ''}/{count}"
             if tiny.BATCH % count:
                 yield Result(name, SKIPPED, f"{tiny.BATCH} samples do not divide over the devices")
                 continue
-            found = _metrics(config, spmd, shard_state, jax.local_devices())
+            found = _metrics(config, spmd, shard_state, devices)
             yield compare(name, found, expected, tolerance=STEP_TOLERANCE)
     if count == 1:
         yield Result("backends/several devices", SKIPPED, "one device")
@@ -63,12 +66,13 @@ def check_collectives(context: Context) -> Iterator[Result]:
 
     The bandwidth is that of each device's links, with a ring's number of transfers.
     """
-    count = jax.local_device_count()
+    devices = context.devices
+    count = len(devices)
     if count == 1:
         yield Result("collectives", SKIPPED, "one device")
         return
     size = 2**10 if context.quick else MEGABYTES * 2**20 // 4
-    mesh = Mesh(np.array(jax.local_devices()), (backends.AXIS,))
+    mesh = Mesh(np.array(devices), (backends.AXIS,))
     split = NamedSharding(mesh, PartitionSpec(backends.AXIS))
     rows = jax.jit(
         lambda: jnp.broadcast_to(jnp.arange(1.0, count + 1)[:, None], (count, size)),

@@ -48,6 +48,7 @@ class Context:
       batches: samples per device of the timed steps; () chooses them by platform.
       seconds: time after which no further batch is timed.
       started: time of the start, by `time.monotonic`.
+      device_limit: number of devices to use; None for all of this process.
       samples_per_second: largest rate of the timed steps over all devices; 0 before them.
     """
 
@@ -58,7 +59,13 @@ class Context:
     batches: Sequence[int] = ()
     seconds: float = 150.0
     started: float = dataclasses.field(default_factory=time.monotonic)
+    device_limit: int | None = None
     samples_per_second: float = 0.0
+
+    @property
+    def devices(self) -> list[jax.Device]:
+        """Devices of this process; starts JAX, so that processes started later may find none."""
+        return jax.local_devices()[: self.device_limit]
 
     def is_late(self) -> bool:
         """Returns whether no further batch should be timed."""

@@ -9,8 +9,6 @@ import sys
 import time
 from collections.abc import Iterator
 
-from ml_collections import ConfigDict
-
 from mrd_jax import storage
 from mrd_jax.checkpoints import paths, restore
 from mrd_jax.selfcheck import tiny
@@ -34,7 +32,7 @@ def check_resume(context: Context) -> Iterator[Result]:
     data = tiny.write_data(context.folder / "tiny", count=RECORDS, points=tiny.POINTS, dim=tiny.DIM)
     whole, resumed = context.folder / "whole", context.folder / "resumed"
     if context.quick:
-        step = _resume_here(context.config, data, whole, resumed)
+        step = _resume_here(context, data, whole, resumed)
     else:
         step = _kill_and_resume(context, data, whole, resumed)
     sums = [restore.read_manifest(paths.newest(run))["leaves"] for run in (whole, resumed)]
@@ -46,17 +44,17 @@ def check_resume(context: Context) -> Iterator[Result]:
 
 
 def _resume_here(
-    config: ConfigDict, data: pathlib.Path, whole: pathlib.Path, resumed: pathlib.Path
+    context: Context, data: pathlib.Path, whole: pathlib.Path, resumed: pathlib.Path
 ) -> int:
     """Trains, and continues a copy from its first checkpoint; returns the step of that."""
-    config = tiny.shrink(config)
-    config.data.directory, config.spmd, config.shard_state = str(data), "shard_map", False
-    train.train_and_evaluate(config, whole)
+    config, devices = tiny.shrink(context.config), context.devices
+    config.data.directory = str(data)
+    train.train_and_evaluate(config, whole, devices=devices)
     shutil.copytree(whole, resumed)
     shutil.rmtree(str(paths.newest(resumed)))
     (resumed / train.FINISHED).unlink()
     step = int(paths.newest(resumed).name)
-    train.train_and_evaluate(config, resumed)
+    train.train_and_evaluate(config, resumed, devices=devices)
     return step
 
 

@@ -68,14 +68,17 @@ def time_grouping(context: Context) -> Iterator[Result]:
 def time_steps(context: Context) -> Iterator[Result]:
     """Times the step at growing batches, and compares its memory with what the compiler said."""
     config = tiny.shrink(context.config) if context.quick else context.config
-    batches: Sequence[int] = context.batches or BATCHES[jax.local_devices()[0].platform]
-    for batch in (8,) if context.quick else batches:
+    devices = context.devices
+    batches: Sequence[int] = context.batches or BATCHES[devices[0].platform]
+    if context.quick:
+        batches = (config.batch_size // len(devices),)
+    for batch in batches:
         name = f"step/{batch} per device"
         if context.is_late():
             yield Result(name, SKIPPED, f"{context.seconds:.0f} s have passed (--seconds)")
             continue
         try:
-            values = _time_step(config, batch * jax.local_device_count())
+            values = _time_step(config, batch * len(devices), devices)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -86,12 +89,14 @@ def time_steps(context: Context) -> Iterator[Result]:
         yield _compare_memory(name, values)
 
 
-def _time_step(config: ConfigDict, batch_size: int) -> dict[str, Any]:
-    """Compiles and times a step on all devices; bytes are per device."""
+def _time_step(
+    config: ConfigDict, batch_size: int, devices: Sequence[jax.Device]
+) -> dict[str, Any]:
+    """Compiles and times a step; bytes are per device."""
     config = ConfigDict(config)
     config.batch_size, config.spmd = batch_size, "shard_map"
     config.data.hard_negatives = 0
-    run = run_lib.build_run(config, devices=jax.local_devices())
+    run = run_lib.build_run(config, devices=devices)
     state, placed = run.initial_state(), run.backend.place_batch(batch_spec.fake_batch(config))
     started = time.perf_counter()
     traceable: Any = run.train_step()
@@ -111,7 +116,7 @@ def _time_step(config: ConfigDict, batch_size: int) -> dict[str, Any]:
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes
     )
-    statistics = jax.local_devices()[0].memory_stats() or {}
+    statistics = devices[0].memory_stats() or {}
     return {
         "ms": 1e3 * seconds,
         "samples_per_second": batch_size / seconds,

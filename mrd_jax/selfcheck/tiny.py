@@ -16,6 +16,9 @@ BATCH = 48
 POINTS, DIM = 96, 24
 # Fields of a run that differ from the recipe; those of `model` where the student has them.
 FIELDS = {
+    "spmd": "shard_map",
+    "shard_state": False,
+    "deterministic": False,
     "batch_size": BATCH,
     "total_steps": 4,
     "log_every": 1,
@@ -29,6 +32,12 @@ FIELDS = {
     "teacher.name": "",
     "teacher.dim": DIM,
     "optimizer.warmup_steps": 2,
+    "optimizer.ema_decay": 0.0,
+    # Terms that take long to compile; `kernels.check_losses` has them.
+    "loss.lambda_image": 0.0,
+    "loss.lambda_text": 0.0,
+    "loss.dtype": "float32",
+    "model.dtype": "float32",
     "model.points": 64,
     "model.dim": 64,
     "model.depth": 1,
@@ -40,6 +49,7 @@ FIELDS = {
     "model.radius": 0.4,
     "model.out_dim": DIM,
     "model.micro_batch": 0,
+    "model.remat": False,
 }
 
 

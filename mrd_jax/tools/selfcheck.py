@@ -56,6 +56,10 @@ def main(_: list[str]) -> int:
         # For this process and those that it starts: equal programs are compiled once.
         os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{folder}/compiled"
         jax.config.update("jax_compilation_cache_dir", f"{folder}/compiled")
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+        if _QUICK.value and jax.default_backend() == "cpu":
+            # Compilation takes most of the time there.
+            jax.config.update("jax_disable_most_optimizations", True)
         context = Context(
             config=_CONFIG.value,
             config_file=config_flags.get_config_filename(flags.FLAGS["config"]),

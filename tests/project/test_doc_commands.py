@@ -61,6 +61,7 @@ NOT_RUN = {
     f"{PYTHON} -m benchmarks.tpu_losses": "needs the TPU compiler; tests/tpu/test_compile_tpu.py",
     f"{PYTHON} -m mrd_jax.tools.convert": "needs a released file; tests/encoders",
     f"{PYTHON} -m benchmarks.transfer": "needs six trainings; tests/project/test_benchmarks.py",
+    f"{PYTHON} -m mrd_jax.tools.selfcheck": "takes minutes; tests/selfcheck",
     "gcloud": "needs Google Cloud",
     "docker": "needs a Docker daemon",
     "kubectl": "needs a cluster; tests/tpu/test_clusters.py",

@@ -48,6 +48,27 @@ def test_jobset_asks_for_every_host_of_its_slice_and_starts_a_valid_run():
     validate(container["args"], devices=chips * job["replicas"])
 
 
+def test_gpu_jobset_starts_a_valid_run_and_may_read_what_jax_asks_for():
+    account, role, binding, jobset = yaml.safe_load_all((CLUSTER / "jobset_gpu.yaml").read_text())
+    (job,) = jobset["spec"]["replicatedJobs"]
+    spec = job["template"]["spec"]
+    pod = spec["template"]["spec"]
+    (container,) = pod["containers"]
+    assert spec["parallelism"] == spec["completions"] == 2 and job["replicas"] == 1
+    assert spec["completionMode"] == "Indexed"
+    (rule,) = spec["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"]["containerName"] == container["name"]
+    names = [account["metadata"]["name"], role["metadata"]["name"], binding["roleRef"]["name"]]
+    assert {*names, binding["subjects"][0]["name"]} == {pod["serviceAccountName"]}
+    # The calls of JAX's detection (jax._src.clusters.k8s_cluster).
+    allowed = {
+        (r, verb) for rule in role["rules"] for r in rule["resources"] for verb in rule["verbs"]
+    }
+    assert {("pods", "list"), ("services", "list"), ("jobs", "get")} <= allowed
+    gpus = container["resources"]["limits"]["nvidia.com/gpu"]
+    validate(container["args"], devices=gpus * spec["parallelism"])
+
+
 def test_xpk_command_starts_a_valid_run(tmp_path):
     """A script in place of xpk prints its arguments."""
     xpk = tmp_path / "xpk"
