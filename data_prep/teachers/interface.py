@@ -28,7 +28,7 @@ class TeacherInfo:
       name: hub name or folder name.
       revision: commit on the hub, or a checksum of the weights.
       dim: dimension of the features.
-      kind: "clip" or "lit".
+      kind: "clip", "open_clip" or "lit".
       preprocessing: image preprocessing, as text or JSON.
     """
 
