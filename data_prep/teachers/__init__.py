@@ -35,7 +35,8 @@ def load_teacher(
       ValueError: a file is invalid.
     """
     # Both import transformers, which takes seconds and is not installed on training hosts.
-    from data_prep.teachers import clip, lit, open_clip
+    from data_prep.teachers import clip, lit
+    from data_prep.teachers.open_clip import places, teacher
 
     if str(name_or_dir) == LIT and not pathlib.Path(name_or_dir).is_dir():
         raise FileNotFoundError(
@@ -45,8 +46,8 @@ def load_teacher(
     load: Callable[..., Teacher] = clip.ClipTeacher.load
     if (pathlib.Path(name_or_dir) / lit.CONFIG_FILE).is_file():
         load = lit.LitTeacher.load
-    elif open_clip.is_open_clip(str(name_or_dir)):
-        load = open_clip.OpenClipTeacher.load
+    elif places.is_open_clip(str(name_or_dir)):
+        load = teacher.OpenClipTeacher.load
     return load(
         name_or_dir, batch_size=batch_size, picture_batch_size=picture_batch_size, dtype=dtype
     )

@@ -20,17 +20,17 @@ MERGES = (
 )
 VOCABULARY = 2 * 256 + len(MERGES) + 2
 LENGTH = 10
-# Case, spaces, punctuation, digits, contractions, entities, and texts that are truncated.
+# Case, spaces, punctuation, digits, contractions, names of tokens, and a text that is truncated.
 TEXTS = (
     "a red chair",
     "  Lamp of\tRED   ",
     "chair's lamp, 42!",
-    "a & b &amp; red",
+    "a & b, <|endoftext|> red",
     "",
     "a red chair of a red lamp of a red chair",
 )
-# Texts that need ftfy: curly quotes, ligatures, wrong encodings, composed letters.
-OTHER_TEXTS = ("chair’s lamp", "ﬁne caf\u0065\u0301", "lampâ€™s", "стол 椅子")
+# Texts that need ftfy: curly quotes, ligatures, wrong encodings, composed letters, entities.
+OTHER_TEXTS = ("a &amp; b", "chair’s lamp", "ﬁne caf\u0065\u0301", "lampâ€™s", "стол 椅子")
 
 _TEXT = {"context_length": LENGTH, "vocab_size": VOCABULARY, "width": 16, "heads": 2, "layers": 2}
 _VIT = {"image_size": 32, "patch_size": 8, "width": 24, "layers": 2, "head_width": 12}

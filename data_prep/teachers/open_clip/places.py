@@ -9,7 +9,7 @@ from typing import Any
 import huggingface_hub
 import huggingface_hub.errors
 
-from data_prep.teachers.open_clip import architectures, configs, tokens
+from data_prep.teachers.open_clip import architectures, configs, tables, tensors
 
 CONFIG_FILE = "open_clip_config.json"
 # In the order of preference.
@@ -17,6 +17,8 @@ WEIGHTS_FILES = (
     *("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors"),
     "open_clip_pytorch_model.bin",
 )
+# Files from which a tokenizer can be read.
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 _CONFIGS = ("*.json", "*.txt")
 # Seconds to wait for an answer of the hub.
@@ -32,14 +34,21 @@ class Place:
       revision: commit on the hub, or "".
       weights: file of the weights.
       folder: folder of the tokenizer.
-      config: parsed config.
+      content: content of the config file.
+      config: parsed content.
     """
 
     name: str
     revision: str
     weights: pathlib.Path
     folder: pathlib.Path
+    content: Any
     config: configs.Config
+
+
+def is_file_name(name: str) -> bool:
+    """Returns whether a teacher is named as a file of weights."""
+    return pathlib.Path(name).suffix in _SUFFIXES and not pathlib.Path(name).is_dir()
 
 
 def is_open_clip(name: str) -> bool:
@@ -51,9 +60,7 @@ def is_open_clip(name: str) -> bool:
     path = pathlib.Path(name)
     if path.is_dir():
         return (path / CONFIG_FILE).is_file() and not _has_transformers_clip(path)
-    if path.suffix in _SUFFIXES:
-        return True
-    return _is_open_clip_on_hub(name)
+    return is_file_name(name) or _is_open_clip_on_hub(name)
 
 
 def find(name: str) -> Place:
@@ -68,19 +75,19 @@ def find(name: str) -> Place:
     """
     if pathlib.Path(name).is_dir():
         return _in_folder(pathlib.Path(name), name=pathlib.Path(name).resolve().name)
-    if pathlib.Path(name).suffix in _SUFFIXES:
+    if is_file_name(name):
         return _of_file(name)
     return _on_hub(name)
 
 
 def _in_folder(folder: pathlib.Path, *, name: str, revision: str = "") -> Place:
-    config = read_config(folder / CONFIG_FILE)
+    content, config = read_config(folder / CONFIG_FILE)
     weights = next((folder / file for file in WEIGHTS_FILES if (folder / file).is_file()), None)
     if weights is None:
         raise FileNotFoundError(
             f"{folder}: has {CONFIG_FILE}, expected one of {', '.join(WEIGHTS_FILES)} beside it"
         )
-    return Place(name, revision, weights, folder, config)
+    return Place(name, revision, weights, folder, content, config)
 
 
 def _of_file(name: str) -> Place:
@@ -96,7 +103,8 @@ def _of_file(name: str) -> Place:
                 f"{config_file}: not found; copy it from where the weights come from, or name the "
                 f"architecture: ARCHITECTURE={path}"
             )
-        return Place(path.resolve().parent.name, "", path, path.parent, read_config(config_file))
+        content, config = read_config(config_file)
+        return Place(path.resolve().parent.name, "", path, path.parent, content, config)
     if architecture not in architectures.NAMED:
         raise ValueError(
             f"unknown architecture {architecture!r}; expected one of "
@@ -107,9 +115,9 @@ def _of_file(name: str) -> Place:
             f"releases of {architecture} differ in their preprocessing; pass a folder with the "
             f"{CONFIG_FILE} of these weights"
         )
-    model = {"model_cfg": architectures.NAMED[architecture]}
-    config = configs.parse(model, source=architecture)
-    return Place(architecture, "", path, path.parent, config)
+    content = {"model_cfg": architectures.NAMED[architecture]}
+    config = configs.parse(content, source=architecture)
+    return Place(architecture, "", path, path.parent, content, config)
 
 
 def _on_hub(name: str) -> Place:
@@ -137,23 +145,49 @@ def _on_hub(name: str) -> Place:
     return _in_folder(folder, name=name, revision=folder.name)
 
 
-def read_config(path: pathlib.Path) -> configs.Config:
-    """Reads an `open_clip_config.json`.
+def read_config(path: pathlib.Path) -> tuple[Any, configs.Config]:
+    """Reads an `open_clip_config.json`; returns its content, as it is and parsed.
 
     Raises:
       ValueError: the file is not JSON, or the model is not supported.
     """
-    return configs.parse(_read_json(path), source=str(path))
+    content = _read_json(path)
+    return content, configs.parse(content, source=str(path))
 
 
-def check_folder(folder: pathlib.Path) -> None:
-    """Checks that a folder has the files of a supported checkpoint, without opening the weights.
+def check(name: str, *, images: bool) -> None:
+    """Checks that a folder or file holds a supported checkpoint; no weights are read.
+
+    Args:
+      name: folder, file of weights, or "ARCHITECTURE=FILE".
+      images: whether the image tower is needed.
 
     Raises:
-      FileNotFoundError, ValueError: see `find`.
+      FileNotFoundError: a file is missing.
+      ValueError: the model is not supported, or its file holds the text tower alone.
     """
-    place = _in_folder(folder, name=folder.name)
-    tokens.check_files(place.folder)
+    place = find(name)
+    check_tokenizer(place.folder)
+    file = tensors.open_file(place.weights)
+    if images and not any(key.startswith(tables.IMAGE_PREFIX) for key in file.shapes):
+        raise ValueError(text_only(place.weights))
+
+
+def check_tokenizer(folder: pathlib.Path) -> None:
+    """Raises FileNotFoundError if a folder has no tokenizer."""
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise FileNotFoundError(
+            f"{folder}: expected {' or '.join(TOKENIZER_FILES)}, the tokenizer of the model. Copy "
+            "it from its repository on the Hugging Face Hub, or from any CLIP with the same "
+            "vocabulary, such as openai/clip-vit-base-patch32"
+        )
+
+
+def text_only(path: pathlib.Path) -> str:
+    """Returns the message for images where a file holds the text tower alone."""
+    return (
+        f"{path} holds the text tower alone, which cannot embed images; pass the whole checkpoint"
+    )
 
 
 def _has_transformers_clip(folder: pathlib.Path) -> bool:
@@ -168,27 +202,41 @@ def _is_open_clip_on_hub(name: str) -> bool:
     """Returns whether a repository has a config of OpenCLIP, and none of a transformers' CLIP."""
     repository, _, revision = name.partition("@")
     version: dict[str, Any] = {"revision": revision or None}
+    files = ("config.json", CONFIG_FILE)
     try:
-        cached = [
-            huggingface_hub.try_to_load_from_cache(repository, file, **version)
-            for file in ("config.json", CONFIG_FILE)
-        ]
-        if not any(isinstance(path, str) for path in cached):
+        paths = [huggingface_hub.try_to_load_from_cache(repository, f, **version) for f in files]
+        if not any(isinstance(path, str) for path in paths):
             # Fails at once where the hub cannot be reached; a download would retry.
             info = huggingface_hub.HfApi().model_info(repository, timeout=_TIMEOUT, **version)
-            files = {file.rfilename for file in info.siblings or ()}
-            cached = [
+            names = {file.rfilename for file in info.siblings or ()}
+            if CONFIG_FILE not in names:
+                return False
+            paths = [
                 huggingface_hub.hf_hub_download(repository, file, **version)
-                if file in files
-                else None
-                for file in ("config.json", CONFIG_FILE)
+                for file in files
+                if file in names
             ]
     except (OSError, huggingface_hub.errors.HFValidationError):
         # Loading reports why the name leads to no checkpoint.
         return False
-    other, own = cached
-    is_clip = isinstance(other, str) and _read_json(pathlib.Path(other)).get("model_type") == "clip"
-    return isinstance(own, str) and not is_clip
+    found = {pathlib.Path(path).name: pathlib.Path(path) for path in paths if isinstance(path, str)}
+    other = found.get("config.json")
+    is_clip = other is not None and _read_json(other).get("model_type") == "clip"
+    return CONFIG_FILE in found and not is_clip
+
+
+def check_on_hub(name: str) -> None:
+    """Checks the config of a repository for which `is_open_clip` holds.
+
+    Raises:
+      ValueError: the model is not supported.
+    """
+    repository, _, revision = name.partition("@")
+    path = huggingface_hub.try_to_load_from_cache(
+        repository, CONFIG_FILE, revision=revision or None
+    )
+    if isinstance(path, str):
+        read_config(pathlib.Path(path))
 
 
 def _read_json(path: pathlib.Path) -> Any:

@@ -27,6 +27,10 @@ class OpenClipTeacher:
     All weights are checked when the teacher is created. Those of a tower are read when it is first
     used, so that a search by words needs no memory for the image tower.
 
+    Attributes:
+      info: description of the teacher.
+      has_images: False if the file holds the text tower alone.
+
     Args:
       place: files of the checkpoint.
       batch_size: texts per call.
@@ -48,6 +52,7 @@ class OpenClipTeacher:
     ):
         if dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype is {dtype!r}, expected 'float32' or 'bfloat16'")
+        places.check_tokenizer(place.folder)
         config = place.config
         self._dtype = jnp.dtype(dtype)
         self._preprocessing = config.preprocessing
@@ -66,6 +71,7 @@ class OpenClipTeacher:
         self._image_weights = weights.image_weights(
             file, self._image_tower.parameters(), config.image
         )
+        self.has_images = self._image_weights is not None
         self.info = TeacherInfo(
             name=file.metadata.get(WHOLE_NAME, place.name),
             revision=file.metadata.get(WHOLE_REVISION) or place.revision or weights.checksum(file),
@@ -74,11 +80,6 @@ class OpenClipTeacher:
             preprocessing=json.dumps(dataclasses.asdict(config.preprocessing)),
         )
         self._path = place.weights
-
-    @property
-    def has_images(self) -> bool:
-        """Returns whether the checkpoint has an image tower."""
-        return self._image_weights is not None
 
     def encode_images(
         self, images: Sequence[batching.Picture], *, progress: bool = False
@@ -109,10 +110,7 @@ class OpenClipTeacher:
     @functools.cached_property
     def _images(self) -> batching.BatchedFunction:
         if self._image_weights is None:
-            raise ValueError(
-                f"{self._path} holds the text tower alone, which cannot embed images; pass the "
-                "whole checkpoint"
-            )
+            raise ValueError(places.text_only(self._path))
         params = self._image_weights.load(self._dtype)
         return batching.BatchedFunction(
             self._image_tower.embed, params, batch_size=self._picture_batch_size

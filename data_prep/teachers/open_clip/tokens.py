@@ -10,8 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 import transformers
 
-# Files of a folder from which a tokenizer can be read.
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 # Printable ASCII without an entity of HTML, which ftfy leaves as it is.
 _PLAIN = re.compile(r"(?:[\t\r\n -%'-~]|&(?![#\w]))*")
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -21,18 +19,16 @@ class Tokenizer:
     """Tokenizer of a checkpoint.
 
     Args:
-      folder: folder with the tokenizer of the CLIP that the model was trained with.
+      folder: folder with the tokenizer of the model, see `places.check_tokenizer`.
       length: tokens per text.
       vocabulary: number of tokens of the model.
       clean: cleaning of texts, one of `configs.CLEANINGS`.
 
     Raises:
-      FileNotFoundError: the folder has no tokenizer.
       ValueError: the tokenizer belongs to another model.
     """
 
     def __init__(self, folder: pathlib.Path, *, length: int, vocabulary: int, clean: str):
-        check_files(folder)
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         self._length = length
         self._clean = clean
@@ -49,7 +45,10 @@ class Tokenizer:
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Returns int32 [len(texts), length]; short texts are padded with zeros after the end."""
         cleaned = [clean(text, self._clean) for text in texts]
-        rows = self._tokenizer(cleaned, truncation=True, max_length=self._length)["input_ids"]
+        # A text that spells the name of a special token is split as any other text.
+        rows = self._tokenizer(
+            cleaned, truncation=True, max_length=self._length, split_special_tokens=True
+        )["input_ids"]
         tokens = np.zeros((len(rows), self._length), np.int32)
         for number, row in enumerate(rows):
             tokens[number, : len(row)] = row
@@ -71,16 +70,6 @@ def clean(text: str, kind: str) -> str:
     if kind == "canonicalize":
         text = text.replace("_", " ").translate(_WITHOUT_PUNCTUATION)
     return " ".join(text.split()).lower()
-
-
-def check_files(folder: pathlib.Path) -> None:
-    """Raises FileNotFoundError if a folder has no tokenizer."""
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise FileNotFoundError(
-            f"{folder}: expected {' or '.join(TOKENIZER_FILES)}, the tokenizer of the model. Copy "
-            "it from its repository on the Hugging Face Hub, or from any CLIP with the same "
-            "vocabulary, such as openai/clip-vit-base-patch32"
-        )
 
 
 def _repair(text: str) -> str:
