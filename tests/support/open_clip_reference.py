@@ -156,12 +156,27 @@ def key_lines():
             yield f"\t{row}\t{counts[row]}\t{json.dumps(shape)}"
 
 
+def tensors():
+    """Returns tensors of the types of released weights; two of them share their elements."""
+    rising = torch.arange(24, dtype=torch.float32)
+    return {
+        "module.float": rising.reshape(4, 6),
+        "module.transposed": rising.reshape(4, 6).T,
+        "module.half": (rising[:5] / 8).half(),
+        "module.bfloat16": (rising[1:7] / 3).bfloat16(),
+        "module.scalar": torch.tensor(2.5),
+        "module.integers": torch.arange(3),
+    }
+
+
 def main():
     """Writes all fixtures."""
     register_small()
     for name in open_clip_small.MODELS:
         np.savez_compressed(open_clip_small.FIXTURES / f"open_clip_{name}.npz", **record(name))
     np.savez_compressed(open_clip_small.FIXTURES / "open_clip_inputs.npz", **inputs())
+    checkpoint = {"epoch": 3, "state_dict": tensors()}
+    torch.save(checkpoint, open_clip_small.FIXTURES / "open_clip_weights.bin")
     lines = [*key_lines(), ""]
     (open_clip_small.FIXTURES / "open_clip_keys.tsv").write_text("\n".join(lines), "utf-8")
 
