@@ -37,6 +37,8 @@ EXTRAS = {
     "prep": [
         "DracoPy>=2,<3",
         "embreex>=4.4,<5",
+        # Repairs of text that OpenCLIP's tokenizer makes.
+        "ftfy>=6.3,<7",
         "h5py>=3.11,<4",
         "safetensors>=0.5,<1",
         "transformers>=4.57,<5",

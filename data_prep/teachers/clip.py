@@ -49,6 +49,8 @@ class ClipTeacher:
       picture_batch_size: images per call, or None for `batch_size`.
     """
 
+    has_images = True
+
     def __init__(
         self,
         *,
@@ -211,8 +213,8 @@ def _read_config(folder: pathlib.Path) -> transformers.CLIPConfig:
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}: not found; expected the folder of a CLIP checkpoint (save_pretrained) or "
-            "of a LiT teacher"
+            f"{path}: not found; expected the folder of a CLIP checkpoint (save_pretrained, or "
+            "OpenCLIP with its open_clip_config.json) or of a LiT teacher"
         )
     kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
     if kind != "clip":

@@ -233,8 +233,8 @@ def _find_teacher(
 
 
 def _relative_place(place: str, output: storage.PathLike) -> str:
-    """Returns a hub name as it is, and a folder relative to the index, so that both can move."""
-    if not place or not Path(place).is_dir():
+    """Returns a hub name as it is, and a path relative to the index, so that both can move."""
+    if not place or not Path(place).exists():
         return place
     if storage.is_remote(output):
         return str(Path(place).resolve())

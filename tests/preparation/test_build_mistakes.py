@@ -4,6 +4,7 @@
 import json
 import os
 import re
+import types
 
 import huggingface_hub
 import pytest
@@ -104,7 +105,8 @@ def test_hub_name_is_resolved_by_the_config_alone(tmp_path, monkeypatch, kind, a
         requested.append((name, file, revision))
         return str(config)
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *args, **kwargs: None)
+    files = types.SimpleNamespace(siblings=[types.SimpleNamespace(rfilename="config.json")])
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *args, **kwargs: files)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     if accepted:
         names.check("owner/model@abc", released=False)

@@ -60,6 +60,7 @@ NOT_RUN = {
     f"{PYTHON} -m mrd_jax.tools.plan": "needs the TPU compiler; tests/tpu/test_planning.py",
     f"{PYTHON} -m benchmarks.tpu_losses": "needs the TPU compiler; tests/tpu/test_compile_tpu.py",
     f"{PYTHON} -m mrd_jax.tools.convert": "needs a released file; tests/encoders",
+    f"{PYTHON} -m data_prep.teachers.open_clip.text_tower": "downloads 10 GB; tests/teachers",
     f"{PYTHON} -m benchmarks.transfer": "needs six trainings; tests/project/test_benchmarks.py",
     f"{PYTHON} -m mrd_jax.tools.selfcheck": "takes minutes; tests/selfcheck",
     "gcloud": "needs Google Cloud",

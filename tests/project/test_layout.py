@@ -33,12 +33,17 @@ ORDER = (
     ("tools",),
     ("main",),
 )
-# data_prep uses the data contract, weight tables, paths, writes and what command lines share.
+# data_prep uses the data contract, weight tables, paths, writes and what command lines share, and
+# the blocks that Uni3D has in common with the image towers of EVA-CLIP.
 DATA_PREP_MAY_USE = (
     "mrd_jax.atomic_io",
     "mrd_jax.cli",
+    "mrd_jax.convert.layers",
     "mrd_jax.convert.rules",
+    "mrd_jax.convert.uni3d",
     "mrd_jax.data",
+    "mrd_jax.models.rotary",
+    "mrd_jax.models.transformer",
     "mrd_jax.pages",
     "mrd_jax.storage",
     "mrd_jax.transfer",

@@ -60,6 +60,8 @@ class LitTeacher:
       backbones: frozen models.
     """
 
+    has_images = True
+
     def __init__(self, *, name: str, projection: Projection, backbones: Backbones):
         self.projection = projection
         self.backbones = backbones
