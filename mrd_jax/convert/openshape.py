@@ -2,7 +2,9 @@
 """Conversion table of OpenShape's PointBERT models (github.com/Colin97/OpenShape_code)."""
 
 from collections.abc import Mapping
+from typing import Any
 
+import flax.traverse_util
 import numpy as np
 
 from mrd_jax.convert.rules import DENSE, Rule
@@ -38,14 +40,108 @@ RULES = (
 # Counters, and parameters of the contrastive loss.
 IGNORED = (r".*\.num_batches_tracked", r"logit_scale", r"(text|image)_proj(\..*)?")
 
+# Prefix of the encoder in the files of the students of CLIP ViT-B/32 and ViT-L/14, whose points
+# have y up; without a projection, there is no prefix `ppat.` below it.
+CLIP_PREFIX = "pc_encoder."
+# Channels of the first layer, offset and position with and without colour.
+_CHANNELS = {9: True, 6: False}
+# Kernels whose inputs start with coordinates -> rows of the first coordinate of each point.
+_COORDINATES = {"params/tokenizer/layer_0/kernel": (0, 3), "params/lift/kernel": (0,)}
+
+
+def is_clip_student(state: Mapping[str, np.ndarray]) -> bool:
+    """Returns whether a state dict has the layout of the students of ViT-B/32 and ViT-L/14."""
+    return any(key.startswith(CLIP_PREFIX) for key in state)
+
+
+def published(state: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """Returns the published sizes that files of this layout have; their shapes are ambiguous."""
+    if is_clip_student(state):
+        return "openshape-b32", "openshape-l14"
+    return tuple(f"openshape-{number}" for number in range(1, 7))
+
+
+def canonical(state: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Returns the key of the table by the key of the file, without the keys of other modules."""
+    if not is_clip_student(state):
+        return {key: key for key in state}
+    keys = {key: key.removeprefix(CLIP_PREFIX) for key in state if key.startswith(CLIP_PREFIX)}
+    return {
+        key: name if name.startswith(("ppat.", "proj.")) else f"ppat.{name}"
+        for key, name in keys.items()
+    }
+
+
+def from_y_up(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Converts the weights of an encoder of clouds with y up for clouds with z up.
+
+    The encoder then takes (x, -z, y), the quarter turn "rotate" of the model card, for (x, y, z):
+    the rows of the kernels that read coordinates are exchanged and negated, which is exact.
+    """
+    return _turn(variables, lambda x, y, z: (x, -z, y))
+
+
+def to_y_up(variables: Mapping[str, Any], *, convention: str) -> dict[str, Any]:
+    """Converts the weights of an encoder of clouds with z up for clouds with y up.
+
+    Args:
+      variables: params and batch_stats.
+      convention: conversion from y up to z up that the encoder was trained with, "rotate" or
+        "swap", as `from_y_up` of its model card.
+    """
+    if convention == "rotate":  # the inverse of `from_y_up`
+        return _turn(variables, lambda x, y, z: (x, z, -y))
+    return _turn(variables, lambda x, y, z: (x, z, y))
+
+
+def _turn(variables: Mapping[str, Any], turn: Any) -> dict[str, Any]:
+    """Turns the rows of every kernel that reads coordinates as one turns a point."""
+    leaves = flax.traverse_util.flatten_dict(dict(variables), sep="/")
+    for path, firsts in _COORDINATES.items():
+        kernel = np.array(leaves[path])
+        for first in firsts:
+            kernel[first : first + 3] = np.stack(turn(*kernel[first : first + 3]))
+        leaves[path] = kernel
+    return flax.traverse_util.unflatten_dict(leaves, sep="/")
+
+
+def layout(student: Mapping[str, Any]) -> str:
+    """Returns the layout of the rules of `rules.invert`; there is one."""
+    del student
+    return ""
+
+
+def fault(student: Mapping[str, Any]) -> str:
+    """Returns why OpenShape's module cannot hold a student; "" if it can."""
+    if student["dim"] != 64 * student["heads"] or student["heads"] == 1:
+        return (
+            f"its {student['heads']} heads share {student['dim']} channels; OpenShape's module has "
+            "two or more heads of 64 channels each"
+        )
+    return ""
+
+
+def unused(student: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Returns arrays that the module has and the encoder does not use, with values to fill in."""
+    del student
+    return {f"ppat.sa.mlp_bns.{n}.num_batches_tracked": np.array(0, np.int64) for n in range(3)}
+
 
 def sizes(state: Mapping[str, np.ndarray]) -> dict[str, object]:
     """Returns the fields of the model config that follow from the shapes of a state dict.
 
     Raises:
       KeyError: a key that every OpenShape checkpoint has is missing.
+      ValueError: the first layer reads another number of channels.
     """
     dim = state["ppat.cls_token"].shape[0]
+    channels = state["ppat.sa.mlp_convs.0.weight"].shape[1]
+    if channels not in _CHANNELS:
+        raise ValueError(
+            f"ppat.sa.mlp_convs.0.weight reads {channels} channels; expected 9 (offset, position "
+            "and colour) or 6 (without colour)"
+        )
+    projection = any(key.startswith("proj.") for key in state)
     prefix = "ppat.transformer.layers."
     return {
         "name": "point_bert",
@@ -54,5 +150,7 @@ def sizes(state: Mapping[str, np.ndarray]) -> dict[str, object]:
         "heads": dim // 64,  # head size of every released model
         "mlp_dim": state[f"{prefix}0.1.fn.net.0.weight"].shape[0],
         "sa_dim": state["ppat.sa.mlp_convs.2.weight"].shape[0],
-        "out_dim": state["proj.weight"].shape[0],
+        "colour": _CHANNELS[channels],
+        "projection": projection,
+        "out_dim": state["proj.weight"].shape[0] if projection else dim,
     }
