@@ -9,7 +9,7 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-from mrd_jax import atomic_io, storage
+from mrd_jax import atomic_io, hub, storage
 from mrd_jax.checkpoints import restore, train_state
 from mrd_jax.data import numpy_files
 
@@ -41,7 +41,7 @@ def load(path: storage.PathLike) -> dict[str, Any]:
 
     Args:
       path: encoder folder (from `mrd_jax.encoder.save` or `mrd_jax.tools.convert`), workdir of a
-        run, or `.npz` file written by `save`.
+        run, `.npz` file written by `save`, or hf://USER/NAME.
 
     Returns:
       Nested dict of numpy arrays, with `params` and, if the student has any, `batch_stats`.
@@ -50,7 +50,7 @@ def load(path: storage.PathLike) -> dict[str, Any]:
       FileNotFoundError: the path is none of these.
       ValueError: the file is corrupt.
     """
-    source = storage.path(path)
+    source = hub.resolve(path)
     if source.suffix != ".npz":
         return restore.find_student(source).read_variables()
     try:

@@ -167,6 +167,15 @@ def from_json(text: str) -> ModelCard:
     Raises:
       CardError: the text is not a JSON object, or a field is unknown, missing or invalid.
     """
+    return from_dict(read_object(text))
+
+
+def read_object(text: str) -> dict[str, Any]:
+    """Parses the JSON object of a model card.
+
+    Raises:
+      CardError: the text is not a JSON object.
+    """
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -175,7 +184,7 @@ def from_json(text: str) -> ModelCard:
         ) from error
     if not isinstance(fields, dict):
         raise CardError(f"the model card is a JSON {type(fields).__name__}; expected an object")
-    return from_dict(fields)
+    return fields
 
 
 def from_run(config: ConfigDict, *, metadata: Mapping[str, Any]) -> ModelCard:

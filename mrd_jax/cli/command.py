@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn, ParamSpec
 
-from mrd_jax import storage
+from mrd_jax import hub, storage
 from mrd_jax.cli import logs
 
 # Exit status of a command that was given something it cannot use.
@@ -46,6 +46,14 @@ def path(text: str) -> storage.Path:
     try:
         return storage.path(text)
     except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def encoder_path(text: str) -> storage.Path:
+    """Converts an argument by `hub.resolve`, which downloads encoders of the Hub, as `path`."""
+    try:
+        return hub.resolve(text)
+    except (ValueError, OSError, ImportError) as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 

@@ -148,7 +148,7 @@ def test_a_failed_save_leaves_no_files(tmp_path, monkeypatch):
     def fail(self):
         raise OSError("disk full")
 
-    monkeypatch.setattr(model_card.ModelCard, "to_json", fail)
+    monkeypatch.setattr(model_card.ModelCard, "as_dict", fail)
     with pytest.raises(OSError, match="disk full"):
         encoder.save(tmp_path / "new", variables=tiny_variables(), card=tiny_card())
     assert list(tmp_path.iterdir()) == []
@@ -174,7 +174,7 @@ def test_an_edited_card_does_not_load(saved, tmp_path):
 
 
 def test_a_folder_without_an_encoder_is_an_error_with_the_expected_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match="expected card.json .*, run.json .*checkpoints/"):
+    with pytest.raises(FileNotFoundError, match="expected config.json .*, run.json .*checkpoints/"):
         encoder.load(tmp_path)
 
 
