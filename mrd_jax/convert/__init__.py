@@ -172,11 +172,10 @@ def to_state_dict(
             raise ValueError(f"up_axis is 'y'; encoders of {source} take clouds with z up")
         variables = openshape.to_y_up(variables, convention=from_y_up)
     tree = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), dict(variables))
-    state = rules.invert(
-        layers.unstack(tree), rules=table.RULES, layout=table.layout(student)
-    )
+    state = rules.invert(layers.unstack(tree), rules=table.RULES, layout=table.layout(student))
     filled = table.unused(student)
-    return state | filled, list(filled)
+    names = table.module_keys(student)
+    return {names(key): value for key, value in (state | filled).items()}, list(map(names, filled))
 
 
 def transformer_from_eva(

@@ -81,7 +81,9 @@ def write(
             safetensors.numpy.save_file(named, temporary)
         return
     torch = _import_torch(path)
-    tensors = {wrapper + key: torch.from_numpy(np.array(value)) for key, value in state.items()}
+    tensors = {
+        wrapper + key: torch.from_numpy(np.array(value, order="C")) for key, value in state.items()
+    }
     with atomic_io.replacing(path) as temporary:
         torch.save(tensors if prefix else {ENTRIES[source]: tensors}, temporary)
 

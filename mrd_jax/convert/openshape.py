@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conversion table of OpenShape's PointBERT models (github.com/Colin97/OpenShape_code)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.traverse_util
@@ -109,6 +109,12 @@ def layout(student: Mapping[str, Any]) -> str:
     """Returns the layout of the rules of `rules.invert`; there is one."""
     del student
     return ""
+
+
+def module_keys(student: Mapping[str, Any]) -> Callable[[str], str]:
+    """Returns the function from keys of the table to keys of the module, which may lack `ppat.`."""
+    has_projection = student.get("projection", True)
+    return str if has_projection else lambda key: key.removeprefix("ppat.")
 
 
 def fault(student: Mapping[str, Any]) -> str:

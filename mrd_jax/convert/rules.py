@@ -77,13 +77,13 @@ class Rule:
         return key.replace("\\", "")
 
     def restore(self, leaf: np.ndarray) -> np.ndarray:
-        """Converts a leaf, or its part, to the source array; the inverse of `arrange`."""
+        """Returns a leaf, or its part, as a view like the source array; the inverse of `arrange`."""
         if self.part is not None:
             position, count = self.part
             leaf = np.split(leaf, count, axis=-1)[position]
         if self.transpose is not None:
             leaf = leaf.transpose(np.argsort(self.transpose))
-        return np.ascontiguousarray(np.expand_dims(leaf, self.squeeze))
+        return np.expand_dims(leaf, self.squeeze)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +176,8 @@ def invert(tree: Mapping[str, Any], *, rules: Sequence[Rule], layout: str) -> di
       layout: layout of the checkpoint; rules of other layouts do not apply.
 
     Returns:
-      Array by source key, in the order of the table and then of the tree; without the ignored keys.
+      View of the leaves by source key, in the order of the table and then of the tree; without the
+      ignored keys.
 
     Raises:
       ValueError: the table does not cover the tree; the message lists every faulty leaf.

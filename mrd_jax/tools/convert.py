@@ -34,7 +34,8 @@ TEACHERS = {
     "openshape-l14": "openai/clip-vit-large-patch14",
     "uni3d": "timm/eva02_enormous_patch14_plus_clip_224.laion2b_s9b_b144k",
 }
-# Published sizes whose files have the layout of `openshape.CLIP_PREFIX`, and y up.
+# Published sizes whose files have the layout of `openshape.CLIP_PREFIX`, and y up; every encoder
+# without a projection has this layout, too.
 CLIP_STUDENTS = ("openshape-b32", "openshape-l14")
 
 
@@ -136,7 +137,9 @@ def convert_to_pytorch(options: argparse.Namespace) -> None:
         raise FileExistsError(f"{beside} exists, where the model card goes; choose another path")
     stored = restore.find_student(hub.resolve(options.checkpoint))
     card = stored.card
-    is_clip_student = options.target == "openshape" and card.size in CLIP_STUDENTS
+    is_clip_student = options.target == "openshape" and (
+        card.size in CLIP_STUDENTS or not card.student.get("projection", True)
+    )
     up_axis = options.up or ("y" if is_clip_student else "z")
     state, filled = convert.to_state_dict(
         stored.read_variables(),
