@@ -233,6 +233,6 @@ def _fields_without_shape(
     ]
     missing = sorted(set(needed) - set(given))
     if missing and not published:
-        sizes = {key: value for key, value in fields.items() if key != "name"}
-        raise ValueError(f"no published size has {sizes}; pass {', '.join(missing)}")
+        found = {key: value for key, value in fields.items() if key != "name"}
+        raise ValueError(f"no published size has {found}; pass {', '.join(missing)}")
     return {key: published[0][key] for key in needed if published} | given

@@ -77,7 +77,7 @@ class Rule:
         return key.replace("\\", "")
 
     def restore(self, leaf: np.ndarray) -> np.ndarray:
-        """Returns a leaf, or its part, as a view like the source array; the inverse of `arrange`."""
+        """Returns a leaf or its part as a view like the source; the inverse of `arrange`."""
         if self.part is not None:
             position, count = self.part
             leaf = np.split(leaf, count, axis=-1)[position]

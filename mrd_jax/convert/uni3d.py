@@ -143,7 +143,10 @@ def unused(student: Mapping[str, Any]) -> dict[str, np.ndarray]:
     encoder = "point_encoder.encoder."
     return {
         "logit_scale": np.array(np.log(1 / 0.07), np.float32),
-        **{f"point_encoder.visual.{key}": np.zeros(size, np.float32) for key, size in shapes.items()},
+        **{
+            f"point_encoder.visual.{key}": np.zeros(size, np.float32)
+            for key, size in shapes.items()
+        },
         **{
             f"{encoder}{part}.1.num_batches_tracked": np.array(0, np.int64)
             for part in ("first_conv", "second_conv")

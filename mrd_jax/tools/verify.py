@@ -21,7 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status: 1 if a checkpoint is corrupt."""
     parser = command.Parser(__doc__, prog="python -m mrd_jax.tools.verify")
     parser.add_argument(
-        "paths", nargs="+", type=command.encoder_path, help="workdirs, checkpoints or encoder folders"
+        "paths",
+        nargs="+",
+        type=command.encoder_path,
+        help="workdirs, checkpoints or encoder folders",
     )
     corrupt = 0
     for path in parser.parse_args(arguments).paths:

@@ -79,9 +79,7 @@ def test_the_module_of_the_peer_loaded_every_array_in_its_place(case, computed_b
 @pytest.mark.parametrize(
     "case",
     [
-        case
-        if case.startswith("openshape_")
-        else pytest.param(case, marks=pytest.mark.slow)
+        case if case.startswith("openshape_") else pytest.param(case, marks=pytest.mark.slow)
         for case in exported.CASES
     ],
 )
