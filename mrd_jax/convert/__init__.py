@@ -24,13 +24,13 @@ class Conversion:
       model: Flax module of the encoder.
       variables: `params` and `batch_stats`, float32 numpy arrays.
       destinations: path of the leaf by released key, "" for a key that the encoder does not use.
-      from_y_up: conversion from y up to z up that the encoder expects, as on the model card.
+      up_axis: vertical axis of the clouds that the module takes.
     """
 
     model: nn.Module
     variables: dict[str, Any]
     destinations: dict[str, str]
-    from_y_up: str = "swap"
+    up_axis: str = "z"
 
 
 def from_state_dict(
@@ -44,8 +44,8 @@ def from_state_dict(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Builds the encoder of a released state dict and converts its weights.
 
-    The encoder takes clouds with z up, also where the released one takes y up (OpenShape's students
-    of CLIP ViT-B/32 and ViT-L/14).
+    The module takes the clouds of the released one, which have y up for Uni3D and for OpenShape's
+    students of CLIP ViT-B/32 and ViT-L/14.
 
     Args:
       state_dict: array by released key, without the prefix `module.`.
@@ -104,9 +104,6 @@ def convert(
     if source not in SOURCES:
         raise ValueError(f"source is {source!r}; choose from {sorted(SOURCES)}")
     table = SOURCES[source]
-    up_axis = up_axis or ("y" if openshape.is_clip_student(state_dict) else "z")
-    if up_axis == "y" and source != "openshape":
-        raise ValueError(f"up_axis is 'y'; encoders of {source} take clouds with z up")
     names = table.canonical(state_dict)
     state = {name: state_dict[key] for key, name in names.items()}
     try:
@@ -125,11 +122,9 @@ def convert(
     filled = _fill(
         model, _shapes(model), state, rules=table.RULES, ignored=table.IGNORED, source=name
     )
-    variables = filled.variables
     destinations = {key: filled.destinations.get(names.get(key, ""), "") for key in state_dict}
-    if up_axis == "y":
-        return Conversion(model, openshape.from_y_up(variables), destinations, "rotate")
-    return Conversion(model, variables, destinations)
+    up_axis = up_axis or table.up_axis(state_dict)
+    return Conversion(model, filled.variables, destinations, up_axis)
 
 
 def to_state_dict(
@@ -137,8 +132,6 @@ def to_state_dict(
     *,
     student: Mapping[str, Any],
     source: str,
-    up_axis: str = "z",
-    from_y_up: str = "swap",
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Converts an encoder to the state dict of the released PyTorch module.
 
@@ -149,15 +142,13 @@ def to_state_dict(
       variables: `params` and `batch_stats` of the encoder.
       student: arguments of `models.build_model` that build the encoder.
       source: "openshape" or "uni3d", the module that will hold the weights.
-      up_axis: vertical axis of the clouds that the module will take, "y" or "z".
-      from_y_up: conversion from y up to z up that the encoder was trained with; see the model card.
 
     Returns:
       Array by key of the module, complete, and the keys that no array of the encoder fills: they
       are not used, and hold zeros or the initial value.
 
     Raises:
-      ValueError: the module has another architecture, or no published form with y up.
+      ValueError: the module has another architecture.
     """
     if source not in SOURCES:
         raise ValueError(f"source is {source!r}; choose from {sorted(SOURCES)}")
@@ -167,10 +158,6 @@ def to_state_dict(
         raise ValueError(f"the encoder is a {student['name']}; a module of {source} holds a {own}")
     if fault := table.fault(student):
         raise ValueError(f"a module of {source} cannot hold the encoder: {fault}")
-    if up_axis == "y":
-        if source != "openshape":
-            raise ValueError(f"up_axis is 'y'; encoders of {source} take clouds with z up")
-        variables = openshape.to_y_up(variables, convention=from_y_up)
     tree = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), dict(variables))
     state = rules.invert(layers.unstack(tree), rules=table.RULES, layout=table.layout(student))
     filled = table.unused(student)

@@ -4,7 +4,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax.traverse_util
 import numpy as np
 
 from mrd_jax.convert.rules import DENSE, Rule
@@ -45,8 +44,6 @@ IGNORED = (r".*\.num_batches_tracked", r"logit_scale", r"(text|image)_proj(\..*)
 CLIP_PREFIX = "pc_encoder."
 # Channels of the first layer, offset and position with and without colour.
 _CHANNELS = {9: True, 6: False}
-# Kernels whose inputs start with coordinates -> rows of the first coordinate of each point.
-_COORDINATES = {"params/tokenizer/layer_0/kernel": (0, 3), "params/lift/kernel": (0,)}
 
 
 def is_clip_student(state: Mapping[str, np.ndarray]) -> bool:
@@ -72,37 +69,9 @@ def canonical(state: Mapping[str, np.ndarray]) -> dict[str, str]:
     }
 
 
-def from_y_up(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Converts the weights of an encoder of clouds with y up for clouds with z up.
-
-    The encoder then takes (x, -z, y), the quarter turn "rotate" of the model card, for (x, y, z):
-    the rows of the kernels that read coordinates are exchanged and negated, which is exact.
-    """
-    return _turn(variables, lambda x, y, z: (x, -z, y))
-
-
-def to_y_up(variables: Mapping[str, Any], *, convention: str) -> dict[str, Any]:
-    """Converts the weights of an encoder of clouds with z up for clouds with y up.
-
-    Args:
-      variables: params and batch_stats.
-      convention: conversion from y up to z up that the encoder was trained with, "rotate" or
-        "swap", as `from_y_up` of its model card.
-    """
-    if convention == "rotate":  # the inverse of `from_y_up`
-        return _turn(variables, lambda x, y, z: (x, z, -y))
-    return _turn(variables, lambda x, y, z: (x, z, y))
-
-
-def _turn(variables: Mapping[str, Any], turn: Any) -> dict[str, Any]:
-    """Turns the rows of every kernel that reads coordinates as one turns a point."""
-    leaves = flax.traverse_util.flatten_dict(dict(variables), sep="/")
-    for path, firsts in _COORDINATES.items():
-        kernel = np.array(leaves[path])
-        for first in firsts:
-            kernel[first : first + 3] = np.stack(turn(*kernel[first : first + 3]))
-        leaves[path] = kernel
-    return flax.traverse_util.unflatten_dict(leaves, sep="/")
+def up_axis(state: Mapping[str, np.ndarray]) -> str:
+    """Returns the vertical axis of the clouds that released encoders of this layout take."""
+    return "y" if is_clip_student(state) else "z"
 
 
 def layout(student: Mapping[str, Any]) -> str:

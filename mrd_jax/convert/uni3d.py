@@ -103,6 +103,16 @@ def published(state: Mapping[str, np.ndarray]) -> tuple[str, ...]:
     return tuple(f"uni3d-{size}" for size in ("ti", "s", "b", "l", "g"))
 
 
+def up_axis(state: Mapping[str, np.ndarray]) -> str:
+    """Returns the vertical axis of the clouds that released encoders of this layout take.
+
+    OpenShape's clouds, y up, are not turned in Uni3D's training (which rotates about y) nor in its
+    evaluation (`--openshape_setting`, off in the released scripts, would).
+    """
+    del state
+    return "y"
+
+
 def canonical(state: Mapping[str, np.ndarray]) -> dict[str, str]:
     """Returns the key of the table by the key of the file; they are the same."""
     return {key: key for key in state}

@@ -83,8 +83,9 @@ class Encoder:
     @functools.cached_property
     def _body(self) -> Any:
         def body(variables: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
-            rows: Any = self.model.apply(variables, batch["xyz"], batch["rgb"])
-            return embedding.normalise(rows)
+            return embedding.embed_clouds(
+                variables, batch["xyz"], batch["rgb"], model=self.model, card=self.card
+            )
 
         return self._backend.embed(body)
 

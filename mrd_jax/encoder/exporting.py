@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encoders as one file for `jax.export`: a StableHLO program for CPU, GPU and TPU, and its weights.
 
-The file is a `.npz` with `program`, the bytes of `jax.export.Exported.serialize`; `weights/PATH`, the
-arrays that the program takes as a dict; and `card`, a JSON object. The weights are beside the
+The file is a `.npz` with `program`, the bytes of `jax.export.Exported.serialize`; `weights/PATH`,
+the arrays that the program takes as a dict; and `card`, a JSON object. The weights are beside the
 program and not in it, since a serialised program is limited to 2 GB.
 """
 
@@ -92,8 +92,7 @@ def export_program(
         variables = flax.traverse_util.unflatten_dict(leaves, sep="/")
 
         def rows(xyz: jax.Array, rgb: jax.Array) -> jax.Array:
-            features: Any = model.apply(variables, xyz, rgb)
-            return embedding.normalise(features)
+            return embedding.embed_clouds(variables, xyz, rgb, model=model, card=card)
 
         if batch_size:
             return rows(xyz, rgb)

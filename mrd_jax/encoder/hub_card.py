@@ -32,6 +32,7 @@ def markdown(card: model_card.ModelCard) -> str:
         "dimension of the embeddings": str(card.teacher_dim),
         "points per point cloud": f"{card.points:,}",
         "vertical axis": f"{card.up_axis}; clouds with y up: {card.from_y_up}",
+        "vertical axis of the Flax module": card.module_up_axis,
         "normalisation": card.normalisation,
         "colour of points without one": f"{card.colour_fill:g}",
         "weights": _origin(card),

@@ -11,6 +11,7 @@ Prints where every key went, or which keys of the module no array of the encoder
 
 import argparse
 import json
+import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -19,10 +20,12 @@ from mrd_jax.checkpoints import fingerprinting, initial_weights, model_card, res
 from mrd_jax.cli import command
 from mrd_jax.convert import files, openshape
 from mrd_jax.data import batch_spec
+from mrd_jax.models import axes
 
 # Point clouds and teachers that the released encoders were trained with.
 CONVENTIONS = {
     "up_axis": batch_spec.UP_AXIS,
+    "from_y_up": "swap",
     "normalisation": batch_spec.NORMALISATION,
     "colour_fill": 0.4,
     "points": 10_000,
@@ -34,8 +37,8 @@ TEACHERS = {
     "openshape-l14": "openai/clip-vit-large-patch14",
     "uni3d": "timm/eva02_enormous_patch14_plus_clip_224.laion2b_s9b_b144k",
 }
-# Published sizes whose files have the layout of `openshape.CLIP_PREFIX`, and y up; every encoder
-# without a projection has this layout, too.
+# Published sizes whose files have the layout of `openshape.CLIP_PREFIX`; every encoder without a
+# projection has it, too.
 CLIP_STUDENTS = ("openshape-b32", "openshape-l14")
 
 
@@ -89,8 +92,9 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--up",
         choices=("y", "z"),
-        help="vertical axis of the clouds of the PyTorch module (default: y for OpenShape's "
-        "students of ViT-B/32 and ViT-L/14, else z)",
+        help="vertical axis of the clouds that the PyTorch module takes (default with --from: that "
+        "of the release, y for Uni3D and OpenShape's students of ViT-B/32 and ViT-L/14; with --to: "
+        "that of the encoder, z if mrd_jax trained it)",
     )
     add("--teacher", help="model whose feature space the encoder was trained into, if another")
     add("--licence", default="", help="licence of the weights, for the model card")
@@ -120,7 +124,7 @@ def convert_encoder(state: Mapping, options: argparse.Namespace) -> None:
         group_size=options.group_size,
         radius=options.radius,
         heads=options.heads,
-        up_axis=options.up,
+        up_axis=options.up or recorded_axis(options.checkpoint),
     )
     print_destinations(conversion.destinations)
     card = make_card(conversion, options)
@@ -140,14 +144,12 @@ def convert_to_pytorch(options: argparse.Namespace) -> None:
     is_clip_student = options.target == "openshape" and (
         card.size in CLIP_STUDENTS or not card.student.get("projection", True)
     )
-    up_axis = options.up or ("y" if is_clip_student else "z")
-    state, filled = convert.to_state_dict(
-        stored.read_variables(),
-        student=card.student,
-        source=options.target,
-        up_axis=up_axis,
-        from_y_up=card.from_y_up,
-    )
+    variables, up_axis = stored.read_variables(), options.up or card.module_up_axis
+    if up_axis != card.module_up_axis:
+        turn = axes.weights_for_y_up if up_axis == "y" else axes.weights_for_z_up
+        architecture = card.student["name"]
+        variables = turn(variables, architecture=architecture, convention=card.from_y_up)
+    state, filled = convert.to_state_dict(variables, student=card.student, source=options.target)
     prefix = openshape.CLIP_PREFIX if is_clip_student else ""
     files.write(output, state, source=options.target, prefix=prefix)
     for key in filled:
@@ -161,6 +163,17 @@ def convert_to_pytorch(options: argparse.Namespace) -> None:
     }
     atomic_io.write_text(beside, json.dumps(described, indent=1) + "\n")
     print(f"{len(state)} keys, {len(filled)} of them not used; {up_axis} up: {output}, {beside}")
+
+
+def recorded_axis(checkpoint: pathlib.Path) -> str | None:
+    """Returns the vertical axis in the card that `convert_to_pytorch` wrote beside a file."""
+    beside = checkpoint.with_suffix(".json")
+    try:
+        fields = model_card.read_object(beside.read_text("utf-8"))
+    except (FileNotFoundError, model_card.CardError):
+        return None  # nothing, or a file of another program
+    is_of_file = fields.get("sha256") == fingerprinting.file_checksum(checkpoint)
+    return fields["up_axis"] if is_of_file else None
 
 
 def print_destinations(destinations: Mapping[str, str]) -> None:
@@ -182,7 +195,7 @@ def make_card(conversion: convert.Conversion, options: argparse.Namespace) -> mo
         parameters=model_card.count_parameters(conversion.variables),
         teacher=options.teacher or TEACHERS.get(size, TEACHERS[options.source]),
         teacher_dim=conversion.model.out_dim,
-        from_y_up=conversion.from_y_up,
+        module_up_axis=conversion.up_axis,
         source=options.source,
         source_file=options.checkpoint.name,
         source_sha256=fingerprinting.file_checksum(options.checkpoint),

@@ -15,6 +15,7 @@ from tiny_encoder import tiny_card
 from mrd_jax import convert, encoder, models
 from mrd_jax.checkpoints import model_card
 from mrd_jax.convert import files, openshape, rules
+from mrd_jax.models import axes
 from mrd_jax.tools import convert as convert_tool
 
 # Arrays of the modules that no encoder uses, besides the counters.
@@ -67,10 +68,12 @@ def test_every_published_size_gets_the_keys_and_shapes_of_its_release(name):
 @pytest.mark.parametrize("case", exported.CASES)
 def test_the_module_of_the_peer_loaded_every_array_in_its_place(case, computed_by_peers):
     source, up_axis, _ = exported.CASES[case]
-    state, _ = convert.to_state_dict(
-        exported.variables(case), student=exported.student(case), source=source, up_axis=up_axis,
-        from_y_up="rotate",
-    )  # fmt: skip
+    variables = exported.variables(case)
+    if up_axis == "y":
+        variables = axes.weights_for_y_up(
+            variables, architecture=exported.student(case)["name"], convention="rotate"
+        )
+    state, _ = convert.to_state_dict(variables, student=exported.student(case), source=source)
     want = computed_by_peers[f"{case}/sums"]
     np.testing.assert_allclose(exported.sums(state), want, rtol=1e-9, atol=1e-9)
 
@@ -91,21 +94,25 @@ def test_the_module_of_the_peer_embeds_as_the_encoder(case, computed_by_peers):
 
 
 @pytest.mark.parametrize("convention", ["rotate", "swap"])
-def test_the_weights_for_y_up_take_the_points_before_the_conversion_to_z_up(convention):
-    variables = exported.variables("openshape")
-    turned = openshape.to_y_up(variables, convention=convention)
+@pytest.mark.parametrize("case", ["openshape", "openshape_xyz", "uni3d_gelu"])
+def test_the_weights_for_y_up_take_the_points_before_the_conversion_to_z_up(case, convention):
+    variables, architecture = exported.variables(case), exported.student(case)["name"]
+    options = dict(architecture=architecture, convention=convention)
+    turned = axes.weights_for_y_up(variables, **options)
     y_up = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     x, y, z = y_up.T
     z_up = np.stack([x, -z, y] if convention == "rotate" else [x, z, y], axis=1)
-    for first in (0, 3):
-        rows = slice(first, first + 3)
-        before, after = (
-            one["params"]["tokenizer"]["layer_0"]["kernel"][rows] for one in (variables, turned)
-        )
-        np.testing.assert_allclose(y_up @ after, z_up @ before, rtol=1e-6, atol=1e-6)
-    before, after = (one["params"]["lift"]["kernel"][:3] for one in (variables, turned))
-    np.testing.assert_allclose(y_up @ after, z_up @ before, rtol=1e-6, atol=1e-6)
-    assert_trees_equal(variables, exported.variables("openshape"))
+    np.testing.assert_array_equal(axes.to_y_up(z_up, convention=convention), y_up)
+    second = ("lift", "kernel") if architecture == "point_bert" else ("position_hidden", "kernel")
+    rows = [("tokenizer", "layer_0", "kernel", 0), (*second, 0)]
+    rows += [("tokenizer", "layer_0", "kernel", 3)] if architecture == "point_bert" else []
+    for *path, first in rows:
+        before, after = variables["params"], turned["params"]
+        for name in path:
+            before, after = before[name], after[name]
+        part = slice(first, first + 3)
+        np.testing.assert_allclose(y_up @ after[part], z_up @ before[part], rtol=1e-6, atol=1e-6)
+    assert_trees_equal(axes.weights_for_z_up(turned, **options), variables)
 
 
 @pytest.fixture
@@ -126,7 +133,7 @@ def saved(tmp_path):
 def test_a_written_file_is_read_back_to_the_same_encoder(case, saved, tmp_path, capsys):
     source, up_axis, fields = exported.CASES[case]
     out = tmp_path / "model.safetensors"
-    folder = saved(case)
+    folder = saved(case, module_up_axis=up_axis)
     status = convert_tool.main([f"--to={source}", f"--checkpoint={folder}", f"--output={out}"])
     assert status == 0
     printed = capsys.readouterr().out
@@ -143,7 +150,25 @@ def test_a_written_file_is_read_back_to_the_same_encoder(case, saved, tmp_path, 
     found = encoder.load(again)
     assert_trees_equal(found.variables, exported.variables(case))
     assert found.card.student == exported.student(case)
-    assert found.card.from_y_up == ("rotate" if up_axis == "y" else "swap")
+    # The vertical axis is read from the card beside the file: a release of Uni3D would have y up.
+    assert found.card.module_up_axis == up_axis
+
+
+def test_an_encoder_for_clouds_with_y_up_embeds_the_same_shapes(saved, tmp_path):
+    folder, out = saved("uni3d_gelu"), tmp_path / "model.safetensors"
+    arguments = ["--to=uni3d", "--up=y", f"--checkpoint={folder}", f"--output={out}"]
+    assert convert_tool.main(arguments) == 0
+    out.with_suffix(".json").unlink()
+    fields = exported.CASES["uni3d_gelu"][2]
+    options = [f"--{name}={fields[name]}" for name in ("groups", "group_size", "heads")]
+    again = ["--from=uni3d", f"--checkpoint={out}", f"--output={tmp_path / 'again'}", *options]
+    assert convert_tool.main(again) == 0
+    want = axes.weights_for_y_up(
+        exported.variables("uni3d_gelu"), architecture="uni3d", convention="rotate"
+    )
+    found = encoder.load(tmp_path / "again")
+    assert_trees_equal(found.variables, want)
+    assert found.card.module_up_axis == "y"
 
 
 def test_an_existing_file_is_kept(saved, tmp_path, capsys):
@@ -164,11 +189,6 @@ def test_an_encoder_of_another_architecture_or_without_a_form_is_an_error():
     for heads in (1, 4):
         with pytest.raises(ValueError, match=f"its {heads} heads share 128 channels"):
             convert.to_state_dict(variables, student=student | {"heads": heads}, source="openshape")
-    with pytest.raises(ValueError, match="up_axis is 'y'; encoders of uni3d take clouds with z up"):
-        convert.to_state_dict(
-            exported.variables("uni3d_gelu"), student=exported.student("uni3d_gelu"),
-            source="uni3d", up_axis="y",
-        )  # fmt: skip
 
 
 def test_a_leaf_without_a_rule_or_with_two_is_an_error_with_its_path():
