@@ -23,6 +23,8 @@ COMMANDS = {
     "search": "mrd_jax.tools.search",
     "demo": "mrd_jax.demo",
     "convert": "mrd_jax.tools.convert",
+    "export": "mrd_jax.tools.export",
+    "reproduce": "mrd_jax.tools.reproduce",
     "neighbours": "mrd_jax.tools.neighbours",
     "compare": "mrd_jax.tools.compare",
     "verify": "mrd_jax.tools.verify",

@@ -88,6 +88,7 @@ def test_the_file_says_which_version_platforms_and_encoder_it_has(exported):
     assert clouds == [f"(batch, {POINTS}, 3)"] * 2
 
 
+@pytest.mark.slow
 def test_a_fixed_batch_is_embedded_at_once(saved, one_by_one, tmp_path):
     out = tmp_path / "encoder.npz"
     assert (
