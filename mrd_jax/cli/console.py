@@ -25,6 +25,7 @@ COMMANDS = {
     "convert": "mrd_jax.tools.convert",
     "export": "mrd_jax.tools.export",
     "reproduce": "mrd_jax.tools.reproduce",
+    "calibrate": "mrd_jax.tools.calibrate",
     "neighbours": "mrd_jax.tools.neighbours",
     "compare": "mrd_jax.tools.compare",
     "verify": "mrd_jax.tools.verify",
