@@ -7,7 +7,6 @@ without a network.
 
 import logging
 import os
-import pathlib
 import re
 
 from mrd_jax import storage
@@ -40,10 +39,10 @@ def resolve(path: storage.PathLike) -> storage.Path:
     match = _NAME.fullmatch(given)
     if match is None:
         raise ValueError(f"{given!r}: expected hf://USER/NAME or hf://USER/NAME@REVISION")
-    return storage.path(_download(match[1], revision=match[2] or "main"))
+    return _download(match[1], revision=match[2] or "main")
 
 
-def _download(name: str, *, revision: str) -> pathlib.Path:
+def _download(name: str, *, revision: str) -> storage.Path:
     """Returns the cached folder of one commit, whose name is that of the commit."""
     try:
         import huggingface_hub
@@ -58,6 +57,6 @@ def _download(name: str, *, revision: str) -> pathlib.Path:
             f"hf://{name}@{revision}: not on the Hub, or not reachable and not in the cache "
             f"({line}); check the name, or download it on a machine with a network"
         ) from error
-    commit = pathlib.Path(folder).name
-    LOGGER.info("hf://%s@%s is in %s", name, commit, folder)
-    return pathlib.Path(folder)
+    snapshot = storage.path(folder)
+    LOGGER.info("hf://%s@%s is in %s", name, snapshot.name, snapshot)
+    return snapshot

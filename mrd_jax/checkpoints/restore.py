@@ -103,9 +103,7 @@ class StoredEncoder:
         """Reads `params` and `batch_stats` to the host, as `StoredStudent.read_variables`."""
         file = self.folder / paths.WEIGHTS_FILE
         try:
-            remote = storage.is_remote(file)
-            read: Any = safetensors.numpy.load if remote else safetensors.numpy.load_file
-            leaves = read(file.read_bytes() if remote else file)
+            leaves = storage.read_safetensors(file)
         except (safetensors.SafetensorError, FileNotFoundError) as error:
             raise manifest.CorruptCheckpointError(f"{file}: cannot be read ({error})") from error
         found = {"batch_stats": {}} | flax.traverse_util.unflatten_dict(leaves, sep=".")

@@ -11,7 +11,6 @@ Prints where every key went, or which keys of the module no array of the encoder
 
 import argparse
 import json
-import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -165,9 +164,9 @@ def convert_to_pytorch(options: argparse.Namespace) -> None:
     print(f"{len(state)} keys, {len(filled)} of them not used; {up_axis} up: {output}, {beside}")
 
 
-def recorded_axis(checkpoint: pathlib.Path) -> str | None:
+def recorded_axis(checkpoint: storage.PathLike) -> str | None:
     """Returns the vertical axis in the card that `convert_to_pytorch` wrote beside a file."""
-    beside = checkpoint.with_suffix(".json")
+    beside = storage.local_path(checkpoint).with_suffix(".json")
     try:
         fields = model_card.read_object(beside.read_text("utf-8"))
     except (FileNotFoundError, model_card.CardError):

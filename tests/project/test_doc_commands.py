@@ -155,6 +155,7 @@ def template(tmp_path_factory, small_parts):
     with (folder / "configs" / "quickstart.py").open("a") as file:
         file.write(SMALLER)
     (folder / "data" / "teachers" / "lit_furniture").mkdir(parents=True)
+    (folder / "teachers" / "CLIP-ViT-bigG-14-laion2B-39B-b160k").mkdir(parents=True)
     furniture(folder)
     return folder
 
