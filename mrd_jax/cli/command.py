@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
-from mrd_jax import storage
+from mrd_jax import hub, storage
 from mrd_jax.cli import logs
 
 # Exit status of a command that was given something it cannot use.
@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def argument(parse: Callable[[str], T]) -> Callable[[str], T]:
-    """Returns an argparse type that keeps the message of a ValueError, which argparse would drop.
+    """Returns an argparse type that keeps the messages of errors, which argparse would drop.
 
     Args:
       parse: converts the text of an argument.
@@ -51,7 +51,7 @@ def argument(parse: Callable[[str], T]) -> Callable[[str], T]:
     def convert(text: str) -> T:
         try:
             return parse(text)
-        except ValueError as error:
+        except (ValueError, OSError, ImportError) as error:
             raise argparse.ArgumentTypeError(str(error)) from error
 
     return convert
@@ -59,6 +59,8 @@ def argument(parse: Callable[[str], T]) -> Callable[[str], T]:
 
 path = argument(storage.path)
 local_path = argument(storage.local_path)
+# Downloads encoders of the Hub.
+encoder_path = argument(hub.resolve)
 
 
 def reports_errors(main: Callable[P, int | None]) -> Callable[P, int]:

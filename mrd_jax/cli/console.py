@@ -23,6 +23,8 @@ COMMANDS = {
     "search": "mrd_jax.tools.search",
     "demo": "mrd_jax.demo",
     "convert": "mrd_jax.tools.convert",
+    "export": "mrd_jax.tools.export",
+    "reproduce": "mrd_jax.tools.reproduce",
     "calibrate": "mrd_jax.tools.calibrate",
     "neighbours": "mrd_jax.tools.neighbours",
     "compare": "mrd_jax.tools.compare",

@@ -53,7 +53,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--checkpoint",
         required=True,
-        type=command.path,
+        type=command.encoder_path,
         help="encoder that the index was built with",
     )
     add("--index", required=True, type=command.path, help="folder of mrd_jax.tools.search build")

@@ -17,7 +17,7 @@ MODELS = {"point_bert": point_bert.PointBert, "uni3d": uni3d.Uni3D}
 # Fields of the published student encoders, except for `out_dim`.
 RELEASED = {
     f"openshape-{number}": {"name": "point_bert", **fields}
-    for number, fields in point_bert.SCALINGS.items()
+    for number, fields in (point_bert.SCALINGS | point_bert.CLIP_STUDENTS).items()
 } | {f"uni3d-{name}": {"name": "uni3d", **fields} for name, fields in uni3d.SIZES.items()}
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -164,6 +164,11 @@ def _relation_faults(fields: Mapping[str, Any]) -> list[str]:
         faults.append(
             f"config.model.dim is {fields['dim']}; expected a multiple of config.model.heads, "
             f"{fields['heads']}"
+        )
+    if not fields.get("projection", True) and fields["dim"] != fields["out_dim"]:
+        faults.append(
+            f"config.model.out_dim is {fields['out_dim']}; expected config.model.dim, "
+            f"{fields['dim']}, since config.model.projection is False"
         )
     if fields.get("groups", 0) > fields.get("points", math.inf):
         faults.append(

@@ -15,7 +15,8 @@ class PatchStudent(nn.Module, kw_only=True):
     """Transformer over one token per local group and a learned first token, which is the output.
 
     A subclass adds its own fields, with `kw_only=True`, and implements `neighbours`, `describe`,
-    `make_tokenizer`, `lift` and `first_token`; it may override `final_norm` and `block_options`.
+    `make_tokenizer`, `lift` and `first_token`; it may override `final_norm`, `project` and
+    `block_options`.
 
     Attributes:
       dim: width of the tokens.
@@ -160,7 +161,7 @@ class PatchStudent(nn.Module, kw_only=True):
         first = jnp.broadcast_to(first, (x.shape[0], 1, self.dim))
         x = jnp.concatenate([first, x], axis=1)
         x = self.make_transformer(name="transformer")(x, keys)
-        return self._dense(self.out_dim, "projection")(self.final_norm(x)).astype(jnp.float32)
+        return self.project(self.final_norm(x)).astype(jnp.float32)
 
     def lift(self, centres: jax.Array, features: jax.Array) -> jax.Array:
         """Maps features to tokens [local_batch, groups, dim] that contain their position."""
@@ -173,6 +174,10 @@ class PatchStudent(nn.Module, kw_only=True):
     def final_norm(self, x: jax.Array) -> jax.Array:
         """Normalises the output of the transformer, [local_batch, dim]; no norm by default."""
         return x
+
+    def project(self, x: jax.Array) -> jax.Array:
+        """Maps the normalised output, [local_batch, dim], to the embedding."""
+        return self._dense(self.out_dim, "projection")(x)
 
     @nn.nowrap
     def make_transformer(self, name: str | None = None) -> transformer.Transformer:

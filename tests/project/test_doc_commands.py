@@ -61,6 +61,10 @@ NOT_RUN = {
     f"{PYTHON} -m benchmarks.tpu_losses": "needs the TPU compiler; tests/tpu/test_compile_tpu.py",
     f"{PYTHON} -m mrd_jax.tools.convert": "needs a released file; tests/encoders",
     f"{PYTHON} -m data_prep.teachers.open_clip.text_tower": "downloads 10 GB; tests/teachers",
+    f"{PYTHON} -m mrd_jax.tools.reproduce": "needs released files; tests/encoders",
+    f"{PYTHON} -m mrd_jax.tools.export": "tests/encoders/test_export.py",
+    f"{PYTHON} docs/examples/embed_exported.py": "tests/encoders/test_export.py",
+    ".venv/bin/hf": "downloads from the Hub, or uploads to it",
     f"{PYTHON} -m benchmarks.transfer": "needs six trainings; tests/project/test_benchmarks.py",
     f"{PYTHON} -m mrd_jax.tools.selfcheck": "takes minutes; tests/selfcheck",
     "gcloud": "needs Google Cloud",
@@ -164,6 +168,7 @@ def template(tmp_path_factory, small_parts):
     with (folder / "configs" / "quickstart.py").open("a") as file:
         file.write(SMALLER)
     (folder / "data" / "teachers" / "lit_furniture").mkdir(parents=True)
+    (folder / "teachers" / "CLIP-ViT-bigG-14-laion2B-39B-b160k").mkdir(parents=True)
     furniture(folder)
     return folder
 

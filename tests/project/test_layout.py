@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 # only entries of lines above its own. data_prep stands where only the lines below may import it.
 ORDER = (
     ("storage",),
-    ("transfer",),
+    ("transfer", "hub"),
     ("cli", "atomic_io", "pages"),
     ("kernels", "losses", "data", "distributed"),
     ("models",),

@@ -28,6 +28,7 @@ EXCEPTIONS = {
     "cli/logs.py": "devices of this machine",
     "convert/files.py": "PyTorch checkpoints, which torch maps into memory",
     "evaluation/benchmark/published.py": "file of the package",
+    "tools/reproduce.py": "released files on this machine",
     "search/indexing.py": "meshes, and teachers, on this machine",
     "search/shape_index.py": "a local copy of the index",
 }
