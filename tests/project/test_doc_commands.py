@@ -66,7 +66,6 @@ NOT_RUN = {
     f"{PYTHON} docs/examples/embed_exported.py": "tests/encoders/test_export.py",
     ".venv/bin/hf": "downloads from the Hub, or uploads to it",
     f"{PYTHON} -m benchmarks.transfer": "needs six trainings; tests/project/test_benchmarks.py",
-    f"{PYTHON} -m mrd_jax.tools.selfcheck": "takes minutes; tests/selfcheck",
     "gcloud": "needs Google Cloud",
     "docker": "needs a Docker daemon",
     "kubectl": "needs a cluster; tests/tpu/test_clusters.py",
