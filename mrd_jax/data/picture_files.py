@@ -7,9 +7,8 @@ earlier versions, where each picture is a file.
 """
 
 import functools
-import io
+import os
 import zipfile
-from pathlib import Path
 
 from mrd_jax import storage
 
@@ -27,7 +26,7 @@ class Writer:
       path: file to write; its folder exists.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: os.PathLike):
         # Not compressed: pictures are.
         self._file = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED)
 
@@ -79,6 +78,4 @@ def read(path: storage.Path) -> bytes | None:
 def _open(archive: str, version: object) -> zipfile.ZipFile:
     """Opens a zip file; `version` changes when another file takes its place."""
     del version
-    if storage.is_remote(archive):  # one request instead of one for each picture
-        return zipfile.ZipFile(io.BytesIO(storage.path(archive).read_bytes()))
-    return zipfile.ZipFile(archive)
+    return storage.open_zip(storage.path(archive))
