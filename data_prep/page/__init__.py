@@ -98,7 +98,7 @@ def write(
         "items read": summary.read,
         "skipped": summary.skipped.total(),
         "shapes in the cache": summary.written,
-        **{f"record_builder, split {split}": len(ids) for split, ids in plan.splits.items()},
+        **{f"records, split {split}": len(ids) for split, ids in plan.splits.items()},
         "shapes in the cache that are in no split": summary.written - len(splits),
         "classes": len(plan.classes),
     }
