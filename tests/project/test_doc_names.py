@@ -138,14 +138,21 @@ def test_make_targets_exist(page):
 
 
 def source_of(program):
-    """Returns the source of `-m MODULE` or FILE, of a package with that of the modules in it."""
+    """Returns the source of `-m MODULE` or FILE, of a package with that of the modules in it.
+
+    Modules whose functions add flags to a parser are included.
+    """
     if program.endswith(".py"):
         return (ROOT / program).read_text("utf-8")
     package = find_module(f"{program}.__main__")
     file = package or find_module(program)
     assert file is not None, f"no module {program}"
     files = sorted(file.parent.glob("*.py")) if package else [file]
-    return "\n".join(path.read_text("utf-8") for path in files)
+    text = "\n".join(path.read_text("utf-8") for path in files)
+    for name in sorted(set(re.findall(r"\b(\w+)\.(?:add_\w+|make_parser)\(", text))):
+        if (file.parent / f"{name}.py").exists():
+            text += source_of(f"{program.rpartition('.')[0]}.{name}")
+    return text
 
 
 def split_at(separator, words):
