@@ -10,6 +10,7 @@ process of three, after which the same command without --part completes a shared
 `python -m data_prep.merge` joins separate ones.
 """
 
+import dataclasses
 import re
 import sys
 import time
@@ -109,9 +110,10 @@ def _run_stages(
         print("note: the teacher lit learns from the shapes of all parts; merge them to train it")
         return options.target
     with timing.announced("teacher"):
+        options = dataclasses.replace(options, dtype=_find_dtype(options))
         teacher = _load_teacher(options, prepared, splits.get("train", ()))
         info = teacher.info if teacher else origin.teacher
-        print(f"{info.name}, revision {info.revision}, dim {info.dim}")
+        print(f"{info.name}, revision {info.revision}, dim {info.dim}, {options.dtype}")
     with timing.announced("features"):
         feature_dir = _encode(options, prepared, teacher, splits)
         caption_files = selection.encode_captions(
@@ -187,7 +189,7 @@ def _check_built(target: storage.PathLike, options: Options) -> None:
             "choose another --output"
         )
     for name, value in (dict.fromkeys(LATER_OPTIONS) | options.content()).items():
-        if found.get(name) != value:
+        if found.get(name) != value and (name, value) != ("dtype", flag_types.AUTO):
             raise ValueError(
                 f"{target} was built with --{name} {found.get(name)}, but --{name} {value} was "
                 "given; pass --overwrite to replace it, or choose another --output"
@@ -209,6 +211,23 @@ def _is_of_earlier_readers(options: Options, origin: sources.Source) -> bool:
         "define them; pass --overwrite to prepare all shapes again"
     )
     return True
+
+
+def _find_dtype(options: Options) -> str:
+    """Returns the dtype of the teacher's activations."""
+    if options.dtype != flag_types.AUTO:
+        return options.dtype
+    if options.teacher == teachers.RELEASED:
+        return "float32"
+    if options.target.exists() and not options.overwrite:
+        return source.read_metadata(options.target)["build"].get("dtype", "float32")
+    found = features.find_dtype(options.output / "features" / options.source)
+    if found is not None:
+        return found
+    if options.execution.executor == "ray":
+        has_accelerators = ray_encoders.has_accelerators(options.execution.address)
+        return "bfloat16" if has_accelerators else "float32"
+    return teachers.default_dtype()
 
 
 def _load_teacher(
@@ -252,7 +271,14 @@ def _encode(
     if options.execution.executor == "ray":
         counts = _encode_on_cluster(options, prepared, teacher.info, ids, folder=folder)
     else:
-        counts = features.encode_shards(list(prepared.shards), folder, teacher, ids=ids)
+        counts = features.encode_shards(
+            list(prepared.shards),
+            folder,
+            teacher,
+            ids=ids,
+            dtype=options.dtype,
+            listener=options.execution.listener,
+        )
     print(", ".join(f"{count} {name}" for name, count in counts.items()))
     return folder
 
@@ -323,15 +349,16 @@ def make_parser(description: str | None, *, prog: str) -> command.Parser:
     build_flags.add_execution(parser)
     add(
         "--batch_size",
-        type=flag_types.integer(1),
-        default=Options.batch_size,
-        help="pictures or texts per call of the teacher, over all devices; default: %(default)s",
+        type=flag_types.auto_or(flag_types.integer(1)),
+        help="pictures or texts per call of the teacher, over all devices; default: auto, chosen "
+        "by the memory of the devices, 32 on CPUs",
     )
     add(
         "--dtype",
-        choices=("float32", "bfloat16"),
+        choices=(flag_types.AUTO, "float32", "bfloat16"),
         default=Options.dtype,
-        help="dtype of the teacher's activations; default: %(default)s",
+        help="dtype of the teacher's activations; auto is that of the features that exist, else "
+        "bfloat16 on accelerators and float32 on CPUs; default: %(default)s",
     )
     selection.add_flags(parser)
     add("--overwrite", action="store_true", help="replace a data set built with other options")

@@ -14,6 +14,7 @@ from data_prep import catalogue, evaluation, record_builder, records, sources, t
 from data_prep.captions import encoding
 from data_prep.geometry import formats
 from data_prep.options import Options
+from data_prep.shards import beside
 from data_prep.sources import published
 from data_prep.teachers import prompts
 from mrd_jax.data import batch_spec, source
@@ -76,7 +77,7 @@ def make_plan(
         shards=[
             records.Shard(
                 shapes=path,
-                features=feature_dir and feature_dir / path.name,
+                features=feature_dir and beside(path, feature_dir),
                 ids=frozenset(shape.id for shape in shard) & ids,
                 captions=caption_files.get(path),
             )

@@ -48,6 +48,7 @@ class Cluster:
       peak_flops: floating-point operations per second of a device, at best.
       utilisation: share of the peak that the teacher reaches.
       pictures_per_second: measured pictures per second of a device; None to estimate them.
+      disk_bytes: bytes per second of the file system, over all hosts.
       download_bytes: bytes per second of downloads, over all hosts; None to leave them out.
       price: price of a host for an hour; None if unknown.
     """
@@ -57,6 +58,7 @@ class Cluster:
     devices: int
     peak_flops: float
     utilisation: float
+    disk_bytes: float
     pictures_per_second: float | None = None
     download_bytes: float | None = None
     price: float | None = None
@@ -98,24 +100,34 @@ def estimate(shapes: int, rates: Mapping[str, float], cluster: Cluster) -> dict[
         per_second = cluster.pictures_per_second
     # Texts cost as many pictures as their operations.
     texts = shapes * rates["captions_per_shape"] * rates["text_flops"] / rates["picture_flops"]
-    on_devices = (pictures + texts) / (devices * per_second)
-    on_cores = pictures * rates["picture_cpu_seconds"] / cores
-    seconds = {
-        "shapes": shapes * rates["shape_cpu_seconds"] / (cores * BUSY),
-        # Pictures are preprocessed while the devices work.
-        "features": max(on_devices, on_cores),
-        # One host writes the records.
-        "records": shapes * rates["record_cpu_seconds"] / cluster.cores,
-    }
-    if cluster.download_bytes is not None:
-        total = shapes * rates["source_bytes"]
-        seconds = {"download": total / cluster.download_bytes} | seconds
     space = {
         "raw data": shapes * rates["source_bytes"],
         "shape cache": shapes * rates["cache_bytes"],
         "features": shapes * rates["feature_bytes"],
         "records": shapes * rates["record_bytes"],
     }
+    # What a stage reads and writes.
+    moved = {
+        "shapes": space["raw data"] + space["shape cache"],
+        "features": space["shape cache"] + space["features"],
+        "records": space["shape cache"] + space["features"] + space["records"],
+    }
+    # Seconds by what may bound a stage; all of it works at the same time.
+    limits = {
+        "shapes": {"cores": shapes * rates["shape_cpu_seconds"] / (cores * BUSY)},
+        "features": {
+            "devices": (pictures + texts) / (devices * per_second),
+            "cores": pictures * rates["picture_cpu_seconds"] / cores,
+        },
+        # One host writes the records.
+        "records": {"cores": shapes * rates["record_cpu_seconds"] / cluster.cores},
+    }
+    for stage, each in limits.items():
+        each["file system"] = moved[stage] / cluster.disk_bytes
+    if cluster.download_bytes is not None:
+        limits = {"download": {"network": space["raw data"] / cluster.download_bytes}} | limits
+    bounds = {stage: max(each, key=each.__getitem__) for stage, each in limits.items()}
+    seconds = {stage: limits[stage][bound] for stage, bound in bounds.items()}
     hours = sum(seconds.values()) / 3600
     result = {
         "shapes": shapes,
@@ -123,7 +135,7 @@ def estimate(shapes: int, rates: Mapping[str, float], cluster: Cluster) -> dict[
         "hours": round(hours, 2),
         "host_hours": round(hours * cluster.hosts, 1),
         "cpu_core_hours": round(shapes * rates["shape_cpu_seconds"] / 3600, 1),
-        "features_bound": "devices" if on_devices >= on_cores else "preprocessing on the cores",
+        "bound_by": bounds,
         "pictures_per_second_and_device": round(per_second, 1),
         "bytes": {name: round(value) for name, value in space.items()},
     }
@@ -139,7 +151,7 @@ def format_table(result: Mapping[str, Any], cluster: Cluster) -> str:
         f"{cluster.devices} devices"
     ]
     lines += [
-        f"  {name:12} {status_file.format_seconds(seconds)}"
+        f"  {name:12} {status_file.format_seconds(seconds)}, bound by {result['bound_by'][name]}"
         for name, seconds in result["seconds"].items()
     ]
     lines.append(
@@ -147,7 +159,6 @@ def format_table(result: Mapping[str, Any], cluster: Cluster) -> str:
         + (f", cost {result['cost']:,}" if "cost" in result else "")
     )
     lines += [f"  {name:12} {size / 1e9:,.0f} GB" for name, size in result["bytes"].items()]
-    lines.append(f"  features are bound by {result['features_bound']}")
     return "\n".join(lines)
 
 
@@ -177,6 +188,12 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="assumed share of the peak that the teacher reaches; default: %(default)s",
     )
     add("--pictures_per_second", type=number, help="measured pictures per second of a device")
+    add(
+        "--disk_mb",
+        type=number,
+        default=1000.0,
+        help="assumed megabytes per second of the file system, over all hosts; default: %(default)s",
+    )
     add("--download_mb", type=number, help="megabytes per second of downloads, over all hosts")
     add("--price", type=number, help="price of a host for an hour")
     add("--rates", type=command.local_path, default=RATES, help="file of measured rates")
@@ -201,6 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         devices=options.devices,
         peak_flops=options.peak_tflops * 1e12,
         utilisation=options.utilisation,
+        disk_bytes=options.disk_mb * 1e6,
         pictures_per_second=options.pictures_per_second,
         download_bytes=options.download_mb and options.download_mb * 1e6,
         price=options.price,
@@ -209,9 +227,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(format_table(result, cluster), file=sys.stderr)
     source = f"{measured['command']} ({measured['machine']}, {measured['date']})"
     print(f"  rates measured by {source}", file=sys.stderr)
+    assumed = [f"a file system of {options.disk_mb:g} MB/s"]
     if options.pictures_per_second is None:
         share = f"{options.utilisation:.0%} of {options.peak_tflops:g} TFLOP/s"
-        print(f"  assumed, not measured: the teacher reaches {share}", file=sys.stderr)
+        assumed.append(f"a teacher that reaches {share}")
+    print(f"  assumed, not measured: {', '.join(assumed)}", file=sys.stderr)
     print(json.dumps(result | {"given": given}))
     return 0
 

@@ -5,6 +5,9 @@ import argparse
 import math
 from collections.abc import Callable
 
+# Value of a flag that leaves the choice to the program.
+AUTO = "auto"
+
 
 def integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
     """Returns an argparse type for integers in a range.
@@ -30,6 +33,11 @@ def integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def auto_or(parse: Callable[[str], int]) -> Callable[[str], int | None]:
+    """Returns an argparse type for "auto", which becomes None, or for what `parse` takes."""
+    return lambda text: None if text == AUTO else parse(text)
 
 
 def positive_number(text: str) -> float:

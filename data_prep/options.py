@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from data_prep import build_flags, records
+from data_prep import build_flags, flag_types, records
 from data_prep.captions import CaptionFile
 from mrd_jax import storage
 
@@ -23,8 +23,10 @@ class Options:
       views: rendered views per shape, at most.
       image_size: side of a view in pixels.
       seed: seed of point sampling and LiT training.
-      batch_size: pictures or texts per call of the teacher, over all devices.
-      dtype: dtype of the teacher's activations, "float32" or "bfloat16".
+      batch_size: pictures or texts per call of the teacher, over all devices; None to choose them
+        by the memory of the devices.
+      dtype: dtype of the teacher's activations: "float32", "bfloat16", or "auto" for that of the
+        features that exist, else bfloat16 on accelerators and float32 on CPUs.
       label_from: folders that name the classes of the source "folder", see
         `shape_names.label_of`; None for none.
       captions: files of captions that are joined to the shapes by id.
@@ -46,8 +48,8 @@ class Options:
     views: int = build_flags.VIEWS
     image_size: int = build_flags.IMAGE_SIZE
     seed: int = 0
-    batch_size: int = 32
-    dtype: str = "float32"
+    batch_size: int | None = None
+    dtype: str = flag_types.AUTO
     label_from: str | None = None
     captions: tuple[CaptionFile, ...] = ()
     licence: tuple[str, ...] = ()

@@ -14,7 +14,17 @@ from pathlib import Path
 
 import tqdm
 
-from data_prep import build_flags, executors, licences, lock, progress, shapes, shards, sources
+from data_prep import (
+    build_flags,
+    disk_space,
+    executors,
+    licences,
+    lock,
+    progress,
+    shapes,
+    shards,
+    sources,
+)
 from data_prep.build_flags import IMAGE_SIZE, POINTS, VIEWS, Execution
 from data_prep.geometry import formats
 from data_prep.parts import WHOLE
@@ -118,6 +128,13 @@ def prepare_shapes(
     )
     if execution.part == WHOLE:
         shards.remove_surplus(cache_dir, count=len(mine))
+    disk_space.check_shapes(
+        cache_dir,
+        sum(len(shard.items) for shard in pending),
+        points=points,
+        views=views,
+        image_size=image_size,
+    )
     _run(executor, job, pending, summary, listener=execution.listener)
     summary.check()
     summary.seconds = time.monotonic() - start

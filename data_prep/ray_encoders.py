@@ -48,6 +48,7 @@ class Encoder:
 
     def __init__(self, loading: Loading):
         ray_cluster.enter(loading.cwd)
+        self._dtype = loading.options["dtype"]
         self._teacher = loading.load(loading.name, **loading.options)
         if self._teacher.info != loading.info:
             raise ray_cluster.AddressError(
@@ -57,7 +58,7 @@ class Encoder:
 
     def encode(self, paths: Sequence[Path], folder: Path, ids: Collection[str]) -> dict[str, int]:
         """Calls `features.encode_shards` and returns its counts."""
-        return features.encode_shards(paths, folder, self._teacher, ids=ids)
+        return features.encode_shards(paths, folder, self._teacher, ids=ids, dtype=self._dtype)
 
 
 def encode_shards(
@@ -103,6 +104,12 @@ def encode_shards(
     return dict(counts)
 
 
+def has_accelerators(address: str | None) -> bool:
+    """Returns whether a node of a cluster has a GPU or TPU."""
+    with ray_cluster.connected(address):
+        return _kind(ray_cluster.import_ray().nodes()) != "CPU"
+
+
 def _run(
     encoders: Sequence[Any], queue: Iterator[tuple[Sequence[Path], Sequence[str]]], folder: Path
 ) -> Iterator[dict[str, int]]:
@@ -131,13 +138,20 @@ def _run(
 def _start_encoders(loading: Loading, *, count: int) -> list[Any]:
     """Starts an encoder on each node with accelerators; where there is none, on each node."""
     ray = ray_cluster.import_ray()
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    kind = next((k for k in ("TPU", "GPU") if any(node.get(k) for node in nodes)), "CPU")
-    resources = [node[kind] for node in nodes if node.get(kind)][:count]
+    nodes = ray.nodes()
+    kind = _kind(nodes)
+    amounts = [node["Resources"].get(kind) for node in nodes if node["Alive"]]
+    resources = [amount for amount in amounts if amount][:count]
     actor = ray.remote(max_restarts=ray_cluster.RETRIES, max_task_retries=ray_cluster.RETRIES)(
         Encoder
     )
     return [actor.options(**_claim(kind, amount)).remote(loading) for amount in resources]
+
+
+def _kind(nodes: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the kind of device that encodes: "TPU", "GPU", or "CPU" where there is neither."""
+    resources = [node["Resources"] for node in nodes if node["Alive"]]
+    return next((k for k in ("TPU", "GPU") if any(each.get(k) for each in resources)), "CPU")
 
 
 def _claim(kind: str, amount: float) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def encode_shards(
         float16.
     """
     wanted = frozenset(ids)
-    counts, names = dict.fromkeys(("written", "current", "captions", "truncated"), 0), {}
+    counts = dict.fromkeys(("written", "current", "captions", "truncated"), 0)
     targets = {}
     counter = progress.Counter(listener, "captions", unit="shard", total=len(shards))
     for path, shard in tqdm.tqdm(shards.items(), desc="captions", unit="shard"):
@@ -82,7 +82,7 @@ def encode_shards(
         is_current = meta.get("fingerprint") == expected
         counts["current" if is_current else "written"] += 1
         if not is_current:
-            meta = _write(target, entries, rejected, teacher, names=names, fingerprint=expected)
+            meta = _write(target, entries, rejected, teacher, fingerprint=expected)
         counter.add(reused=is_current)
         counts["captions"] += sum(len(shape.captions) for shape in entries)
         counts["truncated"] += meta["truncated"]
@@ -173,14 +173,13 @@ def _write(
     rejected: Sequence[str],
     teacher: teachers.Teacher | None,
     *,
-    names: dict[str, np.ndarray],
     fingerprint: str,
 ) -> dict:
     """Encodes the captions of a shard and writes its file; returns the JSON part of it."""
     texts = [text for shape in entries for _, text in shape.captions]
     rows = np.zeros((0, 0), np.float16)
     if texts:
-        encoded = features.encode_shapes(entries, teacher, names=names)
+        encoded = features.encode_shapes(entries, teacher)
         rows = np.concatenate([text for _, text in encoded.values()])
     meta = {
         "fingerprint": fingerprint,

@@ -98,7 +98,7 @@ def write(
         "items read": summary.read,
         "skipped": summary.skipped.total(),
         "shapes in the cache": summary.written,
-        **{f"record_builder, split {split}": len(ids) for split, ids in plan.splits.items()},
+        **{f"records, split {split}": len(ids) for split, ids in plan.splits.items()},
         "shapes in the cache that are in no split": summary.written - len(splits),
         "classes": len(plan.classes),
     }
@@ -140,7 +140,7 @@ def _cards(
     *,
     seed: int,
 ) -> list[Card]:
-    """Returns the cards of random record_builder, in the order of the shards."""
+    """Returns the cards of random records, in the order of the shards."""
     chosen = set(random.Random(seed).sample(sorted(splits), min(SHAPES, len(splits))))
     added: dict[str, encoding.Added] = {}
     for shard in plan.shards:

@@ -5,7 +5,17 @@ import pathlib
 
 from data_prep.teachers.interface import LIT, RELEASED, Teacher, TeacherInfo
 
-__all__ = ["LIT", "RELEASED", "Teacher", "TeacherInfo", "load_teacher"]
+__all__ = ["LIT", "RELEASED", "Teacher", "TeacherInfo", "default_dtype", "load_teacher"]
+
+
+def default_dtype() -> str:
+    """Returns the dtype of activations for the devices of this host.
+
+    Accelerators compute bfloat16 several times faster; CPUs convert it to float32 and back.
+    """
+    import jax
+
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
 def load_teacher(

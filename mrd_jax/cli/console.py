@@ -23,6 +23,7 @@ COMMANDS = {
     "search": "mrd_jax.tools.search",
     "demo": "mrd_jax.demo",
     "convert": "mrd_jax.tools.convert",
+    "calibrate": "mrd_jax.tools.calibrate",
     "neighbours": "mrd_jax.tools.neighbours",
     "compare": "mrd_jax.tools.compare",
     "verify": "mrd_jax.tools.verify",

@@ -110,6 +110,18 @@ PANELS = (
         r"test/retrieval/(?!unseen/).+/recall@5",
         unit="%",
     ),
+    _Panel(
+        "Effective neighbours of the relations",
+        "Number of held-out shapes that a row of a relation spreads over (its perplexity): of each "
+        "target of the teacher, and of the student's relation that follows it.",
+        r"relation/.+_neighbours",
+        scale="log",
+    ),
+    _Panel(
+        "Diagonal of the cross-modal relations",
+        "Probability of a shape itself in its row. A target near 1 is a second contrastive loss.",
+        r"relation/(image|text)/.+_diagonal",
+    ),
 )
 
 

@@ -19,7 +19,7 @@ from mrd_jax.data import corrupt_records, loader, source
 from mrd_jax.data.hard_negatives import neighbour_index
 from mrd_jax.distributed import backends, processes, versions
 from mrd_jax.evaluation import evaluator, history
-from mrd_jax.training import initial_state, optimizer, step, validation
+from mrd_jax.training import calibration, initial_state, optimizer, step, validation
 
 LOGGER = logging.getLogger(__name__)
 
@@ -41,6 +41,20 @@ class Run:
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     backend: backends.Backend
+
+    def calibrated(self, data: "TrainingData") -> "Run":
+        """Returns the run with the teacher's temperatures that its numbers of neighbours ask for.
+
+        Args:
+          data: training split, on which they are solved for.
+
+        Raises:
+          ValueError: no temperature gives the number of neighbours that the config asks for.
+        """
+        config = calibration.calibrate(
+            ConfigDict(self.config), data.records, neighbours=data.neighbours
+        )
+        return dataclasses.replace(self, config=FrozenConfigDict(config))
 
     def initial_state(self) -> train_state.TrainState:
         """Initialises the train state from `config.seed`, placed as the backend needs it."""

@@ -2,11 +2,13 @@
 """Estimates of a preparation, compared with sums by hand, and the file of measured rates."""
 
 import json
+import pathlib
+import re
 
 import pytest
 
 from benchmarks import preparation_rates
-from data_prep import estimate
+from data_prep import estimate, status_file
 
 # Round rates; pictures cost 2 * 10^12 operations, texts a quarter of that.
 RATES = {
@@ -41,6 +43,7 @@ def run(rates, capsys, *flags):
 def test_stages_are_divided_by_the_machines_that_work_on_them(rates, capsys):
     flags = ["--hosts", "5", "--cores", "20", "--devices", "4", "--price", "10"]
     flags += ["--peak_tflops", "100", "--utilisation", "0.5", "--download_mb", "900"]
+    flags += ["--disk_mb", "1000000"]
     result, text = run(rates, capsys, *flags)
     # 45,000 CPU seconds on 90 of 100 cores; 900,000 pictures and as much as 90,000 for texts, at 25
     # per second on 20 devices; 900 CPU seconds on the 20 cores of one host; 90 GB at 0.9 GB/s.
@@ -54,16 +57,25 @@ def test_stages_are_divided_by_the_machines_that_work_on_them(rates, capsys):
         "features": 3_600_000_000,
         "records": 9_000_000_000,
     }
-    assert result["features_bound"] == "devices"
-    assert "assumed, not measured: the teacher reaches 50% of 100 TFLOP/s" in text
+    assert set(result["bound_by"].values()) == {"network", "cores", "devices"}
+    assert "a file system of 1e+06 MB/s, a teacher that reaches 50% of 100 TFLOP/s\n" in text
     assert "rates measured by x (y, 2026-01-01)" in text
 
 
 def test_fast_devices_wait_for_the_preprocessing_of_pictures(rates, capsys):
-    result, text = run(rates, capsys, "--cores", "10", "--pictures_per_second", "1000")
+    result, text = run(
+        rates, capsys, "--cores", "10", "--pictures_per_second", "10000", "--disk_mb", "1000"
+    )
     assert result["seconds"]["features"] == 90  # 900 CPU seconds on 10 cores
-    assert result["features_bound"] == "preprocessing on the cores"
-    assert "assumed" not in text and "cost" not in result
+    assert result["bound_by"]["features"] == "cores"
+    assert "teacher" not in text and "cost" not in result
+
+
+def test_a_stage_takes_as_long_as_its_files_need(rates, capsys):
+    result, _ = run(rates, capsys, "--disk_mb", "100", "--pictures_per_second", "10000")
+    # 108, 21.6 and 30.6 GB are read and written at 0.1 GB/s.
+    assert result["seconds"] == {"shapes": 1080, "features": 216, "records": 306}
+    assert set(result["bound_by"].values()) == {"file system"}
 
 
 def test_a_flag_replaces_a_measured_rate_and_is_reported(rates, capsys):
@@ -88,6 +100,27 @@ def test_the_measured_rates_have_what_an_estimate_needs():
     assert content["command"].startswith("python -m benchmarks.preparation_rates")
     # 1.85 * 10^9 parameters of the image model at 257 tokens.
     assert content["rates"]["picture_flops"] == pytest.approx(2 * 1.85e9 * 257, rel=0.05)
+
+
+def test_the_figures_of_the_documentation_are_those_of_the_command(capsys):
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "large_scale.md").read_text("utf-8")
+    commands = re.findall(r"-m data_prep\.estimate (--shapes [^\n]*)", page)
+    rows = re.findall(r"^\| (\d+ host.*) \|$", page, re.MULTILINE)
+    assert len(commands) == len(rows) == 3
+    for command, row in zip(commands, rows, strict=True):
+        assert estimate.main(command.split()) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert row.split(" | ")[1:] == [
+            *(status_file.format_seconds(result["seconds"][name]) for name in result["seconds"]),
+            f"{result['hours']:g} h",
+            f"{result['host_hours']:g}",
+            f"{result['cost']:,}",
+        ]
+    sizes = " ".join(
+        re.findall(r"([\d,]+ GB)", page.partition("Disk: ")[2].partition("The price")[0])
+    )
+    assert sizes == " ".join(f"{size / 1e9:,.0f} GB" for size in result["bytes"].values())
+    assert estimate.read_rates()["machine"] in page.replace("\n", " ")
 
 
 def test_pictures_are_timed_and_files_counted(tmp_path):
