@@ -26,15 +26,16 @@ RATES = Path(__file__).with_name("measured_rates.json")
 BUSY = 0.9
 # Flags that replace a measured rate, and their help.
 _OVERRIDES = {
-    "shape_cpu_seconds": "CPU seconds of preparing a shape",
-    "pictures_per_shape": "pictures per shape",
-    "captions_per_shape": "captions per shape",
-    "picture_cpu_seconds": "CPU seconds of preprocessing a picture for the teacher",
-    "record_cpu_seconds": "CPU seconds of writing a record",
-    "source_bytes": "bytes of raw data per shape",
-    "picture_flops": "floating-point operations of the teacher for a picture",
-    "text_flops": "floating-point operations of the teacher for a text",
+    "--shape_cpu_seconds": "CPU seconds of preparing a shape",
+    "--pictures_per_shape": "pictures per shape",
+    "--captions_per_shape": "captions per shape",
+    "--picture_cpu_seconds": "CPU seconds of preprocessing a picture for the teacher",
+    "--record_cpu_seconds": "CPU seconds of writing a record",
+    "--source_bytes": "bytes of raw data per shape",
+    "--picture_flops": "floating-point operations of the teacher for a picture",
+    "--text_flops": "floating-point operations of the teacher for a text",
 }
+_NAMES = tuple(flag[2:] for flag in _OVERRIDES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +74,7 @@ def read_rates(path: Path = RATES) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
         content["rates"] = {name: float(value) for name, value in content["rates"].items()}
-        missing = [name for name in (*_OVERRIDES, "cache_bytes") if name not in content["rates"]]
+        missing = [name for name in (*_NAMES, "cache_bytes") if name not in content["rates"]]
         if missing:
             raise ValueError(f"no {', '.join(missing)}")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -192,13 +193,13 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--disk_mb",
         type=number,
         default=1000.0,
-        help="assumed megabytes per second of the file system, over all hosts; default: %(default)s",
+        help="assumed megabytes per second of the file system; default: %(default)s",
     )
     add("--download_mb", type=number, help="megabytes per second of downloads, over all hosts")
     add("--price", type=number, help="price of a host for an hour")
     add("--rates", type=command.local_path, default=RATES, help="file of measured rates")
-    for name, text in _OVERRIDES.items():
-        add(f"--{name}", type=number, help=f"{text}; default: as measured")
+    for flag, text in _OVERRIDES.items():
+        add(flag, type=number, help=f"{text}; default: as measured")
     return parser.parse_args(arguments)
 
 
@@ -211,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parse_options(arguments)
     measured = read_rates(options.rates)
-    given = {name: getattr(options, name) for name in _OVERRIDES if getattr(options, name)}
+    given = {name: getattr(options, name) for name in _NAMES if getattr(options, name)}
     cluster = Cluster(
         hosts=options.hosts,
         cores=options.cores,

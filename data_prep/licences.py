@@ -50,7 +50,7 @@ def parse(text: str) -> tuple[str, ...]:
     """
     names = sorted({short_name(name) for name in text.split(",") if name.strip()})
     if not names:
-        raise ValueError(f"--licence {text!r}: expected names such as {','.join(KNOWN)}")
+        raise ValueError(f"{text!r}: expected names such as {','.join(KNOWN)}")
     return tuple(names)
 
 

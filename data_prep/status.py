@@ -81,13 +81,14 @@ def add_up(contents: Sequence[dict[str, Any]]) -> list[str]:
         stages = [content["stages"][name] for content in contents if name in content["stages"]]
         # Builds that wait for their turn have no stage yet, so their items are unknown.
         total = sum(stage["total"] or 0 for stage in stages)
+        working = [stage for stage in stages if not stage["finished"]]
         fields = {
             "unit": stages[0]["unit"],
             "total": total,
             "done": sum(stage["done"] for stage in stages),
-            "per_second": sum(stage["per_second"] for stage in stages if not stage["finished"]),
+            "per_second": sum(stage["per_second"] for stage in working or stages),
             "seconds_left": max((stage["seconds_left"] or 0 for stage in stages), default=0),
-            "finished": all(stage["finished"] for stage in stages),
+            "finished": not working,
             "skipped": status_file.sum_counts(stage["skipped"] for stage in stages),
             "retried": status_file.sum_counts(stage["retried"] for stage in stages),
         }

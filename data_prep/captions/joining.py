@@ -53,15 +53,13 @@ def parse(text: str) -> CaptionFile:
     """
     name, colon, kind = text.rpartition(":")
     if not colon or kind not in KINDS:
-        raise ValueError(
-            f"--captions {text}: expected FILE:KIND, with one of the kinds {', '.join(KINDS)}"
-        )
+        raise ValueError(f"{text}: expected FILE:KIND, with one of the kinds {', '.join(KINDS)}")
     path = Path(name)
     if not path.is_file():
-        raise ValueError(f"--captions {text}: {path} is not a file")
+        raise ValueError(f"{text}: {path} is not a file")
     if kind == FILTER:
         if path.suffix.lower() != ".json":
-            raise ValueError(f"--captions {text}: expected OpenShape's gpt4_filtering.json")
+            raise ValueError(f"{text}: expected OpenShape's gpt4_filtering.json")
     else:
         Reader(path)
     return CaptionFile(path, kind)

@@ -137,22 +137,22 @@ def test_make_targets_exist(page):
             assert piece.split()[1] in targets, piece
 
 
-def source_of(program):
-    """Returns the source of `-m MODULE` or FILE, of a package with that of the modules in it.
+# Program -> modules that define some of its flags.
+FLAGS_OF = {"data_prep.build": ("data_prep.build_flags", "data_prep.selection")}
+FLAGS_OF["data_prep.prepare"] = FLAGS_OF["data_prep.build"][:1]
+FLAGS_OF["data_prep.merge"] = ("data_prep.build", *FLAGS_OF["data_prep.build"])
 
-    Modules whose functions add flags to a parser are included.
-    """
+
+def source_of(program):
+    """Returns the source of `-m MODULE` or FILE, of a package with that of the modules in it."""
     if program.endswith(".py"):
         return (ROOT / program).read_text("utf-8")
     package = find_module(f"{program}.__main__")
     file = package or find_module(program)
     assert file is not None, f"no module {program}"
     files = sorted(file.parent.glob("*.py")) if package else [file]
-    text = "\n".join(path.read_text("utf-8") for path in files)
-    for name in sorted(set(re.findall(r"\b(\w+)\.(?:add_\w+|make_parser)\(", text))):
-        if (file.parent / f"{name}.py").exists():
-            text += source_of(f"{program.rpartition('.')[0]}.{name}")
-    return text
+    files += [find_module(module) for module in FLAGS_OF.get(program, ())]
+    return "\n".join(path.read_text("utf-8") for path in files)
 
 
 def split_at(separator, words):
