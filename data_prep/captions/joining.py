@@ -53,9 +53,7 @@ def parse(text: str) -> CaptionFile:
     """
     name, colon, kind = text.rpartition(":")
     if not colon or kind not in KINDS:
-        raise ValueError(
-            f"{text}: expected FILE:KIND, with one of the kinds {', '.join(KINDS)}"
-        )
+        raise ValueError(f"{text}: expected FILE:KIND, with one of the kinds {', '.join(KINDS)}")
     path = Path(name)
     if not path.is_file():
         raise ValueError(f"{text}: {path} is not a file")
