@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import tqdm
 
-from data_prep import progress, shapes, teachers
+from data_prep import disk_space, progress, shapes, teachers
 from data_prep.shards import beside, move_flat
 from data_prep.teachers import prompts
 from mrd_jax import atomic_io
@@ -89,6 +89,9 @@ def encode_shards(
             counts["stale"] += 1
         texts = sum(len(entry.shape.captions) for entry in entries)
         tasks.append(_Task(path, target, images, texts))
+
+    rows = sum(task.images + task.texts for task in tasks)
+    disk_space.check(output_dir, 2 * rows * teacher.info.dim, what=f"{rows} features")
 
     def encode(task: _Task) -> _Task:
         encode_shard(task.path, task.target, teacher, ids=wanted, dtype=dtype)

@@ -14,7 +14,17 @@ from pathlib import Path
 
 import tqdm
 
-from data_prep import build_flags, executors, licences, lock, progress, shapes, shards, sources
+from data_prep import (
+    build_flags,
+    disk_space,
+    executors,
+    licences,
+    lock,
+    progress,
+    shapes,
+    shards,
+    sources,
+)
 from data_prep.build_flags import IMAGE_SIZE, POINTS, VIEWS, Execution
 from data_prep.geometry import formats
 from data_prep.parts import WHOLE
@@ -86,8 +96,8 @@ def prepare_shapes(
     Raises:
       ValueError: the source is unknown or the folder holds none of its data.
       executors.ItemError: an item cannot be read for a reason that the user can remove.
-      RuntimeError: most of the items were given up. Without worker processes, the exception of the
-        source itself is raised in place of both.
+      executors.AbortedError: most of the items were given up. Without worker processes, the
+        exception of the source itself is raised in place of both.
     """
     check_input(source, input_dir)
     start = time.monotonic()
@@ -118,6 +128,13 @@ def prepare_shapes(
     )
     if execution.part == WHOLE:
         shards.remove_surplus(cache_dir, count=len(mine))
+    disk_space.check_shapes(
+        cache_dir,
+        sum(len(shard.items) for shard in pending),
+        points=points,
+        views=views,
+        image_size=image_size,
+    )
     _run(executor, job, pending, summary, listener=execution.listener)
     summary.check()
     summary.seconds = time.monotonic() - start
@@ -153,12 +170,12 @@ def _run(
 
 
 def _check_aborted(finished: executors.Finished, *, aborted: int, attempted: int) -> None:
-    """Raises RuntimeError if so many items are given up that the cause is not in the items."""
+    """Raises AbortedError if so many items are given up that the cause is not in the items."""
     if aborted < MIN_ABORTED or 2 * aborted < attempted:
         return
     last = finished.header[shards.ABORTED][-1] if shards.ABORTED in finished.header else None
     example = f" (such as {last!r}: {finished.header['skipped'][last]})" if last else ""
-    raise RuntimeError(
+    raise executors.AbortedError(
         f"{aborted} of the first {attempted} items were given up{example}; correct the cause, and "
         "run the command again with --retry_skipped"
     )

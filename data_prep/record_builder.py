@@ -16,7 +16,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 import tqdm
 
-from data_prep import evaluation, progress, records
+from data_prep import disk_space, evaluation, progress, records
 from mrd_jax.data import picture_files
 
 # Shape shards (32 shapes each) per record file: about 100 MB with 10,000 points.
@@ -206,9 +206,10 @@ def write_records(
     staging = output_dir / f".{plan.name}.incomplete"
     if staging.exists():
         shutil.rmtree(staging)  # left by an interrupted run
+    total = sum(len(ids) for ids in plan.splits.values())
+    _check_space(output_dir, plan, records=total)
     pictures_dir = staging / "pictures"
     pictures_dir.mkdir(parents=True)
-    total = sum(len(ids) for ids in plan.splits.values())
     counter = progress.Counter(listener, "records", unit="record", total=total)
     with tqdm.tqdm(total=total, desc="records", unit="record") as bar:
 
@@ -234,3 +235,11 @@ def write_records(
     shutil.rmtree(staging)
     counter.finish()
     return target
+
+
+def _check_space(folder: Path, plan: Plan, *, records: int) -> None:
+    """Raises ValueError if the points and features of the records do not fit on the disk."""
+    files = (shard.features for shard in plan.shards)
+    features = sum(path.stat().st_size for path in files if path is not None)
+    needed = records * plan.points * disk_space.RECORDED_POINT + features
+    disk_space.check(folder, needed, what=f"{records} records")

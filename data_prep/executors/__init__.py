@@ -4,6 +4,7 @@
 from data_prep.executors import local
 from data_prep.executors.interface import (
     GIGABYTE,
+    AbortedError,
     AddressError,
     Executor,
     Finished,
@@ -14,6 +15,7 @@ from data_prep.executors.interface import (
 
 __all__ = [
     "GIGABYTE",
+    "AbortedError",
     "AddressError",
     "Executor",
     "Finished",

@@ -16,6 +16,10 @@ class ItemError(RuntimeError):
     """Raised when an item cannot be read for a reason that the user can remove."""
 
 
+class AbortedError(RuntimeError):
+    """Raised when so many items were given up that the cause is not in the items."""
+
+
 class AddressError(RuntimeError):
     """Raised when a Ray cluster cannot be reached or used."""
 
@@ -26,7 +30,8 @@ class Limits:
 
     Attributes:
       seconds: wall time.
-      memory: bytes of memory of the process that prepares it, without mapped files.
+      memory: bytes of memory of the process that prepares it, without mapped files. Enforced on
+        Linux only.
     """
 
     seconds: float = 600.0

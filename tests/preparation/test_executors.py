@@ -172,7 +172,7 @@ def test_preparation_stops_where_most_items_fail(tmp_path, monkeypatch):
     message = (
         r"4 of the first 4 items were given up \(such as '\d-bug': failed: TypeError.*retry_sk"
     )
-    with pytest.raises(RuntimeError, match=message):
+    with pytest.raises(executors.AbortedError, match=message):
         run(raw, tmp_path / "cache")
     assert not children()
 

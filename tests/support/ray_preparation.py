@@ -95,9 +95,9 @@ def other_input_report(root):
         ray_cluster._entries = original
 
 
-def load_teacher(name, *, revision):
+def load_teacher(name, *, revision, dtype):
     """Loads the fake teacher; the nodes import it."""
-    del name
+    del name, dtype
     return fake_data.FakeTeacher(revision=revision)
 
 
@@ -119,11 +119,17 @@ def features_report(root):
     import ray_preparation  # by its name, since this module is "__main__"
 
     loading = ray_encoders.Loading(
-        "fake", {"revision": "1"}, teacher.info, load=ray_preparation.load_teacher
+        "fake",
+        {"revision": "1", "dtype": "float32"},
+        teacher.info,
+        load=ray_preparation.load_teacher,
     )
     counts = ray_encoders.encode_shards(members, root / "ray_features", loading, address=None)
     other = ray_encoders.Loading(
-        "fake", {"revision": "2"}, teacher.info, load=ray_preparation.load_teacher
+        "fake",
+        {"revision": "2", "dtype": "float32"},
+        teacher.info,
+        load=ray_preparation.load_teacher,
     )
     message = error_of(ray_encoders.encode_shards, members, root / "unused", other, address=None)
     return {

@@ -17,7 +17,7 @@ import tokenizers
 import transformers
 
 from data_prep import teachers
-from data_prep.teachers import batching
+from data_prep.teachers import batching, clip
 
 WORDS = ("<pad>", "<start>", "<unknown>", "<end>", "a", "red", "chair", "lamp", "of", "wood")
 TEXTS = [
@@ -307,3 +307,60 @@ def test_hub_weights_are_downloaded_in_one_format_and_the_commit_is_the_revision
     info = teachers.load_teacher("owner/model").info
     assert (info.name, info.revision) == ("owner/model", "0123abc")
     assert len(requests) == 2 and "model.safetensors" in requests[0]
+
+
+@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.slow), 8])
+def test_features_do_not_depend_on_the_number_of_devices(model, processor, monkeypatch, devices):
+    available = jax.local_devices()
+
+    def encode(count, rows):
+        monkeypatch.setattr(jax, "local_devices", lambda: available[:count])
+        teacher = made(model, processor, batch_size=rows)
+        return teacher.encode_images(pictures(11)), teacher.encode_texts(TEXTS)
+
+    alone, together = encode(1, 2), encode(devices, 2 * devices)  # two rows per device
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one, other)
+    for one, other in zip(alone, encode(devices, devices), strict=True):  # one row per device
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def made(model, processor, **options):
+    """Returns a teacher without files."""
+    images, tokenizer = processor
+    return clip.ClipTeacher(
+        model=model,
+        params=model.weights,
+        image_processor=images,
+        tokenizer=tokenizer,
+        name="x",
+        revision="1",
+        **options,
+    )
+
+
+def test_images_of_the_final_size_are_not_processed(model, processor):
+    images, tokenizer = processor
+    square = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32)
+    picture = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
+    want = square(images=picture, do_rescale=False, do_normalize=False)["pixel_values"][0]
+    np.testing.assert_array_equal(np.asarray(picture), want.transpose(1, 2, 0))
+    for settings, expected in (
+        (square, True),
+        (images, False),  # resizes to 40
+        (transformers.CLIPImageProcessor(do_resize=False, crop_size=32), True),
+        (transformers.CLIPImageProcessor(do_resize=False, crop_size=30), False),
+        (transformers.CLIPImageProcessor(do_center_crop=False, size={"shortest_edge": 32}), True),
+        (
+            transformers.CLIPImageProcessor(do_center_crop=False, size={"height": 32, "width": 40}),
+            False,
+        ),
+    ):
+        assert clip._has_final_size(picture, settings) == expected
+
+
+def test_pixels_are_not_scaled_where_the_processor_says_so():
+    processor = transformers.CLIPImageProcessor(do_normalize=False, rescale_factor=1 / 100)
+    scale, mean, std = clip._scaling(processor)
+    assert (scale, mean.tolist(), std.tolist()) == (np.float32(0.01), [0, 0, 0], [1, 1, 1])
+    assert clip._scaling(transformers.CLIPImageProcessor(do_rescale=False))[0] == 1
