@@ -72,6 +72,12 @@ def test_error_that_the_user_can_remove_passes_through_ray(result):
 
 
 @pytest.mark.slow
+def test_data_set_built_on_ray_has_the_bytes_of_one_process(result):
+    assert result["build_ray"] == result["build_local"]
+    assert {"openshape/1.0.0/metadata.json"} < result["build_ray"].keys()
+
+
+@pytest.mark.slow
 def test_features_encoded_by_actors_are_those_of_one_process(result):
     assert result["ray_features"] == result["local_features"] and len(result["ray_features"]) == 2
     assert result["counts"]["written"] == 2 and result["counts"]["images"] > 0

@@ -13,11 +13,12 @@ import time
 from pathlib import Path
 
 import fake_data
+import openshape_release
 import ray
 import ray.cluster_utils
 import synthetic_source
 
-from data_prep import build_flags, features, prepare, ray_encoders, shapes, sources
+from data_prep import build, build_flags, features, prepare, ray_encoders, shapes, sources
 
 prepare.ITEMS_PER_SHARD = 4
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
@@ -140,6 +141,26 @@ def features_report(root):
     }
 
 
+def build_report(root):
+    """Builds a data set of a published source here and on the cluster."""
+    raw = root / "release"
+    data = [openshape_release.shape(f"u{number}") for number in range(9)]
+    openshape_release.write_training(raw, data)
+    checked = {}
+    for executor, workers in (("local", 0), ("ray", None)):
+        output = root / f"build_{executor}"
+        execution = build_flags.Execution(executor=executor, workers=workers)
+        options = build.Options(
+            "openshape", raw, output, "released", points=16, execution=execution
+        )
+        files = [path for path in build.build(options).rglob("*") if path.is_file()]
+        content = {str(path.relative_to(output)): path.read_bytes() for path in files}
+        checked[f"build_{executor}"] = {
+            name: hashlib.sha256(each).hexdigest() for name, each in content.items()
+        }
+    return checked
+
+
 def main():
     root = Path(sys.argv[1])
     sources.SOURCES["synthetic"] = synthetic_source.Synthetic()
@@ -149,7 +170,7 @@ def main():
     node = cluster.add_node(**NODE)
     ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
     with contextlib.redirect_stdout(sys.stderr):
-        report = shapes_report(cluster, node, root) | features_report(root)
+        report = shapes_report(cluster, node, root) | features_report(root) | build_report(root)
     print(json.dumps(report))
     ray.shutdown()
     cluster.shutdown()
