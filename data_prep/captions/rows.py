@@ -16,7 +16,6 @@ import dataclasses
 import io
 import json
 import os
-import stat
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -62,7 +61,7 @@ class Reader:
       path: file of one of `TYPES`.
 
     Raises:
-      ValueError: the file is of another type, is not a regular file, or is UTF-16.
+      ValueError: the file is of another type, or is UTF-16.
       OSError: the file cannot be read.
     """
 
@@ -74,8 +73,6 @@ class Reader:
                 f"{path}: captions are read from {', '.join(TYPES)} files; unpack or rename it"
             )
         self._status = path.stat()
-        if not stat.S_ISREG(self._status.st_mode):
-            raise ValueError(f"{path}: not a regular file; captions are read more than once")
         with path.open("rb") as file:
             mark = file.read(3)
         if mark.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
