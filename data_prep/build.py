@@ -225,9 +225,10 @@ def _find_dtype(options: Options) -> str:
     if found is not None:
         return found
     if options.execution.executor == "ray":
-        has_accelerators = ray_encoders.has_accelerators(options.execution.address)
-        return "bfloat16" if has_accelerators else "float32"
-    return teachers.default_dtype()
+        has_accelerator = ray_encoders.has_accelerators(options.execution.address)
+    else:
+        has_accelerator = jax.default_backend() != "cpu"
+    return teachers.default_dtype(options.teacher, has_accelerator=has_accelerator)
 
 
 def _load_teacher(
@@ -358,7 +359,7 @@ def make_parser(description: str | None, *, prog: str) -> command.Parser:
         choices=(flag_types.AUTO, "float32", "bfloat16"),
         default=Options.dtype,
         help="dtype of the teacher's activations; auto is that of the features that exist, else "
-        "bfloat16 on accelerators and float32 on CPUs; default: %(default)s",
+        "bfloat16 on accelerators, and float32 on CPUs and for LiT teachers; default: %(default)s",
     )
     selection.add_flags(parser)
     add("--overwrite", action="store_true", help="replace a data set built with other options")

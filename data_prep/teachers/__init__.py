@@ -6,17 +6,27 @@ from collections.abc import Callable
 
 from data_prep.teachers.interface import LIT, RELEASED, Teacher, TeacherInfo
 
-__all__ = ["LIT", "RELEASED", "Teacher", "TeacherInfo", "default_dtype", "load_teacher"]
+__all__ = ["LIT", "RELEASED", "Teacher", "TeacherInfo", "default_dtype", "is_lit", "load_teacher"]
 
 
-def default_dtype() -> str:
-    """Returns the dtype of activations for the devices of this host.
+def is_lit(name_or_dir: str | pathlib.Path) -> bool:
+    """Returns whether a teacher is "lit" or the folder of a LiT teacher."""
+    from data_prep.teachers import lit
 
-    Accelerators compute bfloat16 several times faster; CPUs convert it to float32 and back.
+    return str(name_or_dir) == LIT or (pathlib.Path(name_or_dir) / lit.CONFIG_FILE).is_file()
+
+
+def default_dtype(name_or_dir: str | pathlib.Path, *, has_accelerator: bool) -> str:
+    """Returns the dtype of a teacher's activations.
+
+    Accelerators compute bfloat16 several times faster; CPUs convert it to float32 and back. A LiT
+    teacher is small, and bfloat16 changes its features too much (docs/data.md).
+
+    Args:
+      name_or_dir: as for `load_teacher`.
+      has_accelerator: whether GPUs or TPUs encode.
     """
-    import jax
-
-    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return "bfloat16" if has_accelerator and not is_lit(name_or_dir) else "float32"
 
 
 def load_teacher(
@@ -54,7 +64,7 @@ def load_teacher(
             "trains one on the training split of a source; pass the folder that it writes"
         )
     load: Callable[..., Teacher] = clip.ClipTeacher.load
-    if (pathlib.Path(name_or_dir) / lit.CONFIG_FILE).is_file():
+    if is_lit(name_or_dir):
         load = lit.LitTeacher.load
     elif places.is_open_clip(str(name_or_dir)):
         load = teacher.OpenClipTeacher.load

@@ -150,12 +150,20 @@ def test_automatic_dtype_is_that_of_existing_features(tmp_path, monkeypatch):
     assert info["build"]["dtype"] == "bfloat16"
 
 
-@pytest.mark.parametrize(("backend", "dtype"), [("cpu", "float32"), ("tpu", "bfloat16")])
-def test_automatic_dtype_depends_on_the_devices(monkeypatch, backend, dtype):
+@pytest.mark.parametrize(
+    ("backend", "teacher", "dtype"),
+    [
+        ("cpu", "owner/clip", "float32"),
+        ("tpu", "owner/clip", "bfloat16"),
+        ("gpu", "lit", "float32"),
+        ("gpu", "released", "float32"),
+    ],
+)
+def test_automatic_dtype_depends_on_devices_and_teacher(monkeypatch, backend, teacher, dtype):
     monkeypatch.setattr("jax.default_backend", lambda: backend)
     options = types.SimpleNamespace(
         dtype="auto",
-        teacher="x",
+        teacher=teacher,
         target=types.SimpleNamespace(exists=lambda: False),
         output=pathlib.Path("/nowhere"),
         source="fake",
