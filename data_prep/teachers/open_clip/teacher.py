@@ -9,6 +9,7 @@ import json
 import pathlib
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -33,7 +34,7 @@ class OpenClipTeacher:
 
     Args:
       place: files of the checkpoint.
-      batch_size: texts per call.
+      batch_size: texts per call; None as in `batching.BatchedFunction`.
       picture_batch_size: images per call, or None for `batch_size`.
       dtype: type of the parameters and activations, "float32" or "bfloat16".
 
@@ -46,7 +47,7 @@ class OpenClipTeacher:
         self,
         place: places.Place,
         *,
-        batch_size: int,
+        batch_size: int | None,
         picture_batch_size: int | None = None,
         dtype: str = "float32",
     ):
@@ -56,6 +57,7 @@ class OpenClipTeacher:
         config = place.config
         self._dtype = jnp.dtype(dtype)
         self._preprocessing = config.preprocessing
+        self._text_length = config.text.length
         self._batch_size = batch_size
         self._picture_batch_size = picture_batch_size or batch_size
         self._tokenizer = tokens.Tokenizer(
@@ -107,19 +109,30 @@ class OpenClipTeacher:
         )
         return self._collect(self._texts(batches))
 
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        """Returns how many texts have more tokens than the text tower reads."""
+        return self._tokenizer.count_truncated(texts)
+
     @functools.cached_property
     def _images(self) -> batching.BatchedFunction:
         if self._image_weights is None:
             raise ValueError(places.text_only(self._path))
-        params = self._image_weights.load(self._dtype)
+        size = self._preprocessing.size
         return batching.BatchedFunction(
-            self._image_tower.embed, params, batch_size=self._picture_batch_size
+            self._image_tower.embed,
+            self._image_weights.load(self._dtype),
+            batch_size=self._picture_batch_size,
+            row={"pixels": jax.ShapeDtypeStruct((size, size, 3), np.uint8)},
         )
 
     @functools.cached_property
     def _texts(self) -> batching.BatchedFunction:
-        params = self._text_weights.load(self._dtype)
-        return batching.BatchedFunction(self._text_tower.embed, params, batch_size=self._batch_size)
+        return batching.BatchedFunction(
+            self._text_tower.embed,
+            self._text_weights.load(self._dtype),
+            batch_size=self._batch_size,
+            row={"tokens": jax.ShapeDtypeStruct((self._text_length,), np.int32)},
+        )
 
     def _collect(self, batches) -> np.ndarray:
         return np.concatenate([np.zeros((0, self.info.dim), np.float32), *batches])
@@ -129,7 +142,7 @@ class OpenClipTeacher:
         cls,
         name_or_dir: str | pathlib.Path,
         *,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         picture_batch_size: int | None = None,
         dtype: str = "float32",
     ) -> OpenClipTeacher:
