@@ -28,6 +28,7 @@ EXCEPTIONS = {
     "cli/flag_parsing.py": "--config, a Python file",
     "cli/logs.py": "devices of this machine",
     "convert/files.py": "PyTorch checkpoints, which torch maps into memory",
+    "distributed/gpus.py": "the driver of this machine",
     "evaluation/benchmark/published.py": "file of the package",
     "report/templates.py": "files of the package",
     "search/indexing.py": "meshes, and teachers, on this machine",
@@ -36,6 +37,7 @@ EXCEPTIONS = {
 # Folders and prefixes that read meshes and write temporary files on this machine only.
 LOCAL = ("demo/", "search/inspection", "search/shape_files", "search/queries", "search/pictures")
 LOCAL += ("search/nearest", "tools/embed", "tools/inspect", "tools/search")
+LOCAL += ("selfcheck/", "tools/selfcheck")
 
 
 # Files of data_prep whose paths may be in a bucket.
