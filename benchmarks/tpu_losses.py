@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 from mrd_jax import losses
-from mrd_jax.analysis import ahead, chips, flops
+from mrd_jax.analysis import chips, flops, program
 from mrd_jax.cli import command
 from mrd_jax.distributed import backends
 
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Compiles the objective and prints the report."""
     options = parse_options(arguments)
     jax.config.update("jax_platforms", "cpu")
-    chip, _ = chips.parse_topology(options.topology)
+    chip, _ = chips.parse_slice(options.topology)
     devices = chips.make_devices(options.topology)
     if options.batch % len(devices):
         raise ValueError(
@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = loss_config(options)
     lowered = lower(config, devices, batch=options.batch, dim=options.dim)
     started = time.perf_counter()
-    measured = ahead.describe_compiled(lowered.compile(), chip)
+    measured = program.describe(lowered.compile(), chip)
     per_chip = options.batch // len(devices)
     operations = flops.count_losses(
         config, local_batch=per_chip, dim=options.dim, chips=len(devices)

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from mrd_jax import models
-from mrd_jax.analysis import ahead, chips, hlo, schedule
+from mrd_jax.analysis import chips, hlo, program, schedule
 from mrd_jax.cli import command
 from mrd_jax.kernels import attention, attention_rows
 from mrd_jax.models import grouping
@@ -29,17 +29,20 @@ PARTS = ("fps", "ball_query", "knn", "gather", "tokenizer", "attention", "transf
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
     parser = command.Parser(__doc__, prog="python -m benchmarks.tpu_parts")
+    add_options(parser)
+    return parser.parse_args(arguments)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the parts and their sizes."""
     parser.add_argument("parts", nargs="+", choices=PARTS)
-    parser.add_argument(
-        "--topology", default="v5e:1x1", help="TPU slice, of which one chip is used"
-    )
+    parser.add_argument("--topology", default="v5e:1x1", help="topology, of which one chip is used")
     parser.add_argument("--batch", type=int, default=16, help="number of point clouds")
     parser.add_argument("--points", type=int, default=10_000, help="points per cloud")
     parser.add_argument("--groups", type=int, default=512)
     parser.add_argument("--group_size", type=int, default=32)
     parser.add_argument("--dim", type=int, default=512, help="token dimension, in heads of 64")
     parser.add_argument("--attention", default="auto", choices=attention.IMPLEMENTATIONS)
-    return parser.parse_args(arguments)
 
 
 def build_student(options: argparse.Namespace) -> Any:
@@ -112,7 +115,7 @@ class _Trained:
 
 def measure(part: str, options: argparse.Namespace) -> dict[str, Any]:
     """Compiles a part for one chip and returns its report."""
-    chip, _ = chips.parse_topology(options.topology)
+    chip, _ = chips.parse_slice(options.topology)
     place = jax.sharding.SingleDeviceSharding(chips.make_devices(options.topology)[0])
     function, shapes = build(part, options)
     shapes = jax.tree.map(
@@ -123,7 +126,7 @@ def measure(part: str, options: argparse.Namespace) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     text = compiled.as_text()
     summary = schedule.summarize(hlo.parse(text))
-    kernels = ahead.KERNEL_MARGIN * sum(summary.kernel_operations.values()) / chip.peak
+    kernels = program.KERNEL_MARGIN * sum(summary.kernel_operations.values()) / chip.peak
     settings = {name: value for name, value in vars(options).items() if name != "debug"}
     return {
         "benchmark": "tpu_parts", **(settings | {"parts": part}),

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles the training step of a config ahead of time for a TPU slice, and reports on it."""
+"""Compiles the training step of a config ahead of time for TPUs or GPUs, and reports on it."""
 
+import dataclasses
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -12,17 +14,21 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from mrd_jax import models
-from mrd_jax.analysis import chips, flops, hlo, schedule
+from mrd_jax.analysis import (
+    chips,
+    flops,
+    gpu_targets,
+    hlo,
+    minimal_traffic,
+    program,
+    schedule,
+)
 from mrd_jax.checkpoints import model_card
 from mrd_jax.data import batch_spec
 from mrd_jax.training import initial_state
 from mrd_jax.training import run as run_lib
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-# Estimated time of a Pallas kernel relative to its operations at the chip's peak. The compiler's
-# static schedule of the attention kernels gives 1.33 (forward) and 1.2 to 1.3 (backward, see
-# docs/tpu_step.md); as for large matrix products, the estimate is conservative.
-KERNEL_MARGIN = 1.4
 # Side of the matrices in `calibrate`, large enough to fill every matrix unit.
 _SIDE = 8192
 
@@ -38,13 +44,17 @@ def build(config: ConfigDict, devices: Sequence[jax.Device]) -> run_lib.Run:
     return run_lib.build_run(config, devices=devices)
 
 
-def trace(run: run_lib.Run) -> jax.stages.Traced:
-    """Traces the training step from the shapes of its state and batch."""
+def shapes(run: run_lib.Run) -> tuple[Any, Any]:
+    """Returns shapes, types and shardings of the train state and the global batch of a run."""
     state = jax.eval_shape(
         lambda: initial_state.create_state(run.config, model=run.model, optimizer=run.optimizer)
     )
-    batch = batch_spec.batch_spec(run.config)
-    return run.train_step().trace(*run.backend.placed_shapes(state, batch))
+    return run.backend.placed_shapes(state, batch_spec.batch_spec(run.config))
+
+
+def trace(run: run_lib.Run) -> jax.stages.Traced:
+    """Traces the training step from the shapes of its state and batch."""
+    return run.train_step().trace(*shapes(run))
 
 
 def count_parameters(config: ConfigDict) -> int:
@@ -59,20 +69,22 @@ def measure(config: ConfigDict, *, topology: str, calibrated: bool = True) -> di
 
     Args:
       config: experiment config; `config.batch_size` is the global batch size.
-      topology: TPU slice, such as "v5e:16x16".
-      calibrated: also compile one large matrix product and one large sum, see `calibrate`.
+      topology: TPU slice or GPUs, such as "v5e:16x16" or "h100:2x8".
+      calibrated: for a TPU, also compile one large matrix product and one large sum, see
+        `calibrate`.
 
     Returns:
-      A JSON object. Bytes and operations are per chip. "memory_bytes" is the published memory of a
-      chip, "allocated_bytes" the memory that the program reserves and "peak_bytes" the peak memory
-      in use. If the step does not fit, "fits" is False, "allocated_bytes" is the memory it would
-      need, "memory_bytes" the memory available to a program, and the other figures of the compiler
-      are absent.
+      A JSON object. Bytes and operations are per chip. "allocated_bytes" is the memory that the
+      program reserves, "peak_bytes" the peak memory in use, and "memory_bytes" the published memory
+      of a TPU chip; of a GPU, the share of its memory that JAX will allocate, and "fits" tells
+      whether the program does in that. If the step does not fit on a TPU, "allocated_bytes" is the
+      memory it would need, "memory_bytes" the memory available to a program, and the other figures
+      of the compiler are absent. `program.describe` adds the figures of the compiled program.
 
     Raises:
-      ValueError: the slice does not exist, the config is invalid, or its batch size does not
+      ValueError: the topology does not exist, the config is invalid, or its batch size does not
         divide over the chips.
-      chips.MissingCompilerError: libtpu is not installed.
+      chips.MissingCompilerError: the compiler is not installed.
       RuntimeError: the compiler failed for another reason than a lack of memory.
     """
     chip, _ = chips.parse_topology(topology)
@@ -83,19 +95,32 @@ def measure(config: ConfigDict, *, topology: str, calibrated: bool = True) -> di
     lowered = traced.lower()
     traced_at = time.perf_counter()
     report = _describe_config(config, run, traced, topology=topology)
+    report["lower_s"] = round(traced_at - started, 1)
     try:
-        compiled = lowered.compile()
+        compiled = compile_for(chip, lowered)
     except jax.errors.JaxRuntimeError as error:
-        report |= parse_out_of_memory(str(error)) | {"lower_s": round(traced_at - started, 1)}
+        report |= parse_out_of_memory(str(error))
         return report | {"compile_s": round(time.perf_counter() - traced_at, 1)}
-    compiled_at = time.perf_counter()
-    report |= describe_compiled(compiled, chip)
-    if calibrated:
+    report["compile_s"] = round(time.perf_counter() - traced_at, 1)
+    report |= program.describe(compiled, chip)
+    if chip.platform == "gpu":
+        report["fits"] = report["allocated_bytes"] <= report["memory_bytes"]
+        report["argument_bytes_of"] = _argument_bytes(run)
+        report["minimal_bytes_of"] = minimal_traffic.count_step(
+            run.model,
+            run.config,
+            local_batch=report["batch_per_chip"],
+            parameters=report["argument_bytes_of"]["params"] // 4,
+        )
+    elif calibrated:
         report["calibration"] = calibrate(devices[0], chip)
-    return report | {
-        "lower_s": round(traced_at - started, 1),
-        "compile_s": round(compiled_at - traced_at, 1),
-    }
+    return report
+
+
+def compile_for(chip: chips.Chip, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    """Compiles for devices that are not there."""
+    options = gpu_targets.COMPILER_OPTIONS if chip.platform == "gpu" else None
+    return lowered.compile(compiler_options=options)
 
 
 def _describe_config(
@@ -108,8 +133,9 @@ def _describe_config(
     model_flops = flops.count_step(run.model, run.config, local_batch=local_batch, chips=count)
     state = traced.in_avals[0][0]
     return {
-        "tool": "compile_tpu",
+        "tool": "compile",
         "topology": topology,
+        "platform": chip.platform,
         "chips": count,
         "batch_size": run.config.batch_size,
         "batch_per_chip": local_batch,
@@ -119,47 +145,35 @@ def _describe_config(
         "model_flops": {**model_flops, "total": sum(model_flops.values())},
         # Lower bound of the step time: matrix products alone, at the peak.
         "floor_s": sum(model_flops.values()) / chip.peak,
-        "memory_bytes": chip.memory,
         "jax": jax.__version__,
-        "libtpu": metadata.version("libtpu"),
+        **_describe_platform(chip),
     }
 
 
-def describe_compiled(compiled: jax.stages.Compiled, chip: chips.Chip) -> dict[str, Any]:
-    """Returns memory, schedule and communication of a compiled program."""
-    memory = compiled.memory_analysis()
-    summary = schedule.summarize(hlo.parse(compiled.as_text()))
-    seconds = {
-        part: summary.cycles.get(part, 0) / chip.clock
-        + KERNEL_MARGIN * summary.kernel_operations.get(part, 0) / chip.peak
-        for part in schedule.NAMES
-    }
-    estimate = sum(seconds.values())
-    moved = sum(summary.bytes.values())
+def _describe_platform(chip: chips.Chip) -> dict[str, Any]:
+    if chip.platform == "tpu":
+        return {"memory_bytes": chip.memory, "libtpu": metadata.version("libtpu")}
+    fraction = gpu_targets.memory_fraction()
     return {
-        "fits": True,
-        "argument_bytes": memory.argument_size_in_bytes,
-        "temporary_bytes": memory.temp_size_in_bytes,
-        "allocated_bytes": (
-            memory.argument_size_in_bytes
-            + memory.temp_size_in_bytes
-            + memory.output_size_in_bytes
-            - memory.alias_size_in_bytes
-            + memory.generated_code_size_in_bytes
-        ),
-        "peak_bytes": memory.peak_memory_in_bytes,
-        "bytes": moved,
-        "bytes_s": moved / chip.bandwidth,
-        "estimate_s": estimate,
-        "kernels_s": KERNEL_MARGIN * sum(summary.kernel_operations.values()) / chip.peak,
-        "share": {part: round(part_s / max(estimate, 1e-9), 4) for part, part_s in seconds.items()},
-        "collectives": {
-            kind: {"count": sent.count, "bytes": sent.bytes}
-            for kind, sent in summary.collectives.items()
-        },
-        "kernels_not_estimated": summary.kernels,
-        "loops_of_unknown_length": summary.unknown_loops,
+        "memory_bytes": int(fraction * chip.memory),
+        "memory_fraction": fraction,
+        "cuda_plugin": gpu_targets.find_plugin(),
     }
+
+
+def _argument_bytes(run: run_lib.Run) -> dict[str, int]:
+    """Returns the bytes on one device of the train state, by its fields, and of the batch."""
+    state, batch = shapes(run)
+
+    def size(tree: Any) -> int:
+        return sum(
+            math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+            for leaf in jax.tree.leaves(tree)
+            if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended)
+        )
+
+    sizes = {field.name: size(getattr(state, field.name)) for field in dataclasses.fields(state)}
+    return {name: count for name, count in (sizes | {"batch": size(batch)}).items() if count}
 
 
 def parse_out_of_memory(message: str) -> dict[str, Any]:
@@ -190,7 +204,7 @@ def parse_out_of_memory(message: str) -> dict[str, Any]:
 
 
 def calibrate(device: jax.Device, chip: chips.Chip) -> dict[str, float]:
-    """Compares the compiler's estimates with the roofline, on operations that nearly reach it.
+    """Compares the TPU compiler's estimates with the roofline, on operations that nearly reach it.
 
     Returns:
       "product": estimate divided by the time at peak, for a large bfloat16 matrix product. "sum":

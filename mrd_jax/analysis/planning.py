@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time, data and cost of a run, from the time of a step."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,8 +8,6 @@ from ml_collections import ConfigDict
 
 from mrd_jax.analysis import chips
 
-# Chips of a host: 2 x 2 in a TPU slice of several hosts, and the usual eight GPUs of a node.
-TPU_CHIPS_PER_HOST, GPUS_PER_HOST = 4, 8
 # Bytes of a coloured point as stored: three float16 and three uint8.
 POINT_BYTES = 9
 # Bytes per parameter in a checkpoint: the value and the two moments of AdamW, in float32.
@@ -59,8 +56,7 @@ def plan(
       `chip_hours`, `cost`, `checkpoints` and `checkpoint_gb` of each, and `left_out`.
     """
     count = chips.count_chips(topology)
-    is_tpu = topology.partition(":")[0] in chips.CHIPS
-    hosts = math.ceil(count / (TPU_CHIPS_PER_HOST if is_tpu else GPUS_PER_HOST))
+    hosts = chips.count_hosts(topology)
     rate = config.batch_size / step_seconds
     size = estimate_record_bytes(config) if record_bytes is None else record_bytes
     hours = config.total_steps * step_seconds / 3600
@@ -96,10 +92,12 @@ def format_text(figures: Mapping[str, Any]) -> str:
     """Formats the result of `plan` as lines of a name and a value.
 
     Args:
-      figures: result of `plan`, with `estimated`, whether the step time is an estimate of the
-        compiler.
+      figures: result of `plan`, with `estimated`, whether the step time is the compiler's, and
+        `lower_bound`, whether it is only a lower bound.
     """
     origin = "estimate of the compiler" if figures["estimated"] else "given"
+    if figures["lower_bound"]:
+        origin = "LOWER BOUND: the GPU compiler has no schedule; measure it and pass --step_ms"
     lines = {
         "slice": f"{figures['topology']}: {figures['chips']} chips, {figures['hosts']} hosts",
         "step": f"{figures['step_ms']} ms ({origin}), batch {figures['batch_size']:,}",

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Summarizes the instructions that a compiled program executes: cycles, bytes, communication.
 
-XLA's TPU compiler annotates each scheduled instruction with an estimate of its cycles. JAX's
-`cost_analysis` counts the body of a loop once; here, every instruction is multiplied by the number
-of times it runs.
+XLA's TPU compiler annotates each scheduled instruction with an estimate of its cycles; its GPU
+compiler does not, so that only kernels and bytes can be counted. JAX's `cost_analysis` counts the
+body of a loop once; here, every instruction is multiplied by the number of times it runs.
 """
 
 import collections
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator, Mapping
 
@@ -36,6 +37,12 @@ COLLECTIVES = (
     "all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all",
     "collective-broadcast",
 )  # fmt: skip
+
+# Opcodes that no GPU kernel is launched for; besides, the second half of an asynchronous operation.
+_LAUNCHES_NOTHING = frozenset(
+    "parameter constant tuple get-tuple-element bitcast after-all partition-id replica-id "
+    "opt-barrier".split()
+)
 
 # The compiler writes a value above this where it has no estimate.
 _NO_ESTIMATE = 10**14
@@ -91,6 +98,10 @@ class Schedule:
       kernels: number of calls of kernels that declare no operations.
       unknown_loops: number of loops whose trip count is not in the text; they count as one
         iteration.
+      launches: number of kernels that a GPU launches, by part, collectives and library calls
+        included; a library call may launch several.
+      library_calls: number of calls of other libraries and of Pallas kernels by their target, such
+        as "__cublas$lt$matmul".
     """
 
     cycles: Mapping[str, int]
@@ -99,13 +110,19 @@ class Schedule:
     kernel_operations: Mapping[str, int]
     kernels: int
     unknown_loops: int
+    launches: Mapping[str, int]
+    library_calls: Mapping[str, int]
 
 
 def summarize(module: hlo.Module) -> Schedule:
     """Sums cycles, bytes and communication over the instructions that a program executes."""
-    cycles, moved, operations = (collections.Counter() for _ in range(3))
+    cycles, moved, operations, launches, calls = (collections.Counter() for _ in range(5))
     kernels, sent = 0, {}
     for run in iterate_executed(module):
+        launches[run.part] += run.times * launches_kernel(run.instruction.opcode)
+        target = re.search(r'custom_call_target="([^"]*)"', run.instruction.attributes)
+        if target:
+            calls[target[1]] += run.times
         kind = get_collective_kind(run.instruction.opcode)
         if kind:
             # An asynchronous collective is split into pieces with the same chain_id; it runs as
@@ -127,14 +144,19 @@ def summarize(module: hlo.Module) -> Schedule:
         for instruction in computation.instructions.values()
     )
     by_part = dict(cycles), dict(moved), _by_kind(sent), dict(operations)
-    return Schedule(*by_part, kernels, unknown)
+    return Schedule(*by_part, kernels, unknown, dict(launches), dict(calls))
+
+
+def launches_kernel(opcode: str) -> bool:
+    """Returns whether an instruction with an opcode launches a kernel on a GPU."""
+    return opcode not in _LAUNCHES_NOTHING and not opcode.endswith(("-done", "-update"))
 
 
 def iterate_executed(module: hlo.Module) -> Iterator[Executed]:
     """Yields the executed instructions; loops and conditionals are replaced by their bodies.
 
-    Of the branches of a conditional, the most expensive one is taken. A fusion is one instruction,
-    followed by the collectives inside it.
+    Of the branches of a conditional, the most expensive one is taken: by cycles, then by bytes. A
+    fusion is one instruction, followed by the collectives inside it.
     """
     yield from _walk(module, module.entry, times=1, part=OTHER)
 
@@ -153,7 +175,7 @@ def _walk(module: hlo.Module, name: str, *, times: int, part: str) -> Iterator[E
                 list(_walk(module, branch, times=times, part=own))
                 for branch in instruction.branches()
             ]
-            yield from max(branches, key=lambda runs: sum(run.times * run.cycles for run in runs))
+            yield from max(branches, key=functools.partial(_cost, module))
         elif opcode in ("call", "async-start"):
             called = instruction.called("to_apply") or instruction.called("calls")
             yield from _walk(module, called, times=times, part=own)
@@ -163,6 +185,15 @@ def _walk(module: hlo.Module, name: str, *, times: int, part: str) -> Iterator[E
                 for inner, fused in _fused_instructions(module, instruction):
                     if get_collective_kind(inner.opcode):
                         yield Executed(inner, fused, times, own)
+
+
+def _cost(module: hlo.Module, runs: list[Executed]) -> tuple[int, int]:
+    """Returns cycles and bytes of a branch."""
+    moved = (traffic.count_bytes(run.instruction, run.computation, module) for run in runs)
+    return (
+        sum(run.times * run.cycles for run in runs),
+        sum(run.times * size for run, size in zip(runs, moved, strict=True)),
+    )
 
 
 def _fused_instructions(

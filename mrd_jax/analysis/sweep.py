@@ -2,7 +2,6 @@
 """Searches for the largest batch per chip that fits, in few compilations."""
 
 import json
-import math
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -64,9 +63,8 @@ def find_largest(probe: Callable[[int], Probe], *, start: int, step: int = 8) ->
 
 def with_batch(config: ConfigDict, batch_per_chip: int, *, topology: str) -> ConfigDict:
     """Returns a copy of a config with `batch_size` set to `batch_per_chip` times the chips."""
-    _, dims = chips.parse_topology(topology)
     config = ConfigDict(config)
-    config.batch_size = batch_per_chip * math.prod(dims)
+    config.batch_size = batch_per_chip * chips.count_chips(topology)
     return config
 
 
@@ -75,7 +73,7 @@ def measure_largest(config: ConfigDict, *, topology: str) -> dict[str, Any]:
 
     Args:
       config: experiment config; the search starts at its batch size.
-      topology: TPU slice, such as "v5e:16x16".
+      topology: TPU slice or GPUs, such as "v5e:16x16" or "h100:8".
 
     Returns:
       The report of `ahead.measure`, with all trials in "sweep".

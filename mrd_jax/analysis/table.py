@@ -4,6 +4,19 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+CAVEAT_GPU = """\
+All figures come from the compiler; nothing was run. Allocated memory is what the program reserves:
+arguments, temporary arrays and code, to be compared with the share of the memory that JAX takes at
+start. The CUDA context, NCCL's buffers and the next batch come on top. Without a GPU, the compiler
+cannot time candidates (autotuning): every matrix product is a call of cuBLAS, and the program on a
+GPU may fuse and allocate differently. There is no schedule, so no estimate of the step time: the
+two lower bounds are the time of the model's matrix products at the peak, without recomputation, and
+the time of the memory traffic at full bandwidth. Traffic is counted from the compiled program, each
+operand and each result of an operation once, times its number of executions; what stays in the L2
+cache between two operations (farthest point sampling does) counts, too. The minimal traffic is that
+of the products, attention and optimizer with one pass between each two of them. Launches cost
+microseconds each and are in neither bound."""
+
 CAVEAT = """\
 All figures come from the compiler; nothing was run. Allocated memory is what the compiler reserves:
 a program that does not fit is rejected here as it would be on the chip. The estimate sums the
@@ -23,8 +36,9 @@ def format_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     Args:
       report: report of `ahead.measure`.
     """
+    is_gpu = report["platform"] == "gpu"
     lines = [
-        ("slice", f"{report['topology']}, {report['chips']} chips"),
+        ("topology", f"{report['topology']}, {report['chips']} chips"),
         ("batch", f"{report['batch_size']:,}, {report['batch_per_chip']:,} per chip"),
         ("student parameters", f"{report['parameters'] / 1e6:.1f} M"),
         (
@@ -34,25 +48,25 @@ def format_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("program FLOPs, matrix products", f"{report['flops'] / 1e9:,.0f} GFLOP per chip"),
         ("lower bound", _milliseconds(report["floor_s"])),
     ]
-    if not report["fits"]:
+    if not report["fits"] and "temporary_bytes" not in report:
         return lines + [
             ("DOES NOT FIT", f"needs {_size(report['allocated_bytes'])} of "
              f"{_size(report['memory_bytes'])} per chip"),
         ]  # fmt: skip
     lines += [
-        ("fits", "yes"),
+        ("fits", "yes" if report["fits"] else "NO"),
         (
             "memory, allocated",
-            f"{_size(report['allocated_bytes'])} of {_size(report['memory_bytes'])}",
+            f"{_size(report['allocated_bytes'])} of {_size(report['memory_bytes'])}"
+            + (f" ({report['memory_fraction']:.0%} of the GPU)" if is_gpu else ""),
         ),
         ("memory, peak", _size(report["peak_bytes"])),
         ("memory, arguments", _size(report["argument_bytes"])),
+        *((f"  {name}", _size(size)) for name, size in report.get("argument_bytes_of", {}).items()),
         ("memory, temporary", _size(report["temporary_bytes"])),
         ("memory traffic", f"{_size(report['bytes'])}, "
          f"{_milliseconds(report['bytes_s'])} at full bandwidth"),
-        ("estimate", _milliseconds(report["estimate_s"])),
-        ("  of which Pallas kernels", _milliseconds(report["kernels_s"])),
-        *((f"  {name}", f"{share:.1%}") for name, share in report["share"].items()),
+        *(_gpu_rows(report) if is_gpu else _estimate_rows(report)),
         *(
             (kind, f"{sent['count']}, {_size(sent['bytes'])}")
             for kind, sent in report["collectives"].items()
@@ -67,14 +81,38 @@ def format_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("kernels_not_estimated", "KERNELS WITHOUT AN ESTIMATE"),
         ("loops_of_unknown_length", "LOOPS OF UNKNOWN LENGTH"),
     ):
-        if report[field]:
+        if report.get(field):
             lines.append((name, str(report[field])))
     return lines + [("compilation", f"{report['compile_s']:.0f} s")]
+
+
+def _estimate_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("estimate", _milliseconds(report["estimate_s"])),
+        ("  of which Pallas kernels", _milliseconds(report["kernels_s"])),
+        *((f"  {name}", f"{share:.1%}") for name, share in report["share"].items()),
+    ]
+
+
+def _gpu_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    minimal = sum(report["minimal_bytes_of"].values())
+    return [
+        *(
+            (f"  {name}", f"{size / report['bytes']:.1%}")
+            for name, size in report["bytes_of"].items()
+        ),
+        ("minimal traffic", f"{_size(minimal)}, a ratio of {report['bytes'] / minimal:.2f}"),
+        ("kernels launched", f"{report['launches']:,}"),
+        *((f"  {name}", f"{count:,}") for name, count in report["library_calls"].items()),
+        ("sorts", str(report["sorts"])),
+        ("schedule", "none: the GPU compiler estimates no times"),
+    ]
 
 
 def format_text(report: Mapping[str, Any]) -> str:
     """Returns the table as text, with notes on its figures."""
     lines = format_rows(report)
+    caveat = CAVEAT_GPU if report["platform"] == "gpu" else CAVEAT
     width = max(len(name) for name, _ in lines)
     table = "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
     note = ""
@@ -83,7 +121,7 @@ def format_text(report: Mapping[str, Any]) -> str:
             f"\nconfig.spmd is {report['spmd_of_config']!r}; the same step was compiled under "
             "'shard_map', since pmap cannot be compiled ahead of time.\n"
         )
-    return f"{table}\n{note}\n{CAVEAT}\n"
+    return f"{table}\n{note}\n{caveat}\n"
 
 
 def format_markdown(reports: Sequence[Mapping[str, Any]]) -> str:
@@ -95,7 +133,7 @@ def format_markdown(reports: Sequence[Mapping[str, Any]]) -> str:
     lines += [
         f"| {name.strip()} | {' | '.join(column.get(name, '') for column in columns)} |"
         for name in names
-        if name != "slice"
+        if name != "topology"
     ]
     return "\n".join(lines)
 

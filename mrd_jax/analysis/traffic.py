@@ -3,8 +3,11 @@
 
 Each operand and each result counts once, without padding. A slice or gather counts the elements it
 takes, an update in place the elements it writes. Arrays that the compiler placed in a faster memory
-do not count.
+do not count, nor does the workspace of a cuBLAS or cuDNN call. Arrays that stay in a GPU's L2 cache
+between two operations count.
 """
+
+import re
 
 from mrd_jax.analysis import hlo
 
@@ -16,6 +19,8 @@ _MOVES_NOTHING = frozenset(
 # Opcodes that read as many bytes of their first operand as they return.
 _TAKES = ("slice", "dynamic-slice", "gather")
 _UPDATES = "dynamic-update-slice"
+# Calls whose last result is a workspace.
+_LIBRARY_CALL = re.compile(r'custom_call_target="__cu(?:blas|dnn)')
 
 
 def count_bytes(
@@ -47,6 +52,9 @@ def count_bytes(
         return source + sum(map(_main_bytes, [*operands[1:], instruction]))
     if opcode == _UPDATES:
         return _main_bytes(operands[1]) + operands[1].bytes * _all_in_main_memory(instruction)
+    if opcode == "custom-call" and _LIBRARY_CALL.search(instruction.attributes):
+        results = instruction.arrays[: max(1, len(instruction.arrays) - 1)]
+        return sum(map(_main_bytes, operands)) + sum(array.bytes for array in results)
     # A kernel may have one array as several operands, each for a part of it.
     distinct = {array.name: array for array in [*operands, instruction]}.values()
     return sum(map(_main_bytes, distinct))

@@ -27,6 +27,7 @@ COMMANDS = {
     "compare": "mrd_jax.tools.compare",
     "verify": "mrd_jax.tools.verify",
     "selfcheck": "mrd_jax.tools.selfcheck",
+    "compile": "mrd_jax.tools.compile",
     "compile_tpu": "mrd_jax.tools.compile_tpu",
 }
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from mrd_jax.kernels import attention_cudnn, attention_rows
+from mrd_jax.kernels import attention_cudnn, attention_rows, platforms
 
 # Name of the residuals that rematerialisation policies keep; see `jax.checkpoint_policies`.
 SAVED = "attention"
@@ -97,7 +97,7 @@ def choices(*, dim: int, heads: int, tokens: int, dtype: jax.typing.DTypeLike) -
     """
     itemsize = jnp.dtype(dtype).itemsize
     rows = attention_rows.supports(dim=dim, heads=heads, tokens=tokens, itemsize=itemsize)
-    cudnn = attention_cudnn.available() and attention_cudnn.supports(
+    cudnn = platforms.compiles_cuda() and attention_cudnn.supports(
         dim=dim, heads=heads, dtype=dtype
     )
     return {

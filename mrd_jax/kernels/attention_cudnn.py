@@ -5,8 +5,6 @@ cuDNN computes in bfloat16 or float16. It differentiates sequences of even lengt
 one, such as 512 groups and the first token, gets one more token, which no token attends to.
 """
 
-import functools
-import importlib.util
 from typing import Literal
 
 import jax
@@ -16,16 +14,8 @@ import jax.numpy as jnp
 DTYPES = ("bfloat16", "float16")
 # Largest width of a head on every GPU with compute capability 8.0 or more, and its granularity.
 WIDTH_MAXIMUM, WIDTH_MULTIPLE = 128, 8
-# Packages with which JAX compiles for CUDA; both bring cuDNN.
-_PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
 
 Implementation = Literal["cudnn", "xla"]
-
-
-@functools.cache
-def available() -> bool:
-    """Returns whether JAX can compile for CUDA here; a GPU is not needed."""
-    return any(importlib.util.find_spec(name) for name in _PLUGINS)
 
 
 def supports(*, dim: int, heads: int, dtype: jax.typing.DTypeLike) -> bool:

@@ -20,6 +20,10 @@ import jax.numpy as jnp
 # and each chunk costs transfers: see docs/tpu_step.md.
 CHUNK_POINTS = 4096
 CHUNK_POINTS_TPU = 16384
+# On a GPU each chunk costs kernel launches, and must fill the device: the chunks of 4,096 points of
+# a step of configs/mrd_pointbert.py launch 8,179 kernels, these 619, in the same memory
+# (`mrd_jax.tools.compile`, 64 clouds). 256 channels of a chunk take 32 MiB, as much as an L2 cache.
+CHUNK_POINTS_GPU = 65536
 
 Layers = Callable[[Any, Any], jax.Array]
 
@@ -107,6 +111,7 @@ def _per_platform(function: Callable[..., Any], *arguments: Any) -> Any:
     return jax.lax.platform_dependent(
         *arguments,
         tpu=functools.partial(function, CHUNK_POINTS_TPU),
+        cuda=functools.partial(function, CHUNK_POINTS_GPU),
         default=functools.partial(function, CHUNK_POINTS),
     )
 

@@ -16,12 +16,12 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-# Rows of a program: a bit mask of a lane's points is one word.
-MAX_ROWS = 32
+# Rows of a program: a bit mask of a lane's points is one word, without its sign.
+MAX_ROWS = 31
 # Lanes of a program, and lanes of a warp.
 MIN_LANES, MAX_LANES, WARP = 128, 1024, 32
 # Points of a cloud. Counts of two kinds of points share a word, 16 bits each.
-MAX_POINTS = MAX_LANES * (MAX_ROWS - 1)
+MAX_POINTS = MAX_LANES * MAX_ROWS
 # Centres that a program searches, one after another.
 CENTRES = 16
 

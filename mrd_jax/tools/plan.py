@@ -4,10 +4,12 @@
 python -m mrd_jax.tools.plan --config configs/mrd_pointbert.py --topology v5e:8x8 \
     --records 875665 --price 1.2
 
-The time of a step is the estimate of the TPU compiler (`mrd_jax.tools.compile_tpu`, which needs
-`pip install -e ".[tpu]"`), or `--step_ms`, such as one over the `train/samples_per_second` of a
-short run. The number of records is that of the data set in `config.data.directory`, or `--records`.
-Prints a table to stderr and one JSON line to stdout.
+The time of a step is `--step_ms`, such as that of a short run (batch size over its
+`train/samples_per_second`), or else what the compiler says (`mrd_jax.tools.compile`, which needs
+the extra `tpu` or `cuda12`): an estimate for TPUs; for GPUs, whose compiler has no schedule, a
+lower bound, the larger of matrix products at the peak and memory traffic at full bandwidth. The
+number of records is that of the data set in `config.data.directory`, or `--records`. Prints a
+table to stderr and one JSON line to stdout.
 """
 
 import functools
@@ -25,7 +27,9 @@ from mrd_jax.training import validation
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/x.py.")
 _TOPOLOGY = flags.DEFINE_string(
-    "topology", None, "TPU slice in chips, such as v5e:8x8; with --step_ms, KIND:CHIPS of any kind."
+    "topology",
+    None,
+    "Slice or GPUs, such as v5e:8x8 or h100:2x8; with --step_ms, KIND:CHIPS of any kind.",
 )
 _BATCH_PER_CHIP = flags.DEFINE_integer(
     "batch_per_chip", None, "Set config.batch_size to this times the chips.", lower_bound=1
@@ -48,18 +52,20 @@ def main(_: list[str]) -> int:
         config.batch_size = _BATCH_PER_CHIP.value * chips.count_chips(topology)
     if _STEP_MS.value:
         seconds, parameters = _STEP_MS.value / 1000, ahead.count_parameters(config)
+        bound = False
     else:
         report = ahead.measure(config, topology=topology, calibrated=False)
         if not report["fits"]:
             gib = report["allocated_bytes"] / 2**30
             print(
                 f"the step does not fit: it needs {gib:.1f} GiB per chip; pass a smaller "
-                "--batch_per_chip, or see python -m mrd_jax.tools.compile_tpu --sweep",
+                "--batch_per_chip, or see python -m mrd_jax.tools.compile --sweep",
                 file=sys.stderr,
             )
             return 1
-        seconds, parameters = report["estimate_s"], report["parameters"]
-    figures = {"estimated": not _STEP_MS.value} | planning.plan(
+        bound, parameters = report["platform"] == "gpu", report["parameters"]
+        seconds = max(report["floor_s"], report["bytes_s"]) if bound else report["estimate_s"]
+    figures = {"estimated": not _STEP_MS.value, "lower_bound": bound} | planning.plan(
         config,
         topology=topology,
         parameters=parameters,

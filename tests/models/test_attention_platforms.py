@@ -26,7 +26,7 @@ class Cudnn:
 def cudnn(monkeypatch):
     """Lowers for CUDA without the packages of JAX that compile for it."""
     monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.cuda_versions", Cudnn)
-    monkeypatch.setattr(attention_cudnn, "available", lambda: True)
+    monkeypatch.setattr(platforms, "compiles_cuda", lambda: True)
 
 
 def lowered(platform, implementation="auto", *, dtype="bfloat16", heads=2, width=64, tokens=9):
@@ -93,7 +93,7 @@ def test_what_cudnn_does_not_support_runs_the_librarys_attention(sizes):
 
 
 def test_without_the_cuda_packages_auto_is_the_librarys_attention(monkeypatch):
-    monkeypatch.setattr(attention_cudnn, "available", lambda: False)
+    monkeypatch.setattr(platforms, "compiles_cuda", lambda: False)
     assert implementation_of(lowered("cuda")) == ["xla"]
 
 
@@ -167,9 +167,11 @@ def test_an_encoder_that_was_trained_with_another_platforms_kernels_loads_here()
 class Device:
     """Has the attributes of a device that name its platform."""
 
-    def __init__(self, platform, version):
+    device_kind = "NVIDIA GPU"
+
+    def __init__(self, platform, version="", compute_capability="8.0"):
         self.platform, self.client = platform, self
-        self.platform_version = version
+        self.platform_version, self.compute_capability = version, compute_capability
 
 
 @pytest.mark.parametrize(
@@ -180,3 +182,9 @@ class Device:
 def test_devices_are_named_as_programs_are_lowered_for_them(platform, version, expected):
     assert platforms.of_device(Device(platform, version)) == expected
     assert platforms.of_device(jax.devices()[0]) == "cpu"
+
+
+def test_a_gpu_that_the_kernels_do_not_support_is_named():
+    old = Device("gpu", "cuda 12090", compute_capability="7.5")
+    with pytest.raises(ValueError, match="NVIDIA GPU has compute capability 7.5; expected 8.0"):
+        platforms.of_device(old)

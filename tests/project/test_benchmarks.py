@@ -11,7 +11,16 @@ import pytest
 from fake_data import DIM
 from tiny import tiny_config
 
-from benchmarks import ablation, furniture, losses, student_table, sweep, tpu_parts, transfer
+from benchmarks import (
+    ablation,
+    furniture,
+    gpu_parts,
+    losses,
+    student_table,
+    sweep,
+    tpu_parts,
+    transfer,
+)
 from mrd_jax.data import source
 from mrd_jax.evaluation import few_shot, held_out_split, linear_probe, zero_shot
 from mrd_jax.report import final
@@ -209,3 +218,9 @@ def test_parts_for_the_tpu_compiler_are_those_of_the_student():
         function, arguments = tpu_parts.build(part, options)
         shapes.append(jax.tree.leaves(jax.eval_shape(function, *arguments))[0].shape)
     assert shapes == [(2, 8), (2, 8, 4), (2, 8, 4, 9), (2, 8, 256), (2, 9, 128)]
+
+
+def test_parts_for_the_gpu_compiler_are_those_of_the_tpu_compiler():
+    arguments = "fps attention --groups 8".split()
+    given, taken = gpu_parts.parse_options(arguments), tpu_parts.parse_options(arguments)
+    assert vars(given) == vars(taken) | {"topology": "h100:1"}
