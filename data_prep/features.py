@@ -1,25 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
 """Teacher features of prepared shapes, encoded once and stored in one file per shard."""
 
+import collections
+import concurrent.futures
+import dataclasses
 import hashlib
 import json
+import threading
 import zipfile
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import tqdm
 
-from data_prep import shapes, teachers
+from data_prep import progress, shapes, teachers
+from data_prep.shards import beside, move_flat
 from data_prep.teachers import prompts
 from mrd_jax import atomic_io
 
 # Kind of the captions that are averaged over prompts; the others are sentences already.
 NAME_KIND = "name"
+# Shards that are encoded at the same time.
+SHARDS_AT_A_TIME = 2
+# Tokenizers are not thread-safe.
+_TEXTS = threading.Lock()
 
 # Image features [views, dim] and text features [captions, dim] of one shape.
 Pair = tuple[np.ndarray, np.ndarray]
 Features = dict[str, Pair]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    """A shard whose features are not up to date."""
+
+    path: Path
+    target: Path
+    images: int
+    texts: int
 
 
 def encode_shards(
@@ -28,18 +47,23 @@ def encode_shards(
     teacher: teachers.Teacher,
     *,
     ids: Collection[str],
+    dtype: str = "float32",
+    listener: progress.Listener = progress.ignore,
 ) -> dict[str, int]:
     """Encodes the images and captions of all shards without up-to-date features.
 
     A feature file contains a fingerprint of the teacher, the prompts and the encoded content. So an
     interrupted run resumes, a completed one does nothing, and shapes are encoded again after a
-    change of the teacher, a picture or a caption.
+    change of the teacher, a picture or a caption. Two shards are encoded at a time: while the
+    devices compute one, the host reads and decodes the other.
 
     Args:
       shards: files of `shapes.save_shard`.
-      output_dir: folder of the feature files, which have the names of the shards.
+      output_dir: folder of the feature files, which have the subfolders and names of the shards.
       teacher: encodes images and texts.
       ids: ids of the shapes to encode; others are skipped.
+      dtype: dtype of the teacher's activations, which features depend on.
+      listener: called with the progress.
 
     Returns:
       Counts: read (shards), written, current (kept), stale (overwritten), images, texts.
@@ -48,36 +72,103 @@ def encode_shards(
       ValueError: the teacher returned a feature that is non-finite in float16.
     """
     counts = dict.fromkeys(("read", "written", "current", "stale", "images", "texts"), 0)
-    wanted, names = frozenset(ids), {}
-    for path in tqdm.tqdm(shards, desc="features", unit="shard"):
-        prepared = [shape for shape in shapes.load_shard(path) if shape.id in wanted]
-        target = output_dir / path.name
-        expected = fingerprint(prepared, teacher.info)
+    wanted = frozenset(ids)
+    move_flat(output_dir)
+    tasks = []
+    total = 0
+    for path in shards:
+        entries = [entry for entry in shapes.load_index(path) if entry.shape.id in wanted]
+        images = sum(len(entry.image_hashes) for entry in entries)
+        target = beside(path, output_dir)
         counts["read"] += 1
+        total += images
         if target.exists():
-            if _read_fingerprint(target) == expected:
+            if _read_fingerprint(target) == fingerprint(entries, teacher.info, dtype=dtype):
                 counts["current"] += 1
                 continue
             counts["stale"] += 1
-        _save(target, encode_shapes(prepared, teacher, names=names), fingerprint=expected)
-        counts["written"] += 1
-        counts["images"] += sum(len(shape.images) for shape in prepared)
-        counts["texts"] += sum(len(shape.captions) for shape in prepared)
+        texts = sum(len(entry.shape.captions) for entry in entries)
+        tasks.append(_Task(path, target, images, texts))
+
+    def encode(task: _Task) -> _Task:
+        encode_shard(task.path, task.target, teacher, ids=wanted, dtype=dtype)
+        return task
+
+    left = sum(task.images for task in tasks)
+    counter = progress.Counter(listener, "features", unit="image", total=total)
+    counter.add(total - left, reused=True)
+    with tqdm.tqdm(total=total, initial=total - left, desc="features", unit="image") as bar:
+        for task in _map_ahead(encode, tasks):
+            counts["written"] += 1
+            counts["images"] += task.images
+            counts["texts"] += task.texts
+            bar.update(task.images)
+            counter.add(task.images)
+    counter.finish()
     return counts
 
 
-def encode_shapes(
-    prepared: Sequence[shapes.Shape],
+def encode_shard(
+    path: Path,
+    target: Path,
     teacher: teachers.Teacher,
     *,
-    names: dict[str, np.ndarray] | None = None,
-) -> Features:
+    ids: Collection[str],
+    dtype: str = "float32",
+) -> None:
+    """Encodes the images and captions of one shard, and writes its feature file atomically.
+
+    The content depends on the shard, the ids and the teacher alone: neither batches nor names are
+    shared with other shards, so any host may encode it.
+
+    Args:
+      path: file of `shapes.save_shard`.
+      target: file to write.
+      teacher: encodes images and texts.
+      ids: ids of the shapes to encode.
+      dtype: dtype of the teacher's activations.
+
+    Raises:
+      ValueError: the teacher returned a feature that is non-finite in float16.
+    """
+    wanted = frozenset(ids)
+    prepared = [shape for shape in shapes.load_shard(path) if shape.id in wanted]
+    encoded = encode_shapes(prepared, teacher)
+    entries = [entry for entry in shapes.load_index(path) if entry.shape.id in wanted]
+    expected = fingerprint(entries, teacher.info, dtype=dtype)
+    _save(target, encoded, fingerprint=expected, dtype=dtype)
+
+
+def find_dtype(folder: Path) -> str | None:
+    """Returns the dtype of the teacher that made the features below a folder; None without any."""
+    for path in folder.rglob("shard-*.npz"):
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return str(arrays["dtype"]) if "dtype" in arrays else "float32"
+    return None
+
+
+def _map_ahead(function: Callable[[_Task], _Task], tasks: Sequence[_Task]) -> Iterator[_Task]:
+    """Yields results in order; computes the next ones meanwhile, SHARDS_AT_A_TIME in all."""
+    pending: collections.deque[concurrent.futures.Future[_Task]] = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(SHARDS_AT_A_TIME) as pool:
+        try:
+            for task in tasks:
+                pending.append(pool.submit(function, task))
+                if len(pending) == SHARDS_AT_A_TIME:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def encode_shapes(prepared: Sequence[shapes.Shape], teacher: teachers.Teacher) -> Features:
     """Encodes the images and captions of a few shapes.
 
     Args:
       prepared: shapes to encode.
       teacher: encodes images and texts.
-      names: features of names from earlier calls; new ones are added, because names repeat.
 
     Returns:
       shape id -> (image features [views, dim], text features [captions, dim]), float16, in the
@@ -86,25 +177,31 @@ def encode_shapes(
     Raises:
       ValueError: a feature is non-finite in float16.
     """
-    names = {} if names is None else names
-    images = [data for shape in prepared for data in shape.images]
-    captions = [caption for shape in prepared for caption in shape.captions]
-    new = sorted({text for kind, text in captions if kind == NAME_KIND} - names.keys())
-    if new:
-        averages = prompts.prompt_average(teacher, new, templates=prompts.NAME_TEMPLATES)
-        names.update(zip(new, averages, strict=True))
-    sentences = sorted({text for kind, text in captions if kind != NAME_KIND})
-    texts = {}
-    if sentences:
-        texts = dict(zip(sentences, teacher.encode_texts(sentences), strict=True))
-
+    captions = {caption for shape in prepared for caption in shape.captions}
+    with _TEXTS:
+        texts = _encode_captions(captions, teacher)
     dim = teacher.info.dim
+    images = [data for shape in prepared for data in shape.images]
     image_rows = iter(teacher.encode_images(images)) if images else iter(())
     features = {}
     for shape in prepared:
         image = [next(image_rows) for _ in shape.images]
-        text = [names[text] if kind == NAME_KIND else texts[text] for kind, text in shape.captions]
+        text = [texts[kind == NAME_KIND, text] for kind, text in shape.captions]
         features[shape.id] = (_half(image, dim, shape.id), _half(text, dim, shape.id))
+    return features
+
+
+def _encode_captions(
+    captions: Collection[tuple[str, str]], teacher: teachers.Teacher
+) -> dict[tuple[bool, str], np.ndarray]:
+    """Returns the feature of each caption, by whether it is a name, and its text."""
+    features = {}
+    if names := sorted({text for kind, text in captions if kind == NAME_KIND}):
+        rows = prompts.prompt_average(teacher, names, templates=prompts.NAME_TEMPLATES)
+        features |= {(True, text): row for text, row in zip(names, rows, strict=True)}
+    if sentences := sorted({text for kind, text in captions if kind != NAME_KIND}):
+        rows = teacher.encode_texts(sentences)
+        features |= {(False, text): row for text, row in zip(sentences, rows, strict=True)}
     return features
 
 
@@ -129,19 +226,25 @@ def load_features(path: Path) -> Features:
     return features
 
 
-def fingerprint(prepared: Sequence[shapes.Shape], info: teachers.TeacherInfo) -> str:
+def fingerprint(
+    entries: Sequence[shapes.Indexed], info: teachers.TeacherInfo, *, dtype: str = "float32"
+) -> str:
     """Returns the SHA-256, in hexadecimal, of everything that the features of shapes depend on.
 
     Args:
-      prepared: shapes, in their order.
+      entries: shapes, in their order.
       info: description of the teacher, with its revision.
+      dtype: dtype of the teacher's activations.
     """
     digest = hashlib.sha256()
-    digest.update(json.dumps([str(info), prompts.NAME_TEMPLATES]).encode())
-    for shape in prepared:
-        digest.update(json.dumps([shape.id, shape.captions, len(shape.images)]).encode())
-        for data in shape.images:
-            digest.update(hashlib.sha256(data).digest())
+    # Absent by default, as in the fingerprints of earlier versions.
+    other = [dtype] if dtype != "float32" else []
+    digest.update(json.dumps([str(info), prompts.NAME_TEMPLATES, *other]).encode())
+    for entry in entries:
+        shape, hashes = entry.shape, entry.image_hashes
+        digest.update(json.dumps([shape.id, shape.captions, len(hashes)]).encode())
+        for each in hashes:
+            digest.update(bytes.fromhex(each))
     return digest.hexdigest()
 
 
@@ -157,7 +260,7 @@ def _half(rows: Sequence[np.ndarray], dim: int, shape_id: str) -> np.ndarray:
     return values.astype(np.float16)
 
 
-def _save(path: Path, features: Features, *, fingerprint: str) -> None:
+def _save(path: Path, features: Features, *, fingerprint: str, dtype: str) -> None:
     """Writes one feature file atomically."""
     images = [image for image, _ in features.values()]
     texts = [text for _, text in features.values()]
@@ -165,6 +268,7 @@ def _save(path: Path, features: Features, *, fingerprint: str) -> None:
     atomic_io.write_npz(
         path,
         fingerprint=np.array(fingerprint),
+        dtype=np.array(dtype),
         ids=np.array(list(features), np.str_),
         views=np.array([len(image) for image in images], np.int64),
         captions=np.array([len(text) for text in texts], np.int64),
@@ -176,7 +280,8 @@ def _save(path: Path, features: Features, *, fingerprint: str) -> None:
 def _read_fingerprint(path: Path) -> str:
     """Returns the fingerprint of a feature file; "" for a corrupt file."""
     try:
-        return str(_load(path)["fingerprint"])
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return str(arrays["fingerprint"])
     except (zipfile.BadZipFile, KeyError, ValueError, EOFError):
         return ""
 

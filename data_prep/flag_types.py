@@ -2,7 +2,11 @@
 """Types of command-line flags that reject values out of range."""
 
 import argparse
+import math
 from collections.abc import Callable
+
+# Value of a flag that leaves the choice to the program.
+AUTO = "auto"
 
 
 def integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
@@ -29,3 +33,19 @@ def integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def auto_or(parse: Callable[[str], int]) -> Callable[[str], int | None]:
+    """Returns an argparse type for "auto", which becomes None, or for what `parse` takes."""
+    return lambda text: None if text == AUTO else parse(text)
+
+
+def positive_number(text: str) -> float:
+    """Converts the text of a flag to a number above 0, as an argparse type."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text!r}")
+    return value

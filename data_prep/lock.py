@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exclusive lock on an output folder."""
+"""Lock on an output folder."""
 
 import contextlib
 import fcntl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
+
+from data_prep.parts import WHOLE, Part
 
 
 class BusyError(RuntimeError):
@@ -12,24 +15,41 @@ class BusyError(RuntimeError):
 
 
 @contextlib.contextmanager
-def acquire(folder: Path) -> Iterator[None]:
+def acquire(folder: Path, *, part: Part = WHOLE) -> Iterator[None]:
     """Holds the lock of a folder, so that two builds do not mix their files.
 
-    The operating system releases the lock when the process ends for any reason.
+    Different parts of one preparation may share a folder, also on several hosts whose file system
+    keeps locks (NFS does, gcsfuse does not). The operating system releases the lock when the
+    process ends for any reason.
 
     Args:
       folder: output folder; created if absent.
+      part: part that is prepared.
 
     Raises:
       BusyError: another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BusyError(
-                f"--output {folder}: another data_prep.build is writing into this folder; wait "
-                "until it has finished, or choose another --output"
-            ) from error
+    with contextlib.ExitStack() as stack:
+        mode = fcntl.LOCK_EX
+        if part != WHOLE:
+            mode = fcntl.LOCK_SH
+            mine = folder / f".lock-{part.index}-of-{part.count}"
+            _lock(folder, stack.enter_context(mine.open("a+")), fcntl.LOCK_EX)
+            for other in folder.glob(".lock-*"):
+                if not other.name.endswith(f"-of-{part.count}"):  # its parts overlap with this one
+                    with other.open("a+") as file:
+                        _lock(folder, file, fcntl.LOCK_EX)
+        # NFS shares the lock of a file that is open for reading only.
+        _lock(folder, stack.enter_context((folder / ".lock").open("a+")), mode)
         yield
+
+
+def _lock(folder: Path, file: TextIO, mode: int) -> None:
+    try:
+        fcntl.flock(file, mode | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise BusyError(
+            f"--output {folder}: another data_prep.build is writing into this folder; wait "
+            "until it has finished, or choose another --output"
+        ) from error

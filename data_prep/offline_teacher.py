@@ -20,7 +20,7 @@ def load_or_train(
     *,
     cache_dir: Path,
     seed: int,
-    batch_size: int,
+    batch_size: int | None,
     dtype: str,
 ) -> teachers.Teacher:
     """Loads the teacher of a folder, after training it unless it was trained on the same shapes.
@@ -31,7 +31,8 @@ def load_or_train(
       train: ids of the training shapes.
       cache_dir: features of the frozen image model, which all teachers share.
       seed: seed of the training.
-      batch_size: pictures or texts per call, over all devices.
+      batch_size: pictures or texts per call, over all devices; None as in
+        `teachers.load_teacher`.
       dtype: dtype of the activations, "float32" or "bfloat16".
 
     Returns:

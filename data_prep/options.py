@@ -5,7 +5,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from data_prep import prepare, records
+from data_prep import build_flags, flag_types, records
+from data_prep.captions import CaptionFile
 from mrd_jax import storage
 
 
@@ -22,12 +23,16 @@ class Options:
       views: rendered views per shape, at most.
       image_size: side of a view in pixels.
       seed: seed of point sampling and LiT training.
-      workers: processes that prepare shapes; None for one per core.
-      batch_size: pictures or texts per call of the teacher, over all devices.
-      dtype: dtype of the teacher's activations, "float32" or "bfloat16".
+      batch_size: pictures or texts per call of the teacher, over all devices; None to choose them
+        by the memory of the devices.
+      dtype: dtype of the teacher's activations: "float32", "bfloat16", or "auto" for that of the
+        features that exist, else bfloat16 on accelerators and float32 on CPUs.
       label_from: folders that name the classes of the source "folder", see
         `shape_names.label_of`; None for none.
+      captions: files of captions that are joined to the shapes by id.
+      licence: short names of the licences of the shapes to use, see `licences`; () for all.
       overwrite: True to replace a data set that was built with other options.
+      execution: where and with which limits shapes are prepared.
       upload: folder in a bucket that the data set is copied to, as `output` but without caches and
         teachers; None for none.
 
@@ -39,15 +44,17 @@ class Options:
     input: Path
     output: Path
     teacher: str
-    points: int = prepare.POINTS
-    views: int = prepare.VIEWS
-    image_size: int = prepare.IMAGE_SIZE
+    points: int = build_flags.POINTS
+    views: int = build_flags.VIEWS
+    image_size: int = build_flags.IMAGE_SIZE
     seed: int = 0
-    workers: int | None = None
-    batch_size: int = 32
-    dtype: str = "float32"
+    batch_size: int | None = None
+    dtype: str = flag_types.AUTO
     label_from: str | None = None
+    captions: tuple[CaptionFile, ...] = ()
+    licence: tuple[str, ...] = ()
     overwrite: bool = False
+    execution: build_flags.Execution = build_flags.Execution()
     upload: storage.Path | None = None
 
     def __post_init__(self) -> None:
@@ -70,5 +77,10 @@ class Options:
         """
         names = ("source", "teacher", "points", "views", "image_size", "seed", "dtype")
         content = {name: getattr(self, name) for name in names}
-        # Absent by default, as in data sets that were built before the option existed.
-        return content | ({"label_from": self.label_from} if self.label_from else {})
+        # Absent by default, as in data sets that were built before the options existed.
+        later = {
+            "label_from": self.label_from,
+            "captions": [file.content() for file in self.captions],
+            "licence": list(self.licence),
+        }
+        return content | {name: value for name, value in later.items() if value}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Record schema and TFDS builder: writes prepared shapes and features to array_record shards.
+"""Records: their schema, and writing one file of them from prepared shapes and features.
 
 Tensors are stored as raw bytes: reading and writing are three to eight times faster than with
 TFDS's default encoding, and neither imports TensorFlow.
@@ -8,24 +8,22 @@ TFDS's default encoding, and neither imports TensorFlow.
 import contextlib
 import dataclasses
 import functools
-import io
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-import tqdm
+from tensorflow_datasets.core import example_serializer
 
 from data_prep import evaluation, features, shapes
+from data_prep.captions import encoding
+from mrd_jax.data import picture_files
 
 VERSION = "1.0.0"
-# Increased whenever the same shapes and features give other records or evaluation files.
+# Increased whenever the same shapes and features give other content. Where the pictures are does
+# not count: readers find those of all versions.
 FORMAT = 1
-# Shape shards (32 shapes each) per record file: about 100 MB with 10,000 points.
-SHARDS_PER_FILE = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,34 +34,30 @@ class Shard:
       shapes: file of prepared shapes.
       features: file of their features; None if the shapes contain released features.
       ids: ids of the shapes in both files.
+      captions: file of captions that are joined to the shapes; None for none.
     """
 
     shapes: Path
     features: Path | None
     ids: frozenset[str]
+    captions: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """Content of a data set.
+class RecordFile:
+    """One file of records to write, and the zip file of their pictures; picklable.
 
     Attributes:
-      name: name of the data set.
-      shards: files of the shapes and features.
-      splits: split -> ids of its shapes; records are in the order of the files.
-      classes: class names; the label of a record is an index into them.
-      points: points per record.
-      dim: length of a feature.
-      metadata: JSON-serialisable facts for readers.
+      path: array_record file.
+      pictures: zip file; not written if no shape has an image.
+      shards: files of the shapes and features, in the order of the records.
+      ids: ids of the shapes to write.
     """
 
-    name: str
-    shards: Sequence[Shard]
-    splits: Mapping[str, Sequence[str]]
-    classes: Sequence[str]
-    points: int
-    dim: int
-    metadata: Mapping[str, Any]
+    path: Path
+    pictures: Path
+    shards: tuple[Shard, ...]
+    ids: frozenset[str]
 
 
 def schema(*, points: int, dim: int) -> tfds.features.FeaturesDict:
@@ -82,7 +76,7 @@ def schema(*, points: int, dim: int) -> tfds.features.FeaturesDict:
             "name": text(),
             "creator": text(),
             "licence": text(),
-            # File name in evaluation/pictures of the data set.
+            # Path below evaluation/pictures of the data set, see mrd_jax.data.picture_files.
             "picture": text(),
             # z up, mean at the origin, largest norm 1, in random order.
             "xyz": tensor(shape=(points, 3), dtype=np.float16),
@@ -99,58 +93,53 @@ def schema(*, points: int, dim: int) -> tfds.features.FeaturesDict:
     )
 
 
-class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
-    """TFDS builder that streams records file by file and holds at most one file in memory.
+def write_file(file: RecordFile, *, points: int, dim: int, labels: Mapping[str, int]) -> int:
+    """Writes one file of records and the zip file of their pictures.
 
-    TFDS's generator-based builder, in contrast, shuffles through TensorFlow's file system above
-    1 GB.
+    Holds one shard of shapes in memory. The bytes depend on the arguments and the shards alone.
 
     Args:
-      plan: content of the data set.
-      data_dir: parent folder; the data set is written to data_dir/NAME/VERSION.
-      on_record: called after every record.
+      file: what to write.
+      points: points per record.
+      dim: length of a feature.
+      labels: class name -> label.
+
+    Returns:
+      Number of records.
+
+    Raises:
+      ValueError: a shape has no features, or a shard is corrupt.
     """
+    features_dict = schema(points=points, dim=dim)
+    serializer = example_serializer.ExampleSerializer(features_dict.get_serialized_info())
+    count = 0
 
-    VERSION = tfds.core.Version(VERSION)
-    # Nothing is downloaded. TFDS would read checksums with a package that it does not require.
-    url_infos = None
+    def examples() -> Iterator[tuple[str, bytes]]:
+        nonlocal count
+        for record in _records(file, labels):
+            count += 1
+            example = serializer.get_tf_example(features_dict.encode_example(record))
+            # By default, the order of the fields differs from process to process.
+            yield record["id"], example.SerializeToString(deterministic=True)
 
-    def __init__(self, plan: Plan, *, data_dir: Path, on_record: Callable[[], Any]):
-        self.name = plan.name
-        self._plan = plan
-        self._on_record = on_record
-        super().__init__(data_dir=data_dir)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        plan = self._plan
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Coloured point clouds with frozen image and text features of a teacher.",
-            features=schema(points=plan.points, dim=plan.dim),
-            metadata=tfds.core.MetadataDict(plan.metadata),
+    tfds.core.ExampleWriter(tfds.core.FileFormat.ARRAY_RECORD).write(file.path, examples())
+    if count != len(file.ids):
+        raise ValueError(
+            f"{file.path.name}: {count} shapes found in {len(file.shards)} shards, expected "
+            f"{len(file.ids)}; the shape cache was changed meanwhile, run again"
         )
+    return count
 
-    def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager):
-        del dl_manager  # nothing is downloaded
-        generators = {}
-        for split, ids in self._plan.splits.items():
-            wanted = frozenset(ids)
-            shards = [shard for shard in self._plan.shards if shard.ids & wanted]
-            generators[split] = [
-                functools.partial(self._generate, shards[start : start + SHARDS_PER_FILE], wanted)
-                for start in range(0, len(shards), SHARDS_PER_FILE)
-            ]
-        return generators
 
-    def _generate(
-        self, shards: Sequence[Shard], ids: frozenset[str]
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yields (key, record) of the given shapes in a few shards."""
-        labels = {name: position for position, name in enumerate(self._plan.classes)}
-        for shard in shards:
+def _records(file: RecordFile, labels: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+    """Yields the records of a file, and writes their pictures."""
+    with contextlib.ExitStack() as stack:
+        pictures = None
+        for shard in file.shards:
             encoded = None if shard.features is None else features.load_features(shard.features)
+            added = {} if shard.captions is None else encoding.load(shard.captions)
             for shape in shapes.load_shard(shard.shapes):
-                if shape.id not in ids:
+                if shape.id not in file.ids:
                     continue
                 encodings = shape.released if encoded is None else encoded.get(shape.id)
                 if encodings is None:
@@ -158,51 +147,26 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                         f"{shard.features or shard.shapes}: no features of shape {shape.id!r}; "
                         f"delete the file and run again"
                     )
-                yield shape.id, make_record(shape, encodings, labels=labels)
-                self._on_record()
-
-
-def write_records(plan: Plan, output_dir: Path, *, sidecar: evaluation.Sidecar) -> Path:
-    """Writes a data set atomically; replaces an existing one of the same name.
-
-    Args:
-      plan: content of the data set.
-      output_dir: parent folder; the data set is written to output_dir/NAME/VERSION.
-      sidecar: content of the evaluation files.
-
-    Returns:
-      Folder of the data set.
-
-    Raises:
-      ValueError: a split is empty or a shape has no features.
-    """
-    for split, ids in plan.splits.items():
-        if not ids:
-            raise ValueError(f"split {split!r} of {plan.name} has no shapes; nothing to write")
-    target = output_dir / plan.name / VERSION
-    staging = output_dir / f".{plan.name}.incomplete"
-    if staging.exists():
-        shutil.rmtree(staging)  # left by an interrupted run
-    total = sum(len(ids) for ids in plan.splits.values())
-    with tqdm.tqdm(total=total, desc="records", unit="record") as bar:
-        builder = RecordBuilder(plan, data_dir=staging, on_record=bar.update)
-        # TFDS prints that it downloads, and its temporary folder.
-        with contextlib.redirect_stdout(io.StringIO()):
-            builder.download_and_prepare(
-                file_format="array_record", download_dir=staging / "downloads"
-            )
-    written = Path(builder.data_dir)
-    evaluation.write_sidecar(written / "evaluation", sidecar)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
-        os.rename(target, staging / "replaced")
-    os.rename(written, target)
-    shutil.rmtree(staging)
-    return target
+                if shape.images:
+                    pictures = pictures or stack.enter_context(picture_files.Writer(file.pictures))
+                    thumbnail = evaluation.thumbnail(evaluation.portrait(shape))
+                    pictures.add(evaluation.picture_name(shape.id), thumbnail)
+                yield make_record(
+                    shape,
+                    encodings,
+                    labels=labels,
+                    pictures=file.pictures.name,
+                    added=added.get(shape.id),
+                )
 
 
 def make_record(
-    shape: shapes.Shape, encodings: shapes.Released | features.Pair, *, labels: Mapping[str, int]
+    shape: shapes.Shape,
+    encodings: shapes.Released | features.Pair,
+    *,
+    labels: Mapping[str, int],
+    pictures: str,
+    added: encoding.Added | None = None,
 ) -> dict[str, Any]:
     """Returns one record of `schema`.
 
@@ -211,25 +175,30 @@ def make_record(
       encodings: released features of the shape, or features of a teacher: [views, dim], one row per
         image of the shape, and [captions, dim], one row per caption.
       labels: class name -> label.
+      pictures: name of the zip file that has the picture of the shape.
+      added: captions that follow those of the shape.
     """
     if isinstance(encodings, shapes.Released):
         image_features, text_features = encodings.image, encodings.text
         image_kinds = encodings.image_kinds
     else:
         (image_features, text_features), image_kinds = encodings, shape.image_kinds
+    captions = shape.captions
+    if added is not None:
+        captions, text_features = encoding.extend(captions, text_features, added)
     return {
         "id": shape.id,
         "source": shape.source,
         "name": shape.name,
         "creator": shape.creator,
         "licence": shape.licence,
-        "picture": evaluation.picture_name(shape.id) if shape.images else "",
+        "picture": f"{pictures}/{evaluation.picture_name(shape.id)}" if shape.images else "",
         "xyz": shape.xyz.astype(np.float16),
         "rgb": shape.rgb,
         "image_features": image_features,
         "image_kinds": list(image_kinds),
         "text_features": text_features,
-        "captions": [text for _, text in shape.captions],
-        "caption_kinds": [kind for kind, _ in shape.captions],
+        "captions": [text for _, text in captions],
+        "caption_kinds": [kind for kind, _ in captions],
         "label": labels.get(shape.label, -1),
     }

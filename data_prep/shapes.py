@@ -4,6 +4,7 @@
 import dataclasses
 import hashlib
 import json
+import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,9 @@ OPTIONAL = ("released_image", "released_text")
 
 # Reason for skipping an item whose file is missing; the next run looks for it again.
 FILE_MISSING = "file missing"
+
+# Fields that fingerprints cover as bytes, and that an index does not have.
+ARRAYS = ("xyz", "rgb", "images", "released")
 
 _TEXT_FIELDS = ("id", "source", "name", "catalogue", "category", "creator", "licence", "label")
 
@@ -40,7 +44,7 @@ class Released:
     text: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)  # without a dict for each of a million shapes
 class Shape:
     """One prepared shape.
 
@@ -79,6 +83,21 @@ class Shape:
     label: str
     faults: tuple[str, ...] = ()
     released: Released | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Indexed:
+    """What a shard tells about a shape without its arrays.
+
+    Attributes:
+      shape: the shape, with empty `xyz`, `rgb` and `images`, and without released features.
+      fingerprint: result of `fingerprint`.
+      image_hashes: SHA-256 of each image, in hexadecimal.
+    """
+
+    shape: Shape
+    fingerprint: str
+    image_hashes: tuple[str, ...]
 
 
 def normalise(xyz: np.ndarray) -> np.ndarray:
@@ -122,6 +141,25 @@ def generator(seed: int, identifier: str) -> np.random.Generator:
     return np.random.default_rng([seed, int.from_bytes(digest, "little")])
 
 
+def fingerprint(shape: Shape) -> str:
+    """Returns the SHA-256 of the prepared content of a shape, in hexadecimal."""
+    texts = [
+        getattr(shape, field.name)
+        for field in dataclasses.fields(shape)
+        if field.name not in ARRAYS
+    ]
+    total = hashlib.sha256(json.dumps(texts).encode())
+    for array in (shape.xyz, shape.rgb):
+        total.update(np.ascontiguousarray(array))
+    for image in shape.images:
+        total.update(hashlib.sha256(image).digest())
+    if shape.released is not None:
+        total.update(json.dumps(shape.released.image_kinds).encode())
+        for array in (shape.released.image, shape.released.text):
+            total.update(np.ascontiguousarray(array))
+    return total.hexdigest()
+
+
 def save_shard(
     path: Path,
     shapes: Sequence[Shape],
@@ -146,6 +184,8 @@ def save_shard(
                 "captions": shape.captions,
                 "faults": shape.faults,
                 "released_kinds": shape.released and shape.released.image_kinds,
+                "fingerprint": fingerprint(shape),
+                "image_hashes": _hashes(shape.images),
             }
         )
     meta = json.dumps({"header": dict(header or {}), "shapes": records}).encode()
@@ -169,6 +209,31 @@ def load_header(path: Path) -> dict:
     return _read(path, ("meta",))[0]["header"]
 
 
+def load_index(path: Path) -> list[Indexed]:
+    """Reads what a file of `save_shard` tells about its shapes, without their arrays.
+
+    Files of earlier versions have no fingerprints, and are read as a whole.
+
+    Raises:
+      ValueError: the file is corrupt; the message contains its path and asks to delete it.
+    """
+    records = _read(path, ("meta",))[0]["shapes"]
+    if any("fingerprint" not in record for record in records):
+        return [
+            Indexed(_without_arrays(shape), fingerprint(shape), _hashes(shape.images))
+            for shape in load_shard(path)
+        ]
+    empty = (np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8))
+    return [
+        Indexed(
+            _make_shape(record, *empty, images=(), released=None),
+            record["fingerprint"],
+            tuple(record["image_hashes"]),
+        )
+        for record in records
+    ]
+
+
 def load_shard(path: Path) -> list[Shape]:
     """Reads a file of `save_shard`.
 
@@ -184,20 +249,48 @@ def load_shard(path: Path) -> list[Shape]:
     released = _split_released(meta["shapes"], arrays)
     shapes = []
     for row, record in enumerate(meta["shapes"]):
-        kinds = tuple(record["image_kinds"])
         shapes.append(
-            Shape(
-                **{field: record[field] for field in _TEXT_FIELDS},
-                xyz=arrays["xyz"][row],
-                rgb=arrays["rgb"][row],
-                images=tuple(next(blobs) for _ in kinds),
-                image_kinds=kinds,
-                captions=tuple((kind, text) for kind, text in record["captions"]),
-                faults=tuple(record["faults"]),
+            _make_shape(
+                record,
+                arrays["xyz"][row],
+                arrays["rgb"][row],
+                images=tuple(next(blobs) for _ in record["image_kinds"]),
                 released=released[row],
             )
         )
     return shapes
+
+
+def _make_shape(
+    record: Mapping,
+    xyz: np.ndarray,
+    rgb: np.ndarray,
+    *,
+    images: tuple[bytes, ...],
+    released: Released | None,
+) -> Shape:
+    """Returns the shape of a record in the JSON part of a file."""
+    return Shape(
+        # Most texts are those of other shapes too.
+        **{field: sys.intern(record[field]) for field in _TEXT_FIELDS},
+        xyz=xyz,
+        rgb=rgb,
+        images=images,
+        image_kinds=tuple(map(sys.intern, record["image_kinds"])),
+        captions=tuple((kind, text) for kind, text in record["captions"]),
+        faults=tuple(record["faults"]),
+        released=released,
+    )
+
+
+def _without_arrays(shape: Shape) -> Shape:
+    # New arrays, because a slice would keep the whole array alive.
+    empty = {"xyz": np.zeros((0, 3), np.float32), "rgb": np.zeros((0, 3), np.uint8)}
+    return dataclasses.replace(shape, **empty, images=(), released=None)
+
+
+def _hashes(images: Sequence[bytes]) -> tuple[str, ...]:
+    return tuple(hashlib.sha256(image).hexdigest() for image in images)
 
 
 def _split_released(

@@ -14,6 +14,7 @@ import logging
 import os
 import pathlib
 import re
+import zipfile
 from collections.abc import Iterator
 from typing import TypeAlias
 
@@ -23,6 +24,7 @@ os.environ.setdefault("EPATH_USE_TF", "false")
 
 import fsspec
 import numpy as np
+import safetensors.numpy
 from etils import epath
 
 LOGGER = logging.getLogger(__name__)
@@ -220,3 +222,20 @@ def read_arrays(source: Path) -> dict[str, np.ndarray]:
     """Reads all arrays of an `.npz` file without pickled objects; raises as `read_array`."""
     with np.load(io.BytesIO(source.read_bytes()), allow_pickle=False) as arrays:
         return dict(arrays)
+
+
+def read_safetensors(source: Path) -> dict[str, np.ndarray]:
+    """Reads all arrays of a `.safetensors` file.
+
+    Raises:
+      FileNotFoundError: the file does not exist.
+      safetensors.SafetensorError: it is corrupt.
+    """
+    if is_remote(source):
+        return safetensors.numpy.load(source.read_bytes())
+    return safetensors.numpy.load_file(source)
+
+
+def open_zip(source: Path) -> zipfile.ZipFile:
+    """Opens a zip file for reading; one in a bucket is read whole, by one request."""
+    return zipfile.ZipFile(io.BytesIO(source.read_bytes()) if is_remote(source) else source)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Renders views of a surface without a graphics library: Embree rays, shading in numpy."""
 
+import dataclasses
 import io
 from collections.abc import Callable
 
@@ -28,6 +29,23 @@ CONTRAST = 0.03
 MAX_LAYERS = 8
 # Remaining light at which a ray ends.
 MIN_LIGHT = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scene:
+    """Surface that rays are traced against.
+
+    Attributes:
+      embree: scene with the triangles of the surface.
+      surface: coloured surface.
+      shading: float32 [faces, 3, 3], shading normals of the corners.
+      opacity: float32 [faces], opacity of the part of each face, divided by the largest alpha.
+    """
+
+    embree: rtcore_scene.EmbreeScene
+    surface: Surface
+    shading: np.ndarray
+    opacity: np.ndarray
 
 
 def camera_angles(views: int) -> list[tuple[float, float]]:
@@ -62,11 +80,16 @@ def render_views(surface: Surface, *, views: int, size: int, samples: int = 2) -
     low, high = surface.triangles.min(axis=(0, 1)), surface.triangles.max(axis=(0, 1))
     triangles = surface.triangles - (low + high) / 2
     triangles /= max(float(np.linalg.norm(triangles, axis=-1).max()), 1e-30)
-    scene = rtcore_scene.EmbreeScene()
+    embree = rtcore_scene.EmbreeScene()
     # The scene does not keep a reference to the mesh.
-    mesh = mesh_construction.TriangleMesh(scene, triangles)
+    mesh = mesh_construction.TriangleMesh(embree, triangles)
     order, first = normals.group_corners(triangles)
-    shading = normals.corner_normals(triangles, order=order, first=first)
+    scene = _Scene(
+        embree=embree,
+        surface=surface,
+        shading=normals.corner_normals(triangles, order=order, first=first),
+        opacity=(surface.opacity / np.float32(255))[surface.part],
+    )
     corners = triangles.reshape(-1, 3)[order[first]]
     pictures = []
     for polar, azimuth in camera_angles(views):
@@ -74,13 +97,13 @@ def render_views(surface: Surface, *, views: int, size: int, samples: int = 2) -
         centre, half, box = _frame(corners, basis, size=size)
 
         def trace(x: np.ndarray, y: np.ndarray, basis: np.ndarray = basis) -> np.ndarray:
-            return _trace(scene, surface, shading, basis, _directions(basis, x, y))
+            return _trace(scene, basis, _directions(basis, x, y))
 
         inside = _antialiased(trace, box, centre=centre, step=2 * half / size, samples=samples)
-        if (1 - inside[..., 3]).sum() >= BLANK_COVERAGE * size**2:
+        if (1 - inside[3]).sum() >= BLANK_COVERAGE * size**2:
             picture = np.full((size, size, 3), 255, np.uint8)
             top, bottom, left, right = box
-            colour = np.clip(inside[..., :3], 0, 1) * 255
+            colour = np.clip(inside[:3], 0, 1).transpose(1, 2, 0) * 255
             picture[size // 2 + top : size // 2 + bottom, size // 2 + left : size // 2 + right] = (
                 np.rint(colour)
             )
@@ -155,91 +178,122 @@ def _antialiased(
     """Averages samples x samples rays per pixel; traces only one where neighbours do not differ.
 
     Args:
-      trace: function from x [rays] and y [rays] to RGB and remaining light, float32 [rays, 4].
+      trace: function from x [rays] and y [rays] to RGB and remaining light, float32 [4, rays].
       box: pixels relative to the centre of the picture: top, bottom, left, right.
       centre: [2], position of the centre of the picture.
       step: side of a pixel.
       samples: rays per pixel side.
 
     Returns:
-      float32 [height, width, 4].
+      float32 [4, height, width].
     """
     top, bottom, left, right = box
-    rows, columns = np.mgrid[top:bottom, left:right].astype(np.float32).reshape(2, -1)
+    height, width = bottom - top, right - left
     offsets = (np.arange(samples, dtype=np.float32) + 0.5) / samples
-    x = centre[0] + (columns[:, None] + np.tile(offsets, samples)) * step  # [pixels, rays]
-    y = centre[1] - (rows[:, None] + np.repeat(offsets, samples)) * step
-    values = trace(x[:, 0], y[:, 0])
-    shape = (bottom - top, right - left, 4)
-    busy = np.flatnonzero(_differs_nearby(values.reshape(shape)))
+    # Positions of the rays, [pixels, samples] along each axis.
+    columns = centre[0] + (np.arange(left, right, dtype=np.float32)[:, None] + offsets) * step
+    rows = centre[1] - (np.arange(top, bottom, dtype=np.float32)[:, None] + offsets) * step
+    values = trace(np.tile(columns[:, 0], height), np.repeat(rows[:, 0], width))
+    busy = np.flatnonzero(_differs_nearby(values.reshape(4, height, width)))
     if samples > 1 and len(busy):
-        others = trace(x[busy, 1:].ravel(), y[busy, 1:].ravel()).reshape(len(busy), -1, 4)
-        values[busy] = (values[busy] + others.sum(axis=1)) / samples**2
-    return values.reshape(shape)
+        row, column = np.divmod(busy, width)
+        x = np.tile(columns[column], samples)[:, 1:]  # [busy, rays]
+        y = np.repeat(rows[row], samples, axis=1)[:, 1:]
+        others = trace(x.ravel(), y.ravel()).reshape(4, len(busy), -1)
+        values[:, busy] = (values[:, busy] + others.sum(axis=2)) / samples**2
+    return values.reshape(4, height, width)
 
 
 def _differs_nearby(values: np.ndarray) -> np.ndarray:
-    """Returns bool [height, width]: True for pixels that differ from one of their neighbours."""
-    padded = np.pad(values, ((1, 1), (1, 1), (0, 0)), mode="edge")
-    high, low = (
-        extreme(extreme(padded[:-2], padded[1:-1]), padded[2:])
-        for extreme in (np.maximum, np.minimum)
-    )
-    high = np.maximum(np.maximum(high[:, :-2], high[:, 1:-1]), high[:, 2:])
-    low = np.minimum(np.minimum(low[:, :-2], low[:, 1:-1]), low[:, 2:])
-    return (high - low > CONTRAST).any(axis=-1)
+    """Returns whether each pixel differs from one of its neighbours.
+
+    Args:
+      values: [channels, height, width].
+
+    Returns:
+      bool [height, width].
+    """
+    high = low = np.pad(values, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    for axis in (1, 2):
+        before, here, after = (
+            (slice(None),) * axis + (slice(start, stop),)
+            for start, stop in ((0, -2), (1, -1), (2, None))
+        )
+        high = np.maximum(np.maximum(high[before], high[here]), high[after])
+        low = np.minimum(np.minimum(low[before], low[here]), low[after])
+    return (high - low).max(axis=0) > CONTRAST
 
 
 def _directions(basis: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Returns unit directions float32 [rays, 3] through points of the plane at distance 1."""
-    local = np.stack([x, y, np.full_like(x, -1)], axis=-1).astype(np.float32)
-    local /= np.sqrt(np.square(x) + np.square(y) + 1).astype(np.float32)[:, None]
-    return local @ basis
+    length = np.sqrt(x * x + y * y + 1)
+    x, y, z = x / length, y / length, -1 / length
+    right, up, back = basis
+    directions = np.empty((len(x), 3), np.float32)
+    # By axis: a matrix product of three columns is slower, and its rounding depends on the CPU.
+    for axis in range(3):
+        directions[:, axis] = x * right[axis] + y * up[axis] + z * back[axis]
+    return directions
 
 
-def _trace(
-    scene: rtcore_scene.EmbreeScene,
-    surface: Surface,
-    shading: np.ndarray,
-    basis: np.ndarray,
-    directions: np.ndarray,
-) -> np.ndarray:
+def _trace(scene: _Scene, basis: np.ndarray, directions: np.ndarray) -> np.ndarray:
     """Traces rays through up to MAX_LAYERS surfaces to the white background.
 
     Returns:
-      float32 [rays, 4]: RGB, and the fraction of it that comes from the background.
+      float32 [4, rays]: RGB, and the fraction of it that comes from the background.
     """
-    light = np.ones(len(directions), np.float32)
-    colour = np.zeros((len(directions), 3), np.float32)
-    alive, rays = slice(None), directions
+    values = np.zeros((4, len(directions)), np.float32)
+    light = values[3]
+    light[:] = 1
+    alive, rays = np.arange(len(directions)), directions
     origins = np.tile(CAMERA_DISTANCE * basis[2], (len(directions), 1))
     for _ in range(MAX_LAYERS):
-        hits = scene.run(origins, rays, query="INTERSECT", output=True)
+        hits = scene.embree.run(origins, rays, query="INTERSECT", output=True)
         hit = np.flatnonzero(hits["primID"] >= 0)
-        faces, u, v = hits["primID"][hit], hits["u"][hit], hits["v"][hit]
-        rays = rays[hit]
-        alive = hit if isinstance(alive, slice) else alive[hit]
+        if not len(hit):
+            break
+        faces, u, v = (hits[name].take(hit) for name in ("primID", "u", "v"))
+        rays, alive = rays.take(hit, axis=0), alive.take(hit)
         weights = np.stack([1 - u - v, u, v], axis=-1)
-        rgba = colours_at(surface, faces, weights=weights)
-        alpha = rgba[:, 3] * (surface.opacity[surface.part[faces]] / np.float32(255))
-        normal = np.matmul(weights[:, None], shading[faces])[:, 0]
-        amount = alpha * light[alive]
-        bright = _shade(normal, rays, basis) * amount / np.float32(255)
-        colour[alive] += rgba[:, :3] * bright[:, None]
-        light[alive] -= amount
-        active = np.flatnonzero(light[alive] > MIN_LIGHT)
+        rgba = colours_at(scene.surface, faces, weights=weights)
+        remaining = light.take(alive)
+        amount = rgba[:, 3] * scene.opacity.take(faces) * remaining
+        corners = scene.shading.take(faces, axis=0)
+        bright = _shade(corners, weights, rays, basis) * amount / np.float32(255)
+        for channel in range(3):
+            values[channel, alive] += rgba[:, channel] * bright
+        remaining -= amount
+        light[alive] = remaining
+        active = np.flatnonzero(remaining > MIN_LIGHT)
         if not len(active):
             break
         alive, rays = alive[active], rays[active]
         step = hits["tfar"][hit[active]] + np.float32(1e-4)
         origins = origins[hit[active]] + rays * step[:, None]
-    return np.concatenate([colour + light[:, None], light[:, None]], axis=1)
+    values[:3] += light
+    return values
 
 
-def _shade(normal: np.ndarray, rays: np.ndarray, basis: np.ndarray) -> np.ndarray:
-    """Returns the brightness float32 [rays] of surfaces that are lit on both sides."""
-    facing = -(normal * rays).sum(axis=1)
-    length = np.sqrt((normal * normal).sum(axis=1) + np.float32(1e-12))
-    key = normal @ (KEY_DIRECTION.astype(np.float32) @ basis) * np.sign(facing)
+def _shade(
+    corners: np.ndarray, weights: np.ndarray, rays: np.ndarray, basis: np.ndarray
+) -> np.ndarray:
+    """Returns the brightness float32 [rays] of surfaces that are lit on both sides.
+
+    Args:
+      corners: [rays, 3, 3], shading normals of the corners of the face that each ray hits.
+      weights: [rays, 3], barycentric coordinates of the hits.
+      rays: [rays, 3], unit directions.
+      basis: [3, 3], rows of the camera.
+    """
+    x, y, z = (
+        corners[:, 0, axis] * weights[:, 0]
+        + corners[:, 1, axis] * weights[:, 1]
+        + corners[:, 2, axis] * weights[:, 2]
+        for axis in range(3)
+    )
+    facing = -(x * rays[:, 0] + y * rays[:, 1] + z * rays[:, 2])
+    length = np.sqrt(x * x + y * y + z * z + np.float32(1e-12))
+    light = KEY_DIRECTION.astype(np.float32) @ basis
+    key = (x * light[0] + y * light[1] + z * light[2]) * np.sign(facing)
     lamps = np.float32(HEADLIGHT) * np.abs(facing) + np.float32(KEYLIGHT) * np.maximum(key, 0)
     return np.minimum(np.float32(AMBIENT) + lamps / length, 1)

@@ -149,6 +149,21 @@ def colours_at(surface: Surface, faces: np.ndarray, *, weights: np.ndarray) -> n
     Returns:
       uint8 [points, 4] RGBA; the opacity of the parts is not included in the alpha.
     """
+    part = surface.part.take(faces)
+    texel = surface.offset.take(part)
+    is_plain = (surface.width == 1) & (surface.height == 1)
+    if not is_plain.all():
+        # Most parts have one texel, which needs no texture coordinates.
+        textured = np.flatnonzero(~is_plain.take(part))
+        texel[textured] += _texel(surface, faces[textured], weights=weights[textured])
+    rgba = surface.texels.take(texel, axis=0)
+    if surface.corner_colours is not None:
+        _tint(rgba, surface, faces, weights=weights)
+    return rgba
+
+
+def _texel(surface: Surface, faces: np.ndarray, *, weights: np.ndarray) -> np.ndarray:
+    """Returns the texel at each point, int [points], counted from the first of its texture."""
     part = surface.part[faces]
     uv = np.matmul(weights[:, None].astype(np.float32), surface.uv[faces])[:, 0]
     uv = _wrapped(uv, surface.wrap[part]) if surface.wrap.any() else uv - np.floor(uv)
@@ -156,10 +171,7 @@ def colours_at(surface: Surface, faces: np.ndarray, *, weights: np.ndarray) -> n
     # A coordinate just below an integer can round up to 1.
     column = np.minimum((uv[:, 0] * width).astype(np.int32), width - 1)
     row = np.minimum(((1 - uv[:, 1]) * height).astype(np.int32), height - 1)
-    rgba = surface.texels[surface.offset[part] + row * width + column]
-    if surface.corner_colours is not None:
-        _tint(rgba, surface, faces, weights=weights)
-    return rgba
+    return row * width + column
 
 
 def sample_points(

@@ -5,12 +5,20 @@ import collections
 import concurrent.futures
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
 import PIL.Image
 import tqdm
+
+from data_prep.teachers import batch_sizes
+
+# Threads that decode and preprocess images; most of their work does not hold Python's lock.
+MAX_THREADS = 16
+
+# By default, a TPU multiplies float32 matrices in bfloat16.
+_PRECISION = "highest"
 
 # An opened image, or the bytes of an encoded one, which several threads decode.
 Picture = PIL.Image.Image | bytes
@@ -22,11 +30,20 @@ class BatchedFunction:
     Args:
       function: pure `function(variables, batch)` that treats rows independently.
       variables: pytree of weights, replicated on every device.
-      batch_size: rows per call; rounded up to a multiple of the number of devices.
+      batch_size: rows per call, rounded up to a multiple of the number of devices; None for 32 on
+        CPUs, and elsewhere for what fits into the memory of the devices.
+      row: name -> shape and dtype of the largest row of a batch.
     """
 
-    def __init__(self, function: Callable, variables, *, batch_size: int):
-        if batch_size < 1:
+    def __init__(
+        self,
+        function: Callable,
+        variables,
+        *,
+        batch_size: int | None,
+        row: Mapping[str, jax.ShapeDtypeStruct],
+    ):
+        if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, expected at least 1")
         devices = jax.local_devices()
         mesh = jax.sharding.Mesh(np.array(devices), ("batch",))
@@ -34,7 +51,44 @@ class BatchedFunction:
         replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
         self._variables = jax.device_put(variables, replicated)
         self._function = jax.jit(function, out_shardings=self._rows)
-        self.batch_size = -(-batch_size // len(devices)) * len(devices)
+        self._row, self._devices = row, len(devices)
+        if batch_size is None and jax.default_backend() == "cpu":
+            batch_size = batch_sizes.CPU
+        self._batch_size = batch_size and -(-batch_size // len(devices)) * len(devices)
+
+    @property
+    def batch_size(self) -> int:
+        """Rows per call; the first use may compile the function for several sizes."""
+        if self._batch_size is None:
+            free = batch_sizes.free_memory()
+            if free is None:
+                raise ValueError(
+                    "the memory of the devices is unknown: pass --batch_size, such as "
+                    f"--batch_size {batch_sizes.CPU * self._devices}"
+                )
+            self._batch_size = batch_sizes.choose(
+                self.needed_memory, devices=self._devices, free=free
+            )
+            print(f"{self._batch_size} rows per call over {self._devices} devices", flush=True)
+        return self._batch_size
+
+    def needed_memory(self, rows: int) -> int:
+        """Returns the bytes that a call needs on each device, beside the variables.
+
+        Args:
+          rows: rows of the call.
+        """
+        batch = {
+            name: jax.ShapeDtypeStruct((rows, *each.shape), each.dtype, sharding=self._rows)
+            for name, each in self._row.items()
+        }
+        with jax.default_matmul_precision(_PRECISION):
+            compiled = self._function.lower(self._variables, batch).compile()
+        memory = compiled.memory_analysis()
+        variables = sum(leaf.nbytes for leaf in jax.tree.leaves(self._variables))
+        # While one batch is computed, the next is copied and the last one's result is fetched.
+        moved = memory.argument_size_in_bytes - variables + memory.output_size_in_bytes
+        return memory.temp_size_in_bytes + 2 * moved
 
     def __call__(self, batches: Iterable[dict[str, np.ndarray]]) -> Iterator[np.ndarray]:
         """Applies the function to each batch.
@@ -51,8 +105,7 @@ class BatchedFunction:
         for batch in batches:
             rows = len(next(iter(batch.values())))
             padded = {name: _pad_rows(array, self.batch_size) for name, array in batch.items()}
-            # By default, a TPU multiplies float32 matrices in bfloat16.
-            with jax.default_matmul_precision("highest"):
+            with jax.default_matmul_precision(_PRECISION):
                 result = self._function(self._variables, jax.device_put(padded, self._rows))
             if pending is not None:
                 yield _to_host(*pending)
@@ -114,7 +167,7 @@ def prepare_pictures(
     Raises:
       ValueError: an image cannot be decoded.
     """
-    workers = min(16, os.cpu_count() or 1)
+    workers = min(MAX_THREADS, os.cpu_count() or 1)
     positions = iter(range(len(pictures)))
     pending: collections.deque = collections.deque()
 

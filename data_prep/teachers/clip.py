@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 import transformers
 
-from data_prep.teachers import batching, clip_weights, notices
+from data_prep.teachers import batching, clip_weights, notices, token_counts
 from data_prep.teachers.interface import TeacherInfo
 
 # Settings of the image processor that affect the pixels.
@@ -30,6 +31,10 @@ PREPROCESSING_FIELDS = (
 )
 
 
+# Fields of a tokenizer's result that the text model reads.
+TOKEN_FIELDS = ("input_ids", "attention_mask")
+
+
 class ClipTeacher:
     """CLIP checkpoint with the interface of `teachers.Teacher`.
 
@@ -40,9 +45,11 @@ class ClipTeacher:
       tokenizer: tokenizer of the checkpoint.
       name: hub name or folder name.
       revision: commit on the hub, or a checksum of the weights.
-      batch_size: texts per call.
+      batch_size: texts per call; None as in `batching.BatchedFunction`.
       picture_batch_size: images per call, or None for `batch_size`.
     """
+
+    has_images = True
 
     def __init__(
         self,
@@ -53,7 +60,7 @@ class ClipTeacher:
         tokenizer: transformers.PreTrainedTokenizerBase,
         name: str,
         revision: str,
-        batch_size: int,
+        batch_size: int | None,
         picture_batch_size: int | None = None,
     ):
         settings = image_processor.to_dict()
@@ -67,22 +74,28 @@ class ClipTeacher:
         self._image_processor = image_processor
         self._tokenizer = tokenizer
         self._max_tokens = model.config.text_config.max_position_embeddings
+        scale, mean, std = _scaling(image_processor)
 
         def embed_images(params, batch):
-            return model.get_image_features(batch["pixels"], params=params)
+            # Here and not on the host: uint8 pixels are faster to make and to copy.
+            pixels = (batch["pixels"].astype(jnp.float32) * scale - mean) / std
+            return model.get_image_features(pixels.transpose(0, 3, 1, 2), params=params)
 
         def embed_texts(params, batch):
             return model.get_text_features(**batch, params=params)
 
         image_names = ("vision_model", "visual_projection", "logit_scale")
         text_names = ("text_model", "text_projection", "logit_scale")
+        side = model.config.vision_config.image_size
+        pixels = {"pixels": jax.ShapeDtypeStruct((side, side, 3), np.uint8)}
+        tokens = jax.ShapeDtypeStruct((self._max_tokens,), np.int32)
         self._images, self._texts = (
             batching.BatchedFunction(
-                function, {name: params[name] for name in names}, batch_size=size
+                function, {name: params[name] for name in names}, batch_size=size, row=row
             )
-            for function, names, size in (
-                (embed_images, image_names, picture_batch_size or batch_size),
-                (embed_texts, text_names, batch_size),
+            for function, names, size, row in (
+                (embed_images, image_names, picture_batch_size or batch_size, pixels),
+                (embed_texts, text_names, batch_size, dict.fromkeys(TOKEN_FIELDS, tokens)),
             )
         )
 
@@ -109,15 +122,24 @@ class ClipTeacher:
             max_length=self._max_tokens,
             return_tensors="np",
         )
-        names = ("input_ids", "attention_mask")
         batches = batching.row_batches(
-            {name: tokens[name].astype(np.int32) for name in names},
+            {name: tokens[name].astype(np.int32) for name in TOKEN_FIELDS},
             batch_size=self._texts.batch_size,
         )
         return self._collect(self._texts(batches))
 
-    def _to_pixels(self, image) -> np.ndarray:
-        return self._image_processor(images=image, return_tensors="np")["pixel_values"][0]
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        """Returns how many texts have more tokens than the text model reads."""
+        return token_counts.count_longer(self._tokenizer, texts, tokens=self._max_tokens)
+
+    def _to_pixels(self, image: PIL.Image.Image) -> np.ndarray:
+        """Resizes and crops an RGB image to uint8 [height, width, 3]."""
+        if _has_final_size(image, self._image_processor):
+            return np.asarray(image)
+        pixels = self._image_processor(
+            images=image, do_rescale=False, do_normalize=False, return_tensors="np"
+        )["pixel_values"][0]
+        return pixels.transpose(1, 2, 0)
 
     def _collect(self, batches) -> np.ndarray:
         return np.concatenate([np.zeros((0, self.info.dim), np.float32), *batches])
@@ -127,7 +149,7 @@ class ClipTeacher:
         cls,
         name_or_dir: str | pathlib.Path,
         *,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         picture_batch_size: int | None = None,
         dtype: str = "float32",
     ) -> ClipTeacher:
@@ -165,12 +187,34 @@ def check_folder(folder: pathlib.Path) -> None:
     clip_weights.check_files(clip_weights.weight_files(folder), folder=folder)
 
 
+def _scaling(
+    processor: transformers.CLIPImageProcessor,
+) -> tuple[np.float32, np.ndarray, np.ndarray]:
+    """Returns factor, mean and standard deviation, by which uint8 pixels become inputs."""
+    factor = processor.rescale_factor if processor.do_rescale else 1
+    mean = processor.image_mean if processor.do_normalize else [0.0] * 3
+    std = processor.image_std if processor.do_normalize else [1.0] * 3
+    return np.float32(factor), np.float32(mean), np.float32(std)
+
+
+def _has_final_size(image: PIL.Image.Image, processor: transformers.CLIPImageProcessor) -> bool:
+    """Returns whether the processor would neither resize nor crop an image."""
+    size, crop, (width, height) = processor.size, processor.crop_size, image.size
+    if processor.do_center_crop and (height, width) != (crop["height"], crop["width"]):
+        return False
+    if not processor.do_resize:
+        return True
+    if "shortest_edge" in size:
+        return min(width, height) == size["shortest_edge"]
+    return (height, width) == (size["height"], size["width"])
+
+
 def _read_config(folder: pathlib.Path) -> transformers.CLIPConfig:
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}: not found; expected the folder of a CLIP checkpoint (save_pretrained) or "
-            "of a LiT teacher"
+            f"{path}: not found; expected the folder of a CLIP checkpoint (save_pretrained, or "
+            "OpenCLIP with its open_clip_config.json) or of a LiT teacher"
         )
     kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
     if kind != "clip":

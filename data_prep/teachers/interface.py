@@ -28,7 +28,7 @@ class TeacherInfo:
       name: hub name or folder name.
       revision: commit on the hub, or a checksum of the weights.
       dim: dimension of the features.
-      kind: "clip" or "lit".
+      kind: "clip", "open_clip" or "lit".
       preprocessing: image preprocessing, as text or JSON.
     """
 
@@ -40,9 +40,15 @@ class TeacherInfo:
 
 
 class Teacher(Protocol):
-    """Interface of a model that embeds images and texts in a common space."""
+    """Interface of a model that embeds images and texts in a common space.
+
+    Attributes:
+      info: description of the teacher.
+      has_images: False if only texts can be embedded.
+    """
 
     info: TeacherInfo
+    has_images: bool
 
     def encode_images(
         self, images: Sequence[batching.Picture], *, progress: bool = False
@@ -66,3 +72,6 @@ class Teacher(Protocol):
         Returns:
           float32 [len(texts), dim], not normalised.
         """
+
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        """Returns how many texts have more tokens than `encode_texts` reads."""

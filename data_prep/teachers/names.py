@@ -9,6 +9,7 @@ import huggingface_hub
 import huggingface_hub.errors
 
 from data_prep import teachers
+from data_prep.teachers.open_clip import places
 
 # owner/name or owner/name@revision.
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
@@ -33,7 +34,9 @@ def check(name: str, *, released: bool) -> None:
     if name == (teachers.RELEASED if released else teachers.LIT):
         problem = None if released else _weights_problem()
     elif name and pathlib.Path(name).is_dir():
-        problem = _folder_problem(pathlib.Path(name))
+        problem = _folder_problem(pathlib.Path(name), images=not released)
+    elif places.is_file_name(name):
+        problem = _open_clip_problem(name, images=not released)
     elif _HUB_NAME.fullmatch(name):
         problem = _hub_problem(name)
     else:
@@ -47,7 +50,8 @@ def check(name: str, *, released: bool) -> None:
     )
     raise ValueError(
         f"--teacher {name}: {problem}\nexpected {own}, the folder of a LiT teacher or of a CLIP "
-        "checkpoint, or the hub name of a CLIP checkpoint (owner/name)"
+        "checkpoint (of transformers or OpenCLIP), its hub name (owner/name), or a file of "
+        "OpenCLIP's weights (FILE or ARCHITECTURE=FILE)"
     )
 
 
@@ -63,14 +67,27 @@ def _weights_problem() -> str | None:
     return None
 
 
-def _folder_problem(folder: pathlib.Path) -> str | None:
+def _open_clip_problem(name: str, *, images: bool) -> str | None:
+    """Returns why a folder or file holds no OpenCLIP teacher; None if it holds one."""
+    try:
+        places.check(name, images=images)
+    except (FileNotFoundError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def _folder_problem(folder: pathlib.Path, *, images: bool) -> str | None:
     """Returns why a folder holds no teacher; None if it holds one."""
     from data_prep.teachers import clip, lit  # imports transformers
 
     if (folder / lit.CONFIG_FILE).is_file():
         return _weights_problem()
+    if places.is_open_clip(str(folder)):
+        return _open_clip_problem(str(folder), images=images)
     if not (folder / "config.json").is_file():
-        return f"the folder holds neither {lit.CONFIG_FILE} nor config.json"
+        return (
+            f"the folder holds neither {lit.CONFIG_FILE} nor config.json nor {places.CONFIG_FILE}"
+        )
     try:
         clip.check_folder(folder)
     except (FileNotFoundError, ValueError) as error:
@@ -80,6 +97,12 @@ def _folder_problem(folder: pathlib.Path) -> str | None:
 
 def _hub_problem(name: str) -> str | None:
     """Returns why a hub name does not lead to a CLIP checkpoint; None if it does."""
+    if places.is_open_clip(name):
+        try:
+            places.check_on_hub(name)
+        except ValueError as error:
+            return str(error)
+        return None
     repository, _, revision = name.partition("@")
     version = {"revision": revision or None}
     try:

@@ -39,8 +39,10 @@ def build(config: ConfigDict, devices: Sequence[jax.Device]) -> run_lib.Run:
     Raises:
       ValueError: see `run_lib.build_run`.
     """
-    config = ConfigDict(config)
+    config = ConfigDict(config).copy_and_resolve_references()
     config.spmd = "shard_map"
+    # The compiled program does not depend on the values of the temperatures.
+    config.loss.neighbours_within = config.loss.neighbours_across = 0.0
     return run_lib.build_run(config, devices=devices)
 
 

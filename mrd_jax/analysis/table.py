@@ -36,7 +36,7 @@ def format_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     Args:
       report: report of `ahead.measure`.
     """
-    is_gpu = report["platform"] == "gpu"
+    is_gpu = _is_gpu(report)
     lines = [
         ("topology", f"{report['topology']}, {report['chips']} chips"),
         ("batch", f"{report['batch_size']:,}, {report['batch_per_chip']:,} per chip"),
@@ -112,7 +112,7 @@ def _gpu_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 def format_text(report: Mapping[str, Any]) -> str:
     """Returns the table as text, with notes on its figures."""
     lines = format_rows(report)
-    caveat = CAVEAT_GPU if report["platform"] == "gpu" else CAVEAT
+    caveat = CAVEAT_GPU if _is_gpu(report) else CAVEAT
     width = max(len(name) for name, _ in lines)
     table = "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
     note = ""
@@ -136,6 +136,11 @@ def format_markdown(reports: Sequence[Mapping[str, Any]]) -> str:
         if name != "topology"
     ]
     return "\n".join(lines)
+
+
+def _is_gpu(report: Mapping[str, Any]) -> bool:
+    # Reports that were stored before GPUs were supported do not name the platform.
+    return report.get("platform", "tpu") == "gpu"
 
 
 def _size(count: float) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import mrd_jax
-from mrd_jax import storage
+from mrd_jax import hub, storage
 from mrd_jax.checkpoints import paths, run_identity
 
 # Fields of a benchmark config that do not affect its results: paths, and the selection of sets.
@@ -49,12 +49,13 @@ def checkpoint_fingerprint(path: storage.PathLike) -> str:
     """Computes the fingerprint of an encoder: the checksum of its files.
 
     Args:
-      path: encoder folder, workdir of a run (its newest checkpoint is used), or one checkpoint.
+      path: encoder folder, workdir of a run (its newest checkpoint is used), one checkpoint, or
+        hf://USER/NAME.
 
     Raises:
       FileNotFoundError: the run has no checkpoint.
     """
-    folder = storage.path(path)
+    folder = hub.resolve(path)
     if (folder / run_identity.RUN_FILE).exists():
         folder = paths.newest(folder)
     return folder_checksum(folder)

@@ -9,9 +9,10 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-from mrd_jax import atomic_io, storage
+from mrd_jax import atomic_io, hub, storage
 from mrd_jax.checkpoints import restore, train_state
-from mrd_jax.data import numpy_files
+from mrd_jax.data import batch_spec, numpy_files
+from mrd_jax.models import axes
 
 LOGGER = logging.getLogger(__name__)
 
@@ -37,11 +38,11 @@ def save(path: storage.PathLike, variables: Mapping[str, Any]) -> None:
 
 
 def load(path: storage.PathLike) -> dict[str, Any]:
-    """Reads initial weights.
+    """Reads initial weights, converted to clouds with z up if the encoder takes y up.
 
     Args:
       path: encoder folder (from `mrd_jax.encoder.save` or `mrd_jax.tools.convert`), workdir of a
-        run, or `.npz` file written by `save`.
+        run, `.npz` file written by `save`, or hf://USER/NAME.
 
     Returns:
       Nested dict of numpy arrays, with `params` and, if the student has any, `batch_stats`.
@@ -50,9 +51,17 @@ def load(path: storage.PathLike) -> dict[str, Any]:
       FileNotFoundError: the path is none of these.
       ValueError: the file is corrupt.
     """
-    source = storage.path(path)
+    source = hub.resolve(path)
     if source.suffix != ".npz":
-        return restore.find_student(source).read_variables()
+        stored = restore.find_student(source)
+        variables = stored.read_variables()
+        if stored.card.module_up_axis == batch_spec.UP_AXIS:
+            return variables
+        return axes.weights_for_z_up(
+            variables,
+            architecture=stored.card.student["name"],
+            convention=stored.card.from_y_up,
+        )
     try:
         with source.open("rb") as file:
             arrays = dict(numpy_files.ArrayFile(file))

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from mrd_jax import models
 from mrd_jax.data import batch_spec
+from mrd_jax.models import axes
 
 # Allowed values of fields that are enumerations.
 CHOICES = {
@@ -24,6 +25,7 @@ CHOICES = {
     "from_y_up": ("rotate", "swap"),
     "normalisation": (batch_spec.NORMALISATION,),
     "source": ("mrd_jax", "openshape", "uni3d"),
+    "module_up_axis": axes.CHOICES,
 }
 
 
@@ -57,6 +59,8 @@ class ModelCard:
       source_file: name of the converted file; "" if trained by mrd_jax.
       source_sha256: SHA-256 of the converted file; "" if trained by mrd_jax.
       licence: licence of the weights as their owner states it; "" if unknown.
+      module_up_axis: up axis of the point clouds that the Flax module takes. If it is "y", as for
+        some released encoders, `Encoder.embed` turns clouds back by the inverse of `from_y_up`.
     """
 
     student: dict[str, Any]
@@ -73,6 +77,7 @@ class ModelCard:
     source_file: str
     source_sha256: str
     licence: str
+    module_up_axis: str = batch_spec.UP_AXIS
 
     def __post_init__(self):
         """Validates all fields.
@@ -152,6 +157,10 @@ def from_dict(fields: Mapping[str, Any]) -> ModelCard:
       CardError: a field is unknown, missing or invalid.
     """
     names = {field.name for field in dataclasses.fields(ModelCard)}
+    if "module_up_axis" not in fields:
+        # Version 0.1 lacks the field. It fed clouds with z up to Uni3D's encoders, which take y up.
+        released = fields.get("source") == "uni3d"
+        fields = {**fields, "module_up_axis": "y" if released else batch_spec.UP_AXIS}
     unknown, missing = sorted(set(fields) - names), sorted(names - set(fields))
     if unknown or missing:
         raise CardError(
@@ -167,6 +176,15 @@ def from_json(text: str) -> ModelCard:
     Raises:
       CardError: the text is not a JSON object, or a field is unknown, missing or invalid.
     """
+    return from_dict(read_object(text))
+
+
+def read_object(text: str) -> dict[str, Any]:
+    """Parses the JSON object of a model card.
+
+    Raises:
+      CardError: the text is not a JSON object.
+    """
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -175,7 +193,7 @@ def from_json(text: str) -> ModelCard:
         ) from error
     if not isinstance(fields, dict):
         raise CardError(f"the model card is a JSON {type(fields).__name__}; expected an object")
-    return from_dict(fields)
+    return fields
 
 
 def from_run(config: ConfigDict, *, metadata: Mapping[str, Any]) -> ModelCard:

@@ -12,10 +12,14 @@ CORRUPT = "corrupt"
 # Items of a checkpoint: train state, manifest, run identity, model card.
 STATE, MANIFEST, RUN, CARD = "state", "manifest", "run", "card"
 
-# Files of an encoder folder, see `mrd_jax.encoder.save`.
-CARD_FILE = "card.json"
+# Files of an encoder folder, see `mrd_jax.encoder.save`: model card, variables, checksums, text.
+CARD_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
 MANIFEST_FILE = "manifest.json"
-VARIABLES = "variables"
+README_FILE = "README.md"
+# Model card and variables, as Orbax writes them, in the encoder folders of version 0.1.
+OLD_CARD_FILE = "card.json"
+OLD_VARIABLES = "variables"
 
 
 def steps(workdir: storage.PathLike) -> list[storage.Path]:

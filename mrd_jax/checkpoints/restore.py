@@ -2,16 +2,23 @@
 """Reads the student from a checkpoint of a run or from an encoder folder, and verifies either."""
 
 import dataclasses
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import flax.traverse_util
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import safetensors
+import safetensors.numpy
 from flax import linen as nn
 
 from mrd_jax import models, storage
 from mrd_jax.checkpoints import manifest, model_card, paths, run_identity, train_state
+
+# Tells the config.json of an encoder folder from that of other libraries.
+MODEL_TYPE = "mrd_jax"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +85,69 @@ class StoredStudent:
         return manifest.verify(self.folder, self.manifest)
 
 
-def find_student(path: storage.Path) -> StoredStudent:
+@dataclasses.dataclass(frozen=True)
+class StoredEncoder:
+    """An encoder folder on disk; its variables are not read yet.
+
+    Attributes:
+      card: model card of the encoder.
+      folder: the folder.
+      manifest: checksums of the variables.
+    """
+
+    card: model_card.ModelCard
+    folder: storage.Path
+    manifest: dict[str, Any]
+
+    def read_variables(self) -> dict[str, Any]:
+        """Reads `params` and `batch_stats` to the host, as `StoredStudent.read_variables`."""
+        file = self.folder / paths.WEIGHTS_FILE
+        try:
+            leaves = storage.read_safetensors(file)
+        except (safetensors.SafetensorError, FileNotFoundError) as error:
+            raise manifest.CorruptCheckpointError(f"{file}: cannot be read ({error})") from error
+        found = {"batch_stats": {}} | flax.traverse_util.unflatten_dict(leaves, sep=".")
+        if fault := difference(found, abstract(self.card)):
+            raise manifest.CorruptCheckpointError(
+                f"{file} does not hold the student on its model card:\n{fault}"
+            )
+        manifest.compare(self.manifest, found, where=self.folder)
+        return found
+
+    def verify(self) -> int:
+        """Reads all arrays and compares them with the manifest, as `StoredStudent.verify`."""
+        return len(jax.tree.leaves(self.read_variables()))
+
+
+def write_encoder(
+    folder: storage.Path, variables: Mapping[str, Any], *, card: model_card.ModelCard
+) -> None:
+    """Writes the files that `student_of_encoder` reads.
+
+    Args:
+      folder: existing local folder.
+      variables: `params` and `batch_stats` of the encoder.
+      card: its model card.
+    """
+    arrays = flax.traverse_util.flatten_dict(jax.device_get(dict(variables)), sep=".")
+    arrays = {name: np.array(leaf, order="C") for name, leaf in arrays.items()}
+    # The Hub shows which framework the weights are of.
+    safetensors.numpy.save_file(arrays, folder / paths.WEIGHTS_FILE, metadata={"format": "flax"})
+    described = json.dumps(manifest.describe(variables), indent=1)
+    (folder / paths.MANIFEST_FILE).write_text(described)
+    fields = {"model_type": MODEL_TYPE} | card.as_dict()
+    (folder / paths.CARD_FILE).write_text(json.dumps(fields, indent=1) + "\n")
+
+
+def is_encoder(path: storage.Path) -> bool:
+    """Returns whether a path is an encoder folder of this or an earlier version."""
+    if not (path / paths.CARD_FILE).exists():
+        return (path / paths.OLD_CARD_FILE).exists()
+    fields = model_card.read_object((path / paths.CARD_FILE).read_text())
+    return fields.get("model_type") == MODEL_TYPE
+
+
+def find_student(path: storage.Path) -> StoredStudent | StoredEncoder:
     """Finds the student that a path means.
 
     Args:
@@ -93,7 +162,7 @@ def find_student(path: storage.Path) -> StoredStudent:
         return student_of_step(paths.newest(path))
     if paths.is_step(path):
         return student_of_step(path)
-    if (path / paths.CARD_FILE).exists():
+    if is_encoder(path):
         return student_of_encoder(path)
     raise FileNotFoundError(
         f"{path} holds no encoder: expected {paths.CARD_FILE} (mrd_jax.encoder.save, "
@@ -107,11 +176,15 @@ def student_of_step(folder: storage.Path) -> StoredStudent:
     return StoredStudent(read_card(folder), folder / paths.STATE, read_manifest(folder), True)
 
 
-def student_of_encoder(folder: storage.Path) -> StoredStudent:
+def student_of_encoder(folder: storage.Path) -> StoredStudent | StoredEncoder:
     """Returns the student in an encoder folder; raises as `find_student`."""
-    card = model_card.from_json((folder / paths.CARD_FILE).read_text())
     described = manifest.read(folder / paths.MANIFEST_FILE)
-    return StoredStudent(card, folder / paths.VARIABLES, described, False)
+    if not (folder / paths.CARD_FILE).exists():
+        card = model_card.from_json((folder / paths.OLD_CARD_FILE).read_text())
+        return StoredStudent(card, folder / paths.OLD_VARIABLES, described, False)
+    fields = model_card.read_object((folder / paths.CARD_FILE).read_text())
+    fields.pop("model_type")
+    return StoredEncoder(model_card.from_dict(fields), folder, described)
 
 
 def read_card(checkpoint: storage.Path) -> model_card.ModelCard:

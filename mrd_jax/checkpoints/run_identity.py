@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from mrd_jax import atomic_io, storage
 from mrd_jax.checkpoints import manifest
+from mrd_jax.losses import options
 
 # Fields that may change when a run is continued, because the result does not depend on them, up to
 # float rounding for `deterministic`, `spmd`, `shard_state`, `model.attention`, `model.micro_batch`,
@@ -63,6 +64,10 @@ HOST_FIELDS = frozenset(
         "data.test_directory",
     }
 )
+
+# Fields that later versions added, with the value by which a run is as before they existed, so that
+# runs of earlier versions can be continued.
+ADDED_FIELDS = {f"loss.{name}": value for name, value in options.ADDED.items()}
 
 # File in the workdir that holds config and data set of the run.
 RUN_FILE = "run.json"
@@ -156,7 +161,7 @@ def claim(workdir: storage.Path, identity: Mapping[str, Any]) -> None:
         return
     existing = read(path)
     wanted = flatten(identity["config"])
-    found = {
+    found = ADDED_FIELDS | {
         RENAMED_FIELDS.get(name, name): value for name, value in flatten(existing["config"]).items()
     }
     lines = [

@@ -3,13 +3,12 @@
 
 import argparse
 import functools
-import pathlib
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any, NoReturn, ParamSpec
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
-from mrd_jax import storage
+from mrd_jax import hub, storage
 from mrd_jax.cli import logs
 
 # Exit status of a command that was given something it cannot use.
@@ -19,6 +18,7 @@ DEBUG = "--debug"
 DEBUG_HELP = "show the traceback of an error"
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Parser(argparse.ArgumentParser):
@@ -41,20 +41,26 @@ class Parser(argparse.ArgumentParser):
         self.exit(USAGE_ERROR, f"error: {message}\n{self.prog} --help lists the options\n")
 
 
-def path(text: str) -> storage.Path:
-    """Converts an argument by `storage.path`, and keeps its message, which argparse would drop."""
-    try:
-        return storage.path(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+def argument(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """Returns an argparse type that keeps the messages of errors, which argparse would drop.
+
+    Args:
+      parse: converts the text of an argument.
+    """
+
+    def convert(text: str) -> T:
+        try:
+            return parse(text)
+        except (ValueError, OSError, ImportError) as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return convert
 
 
-def local_path(text: str) -> pathlib.Path:
-    """Converts an argument by `storage.local_path`, as `path`."""
-    try:
-        return storage.local_path(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+path = argument(storage.path)
+local_path = argument(storage.local_path)
+# Downloads encoders of the Hub.
+encoder_path = argument(hub.resolve)
 
 
 def reports_errors(main: Callable[P, int | None]) -> Callable[P, int]:

@@ -23,11 +23,14 @@ COMMANDS = {
     "search": "mrd_jax.tools.search",
     "demo": "mrd_jax.demo",
     "convert": "mrd_jax.tools.convert",
+    "export": "mrd_jax.tools.export",
+    "reproduce": "mrd_jax.tools.reproduce",
+    "calibrate": "mrd_jax.tools.calibrate",
     "neighbours": "mrd_jax.tools.neighbours",
     "compare": "mrd_jax.tools.compare",
     "verify": "mrd_jax.tools.verify",
-    "selfcheck": "mrd_jax.tools.selfcheck",
     "compile": "mrd_jax.tools.compile",
+    "selfcheck": "mrd_jax.tools.selfcheck",
     "compile_tpu": "mrd_jax.tools.compile_tpu",
 }
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Converts the PyTorch checkpoints of OpenShape and Uni3D to Flax, without PyTorch."""
+"""Converts the PyTorch checkpoints of OpenShape and Uni3D to Flax and back, without PyTorch."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -24,11 +24,13 @@ class Conversion:
       model: Flax module of the encoder.
       variables: `params` and `batch_stats`, float32 numpy arrays.
       destinations: path of the leaf by released key, "" for a key that the encoder does not use.
+      up_axis: vertical axis of the clouds that the module takes.
     """
 
     model: nn.Module
     variables: dict[str, Any]
     destinations: dict[str, str]
+    up_axis: str = "z"
 
 
 def from_state_dict(
@@ -41,6 +43,9 @@ def from_state_dict(
     heads: int | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Builds the encoder of a released state dict and converts its weights.
+
+    The module takes the clouds of the released one, which have y up for Uni3D and for OpenShape's
+    students of CLIP ViT-B/32 and ViT-L/14.
 
     Args:
       state_dict: array by released key, without the prefix `module.`.
@@ -78,6 +83,7 @@ def convert(
     group_size: int | None = None,
     radius: float | None = None,
     heads: int | None = None,
+    up_axis: str | None = None,
 ) -> Conversion:
     """Converts a released state dict like `from_state_dict`, with the destination of every key.
 
@@ -89,6 +95,8 @@ def convert(
       group_size: points per group; likewise.
       radius: radius of OpenShape's groups; likewise.
       heads: attention heads; None for the head size of the released models.
+      up_axis: vertical axis of the clouds of the released encoder, "y" or "z"; None for that of the
+        published files of this layout.
 
     Raises:
       ValueError: see `from_state_dict`.
@@ -96,25 +104,65 @@ def convert(
     if source not in SOURCES:
         raise ValueError(f"source is {source!r}; choose from {sorted(SOURCES)}")
     table = SOURCES[source]
+    names = table.canonical(state_dict)
+    state = {name: state_dict[key] for key, name in names.items()}
     try:
-        fields = table.sizes(state_dict)
+        fields = table.sizes(state)
     except KeyError as error:
         raise ValueError(
             f"{name} has no key {error}, which every {source} checkpoint has; its first keys are "
             f"{list(state_dict)[:3]}. Is it another model?"
         ) from error
     fields |= _fields_without_shape(
-        fields, groups=groups, group_size=group_size, radius=radius, heads=heads
+        fields,
+        table.published(state_dict),
+        {"groups": groups, "group_size": group_size, "radius": radius, "heads": heads},
     )
     model = models.build_model(fields)
-    return _fill(
-        model,
-        _shapes(model),
-        state_dict,
-        rules=table.RULES,
-        ignored=table.IGNORED,
-        source=name,
+    filled = _fill(
+        model, _shapes(model), state, rules=table.RULES, ignored=table.IGNORED, source=name
     )
+    destinations = {key: filled.destinations.get(names.get(key, ""), "") for key in state_dict}
+    up_axis = up_axis or table.up_axis(state_dict)
+    return Conversion(model, filled.variables, destinations, up_axis)
+
+
+def to_state_dict(
+    variables: Mapping[str, Any],
+    *,
+    student: Mapping[str, Any],
+    source: str,
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Converts an encoder to the state dict of the released PyTorch module.
+
+    The inverse of `convert`, by the same tables: of a converted encoder, all arrays that it uses
+    are bit-equal to those of the release.
+
+    Args:
+      variables: `params` and `batch_stats` of the encoder.
+      student: arguments of `models.build_model` that build the encoder.
+      source: "openshape" or "uni3d", the module that will hold the weights.
+
+    Returns:
+      Array by key of the module, complete, and the keys that no array of the encoder fills: they
+      are not used, and hold zeros or the initial value.
+
+    Raises:
+      ValueError: the module has another architecture.
+    """
+    if source not in SOURCES:
+        raise ValueError(f"source is {source!r}; choose from {sorted(SOURCES)}")
+    table = SOURCES[source]
+    own = {"openshape": "point_bert", "uni3d": "uni3d"}[source]
+    if student["name"] != own:
+        raise ValueError(f"the encoder is a {student['name']}; a module of {source} holds a {own}")
+    if fault := table.fault(student):
+        raise ValueError(f"a module of {source} cannot hold the encoder: {fault}")
+    tree = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), dict(variables))
+    state = rules.invert(layers.unstack(tree), rules=table.RULES, layout=table.layout(student))
+    filled = table.unused(student)
+    names = table.module_keys(student)
+    return {names(key): value for key, value in (state | filled).items()}, list(map(names, filled))
 
 
 def transformer_from_eva(
@@ -157,20 +205,21 @@ def _shapes(model: nn.Module) -> dict[str, Any]:
     return model_card.abstract_variables(model, points=max(model.groups, model.group_size))
 
 
-def _fields_without_shape(fields: dict[str, Any], **arguments: Any) -> dict[str, Any]:
+def _fields_without_shape(
+    fields: dict[str, Any], sizes: Sequence[str], arguments: Mapping[str, Any]
+) -> dict[str, Any]:
     """Returns the fields that no shape determines: as given, else those of a published size."""
     needed = ["groups", "group_size"] + (["radius"] if fields["name"] == "point_bert" else [])
     given = {key: value for key, value in arguments.items() if value is not None}
     if "radius" in given and "radius" not in needed:
         raise ValueError("radius is for OpenShape's ball groups; uni3d groups nearest neighbours")
     published = [
-        released
-        for released in models.RELEASED.values()
-        if all(released[key] == value for key, value in fields.items() if key in released)
-        and released["name"] == fields["name"]
+        models.RELEASED[size]
+        for size in sizes
+        if all(models.RELEASED[size].get(key, value) == value for key, value in fields.items())
     ]
     missing = sorted(set(needed) - set(given))
     if missing and not published:
-        sizes = {key: value for key, value in fields.items() if key != "name"}
-        raise ValueError(f"no published size has {sizes}; pass {', '.join(missing)}")
+        found = {key: value for key, value in fields.items() if key != "name"}
+        raise ValueError(f"no published size has {found}; pass {', '.join(missing)}")
     return {key: published[0][key] for key in needed if published} | given

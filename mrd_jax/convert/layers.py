@@ -61,3 +61,24 @@ def stack(tree: Mapping) -> dict[str, Any]:
         if len(ordered) > 1:
             flat[f"{head}{STACKED}{name}"] = np.stack(ordered[:-1])
     return flax.traverse_util.unflatten_dict(flat, sep="/")
+
+
+def unstack(tree: Mapping) -> dict[str, Any]:
+    """Separates the layers of the variables of a model; the inverse of `stack`.
+
+    Args:
+      tree: nested dict of numpy arrays with the structure of the model's variables.
+
+    Returns:
+      Nested dict of views with `.../transformer/layers/N/...`.
+    """
+    flat: dict[str, Any] = {}
+    leaves = flax.traverse_util.flatten_dict(dict(tree), sep="/")
+    depth = 1 + max((len(v) for k, v in leaves.items() if STACKED in k), default=0)
+    for path, leaf in leaves.items():
+        if STACKED in path:
+            for layer, one in enumerate(leaf):
+                flat[path.replace(STACKED, f"{SINGLE}{layer}/")] = one
+        else:
+            flat[path.replace(LAST, f"{SINGLE}{depth - 1}/")] = leaf
+    return flax.traverse_util.unflatten_dict(flat, sep="/")

@@ -26,6 +26,8 @@ class Rule:
         layer).
       part: (position, count) if the leaf is the concatenation of `count` source arrays along its
         last axis; None if the source fills the leaf alone.
+      layout: name of the layout in which checkpoints have this key, if releases store the same leaf
+        in several ways; "" if all have it. Read by `invert` only.
     """
 
     pattern: str
@@ -33,6 +35,7 @@ class Rule:
     transpose: tuple[int, ...] | None = None
     squeeze: tuple[int, ...] = ()
     part: tuple[int, int] | None = None
+    layout: str = ""
 
     def destination(self, key: str) -> str:
         """Returns the path of the leaf that a matching key fills."""
@@ -52,6 +55,35 @@ class Rule:
         if len(self.transpose) != value.ndim:
             raise ValueError(f"{value.ndim} axes, expected {len(self.transpose)}")
         return value.transpose(self.transpose)
+
+    def origin(self, path: str) -> str | None:
+        r"""Returns the key that fills the leaf at a path; None if the rule fills other leaves.
+
+        The inverse of `destination`, for patterns of literals and groups, such as
+        `layers\.(\d+)\.weight`, whose groups the target all names.
+        """
+        groups = re.findall(r"\([^()]*\)", self.pattern)
+        literals = re.split(r"\\\d", self.target)
+        names = [int(name) - 1 for name in re.findall(r"\\(\d)", self.target)]
+        wanted = [re.escape(literals[0])]
+        for name, literal in zip(names, literals[1:], strict=True):
+            wanted += [groups[name], re.escape(literal)]
+        match = re.fullmatch("".join(wanted), path)
+        if match is None:
+            return None
+        key = self.pattern
+        for group, name in enumerate(names, start=1):
+            key = key.replace(groups[name], match[group], 1)
+        return key.replace("\\", "")
+
+    def restore(self, leaf: np.ndarray) -> np.ndarray:
+        """Returns a leaf or its part as a view like the source; the inverse of `arrange`."""
+        if self.part is not None:
+            position, count = self.part
+            leaf = np.split(leaf, count, axis=-1)[position]
+        if self.transpose is not None:
+            leaf = leaf.transpose(np.argsort(self.transpose))
+        return np.expand_dims(leaf, self.squeeze)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +165,44 @@ def apply(
     if faults:
         raise ValueError(f"{source} does not fit the model:\n  " + "\n  ".join(faults))
     return Converted(flax.traverse_util.unflatten_dict(filled, sep="/"), destinations)
+
+
+def invert(tree: Mapping[str, Any], *, rules: Sequence[Rule], layout: str) -> dict[str, np.ndarray]:
+    """Converts a Flax tree to a PyTorch state dict; the inverse of `apply`.
+
+    Args:
+      tree: nested dict of numpy arrays, every leaf of which some rule must fill.
+      rules: conversion table.
+      layout: layout of the checkpoint; rules of other layouts do not apply.
+
+    Returns:
+      View of the leaves by source key, in the order of the table and then of the tree; without the
+      ignored keys.
+
+    Raises:
+      ValueError: the table does not cover the tree; the message lists every faulty leaf.
+    """
+    leaves = flax.traverse_util.flatten_dict(dict(tree), sep="/")
+    state: dict[str, np.ndarray] = {}
+    covered: dict[str, list[tuple[int, int]]] = {path: [] for path in leaves}
+    for rule in rules:
+        if rule.layout not in ("", layout):
+            continue
+        for path, leaf in leaves.items():
+            key = rule.origin(path)
+            if key is not None:
+                state[key] = rule.restore(leaf)
+                covered[path].append(rule.part or (0, 1))
+    faults = [
+        f"{path}: filled by the parts {sorted(parts)} of the table"
+        for path, parts in covered.items()
+        if not parts or sorted(parts) != [(n, len(parts)) for n in range(len(parts))]
+    ]
+    if faults:
+        raise ValueError(
+            f"the table of layout {layout!r} does not cover the model:\n  " + "\n  ".join(faults)
+        )
+    return state
 
 
 def _add_part(

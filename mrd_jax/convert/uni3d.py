@@ -3,7 +3,8 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -11,27 +12,38 @@ from mrd_jax.convert.rules import DENSE, Rule
 
 _BLOCK = r"blocks\.(\d+)\."
 _TO = r"params/transformer/layers/\1/"
+_EXPAND = _TO + "mlp/expand/"
+# How the blocks of a size are stored: queries, keys and values in one array and the gate packed
+# into the first layer of the MLP (ti, s, g), or all of them in arrays of their own (b, l).
+FUSED, SPLIT = "fused", "split"
 
 # The transformer has the same keys in Uni3D (below `point_encoder.visual.`) and in EVA.
 BLOCK_RULES = (
     Rule(_BLOCK + r"norm1\.weight", _TO + "attention_norm/scale"),
     Rule(_BLOCK + r"norm1\.bias", _TO + "attention_norm/bias"),
-    Rule(_BLOCK + r"attn\.qkv\.weight", _TO + "attention/qkv", DENSE),
-    Rule(_BLOCK + r"attn\.q_proj\.weight", _TO + "attention/qkv", DENSE, part=(0, 3)),
-    Rule(_BLOCK + r"attn\.k_proj\.weight", _TO + "attention/qkv", DENSE, part=(1, 3)),
-    Rule(_BLOCK + r"attn\.v_proj\.weight", _TO + "attention/qkv", DENSE, part=(2, 3)),
-    Rule(_BLOCK + r"attn\.(?:q_bias|q_proj\.bias)", _TO + "attention/query_bias"),
-    Rule(_BLOCK + r"attn\.(?:v_bias|v_proj\.bias)", _TO + "attention/value_bias"),
+    Rule(_BLOCK + r"attn\.qkv\.weight", _TO + "attention/qkv", DENSE, layout=FUSED),
+    Rule(_BLOCK + r"attn\.q_bias", _TO + "attention/query_bias", layout=FUSED),
+    Rule(_BLOCK + r"attn\.v_bias", _TO + "attention/value_bias", layout=FUSED),
+    *(
+        Rule(_BLOCK + rf"attn\.{name}_proj\.weight", _TO + "attention/qkv", DENSE, (), part, SPLIT)
+        for name, part in (("q", (0, 3)), ("k", (1, 3)), ("v", (2, 3)))
+    ),
+    Rule(_BLOCK + r"attn\.q_proj\.bias", _TO + "attention/query_bias", layout=SPLIT),
+    Rule(_BLOCK + r"attn\.v_proj\.bias", _TO + "attention/value_bias", layout=SPLIT),
     Rule(_BLOCK + r"attn\.proj\.weight", _TO + "attention/output/kernel", DENSE),
     Rule(_BLOCK + r"attn\.proj\.bias", _TO + "attention/output/bias"),
     Rule(_BLOCK + r"norm2\.weight", _TO + "mlp_norm/scale"),
     Rule(_BLOCK + r"norm2\.bias", _TO + "mlp_norm/bias"),
-    Rule(_BLOCK + r"mlp\.fc1\.weight", _TO + "mlp/expand/kernel", DENSE),
-    Rule(_BLOCK + r"mlp\.fc1\.bias", _TO + "mlp/expand/bias"),
-    Rule(_BLOCK + r"mlp\.fc1_g\.weight", _TO + "mlp/expand/kernel", DENSE, part=(0, 2)),
-    Rule(_BLOCK + r"mlp\.fc1_x\.weight", _TO + "mlp/expand/kernel", DENSE, part=(1, 2)),
-    Rule(_BLOCK + r"mlp\.fc1_g\.bias", _TO + "mlp/expand/bias", part=(0, 2)),
-    Rule(_BLOCK + r"mlp\.fc1_x\.bias", _TO + "mlp/expand/bias", part=(1, 2)),
+    Rule(_BLOCK + r"mlp\.fc1\.weight", _TO + "mlp/expand/kernel", DENSE, layout=FUSED),
+    Rule(_BLOCK + r"mlp\.fc1\.bias", _TO + "mlp/expand/bias", layout=FUSED),
+    *(
+        rule
+        for name, part in (("g", (0, 2)), ("x", (1, 2)))
+        for rule in (
+            Rule(_BLOCK + rf"mlp\.fc1_{name}\.weight", _EXPAND + "kernel", DENSE, (), part, SPLIT),
+            Rule(_BLOCK + rf"mlp\.fc1_{name}\.bias", _EXPAND + "bias", None, (), part, SPLIT),
+        )
+    ),
     Rule(_BLOCK + r"mlp\.norm\.weight", _TO + "mlp/norm/scale"),
     Rule(_BLOCK + r"mlp\.norm\.bias", _TO + "mlp/norm/bias"),
     Rule(_BLOCK + r"mlp\.fc2\.weight", _TO + "mlp/contract/kernel", DENSE),
@@ -78,6 +90,78 @@ IGNORED = (
     r"logit_scale",
     *(_VISUAL + pattern for pattern in IMAGE_ONLY),
 )
+
+# Image size and number of classes of the image model that a published size starts from, by the kind
+# of its MLP; its patches have 14 x 14 pixels.
+_IMAGE_MODELS = {"swiglu": (224, 0), "swiglu_norm": (448, 1000), "gelu": (560, 1000)}
+_PATCH = 14
+
+
+def published(state: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """Returns the published sizes that files of this layout have."""
+    del state
+    return tuple(f"uni3d-{size}" for size in ("ti", "s", "b", "l", "g"))
+
+
+def up_axis(state: Mapping[str, np.ndarray]) -> str:
+    """Returns the vertical axis of the clouds that released encoders of this layout take.
+
+    OpenShape's clouds, y up, are not turned in Uni3D's training (which rotates about y) nor in its
+    evaluation (`--openshape_setting`, off in the released scripts, would).
+    """
+    del state
+    return "y"
+
+
+def canonical(state: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Returns the key of the table by the key of the file; they are the same."""
+    return {key: key for key in state}
+
+
+def layout(student: Mapping[str, Any]) -> str:
+    """Returns the layout of the rules of `rules.invert`."""
+    return SPLIT if student["mlp"] == "swiglu_norm" else FUSED
+
+
+def module_keys(student: Mapping[str, Any]) -> Callable[[str], str]:
+    """Returns the function from keys of the table to keys of the module; they are the same."""
+    del student
+    return str
+
+
+def fault(student: Mapping[str, Any]) -> str:
+    """Returns why Uni3D's module cannot hold a student; "" since it has the same architecture."""
+    del student
+    return ""
+
+
+def unused(student: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Returns arrays that the module has and the encoder does not use, with values to fill in.
+
+    The image model outside its blocks is zero; the logarithm of the scale is the initial one.
+    """
+    dim = student["dim"]
+    image, classes = _IMAGE_MODELS[student["mlp"]]
+    shapes = {
+        "cls_token": (1, 1, dim),
+        "pos_embed": (1, (image // _PATCH) ** 2 + 1, dim),
+        "patch_embed.proj.weight": (dim, 3, _PATCH, _PATCH),
+        "patch_embed.proj.bias": (dim,),
+    }
+    if classes:
+        shapes |= {"head.weight": (classes, dim), "head.bias": (classes,)}
+    encoder = "point_encoder.encoder."
+    return {
+        "logit_scale": np.array(np.log(1 / 0.07), np.float32),
+        **{
+            f"point_encoder.visual.{key}": np.zeros(size, np.float32)
+            for key, size in shapes.items()
+        },
+        **{
+            f"{encoder}{part}.1.num_batches_tracked": np.array(0, np.int64)
+            for part in ("first_conv", "second_conv")
+        },
+    }
 
 
 def sizes(state: Mapping[str, np.ndarray]) -> dict[str, object]:

@@ -20,7 +20,7 @@ NORMALISATION = "unit_sphere"
 # Kinds of captions that the sources of data_prep write.
 CAPTION_KINDS = (
     *("name", "name_rejected", "tags", "category", "description", "caption"),
-    *("blip", "msft", "retrieved"),
+    *("blip", "msft", "retrieved", "cap3d"),
 )
 
 

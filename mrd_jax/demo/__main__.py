@@ -27,7 +27,8 @@ from mrd_jax.search import queries, shape_index
 def warm_up(searcher: queries.Searcher) -> None:
     """Compiles the models, so that the first query is as fast as the others."""
     warm_up_text(searcher)
-    searcher.embed_picture(PIL.Image.new("RGB", (8, 8), "white"))
+    if searcher.teacher is not None and searcher.teacher.has_images:
+        searcher.embed_picture(PIL.Image.new("RGB", (8, 8), "white"))
     points = searcher.index.card.points
     angles = np.linspace(0, 2 * np.pi, points, endpoint=False)
     circle = np.stack([np.cos(angles), np.sin(angles), 0 * angles], axis=-1) * 0.999
@@ -52,7 +53,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--checkpoint",
         required=True,
-        type=command.path,
+        type=command.encoder_path,
         help="encoder that the index was built with",
     )
     add("--index", required=True, type=command.path, help="folder of mrd_jax.tools.search build")

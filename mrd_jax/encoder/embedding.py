@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Embedding of records on one device, as used by evaluation."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -8,7 +9,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
+from mrd_jax.checkpoints import model_card
 from mrd_jax.data import augment
+from mrd_jax.models import axes
 
 
 def embed_step(
@@ -40,6 +43,32 @@ def embed_step(
 
     windows = jax.lax.map(embed, jnp.arange(config.eval_windows))
     return normalise(jnp.mean(windows, axis=0))
+
+
+def embed_clouds(
+    variables: Mapping[str, Any],
+    xyz: jax.Array,
+    rgb: jax.Array,
+    *,
+    model: nn.Module,
+    card: model_card.ModelCard,
+) -> jax.Array:
+    """Embeds point clouds that follow a model card, as the module expects them.
+
+    Args:
+      variables: `params` and `batch_stats` of the encoder.
+      xyz: [batch, points, 3], z up.
+      rgb: [batch, points, 3].
+      model: Flax module of the encoder.
+      card: its model card.
+
+    Returns:
+      [batch, dim] float32, unit norm.
+    """
+    if card.module_up_axis == "y":
+        xyz = axes.to_y_up(xyz, convention=card.from_y_up)
+    rows: Any = model.apply(variables, xyz, rgb)
+    return normalise(rows)
 
 
 def normalise(rows: jax.Array) -> jax.Array:

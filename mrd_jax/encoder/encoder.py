@@ -3,19 +3,17 @@
 
 import dataclasses
 import functools
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from flax import linen as nn
 
-from mrd_jax import atomic_io, storage
-from mrd_jax.checkpoints import manifest, model_card, paths, restore
+from mrd_jax import atomic_io, hub, storage
+from mrd_jax.checkpoints import model_card, paths, restore
 from mrd_jax.distributed import backends
-from mrd_jax.encoder import embedding
+from mrd_jax.encoder import embedding, hub_card
 
 # Records are stored in float16, so a norm of 1 may read as 1.0005.
 _MAX_NORM = 1.001
@@ -85,8 +83,9 @@ class Encoder:
     @functools.cached_property
     def _body(self) -> Any:
         def body(variables: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
-            rows: Any = self.model.apply(variables, batch["xyz"], batch["rgb"])
-            return embedding.normalise(rows)
+            return embedding.embed_clouds(
+                variables, batch["xyz"], batch["rgb"], model=self.model, card=self.card
+            )
 
         return self._backend.embed(body)
 
@@ -128,7 +127,10 @@ class Encoder:
 
 
 def save(directory: storage.PathLike, *, variables: Mapping[str, Any], card: model_card.ModelCard):
-    """Writes an encoder folder atomically.
+    """Writes an encoder folder atomically, as a repository on the Hugging Face Hub expects it.
+
+    `model.safetensors` has the variables, `config.json` the model card, `README.md` the same for
+    readers, and `manifest.json` the checksums of the variables.
 
     Args:
       directory: new or empty folder.
@@ -151,11 +153,9 @@ def save(directory: storage.PathLike, *, variables: Mapping[str, Any], card: mod
         raise ValueError(f"the variables do not match the encoder on the model card:\n{fault}")
     storage.make_folder(target.parent)
     with atomic_io.replacing(target, last=paths.CARD_FILE) as staging:
-        with ocp.StandardCheckpointer() as writer:
-            writer.save(staging / paths.VARIABLES, variables)
-        described = json.dumps(manifest.describe(variables), indent=1)
-        (staging / paths.CARD_FILE).write_text(card.to_json() + "\n")
-        (staging / paths.MANIFEST_FILE).write_text(described)
+        staging.mkdir()
+        restore.write_encoder(staging, variables, card=card)
+        (staging / paths.README_FILE).write_text(hub_card.markdown(card))
 
 
 def load(
@@ -176,8 +176,8 @@ def load(
     run's own evaluation.
 
     Args:
-      path: folder written by `save`, workdir of a run (its newest checkpoint is used), or one
-        checkpoint.
+      path: folder written by `save`, workdir of a run (its newest checkpoint is used), one
+        checkpoint, or hf://USER/NAME[@REVISION] on the Hugging Face Hub.
       teacher: required name of the teacher; None accepts any, as for the other conventions.
       teacher_dim: required length of the embeddings.
       up_axis: required vertical axis of the point clouds.
@@ -204,7 +204,7 @@ def load(
         "colour_fill": colour_fill,
         "points": points,
     }
-    stored = restore.find_student(storage.path(path))
+    stored = restore.find_student(hub.resolve(path))
     stored.card.expect(**{name: value for name, value in expected.items() if value is not None})
     devices = tuple(jax.local_devices() if devices is None else devices)
     variables = backends.ShardMapBackend(devices).place_state(stored.read_variables())

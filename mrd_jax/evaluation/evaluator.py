@@ -3,7 +3,7 @@
 
 import collections
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -33,6 +33,10 @@ class Evaluation(NamedTuple):
 
     metrics: dict[str, float]
     embeddings: np.ndarray
+
+    def with_metrics(self, values: Mapping[str, float]) -> "Evaluation":
+        """Returns the evaluation with these metrics in addition."""
+        return self._replace(metrics={**self.metrics, **values})
 
 
 class Evaluator:

@@ -11,7 +11,6 @@ from whole matrices, and `blockwise` in memory that does not grow with the globa
 Source: Multi-modal Relation Distillation for Unified 3D Representation Learning, ECCV 2024.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +18,16 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from mrd_jax.losses import batch_axis, blockwise, loss_plan, mixing, modalities, options, plain
+from mrd_jax.losses import (
+    batch_axis,
+    blockwise,
+    loss_plan,
+    mixing,
+    modalities,
+    options,
+    plain,
+    temperatures,
+)
 
 # Parts that `mrd_loss` always returns; 0 for a term that the config disables.
 PARTS = (
@@ -43,8 +51,8 @@ def init_loss_params(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
     Returns:
       A dict with "log_scale", the logarithm of the contrastive scale s; "mixing", the logits a of
-      each term, [candidates], 0 for equal weights; and "student_log_temperature" if it is
-      learnable.
+      each term, [candidates], 0 for equal weights; and, if they are learnable,
+      "student_log_temperature" and "student_log_temperature_cross".
 
     Raises:
       ValueError: an option is invalid.
@@ -57,10 +65,7 @@ def init_loss_params(config: ml_collections.ConfigDict) -> dict[str, Any]:
             for term in options.TERMS
         },
     }
-    if config.learn_student_temperature:
-        log_temperature = math.log(config.student_temperature)
-        params["student_log_temperature"] = jnp.asarray(log_temperature, dtype=jnp.float32)
-    return params
+    return params | temperatures.init_params(config)
 
 
 def mixing_weights(
@@ -109,7 +114,7 @@ def mrd_loss(
       embeddings: points, image, text: [local_batch, dim], normalised here; has_image, has_text:
         [local_batch] bool, samples without a modality are masked in every term that uses it;
         log_scale: scalar, s = exp(log_scale), at most exp(log_scale_max).
-      weights: loss parameters, "mixing" and "student_log_temperature" of `init_loss_params`.
+      weights: loss parameters, those of `init_loss_params` without "log_scale".
       config: loss options, `config.loss` of a run.
       axis_name: mesh axis that the batch is split over; None for one device.
 
@@ -160,19 +165,10 @@ def mrd_loss(
 def _scalars(
     log_scale: jax.Array, weights: Mapping[str, Any], config: ml_collections.ConfigDict
 ) -> loss_plan.Scalars:
-    # A select instead of a minimum: exactly at the limit, the scale receives its full gradient.
-    log_scale = jnp.where(log_scale > config.log_scale_max, config.log_scale_max, log_scale)
-    if config.learn_student_temperature:
-        student = jnp.exp(weights["student_log_temperature"])
-    else:
-        student = jnp.asarray(config.student_temperature, dtype=log_scale.dtype)
+    terms = options.active_terms(config)
     return loss_plan.Scalars(
-        contrast=jnp.exp(-log_scale),
-        student=student,
-        teacher=jnp.asarray(config.teacher_temperature, dtype=log_scale.dtype),
-        log_weights={
-            term: mixing.log_weights(weights, config, term) for term in options.active_terms(config)
-        },
+        temperatures=temperatures.values(config, weights, log_scale=log_scale, terms=terms),
+        log_weights={term: mixing.log_weights(weights, config, term) for term in terms},
     )
 
 

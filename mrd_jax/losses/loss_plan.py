@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import ml_collections
 
-from mrd_jax.losses import options
+from mrd_jax.losses import options, temperatures
 
 
 class RelationSpec(NamedTuple):
@@ -18,7 +18,7 @@ class RelationSpec(NamedTuple):
     Attributes:
       name: "XY", the modality of the rows and the modality of the columns.
       family: a key of `relation.FAMILIES`.
-      temperature: the field of `Scalars` that similarities are divided by.
+      temperature: the key of `Scalars.temperatures` that similarities are divided by.
       required: letters of the modalities, beside points, that a sample must have to be valid as a
         row and as a column.
       exclude_self: exclude the diagonal.
@@ -83,15 +83,11 @@ class Scalars(NamedTuple):
     """Scalars and vectors that relations depend on.
 
     Attributes:
-      contrast: temperature of the contrastive terms, 1 / s.
-      student: temperature of the student's relations.
-      teacher: temperature of the teacher's relations; constant.
+      temperatures: scalars by key, see `mrd_jax.losses.temperatures`; the teacher's are constant.
       log_weights: {term: [candidates]}, log w_k, for mixed targets.
     """
 
-    contrast: jax.Array
-    student: jax.Array
-    teacher: jax.Array
+    temperatures: dict[str, jax.Array]
     log_weights: dict[str, jax.Array]
 
 
@@ -114,7 +110,7 @@ def make(config: ml_collections.ConfigDict) -> Plan:
 
 
 def _contrast(name: str, required: str) -> RelationSpec:
-    return RelationSpec(name, "similarity", "contrast", required, exclude_self=False)
+    return RelationSpec(name, "similarity", temperatures.CONTRAST, required, exclude_self=False)
 
 
 def _compare(
@@ -132,6 +128,8 @@ def _compare(
         part,
         term,
         config.divergence,
-        spec(student, "student"),
-        tuple(spec(name, "teacher") for name in targets),
+        spec(student, temperatures.student_key(config, term=term, targets=targets)),
+        tuple(
+            spec(name, temperatures.teacher_key(config, term=term, target=name)) for name in targets
+        ),
     )

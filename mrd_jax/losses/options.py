@@ -24,14 +24,26 @@ CHOICES = {
     "mix": ("divergences", "targets"),
     "form": ("plain", "blockwise", "auto"),
     "dtype": ("float32", "bfloat16"),
+    "student_temperature_follows": ("none", "contrastive", "teacher"),
 }
 NOT_NEGATIVE = (
     "image_weight",
     "text_weight",
     *(f"lambda_{term}" for term in TERMS),
     "entropy_weight",
+    "neighbours_within",
+    "neighbours_across",
+    "student_temperature_cross",
 )
 POSITIVE = ("teacher_temperature", "student_temperature")
+# Fields that later versions added, with the values by which the objective is as before.
+ADDED = {
+    "neighbours_within": 0.0,
+    "neighbours_across": 0.0,
+    "student_temperature_cross": 0.0,
+    "student_temperature_follows": "none",
+    **{f"teacher_temperatures.{term}": [] for term in TERMS},
+}
 
 
 def active_terms(config: ml_collections.ConfigDict) -> tuple[str, ...]:
@@ -64,12 +76,6 @@ def check(config: ml_collections.ConfigDict) -> None:
             f"config.loss.divergence is {config.divergence!r}; expected one of {allowed} with "
             f"config.loss.relation = {config.relation!r}"
         )
-    if config.learn_student_temperature and config.relation != "similarity":
-        raise ValueError(
-            "config.loss.learn_student_temperature is True, but relations of family "
-            f"{config.relation!r} have no temperature; set it to False, or config.loss.relation to "
-            "'similarity'"
-        )
     for field in NOT_NEGATIVE:
         if config[field] < 0:
             raise ValueError(f"config.loss.{field} is {config[field]}; expected a number >= 0")
@@ -80,6 +86,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise ValueError(f"config.loss.block is {config.block}; expected a number of columns >= 1")
     for term in TERMS:
         _check_candidates(term, tuple(config.candidates[term]))
+    _check_temperatures(config)
     if not (config.image_weight or config.text_weight or active_terms(config)):
         raise ValueError(
             "config.loss has no active term; set image_weight, text_weight, "
@@ -95,3 +102,51 @@ def _check_candidates(term: str, candidates: tuple[str, ...]) -> None:
             f"config.loss.candidates.{term} is {candidates}; expected one or more of {TARGETS}, "
             "each at most once"
         )
+
+
+def _check_temperatures(config: ml_collections.ConfigDict) -> None:
+    """Validates fields of temperatures that depend on each other."""
+    follows = config.student_temperature_follows
+    settings = {
+        "learn_student_temperature": config.learn_student_temperature,
+        "student_temperature_cross": config.student_temperature_cross,
+        "student_temperature_follows": "" if follows == "none" else follows,
+        "neighbours_within": config.neighbours_within,
+        "neighbours_across": config.neighbours_across,
+    }
+    used = [name for name, value in settings.items() if value]
+    if used and config.relation != "similarity":
+        raise ValueError(
+            f"config.loss.{used[0]} is {config[used[0]]!r}, but relations of family "
+            f"{config.relation!r} have no temperature; leave it at its default, or set "
+            "config.loss.relation to 'similarity'"
+        )
+    if follows != "none" and used[0] in ("learn_student_temperature", "student_temperature_cross"):
+        raise ValueError(
+            f"config.loss.{used[0]} is {config[used[0]]!r}, but the student's temperature follows "
+            f"another one (config.loss.student_temperature_follows is {follows!r}); set one of them"
+        )
+    if follows == "teacher" and config.mix == "targets":
+        raise ValueError(
+            "config.loss.student_temperature_follows is 'teacher', but with config.loss.mix = "
+            "'targets' a relation has several teachers; set config.loss.mix to 'divergences'"
+        )
+    for term in TERMS:
+        temperatures = tuple(config.teacher_temperatures[term])
+        candidates = tuple(config.candidates[term])
+        if temperatures and (len(temperatures) != len(candidates) or min(temperatures) <= 0):
+            raise ValueError(
+                f"config.loss.teacher_temperatures.{term} is {temperatures}; expected one number "
+                f"> 0 for each of {candidates}, or () for config.loss.teacher_temperature"
+            )
+        if temperatures and (config.neighbours_within or config.neighbours_across):
+            raise ValueError(
+                f"config.loss.teacher_temperatures.{term} is {temperatures}, but neighbours_within "
+                "or neighbours_across asks for temperatures that are solved for; set one of them"
+            )
+    for field in ("neighbours_within", "neighbours_across"):
+        if 0 < config[field] <= 1:
+            raise ValueError(
+                f"config.loss.{field} is {config[field]}; expected more than 1 neighbour, or 0 for "
+                "the fixed temperature"
+            )

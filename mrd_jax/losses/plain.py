@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mrd_jax.losses import contrastive, loss_plan, modalities, relation
+from mrd_jax.losses import contrastive, loss_plan, modalities, relation, temperatures
 
 
 def row_values(
@@ -38,7 +38,7 @@ def row_values(
             "axis_name": axis_name,
         }
         rows[f"contrastive_{contrast.name}"] = contrastive.contrastive_loss(
-            *pair, scale=1 / scalars.contrast, **options
+            *pair, scale=1 / scalars.temperatures[temperatures.CONTRAST], **options
         )
         rows[f"accuracy_{contrast.name}"] = contrastive.retrieval_accuracy(*pair, **options)
     compute = functools.partial(_relation, batch, scalars, axis_name=axis_name)
@@ -70,6 +70,6 @@ def _relation(
         "axis_name": axis_name,
     }
     if spec.family == "similarity":
-        temperature = getattr(scalars, spec.temperature)
+        temperature = scalars.temperatures[spec.temperature]
         return relation.log_relation(rows, columns, temperature=temperature, **options)
     return relation.distance_relation(rows, columns, metric=spec.family, **options)

@@ -17,7 +17,7 @@ MODELS = {"point_bert": point_bert.PointBert, "uni3d": uni3d.Uni3D}
 # Fields of the published student encoders, except for `out_dim`.
 RELEASED = {
     f"openshape-{number}": {"name": "point_bert", **fields}
-    for number, fields in point_bert.SCALINGS.items()
+    for number, fields in (point_bert.SCALINGS | point_bert.CLIP_STUDENTS).items()
 } | {f"uni3d-{name}": {"name": "uni3d", **fields} for name, fields in uni3d.SIZES.items()}
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -33,7 +33,7 @@ _RATES = ("patch_dropout", "drop_path")
 # Fields of config.model that are not fields of the module.
 _CONFIG_ONLY = ("name", "points")
 # Fields of the modules that are not fields of config.model.
-MODULE_ONLY = ("parent", "name", "gather")
+MODULE_ONLY = ("parent", "name", "gather", "save_attention")
 
 
 def build_model(config: Mapping[str, Any]) -> nn.Module:
@@ -115,6 +115,23 @@ def check_attention(config: Mapping[str, Any], *, platform: str = "") -> None:
         )
 
 
+def uses_cudnn(config: Mapping[str, Any], *, platform: str) -> bool:
+    """Returns whether `config.model.attention` is cuDNN's on a platform.
+
+    Args:
+      config: as `build_model` takes it, without faults.
+      platform: as in `attention.check`.
+    """
+    choices = attention.choices(
+        dim=config["dim"],
+        heads=config["heads"],
+        tokens=config["groups"] + 1,
+        dtype=DTYPES[config.get("dtype", "float32")],
+    )
+    chosen = config.get("attention", "auto")
+    return (choices.get(platform) if chosen == "auto" else chosen) == "cudnn"
+
+
 def _expected(name: str, value: Any, own: Mapping[str, dataclasses.Field]) -> str:
     """Describes the values that a field may take; "" if the value is one of them."""
     kind = own[name].type if name in own else {"points": int}.get(name)
@@ -147,6 +164,11 @@ def _relation_faults(fields: Mapping[str, Any]) -> list[str]:
         faults.append(
             f"config.model.dim is {fields['dim']}; expected a multiple of config.model.heads, "
             f"{fields['heads']}"
+        )
+    if not fields.get("projection", True) and fields["dim"] != fields["out_dim"]:
+        faults.append(
+            f"config.model.out_dim is {fields['out_dim']}; expected config.model.dim, "
+            f"{fields['dim']}, since config.model.projection is False"
         )
     if fields.get("groups", 0) > fields.get("points", math.inf):
         faults.append(

@@ -17,6 +17,28 @@ MOMENTUM = 0.9
 KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
+@jax.custom_vjp
+def relu(x: jax.Array) -> jax.Array:
+    """Computes max(x, 0), as `flax.linen.relu`, but keeps the result for the gradient, not `x`.
+
+    The next layer needs the result anyway, so that the array before the ReLU need not be stored.
+    """
+    return jnp.maximum(x, 0)
+
+
+def _relu_forward(x):
+    y = relu(x)
+    # Without the barrier, XLA's GPU compiler computes the result again from a stored `x`.
+    return y, jax.lax.optimization_barrier(y)
+
+
+def _relu_backward(y, gradient):
+    return (jnp.where(y > 0, gradient, 0),)
+
+
+relu.defvjp(_relu_forward, _relu_backward)
+
+
 class _FoldedBatchNorm(nn.Module):
     """Base of linear layers whose batch norm is a factor and an offset per column.
 
@@ -99,7 +121,7 @@ class NormedDense(_FoldedBatchNorm):
         def layer(x):
             if self.pool is None:
                 product = x @ (kernel * factor).astype(self.dtype)
-                return nn.relu(product + offset.astype(self.dtype))
+                return relu(product + offset.astype(self.dtype))
             sign = jnp.where(factor < 0, -1.0, 1.0)
             groups = x.reshape(-1, self.pool, x.shape[-1])
             product = chunked_pooling.product

@@ -15,7 +15,8 @@ class PatchStudent(nn.Module, kw_only=True):
     """Transformer over one token per local group and a learned first token, which is the output.
 
     A subclass adds its own fields, with `kw_only=True`, and implements `neighbours`, `describe`,
-    `make_tokenizer`, `lift` and `first_token`; it may override `final_norm` and `block_options`.
+    `make_tokenizer`, `lift` and `first_token`; it may override `final_norm`, `project` and
+    `block_options`.
 
     Attributes:
       dim: width of the tokens.
@@ -36,6 +37,7 @@ class PatchStudent(nn.Module, kw_only=True):
         always takes `attention.attention`.
       gather: see `transformer.Transformer`; set by the backend that shards parameters (FSDP), not
         by a config.
+      save_attention: see `transformer.Transformer`; set by the run for its platform.
     """
 
     dim: int
@@ -53,6 +55,7 @@ class PatchStudent(nn.Module, kw_only=True):
     micro_batch: int = 0
     attention: str = "auto"
     gather: Callable[[Any], Any] | None = None
+    save_attention: bool = True
 
     # Points whose squared norm is at most this are never centres; None excludes no point.
     skip_squared_norm: ClassVar[float | None] = None
@@ -158,7 +161,7 @@ class PatchStudent(nn.Module, kw_only=True):
         first = jnp.broadcast_to(first, (x.shape[0], 1, self.dim))
         x = jnp.concatenate([first, x], axis=1)
         x = self.make_transformer(name="transformer")(x, keys)
-        return self._dense(self.out_dim, "projection")(self.final_norm(x)).astype(jnp.float32)
+        return self.project(self.final_norm(x)).astype(jnp.float32)
 
     def lift(self, centres: jax.Array, features: jax.Array) -> jax.Array:
         """Maps features to tokens [local_batch, groups, dim] that contain their position."""
@@ -172,6 +175,10 @@ class PatchStudent(nn.Module, kw_only=True):
         """Normalises the output of the transformer, [local_batch, dim]; no norm by default."""
         return x
 
+    def project(self, x: jax.Array) -> jax.Array:
+        """Maps the normalised output, [local_batch, dim], to the embedding."""
+        return self._dense(self.out_dim, "projection")(x)
+
     @nn.nowrap
     def make_transformer(self, name: str | None = None) -> transformer.Transformer:
         """Returns the layer that maps tokens to the output of the first token."""
@@ -182,6 +189,7 @@ class PatchStudent(nn.Module, kw_only=True):
             remat=self.remat,
             scan=self.scan,
             gather=self.gather,
+            save_attention=self.save_attention,
             name=name,
         )
 

@@ -20,6 +20,13 @@ SCALINGS = {
         6: (768, 24, 12, 3072, 256, 512, 0.2, 64),
     }.items()
 }
+# The released students of CLIP ViT-B/32 and ViT-L/14, which share their sizes; the former's
+# features are as long as its tokens, and it has no projection.
+_CLIP_SIZES = dict(zip(_FIELDS, (512, 12, 8, 1024, 128, 64, 0.4, 256), strict=True))
+CLIP_STUDENTS = {
+    "b32": {**_CLIP_SIZES, "projection": False},
+    "l14": {**_CLIP_SIZES, "projection": True},
+}
 
 
 class PointBert(patch_student.PatchStudent, kw_only=True):
@@ -31,12 +38,16 @@ class PointBert(patch_student.PatchStudent, kw_only=True):
     Attributes:
       sa_dim: width of a group's features before they are lifted to `dim`.
       radius: radius of a group, in the units of the points.
+      colour: read the colours of the points; otherwise the encoder sees coordinates only.
+      projection: map the output to `out_dim`; otherwise it is the embedding, and out_dim is dim.
 
     The other attributes are those of `PatchStudent`.
     """
 
     sa_dim: int
     radius: float
+    colour: bool = True
+    projection: bool = True
 
     def neighbours(self, xyz: jax.Array, centres: jax.Array) -> jax.Array:
         """Returns the first points by index in a ball: [local_batch, groups, group_size]."""
@@ -45,8 +56,9 @@ class PointBert(patch_student.PatchStudent, kw_only=True):
     def describe(
         self, xyz: jax.Array, rgb: jax.Array, centres: jax.Array, index: jax.Array
     ) -> jax.Array:
-        """Returns offset, position and colour: [local_batch, groups, group_size, 9]."""
-        return tokenizer.group_points(xyz, rgb, centres, index, absolute=True)
+        """Returns offset, position and colour: [local_batch, groups, group_size, 9 or 6]."""
+        described = tokenizer.group_points(xyz, rgb, centres, index, absolute=True)
+        return described if self.colour else described[..., :6]
 
     @nn.nowrap
     def make_tokenizer(self, name: str | None = None) -> nn.Module:
@@ -63,3 +75,7 @@ class PointBert(patch_student.PatchStudent, kw_only=True):
     def first_token(self) -> jax.Array:
         """Returns the learned token, [dim]."""
         return self.param("cls_token", nn.initializers.normal(1.0), (self.dim,))
+
+    def project(self, x: jax.Array) -> jax.Array:
+        """Maps the output of the transformer, [local_batch, dim], to the embedding."""
+        return super().project(x) if self.projection else x

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pre-norm transformer that returns its first token; compiles one block for any depth."""
+"""Transformer that returns its first token; compiles one block for any depth."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from mrd_jax.kernels import attention
-from mrd_jax.models import norm
+from mrd_jax.models import norm, rotary
 
 # Kinds of MLP. "swiglu" multiplies the second half of the hidden layer by SiLU of the first half;
 # "swiglu_norm" adds a LayerNorm before the second map.
@@ -33,6 +33,9 @@ class BlockOptions:
       mlp_dim: hidden width of the MLP.
       mlp: one of `MLPS`.
       qkv_bias: add a bias to queries and values (softmax is invariant to a bias of the keys).
+      inner_norm: normalise the output of attention before its last linear map.
+      post_norm: normalise the output of each branch instead of its input.
+      positions: rotates queries and keys by the position of their token; None does not.
       epsilon: term that LayerNorm adds to the variance.
       dtype: dtype of the activations; norms and softmax are float32.
       attention: one of `attention.IMPLEMENTATIONS`, for all queries; the last block's first token
@@ -43,6 +46,9 @@ class BlockOptions:
     mlp_dim: int
     mlp: str = "gelu"
     qkv_bias: bool = False
+    inner_norm: bool = False
+    post_norm: bool = False
+    positions: rotary.PatchGrid | None = None
     epsilon: float = 1e-5
     dtype: jax.typing.DTypeLike = jnp.float32
     attention: str = "auto"
@@ -77,18 +83,31 @@ class Attention(nn.Module):
             rows = x @ kernel[:, columns]
             return rows + bias[columns] if self.options.qkv_bias else rows
 
+        heads = self.options.heads, dim // self.options.heads
         if self.queries is None:
-            packed = project(x, slice(None)).reshape(-1, self.tokens, 3 * dim)
+            packed = self._rotated(project(x, slice(None)).reshape(-1, self.tokens, 3, *heads))
+            packed = packed.reshape(-1, self.tokens, 3 * dim)
             mixed = attention.self_attention(packed, self.options.heads, self.options.attention)
         else:
             query = project(first_tokens(x, self.tokens, self.queries), slice(dim))
-            key, value = jnp.split(project(x, slice(dim, None)), 2, axis=-1)
-            heads = self.options.heads, dim // self.options.heads
-            query = query.reshape(-1, self.queries, *heads)
-            key, value = (rows.reshape(-1, self.tokens, *heads) for rows in (key, value))
-            mixed = attention.attention(query, key, value)
-        output = nn.Dense(dim, dtype=dtype, kernel_init=norm.KERNEL_INIT, name="output")
-        return output(mixed.reshape(-1, dim))
+            query = self._rotated(query.reshape(-1, self.queries, 1, *heads))[:, :, 0]
+            packed = project(x, slice(dim, None)).reshape(-1, self.tokens, 2, *heads)
+            key = self._rotated(packed[:, :, :1])[:, :, 0]
+            mixed = attention.attention(query, key, packed[:, :, 1])
+        mixed = mixed.reshape(-1, dim)
+        if self.options.inner_norm:
+            mixed = layer_normalisation(self.options, name="norm")(mixed)
+        return nn.Dense(dim, dtype=dtype, kernel_init=norm.KERNEL_INIT, name="output")(mixed)
+
+    def _rotated(self, packed: jax.Array) -> jax.Array:
+        """Rotates queries and keys: [batch, tokens, parts, heads, head_dim], the values last."""
+        positions = self.options.positions
+        if positions is None:
+            return packed
+        turned = packed[:, :, :2]
+        rows = turned.reshape(*turned.shape[:2], -1, turned.shape[-1])
+        turned = positions.rotate(rows).reshape(turned.shape)
+        return jnp.concatenate([turned, packed[:, :, 2:]], axis=2)
 
 
 class Mlp(nn.Module):
@@ -118,7 +137,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block: attention and MLP, each with a residual connection.
+    """Transformer block: attention and MLP, each normalised and with a residual connection.
 
     Activations are two-dimensional, so that the gradient of every kernel is a single matrix product
     (on a CPU, 5 instead of 11 s per step at scaling 4).
@@ -150,14 +169,22 @@ class Block(nn.Module):
         branch_keys: Any = (None, None)
         if rate is not None and keys is not None:
             branch_keys = jnp.moveaxis(_split_each(keys), 1, 0)
-        normed = layer_normalisation(self.options, name="attention_norm")(x)
-        branch = Attention(self.options, self.tokens, self.queries, name="attention")(normed)
+        branch = self._normed(
+            Attention(self.options, self.tokens, self.queries, name="attention"),
+            layer_normalisation(self.options, name="attention_norm"),
+            x,
+        )
         if self.queries is not None:
             x = first_tokens(x, self.tokens, self.queries)
         x = x + drop_path(branch, rate=rate, keys=branch_keys[0])
-        normed = layer_normalisation(self.options, name="mlp_norm")(x)
-        branch = Mlp(self.options, name="mlp")(normed)
+        branch = self._normed(
+            Mlp(self.options, name="mlp"), layer_normalisation(self.options, name="mlp_norm"), x
+        )
         return x + drop_path(branch, rate=rate, keys=branch_keys[1]), None
+
+    def _normed(self, branch: nn.Module, normalise: nn.Module, x: jax.Array) -> jax.Array:
+        """Applies a branch and its norm, in the order of the options."""
+        return normalise(branch(x)) if self.options.post_norm else branch(normalise(x))
 
 
 class Transformer(nn.Module):
@@ -178,6 +205,8 @@ class Transformer(nn.Module):
       scan: loop over the blocks; False unrolls the loop, with the same values and parameters.
       gather: all-gathers the sharded parameters of one block (FSDP), in the forward and again in
         the backward pass, so that only one block is whole at a time; None if they are replicated.
+      save_attention: with `remat`, save the attention output. It is of no use where the backward
+        pass of the attention computes the output again, as cuDNN's does: for the normalisers.
     """
 
     options: BlockOptions
@@ -186,6 +215,7 @@ class Transformer(nn.Module):
     remat: bool = False
     scan: bool = True
     gather: Callable[[Any], Any] | None = None
+    save_attention: bool = True
 
     @nn.compact
     def __call__(self, tokens: jax.Array, keys: jax.Array | None = None) -> jax.Array:
@@ -200,6 +230,8 @@ class Transformer(nn.Module):
         """
         batch, count, dim = tokens.shape
         policy = _SAVE_ATTENTION if self.remat else _SAVE_PRODUCTS
+        if self.remat and not self.save_attention:
+            policy = jax.checkpoint_policies.nothing_saveable
         block = Block
         if self.gather is not None:
             block = nn.map_variables(Block, "params", trans_in_fn=self.gather)

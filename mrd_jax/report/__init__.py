@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mrd_jax import atomic_io, storage
+from mrd_jax import atomic_io, pages, storage
 from mrd_jax.evaluation import held_out_split, history, retrieval, table, zero_shot
 from mrd_jax.evaluation.metrics import classification
 from mrd_jax.evaluation.results import Result, compare_with_student
 from mrd_jax.evaluation.table import format_table
-from mrd_jax.report import embedding_map, figures, relations, shape_cards, templates
+from mrd_jax.report import embedding_map, figures, relations, shape_cards
 
 __all__ = ["format_table", "write_report"]
 
@@ -66,7 +66,7 @@ def write_report(
     folder = storage.path(workdir)
     metrics_file = folder / history.FILE
     curves = history.read_metrics(metrics_file) if metrics_file.is_file() else {}
-    page = templates.load("page.html").render(
+    page = pages.load(__name__, "page.html").render(
         title=title,
         notes=notes,
         curves=figures.draw_curves(curves),

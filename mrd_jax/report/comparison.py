@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mrd_jax import atomic_io, storage
+from mrd_jax import atomic_io, pages, storage
 from mrd_jax.checkpoints import run_identity
 from mrd_jax.evaluation import history, results, table
 from mrd_jax.evaluation.metrics import statistics
-from mrd_jax.report import figures, final, templates
+from mrd_jax.report import figures, final
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ def write_comparison(runs: Sequence[FinishedRun], *, output: storage.Path) -> st
     names = [run.name for run in runs]
     if len(runs) < 2 or len(set(names)) < len(names):
         raise ValueError(f"found runs {names}; expected two or more, each with a name of its own")
-    page = templates.load("comparison.html").render(
+    page = pages.load("mrd_jax.report", "comparison.html").render(
         names=names,
         headings=table.headings(),
         results=[table.cells(dataclasses.replace(run.student, name=run.name)) for run in runs],

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Figures of the report pages: curves and the confusion matrix, with captions and alt texts."""
 
-import base64
 import dataclasses
 import io
 import re
@@ -14,7 +13,8 @@ from matplotlib import figure as mpl_figure
 from matplotlib import ticker
 from PIL import Image
 
-from mrd_jax import storage
+from mrd_jax import pages, storage
+from mrd_jax.data import picture_files
 
 # Palette of Okabe and Ito, which colour-blind readers can distinguish; without yellow, which is too
 # pale for a line on white.
@@ -109,6 +109,18 @@ PANELS = (
         "Recall at 5 between held-out shapes and all held-out names and pictures, in %.",
         r"test/retrieval/(?!unseen/).+/recall@5",
         unit="%",
+    ),
+    _Panel(
+        "Effective neighbours of the relations",
+        "Number of held-out shapes that a row of a relation spreads over (its perplexity): of each "
+        "target of the teacher, and of the student's relation that follows it.",
+        r"relation/.+_neighbours",
+        scale="log",
+    ),
+    _Panel(
+        "Diagonal of the cross-modal relations",
+        "Probability of a shape itself in its row. A target near 1 is a second contrastive loss.",
+        r"relation/(image|text)/.+_diagonal",
     ),
 )
 
@@ -242,29 +254,30 @@ def figure_uri(canvas: mpl_figure.Figure) -> str:
     """Returns a figure as an SVG in a data URI, so that the page needs no other file."""
     buffer = io.BytesIO()
     canvas.savefig(buffer, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return pages.data_uri(buffer.getvalue(), "image/svg+xml")
 
 
 def picture_uri(path: storage.Path, *, size: int) -> str:
     """Returns a picture, reduced in size, as a JPEG in a data URI.
 
     Args:
-      path: file that Pillow can read; transparent parts become white.
+      path: picture that Pillow can read, see `data.picture_files`; transparent parts become white.
       size: maximum length of the longer side, in pixels.
 
     Returns:
-      A data URI; "" if the file does not exist, because a data set may have no pictures.
+      A data URI; "" if it does not exist, because a data set may have no pictures.
     """
-    if not path.is_file():
+    data = picture_files.read(path)
+    if data is None:
         return ""
-    with Image.open(io.BytesIO(path.read_bytes())) as opened:
+    with Image.open(io.BytesIO(data)) as opened:
         image = opened.convert("RGBA")
         image.thumbnail((size, size))
         flat = Image.new("RGB", image.size, "white")
         flat.paste(image, mask=image.getchannel("A"))
     buffer = io.BytesIO()
     flat.save(buffer, format="JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return pages.data_uri(buffer.getvalue(), "image/jpeg")
 
 
 def evenly_spaced(count: int, *, limit: int) -> np.ndarray:

@@ -4,6 +4,7 @@
 The same held-out shapes are tracked at every evaluation of a run.
 """
 
+import math
 from typing import NamedTuple
 
 import matplotlib
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict
 
 from mrd_jax import atomic_io, storage
 from mrd_jax.evaluation import held_out_split
+from mrd_jax.losses import temperatures
 from mrd_jax.report import figures
 
 # Folder of the workdir with one file per evaluation.
@@ -68,13 +70,17 @@ def track(held_out: held_out_split.HeldOut, config: ConfigDict) -> "TrackedShape
 
     Args:
       held_out: held-out split.
-      config: `config.loss` of the run; reads the two temperatures.
+      config: `config.loss` of the run, with the teacher's temperatures solved for.
     """
-    return TrackedShapes(
-        held_out,
-        teacher_temperature=config.teacher_temperature,
-        student_temperature=config.student_temperature,
-    )
+    teacher = config.teacher_temperature
+    if "VV" in config.candidates.intra:
+        teacher = temperatures.teacher_temperature(config, term="intra", target="VV")
+    student = {
+        "none": config.student_temperature,
+        "contrastive": math.exp(-config.log_scale_init),
+        "teacher": teacher,
+    }[config.student_temperature_follows]
+    return TrackedShapes(held_out, teacher_temperature=teacher, student_temperature=student)
 
 
 class TrackedShapes:

@@ -16,7 +16,7 @@ from data_prep.geometry.listing import printable
 from data_prep.shape_names import name_of
 from mrd_jax import storage
 from mrd_jax.checkpoints import model_card
-from mrd_jax.data import augment, numpy_files, source
+from mrd_jax.data import augment, numpy_files, picture_files, source
 from mrd_jax.encoder import Encoder
 from mrd_jax.search import pictures, shape_files, shape_index
 
@@ -152,7 +152,7 @@ def _record_entries(
                 xyz=record["xyz"],
                 rgb=record["rgb"],
                 points=points,
-                picture=picture.read_bytes() if picture.is_file() else None,
+                picture=picture_files.read(picture),
             )
             bar.update()
 
@@ -233,8 +233,8 @@ def _find_teacher(
 
 
 def _relative_place(place: str, output: storage.PathLike) -> str:
-    """Returns a hub name as it is, and a folder relative to the index, so that both can move."""
-    if not place or not Path(place).is_dir():
+    """Returns a hub name as it is, and a path relative to the index, so that both can move."""
+    if not place or not Path(place).exists():
         return place
     if storage.is_remote(output):
         return str(Path(place).resolve())

@@ -235,8 +235,8 @@ def load_teacher(index: shape_index.ShapeIndex, place: str | None = None) -> tea
     """
     if place is None:
         place = index.teacher.place
-        folder = index.folder / place
-        place = str(folder.resolve()) if place and folder.is_dir() else place
+        local = index.folder / place
+        place = str(local.resolve()) if place and local.exists() else place
     if not place:
         raise FileNotFoundError(
             f"{index.folder} does not record where its teacher is; pass --teacher, a hub name or "

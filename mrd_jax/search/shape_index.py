@@ -170,6 +170,8 @@ class ShapeIndex:
     def check_teacher(self, info: Any) -> None:
         """Checks that a teacher shares the embedding space of the index.
 
+        A local copy of a model of the hub is named by its folder: "owner/name" equals "name".
+
         Args:
           info: name, revision and dim of the teacher, a `data_prep.teachers.TeacherInfo`.
 
@@ -181,11 +183,13 @@ class ShapeIndex:
         expected |= {"revision": self.teacher.revision} if self.teacher.revision else {}
         for field, value in expected.items():
             found = getattr(info, field)
-            if found != value:
+            is_copy = field == "name" and "/" not in found and found == Path(str(value)).name
+            if found != value and not is_copy:
                 raise IndexMismatchError(
                     f"{self.folder} was built for a teacher with {field} = {value!r}, but that of "
                     f"--teacher has {field} = {found!r}. Pass the teacher that the encoder was "
-                    "trained with, or build the index again"
+                    "trained with (a folder is named like the model that it holds), or build the "
+                    "index again"
                 )
 
 

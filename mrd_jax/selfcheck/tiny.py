@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from data_prep import evaluation, records, shapes
+from data_prep import evaluation, record_builder, records, shapes
 from mrd_jax.checkpoints import run_identity
 from mrd_jax.data import batch_spec
 
@@ -84,7 +84,7 @@ def write_data(folder: pathlib.Path, *, count: int, points: int, dim: int) -> pa
     file = folder / "shapes.npz"
     shapes.save_shard(file, drawn)
     ids = [shape.id for shape in drawn]
-    plan = records.Plan(
+    plan = record_builder.Plan(
         name="selfcheck",
         shards=[records.Shard(file, None, frozenset(ids))],
         splits={"train": ids},
@@ -101,8 +101,8 @@ def write_data(folder: pathlib.Path, *, count: int, points: int, dim: int) -> pa
             "counts": {"train": count, "classes": 1},
         },
     )
-    sidecar = evaluation.Sidecar(["any"], np.ones((1, dim)), [], [])
-    return records.write_records(plan, folder, sidecar=sidecar)
+    sidecar = evaluation.Sidecar(["any"], np.ones((1, dim)), [])
+    return record_builder.write_records(plan, folder, sidecar=sidecar)
 
 
 def _shape(index: int, rng: np.random.Generator, *, points: int, dim: int) -> shapes.Shape:

@@ -102,7 +102,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--checkpoint",
         required=True,
-        type=command.path,
+        type=command.encoder_path,
         help="workdir of a run, one of its checkpoints, or encoder folder",
     )
     add("--output", required=True, type=command.path, help="npz file to write")

@@ -81,7 +81,11 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--data", required=True, type=command.path, help="folder of the data set, with its version")
     add("--split", default="train", help="split to search (default: train)")
     add("--feature", default="image", choices=FEATURES, help="feature to compare (default: image)")
-    add("--checkpoint", type=command.path, help="workdir or encoder folder for --feature shape")
+    add(
+        "--checkpoint",
+        type=command.encoder_path,
+        help="workdir or encoder folder for --feature shape",
+    )
     add("--count", type=int, default=31, help="neighbours per record (default: 31)")
     add("--output", type=command.path, help="file to write (default: neighbours/SPLIT.npz in DATA)")
     add("--examples", type=int, default=3, help="records whose neighbours are printed (default: 3)")

@@ -188,7 +188,7 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--checkpoint",
-        type=command.path,
+        type=command.encoder_path,
         help="with --data: workdir of a run, or folder of an encoder",
     )
     add("--splits", nargs="+", default=(), help="with --data: splits to index (default: all)")
@@ -213,7 +213,7 @@ def _add_find(parser: argparse.ArgumentParser) -> None:
     add("--weights", nargs="+", type=float, help="one weight per part, in order (default: 1 each)")
     add(
         "--checkpoint",
-        type=command.path,
+        type=command.encoder_path,
         help="with --mesh: the encoder that the index was built with",
     )
     add(

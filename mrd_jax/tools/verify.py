@@ -13,7 +13,7 @@ from mrd_jax import storage
 from mrd_jax.checkpoints import manifest, model_card, paths, restore, run_identity
 from mrd_jax.cli import command
 
-Opener = Callable[[storage.Path], restore.StoredStudent]
+Opener = Callable[[storage.Path], restore.StoredStudent | restore.StoredEncoder]
 
 
 @command.reports_errors
@@ -21,7 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status: 1 if a checkpoint is corrupt."""
     parser = command.Parser(__doc__, prog="python -m mrd_jax.tools.verify")
     parser.add_argument(
-        "paths", nargs="+", type=command.path, help="workdirs, checkpoints or encoder folders"
+        "paths",
+        nargs="+",
+        type=command.encoder_path,
+        help="workdirs, checkpoints or encoder folders",
     )
     corrupt = 0
     for path in parser.parse_args(arguments).paths:
@@ -48,7 +51,7 @@ def find_checkpoints(path: storage.Path) -> Iterator[tuple[storage.Path, Opener]
             yield step, restore.student_of_step
     elif paths.is_step(path):
         yield path, restore.student_of_step
-    elif (path / paths.CARD_FILE).exists():
+    elif restore.is_encoder(path):
         yield path, restore.student_of_encoder
     else:
         raise FileNotFoundError(

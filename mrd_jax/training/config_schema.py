@@ -148,6 +148,7 @@ _LOSS = {
     "exclude_self_intra": FLAG,
     "exclude_self_cross": FLAG,
     **{f"candidates.{term}": TEXTS for term in options.TERMS},
+    **{f"teacher_temperatures.{term}": NUMBERS for term in options.TERMS},
     "block": integer(1),
     "log_scale_init": real(),
     "log_scale_max": real(),

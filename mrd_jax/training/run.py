@@ -20,7 +20,7 @@ from mrd_jax.data.hard_negatives import neighbour_index
 from mrd_jax.distributed import backends, determinism, processes, versions
 from mrd_jax.evaluation import evaluator, history
 from mrd_jax.kernels import platforms
-from mrd_jax.training import initial_state, optimizer, step, validation
+from mrd_jax.training import calibration, initial_state, optimizer, step, validation
 
 LOGGER = logging.getLogger(__name__)
 
@@ -42,6 +42,20 @@ class Run:
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     backend: backends.Backend
+
+    def calibrated(self, data: "TrainingData") -> "Run":
+        """Returns the run with the teacher's temperatures that its numbers of neighbours ask for.
+
+        Args:
+          data: training split, on which they are solved for.
+
+        Raises:
+          ValueError: no temperature gives the number of neighbours that the config asks for.
+        """
+        config = calibration.calibrate(
+            ConfigDict(self.config), data.records, neighbours=data.neighbours
+        )
+        return dataclasses.replace(self, config=FrozenConfigDict(config))
 
     def initial_state(self) -> train_state.TrainState:
         """Initialises the train state from `config.seed`, placed as the backend needs it."""
@@ -151,7 +165,8 @@ def build_run(config: ConfigDict, *, devices: Sequence[jax.Device] | None = None
     validation.validate_devices(
         config, device_count=len(devices), process_count=jax.process_count()
     )
-    validation.validate_platform(config, platform=platforms.of_device(devices[0]))
+    platform = platforms.of_device(devices[0])
+    validation.validate_platform(config, platform=platform)
     model_config = ConfigDict(config.model)
     if config.model.get("micro_batch", 0):
         model_config.micro_batch = validation.micro_batch(config, device_count=len(devices))
@@ -161,9 +176,12 @@ def build_run(config: ConfigDict, *, devices: Sequence[jax.Device] | None = None
                 config.model.micro_batch,
                 model_config.micro_batch,
             )
+    model = models.build_model(model_config)
+    if models.uses_cudnn(config.model, platform=platform):
+        model = model.clone(save_attention=False)
     return Run(
         config=FrozenConfigDict(config),
-        model=models.build_model(model_config),
+        model=model,
         optimizer=optimizer.build_optimizer(config.optimizer, total_steps=config.total_steps),
         schedule=optimizer.learning_rate_schedule(config.optimizer, total_steps=config.total_steps),
         backend=backends.make_backend(config.spmd, shard_state=config.shard_state, devices=devices),

@@ -17,6 +17,7 @@ from mrd_jax import losses
 from mrd_jax.checkpoints.train_state import TrainState
 from mrd_jax.data import augment, batch_spec
 from mrd_jax.distributed import fsdp
+from mrd_jax.losses import temperatures
 from mrd_jax.training import nonfinite
 
 Metrics = dict[str, jax.Array]
@@ -130,8 +131,9 @@ def train_step(
         "grad_norm": grad_norm,
         nonfinite.SKIPPED: 1.0 - finite,
     }
-    if "student_log_temperature" in params["loss"]:
-        metrics["student_temperature"] = jnp.exp(params["loss"]["student_log_temperature"])
+    for key, name in temperatures.LEARNED.items():
+        if name in params["loss"]:
+            metrics[f"{key}_temperature"] = jnp.exp(params["loss"][name])
     # Skipped updates still advance `step`: the next one reads the next batch.
     return new.replace(step=state.step + 1), metrics
 

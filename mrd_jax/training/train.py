@@ -12,7 +12,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from mrd_jax import atomic_io, storage
 from mrd_jax.checkpoints import manager, run_identity, train_state
 from mrd_jax.distributed import processes
-from mrd_jax.evaluation import history
+from mrd_jax.evaluation import history, relation_softness
 from mrd_jax.evaluation.evaluator import Evaluator
 from mrd_jax.report import final, relations
 from mrd_jax.training import metrics, nonfinite, preemption, profiling, start_log, watchdog
@@ -49,9 +49,10 @@ def train_and_evaluate(
     """
     workdir = storage.path(workdir)
     run = run_lib.build_run(config, devices=devices)
+    data = run_lib.open_data(config)
+    run = run.calibrated(data)
     # Opened before the workdir is claimed: the test set may not fit the run either.
     evaluator = run.evaluator()
-    data = run_lib.open_data(config)
     with contextlib.closing(run_lib.open_checkpoints(config, workdir, data)) as checkpoints:
         state = run_lib.restore_or_initialise(run, checkpoints)
         checkpoints.warm_up(state)
@@ -137,6 +138,15 @@ def train(
                 updates.check()
             if evaluator and evaluates and not (step == start and evaluated):
                 evaluation = evaluator.run(state.variables())
+                evaluation = evaluation.with_metrics(
+                    relation_softness.measure(
+                        evaluation.embeddings,
+                        evaluator.held_out,
+                        config.loss,
+                        weights=state.params["loss"],
+                        batch_size=config.batch_size,
+                    )
+                )
                 checkpoints.note_evaluation(step, evaluation.metrics)
                 log.write_evaluation(step, evaluation)
                 stopwatch.restart()
@@ -207,13 +217,14 @@ def evaluate(
     workdir = storage.path(workdir)
     run = run_lib.build_run(config, devices=devices)
     run_identity.require_run(workdir)
+    data = run_lib.open_data(config)
+    run = run.calibrated(data)
     evaluator = run.evaluator()
     if evaluator is None:
         raise ValueError(
             "config.data.test_split is empty, so there is nothing to evaluate on; name a split of "
             "config.data.directory"
         )
-    data = run_lib.open_data(config)
     with contextlib.closing(
         run_lib.open_checkpoints(config, workdir, data, read_only=True)
     ) as checkpoints:

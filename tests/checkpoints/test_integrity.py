@@ -46,8 +46,9 @@ def flip(path, *, byte, bit=0):
 
 
 def largest_file(folder):
-    """Returns the largest file with arrays in a folder that Orbax wrote."""
-    return max(folder.rglob("d/*"), key=lambda file: file.stat().st_size)
+    """Returns the largest file with arrays in a checkpoint or an encoder folder."""
+    files = [*folder.rglob("d/*"), *folder.glob("*.safetensors")]
+    return max(files, key=lambda file: file.stat().st_size)
 
 
 def corrupt(folder):

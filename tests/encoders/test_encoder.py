@@ -13,8 +13,9 @@ from tiny import assert_trees_equal, tiny_config
 from tiny_encoder import DIM, FIELDS, POINTS, random_clouds, tiny_card, tiny_variables
 
 from mrd_jax import encoder, models
-from mrd_jax.checkpoints import manager, model_card, paths
+from mrd_jax.checkpoints import initial_weights, manager, model_card, paths
 from mrd_jax.data import augment, source
+from mrd_jax.models import axes
 from mrd_jax.report import final
 from mrd_jax.training import run as run_lib
 from mrd_jax.training import train
@@ -148,7 +149,7 @@ def test_a_failed_save_leaves_no_files(tmp_path, monkeypatch):
     def fail(self):
         raise OSError("disk full")
 
-    monkeypatch.setattr(model_card.ModelCard, "to_json", fail)
+    monkeypatch.setattr(model_card.ModelCard, "as_dict", fail)
     with pytest.raises(OSError, match="disk full"):
         encoder.save(tmp_path / "new", variables=tiny_variables(), card=tiny_card())
     assert list(tmp_path.iterdir()) == []
@@ -174,7 +175,7 @@ def test_an_edited_card_does_not_load(saved, tmp_path):
 
 
 def test_a_folder_without_an_encoder_is_an_error_with_the_expected_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match="expected card.json .*, run.json .*checkpoints/"):
+    with pytest.raises(FileNotFoundError, match="expected config.json .*, run.json .*checkpoints/"):
         encoder.load(tmp_path)
 
 
@@ -250,3 +251,29 @@ def test_a_checkpoint_without_a_card_does_not_load(tmp_path):
     checkpoints.close()
     with pytest.raises(model_card.CardError, match="no model card"):
         encoder.load(tmp_path)
+
+
+@pytest.mark.parametrize("convention", ["rotate", "swap"])
+def test_a_module_that_takes_y_up_gets_the_clouds_as_they_were_before(tmp_path, convention):
+    """The weights of an encoder of clouds with z up, for y up, behind a card that says so."""
+    turned = axes.weights_for_y_up(
+        tiny_variables(), architecture="point_bert", convention=convention
+    )
+    card = tiny_card(module_up_axis="y", from_y_up=convention)
+    encoder.save(tmp_path / "y", variables=turned, card=card)
+    loaded = encoder.load(tmp_path / "y", devices=jax.devices()[:1])
+    clouds = random_clouds(3)
+    np.testing.assert_allclose(
+        loaded.embed(clouds), embed_separately(clouds), rtol=0, atol=ROUNDING
+    )
+    # A run that starts from it sees z up.
+    start = initial_weights.load(tmp_path / "y")
+    assert_trees_equal(start, tiny_variables())
+
+
+def test_a_card_of_version_0_1_says_which_axis_the_module_takes():
+    fields = tiny_card().as_dict()
+    del fields["module_up_axis"]
+    assert model_card.from_dict(fields).module_up_axis == "z"
+    assert model_card.from_dict(fields | {"source": "uni3d"}).module_up_axis == "y"
+    assert model_card.from_dict(fields | {"source": "openshape"}).module_up_axis == "z"

@@ -17,7 +17,7 @@ import pytest
 import tiny_encoder
 from small_shapes import ColourTeacher
 
-from data_prep import build, prepare, shapes, teachers
+from data_prep import build, build_flags, prepare, shapes, teachers
 from mrd_jax import encoder
 from mrd_jax.checkpoints import model_card
 from mrd_jax.tools import embed, inspect
@@ -174,7 +174,7 @@ def prepared(folder, tmp_path_factory):
             points=POINTS,
             views=2,
             image_size=24,
-            workers=1,
+            execution=build_flags.Execution(workers=0),
         )
         build.build(options)
     found, skipped = {}, {}

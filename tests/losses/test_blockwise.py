@@ -7,6 +7,7 @@ of a weighted sum of the variant's own values, which does not depend on the othe
 """
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -75,9 +76,18 @@ def partial_embeddings():
 
 SCALARS = loss_inputs.float32(
     loss_plan.Scalars(
-        contrast=np.exp(-2.0),
-        student=0.4,
-        teacher=0.25,
+        temperatures={
+            "contrast": np.exp(-2.0),
+            "student": 0.4,
+            "student_cross": 0.3,
+            "teacher": 0.25,
+            **{
+                f"teacher/{term}/{target}": 0.15 + 0.05 * k
+                for k, (term, target) in enumerate(
+                    itertools.product(("intra", "image", "text"), ("VV", "TT", "VT", "TV"))
+                )
+            },
+        },
         log_weights={
             term: np.log([0.3 + 0.1 * k, 0.7 - 0.1 * k])
             for k, term in enumerate(("intra", "image", "text"))
@@ -95,7 +105,11 @@ def values_and_gradients(plan, row_values, axis_name=None):
         values, vjp = jax.vjp(rows, embeddings["points"], scalars)
         by_points, by_scalar = vjp({part: weights[part] for part in values})
         # The teacher's temperature is not learnable; only the plain form computes its gradient.
-        by_scalar = batch_axis.psum(by_scalar._replace(teacher=jnp.zeros(())), axis_name)
+        slopes = {
+            key: jnp.zeros_like(slope) if key.startswith("teacher") else slope
+            for key, slope in by_scalar.temperatures.items()
+        }
+        by_scalar = batch_axis.psum(by_scalar._replace(temperatures=slopes), axis_name)
         return values, by_points, by_scalar
 
     return run
@@ -165,7 +179,8 @@ def test_a_batch_with_too_few_images_has_finite_gradients_and_no_image_terms(ima
 
 def test_sharp_softmaxes_keep_their_precision():
     """At the largest scale, most exponentials of a row underflow relative to the largest."""
-    sharp = SCALARS._replace(contrast=jnp.float32(0.01), student=jnp.float32(0.02))
+    temperatures = {"contrast": jnp.float32(0.01), "student": jnp.float32(0.02)}
+    sharp = SCALARS._replace(temperatures=SCALARS.temperatures | temperatures)
     values, *_ = assert_blockwise_equals_plain(
         ["contrastive_image", "contrastive_text", *parts_of(PLANS["kl"])], scalars=sharp
     )

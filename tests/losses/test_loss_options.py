@@ -59,6 +59,35 @@ INVALID = {
     "negative weight": ({"text_weight": -0.5}, "text_weight is -0.5"),
     "negative regulariser": ({"entropy_weight": -0.1}, "entropy_weight is -0.1"),
     "zero temperature": ({"teacher_temperature": 0.0}, "teacher_temperature is 0.0"),
+    "temperatures of other targets": (
+        {"teacher_temperatures": {"intra": (0.1,), "image": (), "text": ()}},
+        r"teacher_temperatures.intra is \(0.1,\).*'VV', 'TT'",
+    ),
+    "negative temperature of a target": (
+        {"teacher_temperatures": {"intra": (), "image": (0.1, -0.1), "text": ()}},
+        "teacher_temperatures.image",
+    ),
+    "one neighbour": ({"neighbours_across": 1.0}, "neighbours_across is 1.0.*more than 1"),
+    "neighbours of distances": (
+        loss_inputs.SMOOTH | {"neighbours_within": 8.0},
+        "neighbours_within is 8.0, but relations of family 'euclidean'",
+    ),
+    "neighbours and temperatures": (
+        loss_inputs.TEMPERATURES | {"neighbours_within": 8.0},
+        "teacher_temperatures.intra.*set one of them",
+    ),
+    "learnt and following": (
+        {"learn_student_temperature": True, "student_temperature_follows": "contrastive"},
+        "learn_student_temperature is True, but.*'contrastive'",
+    ),
+    "several teachers": (
+        {"student_temperature_follows": "teacher", "mix": "targets"},
+        "'targets' a relation has several teachers",
+    ),
+    "unknown temperature to follow": (
+        {"student_temperature_follows": "image"},
+        "student_temperature_follows is 'image'",
+    ),
     "no active term": (
         dict.fromkeys(
             ("image_weight", "text_weight", "lambda_intra", "lambda_image", "lambda_text"), 0.0

@@ -11,6 +11,7 @@ from tiny import tiny_config
 from mrd_jax import models
 from mrd_jax.checkpoints import model_card, restore
 from mrd_jax.kernels import attention, attention_cudnn, platforms
+from mrd_jax.models import transformer
 from mrd_jax.training import train, validation
 
 
@@ -188,3 +189,34 @@ def test_a_gpu_that_the_kernels_do_not_support_is_named():
     old = Device("gpu", "cuda 12090", compute_capability="7.5")
     with pytest.raises(ValueError, match="NVIDIA GPU has compute capability 7.5; expected 8.0"):
         platforms.of_device(old)
+
+
+def test_run_on_a_gpu_does_not_save_what_cudnn_computes_again(cudnn):
+    model = {"dim": 64, "heads": 1, "groups": 8, "dtype": "bfloat16"}
+    for attention_of, platform, dtype, wanted in [
+        ("auto", "cpu", "bfloat16", False),
+        ("auto", "tpu", "bfloat16", False),
+        ("xla", "cuda", "bfloat16", False),
+        ("cudnn", "cuda", "bfloat16", True),
+        ("auto", "cuda", "bfloat16", True),
+        ("auto", "cuda", "float32", False),
+    ]:
+        fields = model | {"attention": attention_of, "dtype": dtype}
+        assert models.uses_cudnn(fields, platform=platform) == wanted
+
+
+def test_recomputed_attention_has_the_same_gradient(fast_compile):
+    rows = jax.random.normal(jax.random.key(0), (2, 3, 16))
+    options = transformer.BlockOptions(heads=2, mlp_dim=8, attention="xla")
+    layer = transformer.Transformer(options, depth=2, remat=True)
+    variables = jax.jit(layer.init)(jax.random.key(1), rows)
+
+    def trace(save_attention):
+        own = layer.clone(save_attention=save_attention)
+        return jax.jit(jax.grad(lambda rows: own.apply(variables, rows).sum())).trace(rows)
+
+    saved, again = trace(True), trace(False)
+    # Softmaxes of the two passes, and one more.
+    assert str(again.jaxpr).count(" exp ") > str(saved.jaxpr).count(" exp ")
+    gradients = [traced.lower().compile()(rows) for traced in (saved, again)]
+    np.testing.assert_allclose(*gradients, rtol=1e-5, atol=1e-6)

@@ -81,6 +81,7 @@ def test_precomputed_results_are_computed_once_and_stay_with_their_samples():
     np.testing.assert_array_equal(x**2, squared)
 
 
+@pytest.mark.slow
 def test_memory_depends_on_the_micro_batch():
     """The gradient of 256 samples takes less memory than one tokenizer layer of all of them."""
     model = models.build_model(tiny_config(model__micro_batch=4).model)

@@ -100,3 +100,17 @@ def test_mini_point_net_equals_the_published_order_of_operations(train):
     # In training, a term that is the same for every point has no gradient: only rounding errors.
     assert_trees_close(got, want, rtol=1e-4, atol=1e-4)
     assert_trees_close(got[1], want[1], rtol=1e-5, atol=1e-5)
+
+
+def test_relu_has_the_gradient_of_the_library_and_keeps_only_its_result():
+    x = jnp.asarray([-2.0, -0.0, 0.0, 3.0], jnp.bfloat16)
+    weights = jnp.asarray([1.0, 2.0, 4.0, 8.0], jnp.bfloat16)
+
+    def gradient(function):
+        return jax.grad(lambda x: (function(x) * weights).sum())(x)
+
+    np.testing.assert_array_equal(norm.relu(x), jax.nn.relu(x))
+    np.testing.assert_array_equal(gradient(norm.relu), gradient(jax.nn.relu))
+    _, vjp = jax.vjp(norm.relu, x)
+    (kept,) = jax.tree.leaves(vjp)
+    np.testing.assert_array_equal(kept, jax.nn.relu(x))

@@ -4,6 +4,7 @@
 import json
 import os
 import re
+import types
 
 import huggingface_hub
 import pytest
@@ -14,7 +15,7 @@ from fake_data import FakeSource, run_build
 from data_prep import build, lock, prepare, sources
 from data_prep.teachers import lit, names
 
-SIZES = ["--points", "24", "--views", "1", "--image_size", "8", "--workers", "1"]
+SIZES = ["--points", "24", "--views", "1", "--image_size", "8", "--workers", "0"]
 
 
 @pytest.fixture
@@ -104,7 +105,8 @@ def test_hub_name_is_resolved_by_the_config_alone(tmp_path, monkeypatch, kind, a
         requested.append((name, file, revision))
         return str(config)
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *args, **kwargs: None)
+    files = types.SimpleNamespace(siblings=[types.SimpleNamespace(rfilename="config.json")])
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *args, **kwargs: files)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     if accepted:
         names.check("owner/model@abc", released=False)
@@ -165,7 +167,7 @@ def test_missing_input_folder_is_named(tmp_path, capsys, main):
 
 @pytest.mark.parametrize("main", [build.main, prepare.main])
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "many", ""])
-@pytest.mark.parametrize("flag", ["--points", "--workers", "--image_size"])
+@pytest.mark.parametrize("flag", ["--points", "--item_seconds", "--image_size"])
 def test_number_out_of_range_is_rejected(raw, tmp_path, capsys, main, flag, value):
     arguments = arguments_of(raw, tmp_path / "out", f"{flag}={value}")
     if main is prepare.main:

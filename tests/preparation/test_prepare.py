@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Preparation of shapes: parallel, resumable, with a summary of counts."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import tiny_catalogue
 
-from data_prep import prepare, shapes, sources, summary, timing
+from data_prep import build_flags, prepare, shapes, shards, sources, summary, timing
 
 SETTINGS = {"points": 200, "views": 1, "image_size": 16, "seed": 0}
 
@@ -18,8 +19,10 @@ def two_items_per_shard(monkeypatch):
     monkeypatch.setattr(prepare, "ITEMS_PER_SHARD", 2)
 
 
-def run(raw, cache, *, workers=1, **settings):
-    return prepare.prepare_shapes("furniture", raw, cache, workers=workers, **SETTINGS | settings)
+def run(raw, cache, *, workers=0, **settings):
+    execution = build_flags.Execution(workers=workers)
+    settings = SETTINGS | settings
+    return prepare.prepare_shapes("furniture", raw, cache, execution=execution, **settings)
 
 
 def load(cache):
@@ -88,7 +91,8 @@ def test_interrupted_run_resumes_where_it_stopped(tmp_path, monkeypatch):
     assert (summary.reused, summary.written) == (2, 5)
     assert len(calls) == 4 + 3
     for path in prepare.shard_paths(tmp_path / "whole"):
-        assert path.read_bytes() == (tmp_path / "cache" / path.name).read_bytes()
+        other = shards.beside(path, tmp_path / "cache")
+        assert path.read_bytes() == other.read_bytes()
 
 
 @pytest.mark.parametrize("change", [{"points": 100}, {"seed": 1}, {"views": 2}, {"image_size": 8}])
@@ -173,20 +177,24 @@ def test_saved_shard_loads_unchanged(tmp_path):
     saved = load(tmp_path / "cache")
     shapes.save_shard(tmp_path / "copy.npz", saved, header={"a": 1})
     for one, other in zip(saved, shapes.load_shard(tmp_path / "copy.npz"), strict=True):
-        for name, value in vars(one).items():
-            np.testing.assert_array_equal(value, getattr(other, name), err_msg=name)
+        for name in (field.name for field in dataclasses.fields(one)):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
         assert (other.xyz.dtype, other.rgb.dtype) == (np.float32, np.uint8)
     assert shapes.load_header(tmp_path / "copy.npz") == {"a": 1}
     assert [path.name for path in tmp_path.glob(".*.tmp")] == []
 
 
-def test_corrupt_shard_is_named(tmp_path):
+def test_corrupt_shard_is_prepared_again_and_named(tmp_path):
     tiny_catalogue.chairs(tmp_path)
     run(tmp_path, tmp_path / "cache")
     path = prepare.shard_paths(tmp_path / "cache")[0]
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"shard-00000\.npz: not a complete shard.*delete it"):
-        run(tmp_path, tmp_path / "cache")
+    content = path.read_bytes()
+    path.write_bytes(content[:-100])
+    again = run(tmp_path, tmp_path / "cache")
+    assert (again.written, again.reused) == (3, 1)
+    assert path.read_bytes() == content
+    (note,) = again.notes
+    assert note.startswith("prepared again: ") and note.endswith(str(path))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Records on disk contain what was prepared and encoded; with a fake source and teacher."""
 
+import dataclasses
 import io
 import itertools
 import json
@@ -11,12 +12,15 @@ import sys
 import numpy as np
 import PIL.Image
 import pytest
+from array_record.python import array_record_module
 from fake_data import DIM, ITEMS, POINTS, FakeTeacher, prepare_all, run_build
 from ml_collections import ConfigDict
+from tensorflow_datasets.proto import tf_example_pb2
 
-from data_prep import evaluation, features, records
+from data_prep import evaluation, features, record_builder, records, shapes
 from data_prep.teachers import prompts
-from mrd_jax.data import batch_spec, loader, source
+from mrd_jax import storage
+from mrd_jax.data import batch_spec, loader, picture_files, source
 
 
 def test_records_contain_the_prepared_shapes_and_encoded_features(made):
@@ -94,7 +98,8 @@ def test_evaluation_files_match_the_records(made):
         # Shape 9 has no images and therefore no picture.
         assert (record["picture"] == "") == ("#9/" in record["id"])
         if record["picture"]:
-            with PIL.Image.open(folder / "pictures" / record["picture"]) as image:
+            data = picture_files.read(storage.path(folder / "pictures" / record["picture"]))
+            with PIL.Image.open(io.BytesIO(data)) as image:
                 assert image.format == "JPEG" and image.size == (8, 8)
     assert len({record["picture"] for record in read}) == ITEMS - 1
 
@@ -252,15 +257,56 @@ def test_shape_without_features_is_an_error(copied, monkeypatch):
 
 
 def test_empty_split_is_rejected(tmp_path):
-    plan = records.Plan("x", [], {"train": ["a"], "test": []}, [], POINTS, DIM, {})
+    plan = record_builder.Plan("x", [], {"train": ["a"], "test": []}, [], POINTS, DIM, {})
     with pytest.raises(ValueError, match="split 'test' of x has no shapes"):
-        records.write_records(plan, tmp_path, sidecar=None)
+        record_builder.write_records(plan, tmp_path, sidecar=None)
 
 
 def test_several_record_files_keep_the_order_of_records(made, tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "SHARDS_PER_FILE", 1)
+    monkeypatch.setattr(record_builder, "SHARDS_PER_FILE", 1)
     folder, _ = run_build(tmp_path, monkeypatch)
 
     assert len(list(folder.glob("*-train.array_record*"))) == 2
     one, two = source.open_split(made, "train"), source.open_split(folder, "train")
     assert [one[i]["id"] for i in range(29)] == [two[i]["id"] for i in range(29)]
+
+
+def test_the_fields_of_records_are_written_in_a_fixed_order(made):
+    (path,) = made.glob("*-test.array_record*")
+    reader = array_record_module.ArrayRecordReader(str(path))
+    (data,) = reader.read([0])
+    reader.close()
+    ordered = tf_example_pb2.Example.FromString(data).SerializeToString(deterministic=True)
+    assert data == ordered
+
+
+@pytest.mark.slow  # two processes import TFDS
+def test_several_processes_write_the_same_bytes_as_one(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(record_builder, "SHARDS_PER_FILE", 1)
+    monkeypatch.setattr(record_builder, "FILES_PER_PROCESS", 1)
+    alone, _ = run_build(tmp_path / "alone", monkeypatch)
+    counted = []
+    run = record_builder.write_records
+    monkeypatch.setattr(
+        record_builder,
+        "write_records",
+        lambda *args, **options: run(*args, **options | {"workers": 2, "listener": counted.append}),
+    )
+    together, _ = run_build(tmp_path / "together", monkeypatch)
+
+    names = sorted(str(path.relative_to(alone)) for path in alone.rglob("*") if path.is_file())
+    assert sum("array_record" in name for name in names) == 4
+    assert sum("pictures/" in name for name in names) == 4
+    for name in names:
+        assert (alone / name).read_bytes() == (together / name).read_bytes(), name
+    assert (counted[-1].stage, counted[-1].done, counted[-1].finished) == ("records", 39, True)
+
+
+def test_record_file_with_a_missing_shape_is_an_error(tmp_path):
+    one = dataclasses.replace(next(iter(prepare_all().values())), captions=())
+    shard = records.Shard(tmp_path / "shapes.npz", None, frozenset({one.id, "other"}))
+    file = records.RecordFile(tmp_path / "a", tmp_path / "a.zip", (shard,), shard.ids)
+    released = shapes.Released(np.ones((0, DIM), np.float16), (), np.ones((0, DIM), np.float16))
+    shapes.save_shard(tmp_path / "shapes.npz", [dataclasses.replace(one, released=released)])
+    with pytest.raises(ValueError, match="a: 1 shapes found in 1 shards, expected 2"):
+        records.write_file(file, points=POINTS, dim=DIM, labels={})

@@ -3,6 +3,7 @@
 
 import json
 import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from array_record.python import array_record_module
 from fake_data import DIM, POINTS
 
 from data_prep import checks, evaluation, records, verify
-from mrd_jax.data import source
+from mrd_jax.data import picture_files, source
 
 
 @pytest.fixture
@@ -299,15 +300,31 @@ def test_unreadable_class_features_are_reported(folder):
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda path: path.unlink(), "is missing from evaluation/pictures"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-20]), "is corrupt: "),
-        (lambda path: path.write_bytes(b"picture"), "is corrupt: cannot identify"),
+        (lambda data: None, "is missing from evaluation/pictures"),
+        (lambda data: data[:-20], "is corrupt: "),
+        (lambda data: b"picture", "is corrupt: cannot identify"),
     ],
 )
 def test_wrong_picture_is_reported_with_its_record(folder, damage, reason):
     shape_id = "Thing #12/\u00fc"
-    damage(folder / "evaluation" / "pictures" / evaluation.picture_name(shape_id))
+    path, name = folder / "evaluation/pictures/test-00000.zip", evaluation.picture_name(shape_id)
+    with zipfile.ZipFile(path) as file:
+        pictures = {member: file.read(member) for member in file.namelist()}
+    pictures[name] = damage(pictures[name])
+    with picture_files.Writer(path) as writer:
+        for member, data in pictures.items():
+            if data is not None:
+                writer.add(member, data)
     assert_one(folder, file=shard(folder).name, record=3, shape_id=shape_id, reason=reason)
+
+
+def test_corrupt_zip_file_is_reported_with_each_record_of_it(folder):
+    path = folder / "evaluation/pictures/test-00000.zip"
+    path.write_bytes(path.read_bytes()[:-30])
+    assert {fault.reason.rpartition(": ")[2] for fault in faults(folder)} == {
+        "File is not a zip file"
+    }
+    assert len(faults(folder)) == 10
 
 
 def test_several_processes_find_the_same_faults_as_one(folder, monkeypatch):

@@ -29,7 +29,7 @@ from tiny_encoder import DIM, FIELDS, POINTS, tiny_card, tiny_variables
 
 import mrd_jax.demo.__main__ as demo
 import scripts.tpu_pod.__main__ as tpu_pod
-from data_prep import build, teachers, verify
+from data_prep import build, estimate, teachers, verify
 from mrd_jax import encoder
 from mrd_jax.tools import embed, search
 from mrd_jax.tools import verify as verify_checkpoints
@@ -44,14 +44,28 @@ NOT_RUN = {
     "python3 -m venv": "creates the environment of the tests",
     ".venv/bin/pip install": "fetches packages",
     f"{PYTHON} -m data_prep.build --source furniture": "fetches a CLIP; tests/teachers",
+    f"{PYTHON} -m data_prep.build --source objaverse": "needs Objaverse; tests/sources",
+    f"{PYTHON} -m data_prep.merge": "needs two parts; tests/preparation",
+    f"{PYTHON} -m data_prep.status": "needs a build; tests/preparation/test_status.py",
+    ".venv/bin/hf download": "needs the Hugging Face Hub",
+    "unzip -q -o raw/": "needs the file of the line before it",
+    "srun": "needs Slurm",
     f"{TRAIN} runs/clip": "needs the data set of the line before it",
     f"{TRAIN} /shared/run": "waits for a second machine; tests/distributed starts both",
-    f"{PYTHON} -m mrd_jax.tools.compile_tpu": "needs the TPU compiler; `make tpu`",
+    f"{PYTHON} -m mrd_jax.main --config configs/mrd_pointbert.py": "needs OpenShape's data",
+    f"{PYTHON} -m mrd_jax.main --config configs/uni3d_g.py": "needs OpenShape's data",
+    f"{PYTHON} -m mrd_jax.tools.compile": "needs a compiler; `make tpu` and `make gpu`",
+    f"{PYTHON} -m mrd_jax.tools.selfcheck": "minutes; it has its own tests",
+    f"{PYTHON} -m benchmarks.peers": "needs a GPU and a peer's code; tests/gpu/test_peers.py",
     f"{PYTHON} -m mrd_jax.tools.plan": "needs the TPU compiler; tests/tpu/test_planning.py",
     f"{PYTHON} -m benchmarks.tpu_losses": "needs the TPU compiler; tests/tpu/test_compile_tpu.py",
     f"{PYTHON} -m mrd_jax.tools.convert": "needs a released file; tests/encoders",
+    f"{PYTHON} -m data_prep.teachers.open_clip.text_tower": "downloads 10 GB; tests/teachers",
+    f"{PYTHON} -m mrd_jax.tools.reproduce": "needs released files; tests/encoders",
+    f"{PYTHON} -m mrd_jax.tools.export": "tests/encoders/test_export.py",
+    f"{PYTHON} docs/examples/embed_exported.py": "tests/encoders/test_export.py",
+    ".venv/bin/hf": "downloads from the Hub, or uploads to it",
     f"{PYTHON} -m benchmarks.transfer": "needs six trainings; tests/project/test_benchmarks.py",
-    f"{PYTHON} -m mrd_jax.tools.selfcheck": "takes minutes; tests/selfcheck",
     "gcloud": "needs Google Cloud",
     "docker": "needs a Docker daemon",
     "kubectl": "needs a cluster; tests/tpu/test_clusters.py",
@@ -64,8 +78,9 @@ SLOW = ("mrd_jax.main", "docs/examples/student.py")
 QUICK = {
     "data_prep.build": (
         lambda arguments: build.build(build.parse_options(arguments)),
-        ("--points", str(POINTS), "--views", "1", "--image_size", "24", "--workers", "1"),
+        ("--points", str(POINTS), "--views", "1", "--image_size", "24", "--workers", "0"),
     ),
+    "data_prep.estimate": (estimate.main, ()),
     "data_prep.verify": (verify.main, ("--workers", "1")),
     "mrd_jax.tools.embed": (embed.main, ()),
     "mrd_jax.tools.search": (search.main, ()),
@@ -152,6 +167,7 @@ def template(tmp_path_factory, small_parts):
     with (folder / "configs" / "quickstart.py").open("a") as file:
         file.write(SMALLER)
     (folder / "data" / "teachers" / "lit_furniture").mkdir(parents=True)
+    (folder / "teachers" / "CLIP-ViT-bigG-14-laion2B-39B-b160k").mkdir(parents=True)
     furniture(folder)
     return folder
 

@@ -137,6 +137,12 @@ def test_make_targets_exist(page):
             assert piece.split()[1] in targets, piece
 
 
+# Program -> modules that define some of its flags.
+FLAGS_OF = {"data_prep.build": ("data_prep.build_flags", "data_prep.selection")}
+FLAGS_OF["data_prep.prepare"] = FLAGS_OF["data_prep.build"][:1]
+FLAGS_OF["data_prep.merge"] = ("data_prep.build", *FLAGS_OF["data_prep.build"])
+
+
 def source_of(program):
     """Returns the source of `-m MODULE` or FILE, of a package with that of the modules in it."""
     if program.endswith(".py"):
@@ -145,6 +151,7 @@ def source_of(program):
     file = package or find_module(program)
     assert file is not None, f"no module {program}"
     files = sorted(file.parent.glob("*.py")) if package else [file]
+    files += [find_module(module) for module in FLAGS_OF.get(program, ())]
     return "\n".join(path.read_text("utf-8") for path in files)
 
 

@@ -17,7 +17,7 @@ from small_shapes import box
 from starlette import testclient
 from tiny_encoder import DIM, tiny_card
 
-from data_prep import prepare, shapes
+from data_prep import build_flags, prepare, shapes
 from data_prep.geometry import clouds
 from mrd_jax.checkpoints import model_card
 from mrd_jax.demo import web_app
@@ -25,6 +25,7 @@ from mrd_jax.search import inspection, queries, shape_index
 from mrd_jax.tools import embed, inspect, search
 
 POINTS = inspection.POINTS
+IN_PROCESS = build_flags.Execution(workers=0)
 # Faults that data_prep.build adds to those of the reader.
 OF_BUILD = ("vertical axis not stated", "fewer points than asked for", "blank view")
 # Six standard errors of a mean of 10,000 values of 0 to 1.
@@ -163,7 +164,9 @@ def index(embedded, tmp_path_factory):
 def prepared(folder, expected, tmp_path_factory):
     """{file: Shape} and {file: reason} of the source `folder`."""
     cache = tmp_path_factory.mktemp("prepared")
-    prepare.prepare_shapes("folder", folder, cache, points=POINTS, views=1, image_size=8, workers=1)
+    prepare.prepare_shapes(
+        "folder", folder, cache, points=POINTS, views=1, image_size=8, execution=IN_PROCESS
+    )
     paths = prepare.shard_paths(cache)
     found = {shape.id: shape for path in paths for shape in shapes.load_shard(path)}
     reasons = {}
@@ -286,7 +289,9 @@ def test_the_table_goes_before_the_flag_and_the_flag_before_the_file(
     assert json.loads(capsys.readouterr().out)["up_axis"] == ("z" if longest == 2 else "y")
     if not flag:
         cache = tmp_path / "cache"
-        prepare.prepare_shapes("folder", tmp_path, cache, points=POINTS, views=0, workers=1)
+        prepare.prepare_shapes(
+            "folder", tmp_path, cache, points=POINTS, views=0, execution=IN_PROCESS
+        )
         (shape,) = shapes.load_shard(*prepare.shard_paths(cache))
         assert np.ptp(shape.xyz, axis=0).argmax() == longest
         assert not any("vertical axis" in fault for fault in shape.faults)

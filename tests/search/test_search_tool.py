@@ -16,7 +16,7 @@ from tiny_encoder import random_clouds, tiny_card, tiny_variables
 
 from data_prep.geometry import formats
 from mrd_jax import encoder
-from mrd_jax.data import source
+from mrd_jax.data import picture_files, source
 from mrd_jax.search import queries, shape_index
 from mrd_jax.tools import embed, search
 
@@ -233,7 +233,7 @@ def test_a_data_set_is_indexed(made, tmp_path, monkeypatch, capsys):
         np.testing.assert_allclose(index.rows[number], row / np.linalg.norm(row), atol=1e-3)
         picture = made / "evaluation" / "pictures" / record["picture"]
         if record["picture"]:
-            assert index.picture_path(number).read_bytes() == picture.read_bytes()
+            assert index.picture_path(number).read_bytes() == picture_files.read(picture)
         else:
             with PIL.Image.open(index.picture_path(number)) as drawn:
                 assert drawn.size == (128, 128)

@@ -43,7 +43,7 @@ def searchable(tmp_path_factory):
         kind = ("glb", "obj", "ply")[number % 3]
         write(root / "raw" / f"{name}_box-{number}.{kind}", box(colour=rgb(name)))
     words = f"--source folder --input {root}/raw --output {root}/out --teacher colours"
-    sizes = "--points 64 --views 2 --image_size 24 --workers 1"
+    sizes = "--points 64 --views 2 --image_size 24 --workers 0"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(teachers, "load_teacher", lambda *a, **k: small_shapes.ColourTeacher())
         patch.setattr("data_prep.teachers.names.check", lambda *args, **kwargs: None)

@@ -10,7 +10,7 @@ import openshape_release as release
 import pytest
 from fake_data import FakeTeacher
 
-from data_prep import build, shapes, teachers
+from data_prep import build, build_flags, shapes, teachers
 from data_prep.foreign import safe_pickle
 from data_prep.geometry.assets import Assets
 from data_prep.geometry.readers import off
@@ -25,7 +25,7 @@ SQUARE = "OFF\n4 2 0\n0 0 0\n2 0 0\n2 2 0\n0 2 0\n3 0 1 2\n3 0 2 3\n"
 
 
 def run(root, *, teacher="released", points=POINTS, **changes):
-    options = {"workers": 1, "output": root / "out"} | changes
+    options = {"execution": build_flags.Execution(workers=0), "output": root / "out"} | changes
     return build.build(
         build.Options(source="modelnet40", input=root, teacher=teacher, points=points, **options)
     )
@@ -67,11 +67,11 @@ def write_released(folder, *, change=None):
 
 
 @pytest.mark.parametrize(
-    ("place", "workers"), [("", 1), ("modelnet40", 2), ("meta_data/modelnet40", 1)]
+    ("place", "workers"), [("", 0), ("modelnet40", 2), ("meta_data/modelnet40", 0)]
 )
 def test_the_released_clouds_become_records_in_the_order_of_the_list(tmp_path, place, workers):
     clouds, features = write_released(tmp_path / place)
-    folder = run(tmp_path, workers=workers)
+    folder = run(tmp_path, execution=build_flags.Execution(workers=workers))
     got = records(folder)
     ids = ["airplane_0627", "sofa_0681", "night_stand_0201"]
     assert [record["id"] for record in got] == ids

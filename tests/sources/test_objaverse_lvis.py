@@ -8,7 +8,7 @@ import openshape_release as release
 import pytest
 from fake_data import DIM, FakeTeacher
 
-from data_prep import build, teachers
+from data_prep import build, build_flags, teachers
 from mrd_jax.data import source
 from mrd_jax.evaluation import held_out_split, retrieval, zero_shot
 
@@ -35,7 +35,7 @@ def write(root, *, categories=CATEGORIES):
 
 
 def run(root, *, teacher="released", **changes):
-    options = {"points": POINTS, "workers": 1} | changes
+    options = {"points": POINTS, "execution": build_flags.Execution(workers=0)} | changes
     return build.build(
         build.Options(
             source="objaverse_lvis", input=root, output=root / "out", teacher=teacher, **options

@@ -10,7 +10,7 @@ import numpy as np
 import openshape_release as release
 import pytest
 
-from data_prep import build, catalogue, prepare, shapes, sources
+from data_prep import build, build_flags, prepare, shapes, sources
 from data_prep.foreign import safe_pickle
 from data_prep.sources import openshape
 from mrd_jax.data import source
@@ -19,7 +19,7 @@ POINTS = 16
 
 
 def run(root, output, *, name="openshape", teacher="released", **changes):
-    options = {"points": POINTS, "workers": 1} | changes
+    options = {"points": POINTS, "execution": build_flags.Execution(workers=0)} | changes
     return build.build(
         build.Options(source=name, input=root, output=output, teacher=teacher, **options)
     )
@@ -122,7 +122,7 @@ def test_a_second_run_does_nothing_and_records_do_not_depend_on_workers(tmp_path
     first = run(tmp_path, tmp_path / "one")
     run(tmp_path, tmp_path / "one")
     assert "nothing to do" in capsys.readouterr().out
-    second = run(tmp_path, tmp_path / "two", workers=2)
+    second = run(tmp_path, tmp_path / "two", execution=build_flags.Execution(workers=2))
     for one, two in zip(records(first), records(second), strict=True):
         for key, value in one.items():
             np.testing.assert_array_equal(value, two[key])
@@ -172,15 +172,15 @@ class Exploit:
         return os.system, (f"touch {self.path}",)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [0, 2])
 def test_a_malicious_pickle_stops_the_import_and_is_named(tmp_path, workers):
     created = tmp_path / "created"
     data = four_shapes()
     data[2]["msft_caption_feat"] = Exploit(created)
     release.write_training(tmp_path, data)
-    kind = safe_pickle.UnsafePickleError if workers == 1 else RuntimeError
+    kind = safe_pickle.UnsafePickleError if workers == 0 else RuntimeError
     with pytest.raises(kind, match=r"ShapeNet/s1\.npy: refused: the pickle uses posix.system"):
-        run(tmp_path, tmp_path / "out", workers=workers)
+        run(tmp_path, tmp_path / "out", execution=build_flags.Execution(workers=workers))
     assert not created.exists() and not (tmp_path / "out" / "openshape").exists()
 
 
@@ -345,4 +345,4 @@ def test_a_changed_feature_changes_the_fingerprint_of_its_shape(tmp_path, field)
     other = value[::-1] if field == "image_kinds" else -value
     changed = dataclasses.replace(shape.released, **{field: other})
     changed = dataclasses.replace(shape, released=changed)
-    assert catalogue.fingerprint(changed) != catalogue.fingerprint(shape)
+    assert shapes.fingerprint(changed) != shapes.fingerprint(shape)

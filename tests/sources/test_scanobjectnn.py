@@ -10,7 +10,7 @@ import openshape_release as release
 import pytest
 from fake_data import DIM, FakeTeacher
 
-from data_prep import build, sources, teachers
+from data_prep import build, build_flags, sources, teachers
 from mrd_jax.data import source
 
 POINTS = 24
@@ -19,7 +19,7 @@ NAMES += ["shelf", "table", "bed", "pillow", "sink", "sofa", "toilet"]
 
 
 def run(root, *, name="scanobjectnn", teacher="released", points=POINTS, **changes):
-    options = {"workers": 1} | changes
+    options = {"execution": build_flags.Execution(workers=0)} | changes
     return build.build(
         build.Options(
             source=name, input=root, output=root / "out", teacher=teacher, points=points, **options

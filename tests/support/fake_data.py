@@ -7,9 +7,10 @@ import io
 import numpy as np
 import PIL.Image
 
-from data_prep import build, shapes, sources, teachers
+from data_prep import build, build_flags, shapes, sources, teachers
 
 ITEMS, POINTS, DIM = 40, 24, 6  # two shards
+IN_PROCESS = build_flags.Execution(workers=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +96,7 @@ def run_build(output, monkeypatch, *, teacher=None, kind="fake/teacher", **chang
     monkeypatch.setitem(sources.SOURCES, "fake", FakeSource())
     monkeypatch.setattr(teachers, "load_teacher", lambda *args, **kwargs: teacher)
     monkeypatch.setattr("data_prep.teachers.names.check", lambda *args, **kwargs: None)
-    options = {"points": POINTS, "views": 2, "image_size": 8, "workers": 1} | changes
+    options = {"points": POINTS, "views": 2, "image_size": 8, "execution": IN_PROCESS} | changes
     options = build.Options(source="fake", input=output, output=output, teacher=kind, **options)
     return build.build(options), teacher
 

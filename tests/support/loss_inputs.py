@@ -32,6 +32,11 @@ def loss_config(**overrides):
             "teacher_temperature": 0.25,
             "student_temperature": 0.5,
             "learn_student_temperature": False,
+            "student_temperature_cross": 0.0,
+            "student_temperature_follows": "none",
+            "teacher_temperatures": {"intra": (), "image": (), "text": ()},
+            "neighbours_within": 0.0,
+            "neighbours_across": 0.0,
             "form": "plain",
             "block": 1024,
             "dtype": "float32",
@@ -48,6 +53,9 @@ def loss_config(**overrides):
 
 
 SMOOTH = {"relation": "euclidean", "divergence": "smooth_l1"}
+TEMPERATURES = {
+    "teacher_temperatures": {"intra": (0.2, 0.3), "image": (0.4, 0.15), "text": (0.35, 0.45)}
+}
 VARIANTS = {
     "default": {},
     "kl": {"divergence": "kl"},
@@ -66,6 +74,16 @@ VARIANTS = {
     "learnt student temperature": {"learn_student_temperature": True},
     "student temperature": {"student_temperature": 0.4},
     "teacher temperature": {"teacher_temperature": 0.3},
+    "student temperature of cross terms": {"student_temperature_cross": 0.3},
+    "learnt student temperatures": {
+        "learn_student_temperature": True,
+        "student_temperature_cross": 0.3,
+    },
+    "contrastive temperature": {"student_temperature_follows": "contrastive"},
+    "teacher's temperature": {"student_temperature_follows": "teacher"},
+    "temperatures of single targets": TEMPERATURES,
+    "temperatures of single targets, student follows": TEMPERATURES
+    | {"student_temperature_follows": "teacher"},
     "no regulariser": {"entropy_weight": 0.0},
     "one candidate": {"candidates": {"intra": ("VV", "TT"), "image": ("VV",), "text": ("VT",)}},
     "three candidates": {
@@ -104,6 +122,7 @@ def weights_of(config):
             for shift, term in enumerate(("intra", "image", "text"))
         },
         "student_log_temperature": math.log(0.6),
+        "student_log_temperature_cross": math.log(0.35),
     }
 
 

@@ -5,11 +5,10 @@ import dataclasses
 import functools
 import json
 import pathlib
-import re
-import zlib
 from typing import Any
 
 import numpy as np
+import seeded_weights
 
 from mrd_jax import convert
 
@@ -63,7 +62,7 @@ def small(name):
 def real(name):
     """Returns a published size, with weights generated from the seed and the key of each array."""
     arrays, config = read(REAL[name])
-    state = seeded_state(config["keys"], config["param_seed"])
+    state = seeded_weights.seeded_state(config["keys"], config["param_seed"])
     for key, sums in ((key[7:], sums) for key, sums in arrays.items() if key[:7] == "checks/"):
         values = state[key].astype(np.float64)
         np.testing.assert_allclose([values.sum(), (values**2).sum()], sums, rtol=1e-6, atol=1e-6)
@@ -87,36 +86,6 @@ def released_keys():
         for layer in range(int(depth) if "*" in key else 1):
             rows[key.replace("*", str(layer))] = tuple(json.loads(shape))
     return models
-
-
-def seeded_state(keys, seed):
-    """Draws the weights of a fixture; every array depends on its seed and key alone."""
-    state = {}
-    for key, shape, _ in keys:
-        sequence = np.random.SeedSequence([seed, zlib.crc32(key.encode())])
-        draw = np.random.Generator(np.random.PCG64(sequence)).standard_normal
-        state[key] = _shaped(key, draw(tuple(shape), dtype=np.float32))
-    return state
-
-
-def _shaped(key, noise):
-    leaf = key.split(".")[-1]
-    if leaf == "num_batches_tracked":
-        return np.array(17, np.int64)
-    if key == "logit_scale":
-        return np.array(np.log(1 / 0.07), np.float32)
-    if leaf == "running_var":
-        return (0.6 + 0.4 * np.tanh(noise)).astype(np.float32)
-    if noise.ndim == 1 and leaf == "weight":  # scales of norms
-        return (1 + 0.2 * noise).astype(np.float32)
-    for pattern, scale in (
-        (r"running_mean", 0.2),
-        (r"(q_|v_)?bias", 0.05),
-        (r"cls_.*|pos_embed", 0.3),
-    ):
-        if re.fullmatch(pattern, leaf):
-            return (scale * noise).astype(np.float32)
-    return (noise / np.sqrt(np.prod(noise.shape[1:], dtype=np.float64))).astype(np.float32)
 
 
 def read(name):

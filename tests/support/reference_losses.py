@@ -127,9 +127,22 @@ def mrd_loss(embeddings, weights, config):
         + config.text_weight * parts["contrastive_text"]
     )
 
-    student_temperature = config.student_temperature
-    if config.learn_student_temperature:
-        student_temperature = math.exp(weights["student_log_temperature"])
+    def teacher_temperature(term, name):
+        temperatures = config.teacher_temperatures[term]
+        if not temperatures:
+            return config.teacher_temperature
+        return temperatures[list(config.candidates[term]).index(name)]
+
+    def student_temperature(term, name=None):
+        if config.student_temperature_follows == "contrastive":
+            return 1 / scale
+        if config.student_temperature_follows == "teacher":
+            return teacher_temperature(term, name)
+        is_cross = term != "intra" and config.student_temperature_cross > 0
+        if config.learn_student_temperature:
+            return math.exp(weights["student_log_temperature" + "_cross" * is_cross])
+        return config.student_temperature_cross if is_cross else config.student_temperature
+
     parts["entropy"] = 0.0
     for term, student in STUDENT.items():
         if not config[f"lambda_{term}"]:
@@ -145,22 +158,22 @@ def mrd_loss(embeddings, weights, config):
             for name in names:
                 mask = present(student, name)
                 rows = divergence(
-                    relate(name, config.teacher_temperature, exclude_self, mask),
-                    relate(student, student_temperature, exclude_self, mask),
+                    relate(name, teacher_temperature(term, name), exclude_self, mask),
+                    relate(student, student_temperature(term, name), exclude_self, mask),
                     kind=config.divergence,
                 )
                 parts[f"{term}/{name}"] = mean_of_valid(rows, mask)
             parts[term] = sum(x * parts[f"{term}/{name}"] for x, name in zip(w, names, strict=True))
         else:
             mask = present(student, *names)
-            targets = [relate(n, config.teacher_temperature, exclude_self, mask) for n in names]
+            targets = [relate(n, teacher_temperature(term, n), exclude_self, mask) for n in names]
             if config.relation == "similarity":
                 targets = [np.exp(target) for target in targets]
             mixture = sum(x * target for x, target in zip(w, targets, strict=True))
             if config.relation == "similarity":
                 with np.errstate(divide="ignore"):
                     mixture = np.log(mixture)
-            student_relation = relate(student, student_temperature, exclude_self, mask)
+            student_relation = relate(student, student_temperature(term), exclude_self, mask)
             rows = divergence(mixture, student_relation, kind=config.divergence)
             parts[term] = mean_of_valid(rows, mask)
     parts["total"] = (

@@ -9,10 +9,11 @@ import numpy as np
 import PIL.Image
 import trimesh
 
-from data_prep import build, teachers
+from data_prep import build, build_flags, teachers
 
 COLOURS = ("red", "orange", "yellow", "lime", "green", "teal", "cyan", "blue", "violet", "pink")
-SETTINGS = {"points": 64, "views": 2, "image_size": 24, "workers": 1}
+IN_PROCESS = build_flags.Execution(workers=0)
+SETTINGS = {"points": 64, "views": 2, "image_size": 24, "execution": IN_PROCESS}
 
 
 def rgb(name):

@@ -17,6 +17,7 @@ class FakeTeacher:
     """Embeds a picture as its mean colour and a text as the colours that it names."""
 
     info = teachers.TeacherInfo("fake/teacher", "r1", DIM, "clip", "none")
+    has_images = True
 
     def encode_images(self, images, *, progress=False):
         means = [np.asarray(image, np.float32).reshape(-1, 3).mean(axis=0) for image in images]

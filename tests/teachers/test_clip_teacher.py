@@ -168,6 +168,13 @@ def test_truncated_texts_keep_the_end_token(teacher):
     np.testing.assert_allclose(long, short, atol=1e-6)
 
 
+def test_texts_beyond_the_context_are_counted(teacher):
+    """Start and end take 2 of 8 tokens."""
+    six, seven = "a red lamp of wood a", "a red lamp of wood a chair"
+    assert teacher.count_truncated([]) == 0
+    assert teacher.count_truncated([six, seven, "lamp", seven + " of wood"] * 2_000) == 4_000
+
+
 def test_empty_input_gives_empty_features(teacher):
     assert teacher.encode_images([]).shape == teacher.encode_texts([]).shape == (0, 12)
 
@@ -205,7 +212,7 @@ def test_images_can_have_another_batch_size(tmp_path, model, processor, monkeypa
     folder = save_pytorch(tmp_path, model, processor)
     sizes = []
     monkeypatch.setattr(
-        batching, "BatchedFunction", lambda *_, batch_size: sizes.append(batch_size)
+        batching, "BatchedFunction", lambda *_, batch_size, row: sizes.append(batch_size)
     )
     teachers.load_teacher(folder, batch_size=8)
     teachers.load_teacher(folder, batch_size=8, picture_batch_size=2)

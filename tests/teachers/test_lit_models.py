@@ -86,6 +86,12 @@ def test_text_features_do_not_depend_on_other_texts_of_the_batch(frozen):
     assert together[0] @ together[2] > 0.7 > 0.4 > together[0] @ together[3]
 
 
+def test_texts_beyond_the_context_are_counted(frozen):
+    """Start and end take 2 of 256 tokens."""
+    texts = ["table " * 254, "table " * 255, "sofa"]
+    assert frozen.encode_texts.count_truncated(texts) == 1
+
+
 def test_the_image_model_matches_the_released_network_in_numpy(frozen):
     del frozen
     pixels = np.zeros((1, 40, 40, 3), np.uint8)

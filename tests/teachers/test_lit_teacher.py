@@ -193,7 +193,7 @@ def test_images_can_have_another_batch_size(trained, monkeypatch):
     folder, _ = trained
     sizes = []
     monkeypatch.setattr(
-        batching, "BatchedFunction", lambda *_, batch_size: sizes.append(batch_size)
+        batching, "BatchedFunction", lambda *_, batch_size, row: sizes.append(batch_size)
     )
     teachers.load_teacher(folder, batch_size=8)
     teachers.load_teacher(folder, batch_size=8, picture_batch_size=2)

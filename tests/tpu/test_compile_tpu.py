@@ -23,7 +23,7 @@ from mrd_jax.data import batch_spec
 from mrd_jax.distributed import backends
 from mrd_jax.training import run as run_lib
 
-COMMAND = [sys.executable, "-m", "mrd_jax.tools.compile_tpu"]
+COMMAND = [sys.executable, "-m", "mrd_jax.tools.compile"]
 # The smallest student that has every part, as flags.
 SMALL = dict(tiny_config().model)
 
@@ -86,13 +86,21 @@ def test_missing_libtpu_is_reported_with_the_extra_to_install(monkeypatch):
         chips.make_devices("v5e:2x2")
 
 
-def test_command_reports_a_wrong_topology_without_a_traceback():
+def test_former_command_names_the_new_one_and_reports_a_wrong_topology_without_a_traceback():
     done = subprocess.run(
-        [*COMMAND, "--config", "configs/quickstart.py", "--topology", "v9z:2x2"],
+        [
+            *COMMAND[:2],
+            "mrd_jax.tools.compile_tpu",
+            "--config",
+            "configs/quickstart.py",
+            "--topology",
+            "v9z:2x2",
+        ],
         capture_output=True,
         text=True,
     )
     assert done.returncode == 2
+    assert "compile_tpu is now mrd_jax.tools.compile" in done.stderr
     assert "v9z:2x2" in done.stderr and "v5e:16x16" in done.stderr
     assert "Traceback" not in done.stderr and not done.stdout
 

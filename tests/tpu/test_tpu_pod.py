@@ -8,6 +8,7 @@ service. Only `python -m mrd_jax.main` is replaced; test_tpu_pod_run.py keeps it
 import re
 
 import fake_cloud
+import pytest
 
 ATTEMPT = ["create", "scp", "install", "preflight", "run"]
 
@@ -50,6 +51,7 @@ def test_run_that_was_shut_down_continues(cloud):
     assert cloud.actions().count("run") == 2
 
 
+@pytest.mark.slow
 def test_launcher_gives_up_after_repeated_attempts_without_a_checkpoint(cloud):
     """A new checkpoint resets the count."""
     status, output = cloud.run(events=["fail", "fail", "stop", "fail", "fail", "fail", "finish"])

@@ -54,6 +54,7 @@ def test_config_builds_a_run_on_eight_devices(experiment):
     assert isinstance(run.backend, backends.BACKENDS[experiment.get_config().spmd])
 
 
+@pytest.mark.slow
 def test_paper_scale_run_takes_two_steps_on_fake_data():
     """Scaling 4, 10,000 points, 1,280 dimensions; only the batch, of two, is small."""
     config = mrd_pointbert.get_config()

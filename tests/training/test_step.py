@@ -63,8 +63,16 @@ def run(start, batch, *, spmd, devices, body=BODY, shard_state=False):
     return compiled(backend.place_state(start), backend.place_batch(batch))
 
 
-@pytest.mark.parametrize("spmd", ["pmap", "shard_map"])
-@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+@pytest.mark.parametrize("devices, spmd", [
+    (1, "pmap"),
+    pytest.param(1, "shard_map", marks=pytest.mark.slow),
+    pytest.param(2, "pmap", marks=pytest.mark.slow),
+    (2, "shard_map"),
+    pytest.param(4, "pmap", marks=pytest.mark.slow),
+    pytest.param(4, "shard_map", marks=pytest.mark.slow),
+    (8, "pmap"),
+    (8, "shard_map"),
+])  # fmt: skip
 def test_loss_parts_gradients_and_an_sgd_step_do_not_depend_on_devices(
     start, batch, reference, spmd, devices
 ):
@@ -72,7 +80,9 @@ def test_loss_parts_gradients_and_an_sgd_step_do_not_depend_on_devices(
     assert_trees_close(found, reference, rtol=RTOL, atol=1e-7)
 
 
-@pytest.mark.parametrize("spmd", [None, "pmap", "shard_map"])
+@pytest.mark.parametrize("spmd", [
+    None, pytest.param("pmap", marks=pytest.mark.slow), "shard_map",
+])  # fmt: skip
 def test_micro_batches_do_not_change_loss_gradients_and_statistics(start, batch, reference, spmd):
     """Under shard_map, with FSDP; see also `test_sharded_state`."""
     model = models.build_model(tiny_config(model__micro_batch=2).model)
@@ -85,6 +95,7 @@ def test_micro_batches_do_not_change_loss_gradients_and_statistics(start, batch,
     assert_trees_close(found, reference, rtol=RTOL, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_summing_gradients_twice_would_fail_these_tests(start, batch, reference, monkeypatch):
     """On eight devices, a second sum would multiply the gradients by eight."""
     psum = fsdp.psum

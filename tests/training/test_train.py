@@ -17,8 +17,8 @@ from mrd_jax.data import loader, source
 from mrd_jax.data.hard_negatives import neighbour_index
 from mrd_jax.report import figures, final
 from mrd_jax.tools import neighbours as tool
+from mrd_jax.training import calibration, train
 from mrd_jax.training import run as run_lib
-from mrd_jax.training import train
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
@@ -35,10 +35,11 @@ def dataset(tmp_path_factory):
 
 
 def config_for(dataset, **fields):
-    """Returns a config with hard negatives and best checkpoints, so that every test covers them."""
+    """Returns a config with hard negatives, best checkpoints and calibrated temperatures."""
     hard = {"data__hard_negatives": 6, "data__neighbours": 5}
     best = {"checkpoints_best": 1, "checkpoint_every": 6}
-    fields = {"teacher__dim": DIM, "model__out_dim": DIM} | hard | best | fields
+    soft = {"loss__neighbours_within": 6.0, "loss__neighbours_across": 7.0}
+    fields = {"teacher__dim": DIM, "model__out_dim": DIM} | hard | best | soft | fields
     return tiny_config(data__directory=str(dataset), **fields)
 
 
@@ -76,6 +77,8 @@ def test_interrupted_run_continues_bit_for_bit(dataset, straight, tmp_path, monk
 
     def interrupted_stream(*args, **kwargs):
         batches = stream(*args, **kwargs)
+        if "start_step" not in kwargs:
+            yield from batches  # the calibration before the run
         # Step 4 is computed but not saved: the newest checkpoint is that of step 3.
         for _ in range(4):
             yield next(batches)
@@ -105,6 +108,40 @@ def test_every_metric_of_the_run_is_logged(straight):
     assert last["train/corrupt_records"] == 0
     assert set(lines(straight, prefix="test/")) == {3, 6}
     assert list((straight / "tensorboard").iterdir())
+
+
+def test_softness_of_every_relation_is_logged_at_evaluations(straight):
+    logged = lines(straight, prefix="relation/")
+    assert set(logged) == {3, 6}
+    targets = ("intra/VV", "intra/TT", "image/VV", "image/TV", "text/TT", "text/VT")
+    sides = ("teacher_neighbours", "teacher_diagonal", "student_neighbours", "student_diagonal")
+    assert set(logged[6]) == {f"relation/{name}/{side}" for name in targets for side in sides}
+    for name, value in logged[6].items():
+        low, high = (1, 16) if name.endswith("neighbours") else (0, 1)
+        assert low <= value <= high
+    assert logged[6]["relation/intra/VV/student_diagonal"] == 0
+    # The teacher's relations do not change while the student learns; the student's do.
+    same = {name for name in logged[6] if logged[3][name] == logged[6][name]}
+    assert same == {name for name in logged[6] if "teacher" in name or name.endswith("l/V")} | {
+        name for name in logged[6] if name.startswith("relation/intra") and "diagonal" in name
+    }
+
+
+def test_calibration_gives_every_target_its_number_of_neighbours(dataset):
+    config = config_for(dataset)
+    data = run_lib.open_data(config)
+    measured = calibration.measure(config, data.records, neighbours=data.neighbours)
+    for target, soft in measured.softness.items():
+        wanted = 6 if target.name in ("VV", "TT") else 7
+        assert soft.neighbours == pytest.approx(wanted, rel=1e-3)
+        assert (soft.diagonal == 0) == (target.term == "intra")
+    # Fixed at these temperatures, the config asks for no further calibration.
+    fixed = config.copy_and_resolve_references()
+    fixed.loss = calibration.with_temperatures(config.loss, measured)
+    assert calibration.calibrate(fixed, data.records) is fixed
+    again = calibration.measure(fixed, data.records, neighbours=data.neighbours)
+    assert again == measured
+    assert config.loss.neighbours_within == 6 and not config.loss.teacher_temperatures.intra
 
 
 def test_finished_run_has_results_and_a_report(straight):

@@ -3,6 +3,7 @@
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import PIL.Image
@@ -25,7 +26,7 @@ class Backbones:
     """Both frozen models, loaded from the installed weight packages.
 
     Args:
-      batch_size: texts per call.
+      batch_size: texts per call; None as in `batching.BatchedFunction`.
       picture_batch_size: images per call, or None for `batch_size`.
       dtype: type of the activations, "float32" or "bfloat16".
       cache: cache of backbone features, or None.
@@ -34,7 +35,7 @@ class Backbones:
     def __init__(
         self,
         *,
-        batch_size: int,
+        batch_size: int | None,
         picture_batch_size: int | None = None,
         dtype: str,
         cache: feature_cache.FeatureCache | None = None,
@@ -47,6 +48,7 @@ class Backbones:
             lambda variables, batch: model.apply(variables, batch["pixels"]),
             efficientnet.load_variables(folder / packages.EFFICIENTNET.files[0][0]),
             batch_size=picture_batch_size or batch_size,
+            row={"pixels": jax.ShapeDtypeStruct((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)},
         )
         self.encode_texts = minilm.MiniLM(
             packages.locate(packages.MINILM), batch_size=batch_size, dtype=jnp.dtype(dtype)

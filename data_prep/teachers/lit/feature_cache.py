@@ -3,6 +3,7 @@
 
 import hashlib
 import pathlib
+import threading
 import zipfile
 from collections.abc import Sequence
 
@@ -33,7 +34,8 @@ def picture_key(pixels: np.ndarray, *, context: str) -> bytes:
 class FeatureCache:
     """Features by key, in memory and in a folder to which files are only added.
 
-    Several processes may write to the same folder, since files are written atomically.
+    Several processes may write to the same folder, since files are written atomically. Several
+    threads may use one cache.
 
     Args:
       directory: folder of the cache; None keeps the features in memory only.
@@ -44,6 +46,7 @@ class FeatureCache:
         self._directory = directory if write else None
         self._rows: dict[bytes, np.ndarray] = {}
         self._unsaved: list[bytes] = []
+        self._lock = threading.Lock()
         if directory is not None and directory.is_dir():
             for path in sorted(directory.glob(PATTERN)):
                 self._rows.update(_read_part(path))
@@ -55,8 +58,10 @@ class FeatureCache:
         """Adds features [len(keys), dim]; call `save` after the last ones."""
         self._rows.update(zip(keys, features, strict=True))
         if self._directory is not None:
-            self._unsaved += keys
-            if len(self._unsaved) >= PART_ROWS:
+            with self._lock:
+                self._unsaved += keys
+                is_full = len(self._unsaved) >= PART_ROWS
+            if is_full:
                 self.save()
 
     def rows(self, keys: Sequence[bytes]) -> np.ndarray:
@@ -65,14 +70,15 @@ class FeatureCache:
 
     def save(self) -> None:
         """Writes the features that were added since the last call."""
-        if self._directory is None or not self._unsaved:
+        with self._lock:
+            unsaved, self._unsaved = self._unsaved, []
+        if self._directory is None or not unsaved:
             return
-        name = hashlib.blake2b(b"".join(self._unsaved), digest_size=8).hexdigest()
+        name = hashlib.blake2b(b"".join(unsaved), digest_size=8).hexdigest()
         # An array of type bytes would strip trailing zeros from the keys.
-        keys = np.frombuffer(b"".join(self._unsaved), np.uint8).reshape(len(self._unsaved), -1)
+        keys = np.frombuffer(b"".join(unsaved), np.uint8).reshape(len(unsaved), -1)
         path = self._directory / PATTERN.replace("*", name)
-        atomic_io.write_npz(path, keys=keys, features=self.rows(self._unsaved))
-        self._unsaved = []
+        atomic_io.write_npz(path, keys=keys, features=self.rows(unsaved))
 
 
 def _read_part(path: pathlib.Path) -> dict[bytes, np.ndarray]:

@@ -60,6 +60,8 @@ class LitTeacher:
       backbones: frozen models.
     """
 
+    has_images = True
+
     def __init__(self, *, name: str, projection: Projection, backbones: Backbones):
         self.projection = projection
         self.backbones = backbones
@@ -87,6 +89,10 @@ class LitTeacher:
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embeds texts, float32 [len(texts), 384]; see `teachers.Teacher`."""
         return self.backbones.encode_texts(texts)
+
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        """Returns how many texts are truncated; see `teachers.Teacher`."""
+        return self.backbones.encode_texts.count_truncated(texts)
 
     def save(self, directory: pathlib.Path, *, training: dict, ids: Sequence[str]) -> None:
         """Saves the linear map and its metadata, but not the frozen models.
@@ -119,7 +125,7 @@ class LitTeacher:
         cls,
         directory: str | pathlib.Path,
         *,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         picture_batch_size: int | None = None,
         dtype: str = "float32",
         cache_dir: pathlib.Path | None = None,
@@ -128,7 +134,7 @@ class LitTeacher:
 
         Args:
           directory: folder of the teacher.
-          batch_size: texts per call.
+          batch_size: texts per call; None as in `batching.BatchedFunction`.
           picture_batch_size: images per call, or None for `batch_size`.
           dtype: type of the activations, "float32" or "bfloat16".
           cache_dir: folder of cached backbone features to read and to extend; None reads the cache

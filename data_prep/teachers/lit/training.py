@@ -82,7 +82,7 @@ def train_lit(
     seed: int = 0,
     settings: Settings | None = None,
     cache_dir: str | pathlib.Path | None = None,
-    encode_batch_size: int = 32,
+    encode_batch_size: int | None = None,
     dtype: str = "float32",
     progress: bool = False,
 ) -> LitTeacher:
@@ -95,7 +95,8 @@ def train_lit(
       settings: hyperparameters; None for the defaults.
       cache_dir: folder of cached backbone features, which teachers may share; None writes them to
         `output_dir`, where `load_teacher` reads them.
-      encode_batch_size: images or texts per call of the frozen models.
+      encode_batch_size: images or texts per call of the frozen models; None as in
+        `batching.BatchedFunction`.
       dtype: type of the activations of the frozen models.
       progress: whether to show progress bars.
 

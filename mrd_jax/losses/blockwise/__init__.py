@@ -14,7 +14,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-from mrd_jax.losses import loss_plan, modalities, relation
+from mrd_jax.losses import loss_plan, modalities, relation, temperatures
 from mrd_jax.losses.blockwise import first_pass, later_passes, tiles
 
 
@@ -103,7 +103,11 @@ def _backward(
         axis_name=axis_name,
     )
     rows = by_points.astype(samples.local["P"].rows.dtype)
-    by_scalar = by_scalar._replace(teacher=jnp.zeros_like(scalars.teacher))
+    by_temperature = {
+        key: jnp.zeros_like(slope) if temperatures.is_constant(key) else slope
+        for key, slope in by_scalar.temperatures.items()
+    }
+    by_scalar = by_scalar._replace(temperatures=by_temperature)
     # Neither the mask nor the teacher has a gradient.
     return modalities.Modality(rows, cast(Any, None)), by_scalar, None
 

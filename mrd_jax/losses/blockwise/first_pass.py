@@ -145,7 +145,7 @@ def _values(
     for pair, positives in zip(accumulator.pairs, state.positives, strict=True):
         for spec in pair:
             relative = positives - statistics.references[spec.name]
-            similarity = relative / getattr(scalars, spec.temperature)
+            similarity = relative / scalars.temperatures[spec.temperature]
             mask = modalities.present(local, spec.required)
             loss = jnp.where(mask, statistics.normalisers[spec] - similarity, 0)
             result.values[spec.name], result.slopes[spec.name] = loss, jnp.ones_like(positives)

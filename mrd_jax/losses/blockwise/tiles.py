@@ -107,7 +107,7 @@ class Tile:
         inner = self.inner(spec.name)
         if spec.family == "similarity":
             relative = inner - self.broadcast(self.statistics.references[spec.name])
-            return relative / getattr(self.scalars, spec.temperature)
+            return relative / self.scalars.temperatures[spec.temperature]
         if spec.family == "cosine":
             return inner
         # The norms are constant in the student's rows too: the normalisation that made these rows

@@ -10,7 +10,7 @@ import numpy as np
 import safetensors.numpy
 import transformers
 
-from data_prep.teachers import batching, notices
+from data_prep.teachers import batching, notices, token_counts
 from mrd_jax.convert import rules
 
 DIM = 384
@@ -34,11 +34,11 @@ class MiniLM:
 
     Args:
       folder: folder with config.json, tokenizer.json and model.safetensors.
-      batch_size: texts per call.
+      batch_size: texts per call; None as in `batching.BatchedFunction`.
       dtype: type of the activations; weights are float32.
     """
 
-    def __init__(self, folder: pathlib.Path, *, batch_size: int, dtype: jnp.dtype):
+    def __init__(self, folder: pathlib.Path, *, batch_size: int | None, dtype: jnp.dtype):
         config = transformers.BertConfig.from_pretrained(folder)
         with notices.suppress_flax_deprecation():
             model = transformers.FlaxBertModel(
@@ -58,7 +58,9 @@ class MiniLM:
             hidden = model(**batch, params=variables).last_hidden_state
             return mean_pool(hidden.astype(jnp.float32), mask=batch["attention_mask"])
 
-        self._function = batching.BatchedFunction(embed, variables, batch_size=batch_size)
+        tokens = jax.ShapeDtypeStruct((MAX_TOKENS,), np.int32)
+        row = {"input_ids": tokens, "attention_mask": tokens}
+        self._function = batching.BatchedFunction(embed, variables, batch_size=batch_size, row=row)
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Embeds texts.
@@ -81,6 +83,10 @@ class MiniLM:
         for rows, values in zip(batches, self._function(padded), strict=True):
             features[rows] = values
         return features
+
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        """Returns how many texts have more tokens than the model reads."""
+        return token_counts.count_longer(self._tokenizer, texts, tokens=MAX_TOKENS)
 
 
 def pad_tokens(sequences: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:

@@ -12,15 +12,21 @@ import pathlib
 import pickle
 from typing import Any, BinaryIO
 
+import ml_dtypes
 import numpy as np
 
 from data_prep.foreign import pickle_checks
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
-DTYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
+DTYPES = {
+    "FloatStorage": np.dtype("<f4"),
+    "HalfStorage": np.dtype("<f2"),
+    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "LongStorage": np.dtype("<i8"),
+}
 # Exceptions of the unpickler and of numpy for truncated, corrupt and malicious files.
-_CORRUPT = (
+CORRUPT = (
     *(pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError),
     *(ArithmeticError, MemoryError, RecursionError),
 )
@@ -40,7 +46,7 @@ _KINDS = {name: _Kind() for name in DTYPES}
 _DTYPE_OF = {_KINDS[name]: dtype for name, dtype in DTYPES.items()}
 
 
-class _Storage:
+class Storage:
     """Storage whose elements are assigned after the pickle that refers to it has been read."""
 
     __slots__ = ("dtype", "elements", "size")
@@ -51,14 +57,14 @@ class _Storage:
         self.elements: np.ndarray | None = None
 
 
-class _Tensor:
+class Tensor:
     """Strided view of a storage whose elements have not been read yet."""
 
     __slots__ = ("offset", "shape", "storage", "stride")
 
     def __init__(self, storage, offset, shape, stride, requires_grad, hooks):
         del requires_grad, hooks  # used by autograd only
-        if not isinstance(storage, _Storage):
+        if not isinstance(storage, Storage):
             raise pickle.UnpicklingError("a tensor without a storage")
         self.storage = storage
         self.offset = offset
@@ -80,29 +86,32 @@ class _Tensor:
         return np.lib.stride_tricks.as_strided(flat, self.shape, strides).copy()
 
 
-class _Unpickler(pickle.Unpickler):
+class Unpickler(pickle.Unpickler):
     """Unpickler that resolves four harmless names and rejects all others."""
 
     def __init__(self, file: BinaryIO):
         super().__init__(file)
-        self.storages: dict[str, _Storage] = {}
+        self.storages: dict[str, Storage] = {}
 
     def find_class(self, module: str, name: str):
+        """Returns a substitute for one of the four names; raises UnpicklingError for others."""
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _Tensor
+            return Tensor
         if module == "torch" and name in DTYPES:
             return _KINDS[name]
         raise pickle.UnpicklingError(f"the name {module}.{name}, which plain tensors do not need")
 
-    def persistent_load(self, pid) -> _Storage:
-        kind, dtype, key, _, size, view = pid
-        if kind != "storage" or view is not None or type(dtype) is not _Kind:
+    def persistent_load(self, pid) -> Storage:
+        """Returns the storage that a persistent id describes."""
+        # The format before 1.6 has a sixth entry, for views of storages.
+        kind, dtype, key, _, size, *view = pid
+        if kind != "storage" or view not in ([], [None]) or type(dtype) is not _Kind:
             raise pickle.UnpicklingError(f"unknown persistent object {pid!r}")
         if type(size) is not int or size < 0:
             raise pickle.UnpicklingError(f"a storage of {size!r} elements")
-        return self.storages.setdefault(key, _Storage(_DTYPE_OF[dtype], size))
+        return self.storages.setdefault(key, Storage(_DTYPE_OF[dtype], size))
 
 
 def load(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -121,7 +130,7 @@ def load(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         with open(path, "rb") as file:
             return _read(file)
-    except _CORRUPT as error:
+    except CORRUPT as error:
         raise ValueError(
             f"{path}: expected a state dict of plain tensors in PyTorch's format before 1.6, "
             f"found: {error}. Install the weight package again."
@@ -131,7 +140,7 @@ def load(path: pathlib.Path) -> dict[str, np.ndarray]:
 def _next(file: BinaryIO) -> Any:
     """Reads the next pickle of the file."""
     pickle_checks.check(file)
-    return _Unpickler(file).load()
+    return Unpickler(file).load()
 
 
 def _read(file: BinaryIO) -> dict[str, np.ndarray]:
@@ -142,7 +151,7 @@ def _read(file: BinaryIO) -> dict[str, np.ndarray]:
     if (system := _next(file))["little_endian"] is not True:
         raise ValueError(f"a big-endian writer {system!r}")
     pickle_checks.check(file)
-    reader = _Unpickler(file)
+    reader = Unpickler(file)
     tensors = reader.load()
     for key in _next(file):
         storage = reader.storages[key]

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Teachers in the layout of OpenCLIP (github.com/mlfoundations/open_clip): CLIP and EVA-CLIP."""
