@@ -25,8 +25,8 @@ def enable() -> None:
     """
     options: Any = jax.config
     if options.jax_compilation_cache_dir is not None:
-        # JAX only warns about an unusable one.
-        if storage.is_remote(storage.path(options.jax_compilation_cache_dir)):
+        storage.path(options.jax_compilation_cache_dir)  # JAX only warns about an unusable one
+        if "://" in options.jax_compilation_cache_dir:
             # XLA would write its autotuning cache to a local folder named after the bucket.
             jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
         return

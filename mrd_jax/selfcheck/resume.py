@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator
 
-from mrd_jax import storage
 from mrd_jax.checkpoints import paths, restore
 from mrd_jax.selfcheck import tiny
 from mrd_jax.selfcheck.results import FAIL, PASS, Context, Result
@@ -64,15 +63,17 @@ def _kill_and_resume(
     """Runs the training command three times; returns the step that the last one resumed from."""
     _finish(_start(context, data, whole), whole)
     killed = _start(context, data, resumed)
-    deadline = time.monotonic() + TIMEOUT
-    while not paths.steps(storage.path(resumed)) and killed.poll() is None:
-        if time.monotonic() > deadline:
-            break
-        time.sleep(0.01)
-    killed.kill()
-    killed.wait()
-    if (resumed / train.FINISHED).exists() or not paths.steps(storage.path(resumed)):
-        raise RuntimeError(f"the process was not killed between two checkpoints:\n{_log(resumed)}")
+    try:
+        deadline = time.monotonic() + TIMEOUT
+        while not _has_checkpoint(resumed) and killed.poll() is None:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no checkpoint in {TIMEOUT} s:\n{_log(resumed)}")
+            time.sleep(0.01)
+    finally:
+        killed.kill()
+        killed.wait()
+    if (resumed / train.FINISHED).exists() or not _has_checkpoint(resumed):
+        raise RuntimeError(f"the process was not killed between checkpoints:\n{_log(resumed)}")
     step = int(paths.newest(resumed).name)
     _finish(_start(context, data, resumed), resumed)
     return step
@@ -92,9 +93,20 @@ def _start(context: Context, data: pathlib.Path, workdir: pathlib.Path) -> subpr
 
 
 def _finish(process: subprocess.Popen, workdir: pathlib.Path) -> None:
-    status = process.wait(timeout=TIMEOUT)
+    try:
+        status = process.wait(timeout=TIMEOUT)
+    finally:
+        process.kill()  # without effect on a process that has ended
+        process.wait()
     if status or not (workdir / train.FINISHED).exists():
         raise RuntimeError(f"training ended with exit status {status}:\n{_log(workdir)}")
+
+
+def _has_checkpoint(workdir: pathlib.Path) -> bool:
+    try:
+        return bool(paths.steps(workdir))
+    except FileNotFoundError:
+        return False
 
 
 def _log(workdir: pathlib.Path) -> str:
