@@ -33,7 +33,7 @@ class OpenClipTeacher:
 
     Args:
       place: files of the checkpoint.
-      batch_size: texts per call.
+      batch_size: texts per call; None as in `batching.BatchedFunction`.
       picture_batch_size: images per call, or None for `batch_size`.
       dtype: type of the parameters and activations, "float32" or "bfloat16".
 
@@ -46,7 +46,7 @@ class OpenClipTeacher:
         self,
         place: places.Place,
         *,
-        batch_size: int,
+        batch_size: int | None,
         picture_batch_size: int | None = None,
         dtype: str = "float32",
     ):
@@ -107,19 +107,31 @@ class OpenClipTeacher:
         )
         return self._collect(self._texts(batches))
 
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        """Returns how many texts have more tokens than the text model reads."""
+        return self._tokenizer.count_truncated(texts)
+
     @functools.cached_property
     def _images(self) -> batching.BatchedFunction:
         if self._image_weights is None:
             raise ValueError(places.text_only(self._path))
         params = self._image_weights.load(self._dtype)
         return batching.BatchedFunction(
-            self._image_tower.embed, params, batch_size=self._picture_batch_size
+            self._image_tower.embed,
+            params,
+            batch_size=self._picture_batch_size,
+            row=self._image_tower.row,
         )
 
     @functools.cached_property
     def _texts(self) -> batching.BatchedFunction:
         params = self._text_weights.load(self._dtype)
-        return batching.BatchedFunction(self._text_tower.embed, params, batch_size=self._batch_size)
+        return batching.BatchedFunction(
+            self._text_tower.embed,
+            params,
+            batch_size=self._batch_size,
+            row=self._text_tower.row,
+        )
 
     def _collect(self, batches) -> np.ndarray:
         return np.concatenate([np.zeros((0, self.info.dim), np.float32), *batches])
@@ -129,7 +141,7 @@ class OpenClipTeacher:
         cls,
         name_or_dir: str | pathlib.Path,
         *,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         picture_batch_size: int | None = None,
         dtype: str = "float32",
     ) -> OpenClipTeacher:

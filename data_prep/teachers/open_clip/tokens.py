@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import transformers
 
+from data_prep.teachers import token_counts
+
 # Printable ASCII without an entity of HTML, which ftfy leaves as it is.
 _PLAIN = re.compile(r"(?:[\t\r\n -%'-~]|&(?![#\w]))*")
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -44,7 +46,7 @@ class Tokenizer:
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Returns int32 [len(texts), length]; short texts are padded with zeros after the end."""
-        cleaned = [clean(text, self._clean) for text in texts]
+        cleaned = self._cleaned(texts)
         # A text that spells the name of a special token is split as any other text.
         rows = self._tokenizer(
             cleaned, truncation=True, max_length=self._length, split_special_tokens=True
@@ -53,6 +55,13 @@ class Tokenizer:
         for number, row in enumerate(rows):
             tokens[number, : len(row)] = row
         return tokens
+
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        """Returns how many texts have more tokens than a row."""
+        return token_counts.count_longer(self._tokenizer, self._cleaned(texts), tokens=self._length)
+
+    def _cleaned(self, texts: Sequence[str]) -> list[str]:
+        return [clean(text, self._clean) for text in texts]
 
 
 def clean(text: str, kind: str) -> str:
