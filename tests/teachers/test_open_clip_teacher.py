@@ -64,6 +64,7 @@ def test_a_folder_gives_the_features_of_open_clip(folder):
     np.testing.assert_allclose(got, want["image/features"], atol=peers.PARITY, rtol=0)
     assert got.dtype == np.float32 and teacher.has_images
     assert teacher.encode_texts([]).shape == teacher.encode_images([]).shape == (0, 16)
+    assert teacher.count_truncated(open_clip_small.TEXTS) == 2
     info = teacher.info
     assert (info.name, info.dim, info.kind) == ("eva_clip", 16, "open_clip")
     assert json.loads(info.preprocessing)["size"] == 40

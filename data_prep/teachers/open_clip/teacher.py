@@ -9,7 +9,6 @@ import json
 import pathlib
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -57,7 +56,6 @@ class OpenClipTeacher:
         config = place.config
         self._dtype = jnp.dtype(dtype)
         self._preprocessing = config.preprocessing
-        self._text_length = config.text.length
         self._batch_size = batch_size
         self._picture_batch_size = picture_batch_size or batch_size
         self._tokenizer = tokens.Tokenizer(
@@ -110,28 +108,29 @@ class OpenClipTeacher:
         return self._collect(self._texts(batches))
 
     def count_truncated(self, texts: Sequence[str]) -> int:
-        """Returns how many texts have more tokens than the text tower reads."""
+        """Returns how many texts have more tokens than the text model reads."""
         return self._tokenizer.count_truncated(texts)
 
     @functools.cached_property
     def _images(self) -> batching.BatchedFunction:
         if self._image_weights is None:
             raise ValueError(places.text_only(self._path))
-        size = self._preprocessing.size
+        params = self._image_weights.load(self._dtype)
         return batching.BatchedFunction(
             self._image_tower.embed,
-            self._image_weights.load(self._dtype),
+            params,
             batch_size=self._picture_batch_size,
-            row={"pixels": jax.ShapeDtypeStruct((size, size, 3), np.uint8)},
+            row=self._image_tower.row,
         )
 
     @functools.cached_property
     def _texts(self) -> batching.BatchedFunction:
+        params = self._text_weights.load(self._dtype)
         return batching.BatchedFunction(
             self._text_tower.embed,
-            self._text_weights.load(self._dtype),
+            params,
             batch_size=self._batch_size,
-            row={"tokens": jax.ShapeDtypeStruct((self._text_length,), np.int32)},
+            row=self._text_tower.row,
         )
 
     def _collect(self, batches) -> np.ndarray:

@@ -5,8 +5,7 @@ import html
 import pathlib
 import re
 import string
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import transformers
@@ -47,21 +46,22 @@ class Tokenizer:
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Returns int32 [len(texts), length]; short texts are padded with zeros after the end."""
-        rows = self._split(texts, truncation=True, max_length=self._length)["input_ids"]
+        cleaned = self._cleaned(texts)
+        # A text that spells the name of a special token is split as any other text.
+        rows = self._tokenizer(
+            cleaned, truncation=True, max_length=self._length, split_special_tokens=True
+        )["input_ids"]
         tokens = np.zeros((len(rows), self._length), np.int32)
         for number, row in enumerate(rows):
             tokens[number, : len(row)] = row
         return tokens
 
     def count_truncated(self, texts: Sequence[str]) -> int:
-        """Returns how many texts have more than `length` tokens."""
-        return token_counts.count_longer(self._split, texts, tokens=self._length)
+        """Returns how many texts have more tokens than a row."""
+        return token_counts.count_longer(self._tokenizer, self._cleaned(texts), tokens=self._length)
 
-    def _split(self, texts: Sequence[str], **options: Any) -> Mapping[str, list[list[int]]]:
-        """Cleans texts and splits them into tokens."""
-        cleaned = [clean(text, self._clean) for text in texts]
-        # A text that spells the name of a special token is split as any other text.
-        return self._tokenizer(cleaned, split_special_tokens=True, **options)
+    def _cleaned(self, texts: Sequence[str]) -> list[str]:
+        return [clean(text, self._clean) for text in texts]
 
 
 def clean(text: str, kind: str) -> str:

@@ -20,22 +20,24 @@ class Tower:
 
     Attributes:
       module: Flax module.
-      batch: one row of its input by name, as a shape.
+      row: name -> shape and dtype of a row of a batch.
       embed: pure function of the parameters and a batch, to features [rows, dim].
     """
 
     module: nn.Module
-    batch: dict[str, jax.ShapeDtypeStruct]
+    row: dict[str, jax.ShapeDtypeStruct]
     embed: Callable[[Any, dict[str, jax.Array]], jax.Array]
 
     def parameters(self) -> Any:
         """Returns the shapes of the parameters, without computing any."""
 
-        def initial(batch):
-            inputs = batch.values()
-            return self.module.init(jax.random.key(0), *inputs)["params"]
+        def initial(row):
+            (inputs,) = row.values()
+            if inputs.dtype == jnp.uint8:
+                inputs = inputs.astype(jnp.float32)  # pixels are normalised before the module
+            return self.module.init(jax.random.key(0), inputs[None])["params"]
 
-        return jax.eval_shape(initial, self.batch)
+        return jax.eval_shape(initial, self.row)
 
 
 class VitTower(nn.Module):
@@ -103,7 +105,7 @@ def image_tower(config: configs.Config, dtype: jax.typing.DTypeLike) -> Tower:
         return module.apply({"params": params}, pixels.astype(dtype))
 
     size = config.image.size
-    pixels = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    pixels = jax.ShapeDtypeStruct((size, size, 3), jnp.uint8)
     return Tower(module, {"pixels": pixels}, embed)
 
 
@@ -114,7 +116,7 @@ def text_tower(config: configs.Config, dtype: jax.typing.DTypeLike) -> Tower:
     def embed(params, batch):
         return module.apply({"params": params}, batch["tokens"])
 
-    tokens = jax.ShapeDtypeStruct((1, config.text.length), jnp.int32)
+    tokens = jax.ShapeDtypeStruct((config.text.length,), jnp.int32)
     return Tower(module, {"tokens": tokens}, embed)
 
 
