@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Texts to tokens, as OpenCLIP's tokenizer makes them."""
 
+import functools
 import html
 import pathlib
 import re
@@ -31,11 +32,13 @@ class Tokenizer:
     """
 
     def __init__(self, folder: pathlib.Path, *, length: int, vocabulary: int, clean: str):
-        self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        # A text that spells the name of a special token is split as any other text.
+        self._encode = functools.partial(tokenizer, split_special_tokens=True)
         self._length = length
         self._clean = clean
-        found = len(self._tokenizer)
-        end = self._tokenizer.eos_token_id
+        found = len(tokenizer)
+        end = tokenizer.eos_token_id
         # The features are those of the highest token of a text.
         if found != vocabulary or end != vocabulary - 1:
             raise ValueError(
@@ -47,10 +50,7 @@ class Tokenizer:
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Returns int32 [len(texts), length]; short texts are padded with zeros after the end."""
         cleaned = self._cleaned(texts)
-        # A text that spells the name of a special token is split as any other text.
-        rows = self._tokenizer(
-            cleaned, truncation=True, max_length=self._length, split_special_tokens=True
-        )["input_ids"]
+        rows = self._encode(cleaned, truncation=True, max_length=self._length)["input_ids"]
         tokens = np.zeros((len(rows), self._length), np.int32)
         for number, row in enumerate(rows):
             tokens[number, : len(row)] = row
@@ -58,7 +58,7 @@ class Tokenizer:
 
     def count_truncated(self, texts: Sequence[str]) -> int:
         """Returns how many texts have more tokens than a row."""
-        return token_counts.count_longer(self._tokenizer, self._cleaned(texts), tokens=self._length)
+        return token_counts.count_longer(self._encode, self._cleaned(texts), tokens=self._length)
 
     def _cleaned(self, texts: Sequence[str]) -> list[str]:
         return [clean(text, self._clean) for text in texts]
