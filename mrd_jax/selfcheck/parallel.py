@@ -94,8 +94,9 @@ def check_collectives(context: Context) -> Iterator[Result]:
     collectives = {
         "all_reduce": (lambda x: jax.lax.psum(x, backends.AXIS), np.full(count, total), 2),
         "all_gather": (
-            lambda x: jax.lax.all_gather(x, backends.AXIS, tiled=True)[::count],
-            np.ones(count),
+            # Whole, so that the compiler cannot leave a part of it out.
+            lambda x: jax.lax.all_gather(x, backends.AXIS, tiled=True),
+            np.tile(np.arange(1.0, count + 1), count),
             count,
         ),
     }
