@@ -101,7 +101,7 @@ tpu: $(VENV)/installed-test
 gpu: setup.py $(LOCK)
 	$(PYTHON) -m venv $(VENV)-gpu
 	$(VENV)-gpu/bin/pip install --quiet --constraint $(LOCK) --editable ".[cuda12,prep,test]"
-	CUDA_VISIBLE_DEVICES=-1 JAX_PLATFORMS=cpu $(VENV)-gpu/bin/python -m pytest -m gpu
+	CUDA_VISIBLE_DEVICES=-1 JAX_PLATFORMS=cpu JAX_ENABLE_COMPILATION_CACHE=false $(VENV)-gpu/bin/python -m pytest -m gpu
 
 # The search page in Chromium (apt-get install chromium); screenshots go to RUNS/browser.
 .PHONY: test_browser

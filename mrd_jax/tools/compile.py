@@ -45,6 +45,8 @@ def main(_: list[str]) -> int:
     """Compiles the step, prints the report and returns the exit status, 1 if it does not fit."""
     # Compilation needs no chip, and leaves one that the machine has to other programs.
     jax.config.update("jax_platforms", "cpu")
+    # JAX cannot load a program for a GPU that is not there from its cache.
+    jax.config.update("jax_enable_compilation_cache", False)
     config, topology = _CONFIG.value, _TOPOLOGY.value
     if _BATCH_PER_CHIP.value:
         config = sweep.with_batch(config, _BATCH_PER_CHIP.value, topology=topology)

@@ -46,6 +46,8 @@ flags.DEFINE_bool("debug", False, command.DEBUG_HELP)
 def main(_: list[str]) -> int:
     """Prints the plan and returns the exit status, 1 if the step does not fit."""
     jax.config.update("jax_platforms", "cpu")
+    # JAX cannot load a program for a GPU that is not there from its cache.
+    jax.config.update("jax_enable_compilation_cache", False)
     config, topology = _CONFIG.value, _TOPOLOGY.value
     records = _RECORDS.value or _count_records(config)
     if _BATCH_PER_CHIP.value:

@@ -248,7 +248,9 @@ def test_step_compiles_for_every_gpu(topology):
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["fits"] and report["chips"] == chips.count_chips(topology)
-    assert sum(report["argument_bytes_of"].values()) <= report["argument_bytes"]
+    # XLA drops arguments that the step does not use, and pads small ones.
+    arguments = sum(report["argument_bytes_of"].values())
+    assert arguments == pytest.approx(report["argument_bytes"], rel=0.01)
     assert report["argument_bytes"] < report["peak_bytes"] <= report["allocated_bytes"]
     assert report["library_calls"]["__cublas$lt$matmul"] > 0
     assert bool(report["collectives"]) == (report["chips"] > 1)
