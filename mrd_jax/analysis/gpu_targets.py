@@ -17,8 +17,8 @@ import importlib.util
 import os
 from importlib import metadata
 
-# Plugins with the compiler, by the extra of this package that installs them.
-PLUGINS = {"cuda12": "jax_cuda12_plugin", "cuda13": "jax_cuda13_plugin"}
+from mrd_jax.kernels import platforms
+
 # Share of the memory that JAX 0.10 allocates at start, and the two names of its variable; see
 # docs.jax.dev, "GPU memory allocation".
 MEMORY_FRACTION = 0.75
@@ -113,7 +113,7 @@ TARGETS = {
 
 def find_plugin() -> str | None:
     """Returns name and version of the installed CUDA plugin of JAX; None if there is none."""
-    for module in PLUGINS.values():
+    for module in platforms.CUDA_PLUGINS:
         if importlib.util.find_spec(module):
             name = module.replace("_", "-")
             return f"{name} {metadata.version(name)}"

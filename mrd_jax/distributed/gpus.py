@@ -4,7 +4,6 @@
 Counting does not initialise CUDA, which would make the choice of devices final.
 """
 
-import importlib.util
 import logging
 import os
 import pathlib
@@ -16,11 +15,11 @@ from typing import Any
 import jax
 
 from mrd_jax.distributed import launchers
+from mrd_jax.kernels import platforms
 
 LOGGER = logging.getLogger(__name__)
 
 _DRIVER = pathlib.Path("/proc/driver/nvidia/gpus")
-_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 # Seconds that nvidia-smi may take; without a persistent driver it starts the driver first.
 _TIMEOUT = 60
 
@@ -120,7 +119,7 @@ def check_used(visible: int) -> None:
     if not visible or jax.default_backend() != "cpu":
         return
     found = f"{visible} GPU(s) are idle: JAX computes on the CPU"
-    if any(importlib.util.find_spec(name) for name in _PLUGINS):
+    if platforms.compiles_cuda():
         raise ValueError(
             f"{found} although its CUDA packages are installed. Check the driver with nvidia-smi, "
             "or set JAX_PLATFORMS=cuda to see JAX's error, or JAX_PLATFORMS=cpu to use the CPU"

@@ -12,6 +12,7 @@ import pytest
 import slurm
 
 from mrd_jax.distributed import cluster, gpus, launchers
+from mrd_jax.kernels import platforms
 
 TORCHRUN = {
     "RANK": "5",
@@ -187,7 +188,7 @@ def test_gpus_beside_a_cpu_backend_are_reported(monkeypatch, caplog):
     gpus.check_used(0)
     gpus.check_used(2)
     assert "2 GPU(s) are idle: JAX computes on the CPU. pip install" in caplog.text
-    monkeypatch.setattr(gpus, "_PLUGINS", ("jax",))
+    monkeypatch.setattr(platforms, "compiles_cuda", lambda: True)
     with pytest.raises(ValueError, match="2 GPU.* although its CUDA packages are installed"):
         gpus.check_used(2)
 

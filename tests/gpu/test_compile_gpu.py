@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The compile tool for GPUs: topologies, counts in a compiled program, and the GPU compiler."""
 
-import importlib.util
 import json
 import os
 import re
@@ -25,6 +24,7 @@ from mrd_jax.analysis import (
     sweep,
     table,
 )
+from mrd_jax.kernels import platforms
 
 COMMAND = [sys.executable, "-m", "mrd_jax.tools.compile"]
 
@@ -226,7 +226,7 @@ def test_batch_per_chip_is_multiplied_by_the_gpus_of_all_nodes():
 
 
 NEEDS_COMPILER = pytest.mark.skipif(
-    not any(map(importlib.util.find_spec, gpu_targets.PLUGINS.values())),
+    not platforms.compiles_cuda(),
     reason='the GPU compiler is not installed: pip install -e ".[cuda12]"',
 )
 
