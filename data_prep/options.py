@@ -26,7 +26,8 @@ class Options:
       batch_size: pictures or texts per call of the teacher, over all devices; None to choose them
         by the memory of the devices.
       dtype: dtype of the teacher's activations: "float32", "bfloat16", or "auto" for that of the
-        features that exist, else bfloat16 on accelerators, and float32 on CPUs and for LiT teachers.
+        features that exist, else bfloat16 on accelerators, and float32 on CPUs and for LiT
+        teachers.
       label_from: folders that name the classes of the source "folder", see
         `shape_names.label_of`; None for none.
       captions: files of captions that are joined to the shapes by id.
