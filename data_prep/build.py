@@ -11,30 +11,24 @@ process of three, after which the same command without --part completes a shared
 """
 
 import dataclasses
-import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import jax
 
 from data_prep import (
-    build_flags,
+    build_parser,
     catalogue,
     dataset,
-    features,
     flag_types,
     lock,
-    offline_teacher,
     page,
     prepare,
-    ray_encoders,
     selection,
     shards,
     sources,
     status_file,
+    teacher_stage,
     teachers,
     timing,
     uploading,
@@ -45,7 +39,7 @@ from data_prep.parts import WHOLE
 from data_prep.sources import published
 from data_prep.summary import Summary
 from data_prep.teachers import names
-from mrd_jax import storage, transfer
+from mrd_jax import storage
 from mrd_jax.cli import command
 from mrd_jax.data import source
 
@@ -110,17 +104,17 @@ def _run_stages(
         print("note: the teacher lit learns from the shapes of all parts; merge them to train it")
         return options.target
     with timing.announced("teacher"):
-        options = dataclasses.replace(options, dtype=_find_dtype(options))
-        teacher = _load_teacher(options, prepared, splits.get("train", ()))
+        options = dataclasses.replace(options, dtype=teacher_stage.find_dtype(options))
+        teacher = teacher_stage.load_teacher(options, prepared, splits.get("train", ()))
         info = teacher.info if teacher else origin.teacher
         print(f"{info.name}, revision {info.revision}, dim {info.dim}, {options.dtype}")
     with timing.announced("features"):
-        feature_dir = _encode(options, prepared, teacher, splits)
+        feature_dir = teacher_stage.encode(options, prepared, teacher, splits)
         caption_files = selection.encode_captions(
             options,
             prepared,
             joined,
-            folder=_folder_name(info.name),
+            folder=teacher_stage.folder_name(info.name),
             teacher=teacher,
             splits=splits,
         )
@@ -213,187 +207,14 @@ def _is_of_earlier_readers(options: Options, origin: sources.Source) -> bool:
     return True
 
 
-def _find_dtype(options: Options) -> str:
-    """Returns the dtype of the teacher's activations."""
-    if options.dtype != flag_types.AUTO:
-        return options.dtype
-    if options.teacher == teachers.RELEASED:
-        return "float32"
-    if options.target.exists() and not options.overwrite:
-        return source.read_metadata(options.target)["build"].get("dtype", "float32")
-    found = features.find_dtype(options.output / "features" / options.source)
-    if found is not None:
-        return found
-    if options.execution.executor == "ray":
-        has_accelerator = ray_encoders.has_accelerators(options.execution.address)
-    else:
-        has_accelerator = jax.default_backend() != "cpu"
-    return teachers.default_dtype(options.teacher, has_accelerator=has_accelerator)
-
-
-def _load_teacher(
-    options: Options, prepared: catalogue.Catalogue, train: Sequence[str]
-) -> teachers.Teacher | None:
-    """Returns the teacher; None where the source brings released features."""
-    if options.teacher == teachers.RELEASED:
-        return None
-    if options.execution.executor == "ray":
-        # The devices of this host belong to its encoder, see `ray_encoders`.
-        jax.config.update("jax_platforms", "cpu")
-    if options.teacher != teachers.LIT:
-        return teachers.load_teacher(
-            options.teacher, batch_size=options.batch_size, dtype=options.dtype
-        )
-    folder = _lit_folder(options)
-    return offline_teacher.load_or_train(
-        folder,
-        prepared,
-        train,
-        # Shared by the teachers of all sources: their frozen image model is the same.
-        cache_dir=folder.parent / "backbone_features",
-        seed=options.seed,
-        batch_size=options.batch_size,
-        dtype=options.dtype,
-    )
-
-
-def _encode(
-    options: Options,
-    prepared: catalogue.Catalogue,
-    teacher: teachers.Teacher | None,
-    splits: Mapping[str, Sequence[str]],
-) -> Path | None:
-    """Returns the folder of the teacher's features; None where the shapes hold released ones."""
-    if teacher is None:
-        print("released with the data; checked while the shapes were read")
-        return None
-    folder = options.output / "features" / options.source / _folder_name(teacher.info.name)
-    ids = dataset.shape_ids(splits)
-    if options.execution.executor == "ray":
-        counts = _encode_on_cluster(options, prepared, teacher.info, ids, folder=folder)
-    else:
-        counts = features.encode_shards(
-            list(prepared.shards),
-            folder,
-            teacher,
-            ids=ids,
-            dtype=options.dtype,
-            listener=options.execution.listener,
-        )
-    print(", ".join(f"{count} {name}" for name, count in counts.items()))
-    return folder
-
-
-def _encode_on_cluster(
-    options: Options,
-    prepared: catalogue.Catalogue,
-    info: teachers.TeacherInfo,
-    ids: frozenset[str],
-    *,
-    folder: Path,
-) -> dict[str, int]:
-    """Encodes the shapes on the nodes of a Ray cluster, and returns the counts."""
-    is_lit = options.teacher == teachers.LIT
-    loading = ray_encoders.Loading(
-        name=str(_lit_folder(options)) if is_lit else options.teacher,
-        options={"batch_size": options.batch_size, "dtype": options.dtype},
-        info=info,
-    )
-    members = {
-        path: [shape.id for shape in shard if shape.id in ids]
-        for path, shard in prepared.shards.items()
-    }
-    execution = options.execution
-    return ray_encoders.encode_shards(
-        members, folder, loading, address=execution.address, listener=execution.listener
-    )
-
-
-def _lit_folder(options: Options) -> Path:
-    """Returns the folder of the teacher that is trained on the shapes."""
-    return options.output / "teachers" / f"{teachers.LIT}_{options.source}"
-
-
-def _folder_name(teacher: str) -> str:
-    """Returns a hub name or a path as a single folder name."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", teacher).strip("_.") or "teacher"
-
-
-def make_parser(description: str | None, *, prog: str) -> command.Parser:
-    """Returns the parser of the options of a build.
-
-    Args:
-      description: docstring of the command's module.
-      prog: how the command is called.
-    """
-    parser = command.Parser(description, prog=prog)
-    add = parser.add_argument
-    build_flags.add_input(parser)
-    add(
-        "--output",
-        required=True,
-        help="folder of caches, teachers and data sets, or gs:// URL that data sets are copied to",
-    )
-    add(
-        "--staging",
-        type=command.local_path,
-        help="with a gs:// output, the local folder of caches, teachers and data sets; default: a "
-        "folder below the user's cache folder",
-    )
-    add(
-        "--teacher",
-        required=True,
-        help="lit (trained on the input), the folder of a LiT teacher or a CLIP checkpoint, the "
-        "hub name of a CLIP checkpoint, or released (features that come with the data)",
-    )
-    build_flags.add_settings(parser)
-    build_flags.add_execution(parser)
-    add(
-        "--batch_size",
-        type=flag_types.auto_or(flag_types.integer(1)),
-        help="pictures or texts per call of the teacher, over all devices; default: auto, chosen "
-        "by the memory of the devices, 32 on CPUs",
-    )
-    add(
-        "--dtype",
-        choices=(flag_types.AUTO, "float32", "bfloat16"),
-        default=Options.dtype,
-        help="dtype of the teacher's activations; auto is that of the features that exist, else "
-        "bfloat16 on accelerators, and float32 on CPUs and for LiT teachers; default: %(default)s",
-    )
-    selection.add_flags(parser)
-    add("--overwrite", action="store_true", help="replace a data set built with other options")
-    return parser
-
-
-def read_options(parser: command.Parser, values: dict[str, Any]) -> Options:
-    """Returns the options of a parsed command line.
-
-    Args:
-      parser: parser of `make_parser`, which reports contradictions.
-      values: flag -> value; emptied.
-    """
-    del values["debug"]
-    values["captions"] = tuple(values["captions"])
-    execution = build_flags.pop_execution(values)
-    output, staging = values.pop("output"), values.pop("staging")
-    upload = storage.path(output)
-    if storage.is_remote(upload):
-        staging = staging or transfer.cache_folder("build", upload)
-        return Options(**values, output=staging, upload=upload, execution=execution)
-    if staging is not None:
-        parser.error(f"--staging is for a gs:// output, and --output is {output}")
-    return Options(**values, output=storage.local_path(output), execution=execution)
-
-
 def parse_options(arguments: Sequence[str] | None = None) -> Options:
     """Parses the command line.
 
     Args:
       arguments: arguments without the program's name; None for those of the process.
     """
-    parser = make_parser(__doc__, prog="python -m data_prep.build")
-    return read_options(parser, vars(parser.parse_args(arguments)))
+    parser = build_parser.make_parser(__doc__, prog="python -m data_prep.build")
+    return build_parser.read_options(parser, vars(parser.parse_args(arguments)))
 
 
 @command.reports_errors

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep import build, build_flags, lock, parts, sources
+from data_prep import build, build_flags, build_parser, lock, parts, sources
 from data_prep.captions import encoding
 from data_prep.options import Options
 from mrd_jax import atomic_io
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
       arguments: arguments without the program's name; None for those of the process.
     """
-    parser = build.make_parser(__doc__, prog="python -m data_prep.merge")
+    parser = build_parser.make_parser(__doc__, prog="python -m data_prep.merge")
     parser.add_argument(
         "--parts",
         nargs="+",
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if values["part"] != build_flags.Execution.part:
         parser.error(f"--part {values['part']} is for data_prep.build; pass the folders as --parts")
     folders = values.pop("parts")
-    merge(folders, build.read_options(parser, values))
+    merge(folders, build_parser.read_options(parser, values))
     return 0
 
 

@@ -15,7 +15,6 @@ import pytest
 from fake_data import DIM, POINTS, FakeTeacher, prepare_all, run_build
 
 from data_prep import (
-    build,
     catalogue,
     evaluation,
     features,
@@ -24,6 +23,7 @@ from data_prep import (
     records,
     shapes,
     shards,
+    teacher_stage,
 )
 
 
@@ -169,7 +169,7 @@ def test_automatic_dtype_depends_on_devices_and_teacher(monkeypatch, backend, te
         source="fake",
         execution=types.SimpleNamespace(executor="local"),
     )
-    assert build._find_dtype(options) == dtype
+    assert teacher_stage.find_dtype(options) == dtype
 
 
 def test_batch_size_is_a_number_or_auto(capsys):

@@ -91,7 +91,7 @@ def test_a_build_leaves_a_status_with_the_counts_of_its_stages(copied, monkeypat
     def fail(*args, **kwargs):
         raise ValueError("the teacher has left")
 
-    monkeypatch.setattr("data_prep.build._load_teacher", fail)
+    monkeypatch.setattr("data_prep.teacher_stage.load_teacher", fail)
     with pytest.raises(ValueError, match="the teacher has left"):
         run_build(copied, monkeypatch)
     content = read(copied / "status.json")

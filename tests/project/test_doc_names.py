@@ -138,9 +138,11 @@ def test_make_targets_exist(page):
 
 
 # Program -> modules that define some of its flags.
-FLAGS_OF = {"data_prep.build": ("data_prep.build_flags", "data_prep.selection")}
+FLAGS_OF = {
+    "data_prep.build": ("data_prep.build_flags", "data_prep.selection", "data_prep.build_parser")
+}
 FLAGS_OF["data_prep.prepare"] = FLAGS_OF["data_prep.build"][:1]
-FLAGS_OF["data_prep.merge"] = ("data_prep.build", *FLAGS_OF["data_prep.build"])
+FLAGS_OF["data_prep.merge"] = FLAGS_OF["data_prep.build"]
 
 
 def source_of(program):
