@@ -15,6 +15,7 @@ import pytest
 from fake_data import DIM, POINTS, FakeTeacher, prepare_all, run_build
 
 from data_prep import (
+    build,
     catalogue,
     evaluation,
     features,
