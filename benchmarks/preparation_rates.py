@@ -33,7 +33,7 @@ from data_prep import shards as shard_files
 from data_prep.options import Options
 from data_prep.progress import Snapshot
 from data_prep.sources.furniture import Furniture
-from data_prep.teachers import batching, names, notices
+from data_prep.teachers import batching, clip, names, notices
 from mrd_jax import atomic_io
 from mrd_jax.cli import command
 
@@ -172,7 +172,7 @@ def time_preprocessing(images: Sequence[bytes]) -> float:
     processor = transformers.CLIPImageProcessor()
 
     def prepare(image: Any) -> np.ndarray:
-        return processor(images=image, return_tensors="np")["pixel_values"][0]
+        return clip.to_pixels(image, processor)
 
     start = time.process_time()
     for _ in batching.prepare_pictures(images, prepare=prepare):

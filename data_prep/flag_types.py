@@ -37,7 +37,17 @@ def integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
 
 def auto_or(parse: Callable[[str], int]) -> Callable[[str], int | None]:
     """Returns an argparse type for "auto", which becomes None, or for what `parse` takes."""
-    return lambda text: None if text == AUTO else parse(text)
+
+    def parse_or_auto(text: str) -> int | None:
+        if text == AUTO:
+            return None
+        try:
+            return parse(text)
+        except argparse.ArgumentTypeError as error:
+            message = str(error).replace("expected ", f"expected {AUTO} or ", 1)
+            raise argparse.ArgumentTypeError(message) from None
+
+    return parse_or_auto
 
 
 def positive_number(text: str) -> float:

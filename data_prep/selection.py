@@ -118,5 +118,5 @@ def encode_captions(
     ids = dataset.shape_ids(splits)
     listener = options.execution.listener
     return encoding.encode_shards(
-        prepared.shards, output, joined, teacher, ids=ids, listener=listener
+        prepared.shards, output, joined, teacher, ids=ids, dtype=options.dtype, listener=listener
     )

@@ -14,7 +14,6 @@ import logging
 import os
 import pathlib
 import re
-import zipfile
 from collections.abc import Iterator
 from typing import TypeAlias
 
@@ -234,8 +233,3 @@ def read_safetensors(source: Path) -> dict[str, np.ndarray]:
     if is_remote(source):
         return safetensors.numpy.load(source.read_bytes())
     return safetensors.numpy.load_file(source)
-
-
-def open_zip(source: Path) -> zipfile.ZipFile:
-    """Opens a zip file for reading; one in a bucket is read whole, by one request."""
-    return zipfile.ZipFile(io.BytesIO(source.read_bytes()) if is_remote(source) else source)

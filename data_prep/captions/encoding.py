@@ -50,6 +50,7 @@ def encode_shards(
     teacher: teachers.Teacher | None,
     *,
     ids: Collection[str],
+    dtype: str = "float32",
     listener: progress.Listener = progress.ignore,
 ) -> dict[Path, Path]:
     """Encodes the captions of all shards without an up-to-date file, and prints counts.
@@ -60,6 +61,7 @@ def encode_shards(
       captions: joined captions.
       teacher: encodes texts; None if no file adds captions (a filter only).
       ids: ids of the shapes of the data set; others are skipped.
+      dtype: dtype of the teacher's activations, which features depend on.
       listener: called with the progress.
 
     Returns:
@@ -77,7 +79,7 @@ def encode_shards(
         entries = [_with_captions(shape, captions) for shape in shard if shape.id in wanted]
         rejected = [shape.id for shape in entries if captions.rejects_name(shape.id)]
         target = targets[path] = beside(path, output_dir)
-        expected = _fingerprint(entries, rejected, teacher and teacher.info)
+        expected = _fingerprint(entries, rejected, teacher and teacher.info, dtype)
         meta = _read_meta(target) if target.exists() else {}
         is_current = meta.get("fingerprint") == expected
         counts["current" if is_current else "written"] += 1
@@ -159,10 +161,13 @@ def _with_captions(shape: shapes.Shape, captions: Captions) -> shapes.Shape:
 
 
 def _fingerprint(
-    entries: Sequence[shapes.Shape], rejected: Sequence[str], info: teachers.TeacherInfo | None
+    entries: Sequence[shapes.Shape],
+    rejected: Sequence[str],
+    info: teachers.TeacherInfo | None,
+    dtype: str,
 ) -> str:
     """Returns the SHA-256 of everything that a file depends on, in hexadecimal."""
-    content = [str(info), prompts.NAME_TEMPLATES, rejected]
+    content = [str(info), dtype, prompts.NAME_TEMPLATES, rejected]
     content.append([(shape.id, shape.captions) for shape in entries])
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 

@@ -133,13 +133,7 @@ class ClipTeacher:
         return token_counts.count_longer(self._tokenizer, texts, tokens=self._max_tokens)
 
     def _to_pixels(self, image: PIL.Image.Image) -> np.ndarray:
-        """Resizes and crops an RGB image to uint8 [height, width, 3]."""
-        if _has_final_size(image, self._image_processor):
-            return np.asarray(image)
-        pixels = self._image_processor(
-            images=image, do_rescale=False, do_normalize=False, return_tensors="np"
-        )["pixel_values"][0]
-        return pixels.transpose(1, 2, 0)
+        return to_pixels(image, self._image_processor)
 
     def _collect(self, batches) -> np.ndarray:
         return np.concatenate([np.zeros((0, self.info.dim), np.float32), *batches])
@@ -173,6 +167,18 @@ class ClipTeacher:
             batch_size=batch_size,
             picture_batch_size=picture_batch_size,
         )
+
+
+def to_pixels(image: PIL.Image.Image, processor: transformers.CLIPImageProcessor) -> np.ndarray:
+    """Resizes and crops an RGB image as a processor does, but does not scale its values.
+
+    Returns:
+      uint8 [height, width, 3].
+    """
+    if _has_final_size(image, processor):
+        return np.asarray(image)
+    pixels = processor(images=image, do_rescale=False, do_normalize=False, return_tensors="np")
+    return pixels["pixel_values"][0].transpose(1, 2, 0)
 
 
 def check_folder(folder: pathlib.Path) -> None:

@@ -7,14 +7,15 @@ earlier versions, where each picture is a file.
 """
 
 import functools
+import io
 import os
 import zipfile
 
 from mrd_jax import storage
 
 SUFFIX = ".zip"
-# Zip files that stay open. Records are mostly read in order.
-_OPEN_FILES = 8
+# Zip files that stay in memory, 4 to 10 MB each. Records are mostly read in order.
+_KEPT_FILES = 4
 
 
 class Writer:
@@ -49,7 +50,7 @@ class Writer:
         self._file.writestr(info, data)
 
 
-def read(path: storage.Path) -> bytes | None:
+def read(path: storage.PathLike) -> bytes | None:
     """Reads a picture.
 
     Args:
@@ -61,21 +62,23 @@ def read(path: storage.Path) -> bytes | None:
     Raises:
       zipfile.BadZipFile: the zip file or the picture in it is corrupt.
     """
-    archive = path.parent
+    place = storage.path(path)
+    archive = place.parent
     if archive.suffix != SUFFIX:
-        return path.read_bytes() if path.is_file() else None
+        return place.read_bytes() if place.is_file() else None
     if not archive.is_file():
         return None
     stat = archive.stat()
     opened = _open(str(archive), (stat.mtime, stat.length))
     try:
-        return opened.read(path.name)
+        return opened.read(place.name)
     except KeyError:
         return None
 
 
-@functools.lru_cache(maxsize=_OPEN_FILES)
+@functools.lru_cache(maxsize=_KEPT_FILES)
 def _open(archive: str, version: object) -> zipfile.ZipFile:
-    """Opens a zip file; `version` changes when another file takes its place."""
+    """Reads a zip file at once; `version` changes when another file takes its place."""
     del version
-    return storage.open_zip(storage.path(archive))
+    # At once, because a bucket takes a request for every read.
+    return zipfile.ZipFile(io.BytesIO(storage.path(archive).read_bytes()))

@@ -15,6 +15,7 @@ import pytest
 from fake_data import DIM, POINTS, FakeTeacher, prepare_all, run_build
 
 from data_prep import (
+    build,
     catalogue,
     evaluation,
     features,
@@ -170,6 +171,15 @@ def test_automatic_dtype_depends_on_devices_and_teacher(monkeypatch, backend, te
         execution=types.SimpleNamespace(executor="local"),
     )
     assert teacher_stage.find_dtype(options) == dtype
+
+
+def test_batch_size_is_a_number_or_auto(capsys):
+    flags = "--source folder --input a --output b --teacher c --batch_size".split()
+    assert build.parse_options([*flags, "auto"]).batch_size is None
+    assert build.parse_options([*flags, "7"]).batch_size == 7
+    with pytest.raises(SystemExit):
+        build.parse_options([*flags, "0"])
+    assert "expected auto or an integer of at least 1, found '0'" in capsys.readouterr().err
 
 
 def peak(function):

@@ -99,7 +99,9 @@ def test_stopped_run_continues_with_its_evaluation_and_ends_like_the_finished_on
     assert history.evaluations("stopped") == {}
     train.train_and_evaluate(config_of_the_run(), "stopped", devices=jax.devices()[:1])
     found, wanted = (history.read_metrics(f"{run}/metrics.jsonl") for run in ("stopped", "run"))
-    assert found.keys() == wanted.keys() and "train/loss" in found
+    # Later versions log how soft the relations are, too.
+    before = {name for name in found if not name.startswith("relation/")}
+    assert before == wanted.keys() and "train/loss" in found
     for name in ("train/loss", "train/grad_norm", "test/top1"):
         np.testing.assert_array_equal(found[name][0], wanted[name][0])
         np.testing.assert_allclose(found[name][1], wanted[name][1], rtol=1e-4)
