@@ -143,6 +143,7 @@ FLAGS_OF = {
 }
 FLAGS_OF["data_prep.prepare"] = FLAGS_OF["data_prep.build"][:1]
 FLAGS_OF["data_prep.merge"] = FLAGS_OF["data_prep.build"]
+FLAGS_OF["benchmarks.gpu_parts"] = ("benchmarks.tpu_parts",)
 
 
 def source_of(program):
