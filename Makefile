@@ -85,8 +85,9 @@ test: $(VENV)/installed-test
 faults: $(VENV)/installed-test
 	$(RUN) -m pytest tests/faults -m slow -s
 
-# Slow tests: several processes shut down, killed, corrupted, resumed on other devices.
+# Slow tests: several processes shut down, killed, corrupted, resumed on other devices; a Ray cluster.
 test_slow: $(VENV)/installed-test
+	$(INSTALL) ".[cluster]"
 	$(RUN) -m pytest -m slow
 
 # Tests with the TPU compiler, which needs no TPU; minutes, on Linux (x86_64).
