@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from mrd_jax import atomic_io, models, storage
-from mrd_jax.checkpoints import model_card
+from mrd_jax import atomic_io, storage
+from mrd_jax.checkpoints import model_card, restore
 from mrd_jax.encoder import embedding
+from mrd_jax.kernels import attention
 
 # Version of the layout of the file.
 VERSION = 1
@@ -82,10 +83,7 @@ def export_program(
     Raises:
       ImportError: flatbuffers is not installed.
     """
-    # Pallas kernels are compiled for one generation of TPUs; the library's operations for any.
-    model = models.build_model(
-        {**card.student, **({"attention": "xla"} if "attention" in card.student else {})}
-    )
+    model = restore.build(card).clone(attention=attention.PORTABLE)
 
     def embed(weights: Mapping[str, jax.Array], xyz: jax.Array, rgb: jax.Array) -> jax.Array:
         leaves = {name.removeprefix(_WEIGHTS): leaf for name, leaf in weights.items()}

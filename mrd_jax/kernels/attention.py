@@ -22,6 +22,8 @@ from mrd_jax.kernels import attention_cudnn, attention_rows, platforms
 SAVED = "attention"
 # Implementations, see `self_attention`.
 IMPLEMENTATIONS = ("auto", "xla", "pallas", "cudnn")
+# For exported programs: as "auto", without the kernels, which are for one generation of devices.
+PORTABLE = "portable"
 # Implementations that only one platform has, named as `jax.lax.platform_dependent` names it.
 PLATFORM = {"pallas": "tpu", "cudnn": "cuda"}
 
@@ -35,7 +37,7 @@ def self_attention(packed: jax.Array, heads: int, implementation: str = "auto") 
     Args:
       packed: [batch, tokens, 3 * dim], queries, keys and values, each with its heads side by side.
       heads: number of heads, each dim / heads wide.
-      implementation: one of `IMPLEMENTATIONS`. "xla" is the library's attention; "pallas" is
+      implementation: one of `IMPLEMENTATIONS` or `PORTABLE`. "xla" is the library's; "pallas" is
         `attention_rows`, for TPUs; "cudnn" is `attention_cudnn`, for NVIDIA GPUs. They mean the
         same on every platform, so a program with "pallas" cannot be lowered for a GPU. "auto"
         selects the fastest that the platform has and that supports size and dtype.
@@ -114,6 +116,9 @@ def _call(
     """Calls the function of an implementation; the first array is packed."""
     _, tokens, width = arrays[0].shape
     sizes: dict[str, Any] = dict(dim=width // 3, heads=heads, tokens=tokens, dtype=arrays[0].dtype)
+    if implementation == PORTABLE:
+        branches = {"cpu": functions["loop"], "default": functions["xla"]}
+        return jax.lax.platform_dependent(*arrays, **branches)
     if implementation != "auto":
         check(implementation, **sizes)
         return functions[implementation](*arrays)

@@ -33,14 +33,27 @@ np.save(sys.argv[3], program.call(weights, clouds["xyz"], clouds["rgb"]))
 """
 
 
-def run_elsewhere(file, clouds, folder):
-    """Embeds in an isolated process of a plain machine: one device, no settings of the tests."""
+# The same with this package, from the folder of the encoder.
+WITH_PACKAGE = """
+import sys
+import numpy as np
+from mrd_jax import encoder
+clouds = np.load(sys.argv[2])
+pairs = list(zip(clouds["xyz"], clouds["rgb"], strict=True))
+np.save(sys.argv[3], encoder.load(sys.argv[1]).embed(pairs, batch_size=1))
+"""
+
+
+def run_elsewhere(program, file, clouds, folder, *, isolated):
+    """Embeds in a process of a plain machine: one device, no compiler flags of the tests."""
     np.savez(folder / "clouds.npz", xyz=clouds[0], rgb=clouds[1])
     plain = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    path = {} if isolated else {"PYTHONPATH": os.pathsep.join(sys.path)}
+    flags = ["-I"] if isolated else []
     subprocess.run(
-        [sys.executable, "-I", "-c", READER, file, folder / "clouds.npz", folder / "out.npy"],
+        [sys.executable, *flags, "-c", program, file, folder / "clouds.npz", folder / "out.npy"],
         check=True,
-        env=plain | {"JAX_PLATFORMS": "cpu"},
+        env=plain | path | {"JAX_PLATFORMS": "cpu"},
         cwd=folder,
     )
     return np.load(folder / "out.npy")
@@ -71,10 +84,12 @@ def stacked(clouds):
     return [np.stack(parts) for parts in zip(*clouds, strict=True)]
 
 
-def test_another_process_without_this_package_gives_the_same_bits(exported, one_by_one, tmp_path):
-    found = run_elsewhere(exported, stacked(random_clouds(3)), tmp_path)
+def test_a_process_without_this_package_gives_the_bits_of_one_with_it(exported, saved, tmp_path):
+    clouds = stacked(random_clouds(3))
+    found = run_elsewhere(READER, exported, clouds, tmp_path, isolated=True)
+    wanted = run_elsewhere(WITH_PACKAGE, saved, clouds, tmp_path, isolated=False)
     assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, one_by_one)
+    np.testing.assert_array_equal(found, wanted)
 
 
 def test_the_file_says_which_version_platforms_and_encoder_it_has(exported):

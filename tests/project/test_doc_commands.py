@@ -58,6 +58,7 @@ NOT_RUN = {
     f"{PYTHON} -m mrd_jax.tools.selfcheck": "minutes; it has its own tests",
     f"{PYTHON} -m benchmarks.peers": "needs a GPU and a peer's code; tests/gpu/test_peers.py",
     f"{PYTHON} -m mrd_jax.tools.plan": "needs the TPU compiler; tests/tpu/test_planning.py",
+    f"{PYTHON} -m benchmarks.gpu_parts": "needs the GPU compiler; tests/gpu",
     f"{PYTHON} -m benchmarks.tpu_losses": "needs the TPU compiler; tests/tpu/test_compile_tpu.py",
     f"{PYTHON} -m mrd_jax.tools.convert": "needs a released file; tests/encoders",
     f"{PYTHON} -m data_prep.teachers.open_clip.text_tower": "downloads 10 GB; tests/teachers",
