@@ -160,7 +160,7 @@ def template(tmp_path_factory, small_parts):
         small_shapes.write(folder / "my_shapes" / f"{name}.obj", box)
     catalogue(folder)
     shutil.copytree(folder / "my_shapes", folder / "meshes")
-    for place in ("runs/quickstart", "encoders/openshape"):
+    for place in ("runs/quickstart", "encoders/openshape", "encoders/uni3d-b"):
         encoder.save(folder / place, variables=tiny_variables(), card=tiny_card())
     for place in ("docs", "scripts"):
         (folder / place).symlink_to(ROOT / place)
@@ -168,7 +168,11 @@ def template(tmp_path_factory, small_parts):
     with (folder / "configs" / "quickstart.py").open("a") as file:
         file.write(SMALLER)
     (folder / "data" / "teachers" / "lit_furniture").mkdir(parents=True)
-    (folder / "teachers" / "CLIP-ViT-bigG-14-laion2B-39B-b160k").mkdir(parents=True)
+    for teacher in (
+        "CLIP-ViT-bigG-14-laion2B-39B-b160k",
+        "eva02_enormous_patch14_plus_clip_224.laion2b_s9b_b144k",
+    ):
+        (folder / "teachers" / teacher).mkdir(parents=True)
     furniture(folder)
     return folder
 
