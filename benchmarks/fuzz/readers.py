@@ -59,7 +59,7 @@ def _cloud(path: Path) -> None:
     _check_cloud(cloud.xyz, cloud.rgb, largest=1, points=CONVENTIONS.points)
     assert all(len(note) < 500 for note in content.notes) and len(content.notes) < 1000
     if content.surface is not None:
-        render.render_views(content.surface, views=1, size=16)
+        render.render_views(content.surface, cameras=render.camera_angles(1), size=16)
 
 
 def _check_cloud(xyz: np.ndarray, rgb: np.ndarray, *, largest: int, points: int) -> None:

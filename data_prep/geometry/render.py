@@ -3,7 +3,7 @@
 
 import dataclasses
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from embreex import mesh_construction, rtcore_scene
@@ -14,6 +14,9 @@ from data_prep.geometry.surface import Surface, colours_at
 
 # Degrees from the z axis, as in OpenShape's renders: from above, level, from below.
 POLAR = (60.0, 90.0, 120.0)
+# Order in which the twelve cameras of `camera_angles` are taken if fewer are asked for: each is far
+# from those before it, and the first two see the upper and the lower side from opposite corners.
+SPREAD = (0, 10, 7, 5, 1, 8, 3, 9, 11, 2, 4, 6)
 # Distance to an object of radius 1; the field of view follows from the outline of the object.
 CAMERA_DISTANCE = 3.0
 # Fraction of the picture's side that the longer side of the object fills.
@@ -49,9 +52,10 @@ class _Scene:
 
 
 def camera_angles(views: int) -> list[tuple[float, float]]:
-    """Returns polar and azimuth angles in degrees: rings of four from above, level and below.
+    """Returns polar and azimuth angles in degrees of cameras that are spread over the sphere.
 
-    The level ring shows front, sides and back (models face -y); the others look from the corners.
+    Twelve are rings of four from above, level and below. The level ring shows front, sides and back
+    (models face -y); the others look from the corners. Fewer are the first of `SPREAD`.
 
     Raises:
       ValueError: views is not in 0..12.
@@ -62,20 +66,22 @@ def camera_angles(views: int) -> list[tuple[float, float]]:
     for polar in POLAR:
         first = -90.0 if polar == 90.0 else -45.0
         angles += [(polar, first + 90.0 * quarter) for quarter in range(4)]
-    return angles[:views]
+    return angles if views == len(angles) else [angles[i] for i in SPREAD[:views]]
 
 
-def render_views(surface: Surface, *, views: int, size: int, samples: int = 2) -> list:
+def render_views(
+    surface: Surface, *, cameras: Sequence[tuple[float, float]], size: int, samples: int = 2
+) -> list:
     """Renders the views that are not blank.
 
     Args:
       surface: surface with z up, of any size and position.
-      views: number of the standard cameras to use.
+      cameras: polar and azimuth angles in degrees, see `camera_angles`.
       size: side of the square pictures in pixels.
       samples: rays per pixel side; thin textures need 2 (4 rays).
 
     Returns:
-      List of at most `views` arrays, uint8 [size, size, 3] on white.
+      List of at most one array per camera, uint8 [size, size, 3] on white.
     """
     low, high = surface.triangles.min(axis=(0, 1)), surface.triangles.max(axis=(0, 1))
     triangles = surface.triangles - (low + high) / 2
@@ -92,7 +98,7 @@ def render_views(surface: Surface, *, views: int, size: int, samples: int = 2) -
     )
     corners = triangles.reshape(-1, 3)[order[first]]
     pictures = []
-    for polar, azimuth in camera_angles(views):
+    for polar, azimuth in cameras:
         basis = _camera_basis(polar, azimuth)
         centre, half, box = _frame(corners, basis, size=size)
 

@@ -41,14 +41,15 @@ def views(surface: Surface, *, count: int, size: int) -> tuple[list[bytes], list
 
     Args:
       surface: surface with z up.
-      count: number of cameras, see `render.render_views`.
+      count: number of cameras, see `render.camera_angles`.
       size: height and width of the views in pixels.
 
     Returns:
       The encoded views that are not blank, and one fault "blank view" for each blank one.
     """
     with timing.stage("render"):
-        pictures = render.render_views(surface, views=count, size=size)
+        cameras = render.camera_angles(count)
+        pictures = render.render_views(surface, cameras=cameras, size=size)
     with timing.stage("encode"):
         encoded = [render.encode(picture) for picture in pictures]
     return encoded, ["blank view"] * (count - len(pictures))

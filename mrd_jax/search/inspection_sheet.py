@@ -124,7 +124,9 @@ def _mesh_views(surface: Surface, *, up: str | None) -> list[np.ndarray]:
     from data_prep.geometry import render  # needs the extra `prep`, which clouds do not
 
     upright = rotate_upright(surface) if up == "y" else surface
-    return render.render_views(upright, views=VIEWS, size=SIDE)
+    # The ring from above, as the views of the points.
+    cameras = render.camera_angles(12)[:VIEWS]
+    return render.render_views(upright, cameras=cameras, size=SIDE)
 
 
 def _describe(facts: inspection.Facts) -> str:

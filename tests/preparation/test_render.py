@@ -23,7 +23,7 @@ def boxes(*parts):
 
 
 def views(surface, size=32, **options):
-    return render.render_views(surface, views=12, size=size, **options)
+    return render.render_views(surface, cameras=render.camera_angles(12), size=size, **options)
 
 
 def mean_position(picture, channel):
@@ -61,7 +61,6 @@ def test_twelve_cameras_have_three_polar_angles_and_four_sides():
     for ring in range(3):
         azimuths = sorted(azimuth % 360 for _, azimuth in angles[4 * ring : 4 * ring + 4])
         assert np.diff(azimuths).tolist() == [90, 90, 90]
-    assert render.camera_angles(3) == angles[:3]
     with pytest.raises(ValueError, match="views is 13, expected 0 to 12"):
         render.camera_angles(13)
 
