@@ -31,8 +31,8 @@ class Package(NamedTuple):
 
 
 PACKAGES = (
-    Package("kicad-packages3d", parts.MODELS, ".step", 6_227, 379_092_288, 4_420_000_000),
-    Package("kicad-footprints", parts.FOOTPRINTS, ".kicad_mod", 12_384, 23_184_948, 160_000_000),
+    Package("kicad-packages3d", parts.MODELS, ".step", 6_227, 379_092_288, 4_450_000_000),
+    Package("kicad-footprints", parts.FOOTPRINTS, ".kicad_mod", 12_504, 23_184_948, 160_000_000),
 )
 # Folder in the output for unfinished work.
 UNFINISHED = ".fetch"
@@ -104,7 +104,7 @@ def _fetch_package(package: Package, output: Path) -> None:
         wanted=lambda path: (
             path == document or path.startswith(inside) and path.endswith(package.suffix)
         ),
-        total=package.files,
+        total=package.files + 1,
         by_hand=by_hand,
     )
     absent = [name for name in (inside, document) if not (unpacked / name).exists()]

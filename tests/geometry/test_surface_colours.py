@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from data_prep.foreign import limits
-from data_prep.geometry import render, scene
+from data_prep.geometry import render, scene, viewpoints
 from data_prep.geometry.scene import CLAMP, MIRROR, REPEAT, MeshError, Part, Texture
 from data_prep.geometry.surface import (
     ALL_INVISIBLE,
@@ -220,7 +220,7 @@ def test_coordinates_of_any_size_and_place_keep_shape_and_colours(place):
 def test_a_vertex_coloured_triangle_is_rendered_in_its_interpolated_colours():
     # Facing the front camera, which looks along y with x to the right: red left, green right.
     corners = np.array([[[-1.0, 0, -1], [1, 0, -1], [0, 0, 1]]])
-    front = render.camera_angles(12)[4:5]
+    front = viewpoints.angles(12)[4:5]
     views = {
         name: render.render_views(
             surface_of(Part(corners, colours=colours)), cameras=front, size=200
