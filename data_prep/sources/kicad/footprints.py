@@ -32,7 +32,7 @@ _REMOVED = tuple(
         r"\(\s*$",
     )
 )
-_SPACE_BY_MARK = re.compile(r"\s+(?=[,;:.)])|(?<=\()[\s,;:]+")
+_SPACE_BY_MARK = re.compile(r"\s+(?=[,;:.)])|[\s,;:]+(?=\))|(?<=\()[\s,;:]+")
 _REPEATED_MARKS = re.compile(r"(?:[,;:]\s*)+([,;:])")
 
 
