@@ -62,7 +62,7 @@ furniture: data
 
 # CAD models of electronic parts and their descriptions -> trained encoder -> table and report.
 parts: $(VENV)/installed-formats
-	@echo "make parts: about an hour on two idle cores, 15 minutes of it training; 6 GB of disk."
+	@echo "make parts: at most an hour on two idle cores, 15 minutes of it training; 6 GB of disk."
 	@echo "Run it again after an interruption, and it continues."
 	$(RUN) -m data_prep.fetch --what parts --output $(DATA)/kicad
 	$(RUN) -m data_prep.build --source kicad_parts --input $(DATA)/kicad --output $(DATA) \
