@@ -62,7 +62,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         "--views",
         type=flag_types.integer(0, VIEWS),
         default=VIEWS,
-        help=f"rendered views per shape; 0 takes only the own pictures of the shapes; {DEFAULT}",
+        help=f"rendered views per shape; fewer than {VIEWS} are spread over the sphere, 0 takes "
+        f"only the own pictures of the shapes; {DEFAULT}",
     )
     add(
         "--image_size",

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from data_prep import catalogue, teachers
 
+# Kinds of captions that earlier versions trained on.
+EARLIER_KINDS = ("name", "tags")
 # Written into a teacher's folder after training; other training data cause a new training.
 TRAINED_ON = "trained_on.json"
 
@@ -48,8 +50,10 @@ def load_or_train(
         "settings": json.loads(json.dumps(dataclasses.asdict(training.Settings()))),
     }
     path = folder / TRAINED_ON
-    if path.exists() and json.loads(path.read_text()) == trained_on:
-        print(f"{folder} is trained on these shapes already")
+    found = json.loads(path.read_text()) if path.exists() else None
+    if found in (trained_on, _earlier(trained_on)):
+        kinds = ", ".join(found["settings"]["caption_kinds"])
+        print(f"{folder} is trained on these shapes already, by captions of the kinds {kinds}")
         return lit.LitTeacher.load(folder, batch_size=batch_size, dtype=dtype, cache_dir=cache_dir)
     if folder.exists():
         print(f"{folder} was trained on other shapes or not completed; it is trained again")
@@ -65,3 +69,12 @@ def load_or_train(
     )
     path.write_text(json.dumps(trained_on) + "\n")
     return teacher
+
+
+def _earlier(trained_on: dict) -> dict:
+    """Returns what earlier versions, which did not read sentences, wrote of the same training.
+
+    Their teachers are kept, because data sets were built with them.
+    """
+    settings = trained_on["settings"] | {"caption_kinds": list(EARLIER_KINDS)}
+    return trained_on | {"settings": settings}

@@ -112,7 +112,7 @@ def prepare_shapes(
     job = executors.Job(
         prepare=licences.Filter(origin.prepare, licence) if licence else origin.prepare,
         options=settings,
-        header={"format": FORMAT, **settings, **reader},
+        header={"format": FORMAT, **settings, **reader, **_camera_order(views)},
         limits=execution.limits,
         input=input_dir,
         cache_dir=cache_dir,
@@ -139,6 +139,14 @@ def prepare_shapes(
     summary.check()
     summary.seconds = time.monotonic() - start
     return summary
+
+
+def _camera_order(views: int) -> dict[str, str]:
+    """Returns the part of a header that tells shards with fewer than all cameras from earlier ones.
+
+    Earlier versions took the first cameras, which look from above, not those that are spread.
+    """
+    return {"cameras": "spread"} if 0 < views < VIEWS else {}
 
 
 def _run(
@@ -241,10 +249,12 @@ def list_items(
     origin: sources.Source | sources.published.Published, input_dir: Path
 ) -> tuple[Sequence, list[str]]:
     """Returns the items of a source, and notes about its folder."""
-    if not isinstance(origin, sources.folder.Folder):
-        return origin.items(input_dir), []
-    contents = origin.contents(input_dir)
-    return contents.items, [*contents.notes, *contents.name_notes]
+    if isinstance(origin, sources.folder.Folder):
+        contents = origin.contents(input_dir)
+        return contents.items, [*contents.notes, *contents.name_notes]
+    if isinstance(origin, sources.parts.KicadParts):
+        return origin.contents(input_dir)
+    return origin.items(input_dir), []
 
 
 def _matches(header: dict, shard: Shard, job: executors.Job, *, retry_skipped: bool) -> bool:

@@ -22,6 +22,8 @@ FILE_MISSING = "file missing"
 # Fields that fingerprints cover as bytes, and that an index does not have.
 ARRAYS = ("xyz", "rgb", "images", "released")
 
+# Texts that shapes of earlier versions do not have; fingerprints cover those that are not empty.
+_LATER_FIELDS = ("geometry",)
 _TEXT_FIELDS = ("id", "source", "name", "catalogue", "category", "creator", "licence", "label")
 
 
@@ -66,6 +68,7 @@ class Shape:
       label: class name, or "" if unknown.
       faults: repairs and omissions during preparation, one entry per occurrence.
       released: features published with the data; None if a teacher computes them.
+      geometry: what shapes with the same geometry have in common, or "" if it is unknown.
     """
 
     id: str
@@ -83,6 +86,7 @@ class Shape:
     label: str
     faults: tuple[str, ...] = ()
     released: Released | None = None
+    geometry: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -146,8 +150,9 @@ def fingerprint(shape: Shape) -> str:
     texts = [
         getattr(shape, field.name)
         for field in dataclasses.fields(shape)
-        if field.name not in ARRAYS
+        if field.name not in (*ARRAYS, *_LATER_FIELDS)
     ]
+    texts += [value for field in _LATER_FIELDS if (value := getattr(shape, field))]
     total = hashlib.sha256(json.dumps(texts).encode())
     for array in (shape.xyz, shape.rgb):
         total.update(np.ascontiguousarray(array))
@@ -176,7 +181,7 @@ def save_shard(
     blobs = [image for shape in shapes for image in shape.images]
     records = []
     for shape in shapes:
-        record = {field: getattr(shape, field) for field in _TEXT_FIELDS}
+        record = {field: getattr(shape, field) for field in (*_TEXT_FIELDS, *_LATER_FIELDS)}
         records.append(
             record
             | {
@@ -273,6 +278,7 @@ def _make_shape(
     return Shape(
         # Most texts are those of other shapes too.
         **{field: sys.intern(record[field]) for field in _TEXT_FIELDS},
+        **{field: record.get(field, "") for field in _LATER_FIELDS},
         xyz=xyz,
         rgb=rgb,
         images=images,

@@ -16,7 +16,7 @@ from benchmarks.fuzz import valid, valid_models
 from configs import base
 from data_prep import records, shapes
 from data_prep.foreign import archives, limits, safe_pickle
-from data_prep.geometry import clouds, formats, meshes, render
+from data_prep.geometry import clouds, formats, meshes, render, viewpoints
 from data_prep.geometry.assets import Assets
 from data_prep.geometry.scene import MeshError
 from data_prep.sources import benchmark, furniture, modelnet40, properties, tables
@@ -59,7 +59,7 @@ def _cloud(path: Path) -> None:
     _check_cloud(cloud.xyz, cloud.rgb, largest=1, points=CONVENTIONS.points)
     assert all(len(note) < 500 for note in content.notes) and len(content.notes) < 1000
     if content.surface is not None:
-        render.render_views(content.surface, views=1, size=16)
+        render.render_views(content.surface, cameras=viewpoints.angles(1), size=16)
 
 
 def _check_cloud(xyz: np.ndarray, rgb: np.ndarray, *, largest: int, points: int) -> None:

@@ -3,17 +3,15 @@
 
 import dataclasses
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from embreex import mesh_construction, rtcore_scene
 from PIL import Image
 
-from data_prep.geometry import images, normals
+from data_prep.geometry import images, normals, viewpoints
 from data_prep.geometry.surface import Surface, colours_at
 
-# Degrees from the z axis, as in OpenShape's renders: from above, level, from below.
-POLAR = (60.0, 90.0, 120.0)
 # Distance to an object of radius 1; the field of view follows from the outline of the object.
 CAMERA_DISTANCE = 3.0
 # Fraction of the picture's side that the longer side of the object fills.
@@ -48,34 +46,19 @@ class _Scene:
     opacity: np.ndarray
 
 
-def camera_angles(views: int) -> list[tuple[float, float]]:
-    """Returns polar and azimuth angles in degrees: rings of four from above, level and below.
-
-    The level ring shows front, sides and back (models face -y); the others look from the corners.
-
-    Raises:
-      ValueError: views is not in 0..12.
-    """
-    if not 0 <= views <= 4 * len(POLAR):
-        raise ValueError(f"views is {views}, expected 0 to {4 * len(POLAR)}")
-    angles = []
-    for polar in POLAR:
-        first = -90.0 if polar == 90.0 else -45.0
-        angles += [(polar, first + 90.0 * quarter) for quarter in range(4)]
-    return angles[:views]
-
-
-def render_views(surface: Surface, *, views: int, size: int, samples: int = 2) -> list:
+def render_views(
+    surface: Surface, *, cameras: Sequence[tuple[float, float]], size: int, samples: int = 2
+) -> list:
     """Renders the views that are not blank.
 
     Args:
       surface: surface with z up, of any size and position.
-      views: number of the standard cameras to use.
+      cameras: polar and azimuth angles in degrees, see `viewpoints.angles`.
       size: side of the square pictures in pixels.
       samples: rays per pixel side; thin textures need 2 (4 rays).
 
     Returns:
-      List of at most `views` arrays, uint8 [size, size, 3] on white.
+      List of at most one array per camera, uint8 [size, size, 3] on white.
     """
     low, high = surface.triangles.min(axis=(0, 1)), surface.triangles.max(axis=(0, 1))
     triangles = surface.triangles - (low + high) / 2
@@ -92,8 +75,8 @@ def render_views(surface: Surface, *, views: int, size: int, samples: int = 2) -
     )
     corners = triangles.reshape(-1, 3)[order[first]]
     pictures = []
-    for polar, azimuth in camera_angles(views):
-        basis = _camera_basis(polar, azimuth)
+    for polar, azimuth in cameras:
+        basis = viewpoints.basis(polar, azimuth)
         centre, half, box = _frame(corners, basis, size=size)
 
         def trace(x: np.ndarray, y: np.ndarray, basis: np.ndarray = basis) -> np.ndarray:
@@ -138,16 +121,6 @@ def on_white(data: bytes) -> np.ndarray:
         return np.asarray(Image.alpha_composite(white, picture).convert("RGB"))
     except MemoryError as error:
         raise ValueError(f"a picture of {picture.size} pixels needs more memory") from error
-
-
-def _camera_basis(polar: float, azimuth: float) -> np.ndarray:
-    """Returns [3, 3] with the rows right, up and backwards (from the object to the camera)."""
-    polar, azimuth = np.radians(polar), np.radians(azimuth)
-    back = np.array(
-        [np.sin(polar) * np.cos(azimuth), np.sin(polar) * np.sin(azimuth), np.cos(polar)]
-    )
-    right = np.array([-np.sin(azimuth), np.cos(azimuth), 0.0])
-    return np.stack([right, np.cross(back, right), back]).astype(np.float32)
 
 
 def _frame(

@@ -17,6 +17,7 @@ from data_prep.sources import (
     published,
     scanobjectnn,
 )
+from data_prep.sources.kicad import parts
 
 
 class Item(Protocol):
@@ -71,6 +72,7 @@ SOURCES: dict[str, Source | published.Published] = {
     "furniture_ccby": furniture.Furniture(test="BlendSwap-CC-BY"),
     # For tuning hyperparameters; excludes both test catalogues.
     "furniture_kator": furniture.Furniture(test="KatorLegaz", train=("Reallusion", "Scopia")),
+    "kicad_parts": parts.KicadParts(),
     "folder": folder.Folder(),
     "objaverse": objaverse.Objaverse(),
     # Training lists of OpenShape's paper. The lists differ, so each has its own cache.
@@ -88,7 +90,7 @@ SOURCES: dict[str, Source | published.Published] = {
 }
 # Families whose shapes come from files that `data_prep.geometry` reads. The others have published
 # arrays of points.
-FILE_FAMILIES = ("folder", "furniture", "objaverse")
+FILE_FAMILIES = ("folder", "furniture", "kicad_parts", "objaverse")
 
 
 def find(name: str, *, label_from: str | None = None) -> Source | published.Published:

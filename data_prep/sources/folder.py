@@ -36,8 +36,8 @@ Only `path` is required, and other columns are not read, which a note says. Set 
 know it. Use a list for several captions or images in JSON Lines, and "|" as the separator in CSV.
 Cells of CSV are separated by commas, semicolons or tabs. Letter case of a path need not be that of
 the file if only one file matches. Meshes are rendered; clouds have no views. The offline teacher is
-trained on images and names: to train one on a folder (`--teacher lit`), the table must have a split
-"train".
+trained on images, names and captions: to train one on a folder (`--teacher lit`), the table must
+have a split "train".
 
 Invalid input. The import stops with an error that names file and line if the table cannot be read,
 has an invalid cell, a duplicate id or path, or a path that is absolute or leaves the folder, or if

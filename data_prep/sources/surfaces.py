@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_prep import shapes, timing
-from data_prep.geometry import render, scene
+from data_prep.geometry import render, scene, viewpoints
 from data_prep.geometry.surface import Surface, sample_points
 
 
@@ -41,14 +41,15 @@ def views(surface: Surface, *, count: int, size: int) -> tuple[list[bytes], list
 
     Args:
       surface: surface with z up.
-      count: number of cameras, see `render.render_views`.
+      count: number of cameras, see `viewpoints.angles`.
       size: height and width of the views in pixels.
 
     Returns:
       The encoded views that are not blank, and one fault "blank view" for each blank one.
     """
     with timing.stage("render"):
-        pictures = render.render_views(surface, views=count, size=size)
+        cameras = viewpoints.angles(count)
+        pictures = render.render_views(surface, cameras=cameras, size=size)
     with timing.stage("encode"):
         encoded = [render.encode(picture) for picture in pictures]
     return encoded, ["blank view"] * (count - len(pictures))

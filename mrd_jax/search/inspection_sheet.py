@@ -121,10 +121,12 @@ def _corner(number: int) -> tuple[int, int]:
 
 def _mesh_views(surface: Surface, *, up: str | None) -> list[np.ndarray]:
     """Renders views of a surface in the axes of its file; blank views are missing."""
-    from data_prep.geometry import render  # needs the extra `prep`, which clouds do not
+    from data_prep.geometry import render, viewpoints  # need the extra `prep`, which clouds do not
 
     upright = rotate_upright(surface) if up == "y" else surface
-    return render.render_views(upright, views=VIEWS, size=SIDE)
+    # The ring from above, as the views of the points.
+    cameras = viewpoints.angles(12)[:VIEWS]
+    return render.render_views(upright, cameras=cameras, size=SIDE)
 
 
 def _describe(facts: inspection.Facts) -> str:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from data_prep.foreign import limits
-from data_prep.geometry import render, scene
+from data_prep.geometry import render, scene, viewpoints
 from data_prep.geometry.scene import CLAMP, MIRROR, REPEAT, MeshError, Part, Texture
 from data_prep.geometry.surface import (
     ALL_INVISIBLE,
@@ -220,8 +220,11 @@ def test_coordinates_of_any_size_and_place_keep_shape_and_colours(place):
 def test_a_vertex_coloured_triangle_is_rendered_in_its_interpolated_colours():
     # Facing the front camera, which looks along y with x to the right: red left, green right.
     corners = np.array([[[-1.0, 0, -1], [1, 0, -1], [0, 0, 1]]])
+    front = viewpoints.angles(12)[4:5]
     views = {
-        name: render.render_views(surface_of(Part(corners, colours=colours)), views=5, size=200)[-1]
+        name: render.render_views(
+            surface_of(Part(corners, colours=colours)), cameras=front, size=200
+        )[0]
         for name, colours in (("coloured", CORNERS), ("white", np.ones_like(CORNERS)))
     }
     # The light does not depend on the colour, so the quotient is the colour.

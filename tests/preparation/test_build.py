@@ -117,8 +117,16 @@ def test_offline_teacher_is_trained_once_per_training_split(tmp_path, monkeypatc
     assert [seed for _, _, seed in trained] == [0, 1]
     assert source.read_metadata(folder)["teacher"]["revision"] == "1"
 
+    # Earlier versions did not train on sentences; data sets were built with their teachers.
+    path = tmp_path / "teachers" / "lit_fake" / offline_teacher.TRAINED_ON
+    text = path.read_text()
+    assert '["name", "tags", "caption"]' in text
+    path.write_text(text.replace('["name", "tags", "caption"]', '["name", "tags"]'))
+    run_build(tmp_path, monkeypatch, kind="lit", seed=1)
+    assert len(trained) == 2 and "of the kinds name, tags\n" in capsys.readouterr().out
+
     # An interrupted training leaves no such file.
-    (tmp_path / "teachers" / "lit_fake" / offline_teacher.TRAINED_ON).unlink()
+    path.unlink()
     run_build(tmp_path, monkeypatch, kind="lit", seed=1)
     assert len(trained) == 3 and "it is trained again" in capsys.readouterr().out
 

@@ -8,7 +8,7 @@ import pytest
 import tiny_catalogue
 from PIL import Image
 
-from data_prep.geometry import meshes, normals, render
+from data_prep.geometry import meshes, normals, render, viewpoints
 
 FRONT, LEFT, BACK = 4, 5, 6  # of the twelve cameras, the level ring
 COLOURS = "newmtl red\nKd 1 0 0\nnewmtl green\nKd 0 1 0\nnewmtl blue\nKd 0 0 1\n"
@@ -23,7 +23,7 @@ def boxes(*parts):
 
 
 def views(surface, size=32, **options):
-    return render.render_views(surface, views=12, size=size, **options)
+    return render.render_views(surface, cameras=viewpoints.angles(12), size=size, **options)
 
 
 def mean_position(picture, channel):
@@ -56,14 +56,13 @@ def brute_force_hits(triangles, directions, *, origin):
 
 
 def test_twelve_cameras_have_three_polar_angles_and_four_sides():
-    angles = render.camera_angles(12)
+    angles = viewpoints.angles(12)
     assert [polar for polar, _ in angles] == [60] * 4 + [90] * 4 + [120] * 4
     for ring in range(3):
         azimuths = sorted(azimuth % 360 for _, azimuth in angles[4 * ring : 4 * ring + 4])
         assert np.diff(azimuths).tolist() == [90, 90, 90]
-    assert render.camera_angles(3) == angles[:3]
     with pytest.raises(ValueError, match="views is 13, expected 0 to 12"):
-        render.camera_angles(13)
+        viewpoints.angles(13)
 
 
 def test_views_are_not_mirrored():

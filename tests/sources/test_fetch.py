@@ -3,7 +3,7 @@
 
 import pytest
 
-from data_prep import fetch
+from data_prep import debian, fetch
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_missing_catalogue_is_downloaded_again(tools, tmp_path):
 
 
 def test_the_error_without_apt_gives_the_manual_steps(tools, tmp_path):
-    with pytest.raises(fetch.FetchError) as caught:
+    with pytest.raises(debian.FetchError) as caught:
         fetch.fetch(tmp_path / "raw")
     for part in ("apt-get and dpkg-deb", fetch.PROJECT_PAGE, "Scopia.sh3f", str(tmp_path / "raw")):
         assert part in str(caught.value)
@@ -59,7 +59,7 @@ def test_the_error_without_apt_gives_the_manual_steps(tools, tmp_path):
 def test_the_error_of_a_failed_download_quotes_the_tool_and_no_file_remains(tools, tmp_path):
     add_working_tools(tools)
     tools("apt-get", "echo E: no network >&2; exit 100")
-    with pytest.raises(fetch.FetchError, match=r"apt-get .*update.*failed: E: no network"):
+    with pytest.raises(debian.FetchError, match=r"apt-get .*update.*failed: E: no network"):
         fetch.fetch(tmp_path / "raw")
     assert list((tmp_path / "raw").iterdir()) == []
 
@@ -85,7 +85,7 @@ def test_package_lists_are_downloaded_on_a_system_without_them(tools, tmp_path):
 
 def test_a_package_without_one_of_the_catalogues_is_an_error(tools, tmp_path):
     add_working_tools(tools, names=fetch.CATALOGUES[:4])
-    with pytest.raises(fetch.FetchError, match=r"expected \['Scopia\.sh3f'\] too"):
+    with pytest.raises(debian.FetchError, match=r"expected \['Scopia\.sh3f'\] too"):
         fetch.fetch(tmp_path / "raw")
     assert list((tmp_path / "raw").iterdir()) == []
 

@@ -55,7 +55,7 @@ class Settings:
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
     temperature: float = 0.15
-    caption_kinds: tuple[str, ...] = ("name", "tags")
+    caption_kinds: tuple[str, ...] = ("name", "tags", "caption")
 
 
 @dataclasses.dataclass(frozen=True)
