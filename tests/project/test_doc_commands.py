@@ -39,11 +39,14 @@ TRAIN = f"{PYTHON} -m mrd_jax.main --config configs/quickstart.py --workdir"
 # Beginning of a command -> reason that no test runs it.
 NOT_RUN = {
     "make quickstart": "fetches packages and meshes, and takes ten minutes",
+    "make parts": "fetches CAD models and takes an hour; tests/sources/test_kicad_parts.py",
     "make furniture": "fetches meshes and trains for 20 minutes; tests/project/test_benchmarks.py",
     "make test": "runs this test",
     "python3 -m venv": "creates the environment of the tests",
     ".venv/bin/pip install": "fetches packages",
     f"{PYTHON} -m data_prep.build --source furniture": "fetches a CLIP; tests/teachers",
+    f"{PYTHON} -m data_prep.fetch": "downloads packages; tests/sources",
+    f"{PYTHON} -m data_prep.build --source kicad_parts": "needs the packages; tests/sources",
     f"{PYTHON} -m data_prep.build --source objaverse": "needs Objaverse; tests/sources",
     f"{PYTHON} -m data_prep.merge": "needs two parts; tests/preparation",
     f"{PYTHON} -m data_prep.status": "needs a build; tests/preparation/test_status.py",
