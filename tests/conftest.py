@@ -26,6 +26,21 @@ from fake_data import run_build
 jax.config.update("jax_num_cpu_devices", 8)
 
 
+# Files that take longest.
+LONGEST = (
+    "test_bucket.py",
+    "test_train.py",
+    "test_stopping.py",
+    "test_step.py",
+    "test_blockwise.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Begins with the longest files, so that no process works alone at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture
 def shared_dir():
     """Folder with the developers' reference values; users of the project do not have it."""

@@ -103,6 +103,7 @@ def stop(group, *, process, number, after):
     return step
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_and_a_single_process_continues(
     data, uninterrupted, tmp_path
 ):

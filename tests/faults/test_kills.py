@@ -67,6 +67,7 @@ def check(runs, straight):
     assert not (runs.workdir / "corrupt").exists()
 
 
+@pytest.mark.slow
 def test_few_kills_change_nothing(folders, straight, tmp_path):
     runs = Runs(tmp_path / "run", **folders, steps=24)
     killed = kill_repeatedly(runs, saves=3, elsewhere=2)

@@ -39,7 +39,6 @@ TRAIN = f"{PYTHON} -m mrd_jax.main --config configs/quickstart.py --workdir"
 # Beginning of a command -> reason that no test runs it.
 NOT_RUN = {
     "make quickstart": "fetches packages and meshes, and takes ten minutes",
-    "make parts": "fetches CAD models and takes an hour; tests/sources/test_kicad_parts.py",
     "make furniture": "fetches meshes and trains for 20 minutes; tests/project/test_benchmarks.py",
     "make test": "runs this test",
     "python3 -m venv": "creates the environment of the tests",
