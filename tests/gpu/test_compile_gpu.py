@@ -284,6 +284,9 @@ def test_share_of_the_memory_decides_what_fits(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def leave_gpus_alone():
-    """As the tool does: compilation needs the CPU only."""
+def as_the_tool():
+    """Compiles as the tool does: with the CPU only, and without the cache of compiled programs."""
     jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_enable_compilation_cache", False)
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
