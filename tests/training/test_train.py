@@ -71,6 +71,7 @@ def straight(dataset, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_interrupted_run_continues_bit_for_bit(dataset, straight, tmp_path, monkeypatch):
     config = config_for(dataset)
     stream = loader.train_stream
@@ -157,6 +158,7 @@ def test_finished_run_has_results_and_a_report(straight):
     assert "Relations over time" in page and 'class="dot' in page
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_evaluating_a_checkpoint_repeats_its_results(dataset, straight, capsys):
     before = json.loads((straight / "results.json").read_text())
     for which, step in (("3", 3), ("newest", 6)):
@@ -174,6 +176,7 @@ def test_every_evaluated_step_is_saved_if_best_checkpoints_are_kept(straight):
     assert [step.name for step in saved.steps(straight)] == ["3", "6"]
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_one_and_eight_devices_give_the_same_loss_curve(dataset, tmp_path):
     """Augmentation and patch dropout are on; 20 steps, 1e-4 relative."""
     config = config_for(dataset, total_steps=20, eval_every=20, checkpoint_every=20)
