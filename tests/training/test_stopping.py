@@ -16,7 +16,7 @@ from mrd_jax.data import loader, source
 from mrd_jax.training import nonfinite, preemption, train
 from mrd_jax.training import run as run_lib
 
-pytestmark = pytest.mark.usefixtures("fast_compile", "shared_programs", "without_curves")
+pytestmark = pytest.mark.usefixtures("fast_compile", "without_curves")
 ONE = jax.devices()[:1]
 
 
@@ -30,17 +30,13 @@ def interruptible():
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    """Six steps on 40 shapes of 96 points, evaluated after the third.
-
-    A batch of 12 divides over the one device of the runs, not over the eight of this process.
-    """
+    """Six steps on 40 shapes of 96 points, evaluated after the third."""
     with pytest.MonkeyPatch.context() as patch:
         folder, _ = run_build(tmp_path_factory.mktemp("built"), patch, points=96)
     return tiny_config(
         data__directory=str(folder),
         teacher__dim=DIM,
         model__out_dim=DIM,
-        batch_size=12,
         max_nonfinite_steps=3,
     )
 

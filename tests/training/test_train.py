@@ -20,7 +20,7 @@ from mrd_jax.tools import neighbours as tool
 from mrd_jax.training import calibration, train
 from mrd_jax.training import run as run_lib
 
-pytestmark = pytest.mark.usefixtures("fast_compile", "shared_programs")
+pytestmark = pytest.mark.usefixtures("fast_compile")
 
 TIMINGS = ("train/samples_per_second", "train/data_wait_fraction")
 
@@ -259,6 +259,14 @@ def test_evaluating_before_the_first_checkpoint_is_an_error(dataset, tmp_path):
     checkpoints.close()
     with pytest.raises(FileNotFoundError, match="no checkpoint.*--mode train"):
         train.evaluate(config_for(dataset), str(tmp_path))
+
+
+@pytest.mark.slow
+def test_batch_divides_over_the_devices_of_the_run_only(dataset, tmp_path):
+    """A batch of 12 on 4 of the 8 devices; without hard negatives."""
+    config = config_for(dataset, batch_size=12, total_steps=3, data__hard_negatives=0)
+    train.train_and_evaluate(config, str(tmp_path), devices=jax.devices()[:4])
+    assert set(lines(tmp_path, prefix="train/")) == {1, 2, 3}
 
 
 def test_run_without_a_test_split_trains_alike_and_evaluates_nothing(dataset, straight, tmp_path):
