@@ -27,6 +27,10 @@ def loss_config(**overrides):
             "relation": "similarity",
             "divergence": "jeffrey",
             "weights": "dynamic",
+            "term_weights": "static",
+            "term_weight_floor": 0.2,
+            "lambda_warmup": 0.0,
+            "lambda_anneal": 0.0,
             "mix": "divergences",
             "entropy_weight": 0.1,
             "teacher_temperature": 0.25,
@@ -84,6 +88,10 @@ VARIANTS = {
     "temperatures of single targets": TEMPERATURES,
     "temperatures of single targets, student follows": TEMPERATURES
     | {"student_temperature_follows": "teacher"},
+    "dynamic terms": {"term_weights": "dynamic"},
+    "dynamic terms alone": {"term_weights": "dynamic", "weights": "static"},
+    "dynamic terms, another floor": {"term_weights": "dynamic", "term_weight_floor": 0.7},
+    "two dynamic terms": {"term_weights": "dynamic", "lambda_image": 0.0},
     "no regulariser": {"entropy_weight": 0.0},
     "one candidate": {"candidates": {"intra": ("VV", "TT"), "image": ("VV",), "text": ("VT",)}},
     "three candidates": {
@@ -121,6 +129,7 @@ def weights_of(config):
             term: np.roll(logits, shift)[: len(config.candidates[term])]
             for shift, term in enumerate(("intra", "image", "text"))
         },
+        "term_mixing": np.array([0.5, -0.7, 0.9]),
         "student_log_temperature": math.log(0.6),
         "student_log_temperature_cross": math.log(0.35),
     }
