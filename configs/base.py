@@ -36,6 +36,9 @@ def get_config() -> ConfigDict:
     config.checkpoint_every = 200
     # Disjoint subsets of the points of a cloud whose embeddings are averaged in evaluation.
     config.eval_windows = 1
+    # Head that embeds in evaluation, of a student with `model.relation_head`: "contrastive",
+    # "relation", or "mean", the normalised sum of both unit embeddings.
+    config.eval_head = "contrastive"
     # Number of newest checkpoints to keep in the workdir.
     config.checkpoints_kept = 2
     # Number of best checkpoints to keep in addition. If > 0, every evaluation saves a checkpoint.
@@ -188,6 +191,10 @@ def model() -> ConfigDict:
     # tokens at width 1,024); "cudnn", on NVIDIA GPUs, keeps them on the chip (dtype bfloat16).
     # "auto" selects what platform, sizes and dtype permit; on a CPU, one head at a time.
     config.attention = "auto"
+    # Head of its own for the relations: "linear", a second projection of the same features, whose
+    # embeddings enter the distillation terms, while the contrastive terms keep the first (ours; as
+    # the projection heads of contrastive learning, Chen et al. 2020); or "none".
+    config.relation_head = "none"
     return config
 
 

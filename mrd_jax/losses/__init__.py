@@ -11,7 +11,8 @@ from whole matrices, and `blockwise` in memory that does not grow with the globa
 Source: Multi-modal Relation Distillation for Unified 3D Representation Learning, ECCV 2024.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -112,15 +113,18 @@ def mrd_loss(
     """Computes this device's contribution to the objective and to each of its parts.
 
       L_con = c_V mean_i InfoNCE(P, V)_i + c_T mean_i InfoNCE(P, T)_i
-      L = L_con + sum_term lambda_term v_term L_term + c_H sum_w (log K - H(w))
+      L = L_con + lambda_factor sum_term lambda_term v_term L_term + c_H sum_w (log K - H(w))
 
     with c_V, c_T = image_weight, text_weight and c_H = entropy_weight, over the terms with
-    lambda > 0. v is 1, or K times the dynamic weights of the terms; the last sum is over the weights
-    of the targets of each term and, if they are dynamic, those of the terms. The sum over devices is the value of the objective: differentiate the contribution,
-    then `psum` the gradients.
+    lambda > 0. v is 1, or K times the dynamic weights of the terms; the last sum is over the
+    weights of the targets of each term and, if they are dynamic, those of the terms. The sum over
+    devices is the value of the objective: differentiate the contribution, then `psum` the
+    gradients.
 
     Args:
-      embeddings: points, image, text: [local_batch, dim], normalised here; has_image, has_text:
+      embeddings: points, image, text: [local_batch, dim], normalised here; relation_points, if the
+        student has a relation head: its embeddings, of the same shape, which take the place of the
+        points in the distillation terms; has_image, has_text:
         [local_batch] bool, samples without a modality are masked in every term that uses it;
         log_scale: scalar, s = exp(log_scale), at most exp(log_scale_max).
       weights: loss parameters, those of `init_loss_params` without "log_scale".
@@ -214,8 +218,19 @@ def _row_values(
     config: ml_collections.ConfigDict,
     axis_name: str | None,
 ) -> dict[str, jax.Array]:
+    if modalities.RELATION_POINTS in batch:
+        # The two heads have no product in common, so the halves of the plan are computed apart.
+        relations = {**batch, "P": batch[modalities.RELATION_POINTS]}
+        halves = [(plan._replace(comparisons=()), batch), (plan._replace(contrasts=()), relations)]
+    else:
+        halves = [(plan, batch)]
     local_batch = batch["P"].mask.shape[0]
     global_batch = local_batch * batch_axis.size(axis_name)
+    run: Callable[..., dict[str, jax.Array]] = plain.row_values
     if options.is_blockwise(config, local_batch=local_batch, global_batch=global_batch):
-        return blockwise.row_values(plan, batch, scalars, block=config.block, axis_name=axis_name)
-    return plain.row_values(plan, batch, scalars, axis_name=axis_name)
+        run = functools.partial(blockwise.row_values, block=config.block)
+    rows: dict[str, jax.Array] = {}
+    for part, samples in halves:
+        if part.contrasts or part.comparisons:
+            rows |= run(part, samples, scalars, axis_name=axis_name)
+    return rows

@@ -107,11 +107,12 @@ VARIANTS = {
 }
 
 
-def embeddings_of(batch=6, dim=4, seed=0):
+def embeddings_of(batch=6, dim=4, seed=0, relation_head=False):
     """Draws correlated embeddings, so that every part is of order one; not normalised."""
     draw = np.random.default_rng(seed).normal
     common = draw(size=(batch, dim))
-    return {
+    head = {"relation_points": common - 2 * draw(size=(batch, dim))} if relation_head else {}
+    return head | {
         "points": 2 * common + draw(size=(batch, dim)),
         "image": common + 0.5 * draw(size=(batch, dim)),
         "text": 3 * common + draw(size=(batch, dim)),
@@ -143,18 +144,25 @@ def float32(tree):
     return jax.tree.map(cast, tree)
 
 
-def objective(learnt, embeddings, config, axis_name=None):
+def learnt_of(embeddings, config):
+    """Returns everything that receives a gradient."""
+    names = {"points", "relation_points", "log_scale"} & embeddings.keys()
+    learnt = {name: embeddings[name] for name in names}
+    return learnt | {"weights": float32(weights_of(config))}
+
+
+def objective(learnt, embeddings, config, axis_name=None, **options):
     """Computes `mrd_loss` as a function of everything that receives a gradient."""
-    embeddings = embeddings | {name: learnt[name] for name in ("points", "log_scale")}
-    return losses.mrd_loss(embeddings, learnt["weights"], config, axis_name=axis_name)
+    learnt = dict(learnt)
+    weights = learnt.pop("weights")
+    return losses.mrd_loss(embeddings | learnt, weights, config, axis_name=axis_name, **options)
 
 
-def evaluate(config, embeddings):
+def evaluate(config, embeddings, **options):
     """Returns parts and gradients on one device; eager, so that variants share compiled parts."""
     embeddings = float32(embeddings)
-    learnt = {name: embeddings[name] for name in ("points", "log_scale")}
-    learnt["weights"] = float32(weights_of(config))
-    run = jax.value_and_grad(functools.partial(objective, config=config), has_aux=True)
+    learnt = learnt_of(embeddings, config)
+    run = jax.value_and_grad(functools.partial(objective, config=config, **options), has_aux=True)
     (value, parts), gradients = run(learnt, embeddings)
     assert float(value) == float(parts["total"])
     return parts, gradients

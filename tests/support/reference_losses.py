@@ -96,8 +96,11 @@ def mrd_loss(embeddings, weights, config, *, lambda_factor=1.0):
         batch[letter] = unit_rows(embeddings[name])
         masks[letter] = np.asarray(embeddings[f"has_{name}"])
 
+    # A relation head takes the place of the points in the distillation terms.
+    related = batch | {"P": unit_rows(embeddings.get("relation_points", embeddings["points"]))}
+
     def relate(name, temperature, exclude_self, mask):
-        rows, columns = batch[name[0]], batch[name[1]]
+        rows, columns = related[name[0]], related[name[1]]
         keywords = {"exclude_self": exclude_self, "mask": mask}
         if config.relation == "similarity":
             return log_relation(rows, columns, temperature=temperature, **keywords)
