@@ -68,15 +68,12 @@ def test_contributions_and_gradients_sum_to_those_of_one_device(backend, devices
     assert_sum_is_that_of_one_device(backend, devices, form, config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend, devices, form", [
-    ("shard_map", 8, "blockwise"),
-    *(
-        pytest.param(backend, devices, form, marks=pytest.mark.slow)
-        for backend in ("pmap", "shard_map")
-        for devices in (1, 2, 4, 8)
-        for form in ("plain", "blockwise")
-        if (backend, devices, form) != ("shard_map", 8, "blockwise")
-    ),
+    (backend, devices, form)
+    for backend in ("pmap", "shard_map")
+    for devices in (1, 2, 4, 8)
+    for form in ("plain", "blockwise")
 ])  # fmt: skip
 def test_relation_head_dynamic_terms_and_schedule_do_not_depend_on_devices(backend, devices, form):
     config = loss_inputs.loss_config(term_weights="dynamic", learn_student_temperature=True)

@@ -125,7 +125,7 @@ def test_memory_and_loop_options_change_neither_value_nor_gradient(name, changes
     assert_trees_close(got, want, rtol=1e-5, atol=1e-5)
 
 
-@both
+@pytest.mark.parametrize("name", ["point_bert", pytest.param("uni3d", marks=pytest.mark.slow)])
 def test_relation_head_is_a_second_projection_of_the_same_features(name):
     one, extra = tiny_variables(name), tiny_variables(name)["params"]["projection"]
     extra = jax.tree.map(lambda leaf: 1 - 2 * leaf[..., ::-1], extra)

@@ -90,7 +90,6 @@ VARIANTS = {
     | {"student_temperature_follows": "teacher"},
     "dynamic terms": {"term_weights": "dynamic"},
     "dynamic terms alone": {"term_weights": "dynamic", "weights": "static"},
-    "dynamic terms, another floor": {"term_weights": "dynamic", "term_weight_floor": 0.7},
     "two dynamic terms": {"term_weights": "dynamic", "lambda_image": 0.0},
     "no regulariser": {"entropy_weight": 0.0},
     "one candidate": {"candidates": {"intra": ("VV", "TT"), "image": ("VV",), "text": ("VT",)}},
