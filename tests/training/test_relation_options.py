@@ -133,7 +133,7 @@ def test_run_is_resumed_bit_for_bit_and_evaluated_by_any_head(tmp_path, monkeypa
                 train.train_and_evaluate(config, str(tmp_path / "interrupted"), devices=devices)
             monkeypatch.setattr(loader, "train_stream", stream)
     straight, interrupted = (
-        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").open()]
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         for name in ("straight", "interrupted")
     )
     factors = [row["train/lambda_factor"] for row in straight if "train/loss" in row]
