@@ -25,9 +25,13 @@ class Modality(NamedTuple):
 
 Batch = Mapping[str, Modality]
 
+# Key of the embeddings by a head of their own for the relations, if the student has one: they take
+# the place of P in the distillation terms.
+RELATION_POINTS = "relation_points"
+
 
 def from_embeddings(embeddings: Mapping[str, jax.Array], *, dtype: str) -> dict[str, Modality]:
-    """Normalises embeddings to P, V and T; V and T receive no gradient.
+    """Normalises embeddings to P, V and T, and those of a relation head; V and T have no gradient.
 
     Args:
       embeddings: as in `losses.mrd_loss`.
@@ -37,7 +41,8 @@ def from_embeddings(embeddings: Mapping[str, jax.Array], *, dtype: str) -> dict[
       ValueError: the shapes disagree.
     """
     shape = embeddings["points"].shape
-    for name in ("points", "image", "text"):
+    names = ("points", "image", "text", *({RELATION_POINTS} & embeddings.keys()))
+    for name in names:
         if len(shape) != 2 or embeddings[name].shape != shape:
             raise ValueError(
                 f"embeddings[{name!r}] has shape {embeddings[name].shape} and embeddings['points'] "
@@ -48,7 +53,11 @@ def from_embeddings(embeddings: Mapping[str, jax.Array], *, dtype: str) -> dict[
         rows = relation.unit_rows(values)
         return rows.astype(dtype) if dtype == "bfloat16" else rows
 
-    batch = {"P": Modality(unit(embeddings["points"]), jnp.ones(shape[:1], dtype=bool))}
+    batch = {
+        key: Modality(unit(embeddings[name]), jnp.ones(shape[:1], dtype=bool))
+        for key, name in (("P", "points"), (RELATION_POINTS, RELATION_POINTS))
+        if name in embeddings
+    }
     for letter, name in (("V", "image"), ("T", "text")):
         mask = embeddings[f"has_{name}"].astype(bool)
         # Rows of a missing modality may have any value, nan included.

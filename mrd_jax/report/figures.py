@@ -79,9 +79,15 @@ PANELS = (
     ),
     _Panel(
         "Mixing weights",
-        "Weight of each teacher relation in each distillation term, in %.",
+        "Weight of each teacher relation in each distillation term and, if it is learned, of each "
+        "term, in %.",
         r"train/weight/.+",
         unit="%",
+    ),
+    _Panel(
+        "Schedule of the distillation terms",
+        "Factor that multiplies the weights lambda of all distillation terms.",
+        r"train/lambda_factor",
     ),
     _Panel(
         "Gradient norm",

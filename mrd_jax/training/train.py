@@ -140,7 +140,7 @@ def train(
                 evaluation = evaluator.run(state.variables())
                 evaluation = evaluation.with_metrics(
                     relation_softness.measure(
-                        evaluation.embeddings,
+                        evaluation.relation_embeddings,
                         evaluator.held_out,
                         config.loss,
                         weights=state.params["loss"],
