@@ -67,7 +67,11 @@ HOST_FIELDS = frozenset(
 
 # Fields that later versions added, with the value by which a run is as before they existed, so that
 # runs of earlier versions can be continued.
-ADDED_FIELDS = {f"loss.{name}": value for name, value in options.ADDED.items()}
+ADDED_FIELDS: dict[str, Any] = {
+    "data.image_positives": 1,
+    "data.text_positives": 1,
+    **{f"loss.{name}": value for name, value in options.ADDED.items()},
+}
 
 # File in the workdir that holds config and data set of the run.
 RUN_FILE = "run.json"

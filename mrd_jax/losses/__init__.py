@@ -113,7 +113,10 @@ def mrd_loss(
     Args:
       embeddings: points, image, text: [local_batch, dim], normalised here; has_image, has_text:
         [local_batch] bool, samples without a modality are masked in every term that uses it;
-        log_scale: scalar, s = exp(log_scale), at most exp(log_scale_max).
+        log_scale: scalar, s = exp(log_scale), at most exp(log_scale_max). With several positives,
+        image or text is [local_batch, positives, dim] and its mask [local_batch, positives], filled
+        slots first; relations use the first. With `config.relation_features` = "mean", image_mean
+        and text_mean: [local_batch, dim], which relations use instead.
       weights: loss parameters, those of `init_loss_params` without "log_scale".
       config: loss options, `config.loss` of a run.
       axis_name: mesh axis that the batch is split over; None for one device.
@@ -127,8 +130,10 @@ def mrd_loss(
       ValueError: an option is invalid, or the shapes disagree.
     """
     options.check(config)
-    batch = modalities.from_embeddings(embeddings, dtype=config.dtype)
-    plan = loss_plan.make(config)
+    batch = modalities.from_embeddings(
+        embeddings, dtype=config.dtype, relation_features=config.relation_features
+    )
+    plan = loss_plan.make(config, letters=batch)
     scalars = _scalars(embeddings["log_scale"], weights, config)
     rows = _row_values(plan, batch, scalars, config, axis_name)
 
@@ -139,7 +144,8 @@ def mrd_loss(
     parts = dict.fromkeys(PARTS, jnp.zeros((), dtype=next(iter(rows.values())).dtype))
     for contrast in plan.contrasts:
         for part in (f"contrastive_{contrast.name}", f"accuracy_{contrast.name}"):
-            parts[part] = contribution(part, contrast.points_to_teacher.required)
+            # The upper-case modality has one mask per sample, whatever the number of positives.
+            parts[part] = contribution(part, contrast.points_to_teacher.required.upper())
     parts["contrastive"] = (
         config.image_weight * parts["contrastive_image"]
         + config.text_weight * parts["contrastive_text"]
@@ -181,6 +187,8 @@ def _row_values(
 ) -> dict[str, jax.Array]:
     local_batch = batch["P"].mask.shape[0]
     global_batch = local_batch * batch_axis.size(axis_name)
-    if options.is_blockwise(config, local_batch=local_batch, global_batch=global_batch):
+    # The largest matrix has a column for each feature that is drawn.
+    columns = global_batch * max(m.mask.size // local_batch for m in batch.values())
+    if options.is_blockwise(config, local_batch=local_batch, global_batch=columns):
         return blockwise.row_values(plan, batch, scalars, block=config.block, axis_name=axis_name)
     return plain.row_values(plan, batch, scalars, axis_name=axis_name)
