@@ -112,7 +112,7 @@ def _check_shapes(embeddings: Mapping[str, jax.Array]) -> None:
         if len(shape) != 2 or one_each != shape:
             raise ValueError(
                 f"embeddings[{name!r}] has shape {found} and embeddings['points'] {shape}; "
-                "expected [local_batch, dim] for both, or [local_batch, positives, dim] for features"
+                "expected [local_batch, dim]; features may be [local_batch, positives, dim]"
             )
     for name in _NAMES.values():
         mask, expected = embeddings[f"has_{name}"].shape, embeddings[name].shape[:-1]

@@ -114,6 +114,34 @@ def embeddings_of(batch=6, dim=4, seed=0):
     }
 
 
+# Options that need more than one feature of each modality, see `several_embeddings_of`.
+SEVERAL = {
+    "means as relation features": (1, {"relation_features": "mean"}),
+    "several positives": (3, {}),
+    "several positives and means": (3, {"relation_features": "mean"}),
+}
+
+
+def several_embeddings_of(positives, *, batch=6, dim=4, seed=0):
+    """Returns `embeddings_of` with means and, if positives > 1, that many images and two texts.
+
+    Some samples have fewer images, as those without any in `embeddings_of`; empty slots are nan.
+    """
+    embeddings = embeddings_of(batch=batch, dim=dim, seed=seed)
+    draw = np.random.default_rng(seed + 1).normal
+    for name, count in (("image", positives), ("text", min(positives, 2))):
+        first = embeddings[name]
+        embeddings[f"{name}_mean"] = first + draw(size=first.shape)
+        if positives > 1:
+            slots = first[:, None] + 0.7 * draw(size=(batch, count, dim))
+            slots[:, 0] = first
+            filled = 1 + np.arange(batch) % count
+            has = embeddings[f"has_{name}"][:, None] & (np.arange(count) < filled[:, None])
+            embeddings[name] = np.where(has[..., None], slots, np.nan)
+            embeddings[f"has_{name}"] = has
+    return embeddings
+
+
 def weights_of(config):
     """Returns loss parameters with unequal weights, so that swapped weights are detected."""
     logits = [0.3, -0.4, 0.6]

@@ -3,7 +3,8 @@
 
 One pass over the gathered features accumulates the normalisers of `losses.multi_positive`: N_i
 along the rows of a block and C_im along its columns, which are then added over the devices. The
-gradient is a second pass. With cotangents a_i of N_i and b_jn of C_jn, the local point cloud i receives
+gradient is a second pass. With cotangents a_i of N_i and b_jn of C_jn, the local point cloud i
+receives
 
   s sum_j sum_n [ a_i exp(s p_i . v_jn - N_i) [j != i] + b_jn exp(s p_i . v_jn - C_jn) ] v_jn
 
