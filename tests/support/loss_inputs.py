@@ -116,23 +116,23 @@ def embeddings_of(batch=6, dim=4, seed=0):
 
 # Options that need more than one feature of each modality, see `several_embeddings_of`.
 SEVERAL = {
-    "means as relation features": (1, {"relation_features": "mean"}),
-    "several positives": (3, {}),
-    "several positives and means": (3, {"relation_features": "mean"}),
+    "means as relation features": ((1, 1), {"relation_features": "mean"}),
+    "several positives": ((3, 2), {}),
+    "several images, one text, and means": ((3, 1), {"relation_features": "mean"}),
 }
 
 
 def several_embeddings_of(positives, *, batch=6, dim=4, seed=0):
-    """Returns `embeddings_of` with means and, if positives > 1, that many images and two texts.
+    """Returns `embeddings_of` with means, and with these numbers of images and texts per sample.
 
-    Some samples have fewer images, as those without any in `embeddings_of`; empty slots are nan.
+    Some samples have fewer, as those without any in `embeddings_of`; empty slots are nan.
     """
     embeddings = embeddings_of(batch=batch, dim=dim, seed=seed)
     draw = np.random.default_rng(seed + 1).normal
-    for name, count in (("image", positives), ("text", min(positives, 2))):
+    for name, count in zip(("image", "text"), positives, strict=True):
         first = embeddings[name]
         embeddings[f"{name}_mean"] = first + draw(size=first.shape)
-        if positives > 1:
+        if count > 1:
             slots = first[:, None] + 0.7 * draw(size=(batch, count, dim))
             slots[:, 0] = first
             filled = 1 + np.arange(batch) % count
