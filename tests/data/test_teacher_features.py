@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from test_loader import POINTS, RECORDS, batches, config_of, raw_record, records
 
+from configs import base
 from mrd_jax.data import batch_spec, captions, source, teacher_features, views
+from mrd_jax.training import calibration
 
 # Ways to draw the images and captions of a record; kinds repeat, so that they are not uniform.
 IMAGES = ["render", "picture", "render", "render", "picture"]
@@ -148,3 +150,26 @@ def test_fake_batches_have_positives_and_means():
     np.testing.assert_array_equal(fake["has_image"], np.arange(3) < filled[:, None])
     np.testing.assert_array_equal(fake["image"].any(axis=2), fake["has_image"])
     np.testing.assert_array_equal(fake["image_mean"].any(axis=1), filled > 0)
+
+
+def test_calibration_measures_the_relations_of_the_means(monkeypatch):
+    """A batch has every record, so that neighbours follow from the means of the records alone."""
+    monkeypatch.setattr(calibration, "SAMPLES", RECORDS)
+    config = base.get_config()
+    config.batch_size, config.teacher.dim, config.data.points = RECORDS, 4, POINTS
+    config.data.image_positives, config.loss.relation_features = 2, "mean"
+    measured = calibration.measure(config, records())
+    rows = [raw_record(index)["image_features"].astype(np.float64) for index in range(RECORDS)]
+    rows = unit(np.stack([unit(features).mean(axis=0) for features in rows if len(features)]))
+    weights = np.exp(rows @ rows.T / config.loss.teacher_temperature)
+    chances = weights / weights.sum(axis=1, keepdims=True)
+    neighbours = np.exp(-(chances * np.log(chances)).sum(axis=1)).mean()
+    (soft,) = (s for t, s in measured.softness.items() if (t.term, t.name) == ("image", "VV"))
+    assert soft.neighbours == pytest.approx(neighbours, rel=1e-3)
+    config.loss.relation_features = "drawn"
+    drawn = calibration.measure(config, records()).softness
+    assert not any(
+        drawn[t].neighbours == pytest.approx(s.neighbours)
+        for t, s in measured.softness.items()
+        if "V" in t.name
+    )
