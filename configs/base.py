@@ -96,6 +96,11 @@ def data() -> ConfigDict:
     # Probability of using a shape's own picture instead of a rendered view (OpenShape: 0.5, for
     # Objaverse's thumbnails). A negative value samples uniformly from all images.
     config.picture_probability = -1.0
+    # Positives of a shape in the contrastive terms: distinct images and captions that are drawn
+    # per step, as by the rules above one after another. With more than one, none competes with the
+    # others (multi_positive.py; after HOLA, arXiv 2606.01334). A record with fewer has empty slots.
+    config.image_positives = 1
+    config.text_positives = 1
     # Hard negatives per batch: rows that are replaced by neighbours of other rows. An epoch then
     # takes records / (batch_size - hard_negatives) steps. 0 disables them.
     config.hard_negatives = 0
@@ -259,6 +264,10 @@ def loss() -> ConfigDict:
     config.exclude_self_intra = True
     # Exclude the diagonal of the cross-modal relations.
     config.exclude_self_cross = False
+    # Teacher features of the relations, targets and the columns of the student's cross-modal ones:
+    # "drawn", the (first) image and caption of the contrastive terms; or "mean", the mean unit
+    # feature of all images and captions, weighted by the probability of drawing each (ours).
+    config.relation_features = "drawn"
     config.candidates = ConfigDict()
     # Target relations of the intra term as modality pairs: V image, T text (ours).
     config.candidates.intra = ("VV", "TT")

@@ -68,7 +68,9 @@ HOST_FIELDS = frozenset(
 
 # Fields that later versions added, with the value by which a run is as before they existed, so that
 # runs of earlier versions can be continued.
-ADDED_FIELDS = {
+ADDED_FIELDS: dict[str, Any] = {
+    "data.image_positives": 1,
+    "data.text_positives": 1,
     "model.relation_head": "none",
     **{f"loss.{name}": value for name, value in options.ADDED.items()},
 }

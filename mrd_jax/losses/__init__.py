@@ -126,7 +126,10 @@ def mrd_loss(
         student has a relation head: its embeddings, of the same shape, which take the place of the
         points in the distillation terms; has_image, has_text:
         [local_batch] bool, samples without a modality are masked in every term that uses it;
-        log_scale: scalar, s = exp(log_scale), at most exp(log_scale_max).
+        log_scale: scalar, s = exp(log_scale), at most exp(log_scale_max). With several positives,
+        image or text is [local_batch, positives, dim] and its mask [local_batch, positives], filled
+        slots first; relations use the first. With `config.relation_features` = "mean", image_mean
+        and text_mean: [local_batch, dim], which relations use instead.
       weights: loss parameters, those of `init_loss_params` without "log_scale".
       config: loss options, `config.loss` of a run.
       lambda_factor: scalar that multiplies every lambda, see `lambda_schedule`.
@@ -141,8 +144,10 @@ def mrd_loss(
       ValueError: an option is invalid, or the shapes disagree.
     """
     options.check(config)
-    batch = modalities.from_embeddings(embeddings, dtype=config.dtype)
-    plan = loss_plan.make(config)
+    batch = modalities.from_embeddings(
+        embeddings, dtype=config.dtype, relation_features=config.relation_features
+    )
+    plan = loss_plan.make(config, letters=batch)
     scalars = _scalars(embeddings["log_scale"], weights, config)
     rows = _row_values(plan, batch, scalars, config, axis_name)
 
@@ -153,7 +158,8 @@ def mrd_loss(
     parts = dict.fromkeys(PARTS, jnp.zeros((), dtype=next(iter(rows.values())).dtype))
     for contrast in plan.contrasts:
         for part in (f"contrastive_{contrast.name}", f"accuracy_{contrast.name}"):
-            parts[part] = contribution(part, contrast.points_to_teacher.required)
+            # The upper-case modality has one mask per sample, whatever the number of positives.
+            parts[part] = contribution(part, contrast.points_to_teacher.required.upper())
     parts["contrastive"] = (
         config.image_weight * parts["contrastive_image"]
         + config.text_weight * parts["contrastive_text"]
@@ -226,8 +232,10 @@ def _row_values(
         halves = [(plan, batch)]
     local_batch = batch["P"].mask.shape[0]
     global_batch = local_batch * batch_axis.size(axis_name)
+    # The largest matrix has a column for each feature that is drawn.
+    columns = global_batch * max(m.mask.size // local_batch for m in batch.values())
     run: Callable[..., dict[str, jax.Array]] = plain.row_values
-    if options.is_blockwise(config, local_batch=local_batch, global_batch=global_batch):
+    if options.is_blockwise(config, local_batch=local_batch, global_batch=columns):
         run = functools.partial(blockwise.row_values, block=config.block)
     rows: dict[str, jax.Array] = {}
     for part, samples in halves:

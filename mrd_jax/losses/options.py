@@ -26,6 +26,7 @@ CHOICES = {
     "form": ("plain", "blockwise", "auto"),
     "dtype": ("float32", "bfloat16"),
     "student_temperature_follows": ("none", "contrastive", "teacher"),
+    "relation_features": ("drawn", "mean"),
 }
 NOT_NEGATIVE = (
     "image_weight",
@@ -50,6 +51,7 @@ ADDED = {
     "neighbours_across": 0.0,
     "student_temperature_cross": 0.0,
     "student_temperature_follows": "none",
+    "relation_features": "drawn",
     **{f"teacher_temperatures.{term}": [] for term in TERMS},
 }
 

@@ -121,6 +121,8 @@ _DATA = {
     "caption_groups": SEQUENCE,
     "caption_chances": NUMBERS,
     "picture_probability": real(most=1),
+    "image_positives": integer(1),
+    "text_positives": integer(1),
     "hard_negatives": integer(0),
     "neighbours": integer(1),
     "neighbours_file": TEXT,

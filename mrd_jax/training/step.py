@@ -22,6 +22,9 @@ from mrd_jax.training import nonfinite
 
 Metrics = dict[str, jax.Array]
 
+# Fields of a batch that hold the teacher's features; the means exist if the config asks for them.
+FEATURES = ("image", "text", "has_image", "has_text", "image_mean", "text_mean")
+
 
 def loss_and_gradients(
     state: TrainState,
@@ -80,7 +83,7 @@ def loss_and_gradients(
         embeddings = {
             **heads,
             "log_scale": params["loss"]["log_scale"],
-            **{name: batch[name] for name in ("image", "text", "has_image", "has_text")},
+            **{name: batch[name] for name in FEATURES if name in batch},
         }
         loss, parts = losses.mrd_loss(
             embeddings,

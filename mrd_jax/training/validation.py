@@ -161,6 +161,7 @@ def _value_faults(config: ConfigDict, names: set[str]) -> list[str]:
         lambda: captions.check(config.data): ("data.caption",),
         lambda: neighbour_index.check(config): ("data.hard", "data.neighbours", "batch_size"),
         lambda: options.check(config.loss): ("loss.",),
+        lambda: _check_positives(config): ("data.image_pos", "data.text_pos", "loss."),
         lambda: _check_warmup(config): ("optimizer.warmup_steps", "total_steps"),
         lambda: _check_sizes(config): ("model", "teacher.dim", "data.points", "eval_windows"),
         lambda: _check_paths(config): ("initial_weights", "data."),
@@ -220,6 +221,18 @@ def _check_sizes(config: ConfigDict) -> None:
             f"config.eval_windows is {config.eval_windows}; with {available} points per record and "
             f"model.points {points} it must be 1 to {available // points}"
         )
+
+
+def _check_positives(config: ConfigDict) -> None:
+    """Checks that a contrastive term uses several positives; relations use one feature."""
+    for name in ("image", "text"):
+        count, weight = config.data[f"{name}_positives"], config.loss[f"{name}_weight"]
+        if count > 1 and not weight:
+            raise ValueError(
+                f"config.data.{name}_positives is {count}, but config.loss.{name}_weight is "
+                f"{weight}, so that no term uses them; set the first to 1, or the weight to a "
+                "number > 0"
+            )
 
 
 def _check_paths(config: ConfigDict) -> None:

@@ -42,6 +42,7 @@ CONFIG = ml_collections.ConfigDict(
         "learn_student_temperature": False,
         "student_temperature_cross": 0.0,
         "student_temperature_follows": "none",
+        "relation_features": "drawn",
         "teacher_temperatures": {"intra": (), "image": (), "text": ()},
         "neighbours_within": 0.0,
         "neighbours_across": 0.0,

@@ -38,6 +38,7 @@ def loss_config(**overrides):
             "learn_student_temperature": False,
             "student_temperature_cross": 0.0,
             "student_temperature_follows": "none",
+            "relation_features": "drawn",
             "teacher_temperatures": {"intra": (), "image": (), "text": ()},
             "neighbours_within": 0.0,
             "neighbours_across": 0.0,
@@ -119,6 +120,34 @@ def embeddings_of(batch=6, dim=4, seed=0, relation_head=False):
         "has_text": np.arange(batch) % 5 != 3,
         "log_scale": 2.0,
     }
+
+
+# Options that need more than one feature of each modality, see `several_embeddings_of`.
+SEVERAL = {
+    "means as relation features": ((1, 1), {"relation_features": "mean"}),
+    "several positives": ((3, 2), {}),
+    "several images, one text, and means": ((3, 1), {"relation_features": "mean"}),
+}
+
+
+def several_embeddings_of(positives, *, batch=6, dim=4, seed=0):
+    """Returns `embeddings_of` with means, and with these numbers of images and texts per sample.
+
+    Some samples have fewer, as those without any in `embeddings_of`; empty slots are nan.
+    """
+    embeddings = embeddings_of(batch=batch, dim=dim, seed=seed)
+    draw = np.random.default_rng(seed + 1).normal
+    for name, count in zip(("image", "text"), positives, strict=True):
+        first = embeddings[name]
+        embeddings[f"{name}_mean"] = first + draw(size=first.shape)
+        if count > 1:
+            slots = first[:, None] + 0.7 * draw(size=(batch, count, dim))
+            slots[:, 0] = first
+            filled = 1 + np.arange(batch) % count
+            has = embeddings[f"has_{name}"][:, None] & (np.arange(count) < filled[:, None])
+            embeddings[name] = np.where(has[..., None], slots, np.nan)
+            embeddings[f"has_{name}"] = has
+    return embeddings
 
 
 def weights_of(config):

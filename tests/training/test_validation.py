@@ -62,6 +62,12 @@ def test_table_has_a_rule_for_every_field():
         ({"data__caption_chances": ("high",)}, r"caption_chances is .*; expected a tuple of num"),
         ({"data__caption_groups": ("name",)}, r"caption_groups is .*; each group must be a tuple"),
         ({"data__hard_negatives": 16}, r"hard_negatives is 16"),
+        ({"data__image_positives": 0}, r"image_positives is 0; .* at least 1"),
+        (
+            {"data__text_positives": 2, "loss__text_weight": 0.0},
+            r"text_positives is 2, but config.loss.text_weight is 0.0, so that no term uses them",
+        ),
+        ({"loss__relation_features": "first"}, r"relation_features is 'first'; expected one of"),
         (
             {"data__directory": "s3://b/x"},
             r"data.directory is 's3://b/x': expected a local path or",
