@@ -190,3 +190,17 @@ def test_memory_stays_below_the_whole_matrix_of_cosines():
             assert peak < count * count * 4 / 10
     finally:
         tracemalloc.stop()
+
+
+def test_ranks_and_precisions_name_the_shape_of_every_query():
+    ranks = retrieval.own_ranks(EMBEDDINGS, held_out())
+    # The name "Stool" belongs to shapes 0 and 1, and is that of the first.
+    assert ranks["text_to_points"].shapes.tolist() == [0, 2, 3, 4]
+    assert ranks["points_to_text"].shapes.tolist() == [0, 1, 2, 3, 4]
+    assert ranks["points_to_text"].ranks.tolist() == [1, 4, 1, 1, 1]
+    precisions = retrieval.class_precisions(EMBEDDINGS, held_out())
+    shapes = precisions["points_to_points"].shapes
+    assert (held_out().labels[shapes] == precisions["points_to_points"].labels).all()
+    assert precisions["class_to_points"].shapes.tolist() == [-1] * len(
+        precisions["class_to_points"].labels
+    )
