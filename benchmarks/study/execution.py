@@ -166,8 +166,7 @@ class Study:
                 for name in run.averages
             ),
         )
-        workdir.mkdir(parents=True, exist_ok=True)
-        atomic_io.write_text(workdir / "spec.json", json.dumps(dataclasses.asdict(spec), indent=1))
+        _write_spec(workdir, spec)
         return WorkerJob(run.name, run.config, workdir, overrides)
 
     def _folder(self, run: stages.Run) -> pathlib.Path:
@@ -215,8 +214,7 @@ class Study:
                 continue
             workdir = self.runs / "baselines" / name.replace("/", "_")
             spec = worker.Spec("", {}, str(self._folder(run)), run.split, probes=False)
-            workdir.mkdir(parents=True, exist_ok=True)
-            atomic_io.write_text(workdir / "spec.json", json.dumps(dataclasses.asdict(spec)))
+            _write_spec(workdir, spec)
             jobs.append(WorkerJob(name, "", workdir, {}))
         outcomes = sweep.attempt_jobs(jobs, parallel=self.parallel)
         for job, outcome in zip(jobs, outcomes, strict=True):
@@ -226,6 +224,22 @@ class Study:
                 found[job.name] = outcome
         write(path, found)
         return found
+
+
+def _write_spec(workdir: pathlib.Path, spec: worker.Spec) -> None:
+    """Writes what a worker reads; refuses a workdir of a run with other settings."""
+    path = workdir / "spec.json"
+    content = json.loads(json.dumps(dataclasses.asdict(spec)))
+    # Folders may have been moved since.
+    same = ("config", "overrides", "split", "probes")
+    old = read(path) or content
+    if any(old[field] != content[field] for field in same):
+        raise ValueError(
+            f"{workdir} belongs to a run with other settings than those of this study: remove it, "
+            "or give another folder as --runs"
+        )
+    workdir.mkdir(parents=True, exist_ok=True)
+    atomic_io.write_text(path, json.dumps(content, indent=1))
 
 
 def stored_name(run: Mapping[str, Any]) -> str:
