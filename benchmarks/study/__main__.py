@@ -74,7 +74,7 @@ def check_data(data: Mapping[str, pathlib.Path], wanted: Sequence[str]) -> None:
 
     Raises:
       FileNotFoundError: a folder is not a data set.
-      ValueError: a split is missing.
+      ValueError: a split or the groups of the parts are missing.
     """
     for name, folder in data.items():
         if name == "furniture" and "test" not in wanted:
@@ -85,6 +85,12 @@ def check_data(data: Mapping[str, pathlib.Path], wanted: Sequence[str]) -> None:
             raise ValueError(
                 f"{folder} has no split {missing[0]!r}, only {sorted(set(counts) - {'classes'})}: "
                 "expected a data set of the present data_prep.build; build it again"
+            )
+        # Creators, which stand in for groups elsewhere, are the same for all parts.
+        if name == "parts" and not (folder / "evaluation" / "groups.json").is_file():
+            raise ValueError(
+                f"{folder} has no evaluation/groups.json, the series of its shapes: run "
+                "data_prep.build again with the options it was built with, which adds it"
             )
 
 
@@ -176,11 +182,11 @@ def run_stages(
     if last == 0:
         return found
     compared, chosen = choose_objective(chooses, recipe=recipe)
-    found["relations"] = tables.relations(compared, chosen)
+    found["relations"] = tables.relations(_in_tables(compared), chosen)
     if last == 1:
         return found
     planned = stages.test_round(chosen, recipe)
-    tested = results("test", planned)
+    tested = _in_tables(results("test", planned))
     if "test" in wanted:
         study.baselines(planned)
     baselines = execution.read(study.output / execution.BASELINES_FILE)
@@ -190,11 +196,15 @@ def run_stages(
             found[name] = tables.methods(of_data, baselines)
     if last == 2:
         return found
-    conditions = results("regimes", stages.regimes_round(chosen, recipe))
+    conditions = _in_tables(results("regimes", stages.regimes_round(chosen, recipe)))
     parts = [result for result in tested if result.run["data"] == "parts"]
     if conditions:
         found["regimes"] = tables.regimes([*parts, *conditions])
     return found
+
+
+def _in_tables(found: Sequence[execution.Result]) -> list[execution.Result]:
+    return [result for result in found if not result.run["helper"]]
 
 
 def choose_objective(

@@ -83,7 +83,8 @@ class Study:
     def execute(self, planned: Sequence[stages.Run]) -> list[Result]:
         """Executes the runs of a round that are not in the files, and returns those that finished.
 
-        Runs that average others come after them. A run that fails is named in `failures`.
+        Runs come after those that they need. A run that fails is named in `failures`, and those
+        that need it are not run.
 
         Args:
           planned: runs of one stage.
@@ -91,8 +92,12 @@ class Study:
         Raises:
           ValueError: a file of results has a run of the same name with other settings.
         """
-        for is_average in (False, True):
-            self._execute([run for run in planned if bool(run.averages) == is_average])
+        left = list(planned)
+        while left:
+            waiting = {run.name for run in left}
+            ready = [run for run in left if not waiting & set(run.needs)]
+            self._execute(ready)
+            left = [run for run in left if run not in ready]
         return self.load(planned)
 
     def load(self, planned: Sequence[stages.Run]) -> list[Result]:
@@ -121,7 +126,19 @@ class Study:
     def _execute(self, planned: Sequence[stages.Run]) -> None:
         """Executes runs that do not depend on each other, and adds them to the files."""
         done = {result.run["stage"] + stored_name(result.run) for result in self.load(planned)}
-        missing = [run for run in planned if run.stage + run.name not in done]
+        missing = []
+        for run in planned:
+            if run.stage + run.name in done:
+                continue
+            absent = [n for n in run.needs if not (self.runs / run.stage / n).is_dir()]
+            stored = read(self.output / f"{run.stage}.json") if run.needs else {}
+            absent += [name for name in run.needs if name not in stored]
+            if absent:
+                self.failures.append(
+                    f"{run.name} needs the run {absent[0]}, which has not finished"
+                )
+            else:
+                missing.append(run)
         if not missing:
             return
         by_name = {run.name: run for run in missing}
@@ -147,11 +164,9 @@ class Study:
         """Writes what the worker of a run reads."""
         workdir = self.runs / run.stage / run.name
         overrides = {**run.overrides, **_EXECUTION}
-        stage = read(self.output / f"{run.stage}.json") if run.averages else {}
-        missing = [name for name in run.averages if name not in stage]
-        if missing:
-            # The worker then fails with a message that names the workdir.
-            stage |= {name: {"run": {"overrides": {}}} for name in missing}
+        if run.starts_from:
+            overrides["initial_weights"] = str(self.runs / run.stage / run.starts_from)
+        stored = read(self.output / f"{run.stage}.json") if run.averages else {}
         spec = worker.Spec(
             config=run.config,
             overrides=overrides,
@@ -161,7 +176,7 @@ class Study:
             average_of=tuple(
                 (
                     str(self.runs / run.stage / name),
-                    {**stage[name]["run"]["overrides"], **_EXECUTION},
+                    {**stored[name]["run"]["overrides"], **_EXECUTION},
                 )
                 for name in run.averages
             ),

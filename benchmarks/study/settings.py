@@ -10,7 +10,8 @@ from benchmarks.study import derived
 LAMBDAS = ("loss.lambda_intra", "loss.lambda_image", "loss.lambda_text")
 
 
-def _lambdas(intra: float, cross: float) -> dict[str, Any]:
+def lambdas(intra: float, cross: float) -> dict[str, Any]:
+    """Returns the weights of the intra term and of both cross terms."""
     return dict(zip(LAMBDAS, (intra, cross, cross), strict=True))
 
 
@@ -22,17 +23,18 @@ class Setting:
       name: name in tables.
       family: question that it answers; two settings of one family exclude each other.
       overrides: values of config fields by dotted name.
-      averages: settings whose runs of the same condition and seed have their weights averaged,
-        instead of a training; () to train.
+      branched: whether the weights of two runs are averaged: after half of the steps with the
+        contrastive terms alone, one run goes on with them and one with the objective. Weights of
+        independent runs cannot be averaged.
     """
 
     name: str
     family: str
     overrides: Mapping[str, Any]
-    averages: tuple[str, ...] = ()
+    branched: bool = False
 
 
-CONTRASTIVE = Setting("contrastive", "control", _lambdas(0.0, 0.0))
+CONTRASTIVE = Setting("contrastive", "control", lambdas(0.0, 0.0))
 REFERENCE = Setting("MRD, defaults", "control", {})
 # Name of the chosen objective among the methods.
 MRD = "MRD"
@@ -60,8 +62,8 @@ def _neighbours(count: int) -> Setting:
 RELATIONS: tuple[Setting, ...] = (
     *(_neighbours(count) for count in (2, 4, 8, 16)),
     Setting("no diagonal in cross terms", "diagonal", {"loss.exclude_self_cross": True}),
-    Setting("lambda 0.1", "lambda", _lambdas(0.1, 0.1)),
-    Setting("lambda 0.3", "lambda", _lambdas(0.3, 0.3)),
+    Setting("lambda 0.1", "lambda", lambdas(0.1, 0.1)),
+    Setting("lambda 0.3", "lambda", lambdas(0.3, 0.3)),
     Setting("divergence kl", "divergence", {"loss.divergence": "kl"}),
     Setting("divergence js", "divergence", {"loss.divergence": "js"}),
     Setting("static weights", "weights", {"loss.weights": "static"}),
@@ -83,12 +85,22 @@ RELATIONS: tuple[Setting, ...] = (
     Setting("lambda warmed up", "schedule", {"loss.lambda_warmup": 0.3}),
     Setting("lambda annealed to 0", "schedule", {"loss.lambda_anneal": 0.5}),
     Setting("dynamic weights of the terms", "term weights", {"loss.term_weights": "dynamic"}),
-    # The runs share their initial weights and their order of samples.
+    Setting("averaged weights of two branches", "averaged weights", {}, branched=True),
     Setting(
-        "weights averaged with contrastive",
-        "averaged weights",
-        {},
-        (CONTRASTIVE.name, REFERENCE.name),
+        "relation head, contrastive head embeds",
+        "relation head",
+        {"model.relation_head": "linear", "eval_head": "contrastive"},
+    ),
+    Setting(
+        "relation head, mean of both embeds",
+        "relation head",
+        {"model.relation_head": "linear", "eval_head": "mean"},
+    ),
+    Setting("relations of mean features", "relation features", {"loss.relation_features": "mean"}),
+    Setting(
+        "3 images and 2 captions as positives",
+        "positives",
+        {"data.image_positives": 3, "data.text_positives": 2},
     ),
     Setting("TT alone in the intra term", "candidates", {"loss.candidates.intra": ("TT",)}),
 )
@@ -102,17 +114,14 @@ def methods(chosen: Setting) -> list[Setting]:
     Args:
       chosen: chosen objective.
     """
-    off, fields = _lambdas(0.0, 0.0), chosen.overrides
+    off, fields = lambdas(0.0, 0.0), chosen.overrides
     cross_off = {name: off[name] for name in LAMBDAS[1:]}
-    found = [
+    return [
         Setting(CONTRASTIVE.name, "method", {**fields, **off}),
-        Setting("contrastive + intra", "method", {**fields, **cross_off}),
-        Setting("contrastive + cross", "method", {**fields, LAMBDAS[0]: 0.0}),
+        Setting("contrastive + intra", "method", {**fields, **cross_off}, chosen.branched),
+        Setting("contrastive + cross", "method", {**fields, LAMBDAS[0]: 0.0}, chosen.branched),
+        Setting(MRD, "method", fields, chosen.branched),
     ]
-    if not chosen.averages:
-        return [*found, Setting(MRD, "method", fields)]
-    trained = Setting("MRD, one run", "method", fields)
-    return [*found, trained, Setting(MRD, "method", fields, (CONTRASTIVE.name, trained.name))]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,9 +142,9 @@ class Regime:
 # "all shapes, batch 64" is that of the test stage.
 REGIMES: dict[str, Regime] = {
     "10% of the shapes": Regime(derived.Derivation(fraction=0.1)),
-    "30% of the shapes": Regime(derived.Derivation(fraction=0.3)),
+    "30% of the shapes": Regime(derived.Derivation(fraction=0.3), folds=(0,)),
     "batch 32": Regime(batch_size=32, folds=(0,)),
     "batch 256": Regime(batch_size=256, folds=(0,)),
     "30% wrong captions": Regime(derived.Derivation(wrong_captions=0.3)),
-    "captions missing for half": Regime(derived.Derivation(missing_captions=0.5)),
+    "captions missing for half": Regime(derived.Derivation(missing_captions=0.5), folds=(0,)),
 }

@@ -7,6 +7,7 @@ pure function of criteria, so that a study that was interrupted continues with t
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ ROUNDS: tuple[tuple[float, tuple[int, ...]], ...] = ((0.25, (0,)), (0.5, (0,)), 
 COMBINATIONS = 2
 # On one core of the machine of docs/performance.md, quickstart student: a step of 64 samples, the
 # start of a run with its measurement, and probes on 2,000 shapes.
-STEP_SECONDS, START_SECONDS, PROBE_SECONDS = 1.0, 25.0, 45.0
+STEP_SECONDS, START_SECONDS, PROBE_SECONDS = 1.0, 30.0, 50.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,9 @@ class Run:
       derivation: derived data set; None for the data set as it is.
       split: split to measure on.
       probes: fit probes to the training split.
+      starts_from: name of the run of the stage whose weights it starts from; "" for none.
       averages: names of the runs of the stage whose weights are averaged; () to train.
+      helper: whether the run only serves others of the stage, and is in no table.
       cost: cost of a step against the config as it is.
     """
 
@@ -72,13 +75,20 @@ class Run:
     derivation: derived.Derivation | None
     split: str
     probes: bool = False
+    starts_from: str = ""
     averages: tuple[str, ...] = ()
+    helper: bool = False
     cost: float = 1.0
 
     @property
     def name(self) -> str:
         """Name of the run, unique in its stage, and a file name."""
         return run_name(self.setting, self.condition, self.seed)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the runs of the stage that must have finished before."""
+        return (*self.averages, *([self.starts_from] if self.starts_from else []))
 
     @property
     def seconds(self) -> float:
@@ -103,9 +113,30 @@ def run_name(setting: str, condition: str, seed: int) -> str:
     return f"{slug}_{seed}"
 
 
-def _averages(setting: Setting, condition: str, seed: int) -> tuple[str, ...]:
-    """Returns the names of the runs that a setting averages."""
-    return tuple(run_name(name, condition, seed) for name in setting.averages)
+def _expand(run: Run, objective: Setting) -> list[Run]:
+    """Returns the run of a setting, after those that it averages if the setting is branched.
+
+    Args:
+      run: the run as if the setting were not branched.
+      objective: the setting.
+    """
+    if not objective.branched:
+        return [run]
+    half = {**run.overrides, "total_steps": run.overrides["total_steps"] // 2}
+    contrastive = {**half, **settings.lambdas(0.0, 0.0)}
+    helper = dataclasses.replace(run, helper=True, probes=False)
+    trunk = dataclasses.replace(helper, setting=f"{run.setting}: trunk", overrides=contrastive)
+    branches = [
+        dataclasses.replace(
+            helper,
+            setting=f"{run.setting}: {name}",
+            overrides=fields,
+            starts_from=trunk.name,
+        )
+        for name, fields in (("contrastive branch", contrastive), ("branch", half))
+    ]
+    averaged = dataclasses.replace(run, averages=tuple(branch.name for branch in branches))
+    return [trunk, *branches, averaged]
 
 
 def recipe_round() -> list[Run]:
@@ -115,10 +146,10 @@ def recipe_round() -> list[Run]:
         common = {"objective": objective, "condition": objective.name}
         for name, (fields, cost) in settings.RECIPE.items():
             recipe = Recipe(fields, settings.RECIPE_STEPS, cost)
-            runs.append(_choice_run("recipe", name, recipe=recipe, **common))
+            runs += _choice_runs("recipe", name, recipe=recipe, **common)
         for steps in settings.LENGTHS:
             recipe = Recipe(steps=steps)
-            runs.append(_choice_run("recipe", length_name(steps), recipe=recipe, **common))
+            runs += _choice_runs("recipe", length_name(steps), recipe=recipe, **common)
     return runs
 
 
@@ -172,7 +203,10 @@ def relations_round(round_: int, chosen: Sequence[Setting], recipe: Recipe) -> l
     fraction, seeds = ROUNDS[round_]
     shortened = dataclasses.replace(recipe, steps=round(fraction * recipe.steps))
     return [
-        _choice_run(
+        run
+        for setting in (CONTRASTIVE, REFERENCE, *chosen)
+        for seed in seeds
+        for run in _choice_runs(
             "relations",
             setting.name,
             objective=setting,
@@ -180,9 +214,12 @@ def relations_round(round_: int, chosen: Sequence[Setting], recipe: Recipe) -> l
             condition=length_name(shortened.steps),
             seed=seed,
         )
-        for setting in (CONTRASTIVE, REFERENCE, *chosen)
-        for seed in seeds
     ]
+
+
+def remaining(round_: int) -> int:
+    """Returns the number of settings in a round, the controls not included."""
+    return len(settings.RELATIONS) // 2**round_
 
 
 def next_settings(
@@ -196,7 +233,7 @@ def next_settings(
         whose run failed is missing and does not remain.
       round_: index of the next round.
     """
-    count = max(-(-len(settings.RELATIONS) // 2**round_), 1)
+    count = remaining(round_)
     ranked = sorted((s for s in current if s.name in criteria), key=lambda s: -criteria[s.name])
     reference = criteria.get(REFERENCE.name, -np.inf)
     combined = combine([s for s in ranked if criteria[s.name] > reference])
@@ -214,7 +251,7 @@ def combine(winners: Sequence[Setting]) -> list[Setting]:
     """
     by_family: dict[str, Setting] = {}
     for setting in winners:
-        if setting.family != "combination" and not setting.averages:
+        if setting.family != "combination" and not setting.branched:
             by_family.setdefault(setting.family, setting)
     parts = list(by_family.values())
     groups = [parts[:2], parts] if len(parts) > 2 else [parts] if len(parts) == 2 else []
@@ -243,13 +280,17 @@ def choose_setting(current: Sequence[Setting], criteria: Mapping[str, float]) ->
 
 def test_round(chosen: Setting, recipe: Recipe) -> list[Run]:
     """Returns the runs of the stage `test`: every method on all folds and all furniture seeds."""
+    methods = settings.methods(chosen)
     runs = [
-        _fold_run("test", method, recipe=recipe, fold=fold, condition="all shapes, batch 64")
+        run
         for fold in range(derived.FOLDS)
-        for method in settings.methods(chosen)
+        for method in methods
+        for run in _fold_runs(
+            "test", method, recipe=recipe, fold=fold, condition="all shapes, batch 64"
+        )
     ]
-    runs += [
-        Run(
+    for seed, method in itertools.product(range(FURNITURE_SEEDS), methods):
+        run = Run(
             stage="test",
             setting=method.name,
             condition="furniture",
@@ -260,20 +301,20 @@ def test_round(chosen: Setting, recipe: Recipe) -> list[Run]:
             derivation=None,
             split="test",
             probes=True,
-            averages=_averages(method, "furniture", seed),
         )
-        for seed in range(FURNITURE_SEEDS)
-        for method in settings.methods(chosen)
-    ]
+        runs += _expand(run, method)
     return runs
 
 
 def regimes_round(chosen: Setting, recipe: Recipe) -> list[Run]:
     """Returns the runs of the stage `regimes`: contrastive and MRD under every condition."""
-    wanted = {CONTRASTIVE.name, "MRD, one run", settings.MRD}
-    ends = [method for method in settings.methods(chosen) if method.name in wanted]
+    ends = [m for m in settings.methods(chosen) if m.name in (CONTRASTIVE.name, settings.MRD)]
     return [
-        _fold_run(
+        run
+        for condition, regime in settings.REGIMES.items()
+        for fold in regime.folds
+        for method in ends
+        for run in _fold_runs(
             "regimes",
             method,
             recipe=recipe,
@@ -282,13 +323,10 @@ def regimes_round(chosen: Setting, recipe: Recipe) -> list[Run]:
             derivation=regime.derivation,
             batch_size=regime.batch_size,
         )
-        for condition, regime in settings.REGIMES.items()
-        for fold in regime.folds
-        for method in ends
     ]
 
 
-def _choice_run(
+def _choice_runs(
     stage: str,
     name: str,
     *,
@@ -296,10 +334,10 @@ def _choice_run(
     recipe: Recipe,
     condition: str,
     seed: int = 0,
-) -> Run:
-    """Returns a run on the parts that is measured on their validation split."""
+) -> list[Run]:
+    """Returns the runs of an objective on the parts, measured on their validation split."""
     fields = {**recipe.overrides, **objective.overrides}
-    return Run(
+    run = Run(
         stage=stage,
         setting=name,
         condition=condition,
@@ -309,12 +347,12 @@ def _choice_run(
         data="parts",
         derivation=None,
         split="validation",
-        averages=_averages(objective, condition, seed),
         cost=recipe.cost,
     )
+    return _expand(run, objective)
 
 
-def _fold_run(
+def _fold_runs(
     stage: str,
     method: Setting,
     *,
@@ -323,12 +361,12 @@ def _fold_run(
     condition: str,
     derivation: derived.Derivation | None = None,
     batch_size: int = 64,
-) -> Run:
-    """Returns a run on a fold of the parts, whose seed is the fold."""
+) -> list[Run]:
+    """Returns the runs of a method on a fold of the parts, whose seed is the fold."""
     fields = {**recipe.overrides, **method.overrides}
     if batch_size != 64:
         fields["batch_size"] = batch_size
-    return Run(
+    run = Run(
         stage=stage,
         setting=method.name,
         condition=condition,
@@ -339,9 +377,9 @@ def _fold_run(
         derivation=dataclasses.replace(derivation or derived.Derivation(), fold=fold, seed=fold),
         split="test",
         probes=stage == "test",
-        averages=_averages(method, condition, fold),
         cost=recipe.cost,
     )
+    return _expand(run, method)
 
 
 STAGES = ("recipe", "relations", "test", "regimes")
@@ -363,7 +401,5 @@ def planned(stage: str, recipe: Recipe) -> list[Run]:
     return [
         run
         for round_ in range(len(ROUNDS))
-        for run in relations_round(
-            round_, settings.RELATIONS[: -(-len(settings.RELATIONS) // 2**round_)], recipe
-        )
+        for run in relations_round(round_, settings.RELATIONS[: remaining(round_)], recipe)
     ]

@@ -145,6 +145,22 @@ def test_methods_differ_from_the_chosen_objective_in_their_lambdas_alone():
     assert fields["contrastive + cross"] == {"loss.divergence": "kl", "loss.lambda_intra": 0.0}
 
 
+def test_a_branched_setting_trains_a_trunk_and_two_branches_before_their_average():
+    branched = next(setting for setting in settings.RELATIONS if setting.branched)
+    runs = stages.relations_round(2, [branched], stages.Recipe())
+    own = [run for run in runs if run.seed == 1 and run.setting.startswith(branched.name)]
+    trunk, contrastive, branch, average = own
+    assert [run.overrides["total_steps"] for run in own[:3]] == [300, 300, 300]
+    assert trunk.overrides["loss.lambda_intra"] == contrastive.overrides["loss.lambda_intra"] == 0
+    assert "loss.lambda_intra" not in branch.overrides
+    assert contrastive.starts_from == branch.starts_from == trunk.name
+    assert average.averages == (contrastive.name, branch.name)
+    assert [run.helper for run in own] == [True, True, True, False]
+    # It costs one and a half trainings.
+    alone = next(run for run in runs if run.setting == "contrastive")
+    assert sum(run.seconds for run in own) < 2 * alone.seconds
+
+
 def test_every_regime_sees_the_same_number_of_samples():
     runs = stages.regimes_round(settings.REFERENCE, stages.Recipe())
     samples = {r.overrides["total_steps"] * r.overrides.get("batch_size", 64) for r in runs}
@@ -186,9 +202,7 @@ def stubbed(tmp_path, monkeypatch):
     def attempt(jobs, *, parallel, on_end=lambda job: None):
         outcomes = []
         for job in jobs:
-            run = next(
-                (r for r in planned if tmp_path / "runs" / r.stage / r.name == job.workdir), None
-            )
+            run = next((r for r in planned if (r.stage, r.name) == job.workdir.parts[-2:]), None)
             executed.append(job.workdir.name)
             if run is None:
                 outcomes.append({"baselines": {}, "metrics": {}})
@@ -258,6 +272,27 @@ def test_a_study_chooses_what_is_best_and_a_finished_one_runs_nothing(stubbed, c
     assert executed == []
     assert page.read_text() == text
     assert mcnemar_line(page.parent / "output" / "test.json") in text
+
+
+def test_a_run_waits_for_those_that_it_needs_and_is_not_run_without_them(stubbed, tmp_path):
+    _, executed, failing, _ = stubbed
+    study = execution.Study({}, tmp_path / "runs", tmp_path / "output", parallel=2)
+    branched = next(setting for setting in settings.RELATIONS if setting.branched)
+    runs = stages.relations_round(0, [branched], stages.Recipe())
+    assert len(study.execute(runs)) == 6
+    order = {name: position for position, name in enumerate(executed)}
+    assert all(order[need] < order[run.name] for run in runs for need in run.needs)
+    spec = json.loads((tmp_path / "runs" / "relations" / runs[-1].name / "spec.json").read_text())
+    folders = [pathlib.Path(folder).name for folder, _ in spec["average_of"]]
+    assert folders == list(runs[-1].averages)
+    assert [fields["loss.lambda_intra"] for _, fields in spec["average_of"][:1]] == [0.0]
+
+    other = execution.Study({}, tmp_path / "runs2", tmp_path / "output2", parallel=2)
+    failing.add(runs[2].name)  # the trunk
+    executed.clear()
+    assert len(other.execute(runs)) == 2
+    assert set(executed) == {run.name for run in runs[:3]}
+    assert len(other.failures) == 4
 
 
 def test_a_failed_run_is_named_and_the_others_of_its_round_run(stubbed, capsys):
