@@ -151,7 +151,7 @@ class Furniture:
                 f"no shape of the test catalogue {self.test!r}, found {found}; "
                 f"put {self.test}.sh3f into the input folder"
             )
-        authors = {shape.creator.lower() for shape in test} - GENERIC_CREATORS
+        authors = set(self.groups(Path(), test).values())
         train = [
             shape
             for shape in prepared
@@ -160,6 +160,12 @@ class Furniture:
             and shape.creator.lower() not in authors
         ]
         return {"train": [shape.id for shape in train], "test": [shape.id for shape in test]}
+
+    def groups(self, input_dir: Path, prepared: Sequence[shapes.Shape]) -> dict[str, str]:
+        """Returns the creators of the models; without those that do not identify an author."""
+        del input_dir
+        creators = {shape.id: shape.creator.lower() for shape in prepared}
+        return {name: who for name, who in creators.items() if who not in GENERIC_CREATORS}
 
     def classes(self, prepared: Sequence[shapes.Shape]) -> list[str]:
         """Returns the labels that occur in both splits, sorted."""

@@ -164,6 +164,12 @@ def test_geometry_is_known_at_unit_size_and_survives_the_cache(prepared):
         other.geometry,
     ]
     assert (box.catalogue, box.category) == ("DIP package/DIP-#_W#mm", "Package_DIP")
+    groups = sources.SOURCES["kicad_parts"].groups(None, [box, big, other])
+    assert groups == {
+        box.id: "DIP package/DIP-#_W#mm",
+        big.id: "DIP package/DIP-#_W#mm",
+        other.id: "relay/Other",
+    }
 
 
 def test_z_is_up_and_a_file_that_does_not_convert_is_counted(prepared):

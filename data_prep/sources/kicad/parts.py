@@ -191,8 +191,13 @@ class KicadParts:
 
     def splits(self, prepared: Sequence[shapes.Shape]) -> dict[str, list[str]]:
         """Splits by series, see `series.split`; duplicates at unit size are in no split."""
-        parts = [series.Part(s.id, s.label, s.catalogue, s.geometry) for s in prepared]
-        return series.split(parts)
+        return series.split(_parts(prepared))
+
+    def groups(self, input_dir: Path, prepared: Sequence[shapes.Shape]) -> dict[str, str]:
+        """Returns the joined series of every part, see `series.join`."""
+        del input_dir
+        joined = series.join(_parts(prepared))
+        return {shape.id: joined[shape.catalogue] for shape in prepared}
 
     def classes(self, prepared: Sequence[shapes.Shape]) -> list[str]:
         """Returns the labels that occur in the splits "train" and "test", sorted."""
@@ -231,6 +236,10 @@ def hash_geometry(surface: Surface) -> str:
     corners /= max(float(np.linalg.norm(corners, axis=1).max()), 1e-30)
     cells = np.unique(np.rint(corners * GRID).astype(np.int32), axis=0)
     return hashlib.sha256(cells.tobytes()).hexdigest()[:16]
+
+
+def _parts(prepared: Sequence[shapes.Shape]) -> list[series.Part]:
+    return [series.Part(s.id, s.label, s.catalogue, s.geometry) for s in prepared]
 
 
 def _item(
