@@ -101,7 +101,9 @@ def measure(workdir: pathlib.Path, *, data: pathlib.Path | None = None) -> dict[
         "seed": config["seed"],
         "data": source.fingerprint(source.read_metadata(folder)),
         "zero_shot": student.metrics,
-        "linear_probe": linear_probe.linear_probe(embeddings["train"], **given),
+        "linear_probe": linear_probe.linear_probe(
+            embeddings["train"], **given, test_groups=splits["test"].clusters
+        ),
         "few_shot": few_shot.few_shot(embeddings["train"], **given),
         "retrieval": student.retrieval,
     }

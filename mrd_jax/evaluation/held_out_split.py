@@ -88,6 +88,11 @@ class HeldOut:
         """Classes of the shapes whose class is known, int32 [labelled]."""
         return self.labels[self.labelled]
 
+    @property
+    def labelled_clusters(self) -> np.ndarray | None:
+        """Groups of the shapes whose class is known, int64 [labelled], see `clusters`."""
+        return None if self.clusters is None else self.clusters[self.labelled]
+
 
 def training_subset(count: int) -> np.ndarray:
     """Returns the positions of the training shapes to use, ascending, int64 [at most count].

@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 
 from mrd_jax.evaluation import held_out_split
-from mrd_jax.evaluation.metrics import classification, ranking
+from mrd_jax.evaluation.metrics import bootstrap, classification, ranking, statistics
 
 # Values of k in the retrieval tables of this field.
 RECALL_AT = (1, 5, 10)
@@ -52,7 +52,9 @@ def retrieval(
 
       If classes are known, for the same directions, `points_to_points` and `class_to_points` (a
       query is the text feature of a class name): `DIRECTION/map`, the mean average precision by
-      class; `map_per_class`, averaged over classes instead of queries; `map_queries` and
+      class; if the data set has groups and the queries are shapes or their pictures, `map_low` and
+      `map_high`, its 95% bootstrap interval over groups; `map_per_class`, averaged over classes
+      instead of queries; `map_queries` and
       `map_gallery`; and `map_lonely`, the number of queries that are excluded because the gallery
       has no other item of their class.
 
@@ -133,12 +135,15 @@ class _Items:
       groups: int [count]; a query and an item of one group are a correct pair.
       unseen: bool [count], True for an exact name that never occurs in training.
       labels: int [count], class, -1 for an unknown class.
+      clusters: int [count], group of the shape in the data set, see `HeldOut.clusters`; None if
+        the data set has no groups or the items are no shapes.
     """
 
     features: np.ndarray
     groups: np.ndarray
     unseen: np.ndarray
     labels: np.ndarray
+    clusters: np.ndarray | None = None
 
 
 def _directions(
@@ -149,7 +154,10 @@ def _directions(
     pictured = np.flatnonzero(np.any(held_out.image_features != 0, axis=1))
 
     def shapes(features: np.ndarray, groups: np.ndarray, rows: np.ndarray) -> _Items:
-        return _Items(features[rows], groups[rows], held_out.unseen[rows], held_out.labels[rows])
+        clusters = None if held_out.clusters is None else held_out.clusters[rows]
+        return _Items(
+            features[rows], groups[rows], held_out.unseen[rows], held_out.labels[rows], clusters
+        )
 
     own = np.arange(len(embeddings))
     named_points = shapes(embeddings, held_out.name_index, named)
@@ -185,7 +193,13 @@ def _class_directions(
     embeddings: np.ndarray, held_out: held_out_split.HeldOut
 ) -> dict[str, tuple[_Items, _Items]]:
     """Returns the directions whose correct answers are defined by class only."""
-    points = _Items(embeddings, np.arange(len(embeddings)), held_out.unseen, held_out.labels)
+    points = _Items(
+        embeddings,
+        np.arange(len(embeddings)),
+        held_out.unseen,
+        held_out.labels,
+        held_out.clusters,
+    )
     count = len(held_out.class_names)
     names = _Items(
         held_out.class_features, np.arange(count), np.zeros(count, dtype=bool), np.arange(count)
@@ -215,7 +229,13 @@ def _mean_average_precisions(
         own=None if own is None else own[answerable],
         chunk=chunk,
     )
-    return {
+    ends = {}
+    if queries.clusters is not None:
+        groups = queries.clusters[kept]
+        if len(np.unique(groups)) >= statistics.MIN_GROUPS:
+            interval = bootstrap.mean_interval([precisions], groups=[groups])
+            ends = {f"{direction}/map_low": interval.low, f"{direction}/map_high": interval.high}
+    return ends | {
         f"{direction}/map": float(np.mean(precisions)),
         f"{direction}/map_per_class": classification.mean_per_class(
             precisions, labels=queries.labels[kept]

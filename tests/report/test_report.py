@@ -43,7 +43,7 @@ def test_table_is_aligned_and_in_per_cent():
     # Correct: first Stool, Desk, Torch; the true class of the second Stool ranks second.
     assert report.format_table(rows()[:2]) == "\n".join(
         [
-            "zero-shot, % of 4 shapes in 3 classes",
+            "zero-shot, % of 4 shapes in 3 classes; intervals: Wilson",
             "         top-1  top-3  top-5  mean per class  95% of top-1",
             "chance    33.3  100.0  100.0            33.3",
             "student   75.0  100.0  100.0            83.3  30.1 to 95.4",
