@@ -34,8 +34,8 @@ GENERIC_WORDS = frozenset(
     "img dsc glb gltf glbs off ply stl npy npz fbx dae usd usdz step stp blend zip the a of and "
     "no with".split()
 )
-# A number, with a letter at most, such as v2 or A-1; a size; hexadecimal digits, two of them numbers at least; and
-# letters between numbers, as in identifiers of shops and catalogues.
+# A number, with a letter at most, such as v2 or A-1; a version or a size; hexadecimal digits, two
+# of them numbers at least; and letters between numbers, as in identifiers of shops and catalogues.
 _IDENTIFIER = re.compile(
     r"[a-z]?\d*-?\d+[a-z]?|v\d+[.\d]*|[a-z]{0,2}\d+\.\d.*"
     r"|(?=[a-f]*\d)[0-9a-f]{8,}|(?=.*\d.*\d)[0-9a-f]{4,}|.*\d[a-z]+\d.*"

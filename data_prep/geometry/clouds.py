@@ -64,9 +64,9 @@ def read_cloud(
     """
     content = read_content(path, fill=conventions.colour_fill, root=root, columns=columns)
     xyz, rgb = sample_content(content, points=conventions.points, seed=seed)
-    up = vertical_axis(path, content, stated=up).up
+    stated, up = up, vertical_axis(path, content, stated=up).up
     cloud = prepare_cloud(xyz, rgb, conventions=conventions, up=up, seed=seed)
-    return dataclasses.replace(cloud, faults=content.notes)
+    return dataclasses.replace(cloud, faults=notes_of(content, stated=stated))
 
 
 def read_content(
@@ -120,6 +120,17 @@ class VerticalAxis(NamedTuple):
 
     up: str
     is_assumed: bool
+
+
+def notes_of(content: meshes.Content, *, stated: str | None) -> tuple[str, ...]:
+    """Returns what was ignored or replaced in a file, and whether its vertical axis is in doubt.
+
+    Args:
+      content: content of the file.
+      stated: "y" or "z", as the user states the vertical axis, which ends the doubt; None or "" if
+        the user does not.
+    """
+    return tuple(note for note in content.notes if not (stated and note == scene.MAY_BE_Z_UP))
 
 
 def vertical_axis(

@@ -22,6 +22,7 @@ from data_prep.sources import properties, shape_files, surfaces
 
 CATALOGUE_FILE = "PluginFurnitureCatalog.properties"
 LABELS_FILE = Path(__file__).with_name("furniture_labels.tsv")
+AXIS_NOTE = "vertical axis, y by the format of the catalogues, turned by their modelRotation"
 # Key of the name of a model in the properties file.
 _NUMBERED = re.compile(r"name#[0-9]{1,9}")
 # Tags that name the provider of a model and do not describe it.

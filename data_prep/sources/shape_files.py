@@ -5,17 +5,19 @@ Items are part of the fingerprints of prepared shapes, and faults are stored wit
 prepared again if the fields of `Item` change.
 """
 
+import collections
 import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from data_prep import pictures, shapes, timing
 from data_prep.foreign import limits
-from data_prep.geometry import clouds, render, surface
+from data_prep.geometry import clouds, formats, render, surface
 from data_prep.geometry.listing import LINK_OUTSIDE
 from data_prep.sources import surfaces
 from mrd_jax.data import batch_spec
@@ -87,6 +89,25 @@ def with_version(item: Item) -> Item:
     return dataclasses.replace(item, version=tuple(version))
 
 
+def describe_axes(items: Iterable[Item]) -> str:
+    """Returns a note about the vertical axes of files, with the number of files of each kind.
+
+    Args:
+      items: files to prepare. A file of a few types, such as Collada, may state another axis.
+    """
+    counts: collections.Counter[str] = collections.Counter()
+    for item in items:
+        if item.skip:
+            continue
+        if item.up_axis:
+            counts[f"{item.up_axis} as stated"] += 1
+        else:
+            basis = "by the standard" if formats.up_is_certain(item.path) else "assumed"
+            counts[f"{formats.up_axis(item.path)} {basis} for {formats.suffix(item.path)}"] += 1
+    found = ", ".join(f"{kind}: {count}" for kind, count in sorted(counts.items()))
+    return f"vertical axis, {found}"
+
+
 def prepare(
     item: Item, *, family: str, points: int, views: int, image_size: int, seed: int
 ) -> shapes.Shape:
@@ -113,7 +134,10 @@ def prepare(
         with timing.stage("load"):
             content = clouds.read_content(path, fill=COLOUR_FILL, root=item.root)
         axis = clouds.vertical_axis(path, content, stated=item.up_axis)
-        faults += [*([UP_ASSUMED.format(axis.up)] if axis.is_assumed else []), *content.notes]
+        faults += [
+            *([UP_ASSUMED.format(axis.up)] if axis.is_assumed else []),
+            *clouds.notes_of(content, stated=item.up_axis),
+        ]
         if content.surface is None:
             with timing.stage("sample"):
                 xyz, rgb, new_faults = _sample_cloud(

@@ -405,6 +405,16 @@ def test_notes_are_part_of_the_summary(tmp_path, monkeypatch, capsys):
         "note: 1 shape without a caption, since file names such as model.glb say nothing; use "
         "--label_from folder for names of folders, or a table with a column 'name'\n"
     ) in printed
+    assert "note: vertical axis, y by the standard for glb: 2\n" in printed
+
+
+def test_vertical_axes_are_counted_by_what_states_them(tmp_path):
+    for name in ("a.glb", "b.obj", "c.obj", "d.stl"):
+        write(tmp_path / name, box())
+    table(tmp_path, "path,up", "a.glb,", "b.obj,z", "c.obj,", "d.stl,")
+    note = prepare.list_items(sources.SOURCES["folder"], tmp_path)[1][-1]
+    counts = "y assumed for obj: 1, y by the standard for glb: 1, z as stated: 1, z assumed for stl"
+    assert note == f"vertical axis, {counts}: 1"
 
 
 def shapenet(root):

@@ -177,7 +177,8 @@ def test_z_is_up_and_a_file_that_does_not_convert_is_counted(prepared):
     extent = np.ptp(box.xyz, axis=0)
     assert extent[0] > extent[1] > extent[2]
     (reason,) = prepared[0].skipped
-    assert "surfaces" in reason and len(box.images) == 1
+    assert "surfaces" in reason and len(box.images) == 1 and box.faults == ()
+    assert any(note.startswith("vertical axis, z") for note in prepared[0].notes)
 
 
 def test_shapes_without_a_geometry_keep_the_fingerprint_of_earlier_versions():

@@ -61,8 +61,8 @@ def test_part_numbers_and_sizes_stay_whole(stem, name):
     "stem",
     "0001 03001627 model model_normalized Model-2 textured_simple mesh scene untitled object_3 a "
     "x2 1a2b 8476c4170df24cf5bbe6967222d1a42d 123e4567-e89b-12d3-a456-426614174000 B07B4DBBPR v2 "
-    "IMG_0042 point_cloud pointCloud scan-03 lowPoly_LOD0 caf\udce9 _ model(1) A-1 IMG-1234 W8.89mm "
-    "8.89mm 1.2.3 v1.2 M3-10 SCAN-2023-01-15 0a1b-2c3d "
+    "IMG_0042 point_cloud pointCloud scan-03 lowPoly_LOD0 caf\udce9 _ model(1) A-1 IMG-1234 "
+    "W8.89mm 8.89mm 1.2.3 v1.2 M3-10 SCAN-2023-01-15 0a1b-2c3d "
     "chair-123e4567-e89b-12d3-a456-426614174000".split(),
 )
 def test_file_names_that_say_nothing_give_no_name(stem):

@@ -29,6 +29,7 @@ CLASSES_FILE = Path(__file__).with_name("classes.tsv")
 MODELS, FOOTPRINTS, COPYRIGHT = "3dmodels", "footprints", "copyright"
 # Version of Debian's package that the table of classes was made from.
 PACKAGE_VERSION = "6.0.10"
+AXIS_NOTE = "vertical axis, z, normal to the board, in all models of the package"
 # Libraries that a note names.
 EXAMPLES = 8
 # Cells along the radius of a part within which equal corners fall.
@@ -145,7 +146,7 @@ class KicadParts:
             "models that no footprint references, and that have no description": unnamed,
         }
         notes = [f"{count} {what}" for what, count in counts.items() if count]
-        notes += _differences(files)
+        notes += [*_differences(files), AXIS_NOTE]
         return Contents([item for item in distinct if item.id in selected], notes)
 
     def prepare(
