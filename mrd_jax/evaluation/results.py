@@ -14,10 +14,11 @@ from mrd_jax.evaluation.metrics import classification, statistics
 STUDENT = "student"
 CHANCE = "chance"
 MAJORITY = "majority"
-HISTOGRAM = "histogram"
+NEAREST = "nearest neighbour"
+HAND_CRAFTED = "hand-crafted"
 TEACHER = "teacher"
-# Row names of version 0.1, which its `results.json` files have -> current names.
-_RENAMED = {"floor": HISTOGRAM, "ceiling": TEACHER}
+# Row names of earlier versions, which their `results.json` files have -> current names.
+_RENAMED = {"floor": HAND_CRAFTED, "histogram": HAND_CRAFTED, "ceiling": TEACHER}
 
 
 @dataclasses.dataclass(frozen=True)

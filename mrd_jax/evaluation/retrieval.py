@@ -93,6 +93,22 @@ def retrieval(
     return metrics
 
 
+def among_shapes(
+    vectors: np.ndarray, held_out: held_out_split.HeldOut, *, chunk: int = 512
+) -> dict[str, float]:
+    """Computes the direction `points_to_points` of `retrieval` alone.
+
+    Args:
+      vectors: [count, dim], one per shape of `held_out`, in its order; in any space.
+      held_out: held-out split.
+      chunk: number of queries scored at a time.
+    """
+    points = _Items(
+        vectors, np.arange(len(vectors)), held_out.unseen, held_out.labels, held_out.clusters
+    )
+    return _mean_average_precisions("points_to_points", points, gallery=points, chunk=chunk)
+
+
 def nearest_neighbours(
     embeddings: np.ndarray,
     gallery: np.ndarray,

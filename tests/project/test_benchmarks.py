@@ -72,9 +72,9 @@ def test_folds_are_pooled_shape_by_shape(stored):
     summary = furniture.pool_folds([first, second])
     assert summary["methods"]["student"]["top1"] == 0.75
     assert summary["methods"]["student"]["folds"] == [1.0, 0.5]
-    assert summary["methods"]["histogram"]["top1"] == 0.5
+    assert summary["methods"]["hand-crafted"]["top1"] == 0.5
     # Only the student: shapes 2 and 3; only histogram: shape 4; 3 disagreements, 2 to 1.
-    assert summary["against"]["histogram"] == {
+    assert summary["against"]["hand-crafted"] == {
         "shapes": 4, "student_only": 2, "other_only": 1, "p_value": 1.0,
     }  # fmt: skip
     assert "chance" not in summary["methods"]
