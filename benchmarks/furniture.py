@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, pooled in summary["methods"].items():
         low, high = pooled["interval"]
         print(
-            f"{name:10s} top-1 {100 * pooled['top1']:5.1f}  ({100 * low:.1f} to {100 * high:.1f})"
+            f"{name:17s} top-1 {100 * pooled['top1']:5.1f}  ({100 * low:.1f} to {100 * high:.1f})"
             f"  per fold {' '.join(f'{100 * top1:.1f}' for top1 in pooled['folds'])}"
         )
     print(json.dumps(summary))

@@ -148,7 +148,14 @@ def test_transfer_writes_a_table_with_a_column_per_run(made, tmp_path, monkeypat
     arguments = ["transfer", "--runs", *runs, "--names", "one", "two", "--output", str(page)]
     monkeypatch.setattr(sys, "argv", arguments)
     assert transfer.main() == 0
-    printed = capsys.readouterr().out
+    printed, progress = capsys.readouterr()
+    lines = [text for text in progress.splitlines() if text.endswith(" s left")]
+    assert [text.split(" took ")[0] for text in lines] == [
+        f"{name}: {stage}" for name in ("one", "two") for stage in transfer.STAGES
+    ]
+    # The second run is estimated by the first one; nothing is left after its last stage.
+    assert ["at least" in text for text in lines] == [True] * 3 + [False] * 5
+    assert lines[-1].endswith("; 0 s left")
     line = json.loads(printed.splitlines()[-1])
     one, two = (100 * line["runs"][name]["linear_probe"]["top1"] for name in ("one", "two"))
     assert f"| linear probe top-1 | {one:.1f} | {two:.1f} |" in page.read_text()
