@@ -5,7 +5,6 @@ Items are part of the fingerprints of prepared shapes, and faults are stored wit
 prepared again if the fields of `Item` change.
 """
 
-import collections
 import dataclasses
 import hashlib
 import json
@@ -17,7 +16,7 @@ import numpy as np
 
 from data_prep import pictures, shapes, timing
 from data_prep.foreign import limits
-from data_prep.geometry import clouds, formats, render, surface
+from data_prep.geometry import clouds, render, surface
 from data_prep.geometry.listing import LINK_OUTSIDE
 from data_prep.sources import surfaces
 from mrd_jax.data import batch_spec
@@ -90,22 +89,8 @@ def with_version(item: Item) -> Item:
 
 
 def describe_axes(items: Iterable[Item]) -> str:
-    """Returns a note about the vertical axes of files, with the number of files of each kind.
-
-    Args:
-      items: files to prepare. A file of a few types, such as Collada, may state another axis.
-    """
-    counts: collections.Counter[str] = collections.Counter()
-    for item in items:
-        if item.skip:
-            continue
-        if item.up_axis:
-            counts[f"{item.up_axis} as stated"] += 1
-        else:
-            basis = "by the standard" if formats.up_is_certain(item.path) else "assumed"
-            counts[f"{formats.up_axis(item.path)} {basis} for {formats.suffix(item.path)}"] += 1
-    found = ", ".join(f"{kind}: {count}" for kind, count in sorted(counts.items()))
-    return f"vertical axis, {found}"
+    """Returns `clouds.describe_axes` of the files to prepare."""
+    return clouds.describe_axes((item.path, item.up_axis) for item in items if not item.skip)
 
 
 def prepare(
