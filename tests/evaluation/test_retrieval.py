@@ -201,6 +201,19 @@ def test_precision_has_an_interval_over_groups_where_the_queries_are_shapes():
     low, high = (metrics[f"points_to_points/map_{end}"] for end in ("low", "high"))
     assert low < metrics["points_to_points/map"] < high
     assert "image_to_points/map_low" in metrics and "class_to_points/map_low" not in metrics
-    assert "text_to_points/map_low" not in metrics
     ungrouped = retrieval.retrieval(embeddings, dataclasses.replace(shapes, groups=None))
     assert {k: v for k, v in metrics.items() if not k.endswith(("_low", "_high"))} == ungrouped
+
+
+def test_ranks_and_precisions_name_the_shape_of_every_query():
+    ranks = retrieval.own_ranks(EMBEDDINGS, held_out())
+    # The name "Stool" belongs to shapes 0 and 1, and is that of the first.
+    assert ranks["text_to_points"].shapes.tolist() == [0, 2, 3, 4]
+    assert ranks["points_to_text"].shapes.tolist() == [0, 1, 2, 3, 4]
+    assert ranks["points_to_text"].ranks.tolist() == [1, 4, 1, 1, 1]
+    precisions = retrieval.class_precisions(EMBEDDINGS, held_out())
+    shapes = precisions["points_to_points"].shapes
+    assert (held_out().labels[shapes] == precisions["points_to_points"].labels).all()
+    assert precisions["class_to_points"].shapes.tolist() == [-1] * len(
+        precisions["class_to_points"].labels
+    )

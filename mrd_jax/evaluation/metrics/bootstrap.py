@@ -140,13 +140,13 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     Source: S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian
     Journal of Statistics 6, 1979.
     """
-    p_values = np.asarray(p_values, dtype=np.float64)
-    if p_values.ndim != 1 or not np.all((p_values >= 0) & (p_values <= 1)):
-        raise ValueError(f"p-values {p_values.tolist()}: expected numbers between 0 and 1")
-    order = np.argsort(p_values, kind="stable")
-    factors = np.arange(len(p_values), 0, -1)
-    corrected = np.empty_like(p_values)
-    corrected[order] = np.minimum(np.maximum.accumulate(factors * p_values[order]), 1)
+    given = np.asarray(p_values, dtype=np.float64)
+    if given.ndim != 1 or not np.all((given >= 0) & (given <= 1)):
+        raise ValueError(f"p-values {given.tolist()}: expected numbers between 0 and 1")
+    order = np.argsort(given, kind="stable")
+    factors = np.arange(len(given), 0, -1)
+    corrected = np.empty_like(given)
+    corrected[order] = np.minimum(np.maximum.accumulate(factors * given[order]), 1)
     return corrected
 
 
