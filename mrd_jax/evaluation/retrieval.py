@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mrd_jax.evaluation import held_out_split
-from mrd_jax.evaluation.metrics import classification, ranking
+from mrd_jax.evaluation.metrics import bootstrap, classification, ranking, statistics
 
 # Values of k in the retrieval tables of this field.
 RECALL_AT = (1, 5, 10)
@@ -89,7 +89,9 @@ def retrieval(
 
       If classes are known, for the same directions, `points_to_points` and `class_to_points` (a
       query is the text feature of a class name): `DIRECTION/map`, the mean average precision by
-      class; `map_per_class`, averaged over classes instead of queries; `map_queries` and
+      class; if the queries belong to shapes and the data set has groups, `map_low` and `map_high`,
+      its 95% bootstrap interval over groups; `map_per_class`, averaged over classes instead of
+      queries; `map_queries` and
       `map_gallery`; and `map_lonely`, the number of queries that are excluded because the gallery
       has no other item of their class.
 
@@ -106,16 +108,25 @@ def retrieval(
             )
     if by_class:
         for direction, answered in class_precisions(embeddings, held_out, chunk=chunk).items():
-            metrics |= {
-                f"{direction}/map": float(np.mean(answered.precisions)),
-                f"{direction}/map_per_class": classification.mean_per_class(
-                    answered.precisions, labels=answered.labels
-                ),
-                f"{direction}/map_queries": len(answered.precisions),
-                f"{direction}/map_gallery": answered.gallery,
-                f"{direction}/map_lonely": answered.lonely,
-            }
+            metrics |= _mean_average_precisions(direction, answered, held_out)
     return metrics
+
+
+def among_shapes(
+    vectors: np.ndarray, held_out: held_out_split.HeldOut, *, chunk: int = 512
+) -> dict[str, float]:
+    """Computes the direction `points_to_points` of `retrieval` alone.
+
+    Args:
+      vectors: [count, dim], one per shape of `held_out`, in its order; in any space.
+      held_out: held-out split.
+      chunk: number of queries scored at a time.
+    """
+    points = _points(vectors, held_out)
+    answered = _precisions(points, gallery=points, chunk=chunk)
+    if not len(answered.precisions):
+        return {}
+    return _mean_average_precisions("points_to_points", answered, held_out)
 
 
 def own_ranks(
@@ -274,12 +285,17 @@ def _texts(held_out: held_out_split.HeldOut, *, named: np.ndarray) -> _Items:
     )
 
 
+def _points(embeddings: np.ndarray, held_out: held_out_split.HeldOut) -> _Items:
+    """Returns all shapes as queries and gallery."""
+    own = np.arange(len(embeddings))
+    return _Items(np.asarray(embeddings), own, held_out.unseen, held_out.labels, own)
+
+
 def _class_directions(
     embeddings: np.ndarray, held_out: held_out_split.HeldOut
 ) -> dict[str, tuple[_Items, _Items]]:
     """Returns the directions whose correct answers are defined by class only."""
-    own = np.arange(len(embeddings))
-    points = _Items(np.asarray(embeddings), own, held_out.unseen, held_out.labels, own)
+    points = _points(embeddings, held_out)
     count = len(held_out.class_names)
     names = _Items(
         held_out.class_features,
@@ -316,6 +332,28 @@ def _precisions(queries: _Items, *, gallery: _Items, chunk: int) -> Precisions:
         len(items),
         len(labelled) - len(kept),
     )
+
+
+def _mean_average_precisions(
+    direction: str, answered: Precisions, held_out: held_out_split.HeldOut
+) -> dict[str, float]:
+    """Computes the metrics by class of one direction."""
+    metrics = {
+        f"{direction}/map": float(np.mean(answered.precisions)),
+        f"{direction}/map_per_class": classification.mean_per_class(
+            answered.precisions, labels=answered.labels
+        ),
+        f"{direction}/map_queries": len(answered.precisions),
+        f"{direction}/map_gallery": answered.gallery,
+        f"{direction}/map_lonely": answered.lonely,
+    }
+    if held_out.clusters is None or np.any(answered.shapes < 0):
+        return metrics
+    groups = held_out.clusters[answered.shapes]
+    if len(np.unique(groups)) < statistics.MIN_GROUPS:
+        return metrics
+    interval = bootstrap.mean_interval([answered.precisions], groups=[groups])
+    return metrics | {f"{direction}/map_low": interval.low, f"{direction}/map_high": interval.high}
 
 
 def _recalls(prefix: str, ranks: np.ndarray, *, gallery: int) -> dict[str, float]:

@@ -55,7 +55,7 @@ class Difference(NamedTuple):
 def mean_interval(
     values: Sequence[np.ndarray],
     *,
-    groups: Sequence[Sequence],
+    groups: Sequence[Sequence | np.ndarray],
     classes: Sequence[np.ndarray] | None = None,
     confidence: float = 0.95,
     draws: int = DRAWS,
@@ -84,7 +84,7 @@ def paired_difference(
     first: Sequence[np.ndarray],
     second: Sequence[np.ndarray],
     *,
-    groups: Sequence[Sequence],
+    groups: Sequence[Sequence | np.ndarray],
     classes: Sequence[np.ndarray] | None = None,
     confidence: float = 0.95,
     draws: int = DRAWS,
@@ -153,7 +153,7 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 def _resample(
     values: Sequence[np.ndarray],
     *,
-    groups: Sequence[Sequence],
+    groups: Sequence[Sequence | np.ndarray],
     classes: Sequence[np.ndarray] | None,
     draws: int,
     seed: int,
@@ -204,7 +204,7 @@ def _mean(
 def _cells(
     values: Sequence[np.ndarray],
     *,
-    groups: Sequence[Sequence],
+    groups: Sequence[Sequence | np.ndarray],
     classes: Sequence[np.ndarray] | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns sums of values and numbers of shapes, float64 [runs, groups, classes] each."""
