@@ -204,7 +204,7 @@ def run_stages(
 
 
 def _in_tables(found: Sequence[execution.Result]) -> list[execution.Result]:
-    return [result for result in found if not result.run["helper"]]
+    return [result for result in found if not result.run.get("helper")]
 
 
 def choose_objective(

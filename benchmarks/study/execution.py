@@ -113,7 +113,7 @@ class Study:
             line = stored[run.stage].get(run.name)
             if line is None:
                 continue
-            if line["run"] != run.identity():
+            if stages.identity(line["run"]) != run.identity():
                 raise ValueError(
                     f"{self.output / run.stage}.json has a run {run.name} with other settings than "
                     f"those of this study: remove its line and {self.runs / run.stage / run.name}, "
@@ -195,11 +195,12 @@ class Study:
         path = self.output / SHAPES_FILE
         layouts = read(path)
         name = split_name(run)
-        known = layouts.setdefault(name, {**content["layout"], "queries": {}})
-        queries = known["queries"] | content["layout"]["queries"]
-        if any(queries[kind] != old for kind, old in known["queries"].items()):
+        old = layouts.get(name, {"queries": {}})["queries"]
+        queries = old | content["layout"]["queries"]
+        if any(queries[kind] != shapes for kind, shapes in old.items()):
             raise ValueError(f"{run.name} was measured on other shapes than {path} has for {name}")
-        known["queries"] = queries
+        # Groups may have been added to the data set since.
+        layouts[name] = {**content["layout"], "queries": queries}
         write(path, layouts)
         stage = self.output / f"{run.stage}.json"
         line = {

@@ -62,8 +62,7 @@ def measure(
     found = {"top1": Queries(zero_shot.class_ranks(embeddings, held_out), labelled)}
     precisions = retrieval.class_precisions(embeddings, held_out).get("points_to_points")
     if precisions is not None:
-        scaled = np.rint(SCALE * precisions.precisions).astype(int)
-        found["map"] = Queries(scaled, precisions.shapes)
+        found["map"] = Queries(scale(precisions.precisions), precisions.shapes)
     for direction, ranks in retrieval.own_ranks(embeddings, held_out).items():
         found[direction] = Queries(ranks.ranks, ranks.shapes)
     if train is not None:
@@ -78,6 +77,11 @@ def measure(
                 correct += _probe(features[drawn], classes[drawn], seed=seed, **given)
             found[f"few_shot/{shots}"] = Queries(correct, labelled)
     return found
+
+
+def scale(fractions: np.ndarray) -> np.ndarray:
+    """Returns fractions between 0 and 1 as they are stored, int, in units of 1 / SCALE."""
+    return np.rint(SCALE * fractions).astype(int)
 
 
 def _probe(

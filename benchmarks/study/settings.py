@@ -142,9 +142,9 @@ class Regime:
 # "all shapes, batch 64" is that of the test stage.
 REGIMES: dict[str, Regime] = {
     "10% of the shapes": Regime(derived.Derivation(fraction=0.1)),
-    "30% of the shapes": Regime(derived.Derivation(fraction=0.3), folds=(0,)),
+    "30% of the shapes": Regime(derived.Derivation(fraction=0.3)),
     "batch 32": Regime(batch_size=32, folds=(0,)),
     "batch 256": Regime(batch_size=256, folds=(0,)),
     "30% wrong captions": Regime(derived.Derivation(wrong_captions=0.3)),
-    "captions missing for half": Regime(derived.Derivation(missing_captions=0.5), folds=(0,)),
+    "captions missing for half": Regime(derived.Derivation(missing_captions=0.5)),
 }

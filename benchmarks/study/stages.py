@@ -24,9 +24,11 @@ FURNITURE_STEPS, FURNITURE_SEEDS = 300, 5
 ROUNDS: tuple[tuple[float, tuple[int, ...]], ...] = ((0.25, (0,)), (0.5, (0,)), (1.0, (0, 1)))
 # Combinations of winners among the settings of a round.
 COMBINATIONS = 2
-# On one core of the machine of docs/performance.md, quickstart student: a step of 64 samples, the
-# start of a run with its measurement, and probes on 2,000 shapes.
-STEP_SECONDS, START_SECONDS, PROBE_SECONDS = 1.0, 30.0, 50.0
+# On one of two cores (x86_64) beside another run: a step of 64 samples of the quickstart student,
+# start and compilation of a run with its measurement, and probes on 2,000 shapes.
+STEP_SECONDS, START_SECONDS, PROBE_SECONDS = 0.75, 45.0, 50.0
+# Fields of a run that its identity names only if they are used.
+_OPTIONAL = ("starts_from", "averages", "helper")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +103,12 @@ class Run:
         """Returns what identifies the run in a file of results, as JSON values."""
         fields = dataclasses.asdict(self)
         del fields["cost"]
-        return json.loads(json.dumps(fields))
+        return identity(json.loads(json.dumps(fields)))
+
+
+def identity(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns an identity without the fields that most runs do not use."""
+    return {key: value for key, value in fields.items() if value or key not in _OPTIONAL}
 
 
 def run_name(setting: str, condition: str, seed: int) -> str:

@@ -23,7 +23,7 @@ from mrd_jax import atomic_io
 from mrd_jax.cli import command, logs
 from mrd_jax.data import source
 from mrd_jax.distributed import compilation_cache
-from mrd_jax.evaluation import baselines, held_out_split, results
+from mrd_jax.evaluation import baselines, held_out_split, retrieval
 from mrd_jax.training import run, train
 
 RESULT_FILE = "study.json"
@@ -142,19 +142,18 @@ def _layout(
 
 
 def _measure_baselines(spec: Spec) -> dict[str, Any]:
-    """Measures the baselines of a data set: values where there are any, else accuracies."""
+    """Measures the baselines of a data set: values of classification and mAP, and all metrics."""
     held_out = held_out_split.load_held_out(spec.data, spec.split)
     rows = baselines.measure(spec.data, held_out=held_out, test_split=spec.split)
     found: dict[str, dict[str, Any]] = {}
     for row in rows:
-        if row.name == results.TEACHER:
-            values = measure.measure(held_out.image_features, held_out)
-            # A picture would find itself.
-            kept = {kind: each for kind, each in values.items() if "image" not in kind}
-            found[row.name] = {kind: each.values.tolist() for kind, each in kept.items()}
-        elif row.correct is not None:
-            # Ranks beyond the first are not recorded.
-            found[row.name] = {"top1": np.where(row.correct, 1, 2).tolist()}
+        if row.correct is None:
+            continue
+        # Ranks beyond the first are not known of every baseline.
+        found[row.name] = {"top1": np.where(row.correct, 1, 2).tolist()}
+        if row.embeddings is not None:
+            precisions = retrieval.shape_precisions(row.embeddings, held_out).precisions
+            found[row.name]["map"] = measure.scale(precisions).tolist()
     metrics = {row.name: {**row.metrics, **row.retrieval} for row in rows}
     return {"baselines": found, "metrics": metrics}
 

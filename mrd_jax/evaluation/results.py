@@ -35,6 +35,8 @@ class Result:
         for an expected value.
       retrieval: metrics as `retrieval.retrieval` returns them; empty for a method without
         embeddings.
+      embeddings: [count, dim], one per shape, in any space; None for a method without embeddings.
+        They are not stored.
     """
 
     name: str
@@ -42,11 +44,13 @@ class Result:
     metrics: dict[str, float]
     correct: np.ndarray | None = None
     retrieval: dict[str, float] = dataclasses.field(default_factory=dict)
+    embeddings: np.ndarray | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the fields as JSON values, which `from_dict` reads."""
-        correct = None if self.correct is None else self.correct.tolist()
-        return dataclasses.asdict(self) | {"correct": correct}
+        """Returns the stored fields as JSON values, which `from_dict` reads."""
+        fields = dataclasses.asdict(dataclasses.replace(self, embeddings=None))
+        del fields["embeddings"]
+        return fields | {"correct": None if self.correct is None else self.correct.tolist()}
 
 
 def from_dict(fields: Mapping[str, Any]) -> Result:
@@ -90,6 +94,7 @@ def from_embeddings(
         _metrics(ranks, held_out),
         ranks == 1,
         retrieval.retrieval(embeddings, held_out, by_class=by_class),
+        embeddings,
     )
 
 

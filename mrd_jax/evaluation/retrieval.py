@@ -122,11 +122,24 @@ def among_shapes(
       held_out: held-out split.
       chunk: number of queries scored at a time.
     """
-    points = _points(vectors, held_out)
-    answered = _precisions(points, gallery=points, chunk=chunk)
+    answered = shape_precisions(vectors, held_out, chunk=chunk)
     if not len(answered.precisions):
         return {}
     return _mean_average_precisions("points_to_points", answered, held_out)
+
+
+def shape_precisions(
+    vectors: np.ndarray, held_out: held_out_split.HeldOut, *, chunk: int = 512
+) -> Precisions:
+    """Computes average precisions of shapes among shapes of their class, as `retrieval` describes.
+
+    Args:
+      vectors: [count, dim], one per shape of `held_out`, in its order; in any space.
+      held_out: held-out split.
+      chunk: number of queries scored at a time.
+    """
+    points = _points(vectors, held_out)
+    return _precisions(points, gallery=points, chunk=chunk)
 
 
 def own_ranks(

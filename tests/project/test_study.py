@@ -12,6 +12,8 @@ from held_out_example import CHAIR, LAMP, TABLE, held_out
 from benchmarks import sweep
 from benchmarks.study import __main__ as command
 from benchmarks.study import execution, measure, settings, stages
+from configs import parts
+from mrd_jax.checkpoints import run_identity
 from mrd_jax.evaluation import linear_probe, results
 from mrd_jax.evaluation.metrics import bootstrap, statistics
 
@@ -155,7 +157,7 @@ def test_a_branched_setting_trains_a_trunk_and_two_branches_before_their_average
     assert "loss.lambda_intra" not in branch.overrides
     assert contrastive.starts_from == branch.starts_from == trunk.name
     assert average.averages == (contrastive.name, branch.name)
-    assert [run.helper for run in own] == [True, True, True, False]
+    assert [run.identity().get("helper") for run in own] == [True, True, True, None]
     # It costs one and a half trainings.
     alone = next(run for run in runs if run.setting == "contrastive")
     assert sum(run.seconds for run in own) < 2 * alone.seconds
@@ -332,3 +334,12 @@ def test_a_page_without_a_marker_is_refused(tmp_path):
         command.replace_tables(page, {"regimes": "x"})
     command.replace_tables(page, {"parts": r"a \1 b"})
     assert page.read_text() == "<!-- study: parts -->\n\na \\1 b\n\n<!-- end of study -->\n"
+
+
+def test_every_setting_sets_fields_of_the_config():
+    fields = set(run_identity.flatten(parts.get_config()))
+    used = [*settings.RELATIONS, settings.CONTRASTIVE]
+    overrides = [setting.overrides for setting in used] + [r[0] for r in settings.RECIPE.values()]
+    assert {name for each in overrides for name in each} <= fields
+    changed = [json.dumps(setting.overrides) for setting in used if not setting.branched]
+    assert len(set(changed)) == len(changed)

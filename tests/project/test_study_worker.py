@@ -3,6 +3,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from fake_data import DIM, POINTS
 
@@ -31,7 +32,7 @@ def get_config():
 
 @pytest.fixture
 def execute(made, tmp_path):
-    """Function of a name and fields of `worker.Spec` that runs the worker and returns its result."""
+    """Function of a name and fields of `worker.Spec` that runs a worker; returns its result."""
     (tmp_path / "tiny.py").write_text(CONFIG)
 
     def execute(name, **fields):
@@ -101,7 +102,11 @@ def test_a_branch_starts_from_the_weights_of_its_trunk(execute, tmp_path):
 def test_baselines_are_stored_with_their_values(execute):
     result = execute("baselines", config="", overrides={})
     assert "majority" in result["baselines"] and "chance" not in result["baselines"]
-    assert set(result["baselines"]["teacher"]) >= {"top1", "map", "points_to_text"}
+    teacher, metrics = result["baselines"]["teacher"], result["metrics"]["teacher"]
+    assert np.mean(teacher["map"]) / measure.SCALE == pytest.approx(
+        metrics["points_to_points/map"], abs=1 / measure.SCALE
+    )
+    assert np.mean(np.array(teacher["top1"]) == 1) == metrics["top1"]
     assert result["metrics"]["chance"]["top1"] == pytest.approx(1 / 2)
 
 

@@ -222,7 +222,7 @@ def measure_nearest(
         ),
     )
     found = retrieval.among_shapes(vectors, held_out) if by_class else {}
-    return dataclasses.replace(row, retrieval=found)
+    return dataclasses.replace(row, retrieval=found, embeddings=vectors)
 
 
 def measure_hand_crafted(
