@@ -166,7 +166,7 @@ class Study:
         overrides = {**run.overrides, **_EXECUTION}
         if run.starts_from:
             overrides["initial_weights"] = str(self.runs / run.stage / run.starts_from)
-        stored = read(self.output / f"{run.stage}.json") if run.averages else {}
+        averaged = [self.runs / run.stage / name for name in run.averages]
         spec = worker.Spec(
             config=run.config,
             overrides=overrides,
@@ -174,11 +174,7 @@ class Study:
             split=run.split,
             probes=run.probes,
             average_of=tuple(
-                (
-                    str(self.runs / run.stage / name),
-                    {**stored[name]["run"]["overrides"], **_EXECUTION},
-                )
-                for name in run.averages
+                (str(folder), read(folder / "spec.json")["overrides"]) for folder in averaged
             ),
         )
         _write_spec(workdir, spec)

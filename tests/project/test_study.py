@@ -287,7 +287,10 @@ def test_a_run_waits_for_those_that_it_needs_and_is_not_run_without_them(stubbed
     spec = json.loads((tmp_path / "runs" / "relations" / runs[-1].name / "spec.json").read_text())
     folders = [pathlib.Path(folder).name for folder, _ in spec["average_of"]]
     assert folders == list(runs[-1].averages)
-    assert [fields["loss.lambda_intra"] for _, fields in spec["average_of"][:1]] == [0.0]
+    first, second = (fields for _, fields in spec["average_of"])
+    assert first["loss.lambda_intra"] == 0 and "loss.lambda_intra" not in second
+    trunk = str(tmp_path / "runs" / "relations" / runs[2].name)
+    assert first["initial_weights"] == second["initial_weights"] == trunk
 
     other = execution.Study({}, tmp_path / "runs2", tmp_path / "output2", parallel=2)
     failing.add(runs[2].name)  # the trunk

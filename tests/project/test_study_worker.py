@@ -96,6 +96,9 @@ def test_a_branch_starts_from_the_weights_of_its_trunk(execute, tmp_path):
         for a, b in zip(trunk["values"][kind], fresh["values"][kind], strict=True)
     )
     assert different < from_scratch
+    # A workdir is read with the overrides that it was trained with.
+    average = execute("average", average_of=[[str(tmp_path / "branch"), started]] * 2)
+    assert average["values"] == branch["values"]
 
 
 @pytest.mark.slow
