@@ -83,8 +83,9 @@ def data() -> ConfigDict:
     # Data set of the test split, if another one, such as Objaverse-LVIS. "" is `directory`. With
     # another data set, the baselines that are computed on the training split are not reported.
     config.test_directory = ""
-    # Points per record, as prepared by data_prep. The student receives `model.points` of them.
-    config.points = 10_000
+    # Points per record, of which the student receives `model.points`. 0 takes the number that the
+    # data set was prepared with; another number must be that.
+    config.points = 0
     # Caption kinds to sample from, uniformly. () samples from all kinds.
     config.caption_kinds = ()
     # Two-stage sampling instead: first a group, then uniformly one of its kinds, as in

@@ -116,7 +116,7 @@ _DATA = {
     "train_split": Rule(lambda value: isinstance(value, str) and bool(value), "name of a split"),
     "test_split": TEXT,
     "test_directory": TEXT,
-    "points": integer(1),
+    "points": integer(0),
     "caption_kinds": TEXTS,
     "caption_groups": SEQUENCE,
     "caption_chances": NUMBERS,

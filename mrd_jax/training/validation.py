@@ -211,6 +211,8 @@ def _check_sizes(config: ConfigDict) -> None:
             f"{config.teacher.dim}; expected equal numbers, the length of the embedding"
         )
     points, available = config.model.points, config.data.points
+    if not available:
+        return  # Known once the data set is read, see `source.with_points`.
     if points > available:
         raise ValueError(
             f"config.model.points is {points}, but records have {available} points "
