@@ -85,7 +85,7 @@ def measure(address: str, options: argparse.Namespace, browser: Any) -> dict:
         find(address, text=next(new_texts))
 
     def by_image() -> None:
-        data = index.picture_path(next(pictures)).read_bytes()
+        data = index.picture(next(pictures))
         find(address, upload=upload(address, "picture.jpg", data))
 
     def by_mesh() -> None:

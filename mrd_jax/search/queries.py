@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Embeds text, pictures and point clouds as queries, and finds the nearest shapes of an index."""
 
+import copy
 import dataclasses
 import threading
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from data_prep.geometry import clouds
 from data_prep.teachers import prompts
 from mrd_jax.checkpoints import fingerprinting
 from mrd_jax.encoder import Encoder
-from mrd_jax.search import nearest, shape_index
+from mrd_jax.search import index_search, shape_index
 
 # Batch sizes of the teacher: all prompts of one name, and a single picture.
 _TEXT_BATCH, _PICTURE_BATCH = len(prompts.NAME_TEMPLATES), 1
@@ -51,7 +52,7 @@ class Searcher:
       ann: use approximate search.
 
     Raises:
-      nearest.AnnUnsupportedError, FileNotFoundError, ValueError: see `nearest.AnnSearch`.
+      nearest.AnnUnsupportedError, FileNotFoundError, ValueError: see `index_search.open_search`.
     """
 
     def __init__(
@@ -65,13 +66,32 @@ class Searcher:
         self.index = index
         self.encoder = encoder
         self.teacher = teacher
-        file = index.folder / nearest.ANN_FILE
-        self._search = (
-            nearest.AnnSearch(index.rows, file) if ann else nearest.ExactSearch(index.rows)
-        )
+        self._ann = ann
+        self._search = index_search.open_search(index, ann=ann)
         # One call of a model already uses all cores.
         self._model_lock = threading.Lock()
         self._text_cache: dict[str, np.ndarray] = {}
+
+    def with_index(self, index: shape_index.ShapeIndex) -> "Searcher":
+        """Returns a searcher of a later version of the index, with the same models and caches.
+
+        Args:
+          index: the same index, opened again.
+
+        Raises:
+          shape_index.IndexMismatchError: the shapes were embedded by another encoder, or for
+            another teacher.
+        """
+        index.check_encoder(self.index.checkpoint)
+        if index.teacher.name != self.index.teacher.name:
+            raise shape_index.IndexMismatchError(
+                f"{index.folder} was built for the teacher {index.teacher.name!r}, and is now for "
+                f"{self.index.teacher.name!r}"
+            )
+        later = copy.copy(self)
+        later.index = index
+        later._search = index_search.open_search(index, ann=self._ann)
+        return later
 
     def embed_text(self, text: str) -> np.ndarray:
         """Embeds text: the mean over the prompts for names of shapes.

@@ -145,6 +145,7 @@ def format_json(index: shape_index.ShapeIndex, matches: queries.Matches) -> str:
     rows = []
     for rank, (number, score) in enumerate(zip(matches.numbers, matches.scores, strict=True), 1):
         item = dataclasses.asdict(index.items[number])
+        del item["origin"]
         item["picture"] = str(index.picture_path(number))
         rows.append({"rank": rank, "score": round(float(score), 6)} | item)
     return json.dumps(rows, indent=1, ensure_ascii=False)

@@ -133,7 +133,7 @@ def test_point_clouds_and_pictures_of_shapes_are_served(client, searcher):
     assert data == searcher.index.xyz[3].tobytes() + searcher.index.rgb[3].tobytes()
     picture = client.get("/api/shapes/3/picture")
     assert picture.headers["content-type"] == "image/jpeg"
-    assert picture.content == searcher.index.picture_path(3).read_bytes()
+    assert picture.content == searcher.index.picture(3)
 
 
 def test_fifty_concurrent_queries_get_their_own_answers(client):
