@@ -40,6 +40,26 @@ class BusyError(RuntimeError):
     """Another process changes the index."""
 
 
+def create(folder: storage.PathLike, content: manifest.Manifest) -> None:
+    """Creates an index without shapes.
+
+    Args:
+      folder: folder to create.
+      content: its manifest.
+
+    Raises:
+      FileExistsError: the folder exists and is not empty.
+      ValueError: the folder is in a bucket.
+    """
+    place = storage.path(folder)
+    if storage.is_remote(place):
+        raise ValueError(f"{folder} is in a bucket; create the index on this machine and copy it")
+    if place.exists() and any(place.iterdir()):
+        raise FileExistsError(f"{folder} is not empty, and not an index; choose another folder")
+    storage.make_folder(place)
+    manifest.write(place, content)
+
+
 @contextlib.contextmanager
 def open_writer(folder: storage.PathLike, *, user: str) -> Iterator["IndexWriter"]:
     """Yields a writer that holds the lock of an index.

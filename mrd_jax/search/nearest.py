@@ -229,6 +229,25 @@ def import_faiss() -> Any:
     return faiss
 
 
+def nearest_among(
+    rows: Any, numbers: np.ndarray, query: np.ndarray, *, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compares a query with some rows; see `Search.nearest`.
+
+    Args:
+      rows: float16 [shapes, dim], unit norm.
+      numbers: numbers of the rows to compare, ascending.
+      query: [dim], unit norm.
+      count: number of rows to find.
+    """
+    query = np.asarray(query, np.float32)
+    scores = np.empty(len(numbers), np.float32)
+    for start in range(0, len(numbers), BLOCK):
+        block = rows[numbers[start : start + BLOCK]].astype(np.float32)
+        np.matmul(block, query, out=scores[start : start + BLOCK])
+    return _top(np.asarray(numbers), scores, count=count)
+
+
 def _top(numbers: np.ndarray, scores: np.ndarray, *, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the `count` highest scores, ties in the order of `numbers`, which are ascending."""
     count = min(count, len(scores))

@@ -19,7 +19,7 @@ from data_prep.geometry import clouds
 from data_prep.teachers import prompts
 from mrd_jax.checkpoints import fingerprinting
 from mrd_jax.encoder import Encoder
-from mrd_jax.search import index_search, shape_index
+from mrd_jax.search import filters, index_search, nearest, shape_index
 
 # Batch sizes of the teacher: all prompts of one name, and a single picture.
 _TEXT_BATCH, _PICTURE_BATCH = len(prompts.NAME_TEMPLATES), 1
@@ -67,6 +67,7 @@ class Searcher:
         self.encoder = encoder
         self.teacher = teacher
         self._ann = ann
+        self._facets: filters.Facets | None = None
         self._search = index_search.open_search(index, ann=ann)
         # One call of a model already uses all cores.
         self._model_lock = threading.Lock()
@@ -90,8 +91,15 @@ class Searcher:
             )
         later = copy.copy(self)
         later.index = index
+        later._facets = None
         later._search = index_search.open_search(index, ann=self._ann)
         return later
+
+    def facets(self) -> filters.Facets:
+        """Returns the values that searches can be restricted to; reads all metadata once."""
+        if self._facets is None:
+            self._facets = filters.Facets(self.index)
+        return self._facets
 
     def embed_text(self, text: str) -> np.ndarray:
         """Embeds text: the mean over the prompts for names of shapes.
@@ -171,15 +179,28 @@ class Searcher:
         """Returns the embedding of a shape of the index, float32 [dim]."""
         return normalise(self.index.rows[number])
 
-    def find(self, row: np.ndarray, *, count: int, exclude: int | None = None) -> Matches:
+    def find(
+        self,
+        row: np.ndarray,
+        *,
+        count: int,
+        exclude: int | None = None,
+        among: np.ndarray | None = None,
+    ) -> Matches:
         """Finds the shapes nearest to a query.
 
         Args:
           row: [dim], unit norm.
           count: number of shapes.
           exclude: row of a shape to exclude from the results, such as the query itself.
+          among: int [shapes], ascending numbers of the shapes to search, see `filters.Facets`; None
+            for all. They are compared exactly.
         """
-        numbers, scores = self._search.nearest(row, count=count + (exclude is not None))
+        count_found = count + (exclude is not None)
+        if among is None:
+            numbers, scores = self._search.nearest(row, count=count_found)
+        else:
+            numbers, scores = nearest.nearest_among(self.index.rows, among, row, count=count_found)
         kept = np.flatnonzero(numbers != (-1 if exclude is None else exclude))[:count]
         return Matches(numbers[kept], scores[kept])
 
