@@ -101,7 +101,6 @@ class Access:
                 headers["Access-Control-Allow-Origin"] = origin
                 headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type"
                 headers["Access-Control-Allow-Methods"] = "GET, POST"
-                headers["Cross-Origin-Resource-Policy"] = "cross-origin"
                 headers.add_vary_header("Origin")
             await send(message)
 
@@ -118,15 +117,14 @@ class Access:
                 )
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         has_token = scheme.lower() == "bearer" and self._rules.accepts(token.strip())
-        request.scope["has_token"] = has_token
-        if self._needs_token(request) and not has_token:
-            message = "a valid token is needed: send the header Authorization: Bearer TOKEN"
-            return _error(401, message, {"WWW-Authenticate": "Bearer"})
         if request.url.path.startswith(_COUNTED):
             client = token if has_token else (request.client.host if request.client else "")
             if wait := self._take(client):
                 message = f"more than {self._rules.per_minute:g} requests per minute; wait {wait} s"
                 return _error(429, message, {"Retry-After": str(wait)})
+        if self._needs_token(request) and not has_token:
+            message = "a valid token is needed: send the header Authorization: Bearer TOKEN"
+            return _error(401, message, {"WWW-Authenticate": "Bearer"})
         return None
 
     def _needs_token(self, request: requests.Request) -> bool:
