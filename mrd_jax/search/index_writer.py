@@ -9,8 +9,6 @@ them behind, and the index as it was; the next writer takes them up (`staged`) o
 import contextlib
 import dataclasses
 import json
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from mrd_jax import locking, storage
 from mrd_jax.search import (
     compaction,
     entries,
+    leftovers,
     live_shapes,
     manifest,
     nearest,
@@ -40,12 +39,11 @@ class BusyError(RuntimeError):
     """Another process changes the index."""
 
 
-def create(folder: storage.PathLike, content: manifest.Manifest) -> None:
-    """Creates an index without shapes.
+def check_new(folder: storage.PathLike) -> None:
+    """Checks that an index can be created.
 
     Args:
       folder: folder to create.
-      content: its manifest.
 
     Raises:
       FileExistsError: the folder exists and is not empty.
@@ -54,8 +52,22 @@ def create(folder: storage.PathLike, content: manifest.Manifest) -> None:
     place = storage.path(folder)
     if storage.is_remote(place):
         raise ValueError(f"{folder} is in a bucket; create the index on this machine and copy it")
-    if place.exists() and any(place.iterdir()):
-        raise FileExistsError(f"{folder} is not empty, and not an index; choose another folder")
+    if place.exists() and not (place.is_dir() and not any(place.iterdir())):
+        raise FileExistsError(f"{folder} exists, and is not an index; choose another folder")
+
+
+def create(folder: storage.PathLike, content: manifest.Manifest) -> None:
+    """Creates an index without shapes.
+
+    Args:
+      folder: folder to create.
+      content: its manifest.
+
+    Raises:
+      FileExistsError, ValueError: see `check_new`.
+    """
+    check_new(folder)
+    place = storage.path(folder)
     storage.make_folder(place)
     manifest.write(place, content)
 
@@ -120,7 +132,10 @@ class IndexWriter:
 
     def staged(self) -> Iterator[tuple[entries.Item, live_shapes.Part, int]]:
         """Yields the shapes that a killed writer has left: metadata, segment and number."""
-        for name in self._unlisted():
+        listed = {listed.name for listed in self.manifest.segments}
+        for name in leftovers.names(self._folder):
+            if name in listed:
+                continue
             with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
                 info = json.loads((self._segments / name / segments.SEGMENT_FILE).read_text())
                 segment = segments.read(self._segments / name)
@@ -226,9 +241,9 @@ class IndexWriter:
         self._open()
         self._new, self._added = [], set()
         self._removed = {part.name: set(part.removed.tolist()) for part in self.index.layout.parts}
-        self._delete_unused()
+        leftovers.delete_unlisted(self._folder, self.manifest)
         if before.format == manifest.FORMAT:
-            self._delete_format_1()
+            leftovers.delete_format_1(self._folder)
 
     def _store(self, group: Sequence[live_shapes.Part]) -> manifest.Listed:
         """Returns the description of a segment, after its shapes were copied into one if needed."""
@@ -300,33 +315,6 @@ class IndexWriter:
             info={"checkpoint": self.manifest.checkpoint},
         )
 
-    def _names(self) -> list[str]:
-        if not self._segments.is_dir():
-            return []
-        return sorted(name for name in os.listdir(self._segments) if name.isdigit())
-
-    def _unlisted(self) -> list[str]:
-        listed = {listed.name for listed in self.manifest.segments}
-        return [name for name in self._names() if name not in listed]
-
     def _next_name(self) -> str:
-        return f"{int((self._names() or ['0'])[-1]) + 1:06d}"
-
-    def _delete_unused(self) -> None:
-        """Deletes what no manifest lists; open indexes keep what they have mapped."""
-        listed = {listed.name: listed.removed for listed in self.manifest.segments}
-        self._segments.mkdir(exist_ok=True)
-        for name in os.listdir(self._segments):
-            if name not in listed:  # also the temporary folders of killed writers
-                shutil.rmtree(self._segments / name)
-                continue
-            for file in (self._segments / name).glob("removed-*.npy"):
-                if file.name != listed[name]:
-                    file.unlink()
-
-    def _delete_format_1(self) -> None:
-        """Deletes the files of format 1, one version later: open indexes read its pictures."""
-        for file in (*(f"{name}.npy" for name in segments.ARRAYS), segments.SHAPES_FILE):
-            (self._folder / file).unlink(missing_ok=True)
-        (self._folder / nearest.ANN_FILE).unlink(missing_ok=True)
-        shutil.rmtree(self._folder / segments.PICTURES, ignore_errors=True)
+        names = leftovers.names(self._folder)
+        return f"{int((names or ['0'])[-1]) + 1:06d}"

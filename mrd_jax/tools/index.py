@@ -27,9 +27,19 @@ from mrd_jax import storage
 from mrd_jax.checkpoints import fingerprinting
 from mrd_jax.cli import command
 from mrd_jax.distributed import compilation_cache
-from mrd_jax.search import embedded_files, entries, file_states, following, index_writer, manifest
+from mrd_jax.search import (
+    embedded_files,
+    entries,
+    file_states,
+    following,
+    index_writer,
+    manifest,
+    shape_index,
+)
 
 USER = "mrd_jax.tools.index"
+# Points to store per shape.
+_POINTS = 2_048
 
 
 @command.reports_errors
@@ -37,23 +47,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status: 1 if a file was skipped."""
     options = parse_options(arguments)
     output = Path(options.output)
-    encoder = mrd_jax.encoder.load(options.encoder)
+    if missing := [given for given in options.folders if not given.exists()]:
+        raise FileNotFoundError(f"{missing[0]} does not exist; expected a folder or file of shapes")
+    is_new = not (output / manifest.INFO_FILE).exists()
     checkpoint = fingerprinting.checkpoint_fingerprint(options.encoder)
-    if not (output / manifest.INFO_FILE).exists():
-        place = options.teacher or encoder.card.teacher
-        teacher = entries.Teacher(
-            encoder.card.teacher, place=embedded_files.relative_place(place, output)
-        )
-        content = manifest.Manifest(
-            encoder.card,
-            checkpoint,
-            teacher,
-            formats.READER_VERSION,
-            options.points,
-            ann=options.ann,
-            encoder=embedded_files.relative_place(str(options.encoder), output),
-        )
-        index_writer.create(output, content)
+    if is_new:
+        index_writer.check_new(output)
+    else:
+        _check_options(options, manifest.read(output))
+        shape_index.read(output).check_encoder(checkpoint)
+    encoder = mrd_jax.encoder.load(options.encoder)
+    if is_new:
+        index_writer.create(output, _new_manifest(options, encoder, checkpoint))
     sources = [
         file_states.source_of(
             str(given),
@@ -73,6 +78,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         interval=options.interval if options.watch else None,
         batch_size=options.batch_size,
     )
+
+
+def _new_manifest(
+    options: argparse.Namespace, encoder: mrd_jax.encoder.Encoder, checkpoint: str
+) -> manifest.Manifest:
+    """Returns the manifest of an index without shapes."""
+    place = options.teacher or encoder.card.teacher
+    return manifest.Manifest(
+        encoder.card,
+        checkpoint,
+        entries.Teacher(
+            encoder.card.teacher, place=embedded_files.relative_place(place, options.output)
+        ),
+        formats.READER_VERSION,
+        options.points or _POINTS,
+        ann=options.ann,
+        encoder=embedded_files.relative_place(str(options.encoder), options.output),
+    )
+
+
+def _check_options(options: argparse.Namespace, found: manifest.Manifest) -> None:
+    """Raises ValueError if an option differs from what the index was built with."""
+    teacher = options.teacher and embedded_files.relative_place(options.teacher, options.output)
+    for name, given, recorded in (
+        ("points", options.points, found.points),
+        ("teacher", teacher, found.teacher.place),
+        ("ann", options.ann or None, found.ann),
+    ):
+        if given is not None and recorded != given:
+            raise ValueError(
+                f"--{name} is {given}, but {options.output} was built with {recorded}; omit the "
+                "option, or build a new index"
+            )
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -98,7 +136,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add("--output", required=True, type=command.path, help="folder of the index")
     add("--teacher", help="hub name or folder (default: the one on the encoder's model card)")
-    add("--points", type=int, default=2_048, help="points to store per shape (default: 2048)")
+    add("--points", type=int, help=f"points to store per shape (default: {_POINTS})")
     add("--up", choices=("y", "z"), help="vertical axis of files that state none")
     add("--columns", help=formats.COLUMNS_HELP)
     add("--label_from", help=shape_names.LABEL_FROM_HELP)
@@ -108,8 +146,9 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--interval", type=float, default=10, help="with --watch: seconds between looks (10)")
     options = parser.parse_args(arguments)
     for name in ("points", "batch_size", "interval"):
-        if not 0 < getattr(options, name) < float("inf"):
-            parser.error(f"--{name} is {getattr(options, name)}; expected a positive number")
+        value = getattr(options, name)
+        if value is not None and not 0 < value < float("inf"):
+            parser.error(f"--{name} is {value}; expected a positive number")
     if storage.is_remote(options.output):
         parser.error(f"--output {options.output} is in a bucket; build it here and copy it")
     return options

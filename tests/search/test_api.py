@@ -4,6 +4,7 @@
 import contextlib
 import io
 import json
+import os
 import threading
 import time
 
@@ -14,6 +15,7 @@ import tiny_index
 import uvicorn
 from starlette import testclient
 
+from benchmarks import demo_load
 from mrd_jax.demo import access, api, openapi, web_app, worker_pool
 from mrd_jax.search import client as clients
 from mrd_jax.search import entries, filters, index_writer, queries, shape_index
@@ -384,3 +386,13 @@ def test_processes_share_uploads(searcher, tmp_path):
         assert search(other, {"upload": received.json()["id"]}, count=1) == ["box/0"]
         answer = other.get("/api/find", params={"upload": "../../etc/passwd"})
         assert answer.status_code == 404
+
+
+def test_parallel_clients_get_answers_without_errors(searcher):
+    with serving(searcher) as address:
+        ids = [item.id for item in searcher.index.items]
+        load = dict(clients=20, seconds=0.5, ids=ids, process=os.getpid())
+        measured = demo_load.measure_load(address, **load)
+    assert measured["errors"] == 0, measured["first_error"]
+    assert measured["requests"] >= 20 and measured["p99_ms"] >= measured["p50_ms"] > 0
+    assert measured["server_mb"] > 10

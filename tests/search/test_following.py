@@ -187,6 +187,24 @@ def test_an_index_of_another_encoder_is_refused(student, capsys):
     assert index.main(arguments) == 2
 
 
+def test_an_option_that_differs_from_the_index_is_refused_before_anything_is_loaded(
+    student, monkeypatch, capsys
+):
+    assert index.main(BUILD) == 0
+    monkeypatch.setattr(encoder, "load", None)
+    for option, message in (
+        (["--points", "30"], "--points is 30, but"),
+        (["--teacher", "other/model"], "--teacher is other/model, but"),
+        (["--ann"], "--ann is True, but"),
+    ):
+        assert index.main([*BUILD[:-2], *option]) == 2
+        assert message in capsys.readouterr().err
+    assert index.main(["nowhere", *BUILD[1:]]) == 2
+    assert "nowhere does not exist" in capsys.readouterr().err
+    assert index.main(["my_shapes", "--encoder", "encoder", "--output", "my_shapes"]) == 2
+    assert "my_shapes exists, and is not an index" in capsys.readouterr().err
+
+
 def test_an_index_and_its_folders_can_be_moved_together(student):
     assert index.main(BUILD) == 0
     os.mkdir("moved")

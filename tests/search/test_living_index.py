@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shapes are added to an index and removed from it, while others read it."""
 
+import argparse
 import dataclasses
 import os
 import pickle
@@ -15,6 +16,7 @@ import pytest
 import tiny_index
 from doc_pages import ROOT
 
+from benchmarks import index as benchmark
 from mrd_jax.search import index_writer, nearest, queries, segments, shape_index
 
 ARCHIVE = ROOT / "tests" / "fixtures" / "version_0.1.0.tar.gz"
@@ -306,3 +308,14 @@ def test_a_searcher_takes_the_next_version_and_refuses_another_index(folder, tmp
     other = tiny_index.write(tmp_path / "other", checkpoint="another")
     with pytest.raises(shape_index.IndexMismatchError, match="was built with the encoder another"):
         searcher.with_index(shape_index.read(other))
+
+
+def test_the_benchmark_builds_changes_and_searches_an_index(tmp_path):
+    fields = dict(shapes=40, changes=5, dim=8, points=16, ann=False, folder=tmp_path / "index")
+    measured = {
+        step: benchmark.measure(argparse.Namespace(step=step, **fields)) for step in benchmark.STEPS
+    }
+    assert measured["query"]["shapes"] == 40 and measured["query"]["query_ms"] > 0
+    assert all(step["s"] >= 0 and step["peak_mb"] > 10 for step in measured.values())
+    ids = [item.id for item in shape_index.read(tmp_path / "index").items]
+    assert ids[0] == "made_up/1" and "made_up/32" not in ids and ids[-1] == "made_up/44"
