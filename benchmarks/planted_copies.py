@@ -106,7 +106,7 @@ def _move(path: Path, matrix: np.ndarray) -> None:
 
     def moved(match: re.Match) -> str:
         values = matrix @ np.array([float(match[i]) for i in (2, 3, 4)])
-        return "{} {:.6f} {:.6f} {:.6f}".format(match[1], *values)
+        return "{} {:.9g} {:.9g} {:.9g}".format(match[1], *values)
 
     text = path.read_text("latin-1")
     path.write_text(_VERTEX.sub(moved, text), "latin-1")

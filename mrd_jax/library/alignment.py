@@ -14,11 +14,14 @@ from scipy import spatial
 # Points of both clouds that starting rotations are compared with.
 _COARSE = 128
 # Starting rotations to refine; points of the moved and of the other cloud and iterations of their
-# refinement, and points and iterations of the best one's.
-_STARTS, _POINTS, _TARGETS, _ITERATIONS = 3, 160, 512, 8
-_FINAL_POINTS, _FINAL_ITERATIONS = 1024, 8
-# Clouds farther apart than this in units of the spacing after the first refinement are different.
-_DIFFERENT = 2.0
+# refinement; and the same for those of the best that are refined to the end.
+_STARTS, _POINTS, _TARGETS, _ITERATIONS = 6, 160, 512, 8
+_FINALS, _FINAL_POINTS, _FINAL_ITERATIONS = 2, 1024, 8
+# Clouds farther apart than this in units of the spacing after the first refinement are different;
+# clouds that are nearer than this are the same, and other rotations are not tried.
+_DIFFERENT, _SAME = 1.6, 1.1
+# Smallest relative decrease of the distance in an iteration.
+_CONVERGED = 1e-3
 # Principal axes of more similar extents than this are not told apart.
 _SIMILAR = 1.3
 # Random rotations where the principal axes are not told apart.
@@ -126,21 +129,27 @@ def align(first: Prepared, second: Prepared) -> Alignment:
     # Spacing of the fewer points of the coarse tree.
     spacing = second.spacing * np.sqrt(len(second.xyz) / second.coarse.n)
     # The identity comes first, so that symmetric shapes in one pose are not turned.
-    best = _refine(first, _Pose(np.eye(3)), **coarse)
-    if best.error > 1.1 * spacing:
+    poses = [_refine(first, _Pose(np.eye(3)), **coarse)]
+    if poses[0].error > _SAME * spacing:
         starts = np.concatenate([_right_angles(), _principal_turns(first.xyz, second.xyz)])
         moved = np.einsum("sij,pj->spi", starts, first.xyz[:_COARSE]).reshape(-1, 3)
         distances, _ = second.few.query(moved)
         errors = distances.reshape(len(starts), -1).mean(axis=1)
         for number in np.argsort(errors, kind="stable")[:_STARTS]:
-            found = _refine(first, _Pose(starts[number]), **coarse)
-            best = found if found.error < 0.95 * best.error else best
-    if best.error > _DIFFERENT * spacing:
-        return Alignment(np.inf, _angle(best.rotation), 1.0)
-    best = _refine(
-        first, best, points=_FINAL_POINTS, tree=second.tree, iterations=_FINAL_ITERATIONS
-    )
-    return _measure(first, second, best)
+            poses.append(_refine(first, _Pose(starts[number]), **coarse))
+            if poses[-1].error <= _SAME * spacing:
+                break
+    poses.sort(key=lambda pose: pose.error)
+    best = Alignment(np.inf, _angle(poses[0].rotation), 1.0)
+    for pose in poses[:_FINALS]:
+        if best.distance <= _SAME or pose.error > _DIFFERENT * spacing:
+            break
+        pose = _refine(
+            first, pose, points=_FINAL_POINTS, tree=second.tree, iterations=_FINAL_ITERATIONS
+        )
+        found = _measure(first, second, pose)
+        best = found if found.distance < best.distance else best
+    return best
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +174,7 @@ def _refine(
     for _ in range(iterations):
         distances, nearest = tree.query(pose.move(chosen))
         error = float(distances.mean())
-        if error > pose.error * (1 - 1e-3):
+        if error > pose.error * (1 - _CONVERGED):
             break
         pose = _similarity(chosen, tree.data[nearest], error=error)
     return pose
@@ -204,11 +213,14 @@ def _principal_turns(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         np.linalg.eigh(xyz.T @ xyz / len(xyz)) for xyz in (first, second)
     )
     axes, other = (frame * np.sign(np.linalg.det(frame)) for frame in (axes, other))
-    turns = other @ _right_angles() @ axes.T
     extents = np.sqrt(np.maximum(extents, 1e-9))
-    if (extents[1:] / extents[:-1] < _SIMILAR).any():
-        return np.concatenate([turns, _random_turns()])
-    return turns
+    similar = extents[1:] / extents[:-1] < _SIMILAR
+    turns = [_right_angles()]
+    # Axes of similar extents may be any in their plane: all angles around the third one.
+    turns += [_turns_around(2)] if similar[0] else []
+    turns += [_turns_around(0)] if similar[1] else []
+    turns += [_random_turns()] if similar.all() else []
+    return other @ np.concatenate(turns) @ axes.T
 
 
 def _scaled(xyz: np.ndarray) -> np.ndarray:
@@ -221,6 +233,16 @@ def _right_angles() -> np.ndarray:
     """Returns the 24 rotations [24, 3, 3] of a cube, the identity first."""
     turns = spatial.transform.Rotation.create_group("O").as_matrix().round()
     return turns[np.argsort(-np.trace(turns, axis1=1, axis2=2), kind="stable")]
+
+
+@functools.cache
+def _turns_around(axis: int) -> np.ndarray:
+    """Returns turns around an axis in steps of 15 degrees, and of its opposite, [48, 3, 3]."""
+    axes = np.eye(3)
+    angles = np.radians(np.arange(0, 360, 15))
+    around = spatial.transform.Rotation.from_rotvec(angles[:, None] * axes[axis])
+    flip = spatial.transform.Rotation.from_rotvec(np.pi * axes[axis - 1])
+    return np.concatenate([around.as_matrix(), (around * flip).as_matrix()])
 
 
 @functools.cache
