@@ -11,10 +11,10 @@ found are listed, for catalogues hold variants of one model.
 """
 
 import argparse
-import contextlib
 import itertools
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -98,10 +98,8 @@ def _plant(options: argparse.Namespace) -> dict[str, str]:
     if options.models:
         chosen = np.sort(rng.choice(len(models), min(options.models, len(models)), replace=False))
         models = [models[number] for number in chosen]
-    for model in models:
-        (kept / model.parent).parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):  # a folder with several models
-            (kept / model.parent).symlink_to((everything / model.parent).resolve())
+    for folder in {model.parent for model in models}:
+        shutil.copytree(everything / folder, kept / folder, dirs_exist_ok=True)
     truth = planted_copies.plant(
         everything, models, output=options.work / "copies", count=options.copied, seed=options.seed
     )
