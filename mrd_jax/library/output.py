@@ -76,11 +76,14 @@ def write_csv(
       headings: names of the columns.
       rows: values in the order of `headings`.
     """
-    with atomic_io.replacing(path) as temporary:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(headings)
-            writer.writerows(rows)
+    # A path of etils has no argument `newline`.
+    with (
+        atomic_io.replacing(path) as temporary,
+        open(temporary, "w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(headings)
+        writer.writerows(rows)
 
 
 def write_json(path: storage.PathLike, content: Any) -> None:
