@@ -143,7 +143,7 @@ class Tracking:
             content = json.loads((folder / final.RESULTS_FILE).read_text())
             rows = [table.cells(results.from_dict(row)) for row in content["results"]]
             report = (folder / REPORT_FILE).read_text(encoding="utf-8")
-            tracker.log_results([*table.headings()], [[*row] for row in rows], report)
+            tracker.log_results(["method", *table.headings()[1:]], [[*row] for row in rows], report)
 
         self._calls.put(send)
 
