@@ -20,6 +20,7 @@ COMMANDS = {
     "prepare": "data_prep.build",
     "inspect": "mrd_jax.tools.inspect",
     "embed": "mrd_jax.tools.embed",
+    "index": "mrd_jax.tools.index",
     "search": "mrd_jax.tools.search",
     "demo": "mrd_jax.demo",
     "classify": "mrd_jax.tools.classify",

@@ -4,10 +4,10 @@
 python -m mrd_jax.tools.embed --checkpoint runs/quickstart --output shapes.npz meshes/
 
 Writes an npz file with `embeddings` [n, dim] of unit norm and, in the order of the files given,
-`files`, `names`, `creators`, `licences`, `up` and `roots` [n] (the folder that was given, which may
-contain textures), each "" if unknown; `skipped` [m] and `reasons` [m]; the encoder's model card as
-JSON in `card`; the fingerprint of its files in `checkpoint`; and `reader_version`. Unusable files
-are reported and skipped, and the exit status is then 1.
+`files`, `names`, `creators`, `licences`, `up`, `labels` and `roots` [n] (the folder that was given,
+which may contain textures), each "" if unknown; `skipped` [m] and `reasons` [m]; the encoder's
+model card as JSON in `card`; the fingerprint of its files in `checkpoint`; and `reader_version`.
+Unusable files are reported and skipped, and the exit status is then 1.
 
 If a folder has a table in the format of `data_prep.sources.folder`, the files that it lists are
 embedded, with the names, creators, licences and vertical axes of the table. What a folder holds
@@ -16,13 +16,10 @@ unless a table or --label_from gives it one.
 """
 
 import argparse
-import collections
 import dataclasses
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent import futures
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tqdm
@@ -35,7 +32,7 @@ from mrd_jax import atomic_io, storage
 from mrd_jax.checkpoints import fingerprinting, model_card
 from mrd_jax.cli import command
 from mrd_jax.encoder import Encoder
-from mrd_jax.search import shape_files
+from mrd_jax.search import read_ahead, shape_files
 
 
 @command.reports_errors
@@ -185,7 +182,7 @@ def embed_files(
             return error
 
     files = zip(paths, axes, roots or [""] * len(paths), strict=True)
-    results = _map_ahead(read, files, count=2 * batch_size)
+    results = read_ahead.map_ahead(read, files, count=2 * batch_size)
     report = Report()
     return encoder.embed(_usable(paths, results, report), batch_size=batch_size), report
 
@@ -208,24 +205,6 @@ def _usable(
                 bar.write(f"note: {printable(str(path))}: {notes}", file=sys.stderr)
             report.files.append(path)
             yield cloud.xyz, cloud.rgb
-
-
-def _map_ahead(function: Callable, items: Iterable, *, count: int) -> Iterator[Any]:
-    """Maps a function over items in a thread that works up to `count` items ahead.
-
-    One thread only: meshes are read by Python code, which would not run in parallel anyway.
-    """
-    pool = futures.ThreadPoolExecutor(max_workers=1)
-    pending: collections.deque[futures.Future] = collections.deque()
-    try:
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) > count:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def write_embeddings(
