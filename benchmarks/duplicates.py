@@ -24,6 +24,7 @@ import numpy as np
 
 from benchmarks import planted_copies
 from mrd_jax.cli import command
+from mrd_jax.search import shape_index
 from mrd_jax.tools import duplicates, embed, search
 
 
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     seconds = time.perf_counter() - started
     found = json.loads((work / "found" / "duplicates.json").read_text())
-    shapes = [json.loads(line)["id"] for line in (work / "index/shapes.jsonl").open()]
+    shapes = [item.id for item in shape_index.read("index").items]
     summary = score(found["groups"], shapes, truth)
     for pair in summary.pop("other_pairs"):
         print("different models:", *pair)
@@ -103,7 +104,9 @@ def _plant(options: argparse.Namespace) -> dict[str, str]:
     truth = planted_copies.plant(
         everything, models, output=options.work / "copies", count=options.copied, seed=options.seed
     )
-    return {f"copies/{copy}": f"models/{model}" for copy, model in truth.items()}
+    truth = {f"copies/{copy}": f"models/{model}" for copy, model in truth.items()}
+    (options.work / "truth.json").write_text(json.dumps(truth, indent=1) + "\n")
+    return truth
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:

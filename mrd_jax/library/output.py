@@ -115,6 +115,6 @@ def make_card(index: shape_index.ShapeIndex, number: int, lines: Sequence[str] =
       lines: what is known about it.
     """
     item = index.items[number]
-    picture = pages.data_uri(index.picture_path(number).read_bytes(), "image/jpeg")
+    picture = pages.data_uri(index.picture(number), "image/jpeg")
     credit = ", ".join(text for text in (item.creator, item.licence) if text)
     return Card(item.title, lines, picture, credit)
