@@ -82,6 +82,8 @@ EXTRAS = {
         "pytest>=8.3,<10",
         "pytest-xdist>=3.7,<4",
         "pyyaml>=6,<7",
+        # A cluster of two nodes on one machine.
+        "ray>=2.60,<3",
         "ruff>=0.15,<1",
         "scikit-learn>=1.6,<2",
         # Builds the wheel that the tests install.
