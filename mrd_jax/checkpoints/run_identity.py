@@ -30,6 +30,7 @@ NEUTRAL_FIELDS = frozenset(
         "data.test_split",
         "deterministic",
         "eval_every",
+        "eval_head",
         "eval_windows",
         "log_every",
         "loss.block",
@@ -70,6 +71,7 @@ HOST_FIELDS = frozenset(
 ADDED_FIELDS: dict[str, Any] = {
     "data.image_positives": 1,
     "data.text_positives": 1,
+    "model.relation_head": "none",
     **{f"loss.{name}": value for name, value in options.ADDED.items()},
 }
 
@@ -164,7 +166,8 @@ def claim(workdir: storage.Path, identity: Mapping[str, Any]) -> None:
         atomic_io.write_text(path, json.dumps(identity, indent=1))
         return
     existing = read(path)
-    wanted = flatten(identity["config"])
+    # A student of the user's own need not have the fields of the students here.
+    wanted = ADDED_FIELDS | flatten(identity["config"])
     found = ADDED_FIELDS | {
         RENAMED_FIELDS.get(name, name): value for name, value in flatten(existing["config"]).items()
     }

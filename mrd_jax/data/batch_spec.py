@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 # Conventions of every record, written by data_prep and required by training.
 UP_AXIS = "z"
 NORMALISATION = "unit_sphere"
+# Points per record by default in data_prep.build; assumed where a program is compiled or timed
+# without a data set.
+DEFAULT_POINTS = 10_000
 # Kinds of captions that the sources of data_prep write.
 CAPTION_KINDS = (
     *("name", "name_rejected", "tags", "category", "description", "caption"),
@@ -39,10 +42,18 @@ def batch_spec(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
       positives of a modality, its features are [global_batch, positives, dim] and their mask
       [global_batch, positives]: filled slots come first. With means of the features, image_mean and
       text_mean [global_batch, dim].
+
+    Raises:
+      ValueError: data.points is 0; see `source.with_points`.
     """
     import jax
 
     batch, points, dim = config.batch_size, config.data.points, config.teacher.dim
+    if not points:
+        raise ValueError(
+            "config.data.points is 0, the number of the data set, which is not known here; set it "
+            "to the points per record"
+        )
     rows = {
         name: (batch, positives(config, name)) if positives(config, name) > 1 else (batch,)
         for name in ("image", "text")

@@ -31,11 +31,15 @@ class Modality(NamedTuple):
 
 Batch = Mapping[str, Modality]
 
+# Key of the embeddings by a head of their own for the relations, if the student has one: they take
+# the place of P in the distillation terms.
+RELATION_POINTS = "relation_points"
+
 
 def from_embeddings(
     embeddings: Mapping[str, jax.Array], *, dtype: str, relation_features: str = "drawn"
 ) -> dict[str, Modality]:
-    """Normalises embeddings to P, V and T; V and T receive no gradient.
+    """Normalises embeddings to P, V and T, and those of a relation head; V and T have no gradient.
 
     Args:
       embeddings: as in `losses.mrd_loss`.
@@ -49,25 +53,29 @@ def from_embeddings(
     Raises:
       ValueError: the shapes disagree, or the means are missing.
     """
-    points = embeddings["points"]
     _check_shapes(embeddings)
 
-    def unit(values: jax.Array, mask: jax.Array) -> Modality:
+    def unit(values: jax.Array) -> jax.Array:
+        rows = relation.unit_rows(values)
+        return rows.astype(dtype) if dtype == "bfloat16" else rows
+
+    def constant(values: jax.Array, mask: jax.Array) -> Modality:
         # Rows of a missing modality may have any value, nan included.
-        rows = relation.unit_rows(jnp.where(mask[..., None], values, 0))
-        rows = rows.astype(dtype) if dtype == "bfloat16" else rows
+        rows = unit(jnp.where(mask[..., None], values, 0))
         return Modality(jax.lax.stop_gradient(rows), mask)
 
-    rows = relation.unit_rows(points)
-    rows = rows.astype(dtype) if dtype == "bfloat16" else rows
-    batch = {"P": Modality(rows, jnp.ones(points.shape[:1], dtype=bool))}
+    batch = {
+        key: Modality(unit(embeddings[name]), jnp.ones(embeddings[name].shape[:1], dtype=bool))
+        for key, name in (("P", "points"), (RELATION_POINTS, RELATION_POINTS))
+        if name in embeddings
+    }
     for letter, name in _NAMES.items():
-        drawn = unit(embeddings[name], embeddings[f"has_{name}"].astype(bool))
+        drawn = constant(embeddings[name], embeddings[f"has_{name}"].astype(bool))
         values, mask = of_relations(embeddings, name, relation_features=relation_features)
         if values is embeddings[name]:
             batch[letter] = drawn
         else:
-            batch[letter] = unit(values, mask.astype(bool))
+            batch[letter] = constant(values, mask.astype(bool))
             batch[DRAWN[letter]] = drawn
     return batch
 
@@ -104,7 +112,7 @@ def of_relations(
 def _check_shapes(embeddings: Mapping[str, jax.Array]) -> None:
     """Checks that all features have the shape of the points, and masks that of their features."""
     shape = embeddings["points"].shape
-    for name in ("points", *_NAMES.values()):
+    for name in ("points", *({RELATION_POINTS} & embeddings.keys()), *_NAMES.values()):
         found = embeddings[name].shape
         one_each = (
             (*found[:1], *found[2:]) if name in _NAMES.values() and len(found) == 3 else found

@@ -254,6 +254,11 @@ def _read_embeddings(file: storage.PathLike) -> dict[str, np.ndarray]:
                     "of this version"
                 )
             found = {name: arrays[name] for name in names}
+            if "head" in arrays and str(arrays["head"]) != "contrastive":
+                raise ValueError(
+                    f"{file} has embeddings by --head {arrays['head']}, but searches embed with "
+                    "the contrastive head; run python -m mrd_jax.tools.embed without --head"
+                )
             # Earlier versions wrote neither, and looked for textures beside each file only.
             roots = arrays["roots"] if "roots" in arrays else np.full(len(found["files"]), "")
             version = arrays["reader_version"] if "reader_version" in arrays else np.array(1)

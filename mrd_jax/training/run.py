@@ -138,6 +138,24 @@ class TrainingData:
         return [self.records[position]["id"] for position in index]
 
 
+def resolve(config: ConfigDict) -> ConfigDict:
+    """Returns a valid config with the number of points of its data set, see `config.data.points`.
+
+    Args:
+      config: config of the run.
+
+    Raises:
+      mrd_jax.training.validation.ConfigError: lists every invalid field of the config.
+      FileNotFoundError: there is no data set.
+    """
+    validation.validate(config)
+    resolved = source.with_points(config)
+    if resolved is not config:
+        validation.validate(resolved)
+        LOGGER.info("config.data.points is %d, as prepared", resolved.data.points)
+    return resolved
+
+
 def build_run(config: ConfigDict, *, devices: Sequence[jax.Device] | None = None) -> Run:
     """Validates a config and builds what does not depend on data; every process calls it.
 

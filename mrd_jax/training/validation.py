@@ -165,6 +165,7 @@ def _value_faults(config: ConfigDict, names: set[str]) -> list[str]:
         lambda: _check_warmup(config): ("optimizer.warmup_steps", "total_steps"),
         lambda: _check_sizes(config): ("model", "teacher.dim", "data.points", "eval_windows"),
         lambda: _check_paths(config): ("initial_weights", "data."),
+        lambda: _check_heads(config): ("model", "eval_head", "loss."),
         lambda: _check_modes(config): ("checkpoints_best", "spmd", "shard_state", "data.test"),
     }
     faults = list(invalid.values())
@@ -210,6 +211,8 @@ def _check_sizes(config: ConfigDict) -> None:
             f"{config.teacher.dim}; expected equal numbers, the length of the embedding"
         )
     points, available = config.model.points, config.data.points
+    if not available:
+        return  # Known once the data set is read, see `source.with_points`.
     if points > available:
         raise ValueError(
             f"config.model.points is {points}, but records have {available} points "
@@ -251,6 +254,23 @@ def _check_warmup(config: ConfigDict) -> None:
         raise ValueError(
             f"config.optimizer.warmup_steps is {config.optimizer.warmup_steps}; expected less than "
             f"config.total_steps, which is {config.total_steps}"
+        )
+
+
+def _check_heads(config: ConfigDict) -> None:
+    """Checks that every head is trained, and that the one that embeds exists."""
+    has_relation_head = models.has_relation_head(config.model)
+    if config.eval_head != "contrastive" and not has_relation_head:
+        raise ValueError(
+            f"config.eval_head is {config.eval_head!r}, but the student has a contrastive head "
+            "alone; set 'contrastive', or config.model.relation_head to 'linear'"
+        )
+    contrasts = config.loss.image_weight or config.loss.text_weight
+    if has_relation_head and not (contrasts and options.active_terms(config.loss)):
+        raise ValueError(
+            f"config.model.relation_head is {config.model.relation_head!r}, but the objective has "
+            f"no {'distillation' if contrasts else 'contrastive'} term, which would leave a head "
+            "untrained; set config.model.relation_head to 'none'"
         )
 
 

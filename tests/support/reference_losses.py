@@ -109,7 +109,7 @@ def mean_of_valid(rows, mask):
     return sum(rows[np.asarray(mask)]) / max(sum(mask), 1)
 
 
-def mrd_loss(embeddings, weights, config):
+def mrd_loss(embeddings, weights, config, *, lambda_factor=1.0):
     """Returns all parts of the objective as floats."""
     batch = {"P": unit_rows(embeddings["points"])}
     masks = {"P": np.ones(len(batch["P"]), bool)}
@@ -125,8 +125,11 @@ def mrd_loss(embeddings, weights, config):
         if config.relation_features == "mean":
             batch[letter] = unit_rows(embeddings[f"{name}_mean"])
 
+    # A relation head takes the place of the points in the distillation terms.
+    related = batch | {"P": unit_rows(embeddings.get("relation_points", embeddings["points"]))}
+
     def relate(name, temperature, exclude_self, mask):
-        rows, columns = batch[name[0]], batch[name[1]]
+        rows, columns = related[name[0]], related[name[1]]
         keywords = {"exclude_self": exclude_self, "mask": mask}
         if config.relation == "similarity":
             return log_relation(rows, columns, temperature=temperature, **keywords)
@@ -212,9 +215,20 @@ def mrd_loss(embeddings, weights, config):
             student_relation = relate(student, student_temperature(term), exclude_self, mask)
             rows = divergence(mixture, student_relation, kind=config.divergence)
             parts[term] = mean_of_valid(rows, mask)
+    active = [term for term in STUDENT if config[f"lambda_{term}"]]
+    factors = dict.fromkeys(active, 1.0)
+    if config.term_weights == "dynamic":
+        chosen = {t: math.exp(weights["term_mixing"][i]) for i, t in enumerate(STUDENT)}
+        for term in active:
+            share = chosen[term] / sum(chosen[other] for other in active)
+            factors[term] = (
+                config.term_weight_floor + (1 - config.term_weight_floor) * len(active) * share
+            )
+            w = factors[term] / len(active)
+            parts["entropy"] += config.entropy_weight * w * math.log(w * len(active))
     parts["total"] = (
         parts["contrastive"]
-        + sum(config[f"lambda_{term}"] * parts[term] for term in STUDENT)
+        + lambda_factor * sum(config[f"lambda_{t}"] * factors[t] * parts[t] for t in active)
         + parts["entropy"]
     )
     return parts

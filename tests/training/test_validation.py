@@ -44,6 +44,19 @@ def test_table_has_a_rule_for_every_field():
         ({"loss__relation": "dot"}, r"loss.relation is 'dot'; expected one of"),
         ({"loss__divergence": "l2"}, r"loss.divergence is 'l2'"),
         ({"loss__lambda_intra": -1.0}, r"loss.lambda_intra is -1.0"),
+        ({"loss__lambda_warmup": 1.5}, r"loss.lambda_warmup is 1.5; .* at most 1"),
+        ({"model__relation_head": "mlp"}, r"relation_head is 'mlp'; expected one of \['linear'"),
+        ({"eval_head": "both"}, r"eval_head is 'both'; expected one of 'contrastive', 'relation'"),
+        ({"eval_head": "mean"}, r"eval_head is 'mean', but the student has a contrastive head"),
+        (
+            {"model__relation_head": "linear", "loss__lambda_intra": 0.0}
+            | {"loss__lambda_image": 0.0, "loss__lambda_text": 0.0},
+            r"relation_head is 'linear', but the objective has no distillation term",
+        ),
+        (
+            {"model__relation_head": "linear", "loss__image_weight": 0.0, "loss__text_weight": 0.0},
+            r"relation_head is 'linear', but the objective has no contrastive term",
+        ),
         ({"data__corrupt_records": -1}, r"corrupt_records is -1; .* at least 0"),
         ({"data__caption_kinds": ("poem",)}, r"caption_kinds.*'poem'"),
         ({"data__caption_chances": ("high",)}, r"caption_chances is .*; expected a tuple of num"),
