@@ -239,13 +239,17 @@ class Study:
 
 
 def _write_spec(workdir: pathlib.Path, spec: worker.Spec) -> None:
-    """Writes what a worker reads; refuses a workdir of a run with other settings."""
+    """Writes what a worker reads; refuses a finished run with other settings.
+
+    A worker refuses an unfinished one.
+    """
     path = workdir / "spec.json"
     content = json.loads(json.dumps(dataclasses.asdict(spec)))
     # Folders may have been moved since.
     same = ("config", "overrides", "split", "probes")
     old = read(path) or content
-    if any(old[field] != content[field] for field in same):
+    finished = (workdir / worker.RESULT_FILE).exists()
+    if finished and any(old[field] != content[field] for field in same):
         raise ValueError(
             f"{workdir} belongs to a run with other settings than those of this study: remove it, "
             "or give another folder as --runs"

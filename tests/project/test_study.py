@@ -11,11 +11,10 @@ from held_out_example import CHAIR, LAMP, TABLE, held_out
 
 from benchmarks import sweep
 from benchmarks.study import __main__ as command
-from benchmarks.study import execution, measure, settings, stages
-from configs import parts
-from mrd_jax.checkpoints import run_identity
+from benchmarks.study import execution, measure, settings, stages, tables, worker
 from mrd_jax.evaluation import linear_probe, results
-from mrd_jax.evaluation.metrics import bootstrap, statistics
+from mrd_jax.evaluation.metrics import statistics
+from mrd_jax.training import validation
 
 ROOT = pathlib.Path(__file__).parents[2]
 EMBEDDINGS = np.stack([CHAIR, TABLE, TABLE + 0.1 * CHAIR, LAMP, CHAIR + TABLE + LAMP])
@@ -188,6 +187,8 @@ def made_up(run, shapes=24):
     hits = {kind: rng.random(shapes) < quality for kind in kinds}
     values = {kind: np.where(hits[kind], 1, 9).tolist() for kind in kinds}
     values["map"] = np.where(hits["map"], measure.SCALE, 0).tolist()
+    if run.probes:
+        values["probe"] = hits["probe"].astype(int).tolist()
     layout = {
         "groups": groups,
         "labels": [i % 4 for i in everything],
@@ -229,12 +230,7 @@ def stubbed(tmp_path, monkeypatch):
     monkeypatch.setattr(sweep, "attempt_jobs", attempt)
     monkeypatch.setattr(command, "check_data", lambda data, wanted: None)
     # The differences are large; their intervals are tested elsewhere.
-    monkeypatch.setattr(bootstrap.mean_interval, "__kwdefaults__", {
-        **bootstrap.mean_interval.__kwdefaults__, "draws": 50,
-    })  # fmt: skip
-    monkeypatch.setattr(bootstrap.paired_difference, "__kwdefaults__", {
-        **bootstrap.paired_difference.__kwdefaults__, "draws": 50,
-    })  # fmt: skip
+    monkeypatch.setattr(tables, "DRAWS", 50)
     page = tmp_path / "page.md"
     names = ("recipe", "relations", "parts", "furniture", "regimes")
     page.write_text(
@@ -322,6 +318,16 @@ def test_results_of_other_settings_are_refused(stubbed, capsys, monkeypatch):
     assert "with other settings" in capsys.readouterr().err
 
 
+def test_a_finished_workdir_of_other_settings_is_refused(stubbed, capsys, monkeypatch, tmp_path):
+    arguments, _, _, _ = stubbed
+    arguments = [*arguments, "--stages", "recipe"]
+    assert command.main(arguments) == 0
+    (tmp_path / "output" / "recipe.json").unlink()
+    monkeypatch.setitem(settings.RECIPE, "EMA 0.995", ({"optimizer.ema_decay": 0.9}, 1.0))
+    assert command.main(arguments) == 2
+    assert "belongs to a run with other settings" in capsys.readouterr().err
+
+
 def test_a_dry_run_prints_hours_and_starts_nothing(tmp_path, capsys):
     folders = ["--runs", str(tmp_path / "runs"), "--output", str(tmp_path / "output")]
     assert command.main([*folders, "--dry_run"]) == 0
@@ -339,10 +345,16 @@ def test_a_page_without_a_marker_is_refused(tmp_path):
     assert page.read_text() == "<!-- study: parts -->\n\na \\1 b\n\n<!-- end of study -->\n"
 
 
-def test_every_setting_sets_fields_of_the_config():
-    fields = set(run_identity.flatten(parts.get_config()))
-    used = [*settings.RELATIONS, settings.CONTRASTIVE]
-    overrides = [setting.overrides for setting in used] + [r[0] for r in settings.RECIPE.values()]
-    assert {name for each in overrides for name in each} <= fields
-    changed = [json.dumps(setting.overrides) for setting in used if not setting.branched]
+def test_all_overrides_are_valid_together_with_the_data():
+    overrides = [setting.overrides for setting in (*settings.RELATIONS, settings.CONTRASTIVE)]
+    overrides += [recipe[0] for recipe in settings.RECIPE.values()]
+    for fields in overrides:
+        spec = worker.Spec(str(ROOT / stages.PARTS_CONFIG), fields, "", "validation", probes=False)
+        config = worker.read_config(spec, split=spec.split)
+        config.data.points = 4_096
+        validation.validate(config)
+
+
+def test_settings_differ():
+    changed = [json.dumps(s.overrides) for s in settings.RELATIONS if not s.branched]
     assert len(set(changed)) == len(changed)
