@@ -64,6 +64,29 @@ def read_cloud(
       formats.MissingPackageError: the package that reads the type is not installed.
     """
     content = read_content(path, fill=conventions.colour_fill, root=root, columns=columns)
+    return make_cloud(content, path=path, conventions=conventions, up=up, seed=seed)
+
+
+def make_cloud(
+    content: meshes.Content,
+    *,
+    path: Path | str,
+    conventions: Conventions,
+    up: str | None = None,
+    seed: int = 0,
+) -> Cloud:
+    """Returns the point cloud of the content of a file, as `read_cloud` does.
+
+    Args:
+      content: content of the file, see `read_content`.
+      path: as in `read_cloud`, as are the following.
+      conventions: conventions of the encoder.
+      up: vertical axis of the file.
+      seed: seed of the sampling.
+
+    Raises:
+      CloudError: the content has no usable point cloud.
+    """
     xyz, rgb = sample_content(content, points=conventions.points, seed=seed)
     stated, up = up, vertical_axis(path, content, stated=up).up
     cloud = prepare_cloud(xyz, rgb, conventions=conventions, up=up, seed=seed)
@@ -99,9 +122,10 @@ def read_content(
         formats.check_type(file_type)
         data = limits.read_file(path, limit=formats.FORMATS[file_type].size_limit)
         references = assets.beside(path, root=None if root is None else Path(root))
-        return meshes.load(
+        content = meshes.load(
             data, file_type=file_type, references=references, fill=fill, columns=columns
         )
+        return dataclasses.replace(content, files=tuple(dict.fromkeys(references.files)))
     except IsADirectoryError as error:
         raise CloudError("a folder, not a file") from error
     except OSError as error:

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from mrd_jax import models, storage
 from mrd_jax.checkpoints import initial_weights, manager, model_card, run_identity, train_state
-from mrd_jax.data import corrupt_records, loader, source
+from mrd_jax.data import corrupt_records, loader, source, teacher_features
 from mrd_jax.data.hard_negatives import neighbour_index
 from mrd_jax.distributed import backends, determinism, processes, versions
 from mrd_jax.evaluation import evaluator, history
@@ -219,6 +219,7 @@ def open_data(config: ConfigDict) -> TrainingData:
         config.data.directory, config.data.train_split, cache=config.data.cache
     )
     validation.validate_records(config, records=len(records))
+    teacher_features.check_positives(records, config)
     fingerprint = source.fingerprint(metadata)
     neighbours = neighbour_index.open_for(config, fingerprint=fingerprint, records=len(records))
     if neighbours is not None:

@@ -16,7 +16,7 @@ from mrd_jax.evaluation.metrics import classification
 # Cells along each side of the cube around the unit sphere, and bins per colour channel.
 CELLS, BINS = 16, 4
 # Weights of the colours that `choose_weight` compares; the rest is the weight of the geometry.
-COLOUR_WEIGHTS = (0.0, 0.1, 0.25, 0.5)
+COLOUR_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9)
 # Training shapes on which the weight is chosen, at most: its time is quadratic in their number.
 MAX_FITTED = 2_000
 
