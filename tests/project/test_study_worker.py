@@ -101,7 +101,6 @@ def test_a_branch_starts_from_the_weights_of_its_trunk(execute, tmp_path):
     assert average["values"] == branch["values"]
 
 
-@pytest.mark.slow
 def test_baselines_are_stored_with_their_values(execute):
     result = execute("baselines", config="", overrides={})
     assert "majority" in result["baselines"] and "chance" not in result["baselines"]
