@@ -228,7 +228,7 @@ def stubbed(tmp_path, monkeypatch):
     monkeypatch.setattr(execution.Study, "execute", execute)
     monkeypatch.setattr(execution.Study, "_folder", lambda study, run: tmp_path / "data")
     monkeypatch.setattr(sweep, "attempt_jobs", attempt)
-    monkeypatch.setattr(command, "check_data", lambda data, wanted: None)
+    monkeypatch.setattr(execution, "check_data", lambda folder, name: None)
     # The differences are large; their intervals are tested elsewhere.
     monkeypatch.setattr(tables, "DRAWS", 50)
     page = tmp_path / "page.md"
@@ -255,7 +255,9 @@ def mcnemar_line(path):
     return f"{test.count} shapes, {test.only_first} correct by MRD alone"
 
 
-def test_a_study_chooses_what_is_best_and_a_finished_one_runs_nothing(stubbed, capsys):
+def test_a_study_chooses_what_is_best_and_a_finished_one_needs_no_data(
+    stubbed, capsys, monkeypatch
+):
     arguments, executed, _, page = stubbed
     assert command.main(arguments) == 0
     text = page.read_text()
@@ -266,6 +268,7 @@ def test_a_study_chooses_what_is_best_and_a_finished_one_runs_nothing(stubbed, c
     # Contrastive is worse by about 20 points in every part.
     assert re.search(r"\| top-1 \| .*\| \+\d\d\.\d \[", text)
     executed.clear()
+    monkeypatch.delattr(execution, "check_data")
     assert command.main(arguments) == 0
     assert executed == []
     assert page.read_text() == text
@@ -274,7 +277,8 @@ def test_a_study_chooses_what_is_best_and_a_finished_one_runs_nothing(stubbed, c
 
 def test_a_run_waits_for_those_that_it_needs_and_is_not_run_without_them(stubbed, tmp_path):
     _, executed, failing, _ = stubbed
-    study = execution.Study({}, tmp_path / "runs", tmp_path / "output", parallel=2)
+    data = dict.fromkeys(("parts", "furniture"), tmp_path)
+    study = execution.Study(data, tmp_path / "runs", tmp_path / "output", parallel=2)
     branched = next(setting for setting in settings.RELATIONS if setting.branched)
     runs = stages.relations_round(0, [branched], stages.Recipe())
     assert len(study.execute(runs)) == 6
@@ -288,7 +292,7 @@ def test_a_run_waits_for_those_that_it_needs_and_is_not_run_without_them(stubbed
     trunk = str(tmp_path / "runs" / "relations" / runs[2].name)
     assert first["initial_weights"] == second["initial_weights"] == trunk
 
-    other = execution.Study({}, tmp_path / "runs2", tmp_path / "output2", parallel=2)
+    other = execution.Study(data, tmp_path / "runs2", tmp_path / "output2", parallel=2)
     failing.add(runs[2].name)  # the trunk
     executed.clear()
     assert len(other.execute(runs)) == 2
@@ -326,6 +330,14 @@ def test_a_finished_workdir_of_other_settings_is_refused(stubbed, capsys, monkey
     monkeypatch.setitem(settings.RECIPE, "EMA 0.995", ({"optimizer.ema_decay": 0.9}, 1.0))
     assert command.main(arguments) == 2
     assert "belongs to a run with other settings" in capsys.readouterr().err
+
+
+def test_parts_without_groups_and_data_without_validation_are_refused(made):
+    with pytest.raises(ValueError, match="has no split 'validation', only \\['test', 'train'\\]"):
+        execution.check_data(made, name="parts")
+    execution.check_data(made, name="furniture")
+    with pytest.raises(FileNotFoundError, match="no data set in"):
+        execution.check_data(made.parent, name="furniture")
 
 
 def test_a_dry_run_prints_hours_and_starts_nothing(tmp_path, capsys):
