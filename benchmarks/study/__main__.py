@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from benchmarks.study import execution, settings, stages, tables
+from benchmarks.study import choices, execution, settings, stages, tables
 from mrd_jax import atomic_io
 from mrd_jax.cli import command
 
@@ -104,7 +104,7 @@ def recipe_of(study: execution.Study, *, budget_hours: float) -> stages.Recipe:
     if len(found) < len(planned):
         return stages.Recipe()
     spent = sum(run.seconds for run in planned) / 3600
-    return stages.choose_recipe(criteria(found), budget_hours=budget_hours - spent)
+    return choices.choose_recipe(criteria(found), budget_hours=budget_hours - spent)
 
 
 def criteria(found: Sequence[execution.Result]) -> dict[str, float]:
@@ -200,8 +200,8 @@ def choose_objective(
         compared += found
         ranked = criteria(found)
         if round_ + 1 < len(stages.ROUNDS):
-            current = stages.next_settings(current, ranked, round_=round_ + 1)
-    return compared, stages.choose_setting(current, ranked)
+            current = choices.next_settings(current, ranked, round_=round_ + 1)
+    return compared, choices.choose_setting(current, ranked)
 
 
 def replace_tables(page: pathlib.Path, found: Mapping[str, str]) -> None:

@@ -59,7 +59,7 @@ def _neighbours(count: int) -> Setting:
     return Setting(f"{count} effective neighbours", "neighbours", fields)
 
 
-# One change of the objective each; what wins is combined, see `stages.combine`.
+# One change of the objective each; what wins is combined, see `choices.combine`.
 RELATIONS: tuple[Setting, ...] = (
     *(_neighbours(count) for count in (2, 4, 8, 16)),
     Setting("no diagonal in cross terms", "diagonal", {"loss.exclude_self_cross": True}),

@@ -11,7 +11,7 @@ from held_out_example import CHAIR, LAMP, TABLE, held_out
 
 from benchmarks import sweep
 from benchmarks.study import __main__ as command
-from benchmarks.study import execution, measure, settings, stages, tables, worker
+from benchmarks.study import choices, execution, measure, settings, stages, tables, worker
 from mrd_jax.evaluation import linear_probe, results
 from mrd_jax.evaluation.metrics import statistics
 from mrd_jax.training import validation
@@ -99,13 +99,13 @@ def recipe_criteria(**gains):
 
 def test_recipe_takes_the_options_that_help_and_fit_the_budget():
     gains = {"colour drop 0.5": 0.02, "width 384": 0.05, "EMA 0.995": -0.01, "1,200 steps": 0.03}
-    unlimited = stages.choose_recipe(recipe_criteria(**gains), budget_hours=1e9)
+    unlimited = choices.choose_recipe(recipe_criteria(**gains), budget_hours=1e9)
     assert unlimited.overrides == {
         **settings.RECIPE["width 384"][0], **settings.RECIPE["colour drop 0.5"][0]
     }  # fmt: skip
     assert unlimited.steps == 1_200
-    present = stages.later_hours(stages.Recipe())
-    limited = stages.choose_recipe(recipe_criteria(**gains), budget_hours=present)
+    present = choices.later_hours(stages.Recipe())
+    limited = choices.choose_recipe(recipe_criteria(**gains), budget_hours=present)
     assert limited.overrides == settings.RECIPE["colour drop 0.5"][0]
     assert limited.steps == 600
 
@@ -115,7 +115,7 @@ def test_halving_keeps_the_best_and_combines_the_winners_of_different_families()
     criteria = {setting.name: 0.4 - 0.001 * i for i, setting in enumerate(current)}
     criteria |= {"contrastive": 0.9, "MRD, defaults": 0.5}
     criteria |= {"4 effective neighbours": 0.6, "8 effective neighbours": 0.59, "lambda 0.3": 0.55}
-    kept = stages.next_settings(current, criteria, round_=1)
+    kept = choices.next_settings(current, criteria, round_=1)
     assert len(kept) == -(-len(current) // 2)
     assert [s.name for s in kept[:3]] == [
         "4 effective neighbours", "8 effective neighbours", "lambda 0.3",
@@ -130,8 +130,8 @@ def test_halving_keeps_the_best_and_combines_the_winners_of_different_families()
 def test_no_setting_beats_the_reference_and_the_reference_is_chosen():
     current = [settings.RELATIONS[0]]
     criteria = {"contrastive": 0.9, "MRD, defaults": 0.5, current[0].name: 0.5}
-    assert stages.choose_setting(current, criteria) is settings.REFERENCE
-    assert stages.combine([]) == []
+    assert choices.choose_setting(current, criteria) is settings.REFERENCE
+    assert choices.combine([]) == []
 
 
 def test_methods_differ_from_the_chosen_objective_in_their_lambdas_alone():
