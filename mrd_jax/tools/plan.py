@@ -49,9 +49,10 @@ def main(_: list[str]) -> int:
     # JAX cannot load a program for a GPU that is not there from its cache.
     jax.config.update("jax_enable_compilation_cache", False)
     config, topology = _CONFIG.value, _TOPOLOGY.value
-    records = _RECORDS.value or _count_records(config)
     if _BATCH_PER_CHIP.value:
         config.batch_size = _BATCH_PER_CHIP.value * chips.count_chips(topology)
+    ahead.validate(config, topology=topology)
+    records = _RECORDS.value or _count_records(config)
     if _STEP_MS.value:
         seconds, parameters = _STEP_MS.value / 1000, ahead.count_parameters(config)
         bound = False

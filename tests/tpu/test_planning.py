@@ -8,7 +8,8 @@ import sys
 import pytest
 from tiny import tiny_config
 
-from mrd_jax.analysis import chips, planning
+from configs import mrd_pointbert
+from mrd_jax.analysis import ahead, chips, planning
 
 
 def run_config():
@@ -52,6 +53,20 @@ def test_hosts_of_slices_and_nodes(topology, count, hosts):
 def test_malformed_topology_is_an_error(topology):
     with pytest.raises(ValueError, match=r"--topology is .*expected a kind of chip"):
         chips.count_chips(topology)
+
+
+@pytest.mark.parametrize(
+    ("implementation", "topology", "platform"),
+    [("pallas", "h100:8", "cuda"), ("cudnn", "v5e:8x8", "tpu")],
+)
+def test_attention_that_the_chips_lack_is_an_error_without_a_compiler(
+    implementation, topology, platform
+):
+    config = mrd_pointbert.get_config()
+    config.model.attention = implementation
+    with pytest.raises(ValueError, match=f"the platform is {platform}, which has auto, xla"):
+        ahead.measure(config, topology=topology)
+    ahead.validate(config, topology="other:8")
 
 
 def run_tool(*options):
