@@ -15,7 +15,14 @@ from ml_collections import ConfigDict
 from mrd_jax.data import batch_spec
 from mrd_jax.distributed import backends
 from mrd_jax.selfcheck import timing, tiny
-from mrd_jax.selfcheck.results import SKIPPED, STEP_TOLERANCE, Context, Result, compare
+from mrd_jax.selfcheck.results import (
+    SKIPPED,
+    STEP_TOLERANCE,
+    UPDATE_TOLERANCE,
+    Context,
+    Result,
+    compare,
+)
 from mrd_jax.training import optimizer
 from mrd_jax.training import run as run_lib
 
@@ -46,7 +53,9 @@ def check_backends(context: Context) -> Iterator[Result]:
                 yield Result(name, SKIPPED, f"{tiny.BATCH} samples do not divide over the devices")
                 continue
             found = _train(config, spmd, shard_state, devices)
-            yield compare(name, found, expected, tolerance=STEP_TOLERANCE)
+            yield compare(name, found[0], expected[0], tolerance=STEP_TOLERANCE)
+            changes = found[1], expected[1]
+            yield compare(f"{name}/parameters", *changes, tolerance=UPDATE_TOLERANCE)
     if count == 1:
         yield Result("backends/several devices", SKIPPED, "one device")
 

@@ -126,4 +126,4 @@ def format_line(result: Result) -> str:
         if result.values.get(name) is not None
     ]
     rest = ", ".join([*shown, *([result.detail] if result.detail else [])])
-    return f"{result.status:<8}{result.name:<30}{rest}"
+    return f"{result.status:<8}{result.name:<36} {rest}"
