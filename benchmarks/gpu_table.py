@@ -56,9 +56,9 @@ SECTIONS = {
 # What the formulation stores beyond the minimal traffic; see `mrd_jax.analysis.minimal_traffic`.
 SURPLUS = """\
 The surplus of the tokenizer is its last layer, from 64 to 512 channels, which the minimal traffic
-counts as if product and maximum were one operation. cuBLAS writes the product of every chunk, and the
-maximum reads it: a pass each in the forward pass and in its recomputation; the backward pass writes
-the gradient of the product, zero but for one point per group and channel, and reads it for two
+counts as if product and maximum were one operation. cuBLAS writes the product of every chunk and
+the maximum reads it, in the forward pass and in its recomputation; the backward pass writes the
+gradient of the product, zero but for one point per group and channel, and reads it for two
 products. Only a kernel that fuses product and maximum would avoid them. In the transformer, norms,
 residual sums and biases take more than one pass between two products, and cuDNN computes the
 attention of each block once more in the backward pass."""
