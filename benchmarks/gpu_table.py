@@ -55,13 +55,16 @@ SECTIONS = {
 
 # What the formulation stores beyond the minimal traffic; see `mrd_jax.analysis.minimal_traffic`.
 SURPLUS = """\
-The surplus of the tokenizer is its last layer, from 64 to 512 channels, which the minimal traffic
-counts as if product and maximum were one operation. cuBLAS writes the product of every chunk and
-the maximum reads it, in the forward pass and in its recomputation; the backward pass writes the
-gradient of the product, zero but for one point per group and channel, and reads it for two
-products. Only a kernel that fuses product and maximum would avoid them. In the transformer, norms,
-residual sums and biases take more than one pass between two products, and cuDNN computes the
-attention of each block once more in the backward pass."""
+By the operations of the program, the surplus of the tokenizer is its last layer, from 64 to 256
+channels, which the minimal traffic counts as if product and maximum were one operation. cuBLAS
+writes the product of every chunk and the maximum reads it; so does the recomputation under remat.
+The search for the index of the maximum reads two arrays of indices as well, which JAX moves out of
+the loop over chunks. The backward pass writes the gradient of the product, zero but for one point
+per group and channel, and reads it for two products. In the transformer, queries, keys and values
+are split, and padded from 385 to 386 tokens, in arrays of their own; the attention of each block is
+computed three times, the last time for the normalisers of its gradient; and the gradient of each
+norm is two kernels with a float32 array between them. Temporary memory holds the activations of the
+tokenizer and their gradients, [64 x 384 x 64, 64] in bfloat16, 0.2 GB each."""
 
 
 @command.reports_errors
