@@ -10,6 +10,9 @@ these requests, including the first. `page_bytes` is the number of bytes that ar
 first search, `load_ms` the time to fetch them. If chromium and the extra `browser` are installed,
 `browser_load_ms` is the time until a browser has loaded the page, and `browser_answer_ms` the time
 until it shows search results.
+
+With --clients 200 --seconds 60, measures instead what so many parallel clients of the HTTP API get
+in that time: requests, errors, percentiles of their milliseconds, and the memory of the server.
 """
 
 import argparse
@@ -32,11 +35,10 @@ from typing import Any
 
 import trimesh
 
+from benchmarks.demo_load import ADJECTIVES, NOUNS, measure_load
 from mrd_jax.cli import command
 from mrd_jax.search import shape_index
 
-ADJECTIVES = ("red", "round", "wooden", "small", "old", "blue", "modern", "tall", "soft", "metal")
-NOUNS = ("chair", "table", "lamp", "plant", "bed", "shelf", "door", "sofa", "vase", "car")
 # Classes per classification.
 CLASSES = 10
 # Links in HTML and imports in JavaScript.
@@ -53,10 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--repeats", type=int, default=30, help="requests of each kind (default: 30)"
     )
+    parser.add_argument("--clients", type=int, default=0, help="parallel clients of the API")
+    parser.add_argument("--seconds", type=float, default=60, help="with --clients: duration (60)")
+    parser.add_argument("--workers", type=int, default=1, help="processes of the server (1)")
     options = parser.parse_args(arguments)
     demo_command = [sys.executable, "-m", "mrd_jax.demo", "--port", "0"]
     demo_command += ["--checkpoint", options.checkpoint, "--index", options.index]
     demo_command += ["--teacher", options.teacher] if options.teacher else []
+    demo_command += ["--requests_per_minute", "0", "--workers", str(options.workers)]
     started = time.perf_counter()
     with subprocess.Popen(demo_command, stdout=subprocess.PIPE, text=True) as server:
         try:
@@ -65,8 +71,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             address = re.search(r"http://\S+", line)
             if address is None:
                 raise OSError("the page did not start; see its output above")
-            with launched_browser() as browser:
-                measured = measure(address.group() + "/", options, browser)
+            if options.clients:
+                index = shape_index.read(options.index)
+                measured = measure_load(
+                    address.group(),
+                    clients=options.clients,
+                    seconds=options.seconds,
+                    ids=[item.id for item in index.items],
+                    process=server.pid,
+                ) | {"shapes": len(index), "workers": options.workers}
+            else:
+                with launched_browser() as browser:
+                    measured = measure(address.group() + "/", options, browser)
         finally:
             server.terminate()
     print(json.dumps({"benchmark": "demo", "start_s": round(ready, 1), **measured}))
@@ -85,7 +101,7 @@ def measure(address: str, options: argparse.Namespace, browser: Any) -> dict:
         find(address, text=next(new_texts))
 
     def by_image() -> None:
-        data = index.picture_path(next(pictures)).read_bytes()
+        data = index.picture(next(pictures))
         find(address, upload=upload(address, "picture.jpg", data))
 
     def by_mesh() -> None:
@@ -102,7 +118,11 @@ def measure(address: str, options: argparse.Namespace, browser: Any) -> dict:
     }
     started = time.perf_counter()
     with futures.ThreadPoolExecutor(50) as threads:
-        list(threads.map(lambda number: find(address, shape=number % len(index)), range(50)))
+        list(
+            threads.map(
+                lambda number: find(address, shape=index.items[number % len(index)].key), range(50)
+            )
+        )
     measured["fifty_at_once_ms"] = round(1_000 * (time.perf_counter() - started), 1)
     measured |= measure_page(address)
     return measured | measure_in_browser(address, browser) if browser else measured

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from data_prep import (
     build_parser,
@@ -25,6 +26,7 @@ from data_prep import (
     page,
     prepare,
     selection,
+    shapes,
     shards,
     sources,
     status_file,
@@ -79,14 +81,14 @@ def build(options: Options) -> Path:
 def _run_stages(
     options: Options, origin: sources.Source, class_set: published.ClassSet | None
 ) -> Path:
-    """Runs the stages one after another."""
-    started = time.monotonic()
+    """Checks the options, and runs the stages one after another."""
     _check_existing(options)
     if options.upload is not None:
         uploading.announce(options)
-    if _is_of_earlier_readers(options, origin):
-        return options.target
     cache = options.output / "shapes" / origin.family
+    if _is_of_earlier_readers(options, origin):
+        _add_groups(options, origin, cache)
+        return options.target
     if isinstance(origin, sources.folder.Folder):
         origin.check(
             options.input,
@@ -95,7 +97,23 @@ def _run_stages(
             teacher=options.teacher,
             overwrite=options.overwrite,
         )
-    joined, notes = selection.check(options, origin)
+    selected = selection.check(options, origin)
+    # One connection for all stages: Ray forks, which is not safe after JAX has started its threads.
+    with options.execution.connected():
+        return _run_checked(options, origin, class_set, cache=cache, selected=selected)
+
+
+def _run_checked(
+    options: Options,
+    origin: sources.Source,
+    class_set: published.ClassSet | None,
+    *,
+    cache: Path,
+    selected: tuple[Any, list[str]],
+) -> Path:
+    """Runs the stages; `selected` is the result of `selection.check`."""
+    started = time.monotonic()
+    joined, notes = selected
     with timing.announced("shapes"):
         summary, prepared = _prepare(options, cache)
         prepared = selection.keep_licences(prepared, options.licence)
@@ -133,7 +151,14 @@ def _run_stages(
             caption_files=caption_files,
             class_set=class_set,
         )
-        written = dataset.write(options, plan, prepared, teacher=teacher, class_set=class_set)
+        written = dataset.write(
+            options,
+            plan,
+            prepared,
+            teacher=teacher,
+            class_set=class_set,
+            groups=_groups(options, origin, prepared.entries()),
+        )
         if written or not page.path_of(options).exists():
             where = page.write(options, summary=summary, prepared=prepared, plan=plan, notes=notes)
             print(f"skipped items and random shapes: {where}")
@@ -160,6 +185,23 @@ def _prepare(options: Options, cache: Path) -> tuple[Summary, catalogue.Catalogu
     part = options.execution.part
     paths = [path for path in prepare.shard_paths(cache) if part.has(shards.number_of(path))]
     return summary, catalogue.read_catalogue(paths)
+
+
+def _groups(
+    options: Options, origin: sources.Source, prepared: Sequence[shapes.Shape]
+) -> dict[str, str]:
+    """Returns id -> group of the shapes whose group the source knows."""
+    return origin.groups(options.input, prepared) if isinstance(origin, sources.Grouped) else {}
+
+
+def _add_groups(options: Options, origin: sources.Source, cache: Path) -> None:
+    """Writes the groups of a data set that is kept, if the cache has its shapes."""
+    shards.move_flat(cache)
+    prepared = catalogue.read_catalogue(prepare.shard_paths(cache))
+    entries = selection.keep_licences(prepared, options.licence).entries()
+    if entries:
+        groups = _groups(options, origin, entries)
+        dataset.update_groups(options.target, groups, origin.splits(entries))
 
 
 def _check_existing(options: Options) -> None:

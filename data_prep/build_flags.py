@@ -2,15 +2,17 @@
 """Flags that the commands of a preparation share, and their defaults."""
 
 import argparse
+import contextlib
 import dataclasses
 import os
 from typing import Any
 
 from data_prep import executors, flag_types, parts, progress, shape_names, sources
 from mrd_jax.cli import command
+from mrd_jax.data import batch_spec
 
 # Defaults: points per shape, rendered views per shape (all cameras), side of a view in pixels.
-POINTS, VIEWS, IMAGE_SIZE = 10_000, 12, 224
+POINTS, VIEWS, IMAGE_SIZE = batch_spec.DEFAULT_POINTS, 12, 224
 DEFAULT = "default: %(default)s"
 
 
@@ -40,6 +42,14 @@ class Execution:
     def create(self) -> executors.Executor:
         """Returns the executor. ValueError if its arguments contradict each other."""
         return executors.create(self.executor, workers=self.workers, address=self.address)
+
+    def connected(self) -> contextlib.AbstractContextManager[None]:
+        """Connects to the cluster of the executor "ray" for the duration of a block."""
+        if self.executor != "ray":
+            return contextlib.nullcontext()
+        from data_prep.executors import ray_cluster
+
+        return ray_cluster.connected(self.address)
 
     def processes(self) -> int:
         """Returns the processes of this machine that write records; 0 to work in this one."""

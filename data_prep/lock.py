@@ -2,12 +2,12 @@
 """Lock on an output folder."""
 
 import contextlib
-import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
 from data_prep.parts import WHOLE, Part
+from mrd_jax import locking
 
 
 class BusyError(RuntimeError):
@@ -31,24 +31,22 @@ def acquire(folder: Path, *, part: Part = WHOLE) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        mode = fcntl.LOCK_EX
         if part != WHOLE:
-            mode = fcntl.LOCK_SH
             mine = folder / f".lock-{part.index}-of-{part.count}"
-            _lock(folder, stack.enter_context(mine.open("a+")), fcntl.LOCK_EX)
+            _lock(folder, stack.enter_context(mine.open("a+")))
             for other in folder.glob(".lock-*"):
                 if not other.name.endswith(f"-of-{part.count}"):  # its parts overlap with this one
                     with other.open("a+") as file:
-                        _lock(folder, file, fcntl.LOCK_EX)
-        # NFS shares the lock of a file that is open for reading only.
-        _lock(folder, stack.enter_context((folder / ".lock").open("a+")), mode)
+                        _lock(folder, file)
+        file = stack.enter_context((folder / ".lock").open("a+"))
+        _lock(folder, file, shared=part != WHOLE)
         yield
 
 
-def _lock(folder: Path, file: TextIO, mode: int) -> None:
+def _lock(folder: Path, file: TextIO, *, shared: bool = False) -> None:
     try:
-        fcntl.flock(file, mode | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+        locking.lock(file, user="data_prep.build", shared=shared)
+    except locking.BusyError as error:
         raise BusyError(
             f"--output {folder}: another data_prep.build is writing into this folder; wait "
             "until it has finished, or choose another --output"

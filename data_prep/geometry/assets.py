@@ -33,16 +33,27 @@ class Assets:
       name: name of the mesh's own file, or "".
       notes: what was ignored or replaced while the mesh was read, such as "missing texture".
         Readers of meshes add their own.
+      files: paths on the disk of the files that were found; empty inside an archive.
     """
 
-    def __init__(self, read: Callable[[str], bytes], *, folder: str, name: str = ""):
+    def __init__(
+        self,
+        read: Callable[[str], bytes],
+        *,
+        folder: str,
+        name: str = "",
+        base: Path | None = None,
+    ):
         """Creates a reader.
 
         Args:
           read: function from a path to bytes; raises FileNotFoundError or archives.ArchiveError.
           folder: folder of the mesh; references are relative to it.
           name: name of the mesh's own file.
+          base: folder on the disk that paths are relative to; None inside an archive.
         """
+        self._base = base
+        self.files: list[Path] = []
         self._read = read
         self._folder = folder
         self._bytes_read = 0
@@ -70,6 +81,8 @@ class Assets:
                 continue
             self._bytes_read += len(data)
             limits.ASSET_BYTES.check(self._bytes_read)
+            if self._base is not None:
+                self.files.append(self._base / path)
             return File(path, data)
         return None
 
@@ -111,10 +124,10 @@ def beside(path: Path, *, root: Path | None) -> Assets:
     # A link to a mesh is not resolved: its references are relative to the folder of the link.
     if root is not None:
         folder = path.parent.relative_to(root).as_posix()
-        return Assets(archives.folder_reader(root), folder=folder, name=path.name)
+        return Assets(archives.folder_reader(root), folder=folder, name=path.name, base=root)
     own = path.parent.resolve()
     if own.parent in (own, own.parent.parent):  # the whole disk is above
-        return Assets(archives.folder_reader(own), folder="", name=path.name)
+        return Assets(archives.folder_reader(own), folder="", name=path.name, base=own)
     read_own, read_above = archives.folder_reader(own), archives.folder_reader(own.parent)
 
     def read(name: str) -> bytes:
@@ -125,7 +138,7 @@ def beside(path: Path, *, root: Path | None) -> Assets:
             raise archives.ArchiveError(f"path {name!r} leaves the folder of the mesh")
         return read_above(relative)
 
-    return Assets(read, folder=own.name, name=path.name)
+    return Assets(read, folder=own.name, name=path.name, base=own.parent)
 
 
 def _candidates(name: str, folders: list[str]) -> Iterator[str]:

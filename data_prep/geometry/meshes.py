@@ -5,6 +5,7 @@ import dataclasses
 import struct
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -35,6 +36,8 @@ class Content:
         and without colours.
       up_axis: "y" or "z" if the file states its vertical axis, else None.
       notes: what was ignored or replaced, such as "missing texture".
+      files: paths of the other files that were read, such as textures; those in an archive are not
+        listed.
     """
 
     surface: Surface | None = None
@@ -42,6 +45,7 @@ class Content:
     rgb: np.ndarray | None = None
     up_axis: str | None = None
     notes: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
 
 
 def load(

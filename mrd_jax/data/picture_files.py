@@ -37,17 +37,21 @@ class Writer:
     def __exit__(self, *exception: object) -> None:
         self._file.close()
 
-    def add(self, name: str, data: bytes) -> None:
+    def add(self, name: str, data: bytes) -> int:
         """Adds a picture.
 
         Args:
           name: file name, unique in this file.
           data: encoded picture.
+
+        Returns:
+          Position of the first byte of the picture in the file.
         """
         info = zipfile.ZipInfo(name)  # with the date 1980-01-01
         info.create_system = 3  # Unix, on every system
         info.external_attr = 0o644 << 16
         self._file.writestr(info, data)
+        return info.header_offset + len(info.FileHeader())
 
 
 def read(path: storage.PathLike) -> bytes | None:

@@ -1,45 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serves a web page that searches an index by text, pictures and meshes.
+"""Serves a web page that searches an index by text, pictures and meshes, and an HTTP API.
 
 python -m mrd_jax.demo --checkpoint RUN --index INDEX
+python -m mrd_jax.demo --checkpoint RUN --index INDEX --token_file tokens.txt --workers 4
 
-Build the index with `python -m mrd_jax.tools.search build`. By default, only this machine can open
-the page. With --host 0.0.0.0, every machine that can reach this one can open it. There is no
-authentication and no encryption: on an untrusted network, put a reverse proxy that provides both in
-front of the page.
+Build the index with `python -m mrd_jax.tools.index` or `python -m mrd_jax.tools.search build`. When
+the index changes, the new version is served within seconds, without a restart.
+
+By default, only this machine can open the page. With --host 0.0.0.0, every machine that can reach
+this one can open it. With --token_file, every request needs one of the tokens in the file, and
+shapes can be added. There is no encryption: on an untrusted network, put a reverse proxy that
+provides it in front of the server.
+
+The API lies under /api/v1 and is described at /api/openapi.json; `mrd_jax.search.client` uses it.
+/healthz says whether the process answers, and /metrics has counts and times for Prometheus.
 """
 
 import argparse
-import signal
-import socket
+import importlib
+import re
 import sys
-import time
 from collections.abc import Sequence
-
-import numpy as np
-import PIL.Image
 
 from mrd_jax.cli import command
 from mrd_jax.distributed import compilation_cache
-from mrd_jax.search import queries, shape_index
-
-
-def warm_up(searcher: queries.Searcher) -> None:
-    """Compiles the models, so that the first query is as fast as the others."""
-    warm_up_text(searcher)
-    if searcher.teacher is not None and searcher.teacher.has_images:
-        searcher.embed_picture(PIL.Image.new("RGB", (8, 8), "white"))
-    points = searcher.index.card.points
-    angles = np.linspace(0, 2 * np.pi, points, endpoint=False)
-    circle = np.stack([np.cos(angles), np.sin(angles), 0 * angles], axis=-1) * 0.999
-    searcher.embed_cloud(circle, np.full((points, 3), 0.5))
-
-
-def warm_up_text(searcher: queries.Searcher) -> None:
-    """Compiles texts of up to a dozen words: a teacher may compile once per padded length."""
-    searcher.embed_texts([str(number) for number in range(8)])  # one word each, in full batches
-    for words in (5, 9, 13):
-        searcher.embed_text(" ".join(["shape"] * words))
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -67,67 +51,71 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     ):
         add(name, type=float, default=default, help=f"{text} (default: {default})")
     add("--ann", action="store_true", help="search approximately; for 200,000 shapes and more")
+    add(
+        "--token_file",
+        type=command.local_path,
+        help="file with one token per line, which requests have to send; also allows to add shapes",
+    )
+    add(
+        "--public",
+        action="store_true",
+        help="with --token_file: only adding shapes needs a token",
+    )
+    add(
+        "--requests_per_minute",
+        type=float,
+        default=600,
+        help="queries of a client per minute and process, 0 for any number (default: 600)",
+    )
+    add(
+        "--allow_origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="origin of a web page whose scripts may use the API, such as https://shop.example",
+    )
+    add("--workers", type=int, default=1, help="processes, each with its own models (default: 1)")
+    add(
+        "--request_log",
+        type=command.local_path,
+        help="file to append a line of JSON per request to, without its content",
+    )
     options = parser.parse_args(arguments)
+    _check_service(parser, options)
     for name, lower in (("upload_megabytes", 0), ("read_seconds", 0), ("read_gigabytes", 0.5)):
         if not lower < getattr(options, name) < float("inf"):
             parser.error(f"--{name} is {getattr(options, name)}; expected more than {lower}")
     return options
 
 
-def allowed_hosts(host: str) -> tuple[str, ...]:
-    """Returns the Host headers to accept, which protects local servers from DNS rebinding."""
-    if host in ("0.0.0.0", "::"):
-        return ("*",)
-    return ("localhost", "127.0.0.1", host, f"[{host}]")
+def _check_service(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if not 0 <= options.requests_per_minute < float("inf"):
+        parser.error(f"--requests_per_minute is {options.requests_per_minute}; expected 0 or more")
+    if options.workers < 1:
+        parser.error(f"--workers is {options.workers}; expected a positive number")
+    if options.public and options.token_file is None:
+        parser.error("--public needs --token_file")
+    for origin in options.allow_origin:
+        if not re.fullmatch(r"https?://[\w.\-\[\]:]+", origin):
+            parser.error(
+                f"--allow_origin is {origin!r}; expected an origin such as https://shop.example"
+            )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Loads and compiles the models, then serves the page until interrupted.
+    """Serves the page until interrupted.
 
     Raises:
       ImportError: the extra `demo` is not installed.
     """
     try:
-        import uvicorn
-
-        from mrd_jax.demo import web_app
+        importlib.import_module("uvicorn")
+        from mrd_jax.demo import server
     except ModuleNotFoundError as error:
         raise ImportError(
             f'{error.name} is missing; the page needs it. Run pip install "mrd_jax[demo]"'
         ) from error
-
-    started = time.perf_counter()
-    index = shape_index.read(options.index)
-    searcher = queries.Searcher(
-        index,
-        encoder=queries.load_encoder(index, options.checkpoint),
-        teacher=queries.load_teacher(index, options.teacher),
-        ann=options.ann,
-    )
-    warm_up(searcher)
-    limits = web_app.Limits(
-        upload_bytes=int(options.upload_megabytes * 2**20),
-        read_seconds=options.read_seconds,
-        read_bytes=int(options.read_gigabytes * 2**30),
-        hosts=allowed_hosts(options.host),
-    )
-    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    with socket.create_server((options.host, options.port), family=family) as listener:
-        with web_app.serving(searcher, limits) as app:
-            host = f"[{options.host}]" if ":" in options.host else options.host
-            print(
-                f"serving {len(index)} shapes at http://{host}:{listener.getsockname()[1]} after "
-                f"{time.perf_counter() - started:.1f} s; press Ctrl-C to stop",
-                flush=True,
-            )
-            if index.reader_note():
-                print(f"note: {index.reader_note()}", file=sys.stderr, flush=True)
-            # uvicorn raises the signal that stopped it again. By default, SIGTERM would then end
-            # this process before the context managers clean up.
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
-            # Without a log_config, uvicorn logs through the root logger.
-            config = uvicorn.Config(app, log_config=None, log_level="warning", server_header=False)
-            uvicorn.Server(config).run(sockets=[listener])
+    server.run(options)
 
 
 @command.reports_errors

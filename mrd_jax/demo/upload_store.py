@@ -3,10 +3,13 @@
 
 import collections
 import dataclasses
+import json
+import re
 import secrets
 import tempfile
 import threading
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import anyio
 import numpy as np
@@ -15,6 +18,7 @@ from starlette import concurrency, requests
 from starlette.exceptions import HTTPException
 
 from data_prep.geometry import formats, scene
+from mrd_jax import atomic_io
 from mrd_jax.demo import worker_pool
 from mrd_jax.search import queries
 
@@ -51,6 +55,11 @@ class Upload:
     rgb: np.ndarray
     faults: tuple[str, ...]
 
+    def as_dict(self) -> dict[str, Any]:
+        """Returns what the client needs to know, as JSON."""
+        faults = list(self.faults)
+        return {"id": self.id, "kind": self.kind, "name": self.name, "faults": faults}
+
 
 class UploadStore:
     """Receives files and keeps their embeddings.
@@ -60,6 +69,7 @@ class UploadStore:
       pool: workers that read the files.
       folder: folder for temporary files.
       max_bytes: maximum size of a file.
+      shared: folder in which several processes keep their uploads; None for one process.
     """
 
     def __init__(
@@ -69,10 +79,12 @@ class UploadStore:
         *,
         folder: Path,
         max_bytes: int,
+        shared: Path | None = None,
     ):
         self._searcher = searcher
         self._pool = pool
         self._folder = folder
+        self._shared = shared
         self._uploads: collections.OrderedDict[str, Upload] = collections.OrderedDict()
         self._lock = threading.Lock()
         self.max_bytes = max_bytes
@@ -138,8 +150,31 @@ class UploadStore:
         with self._lock:
             self._uploads[token] = upload
             while len(self._uploads) > MAX_UPLOADS:
-                self._uploads.popitem(last=False)
+                old, _ = self._uploads.popitem(last=False)
+                if self._shared:
+                    (self._shared / f"upload-{old}.npz").unlink(missing_ok=True)
+        if self._shared:
+            self._share(self._shared, upload)
         return upload
+
+    def _share(self, folder: Path, upload: Upload) -> None:
+        """Writes an upload for the other processes."""
+        arrays = {name: getattr(upload, name) for name in ("row", "xyz", "rgb")}
+        text = json.dumps(upload.as_dict())
+        atomic_io.write_npz(folder / f"upload-{upload.id}.npz", **arrays, text=np.array(text))
+
+    def _read_shared(self, token: str) -> Upload | None:
+        """Returns an upload that another process has received; None if there is none."""
+        # Only characters of `secrets.token_urlsafe`: the token is part of a path.
+        if self._shared is None or not re.fullmatch(r"[A-Za-z0-9_-]{16,64}", token):
+            return None
+        try:
+            with np.load(self._shared / f"upload-{token}.npz", allow_pickle=False) as arrays:
+                fields = json.loads(str(arrays["text"]))
+                fields |= {name: arrays[name] for name in ("row", "xyz", "rgb")}
+        except FileNotFoundError:
+            return None
+        return Upload(**fields | {"faults": tuple(fields["faults"])})
 
     def get(self, token: str) -> Upload:
         """Returns an upload.
@@ -151,9 +186,11 @@ class UploadStore:
           HTTPException: the upload does not exist or was deleted.
         """
         with self._lock:
-            if token not in self._uploads:
-                raise HTTPException(404, "the uploaded file has expired; upload it again")
-            return self._uploads[token]
+            upload = self._uploads.get(token)
+        upload = upload or self._read_shared(token)
+        if upload is None:
+            raise HTTPException(404, "the uploaded file has expired; upload it again")
+        return upload
 
 
 def _describe_type(suffix: str) -> str:

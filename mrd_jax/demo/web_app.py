@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from starlette import applications, middleware, requests, responses, routing
@@ -16,12 +15,19 @@ from starlette.middleware import gzip, trustedhost
 from starlette.staticfiles import StaticFiles
 
 from data_prep.geometry import clouds
-from mrd_jax.demo import security, upload_store, worker_pool
+from mrd_jax.demo import (
+    access,
+    api,
+    live_index,
+    metrics,
+    security,
+    terms,
+    upload_store,
+    worker_pool,
+)
 from mrd_jax.search import queries, shape_index
 
 STATIC = Path(__file__).parent / "static"
-# Limits per request: results, parts of a query, classes, and characters of a text.
-MAX_RESULTS, MAX_PARTS, MAX_CLASSES, MAX_CHARACTERS = 60, 8, 50, 300
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,26 +47,46 @@ class Limits:
     hosts: Sequence[str] = ("localhost", "127.0.0.1")
 
 
-class Handlers:
-    """Request handlers of the API, one method per route.
+@dataclasses.dataclass(frozen=True)
+class Service:
+    """How the application is run.
 
-    Starlette runs the methods without `async` in threads.
+    Attributes:
+      rules: who may use it, and how often.
+      shared: folder that the processes of the server share; None for one process.
+      request_log: file that requests are logged to; None for no log.
+      poll_seconds: time between two looks for a new version of the index.
+    """
+
+    rules: access.Rules = access.Rules()
+    shared: Path | None = None
+    request_log: Path | None = None
+    poll_seconds: float = 2.0
+
+
+class Handlers:
+    """Request handlers of the page, one method per route.
+
+    Starlette runs the methods without `async` in threads. Each takes the searcher once, so that it
+    finishes on the version of the index that it began with.
 
     Args:
-      searcher: searcher with an encoder and a teacher.
+      live: searcher of the current version of the index, with an encoder and a teacher.
       uploads: receives and keeps uploaded files.
     """
 
-    def __init__(self, searcher: queries.Searcher, uploads: upload_store.UploadStore):
-        self._searcher = searcher
-        self._index = searcher.index
+    def __init__(self, live: live_index.LiveIndex, uploads: upload_store.UploadStore):
+        self._live = live
         self._uploads = uploads
+
+    def _engine(self) -> terms.Engine:
+        return terms.Engine(self._live.searcher, self._uploads)
 
     def about(self, request: requests.Request) -> responses.Response:
         """Returns the size of the index and the limits of the page."""
         return responses.JSONResponse(
             {
-                "shapes": len(self._index),
+                "shapes": len(self._live.searcher.index),
                 "upload_bytes": self._uploads.max_bytes,
                 "upload_types": upload_store.TYPES,
             }
@@ -69,69 +95,52 @@ class Handlers:
     async def upload(self, request: requests.Request) -> responses.Response:
         """Receives a file; returns its id, kind, name and faults."""
         upload = await self._uploads.receive(request)
-        return responses.JSONResponse(
-            {
-                "id": upload.id,
-                "kind": upload.kind,
-                "name": upload.name,
-                "faults": upload.faults,
-            }
-        )
+        return responses.JSONResponse(upload.as_dict())
 
     def find(self, request: requests.Request) -> responses.Response:
         """Returns the shapes nearest to a query.
 
-        The parts of the query are the parameters `text`, `upload` (an id) and `shape` (a row of the
-        index); the n-th `weight` belongs to the n-th part.
+        The parts of the query are the parameters `text`, `upload` (an id) and `shape` (a key); the
+        n-th `weight` belongs to the n-th part.
         """
         started = time.perf_counter()
-        count = int(_read_number(request, "count", default=12, lower=1, upper=MAX_RESULTS))
-        parts, weights, exclude = [], [], None
-        for kind, value in request.query_params.multi_items():
-            if kind in ("text", "upload", "shape"):
-                parts.append(self._embed(kind, value))
-                exclude = self._read_shape(value) if kind == "shape" else exclude
-            elif kind == "weight":
-                weights.append(_parse_number(value, name="weight"))
-        if not parts:
-            raise HTTPException(400, "nothing to search for; pass text, upload or shape")
-        if len(parts) > MAX_PARTS:
-            raise HTTPException(400, f"the query has {len(parts)} parts; at most {MAX_PARTS}")
-        try:
-            query = queries.mix(parts, weights or [1.0] * len(parts))
-        except ValueError as error:
-            raise HTTPException(400, str(error)) from error
-        matches = self._searcher.find(query, count=count, exclude=exclude)
-        return responses.JSONResponse(
-            {
-                "found": [
-                    self._describe(number, score)
-                    for number, score in zip(matches.numbers.tolist(), matches.scores, strict=True)
-                ],
-                "milliseconds": round(1_000 * (time.perf_counter() - started), 1),
-            }
-        )
+        count = terms.parse_count(request.query_params.get("count", "12"))
+        pairs = request.query_params.multi_items()
+        parts = [pair for pair in pairs if pair[0] in terms.KINDS]
+        weights = [
+            terms.parse_number(value, name="weight") for kind, value in pairs if kind == "weight"
+        ]
+        if weights and len(weights) != len(parts):
+            raise HTTPException(
+                400,
+                f"the query has {len(parts)} parts and {len(weights)} weights; expected one weight "
+                "each",
+            )
+        query = [
+            terms.Term(kind, value, weight)
+            for (kind, value), weight in zip(parts, weights or [1.0] * len(parts), strict=True)
+        ]
+        found = self._engine().find(query, count=count)
+        milliseconds = round(1_000 * (time.perf_counter() - started), 1)
+        return responses.JSONResponse({"found": found, "milliseconds": milliseconds})
 
     def classify(self, request: requests.Request) -> responses.Response:
         """Returns class names by their similarity with an upload or a shape, highest first."""
-        names = [name for name in request.query_params.getlist("class") if name.strip()]
-        if not 0 < len(names) <= MAX_CLASSES:
-            raise HTTPException(400, f"{len(names)} classes; expected 1 to {MAX_CLASSES}")
-        for name in names:
-            _check_length(name)
-        for kind in ("upload", "shape"):
-            if kind in request.query_params:
-                row = self._embed(kind, request.query_params[kind])
-                classes = self._searcher.classify(row, names)
-                return responses.JSONResponse(
-                    {"classes": [{"name": name, "score": score} for name, score in classes]}
-                )
-        raise HTTPException(400, "nothing to classify; pass upload or shape")
+        names = request.query_params.getlist("class")
+        query = [
+            terms.Term(kind, request.query_params[kind])
+            for kind in ("upload", "shape")
+            if kind in request.query_params
+        ][:1]
+        if not query and any(name.strip() for name in names):
+            raise HTTPException(400, "nothing to classify; pass upload or shape")
+        return responses.JSONResponse({"classes": self._engine().classify(query, names)})
 
     def shape_cloud(self, request: requests.Request) -> responses.Response:
         """Returns the points of a shape: int16 coordinates, then uint8 colours."""
-        number = self._read_shape(request.path_params["number"])
-        return _cloud_response(self._index.xyz[number], self._index.rgb[number])
+        engine = self._engine()
+        number = engine.number(request.path_params["key"])
+        return _cloud_response(engine.index.xyz[number], engine.index.rgb[number])
 
     def upload_cloud(self, request: requests.Request) -> responses.Response:
         """Returns the points of an upload in the format of `shape_cloud`."""
@@ -140,50 +149,23 @@ class Handlers:
 
     def picture(self, request: requests.Request) -> responses.Response:
         """Returns the picture of a shape."""
-        number = self._read_shape(request.path_params["number"])
-        return responses.FileResponse(
-            self._index.picture_path(number), media_type="image/jpeg", headers=_CACHE_HEADERS
-        )
-
-    def _embed(self, kind: str, value: str) -> np.ndarray:
-        """Returns the embedding of a part of a query, unit norm."""
-        if kind == "upload":
-            return self._uploads.get(value).row
-        if kind == "shape":
-            return self._searcher.shape_row(self._read_shape(value))
-        _check_length(value)
-        try:
-            return self._searcher.embed_text(value)
-        except ValueError as error:
-            raise HTTPException(400, str(error)) from error
-
-    def _read_shape(self, value: str) -> int:
-        """Parses the number of a shape and checks that it is in the index."""
-        if not (value.isascii() and value.isdigit() and len(value) < 12):
-            raise HTTPException(400, f"shape is {value!r}; expected a whole number")
-        if int(value) >= len(self._index):
-            raise HTTPException(404, f"shape {value} does not exist")
-        return int(value)
-
-    def _describe(self, number: int, score: float) -> dict[str, Any]:
-        item = self._index.items[number]
-        return {
-            "number": number,
-            "score": round(float(score), 4),
-            "title": item.title,
-            "creator": item.creator,
-            "licence": item.licence,
-        }
+        engine = self._engine()
+        data = engine.index.picture(engine.number(request.path_params["key"]))
+        return responses.Response(data, media_type="image/jpeg", headers=_CACHE_HEADERS)
 
 
 @contextlib.contextmanager
-def serving(searcher: queries.Searcher, limits: Limits) -> Iterator[applications.Starlette]:
+def serving(
+    searcher: queries.Searcher, limits: Limits, service: Service | None = None
+) -> Iterator[applications.Starlette]:
     """Yields the application; its workers and temporary folder live as long as the context.
 
     Args:
       searcher: searcher with an encoder and a teacher.
       limits: limits on requests.
+      service: how the application is run; None for the default.
     """
+    service = service or Service()
     with contextlib.ExitStack() as resources:
         folder = resources.enter_context(tempfile.TemporaryDirectory(prefix="mrd_jax_demo_"))
         conventions = clouds.Conventions.of(searcher.index.card)
@@ -191,15 +173,28 @@ def serving(searcher: queries.Searcher, limits: Limits) -> Iterator[applications
             conventions, seconds=limits.read_seconds, memory=limits.read_bytes
         )
         resources.callback(pool.close)
+        received = Path(folder, "received")
+        received.mkdir()
         uploads = upload_store.UploadStore(
-            searcher, pool, folder=Path(folder), max_bytes=limits.upload_bytes
+            searcher,
+            pool,
+            folder=received,
+            max_bytes=limits.upload_bytes,
+            shared=service.shared,
         )
+        live = live_index.LiveIndex(searcher)
+        resources.enter_context(live.polling(service.poll_seconds))
+        log = resources.enter_context(metrics.opened_log(service.request_log))
+        shared = service.shared or Path(folder)
+        handlers = api.Api(live, uploads, shared=shared, can_add=bool(service.rules.tokens))
         hosts = {"allowed_hosts": list(limits.hosts), "www_redirect": False}
         yield applications.Starlette(
-            routes=_routes(Handlers(searcher, uploads)),
+            routes=[*_routes(Handlers(live, uploads)), *handlers.routes()],
             middleware=[
+                middleware.Middleware(metrics.Metrics, folder=shared, log=log),
                 middleware.Middleware(security.Headers),
                 middleware.Middleware(trustedhost.TrustedHostMiddleware, **hosts),
+                middleware.Middleware(access.Access, rules=service.rules),
             ],
             exception_handlers={HTTPException: _client_error, Exception: _server_error},
         )
@@ -214,8 +209,8 @@ def _routes(handlers: Handlers) -> list[routing.BaseRoute]:
         routing.Route("/api/classify", handlers.classify),
         routing.Route("/api/uploads", handlers.upload, methods=["POST"]),
         routing.Route("/api/uploads/{id}/cloud", handlers.upload_cloud),
-        routing.Route("/api/shapes/{number}/cloud", handlers.shape_cloud),
-        routing.Route("/api/shapes/{number}/picture", handlers.picture),
+        routing.Route("/api/shapes/{key}/cloud", handlers.shape_cloud),
+        routing.Route("/api/shapes/{key}/picture", handlers.picture),
         routing.Mount("/static", static),
     ]
 
@@ -241,30 +236,3 @@ def _server_error(request: requests.Request, error: Exception) -> responses.Resp
 def _cloud_response(xyz: np.ndarray, rgb: np.ndarray) -> responses.Response:
     data = np.asarray(xyz, "<i2").tobytes() + np.asarray(rgb, np.uint8).tobytes()
     return responses.Response(data, media_type="application/octet-stream", headers=_CACHE_HEADERS)
-
-
-def _check_length(text: str) -> None:
-    if len(text) > MAX_CHARACTERS:
-        raise HTTPException(
-            400, f"the text has {len(text)} characters; at most {MAX_CHARACTERS} are allowed"
-        )
-
-
-def _read_number(
-    request: requests.Request, name: str, *, default: float, lower: float, upper: float
-) -> float:
-    """Returns a numeric query parameter within its bounds."""
-    value = _parse_number(request.query_params.get(name, str(default)), name=name)
-    if not lower <= value <= upper:
-        raise HTTPException(400, f"{name} is {value:g}; expected {lower} to {upper}")
-    return value
-
-
-def _parse_number(text: str, *, name: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not np.isfinite(value):
-        raise HTTPException(400, f"{name} is {text!r}; expected a number")
-    return value

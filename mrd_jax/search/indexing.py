@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds an index from a prepared data set or from the output of `mrd_jax.tools.embed`."""
+"""Builds an index from a prepared data set."""
 
+import dataclasses
 import itertools
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,20 +10,14 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from data_prep import evaluation
-from data_prep.geometry import clouds
-from data_prep.geometry.listing import printable
-from data_prep.shape_names import name_of
 from mrd_jax import storage
 from mrd_jax.checkpoints import model_card
-from mrd_jax.data import augment, numpy_files, picture_files, source
+from mrd_jax.data import augment, picture_files, source
 from mrd_jax.encoder import Encoder
-from mrd_jax.search import pictures, shape_files, shape_index
+from mrd_jax.search import embedded_files, shape_index
 
 # Records per call of the encoder.
 _CHUNK = 512
-# Points that a picture is drawn from, and the side of the picture in pixels.
-_PICTURE_POINTS, _PICTURE_SIDE = 10_000, 128
 _FIELDS = ("id", "name", "creator", "licence", "picture", "xyz", "rgb")
 
 
@@ -54,80 +48,74 @@ def index_data_set(
       ValueError: a split does not exist, the records have fewer points than the encoder needs, or
         an entry is invalid, see `shape_index.write`.
     """
+    found = open_data_set(directory, encoder=encoder, splits=splits)
+    points = min(points, found.metadata["points"])
+    shape_index.write(
+        output,
+        found.entries(points),
+        count=found.count,
+        points=points,
+        card=encoder.card,
+        checkpoint=checkpoint,
+        teacher=_find_teacher(
+            encoder.card, found.metadata, place=teacher, data=directory, output=output
+        ),
+        reader_version=source.reader_version(found.metadata),
+        ann=ann,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+    """Shapes of a prepared data set, and the encoder that embeds them.
+
+    Attributes:
+      directory: folder of the data set.
+      metadata: its metadata.
+      splits: the opened splits to index, in order.
+      encoder: the encoder.
+    """
+
+    directory: storage.Path
+    metadata: dict[str, Any]
+    splits: list[Any]
+    encoder: Encoder
+
+    @property
+    def count(self) -> int:
+        """Number of shapes."""
+        return sum(len(split) for split in self.splits)
+
+    def entries(self, points: int) -> Iterator[shape_index.Entry]:
+        """Embeds the shapes and yields their entries.
+
+        Args:
+          points: number of points to store per shape, at most that of the data set.
+        """
+        records = (split.read(i, _FIELDS) for split in self.splits for i in range(len(split)))
+        with tqdm.tqdm(total=self.count, desc="embedding", unit="shape") as bar:
+            yield from _record_entries(
+                records, bar, encoder=self.encoder, directory=self.directory, points=points
+            )
+
+
+def open_data_set(
+    directory: storage.PathLike, *, encoder: Encoder, splits: Sequence[str]
+) -> DataSet:
+    """Opens a prepared data set.
+
+    Args:
+      directory: folder of the data set, with its version.
+      encoder: encoder whose conventions are those of the data set.
+      splits: names of the splits, in order; () for all.
+
+    Raises:
+      ValueError: a split does not exist.
+    """
     metadata = source.read_metadata(directory)
     names = splits or [name for name in metadata["counts"] if name != "classes"]
     opened = [source.open_split(directory, name) for name in names]
-    count = sum(len(records) for records in opened)
-    points = min(points, metadata["points"])
-    bar = tqdm.tqdm(total=count, desc="embedding", unit="shape")
-    records = (split.read(i, _FIELDS) for split in opened for i in range(len(split)))
-    with bar:
-        shape_index.write(
-            output,
-            _record_entries(
-                records, bar, encoder=encoder, directory=storage.path(directory), points=points
-            ),
-            count=count,
-            points=points,
-            card=encoder.card,
-            checkpoint=checkpoint,
-            teacher=_find_teacher(
-                encoder.card, metadata, place=teacher, data=directory, output=output
-            ),
-            reader_version=source.reader_version(metadata),
-            ann=ann,
-        )
-
-
-def index_embeddings(
-    output: storage.PathLike,
-    file: storage.PathLike,
-    *,
-    points: int,
-    teacher: str,
-    ann: bool = False,
-) -> None:
-    """Writes the index of files that `mrd_jax.tools.embed` has embedded.
-
-    The files are read again for their points.
-
-    Args:
-      output: folder of the index, must not exist.
-      file: npz file of `mrd_jax.tools.embed`.
-      points: number of points to store per shape.
-      teacher: hub name or folder; "" for the name on the encoder's model card.
-      ann: also write the file for approximate search.
-
-    Raises:
-      ValueError: the npz file is corrupt or from an earlier version, one of the embedded files is
-        missing or unreadable, or an entry is invalid, see `shape_index.write`.
-      formats.MissingPackageError: there are meshes among the files and trimesh is not installed.
-    """
-    arrays = _read_embeddings(file)
-    card = model_card.from_json(str(arrays["card"]))
-    columns = (arrays[name].tolist() for name in ("files", *shape_files.METADATA))
-    files = [
-        shape_files.ShapeFile(Path(path), *metadata)
-        for path, *metadata in zip(*columns, strict=True)
-    ]
-    clouds.check_readable(file.path for file in files)
-    conventions = clouds.Conventions.of(card, points=max(points, _PICTURE_POINTS))
-    pairs = zip(files, arrays["embeddings"], strict=True)
-    bar = tqdm.tqdm(pairs, total=len(files), desc="reading", unit="file")
-    entries = (_file_entry(file, row, conventions=conventions, points=points) for file, row in bar)
-    shape_index.write(
-        output,
-        entries,
-        count=len(files),
-        points=points,
-        card=card,
-        checkpoint=str(arrays["checkpoint"]),
-        teacher=shape_index.Teacher(
-            card.teacher, place=_relative_place(teacher or card.teacher, output)
-        ),
-        reader_version=int(arrays["reader_version"]),
-        ann=ann,
-    )
+    return DataSet(storage.path(directory), metadata, opened, encoder)
 
 
 def _record_entries(
@@ -146,7 +134,7 @@ def _record_entries(
         rows = encoder.embed(zip(xyz, rgb, strict=True))
         for record, row in zip(chunk, rows, strict=True):
             picture = directory / "evaluation" / "pictures" / record["picture"]
-            yield _make_entry(
+            yield embedded_files.make_entry(
                 *(record[name] for name in ("id", "name", "creator", "licence")),
                 row=row,
                 xyz=record["xyz"],
@@ -155,55 +143,6 @@ def _record_entries(
                 picture=picture_files.read(picture),
             )
             bar.update()
-
-
-def _file_entry(
-    file: shape_files.ShapeFile, row: np.ndarray, *, conventions: clouds.Conventions, points: int
-) -> shape_index.Entry:
-    """Returns the entry of an embedded file."""
-    try:
-        cloud = clouds.read_cloud(
-            file.path, conventions=conventions, up=file.up or None, root=file.root or None
-        )
-    except clouds.CloudError as error:
-        raise ValueError(
-            f"{printable(str(file.path))} was embedded, but cannot be read now: {error}. Run this "
-            "command from the folder where mrd_jax.tools.embed was run, or embed the files again"
-        ) from error
-    # A small cloud repeats its points in order; the first points have to be a random sample.
-    order = np.random.default_rng(0).permutation(len(cloud.xyz))
-    rgb = np.rint(cloud.rgb[order] * 255).astype(np.uint8)
-    return _make_entry(
-        printable(str(file.path)),
-        file.name or name_of(str(file.path)),
-        file.creator,
-        file.licence,
-        row=row,
-        xyz=cloud.xyz[order],
-        rgb=rgb,
-        points=points,
-        picture=None,
-    )
-
-
-def _make_entry(
-    shape_id: str,
-    name: str,
-    creator: str,
-    licence: str,
-    *,
-    row: np.ndarray,
-    xyz: np.ndarray,
-    rgb: np.ndarray,
-    points: int,
-    picture: bytes | None,
-) -> shape_index.Entry:
-    """Returns an entry; if there is no picture, draws one of the point cloud."""
-    if picture is None:
-        picture = pictures.draw_cloud(xyz, rgb, size=_PICTURE_SIDE)
-    file = evaluation.picture_name(shape_id)
-    item = shape_index.Item(shape_id, name, creator, licence, picture=file)
-    return shape_index.Entry(item, row, xyz[:points], rgb[:points], picture)
 
 
 def _find_teacher(
@@ -228,35 +167,5 @@ def _find_teacher(
     return shape_index.Teacher(
         card.teacher,
         data_teacher["revision"] if is_same else "",
-        place=_relative_place(place, output),
+        place=embedded_files.relative_place(place, output),
     )
-
-
-def _relative_place(place: str, output: storage.PathLike) -> str:
-    """Returns a hub name as it is, and a path relative to the index, so that both can move."""
-    if not place or not Path(place).exists():
-        return place
-    if storage.is_remote(output):
-        return str(Path(place).resolve())
-    return os.path.relpath(Path(place).resolve(), Path(output).resolve())
-
-
-def _read_embeddings(file: storage.PathLike) -> dict[str, np.ndarray]:
-    """Returns the arrays of an npz file of `mrd_jax.tools.embed`, of this version or an earlier."""
-    names = ("embeddings", "files", "names", "creators", "licences", "up", "card", "checkpoint")
-    try:
-        with storage.path(file).open("rb") as stream:
-            arrays = numpy_files.ArrayFile(stream)
-            missing = [name for name in names if name not in arrays]
-            if missing:
-                raise ValueError(
-                    f"{file} lacks {missing}; expected the output of python -m mrd_jax.tools.embed "
-                    "of this version"
-                )
-            found = {name: arrays[name] for name in names}
-            # Earlier versions wrote neither, and looked for textures beside each file only.
-            roots = arrays["roots"] if "roots" in arrays else np.full(len(found["files"]), "")
-            version = arrays["reader_version"] if "reader_version" in arrays else np.array(1)
-            return found | {"roots": roots, "reader_version": version}
-    except numpy_files.ArrayFileError as error:
-        raise ValueError(f"{file} is not an output of mrd_jax.tools.embed: {error}") from error

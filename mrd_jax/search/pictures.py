@@ -92,7 +92,7 @@ def write_sheet(
     for tile, (number, score) in enumerate(zip(numbers, scores, strict=True)):
         x = tile % columns * width + _MARGIN
         y = top + tile // columns * height
-        _paste(sheet, index.picture_path(number), corner=(x, y))
+        _paste(sheet, index.picture(number), corner=(x, y))
         item = index.items[number]
         y += _SIDE + 4
         draw_text(draw, f"{tile + 1}. {item.title}", at=(x, y), size=13)
@@ -154,9 +154,9 @@ def _project(xyz: np.ndarray, *, azimuth: float) -> tuple[np.ndarray, np.ndarray
     return right, up, nearness
 
 
-def _paste(sheet: Image.Image, file: Path, *, corner: tuple[int, int]) -> None:
+def _paste(sheet: Image.Image, data: bytes, *, corner: tuple[int, int]) -> None:
     """Pastes a picture, scaled to fit and centred, into a square of the sheet."""
-    with Image.open(file) as opened:
+    with Image.open(io.BytesIO(data)) as opened:
         picture = opened.convert("RGB")
     scale = _SIDE / max(picture.size)
     width, height = (max(1, round(side * scale)) for side in picture.size)

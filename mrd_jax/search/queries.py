@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Embeds text, pictures and point clouds as queries, and finds the nearest shapes of an index."""
 
+import copy
 import dataclasses
 import threading
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from data_prep.geometry import clouds
 from data_prep.teachers import prompts
 from mrd_jax.checkpoints import fingerprinting
 from mrd_jax.encoder import Encoder
-from mrd_jax.search import nearest, shape_index
+from mrd_jax.search import filters, index_search, nearest, shape_index
 
 # Batch sizes of the teacher: all prompts of one name, and a single picture.
 _TEXT_BATCH, _PICTURE_BATCH = len(prompts.NAME_TEMPLATES), 1
@@ -51,7 +52,7 @@ class Searcher:
       ann: use approximate search.
 
     Raises:
-      nearest.AnnUnsupportedError, FileNotFoundError, ValueError: see `nearest.AnnSearch`.
+      nearest.AnnUnsupportedError, FileNotFoundError, ValueError: see `index_search.open_search`.
     """
 
     def __init__(
@@ -65,13 +66,40 @@ class Searcher:
         self.index = index
         self.encoder = encoder
         self.teacher = teacher
-        file = index.folder / nearest.ANN_FILE
-        self._search = (
-            nearest.AnnSearch(index.rows, file) if ann else nearest.ExactSearch(index.rows)
-        )
+        self._ann = ann
+        self._facets: filters.Facets | None = None
+        self._search = index_search.open_search(index, ann=ann)
         # One call of a model already uses all cores.
         self._model_lock = threading.Lock()
         self._text_cache: dict[str, np.ndarray] = {}
+
+    def with_index(self, index: shape_index.ShapeIndex) -> "Searcher":
+        """Returns a searcher of a later version of the index, with the same models and caches.
+
+        Args:
+          index: the same index, opened again.
+
+        Raises:
+          shape_index.IndexMismatchError: the shapes were embedded by another encoder, or for
+            another teacher.
+        """
+        index.check_encoder(self.index.checkpoint)
+        if index.teacher.name != self.index.teacher.name:
+            raise shape_index.IndexMismatchError(
+                f"{index.folder} was built for the teacher {index.teacher.name!r}, and is now for "
+                f"{self.index.teacher.name!r}"
+            )
+        later = copy.copy(self)
+        later.index = index
+        later._facets = None
+        later._search = index_search.open_search(index, ann=self._ann)
+        return later
+
+    def facets(self) -> filters.Facets:
+        """Returns the values that searches can be restricted to; reads all metadata once."""
+        if self._facets is None:
+            self._facets = filters.Facets(self.index)
+        return self._facets
 
     def embed_text(self, text: str) -> np.ndarray:
         """Embeds text: the mean over the prompts for names of shapes.
@@ -151,15 +179,28 @@ class Searcher:
         """Returns the embedding of a shape of the index, float32 [dim]."""
         return normalise(self.index.rows[number])
 
-    def find(self, row: np.ndarray, *, count: int, exclude: int | None = None) -> Matches:
+    def find(
+        self,
+        row: np.ndarray,
+        *,
+        count: int,
+        exclude: int | None = None,
+        among: np.ndarray | None = None,
+    ) -> Matches:
         """Finds the shapes nearest to a query.
 
         Args:
           row: [dim], unit norm.
           count: number of shapes.
           exclude: row of a shape to exclude from the results, such as the query itself.
+          among: int [shapes], ascending numbers of the shapes to search, see `filters.Facets`; None
+            for all. They are compared exactly.
         """
-        numbers, scores = self._search.nearest(row, count=count + (exclude is not None))
+        count_found = count + (exclude is not None)
+        if among is None:
+            numbers, scores = self._search.nearest(row, count=count_found)
+        else:
+            numbers, scores = nearest.nearest_among(self.index.rows, among, row, count=count_found)
         kept = np.flatnonzero(numbers != (-1 if exclude is None else exclude))[:count]
         return Matches(numbers[kept], scores[kept])
 
@@ -222,12 +263,15 @@ def load_encoder(index: shape_index.ShapeIndex, checkpoint: Path) -> Encoder:
     return encoder
 
 
-def load_teacher(index: shape_index.ShapeIndex, place: str | None = None) -> teachers.Teacher:
+def load_teacher(
+    index: shape_index.ShapeIndex, place: str | None = None, *, text_batch: int = _TEXT_BATCH
+) -> teachers.Teacher:
     """Loads the teacher of an index.
 
     Args:
       index: an open index.
       place: hub name or folder; None for the one that is recorded in the index.
+      text_batch: texts per call.
 
     Raises:
       shape_index.IndexMismatchError: the index was built for another teacher.
@@ -244,7 +288,7 @@ def load_teacher(index: shape_index.ShapeIndex, place: str | None = None) -> tea
         )
     try:
         teacher = teachers.load_teacher(
-            place, batch_size=_TEXT_BATCH, picture_batch_size=_PICTURE_BATCH
+            place, batch_size=text_batch, picture_batch_size=_PICTURE_BATCH
         )
     except FileNotFoundError as error:
         raise FileNotFoundError(

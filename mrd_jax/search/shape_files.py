@@ -15,7 +15,7 @@ from data_prep.geometry.listing import printable
 # without a table must work without that extra.
 TABLES = (".csv", ".jsonl", ".tsv")
 # Arrays of the output of `mrd_jax.tools.embed` with the fields of `ShapeFile` behind `path`.
-METADATA = ("names", "creators", "licences", "up", "roots")
+METADATA = ("names", "creators", "licences", "up", "roots", "labels")
 # Missing files that an error lists.
 _MAX_LISTED = 5
 
@@ -32,6 +32,7 @@ class ShapeFile:
       up: vertical axis, "y" or "z".
       root: folder that the user named, which may contain materials and textures; "" for a file that
         the user named itself.
+      label: class of the shape.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class ShapeFile:
     licence: str = ""
     up: str = ""
     root: str = ""
+    label: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +121,12 @@ def _find_in(place: Path, *, exclude: Path | None, label_from: str | None) -> Li
         )
     return Listing(
         tuple(
-            ShapeFile(place / path, name=_name_of(path, label_from), root=str(place))
+            ShapeFile(
+                place / path,
+                name=_name_of(path, label_from),
+                root=str(place),
+                label=shape_names.label_of(path, label_from)[0] if label_from else "",
+            )
             for path in files
         ),
         tuple((place / path, reason) for path, reason in found.errors()),
@@ -175,6 +182,7 @@ def _read_table(place: Path, *, exclude: Path | None, label_from: str | None) ->
                 item.licence,
                 up=item.up_axis,
                 root=str(place),
+                label=item.label,
             )
             for item in contents.items
             if not item.skip

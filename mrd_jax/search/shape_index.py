@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Index of shape embeddings on disk, with the data to display each shape.
 
-An index is a folder with `index.json`, `rows.npy`, `shapes.jsonl`, `xyz.npy`, `rgb.npy` and
-`pictures/`, and a faiss file if it was built with `--ann`. The arrays are memory-mapped, so opening
-an index takes the same time at any size. The folder is self-contained and can be moved. An index in
-a bucket is copied to this machine when it is opened.
+An index is a folder with `index.json`, which lists its segments (`mrd_jax.search.manifest`), and
+the segments (`mrd_jax.search.segments`). Segments are never changed: shapes are added in new ones,
+and lists of removed shapes lie beside the old ones. So an index that is open stays as it is while
+`mrd_jax.search.index_writer` changes the folder. Everything is memory-mapped. The folder is
+self-contained and can be moved. An index in a bucket is copied to this machine when it is opened.
 """
 
 import dataclasses
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,94 +18,39 @@ import numpy as np
 from data_prep.geometry import formats
 from mrd_jax import atomic_io, storage, transfer
 from mrd_jax.checkpoints import model_card
-from mrd_jax.search import nearest
+from mrd_jax.search import live_shapes, manifest, nearest, segment_writer, segments
+from mrd_jax.search.entries import (
+    STEPS,
+    CorruptIndexError,
+    Entry,
+    IndexMismatchError,
+    Item,
+    Teacher,
+    key_of,
+)
 
-FORMAT = 1
-INFO_FILE, SHAPES_FILE, PICTURES = "index.json", "shapes.jsonl", "pictures"
-# dtypes of float16 [shapes, dim], int16 [shapes, points, 3] and uint8 [shapes, points, 3].
-ARRAYS = {"rows": "<f2", "xyz": "<i2", "rgb": "|u1"}
-# Quantisation steps per unit of a coordinate; WebGL reads normalised int16 as -1 to 1.
-STEPS = 32_767
-# float16 has a relative precision of 2^-11 per component of a row.
-_NORM_TOLERANCE = 1e-3
+__all__ = [
+    "CorruptIndexError",
+    "Entry",
+    "IndexMismatchError",
+    "Item",
+    "STEPS",
+    "ShapeIndex",
+    "Teacher",
+    "read",
+    "write",
+]
 
-
-class IndexMismatchError(ValueError):
-    """The encoder or teacher is not the one that the index was built with."""
-
-
-class CorruptIndexError(ValueError):
-    """The folder is not a readable index."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Teacher:
-    """Teacher that embeds the text and pictures of queries.
-
-    Attributes:
-      name: name on the encoder's model card.
-      revision: revision of its weights; "" if the data set does not record it.
-      place: hub name, or folder relative to the index; "" if unknown.
-    """
-
-    name: str
-    revision: str = ""
-    place: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Item:
-    """Metadata of a shape.
-
-    Attributes:
-      id: unique in the index.
-      name: name of the shape, or "".
-      creator: author of the shape, or "".
-      licence: licence of the shape, or "".
-      picture: file name in the index's folder of pictures.
-
-    Raises:
-      ValueError: `picture` is a path to another folder.
-    """
-
-    id: str
-    name: str
-    creator: str
-    licence: str
-    picture: str
-
-    def __post_init__(self):
-        if Path(self.picture).name != self.picture:
-            raise ValueError(f"picture is {self.picture!r}; expected a file name without a folder")
-
-    @property
-    def title(self) -> str:
-        """Returns the name, or the id of a shape without a name."""
-        return self.name or self.id
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """A shape to write into an index.
-
-    Attributes:
-      item: metadata.
-      row: embedding [dim], unit norm.
-      xyz: [points, 3], -1 to 1.
-      rgb: uint8 [points, 3].
-      picture: JPEG bytes.
-    """
-
-    item: Item
-    row: np.ndarray
-    xyz: np.ndarray
-    rgb: np.ndarray
-    picture: bytes
+# Attempts to open an index that another process changes at the same time.
+_TRIES = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class ShapeIndex:
-    """An open index.
+    """An open index; it does not change when the folder does.
+
+    Shapes are numbered from 0. Their numbers change from version to version; `Item.id` and
+    `Item.key` do not.
 
     Attributes:
       folder: folder of the index.
@@ -114,10 +59,13 @@ class ShapeIndex:
       teacher: teacher whose embedding space the rows share.
       reader_version: version of the readers of the files that were embedded, see
         `data_prep.geometry.formats`; None for published point clouds.
-      items: metadata, one per shape.
-      rows: float16 [shapes, dim] embeddings, unit norm, memory-mapped.
-      xyz: int16 [shapes, points, 3] coordinates, `STEPS` per unit, memory-mapped.
-      rgb: uint8 [shapes, points, 3] colours, memory-mapped.
+      version: number of changes since the index was created.
+      layout: segments and their shapes.
+      items: metadata, one per shape; read from the disk when accessed.
+      rows: float16 [shapes, dim] embeddings, unit norm. Like the following, an array whose rows
+        are read from the disk when accessed, see `live_shapes.Column`.
+      xyz: int16 [shapes, points, 3] coordinates, `STEPS` per unit.
+      rgb: uint8 [shapes, points, 3] colours.
     """
 
     folder: Path
@@ -125,21 +73,52 @@ class ShapeIndex:
     checkpoint: str
     teacher: Teacher
     reader_version: int | None
-    items: tuple[Item, ...]
-    rows: np.ndarray
-    xyz: np.ndarray
-    rgb: np.ndarray
+    version: int
+    layout: live_shapes.Layout
+    items: live_shapes.Items
+    rows: live_shapes.Column
+    xyz: live_shapes.Column
+    rgb: live_shapes.Column
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def picture_path(self, number: int) -> Path:
-        """Returns the path of the picture of a shape.
+    def number(self, key: str) -> int:
+        """Returns the number of a shape.
+
+        Args:
+          key: `Item.key`, 16 hexadecimal digits.
+
+        Raises:
+          KeyError: there is no such shape.
+        """
+        try:
+            wanted = int(key, 16) if len(key) == 16 else -1
+        except ValueError:
+            wanted = -1
+        for first, part in zip(self.layout.starts.tolist(), self.layout.parts, strict=False):
+            local = np.flatnonzero(part.segment.keys == wanted) if wanted >= 0 else ()
+            for number in np.setdiff1d(local, part.removed).tolist():
+                return first + int(np.searchsorted(part.live, number))
+        raise KeyError(key)
+
+    def picture(self, number: int) -> bytes:
+        """Returns the picture of a shape, JPEG bytes.
 
         Args:
           number: row of the shape in the index.
         """
-        return self.folder / PICTURES / self.items[number].picture
+        segment, local = self.layout.locate(number)
+        return segment.picture(local)
+
+    def picture_path(self, number: int) -> Path:
+        """Returns the path of the picture of a shape, as `mrd_jax.data.picture_files` reads it.
+
+        Args:
+          number: row of the shape in the index.
+        """
+        segment, local = self.layout.locate(number)
+        return segment.picture_path(local)
 
     def reader_note(self) -> str:
         """Returns a note if other readers than today's read the shapes of the index, else ""."""
@@ -195,7 +174,7 @@ class ShapeIndex:
 
 def write(
     folder: storage.PathLike,
-    entries: Iterable[Entry],
+    shapes: Iterable[Entry],
     *,
     count: int,
     points: int,
@@ -203,24 +182,26 @@ def write(
     checkpoint: str,
     teacher: Teacher,
     reader_version: int | None = formats.READER_VERSION,
+    encoder: str = "",
     ann: bool = False,
 ) -> None:
     """Writes an index atomically, one shape at a time.
 
     Args:
       folder: folder to create.
-      entries: the shapes.
+      shapes: the shapes.
       count: number of shapes.
       points: number of points per shape.
       card: model card of the encoder.
       checkpoint: fingerprint of the encoder, see `mrd_jax.checkpoints.fingerprinting`.
       teacher: teacher whose embedding space the rows share.
       reader_version: version of the readers of the embedded files; None for published points.
+      encoder: folder of the encoder, relative to the index, or its name on the Hub; "" if unknown.
       ann: also write the file for approximate search.
 
     Raises:
       FileExistsError: the folder exists.
-      ValueError: an id is not unique, a row does not have unit norm, or the number of entries is
+      ValueError: an id is not unique, a row does not have unit norm, or the number of shapes is
         not `count`.
       nearest.AnnUnsupportedError: `ann` is set and faiss is not installed.
     """
@@ -231,107 +212,113 @@ def write(
         raise ValueError("the index would be empty: there are no shapes")
     if ann:
         nearest.check_ann(count)
-    sizes = {
-        "rows": (count, card.teacher_dim),
-        "xyz": (count, points, 3),
-        "rgb": (count, points, 3),
-    }
-    with atomic_io.replacing(target, last=INFO_FILE) as temporary:
-        staging = Path(temporary)
-        (staging / PICTURES).mkdir(parents=True)
-        arrays = {
-            name: np.lib.format.open_memmap(
-                staging / f"{name}.npy", "w+", dtype=dtype, shape=sizes[name]
-            )
-            for name, dtype in ARRAYS.items()
-        }
-        with (staging / SHAPES_FILE).open("w", encoding="utf-8") as lines:
-            _write_entries(arrays, entries, lines, pictures=staging / PICTURES)
-        for array in arrays.values():
-            array.flush()
-        if ann:
-            nearest.write_ann(arrays["rows"], staging / nearest.ANN_FILE)
-        info = {
-            "format": FORMAT,
-            "shapes": count,
-            "checkpoint": checkpoint,
-            "teacher": dataclasses.asdict(teacher),
-            "reader_version": reader_version,
-            "card": card.as_dict(),
-        }
-        (staging / INFO_FILE).write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
+    name = "000001"
+    with atomic_io.replacing(target, last=manifest.INFO_FILE) as staging:
+        place = Path(staging) / manifest.SEGMENTS / name
+        place.parent.mkdir(parents=True)
+        writer = segment_writer.SegmentWriter(
+            place, dim=card.teacher_dim, points=points, info={"checkpoint": checkpoint}
+        )
+        with writer:
+            _write_entries(writer, shapes, count=count)
+        listed = manifest.Listed(name, count, recall=nearest.write_ann_of(place) if ann else None)
+        content = manifest.Manifest(
+            card,
+            checkpoint,
+            teacher,
+            reader_version,
+            points,
+            ann=ann,
+            encoder=encoder,
+            segments=(listed,),
+        )
+        manifest.write(staging, content)
 
 
 def _write_entries(
-    arrays: Mapping[str, np.ndarray], entries: Iterable[Entry], lines: Any, *, pictures: Path
+    writer: segment_writer.SegmentWriter, shapes: Iterable[Entry], *, count: int
 ) -> None:
-    """Writes each entry into the arrays, the metadata file and the folder of pictures."""
-    count, ids = len(arrays["rows"]), set()
-    for number, entry in enumerate(entries):
-        item = entry.item
-        norm = float(np.linalg.norm(np.asarray(entry.row, np.float64)))
-        if item.id in ids:
-            raise ValueError(f"shape {item.id!r} occurs twice; expected unique ids")
-        if number >= count:
+    """Writes a known number of shapes with unique ids."""
+    keys: set[int] = set()
+    for entry in shapes:
+        if (key := key_of(entry.item.id)) in keys:
+            raise ValueError(f"shape {entry.item.id!r} occurs twice; expected unique ids")
+        if len(keys) >= count:
             raise ValueError(f"more than {count} shapes; expected {count}")
-        if not abs(norm - 1) < _NORM_TOLERANCE:
-            raise ValueError(f"the embedding of shape {item.id!r} has norm {norm:g}; expected 1")
-        ids.add(item.id)
-        arrays["rows"][number] = entry.row
-        arrays["xyz"][number] = np.rint(np.clip(entry.xyz, -1, 1) * np.float64(STEPS))
-        arrays["rgb"][number] = entry.rgb
-        (pictures / item.picture).write_bytes(entry.picture)
-        lines.write(json.dumps(dataclasses.asdict(item), ensure_ascii=False) + "\n")
-    if len(ids) != count:
-        raise ValueError(f"{len(ids)} shapes; expected {count}")
+        keys.add(key)
+        writer.add(entry)
+    if len(keys) != count:
+        raise ValueError(f"{len(keys)} shapes; expected {count}")
 
 
 def read(folder: storage.PathLike) -> ShapeIndex:
     """Opens an index.
 
     Args:
-      folder: folder that `write` created.
+      folder: folder that `write` created, in this version or an earlier one.
 
     Raises:
       FileNotFoundError: the folder has no index.
       CorruptIndexError: a file is missing or corrupt, or has another format version.
     """
-    if not (storage.path(folder) / INFO_FILE).is_file():
-        raise FileNotFoundError(
-            f"{folder} is not an index: it has no {INFO_FILE}. Build one with "
-            "python -m mrd_jax.tools.search build"
-        )
-    folder = transfer.local_copy(storage.path(folder))
-    try:
-        info = json.loads((folder / INFO_FILE).read_text("utf-8"))
-        if info["format"] != FORMAT:
-            raise ValueError(f"format {info['format']}, expected {FORMAT}")
-        with (folder / SHAPES_FILE).open(encoding="utf-8") as lines:
-            items = tuple(Item(**json.loads(line)) for line in lines)
-        arrays = {name: _map_array(folder / f"{name}.npy", dtype) for name, dtype in ARRAYS.items()}
-        lengths = {len(items), info["shapes"], *map(len, arrays.values())}
-        if len(lengths) != 1:
-            raise ValueError(f"its files have different numbers of shapes: {sorted(lengths)}")
-        card, teacher = model_card.from_dict(info["card"]), Teacher(**info["teacher"])
-        return ShapeIndex(
-            folder,
-            card,
-            info["checkpoint"],
-            teacher,
-            # Absent from indexes that were written before the version was recorded.
-            info.get("reader_version", 1),
-            items,
-            **arrays,
-        )
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CorruptIndexError(
-            f"the index {folder} is corrupt ({error}); build it again"
-        ) from error
+    manifest.read(folder)
+    local = transfer.local_copy(storage.path(folder))
+    for attempt in range(_TRIES):
+        found = manifest.read(local)
+        try:
+            return _open(local, found)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            # Another process may have removed segments since the manifest was read.
+            is_changed = manifest.read(local).version != found.version
+            if not (isinstance(error, FileNotFoundError) and is_changed and attempt < _TRIES - 1):
+                raise CorruptIndexError(
+                    f"the index {local} is corrupt ({error}); build it again"
+                ) from error
+    raise AssertionError("the last attempt returns or raises")
 
 
-def _map_array(path: Path, dtype: str) -> np.ndarray:
-    """Memory-maps an array file and checks its dtype."""
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-    if array.dtype != np.dtype(dtype):
-        raise ValueError(f"{path.name} is {array.dtype}, expected {np.dtype(dtype)}")
-    return array
+def _open(folder: Path, found: manifest.Manifest) -> ShapeIndex:
+    """Opens the segments that a manifest lists."""
+    layout = live_shapes.Layout(open_parts(folder, found))
+    points = found.points or layout.parts[0].segment.xyz.shape[1]
+    shapes = {"rows": (found.card.teacher_dim,), "xyz": (points, 3), "rgb": (points, 3)}
+    for part in layout.parts:
+        for name, shape in shapes.items():
+            array = getattr(part.segment, name)
+            if array.shape[1:] != shape:
+                raise ValueError(f"{name} is {list(array.shape)}, expected rows of {list(shape)}")
+    return ShapeIndex(
+        folder,
+        found.card,
+        found.checkpoint,
+        found.teacher,
+        found.reader_version,
+        found.version,
+        layout,
+        live_shapes.Items(layout),
+        **{name: live_shapes.Column(layout, name, shape=shape) for name, shape in shapes.items()},
+    )
+
+
+def open_parts(folder: Path, found: manifest.Manifest) -> list[live_shapes.Part]:
+    """Opens the segments that a manifest lists, with their removed shapes.
+
+    Args:
+      folder: folder of the index.
+      found: its manifest.
+
+    Raises:
+      OSError, ValueError, TypeError: a file is missing or corrupt.
+    """
+    nothing = np.zeros(0, np.int64)
+    if found.format == 1:
+        return [live_shapes.Part(segments.read_format_1(folder), "", nothing)]
+    parts = []
+    for listed in found.segments:
+        place = folder / manifest.SEGMENTS / listed.name
+        segment = segments.read(place)
+        if len(segment) != listed.shapes:
+            raise ValueError(f"{place} has {len(segment)} shapes, expected {listed.shapes}")
+        removed = segments.map_array(place / listed.removed, "<i8") if listed.removed else nothing
+        parts.append(live_shapes.Part(segment, listed.name, removed))
+    return parts

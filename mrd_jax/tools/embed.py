@@ -4,10 +4,11 @@
 python -m mrd_jax.tools.embed --checkpoint runs/quickstart --output shapes.npz meshes/
 
 Writes an npz file with `embeddings` [n, dim] of unit norm and, in the order of the files given,
-`files`, `names`, `creators`, `licences`, `up` and `roots` [n] (the folder that was given, which may
-contain textures), each "" if unknown; `skipped` [m] and `reasons` [m]; the encoder's model card as
-JSON in `card`; the fingerprint of its files in `checkpoint`; and `reader_version`. Unusable files
-are reported and skipped, and the exit status is then 1.
+`files`, `names`, `creators`, `licences`, `up`, `labels` and `roots` [n] (the folder that was given,
+which may contain textures), each "" if unknown; `skipped` [m] and `reasons` [m]; the encoder's
+model card as JSON in `card`; the fingerprint of its files in `checkpoint`; the `head` that
+embedded; and `reader_version`. Unusable files are reported and skipped, and the exit status is
+then 1.
 
 If a folder has a table in the format of `data_prep.sources.folder`, the files that it lists are
 embedded, with the names, creators, licences and vertical axes of the table. What a folder holds
@@ -16,13 +17,10 @@ unless a table or --label_from gives it one.
 """
 
 import argparse
-import collections
 import dataclasses
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent import futures
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tqdm
@@ -34,8 +32,8 @@ from data_prep.geometry.listing import printable
 from mrd_jax import atomic_io, storage
 from mrd_jax.checkpoints import fingerprinting, model_card
 from mrd_jax.cli import command
-from mrd_jax.encoder import Encoder
-from mrd_jax.search import shape_files
+from mrd_jax.encoder import Encoder, embedding
+from mrd_jax.search import read_ahead, shape_files
 
 
 @command.reports_errors
@@ -50,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     paths = [file.path for file in files]
     clouds.check_readable(paths)
     storage.make_folder(options.output.parent)
-    encoder = mrd_jax.encoder.load(options.checkpoint, teacher=options.teacher)
+    encoder = mrd_jax.encoder.load(options.checkpoint, teacher=options.teacher, head=options.head)
     embeddings, report = embed_files(
         encoder,
         paths,
@@ -70,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         files=files,
         card=encoder.card,
         checkpoint=fingerprinting.checkpoint_fingerprint(options.checkpoint),
+        head=options.head,
     )
     print(
         f"embedded {len(report.files)} of {len(report.files) + len(report.skipped)} files into "
@@ -121,6 +120,13 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--columns", help=formats.COLUMNS_HELP)
     add("--seed", type=int, default=0, help="seed of the point sampling (default: 0)")
     add("--label_from", help=shape_names.LABEL_FROM_HELP)
+    add(
+        "--head",
+        choices=embedding.HEADS,
+        default="contrastive",
+        help="head that embeds, of an encoder with a head of its own for the relations; mean: the "
+        "normalised sum of both (default: contrastive)",
+    )
     add("--teacher", help="fail unless the encoder was trained with this teacher")
     options = parser.parse_args(arguments)
     if options.batch_size < 1:
@@ -185,7 +191,7 @@ def embed_files(
             return error
 
     files = zip(paths, axes, roots or [""] * len(paths), strict=True)
-    results = _map_ahead(read, files, count=2 * batch_size)
+    results = read_ahead.map_ahead(read, files, count=2 * batch_size)
     report = Report()
     return encoder.embed(_usable(paths, results, report), batch_size=batch_size), report
 
@@ -210,24 +216,6 @@ def _usable(
             yield cloud.xyz, cloud.rgb
 
 
-def _map_ahead(function: Callable, items: Iterable, *, count: int) -> Iterator[Any]:
-    """Maps a function over items in a thread that works up to `count` items ahead.
-
-    One thread only: meshes are read by Python code, which would not run in parallel anyway.
-    """
-    pool = futures.ThreadPoolExecutor(max_workers=1)
-    pending: collections.deque[futures.Future] = collections.deque()
-    try:
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) > count:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def write_embeddings(
     output: storage.PathLike,
     embeddings: np.ndarray,
@@ -236,6 +224,7 @@ def write_embeddings(
     files: Sequence[shape_files.ShapeFile],
     card: model_card.ModelCard,
     checkpoint: str,
+    head: str = "contrastive",
 ) -> None:
     """Writes the npz file of the command atomically.
 
@@ -246,6 +235,7 @@ def write_embeddings(
       files: all files with their metadata.
       card: model card of the encoder.
       checkpoint: fingerprint of the encoder, see `fingerprinting.checkpoint_fingerprint`.
+      head: head that embedded.
     """
     by_path = {file.path: file for file in files}
     embedded = [by_path[path] for path in report.files]
@@ -261,6 +251,7 @@ def write_embeddings(
         reasons=np.array([reason for _, reason in report.skipped], np.str_),
         card=np.array(card.to_json()),
         checkpoint=np.array(checkpoint),
+        head=np.array(head),
         reader_version=np.array(formats.READER_VERSION),
     )
 

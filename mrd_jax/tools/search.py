@@ -4,6 +4,8 @@ r"""Searches shapes by text, pictures and shapes.
 python -m mrd_jax.tools.search build --checkpoint RUN --data data/furniture/1.0.0 --output INDEX
 python -m mrd_jax.tools.search build --embeddings shapes.npz --output INDEX
 python -m mrd_jax.tools.search find --index INDEX --text "red chair"
+python -m mrd_jax.tools.search add --index INDEX more_shapes --checkpoint RUN
+python -m mrd_jax.tools.search update --index INDEX
 python -m mrd_jax.tools.search find --index INDEX --text wooden --mesh chair.glb --weights 0.5 1 \
     --checkpoint RUN --format sheet --output found.png
 
@@ -11,6 +13,10 @@ python -m mrd_jax.tools.search find --index INDEX --text wooden --mesh chair.glb
 `find` prints the shapes with the highest cosine similarity to the query. A query has one or more
 parts, which are added with their weights. Text and pictures are embedded by the teacher that the
 encoder was trained with, shapes by the encoder itself.
+
+`add`, `remove` and `update` change an index while others search it, `info` describes it, `merge`
+writes one index with the shapes of several. `mrd_jax.tools.index` builds an index of a folder and
+keeps it up to date.
 """
 
 import argparse
@@ -29,7 +35,8 @@ from mrd_jax.checkpoints import fingerprinting
 from mrd_jax.cli import command
 from mrd_jax.data import source
 from mrd_jax.distributed import compilation_cache
-from mrd_jax.search import indexing, pictures, queries, shape_index
+from mrd_jax.search import embedded_files, indexing, manifest, pictures, queries, shape_index
+from mrd_jax.tools import index_changes
 
 FORMATS = ("table", "json", "sheet")
 
@@ -37,7 +44,7 @@ FORMATS = ("table", "json", "sheet")
 def build(options: argparse.Namespace) -> None:
     """Writes an index."""
     if options.embeddings:
-        indexing.index_embeddings(
+        embedded_files.index_embeddings(
             options.output,
             options.embeddings,
             points=options.points,
@@ -59,6 +66,9 @@ def build(options: argparse.Namespace) -> None:
         )
     index = shape_index.read(options.output)
     print(f"wrote {len(index)} shapes to {options.output}")
+    for listed in manifest.read(index.folder).segments:
+        if listed.recall is not None:
+            print(f"approximate search finds {listed.recall:.1%} of the ten nearest shapes")
     nameless = [item.id for item in index.items if not item.name]
     if nameless:
         print(
@@ -145,6 +155,7 @@ def format_json(index: shape_index.ShapeIndex, matches: queries.Matches) -> str:
     rows = []
     for rank, (number, score) in enumerate(zip(matches.numbers, matches.scores, strict=True), 1):
         item = dataclasses.asdict(index.items[number])
+        del item["origin"]
         item["picture"] = str(index.picture_path(number))
         rows.append({"rank": rank, "score": round(float(score), 6)} | item)
     return json.dumps(rows, indent=1, ensure_ascii=False)
@@ -171,11 +182,16 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     _add_build(build_parser)
     _add_find(find_parser)
+    build_parser.set_defaults(run=build)
+    find_parser.set_defaults(run=find)
+    index_changes.add_parsers(commands)
     options = parser.parse_args(arguments)
     if options.command == "build":
         _check_build(build_parser, options)
-    else:
+    elif options.command == "find":
         _check_find(find_parser, options)
+    else:
+        index_changes.check(parser, options)
     return options
 
 
@@ -260,8 +276,7 @@ def _check_find(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status."""
     options = parse_options(arguments)
-    {"build": build, "find": find}[options.command](options)
-    return 0
+    return options.run(options) or 0
 
 
 if __name__ == "__main__":

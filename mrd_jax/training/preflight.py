@@ -17,7 +17,7 @@ from mrd_jax.data import source
 from mrd_jax.distributed import compilation_cache, versions
 from mrd_jax.kernels import platforms
 from mrd_jax.training import run as run_lib
-from mrd_jax.training import validation
+from mrd_jax.training import trackers, validation
 
 LOGGER = logging.getLogger(__name__)
 
@@ -74,6 +74,7 @@ def check(config: ConfigDict, workdir: storage.PathLike, *, devices: int) -> Non
             "training data": lambda: _check_data(config, found),
             "test data": lambda: _check_test_data(config),
             "initial weights": lambda: _check_weights(config.initial_weights),
+            "tracker": lambda: _check_tracker(config),
             "run": lambda: _check_identity(config, workdir, found),
         }
     faults = []
@@ -115,6 +116,7 @@ def _check_devices() -> str:
 
 
 def _check_data(config: ConfigDict, found: dict[str, object]) -> str:
+    config = run_lib.resolve(config)
     data = run_lib.open_data(config)
     data.records[len(data.records) - 1]
     found["fingerprint"] = data.fingerprint
@@ -139,6 +141,11 @@ def _check_weights(path: str) -> str:
     return f"{arrays} arrays read"
 
 
+def _check_tracker(config: ConfigDict) -> str:
+    trackers.check(config)
+    return str(config.tracker)
+
+
 def _check_folder(folder: storage.PathLike) -> str:
     """Writes, reads and deletes a small file."""
     if not folder:
@@ -159,6 +166,8 @@ def _check_identity(config: ConfigDict, workdir: storage.PathLike, found: dict[s
         return "new"
     if "fingerprint" not in found:
         return "exists; not compared, since the data cannot be read"
-    identity = run_identity.of_run(config, fingerprint=str(found["fingerprint"]))
+    identity = run_identity.of_run(
+        source.with_points(config), fingerprint=str(found["fingerprint"])
+    )
     run_identity.claim(storage.path(workdir), identity)
     return "will be continued"

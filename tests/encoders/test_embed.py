@@ -15,7 +15,7 @@ from data_prep.geometry import clouds, formats
 from data_prep.sources import tables
 from mrd_jax import encoder
 from mrd_jax.checkpoints import fingerprinting, model_card
-from mrd_jax.search import shape_files
+from mrd_jax.search import read_ahead, shape_files
 from mrd_jax.tools import embed
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
@@ -172,7 +172,7 @@ def test_the_output_has_the_metadata_of_its_rows(run, checkpoint, tmp_path):
     status, arrays, *_ = run(tmp_path / "x.npz")
     assert status == 0
     assert set(arrays) == {
-        *("embeddings", "files", "names", "creators", "licences", "up", "roots"),
+        *("embeddings", "files", "names", "creators", "licences", "up", "roots", "labels"),
         *("skipped", "reasons", "card", "checkpoint", "reader_version"),
     }
     assert arrays["reader_version"] == formats.READER_VERSION
@@ -358,7 +358,9 @@ def test_missing_trimesh_is_an_error_before_the_encoder_is_loaded(run, tmp_path,
 
 def test_mapping_ahead_keeps_the_order_and_is_bounded():
     started, received = [], []
-    for value in embed._map_ahead(lambda item: started.append(item) or -item, range(20), count=3):
+    for value in read_ahead.map_ahead(
+        lambda item: started.append(item) or -item, range(20), count=3
+    ):
         received.append(value)
         assert len(started) <= len(received) + 4
     assert received == [-item for item in range(20)]

@@ -27,11 +27,20 @@ import tiny_index
 from doc_pages import PAGES, ROOT
 from tiny_encoder import DIM, FIELDS, POINTS, tiny_card, tiny_variables
 
+import benchmarks.study.__main__ as study
 import mrd_jax.demo.__main__ as demo
 import scripts.tpu_pod.__main__ as tpu_pod
 from data_prep import build, estimate, teachers, verify
 from mrd_jax import encoder
-from mrd_jax.tools import embed, search
+from mrd_jax.tools import (
+    classify,
+    cluster,
+    coverage,
+    duplicates,
+    embed,
+    index,
+    search,
+)
 from mrd_jax.tools import verify as verify_checkpoints
 
 PYTHON = ".venv/bin/python"
@@ -40,6 +49,7 @@ TRAIN = f"{PYTHON} -m mrd_jax.main --config configs/quickstart.py --workdir"
 NOT_RUN = {
     "make quickstart": "fetches packages and meshes, and takes ten minutes",
     "make furniture": "fetches meshes and trains for 20 minutes; tests/project/test_benchmarks.py",
+    "make study": "eight hours of training; tests/project/test_study.py",
     "make test": "runs this test",
     "python3 -m venv": "creates the environment of the tests",
     ".venv/bin/pip install": "fetches packages",
@@ -68,6 +78,10 @@ NOT_RUN = {
     f"{PYTHON} -m mrd_jax.tools.export": "tests/encoders/test_export.py",
     f"{PYTHON} docs/examples/embed_exported.py": "tests/encoders/test_export.py",
     ".venv/bin/hf": "downloads from the Hub, or uploads to it",
+    f"{PYTHON} -m mrd_jax.demo --checkpoint runs/quickstart --index library --workers": (
+        "starts processes; tests/search/test_server.py"
+    ),
+    f"{PYTHON} -m benchmarks.duplicates": "needs the catalogues; tests/library",
     f"{PYTHON} -m benchmarks.transfer": "needs six trainings; tests/project/test_benchmarks.py",
     "gcloud": "needs Google Cloud",
     "docker": "needs a Docker daemon",
@@ -79,13 +93,19 @@ NOT_RUN = {
 SLOW = ("mrd_jax.main", "docs/examples/student.py")
 # Program -> its function in this process, and the arguments that reduce its size.
 QUICK = {
+    "benchmarks.study": (study.main, ()),
     "data_prep.build": (
         lambda arguments: build.build(build.parse_options(arguments)),
         ("--points", str(POINTS), "--views", "1", "--image_size", "24", "--workers", "0"),
     ),
     "data_prep.estimate": (estimate.main, ()),
     "data_prep.verify": (verify.main, ("--workers", "1")),
+    "mrd_jax.tools.classify": (classify.main, ()),
+    "mrd_jax.tools.cluster": (cluster.main, ()),
+    "mrd_jax.tools.coverage": (coverage.main, ()),
+    "mrd_jax.tools.duplicates": (duplicates.main, ()),
     "mrd_jax.tools.embed": (embed.main, ()),
+    "mrd_jax.tools.index": (index.main, ()),
     "mrd_jax.tools.search": (search.main, ()),
     "mrd_jax.tools.verify": (verify_checkpoints.main, ()),
     "mrd_jax.demo": (demo.main, ("--port", "0")),

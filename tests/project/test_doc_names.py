@@ -144,6 +144,7 @@ FLAGS_OF = {
 FLAGS_OF["data_prep.prepare"] = FLAGS_OF["data_prep.build"][:1]
 FLAGS_OF["data_prep.merge"] = FLAGS_OF["data_prep.build"]
 FLAGS_OF["benchmarks.gpu_parts"] = ("benchmarks.tpu_parts",)
+FLAGS_OF["mrd_jax.tools.search"] = ("mrd_jax.tools.index_changes",)
 
 
 def source_of(program):

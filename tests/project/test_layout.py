@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 # only entries of lines above its own. data_prep stands where only the lines below may import it.
 ORDER = (
     ("storage",),
-    ("transfer", "hub"),
+    ("transfer", "hub", "locking"),
     ("cli", "atomic_io", "pages"),
     ("kernels", "losses", "data"),
     ("distributed",),
@@ -30,7 +30,7 @@ ORDER = (
     ("analysis",),
     ("data_prep",),
     ("selfcheck", "search"),
-    ("demo",),
+    ("demo", "library"),
     ("tools",),
     ("main",),
 )
@@ -43,6 +43,7 @@ DATA_PREP_MAY_USE = (
     "mrd_jax.convert.rules",
     "mrd_jax.convert.uni3d",
     "mrd_jax.data",
+    "mrd_jax.locking",
     "mrd_jax.models.rotary",
     "mrd_jax.models.transformer",
     "mrd_jax.pages",

@@ -30,12 +30,9 @@ EXCEPTIONS = {
     "distributed/gpus.py": "files of the driver",
     "evaluation/benchmark/published.py": "file of the package",
     "tools/reproduce.py": "released files on this machine",
-    "search/indexing.py": "meshes, and teachers, on this machine",
-    "search/shape_index.py": "a local copy of the index",
 }
 # Folders and prefixes that read meshes and write temporary files on this machine only.
-LOCAL = ("demo/", "search/inspection", "search/shape_files", "search/queries", "search/pictures")
-LOCAL += ("search/nearest", "tools/embed", "tools/inspect", "tools/search")
+LOCAL = ("demo/", "search/", "tools/embed", "tools/index", "tools/inspect", "tools/search")
 LOCAL += ("selfcheck/", "tools/selfcheck")
 
 

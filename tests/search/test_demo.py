@@ -13,9 +13,8 @@ import tiny_index
 from starlette import testclient
 from tiny_encoder import POINTS, random_clouds
 
-from mrd_jax.demo import __main__ as demo
-from mrd_jax.demo import web_app
-from mrd_jax.search import queries
+from mrd_jax.demo import server, web_app
+from mrd_jax.search import entries, queries
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 LIMIT = 2**20
@@ -39,9 +38,17 @@ def client(app):
     return testclient.TestClient(app)
 
 
+def key(number):
+    """Returns the name of a shape of `tiny_index` in addresses."""
+    return f"{entries.key_of(f'box/{number}'):016x}"
+
+
+NUMBERS = {key(number): number for number in range(tiny_index.COUNT)}
+
+
 def numbers(answer):
     assert answer.status_code == 200, answer.text
-    return [shape["number"] for shape in answer.json()["found"]]
+    return [NUMBERS[shape["key"]] for shape in answer.json()["found"]]
 
 
 def send(client, name, data):
@@ -61,11 +68,14 @@ def test_text_finds_shapes_with_their_metadata(client, searcher):
     first = answer.json()["found"][0]
     score = float(searcher.embed_text("green") @ searcher.shape_row(1))
     assert first == {
-        "number": 1,
+        "key": key(1),
+        "id": "box/1",
         "score": pytest.approx(score, abs=1e-3),
         "title": "box 1",
+        "name": "box 1",
         "creator": "maker 1",
         "licence": "CC0",
+        "label": "",
     }
     assert len(answer.json()["found"]) == 2 and answer.json()["milliseconds"] > 0
 
@@ -105,15 +115,15 @@ def test_an_uploaded_mesh_is_embedded_and_its_faults_are_reported(client):
 def test_parts_are_mixed_by_their_weights_in_order(client, searcher):
     row = queries.mix([searcher.embed_text("red"), searcher.shape_row(7)], [1, 3])
     want = searcher.find(row, count=4, exclude=7).numbers.tolist()
-    query = [("text", "red"), ("weight", 1), ("shape", 7), ("weight", 3), ("count", 4)]
+    query = [("text", "red"), ("weight", 1), ("shape", key(7)), ("weight", 3), ("count", 4)]
     assert numbers(client.get("/api/find", params=query)) == want
-    query = [("text", "red"), ("weight", 3), ("shape", 7), ("weight", 1), ("count", 4)]
+    query = [("text", "red"), ("weight", 3), ("shape", key(7)), ("weight", 1), ("count", 4)]
     assert numbers(client.get("/api/find", params=query)) != want
 
 
 def test_a_search_by_shape_excludes_the_shape(client, searcher):
     want = searcher.find(searcher.shape_row(4), count=13).numbers.tolist()[1:6]
-    assert numbers(client.get("/api/find", params={"shape": 4, "count": 5})) == want
+    assert numbers(client.get("/api/find", params={"shape": key(4), "count": 5})) == want
 
 
 def test_an_uploaded_shape_is_classified(client, searcher):
@@ -129,11 +139,11 @@ def test_an_uploaded_shape_is_classified(client, searcher):
 
 
 def test_point_clouds_and_pictures_of_shapes_are_served(client, searcher):
-    data = client.get("/api/shapes/3/cloud").content
+    data = client.get(f"/api/shapes/{key(3)}/cloud").content
     assert data == searcher.index.xyz[3].tobytes() + searcher.index.rgb[3].tobytes()
-    picture = client.get("/api/shapes/3/picture")
+    picture = client.get(f"/api/shapes/{key(3)}/picture")
     assert picture.headers["content-type"] == "image/jpeg"
-    assert picture.content == searcher.index.picture_path(3).read_bytes()
+    assert picture.content == searcher.index.picture(3)
 
 
 def test_fifty_concurrent_queries_get_their_own_answers(client):
@@ -207,12 +217,12 @@ def test_an_unreadable_upload_is_rejected_with_the_reason(client, name, data, st
         ("find", {"text": "x", "weight": "0"}, 400, "cancel out"),
         ("find", {"text": ["x"] * 9}, 400, "the query has 9 parts; at most 8"),
         ("find", {"shape": "12"}, 404, "shape 12 does not exist"),
-        ("find", {"shape": "-1"}, 400, "shape is '-1'; expected a whole number"),
+        ("find", {"shape": "0" * 16}, 404, "shape 0000000000000000 does not exist"),
         ("find", {"upload": "guessed"}, 404, "the uploaded file has expired; upload it again"),
-        ("classify", {"shape": 1}, 400, "0 classes; expected 1 to 50"),
+        ("classify", {"shape": key(1)}, 400, "0 classes; expected 1 to 50"),
         ("classify", {"class": "x"}, 400, "nothing to classify"),
         ("shapes/12/cloud", {}, 404, "shape 12 does not exist"),
-        ("shapes/x/picture", {}, 400, "shape is 'x'; expected a whole number"),
+        ("shapes/x/picture", {}, 404, "shape x does not exist"),
     ],
 )
 def test_an_invalid_request_is_rejected_with_the_reason(client, path, query, status, message):
@@ -224,8 +234,8 @@ def test_pages_of_other_sites_cannot_use_the_api(client):
     assert client.get("/", headers={"host": "evil.example"}).status_code == 400
     form = {"content-type": "text/plain"}  # needs no CORS preflight request
     assert client.post("/api/uploads?name=a.glb", content=b"x", headers=form).status_code == 415
-    assert demo.allowed_hosts("127.0.0.1")[:2] == ("localhost", "127.0.0.1")
-    assert demo.allowed_hosts("0.0.0.0") == ("*",)
+    assert server.allowed_hosts("127.0.0.1")[:2] == ("localhost", "127.0.0.1")
+    assert server.allowed_hosts("0.0.0.0") == ("*",)
 
 
 def test_every_response_has_the_security_headers(client):

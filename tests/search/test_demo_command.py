@@ -20,7 +20,7 @@ from tiny_encoder import tiny_card
 from data_prep.geometry import clouds
 from data_prep.teachers.lit.frozen import minilm, packages
 from mrd_jax.demo import __main__ as demo
-from mrd_jax.demo import web_app, worker_pool
+from mrd_jax.demo import server, web_app, worker_pool
 from mrd_jax.search import queries, shape_index
 
 
@@ -71,7 +71,7 @@ def test_a_mesh_over_the_memory_limit_is_rejected_and_the_next_file_is_read(sear
         "big.obj cannot be used: reading it takes more than 0.5 GB of memory; the file is corrupt, "
         "malicious or too large"
     }
-    assert [shape["number"] for shape in found] == [0]
+    assert [shape["id"] for shape in found] == ["box/0"]
     # The two workers, and a replacement when the next file comes after a worker ran out of memory.
     assert start.call_count == 2 + 2
 
@@ -88,8 +88,8 @@ def test_uploads_leave_no_files(searcher, tmp_path, monkeypatch):
             headers={"content-type": "application/octet-stream"},
         )
         assert answer.status_code == 200
-        assert FakePool.path.is_relative_to(folder)
-        assert list(folder.iterdir()) == []
+        assert FakePool.path.is_relative_to(folder / "received")
+        assert list((folder / "received").iterdir()) == []
     assert list(tmp_path.iterdir()) == []
 
 
@@ -123,15 +123,15 @@ def test_the_command_prints_its_address_and_leaves_no_files(
     monkeypatch.setattr(web_app, "tempfile", folders_in(tmp_path))
     monkeypatch.setattr(web_app.worker_pool, "WorkerPool", FakePool)
     monkeypatch.setattr(queries, "load_encoder", lambda index, checkpoint: None)
-    monkeypatch.setattr(demo, "warm_up", lambda searcher: None)
+    monkeypatch.setattr(server, "warm_up", lambda searcher: None)
     monkeypatch.setattr(queries, "load_teacher", lambda index, place: searcher.teacher)
-    monkeypatch.setattr(demo, "signal", mock.MagicMock())
+    monkeypatch.setattr(server, "signal", mock.MagicMock())
     answers = []
 
-    def serve(server, sockets):
+    def serve(self, sockets):
         address = re.search(r"http://127.0.0.1:\d+", capsys.readouterr().out).group()
         assert address.endswith(f":{sockets[0].getsockname()[1]}")
-        client = testclient.TestClient(server.config.app, base_url=address)
+        client = testclient.TestClient(self.config.app, base_url=address)
         answers.append(client.get("/api/about").json())
         raise KeyboardInterrupt
 
@@ -179,7 +179,7 @@ def test_the_warm_up_compiles_all_lengths_of_names(searcher, monkeypatch):
     monkeypatch.setattr(encode, "_function", model)
     teacher = types.SimpleNamespace(encode_texts=encode)
     lit = queries.Searcher(searcher.index, teacher=teacher)
-    demo.warm_up_text(lit)
+    server.warm_up_text(lit)
     compiled = frozenset(model.lengths)
     assert compiled == {4, 8, 12, 16, 20, 24}
     lit.embed_texts("chair table lamp plant bed shelf door sofa vase car".split())

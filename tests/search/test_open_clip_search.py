@@ -16,7 +16,7 @@ from tiny_encoder import random_clouds
 from data_prep.teachers import prompts
 from data_prep.teachers.open_clip import text_tower, tokens, towers
 from mrd_jax import encoder
-from mrd_jax.demo import __main__ as demo
+from mrd_jax.demo import server
 from mrd_jax.search import queries, shape_index
 from mrd_jax.tools import convert, embed, search
 
@@ -109,7 +109,7 @@ def test_the_page_starts_with_the_text_tower_alone(workspace):
     searcher = queries.Searcher(
         index, encoder=queries.load_encoder(index, workspace / "encoder"), teacher=teacher
     )
-    demo.warm_up(searcher)
+    server.warm_up(searcher)
     assert not teacher.has_images
 
 

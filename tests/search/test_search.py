@@ -11,6 +11,7 @@ import pytest
 import tiny_index
 from tiny_encoder import random_clouds
 
+from mrd_jax.data import picture_files
 from mrd_jax.search import nearest, pictures, queries, shape_index
 
 try:
@@ -69,8 +70,10 @@ def test_an_index_is_read_as_it_was_written(tmp_path):
     xyz, rgb = random_clouds(tiny_index.COUNT)[4]
     np.testing.assert_allclose(index.xyz[4] / 32_767, xyz, rtol=0, atol=1 / 32_767)
     np.testing.assert_array_equal(index.rgb[4], np.rint(rgb * 255))
-    assert isinstance(index.rows, np.memmap) and isinstance(index.xyz, np.memmap)
-    with PIL.Image.open(index.picture_path(4)) as picture:
+    segment, _ = index.layout.locate(4)
+    assert isinstance(segment.rows, np.memmap) and isinstance(segment.xyz, np.memmap)
+    assert index.picture(4) == picture_files.read(index.picture_path(4))
+    with PIL.Image.open(io.BytesIO(index.picture(4))) as picture:
         assert picture.size == (32, 32)
 
 
@@ -87,28 +90,37 @@ def test_an_index_is_written_atomically(tmp_path):
         tiny_index.write(tmp_path / "index")
 
 
+def changed_array(change):
+    """Returns a function of the bytes of an array file that changes the array."""
+
+    def apply(data):
+        buffer = io.BytesIO()
+        np.save(buffer, change(np.load(io.BytesIO(data))))
+        return buffer.getvalue()
+
+    return apply
+
+
 @pytest.mark.parametrize(
     "name, change, message",
     [
         ("rows.npy", lambda data: data[:-300], "is corrupt .*build it again"),
-        ("shapes.jsonl", lambda data: data + data[:1], "is corrupt"),
+        ("shapes.jsonl", lambda data: data + data[:1], "shapes.jsonl has .* bytes, expected"),
+        ("keys.npy", changed_array(lambda keys: keys[:-1]), r"numbers of shapes: \[11, 12\]"),
+        ("index.json", lambda data: data.replace(b'"format": 2', b'"format": 0'), "format 0"),
         (
-            "shapes.jsonl",
-            lambda data: data + data.split(b"\n")[0],
-            r"different numbers of shapes: \[12, 13\]",
+            "index.json",
+            lambda data: data.replace(b'"shapes": 12', b'"shapes": 13'),
+            "000001 has 12 shapes, expected 13",
         ),
-        (
-            "shapes.jsonl",
-            lambda data: data.replace(b'"4.jpg', b'"../4.jpg'),
-            "expected a file name without a folder",
-        ),
-        ("index.json", lambda data: data.replace(b'"format": 1', b'"format": 0'), "format 0"),
         ("index.json", lambda data: data.replace(b'"points": 128', b'"points": 0'), "points is 0"),
+        ("index.json", lambda data: data.replace(b'"000001"', b'"000002"'), "No such file"),
         ("xyz.npy", lambda data: data.replace(b"<i2", b"<u2"), "uint16, expected int16"),
     ],
 )
 def test_a_corrupt_index_is_rejected(tmp_path, name, change, message):
-    file = tiny_index.write(tmp_path / "index") / name
+    folder = tiny_index.write(tmp_path / "index")
+    file = folder / name if name == "index.json" else folder / "segments" / "000001" / name
     file.write_bytes(change(file.read_bytes()))
     with pytest.raises(shape_index.CorruptIndexError, match=message):
         shape_index.read(tmp_path / "index")

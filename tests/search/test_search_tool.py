@@ -2,6 +2,7 @@
 """The search command, from files and data sets to results."""
 
 import dataclasses
+import io
 import json
 import os
 import sys
@@ -79,7 +80,7 @@ def test_the_index_of_embedded_files_has_names_points_and_pictures(workspace):
         # Some of the few points are repeated more often than others, which shifts the mean.
         np.testing.assert_allclose(point, xyz[nearest], atol=2e-3)
         np.testing.assert_allclose(colour / 255, rgb[nearest], atol=1 / 255)
-    with PIL.Image.open(index.picture_path(number)) as picture:
+    with PIL.Image.open(io.BytesIO(index.picture(number))) as picture:
         assert picture.size == (128, 128)
 
 
@@ -127,7 +128,8 @@ def test_parts_are_mixed_by_their_weights_in_order(run, workspace, tmp_path):
     assert status == 0 and [shape["rank"] for shape in found] == [1, 2]
     assert [shape["id"] for shape in found] == [searcher.index.items[n].id for n in want.numbers]
     np.testing.assert_allclose([shape["score"] for shape in found], want.scores, atol=1e-5)
-    assert set(found[0]) == {"rank", "score", "id", "name", "creator", "licence", "picture"}
+    fields = {"rank", "score", "id", "name", "creator", "licence", "picture", "label"}
+    assert set(found[0]) == fields
 
 
 def test_a_contact_sheet_is_written(run, tmp_path):
@@ -233,9 +235,9 @@ def test_a_data_set_is_indexed(made, tmp_path, monkeypatch, capsys):
         np.testing.assert_allclose(index.rows[number], row / np.linalg.norm(row), atol=1e-3)
         picture = made / "evaluation" / "pictures" / record["picture"]
         if record["picture"]:
-            assert index.picture_path(number).read_bytes() == picture_files.read(picture)
+            assert index.picture(number) == picture_files.read(picture)
         else:
-            with PIL.Image.open(index.picture_path(number)) as drawn:
+            with PIL.Image.open(io.BytesIO(index.picture(number))) as drawn:
                 assert drawn.size == (128, 128)
     assert [item.id for item in index.items].count("Thing #9/\u00fc") == 1
     assert fake_data.ITEMS - 1 == len(records)
@@ -290,10 +292,18 @@ def test_the_index_records_the_place_of_the_teacher_or_the_command_warns(
     assert status == 0 and "will need --teacher" in err
 
 
+def test_embeddings_by_another_head_than_that_of_searches_are_refused(run, workspace, tmp_path):
+    arrays = dict(np.load(workspace / "E.npz"))
+    assert arrays["head"] == "contrastive"
+    np.savez(tmp_path / "mean.npz", **arrays | {"head": "mean"})
+    status, _, err = run("build", "--embeddings", tmp_path / "mean.npz", "--output", tmp_path / "a")
+    assert status == 2 and "has embeddings by --head mean, but searches embed with" in err
+
+
 def test_an_index_of_an_earlier_reader_is_a_note(run, workspace, tmp_path):
     arrays = dict(np.load(workspace / "E.npz"))
     assert arrays["reader_version"] == formats.READER_VERSION
-    for name in ("reader_version", "roots"):
+    for name in ("reader_version", "roots", "head"):
         del arrays[name]
     np.savez(tmp_path / "old.npz", **arrays)
     status, _, err = run("build", "--embeddings", tmp_path / "old.npz", "--output", tmp_path / "a")

@@ -94,7 +94,7 @@ function moreLike(shape) {
   parts.clear();
   byId("words").value = "";
   removeUpload();
-  setPart("shape", shape.number, `shapes like ${shape.title}`);
+  setPart("shape", shape.key, `shapes like ${shape.title}`);
   search();
 }
 

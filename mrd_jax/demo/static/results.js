@@ -38,13 +38,13 @@ export async function showCloud(view, address, name) {
 // shape: a result of `server.find`; onMoreLike: called with the shape by the card's button.
 export function card(shape, { onMoreLike }) {
   const picture = element("img", {
-    src: `api/shapes/${shape.number}/picture`,
+    src: `api/shapes/${shape.key}/picture`,
     alt: `Picture of ${shape.title}`,
     loading: "lazy",
   });
   const view = element("div", { className: "view" }, picture);
   view.load = () =>
-    showCloud(view, `api/shapes/${shape.number}/cloud`, shape.title).catch(() => {
+    showCloud(view, `api/shapes/${shape.key}/cloud`, shape.title).catch(() => {
       // The picture stays.
     });
   const button = element("button", { type: "button", text: "More like this" });
