@@ -80,6 +80,8 @@ def test_command_prints_a_table_and_a_json_line():
     figures = json.loads(done.stdout)
     assert figures["checkpoint_gb"] == pytest.approx(32.3e6 * 12 / 1e9, abs=0.01)
     assert figures["estimated"] is False
+    # Without a data set, records of 10,000 points are assumed.
+    assert figures["data_gb"] == pytest.approx(875_000 * 136_080 / 1e9, abs=0.05)
     assert "left out    compilation and start-up" in done.stderr
 
 
