@@ -20,19 +20,19 @@ def choose_recipe(criteria: Mapping[str, float], *, budget_hours: float) -> stag
     lengths = sorted(settings.LENGTHS)
     recipe = stages.Recipe(steps=lengths[0])
     gains = {name: criteria[name] - start for name in settings.RECIPE if name != "as it is"}
-    options: list[tuple[float, stages.Recipe]] = [
-        (gain, stages.Recipe(settings.RECIPE[name][0], 0, settings.RECIPE[name][1]))
-        for name, gain in gains.items()
+    options: list[tuple[float, settings.Option]] = [
+        (gain, settings.RECIPE[name]) for name, gain in gains.items()
     ]
     base = criteria[stages.length_name(lengths[0])]
     options += [
-        (criteria[stages.length_name(n)] - base, stages.Recipe(steps=n)) for n in lengths[1:]
+        (criteria[stages.length_name(n)] - base, settings.Option(lengthens=n // lengths[0]))
+        for n in lengths[1:]
     ]
     # The largest gain first; of equal ones, the first in the list.
     for gain, option in sorted(options, key=lambda each: -each[0]):
         extended = stages.Recipe(
             {**recipe.overrides, **option.overrides},
-            max(recipe.steps, option.steps),
+            recipe.steps * option.lengthens,
             recipe.cost * option.cost,
         )
         if gain > 0 and later_hours(extended) <= budget_hours:

@@ -148,8 +148,9 @@ def recipe_round() -> list[Run]:
     runs = []
     for objective in (CONTRASTIVE, REFERENCE):
         common = {"objective": objective, "condition": objective.name}
-        for name, (fields, cost) in settings.RECIPE.items():
-            recipe = Recipe(fields, settings.RECIPE_STEPS, cost)
+        for name, option in settings.RECIPE.items():
+            steps = settings.RECIPE_STEPS * option.lengthens
+            recipe = Recipe(option.overrides, steps, option.cost)
             runs += _choice_runs("recipe", name, recipe=recipe, **common)
         for steps in settings.LENGTHS:
             recipe = Recipe(steps=steps)

@@ -98,15 +98,15 @@ def recipe_criteria(**gains):
 
 
 def test_recipe_takes_the_options_that_help_and_fit_the_budget():
-    gains = {"colour drop 0.5": 0.02, "width 384": 0.05, "EMA 0.995": -0.01, "1,200 steps": 0.03}
+    gains = {"colour drop 0.5": 0.02, "width 384": 0.05, "no EMA": -0.01, "1,200 steps": 0.03}
     unlimited = choices.choose_recipe(recipe_criteria(**gains), budget_hours=1e9)
     assert unlimited.overrides == {
-        **settings.RECIPE["width 384"][0], **settings.RECIPE["colour drop 0.5"][0]
+        **settings.RECIPE["width 384"].overrides, **settings.RECIPE["colour drop 0.5"].overrides
     }  # fmt: skip
     assert unlimited.steps == 1_200
     present = choices.later_hours(stages.Recipe())
     limited = choices.choose_recipe(recipe_criteria(**gains), budget_hours=present)
-    assert limited.overrides == settings.RECIPE["colour drop 0.5"][0]
+    assert limited.overrides == settings.RECIPE["colour drop 0.5"].overrides
     assert limited.steps == 600
 
 
@@ -317,7 +317,7 @@ def test_results_of_other_settings_are_refused(stubbed, capsys, monkeypatch):
     arguments, _, _, _ = stubbed
     arguments = [*arguments, "--stages", "recipe"]
     assert command.main(arguments) == 0
-    monkeypatch.setitem(settings.RECIPE, "EMA 0.995", ({"optimizer.ema_decay": 0.9}, 1.0))
+    monkeypatch.setitem(settings.RECIPE, "no EMA", settings.Option({"optimizer.ema_decay": 0.9}))
     assert command.main(arguments) == 2
     assert "with other settings" in capsys.readouterr().err
 
@@ -327,7 +327,7 @@ def test_a_finished_workdir_of_other_settings_is_refused(stubbed, capsys, monkey
     arguments = [*arguments, "--stages", "recipe"]
     assert command.main(arguments) == 0
     (tmp_path / "output" / "recipe.json").unlink()
-    monkeypatch.setitem(settings.RECIPE, "EMA 0.995", ({"optimizer.ema_decay": 0.9}, 1.0))
+    monkeypatch.setitem(settings.RECIPE, "no EMA", settings.Option({"optimizer.ema_decay": 0.9}))
     assert command.main(arguments) == 2
     assert "belongs to a run with other settings" in capsys.readouterr().err
 
@@ -359,7 +359,7 @@ def test_a_page_without_a_marker_is_refused(tmp_path):
 
 def test_all_overrides_are_valid_together_with_the_data():
     overrides = [setting.overrides for setting in (*settings.RELATIONS, settings.CONTRASTIVE)]
-    overrides += [recipe[0] for recipe in settings.RECIPE.values()]
+    overrides += [recipe.overrides for recipe in settings.RECIPE.values()]
     for fields in overrides:
         spec = worker.Spec(str(ROOT / stages.PARTS_CONFIG), fields, "", "validation", probes=False)
         config = worker.read_config(spec, split=spec.split)
