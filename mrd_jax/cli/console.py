@@ -25,6 +25,7 @@ COMMANDS = {
     "demo": "mrd_jax.demo",
     "convert": "mrd_jax.tools.convert",
     "export": "mrd_jax.tools.export",
+    "average": "mrd_jax.tools.average",
     "reproduce": "mrd_jax.tools.reproduce",
     "calibrate": "mrd_jax.tools.calibrate",
     "neighbours": "mrd_jax.tools.neighbours",

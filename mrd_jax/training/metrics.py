@@ -137,8 +137,9 @@ class MetricWriter:
         if self._board is None:
             return
         if self._tracked:
-            self._tracked.save(self._workdir, step=step, embeddings=evaluation.embeddings)
-            for name, pixels in self._tracked.pictures(evaluation.embeddings).items():
+            rows = evaluation.relation_embeddings
+            self._tracked.save(self._workdir, step=step, embeddings=rows)
+            for name, pixels in self._tracked.pictures(rows).items():
                 self._board.add_image(f"relations/{name}", pixels, step, dataformats="HWC")
         self.write(step, evaluation.metrics)
         LOGGER.info("step %d: test top-1 %.1f%%", step, 100 * evaluation.metrics["test/top1"])

@@ -48,6 +48,7 @@ def train_and_evaluate(
       mrd_jax.data.corrupt_records.TooManyCorruptRecordsError: too many records cannot be read.
     """
     workdir = storage.path(workdir)
+    config = run_lib.resolve(config)
     run = run_lib.build_run(config, devices=devices)
     data = run_lib.open_data(config)
     run = run.calibrated(data)
@@ -140,7 +141,7 @@ def train(
                 evaluation = evaluator.run(state.variables())
                 evaluation = evaluation.with_metrics(
                     relation_softness.measure(
-                        evaluation.embeddings,
+                        evaluation.relation_embeddings,
                         evaluator.held_out,
                         config.loss,
                         weights=state.params["loss"],
@@ -215,6 +216,7 @@ def evaluate(
       ValueError: config, data set and workdir do not fit together, or there is no test split.
     """
     workdir = storage.path(workdir)
+    config = run_lib.resolve(config)
     run = run_lib.build_run(config, devices=devices)
     run_identity.require_run(workdir)
     data = run_lib.open_data(config)
