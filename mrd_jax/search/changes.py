@@ -23,6 +23,7 @@ from mrd_jax.search import (
     entries,
     file_states,
     index_writer,
+    live_shapes,
     read_ahead,
     shape_files,
 )
@@ -231,7 +232,8 @@ def _take_staged(
 ) -> list[FoundFile]:
     """Takes up what a killed process has embedded; returns the files that remain."""
     wanted = {shape.id: shape for shape in todo}
-    parts, kept = {}, {}
+    parts: dict[str, live_shapes.Part] = {}
+    kept: dict[str, list[int]] = {}
     for item, part, number in writer.staged():
         shape = wanted.get(item.id)
         if shape is None or item.origin is None or not file_states.is_current(item.origin, shape):
