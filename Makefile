@@ -108,7 +108,6 @@ faults: $(VENV)/installed-test
 
 # Slow tests: several processes shut down, killed, corrupted, resumed on other devices; a Ray cluster.
 test_slow: $(VENV)/installed-test
-	$(INSTALL) ".[cluster]"
 	$(RUN) -m pytest -m slow
 
 # Tests with the TPU compiler, which needs no TPU; minutes, on Linux (x86_64).

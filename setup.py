@@ -65,6 +65,8 @@ EXTRAS = {
     "export": ["flatbuffers>=25,<27"],
     # Encoders on the Hugging Face Hub; below 1 where transformers (prep) is installed.
     "hub": ["huggingface_hub>=0.34,<3"],
+    # Experiment tracker; later versions need a beta release of another package.
+    "wandb": ["wandb>=0.29,<0.30"],
     # The search page, and approximate search above 200,000 shapes.
     "demo": ["starlette>=1.10,<2", "uvicorn>=0.54,<1"],
     "ann": ["faiss-cpu>=1.9,<2"],
@@ -80,6 +82,8 @@ EXTRAS = {
         "pytest>=8.3,<10",
         "pytest-xdist>=3.7,<4",
         "pyyaml>=6,<7",
+        # A cluster of two nodes on one machine.
+        "ray>=2.60,<3",
         "ruff>=0.15,<1",
         "scikit-learn>=1.6,<2",
         # Builds the wheel that the tests install.

@@ -49,6 +49,9 @@ def get_config() -> ConfigDict:
     # Consecutive steps with a non-finite loss or gradient, whose updates are skipped, before the
     # run stops. 0 never stops it.
     config.max_nonfinite_steps = 10
+    # Experiment tracker that gets a copy of metrics, pictures, results and report:
+    # "none", or "wandb" (Weights & Biases; the environment sets project and mode).
+    config.tracker = "none"
     # Steps to record with the JAX profiler, from the sixth step after each start. 0 disables it.
     config.profile_steps = 0
     # Hang detection: minutes without a completed step before the stacks of all threads are dumped.

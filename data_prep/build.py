@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from data_prep import (
     build_parser,
@@ -80,8 +81,7 @@ def build(options: Options) -> Path:
 def _run_stages(
     options: Options, origin: sources.Source, class_set: published.ClassSet | None
 ) -> Path:
-    """Runs the stages one after another."""
-    started = time.monotonic()
+    """Checks the options, and runs the stages one after another."""
     _check_existing(options)
     if options.upload is not None:
         uploading.announce(options)
@@ -97,7 +97,23 @@ def _run_stages(
             teacher=options.teacher,
             overwrite=options.overwrite,
         )
-    joined, notes = selection.check(options, origin)
+    selected = selection.check(options, origin)
+    # One connection for all stages: Ray forks, which is not safe after JAX has started its threads.
+    with options.execution.connected():
+        return _run_checked(options, origin, class_set, cache=cache, selected=selected)
+
+
+def _run_checked(
+    options: Options,
+    origin: sources.Source,
+    class_set: published.ClassSet | None,
+    *,
+    cache: Path,
+    selected: tuple[Any, list[str]],
+) -> Path:
+    """Runs the stages; `selected` is the result of `selection.check`."""
+    started = time.monotonic()
+    joined, notes = selected
     with timing.announced("shapes"):
         summary, prepared = _prepare(options, cache)
         prepared = selection.keep_licences(prepared, options.licence)

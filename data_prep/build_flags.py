@@ -2,6 +2,7 @@
 """Flags that the commands of a preparation share, and their defaults."""
 
 import argparse
+import contextlib
 import dataclasses
 import os
 from typing import Any
@@ -41,6 +42,14 @@ class Execution:
     def create(self) -> executors.Executor:
         """Returns the executor. ValueError if its arguments contradict each other."""
         return executors.create(self.executor, workers=self.workers, address=self.address)
+
+    def connected(self) -> contextlib.AbstractContextManager[None]:
+        """Connects to the cluster of the executor "ray" for the duration of a block."""
+        if self.executor != "ray":
+            return contextlib.nullcontext()
+        from data_prep.executors import ray_cluster
+
+        return ray_cluster.connected(self.address)
 
     def processes(self) -> int:
         """Returns the processes of this machine that write records; 0 to work in this one."""

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Estimates time, disk and cost of a preparation from measured rates.
 
-python -m data_prep.estimate --shapes 800000 --hosts 10 --cores 112 --devices 8
+python -m data_prep.estimate --shapes 800000 --hosts 10 --cores 112 --devices 8 --device h100
 
 Rates that no flag gives are those of `data_prep/measured_rates.json`, which states the command and
-the machine that measured them. The speed of the teacher follows from the operations of ViT-bigG-14
-and the share of a device's peak that it reaches, unless --pictures_per_second gives a measured one:
-the status file of a short build has it. Prints a table to stderr and one JSON line to stdout.
+the machine that measured them. The speed of the teacher (ViT-bigG-14), of the file system and the
+size of the raw data are published ones, see `data_prep.published_rates`; --pictures_per_second,
+--disk_mb and --source_bytes replace them by your own: the status file of a short build has items
+per second, and `python -m benchmarks.teacher_features` measures a teacher. Prints a table and the
+sources of its rates to stderr, and one JSON line to stdout.
 """
 
 import argparse
@@ -17,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep import flag_types, status_file
+from data_prep import flag_types, published_rates, status_file
 from mrd_jax.cli import command
 
 RATES = Path(__file__).with_name("measured_rates.json")
@@ -46,9 +48,7 @@ class Cluster:
       hosts: number of hosts.
       cores: cores per host.
       devices: accelerators per host.
-      peak_flops: floating-point operations per second of a device, at best.
-      utilisation: share of the peak that the teacher reaches.
-      pictures_per_second: measured pictures per second of a device; None to estimate them.
+      pictures_per_second: pictures per second that the teacher encodes on a device.
       disk_bytes: bytes per second of the file system, over all hosts.
       download_bytes: bytes per second of downloads, over all hosts; None to leave them out.
       price: price of a host for an hour; None if unknown.
@@ -57,10 +57,8 @@ class Cluster:
     hosts: int
     cores: int
     devices: int
-    peak_flops: float
-    utilisation: float
+    pictures_per_second: float
     disk_bytes: float
-    pictures_per_second: float | None = None
     download_bytes: float | None = None
     price: float | None = None
 
@@ -96,9 +94,7 @@ def estimate(shapes: int, rates: Mapping[str, float], cluster: Cluster) -> dict[
     cores = cluster.hosts * cluster.cores
     devices = cluster.hosts * cluster.devices
     pictures = shapes * rates["pictures_per_shape"]
-    per_second = cluster.peak_flops * cluster.utilisation / rates["picture_flops"]
-    if cluster.pictures_per_second is not None:
-        per_second = cluster.pictures_per_second
+    per_second = cluster.pictures_per_second
     # Texts cost as many pictures as their operations.
     texts = shapes * rates["captions_per_shape"] * rates["text_flops"] / rates["picture_flops"]
     space = {
@@ -175,26 +171,24 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--hosts", type=positive, default=1, help="hosts; default: %(default)s")
     add("--cores", type=positive, default=112, help="cores per host; default: %(default)s")
     add("--devices", type=positive, default=8, help="devices per host; default: %(default)s")
-    add(
-        "--peak_tflops",
-        type=number,
-        default=989.0,
-        help="peak of a device in bfloat16, in 10^12 operations per second; default: %(default)s, "
-        "that of an H100 SXM by its data sheet",
+    devices, systems, raw = (
+        sorted(published_rates.RATES[kind]) for kind in published_rates.NUMBERS
     )
     add(
-        "--utilisation",
-        type=number,
-        default=0.4,
-        help="assumed share of the peak that the teacher reaches; default: %(default)s",
+        "--device",
+        choices=devices,
+        default="h100",
+        help="device with a published speed of the teacher; default: %(default)s",
     )
-    add("--pictures_per_second", type=number, help="measured pictures per second of a device")
+    add("--pictures_per_second", type=number, help="pictures per second of a device, instead")
     add(
-        "--disk_mb",
-        type=number,
-        default=1000.0,
-        help="assumed megabytes per second of the file system; default: %(default)s",
+        "--file_system",
+        choices=systems,
+        default="filestore_zonal_10tib",
+        help="file system with a published speed; default: %(default)s",
     )
+    add("--disk_mb", type=number, help="megabytes per second of the file system, instead")
+    add("--source", choices=raw, help="raw data of a published size; default: as measured")
     add("--download_mb", type=number, help="megabytes per second of downloads, over all hosts")
     add("--price", type=number, help="price of a host for an hour")
     add("--rates", type=command.local_path, default=RATES, help="file of measured rates")
@@ -213,27 +207,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_options(arguments)
     measured = read_rates(options.rates)
     given = {name: getattr(options, name) for name in _NAMES if getattr(options, name)}
+    chosen = {
+        "devices": None if options.pictures_per_second else options.device,
+        "file_systems": None if options.disk_mb else options.file_system,
+        "raw_data": None if options.source_bytes else options.source,
+    }
+    published = {kind: name for kind, name in chosen.items() if name is not None}
+    found = {kind: published_rates.number(kind, name) for kind, name in published.items()}
+    rates = measured["rates"] | given
+    if "raw_data" in found:
+        rates["source_bytes"] = found["raw_data"]
     cluster = Cluster(
         hosts=options.hosts,
         cores=options.cores,
         devices=options.devices,
-        peak_flops=options.peak_tflops * 1e12,
-        utilisation=options.utilisation,
-        disk_bytes=options.disk_mb * 1e6,
-        pictures_per_second=options.pictures_per_second,
+        pictures_per_second=options.pictures_per_second or found["devices"],
+        disk_bytes=(options.disk_mb or found["file_systems"]) * 1e6,
         download_bytes=options.download_mb and options.download_mb * 1e6,
         price=options.price,
     )
-    result = estimate(options.shapes, measured["rates"] | given, cluster)
+    result = estimate(options.shapes, rates, cluster)
     print(format_table(result, cluster), file=sys.stderr)
     source = f"{measured['command']} ({measured['machine']}, {measured['date']})"
-    print(f"  rates measured by {source}", file=sys.stderr)
-    assumed = [f"a file system of {options.disk_mb:g} MB/s"]
-    if options.pictures_per_second is None:
-        share = f"{options.utilisation:.0%} of {options.peak_tflops:g} TFLOP/s"
-        assumed.append(f"a teacher that reaches {share}")
-    print(f"  assumed, not measured: {', '.join(assumed)}", file=sys.stderr)
-    print(json.dumps(result | {"given": given}))
+    print(f"  measured: rates per shape and picture, by {source}", file=sys.stderr)
+    for kind, name in published.items():
+        print(f"  published: {name}, {published_rates.describe(kind, name)}", file=sys.stderr)
+    print(json.dumps(result | {"given": given, "published": published}))
     return 0
 
 

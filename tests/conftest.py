@@ -58,6 +58,12 @@ def fast_compile():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.fixture
+def without_curves(monkeypatch):
+    """Leaves the curves out of reports: drawing takes half of the time of a run of a few steps."""
+    monkeypatch.setattr("mrd_jax.report.figures.draw_curves", lambda history: [])
+
+
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
     """Folder of a data set that is built once per session; do not change it."""

@@ -18,6 +18,7 @@ which are not read.
 | --- | --- |
 | name | name, and the caption of kind "name" |
 | name and tags | caption of kind "tags" |
+| categories of Sketchfab, such as "Furniture & Home" | caption of kind "category" |
 | description, without markup and URLs, up to 300 characters | caption of kind "description" |
 | displayName of the user, else username | creator |
 | license, such as "by-sa" | licence, such as "CC BY-SA 4.0" |
@@ -170,11 +171,14 @@ def parse_annotation(annotation: Any) -> dict[str, Any]:
     if not isinstance(annotation, Mapping):
         return {"faults": ("no annotation",)}
     name = plain_text(annotation.get("name"))
-    tags = [plain_text(tag) for tag in _tag_names(annotation.get("tags"))]
+    tags = [plain_text(tag) for tag in _names(annotation.get("tags"))]
+    categories = [plain_text(each) for each in _names(annotation.get("categories"))]
     description = plain_text(annotation.get("description"))
     captions = [("name", name)] if name else []
     if any(tags):
         captions.append(("tags", ", ".join(text for text in (name, *tags) if text)))
+    if any(categories):
+        captions.append(("category", ", ".join(text for text in categories if text)))
     if description:
         captions.append(("description", _shorten(description)))
     user = annotation.get("user")
@@ -202,7 +206,7 @@ def _shorten(text: str) -> str:
     return text[: MAX_DESCRIPTION + 1].rpartition(" ")[0] or text[:MAX_DESCRIPTION]
 
 
-def _tag_names(value: Any) -> Iterator[str]:
+def _names(value: Any) -> Iterator[str]:
     for entry in value if isinstance(value, list) else ():
         name = _clean_text(entry.get("name")) if isinstance(entry, Mapping) else ""
         if name:

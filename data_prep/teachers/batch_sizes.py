@@ -45,7 +45,7 @@ def choose(needed: Callable[[int], int], *, devices: int, free: int) -> int:
         try:
             memory = needed(size)
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
+            if not is_exhausted(error):
                 raise
             continue
         if memory <= USABLE * free:
@@ -55,6 +55,11 @@ def choose(needed: Callable[[int], int], *, devices: int, free: int) -> int:
         f"of which {USABLE * free:,.0f} may be used; use a smaller teacher or devices with more "
         "memory"
     )
+
+
+def is_exhausted(error: jax.errors.JaxRuntimeError) -> bool:
+    """Returns whether an error of the runtime means that the memory of a device is exhausted."""
+    return "RESOURCE_EXHAUSTED" in str(error)
 
 
 def free_memory() -> int | None:

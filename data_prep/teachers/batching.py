@@ -5,6 +5,7 @@ import collections
 import concurrent.futures
 import io
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import jax
@@ -33,6 +34,9 @@ class BatchedFunction:
       batch_size: rows per call, rounded up to a multiple of the number of devices; None for 32 on
         CPUs, and elsewhere for what fits into the memory of the devices.
       row: name -> shape and dtype of the largest row of a batch.
+
+    Where a call exhausts the memory of the devices, it is repeated with half as many rows, which
+    later calls then have as well.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class BatchedFunction:
         if batch_size is None and jax.default_backend() == "cpu":
             batch_size = batch_sizes.CPU
         self._batch_size = batch_size and -(-batch_size // len(devices)) * len(devices)
+        self._lock = threading.Lock()
 
     @property
     def batch_size(self) -> int:
@@ -94,24 +99,71 @@ class BatchedFunction:
         """Applies the function to each batch.
 
         Args:
-          batches: dicts of arrays [rows, ...] with at most `batch_size` rows. Shorter batches are
-            padded with copies of their last row.
+          batches: dicts of arrays [rows, ...] with at most as many rows as `batch_size` once was.
+            Batches of fewer than `batch_size` rows are padded with copies of their last row.
 
         Yields:
           float32 [rows, ...] for each batch, without the padding. Results lag one batch behind, so
           that the host prepares a batch while the devices compute.
+
+        Raises:
+          ValueError: calls of one row per device exhaust the memory of the devices.
         """
-        pending = None
+        pending: tuple[dict[str, np.ndarray], int, jax.Array | None] | None = None
         for batch in batches:
-            rows = len(next(iter(batch.values())))
-            padded = {name: _pad_rows(array, self.batch_size) for name, array in batch.items()}
-            with jax.default_matmul_precision(_PRECISION):
-                result = self._function(self._variables, jax.device_put(padded, self._rows))
+            size = self.batch_size
+            started = batch, size, self._start(batch, size)
             if pending is not None:
-                yield _to_host(*pending)
-            pending = (result, rows)
+                yield self._finish(*pending)
+            pending = started
         if pending is not None:
-            yield _to_host(*pending)
+            yield self._finish(*pending)
+
+    def _start(self, batch: dict[str, np.ndarray], size: int) -> jax.Array | None:
+        """Starts a call; returns None if it has too many rows, or exhausts the memory at once."""
+        if _row_count(batch) > size:
+            return None
+        padded = {name: _pad_rows(array, size) for name, array in batch.items()}
+        try:
+            with jax.default_matmul_precision(_PRECISION):
+                return self._function(self._variables, jax.device_put(padded, self._rows))
+        except jax.errors.JaxRuntimeError as error:
+            self._halve(size, error)
+            return None
+
+    def _finish(
+        self, batch: dict[str, np.ndarray], size: int, result: jax.Array | None
+    ) -> np.ndarray:
+        """Returns the result of a call; repeats the call in parts if it has none."""
+        if result is not None:
+            try:
+                return _to_host(result, _row_count(batch))
+            except jax.errors.JaxRuntimeError as error:
+                self._halve(size, error)
+        size = self.batch_size
+        parts = [
+            self._finish(part, size, self._start(part, size))
+            for part in row_batches(batch, batch_size=size)
+        ]
+        return np.concatenate(parts)
+
+    def _halve(self, size: int, error: jax.errors.JaxRuntimeError) -> None:
+        """Halves `batch_size` after a call of `size` rows failed, unless another thread has."""
+        if not batch_sizes.is_exhausted(error):
+            raise error
+        if size == self._devices:
+            raise ValueError(
+                f"a call of {size} rows over {self._devices} devices exhausts their memory; end "
+                "other processes on them, or use a smaller teacher"
+            ) from error
+        with self._lock:
+            if self._batch_size == size:
+                self._batch_size = -(-size // (2 * self._devices)) * self._devices
+                print(
+                    f"note: {size} rows per call exhausted the memory of the devices; calls have "
+                    f"{self._batch_size} from now on",
+                    flush=True,
+                )
 
 
 def row_batches(arrays: dict[str, np.ndarray], *, batch_size: int) -> Iterator[dict]:
@@ -207,6 +259,10 @@ def _to_rgb(picture: Picture, position: int) -> PIL.Image.Image:
         white = PIL.Image.new("RGBA", image.size, "white")
         image = PIL.Image.alpha_composite(white, image)
     return image.convert("RGB")
+
+
+def _row_count(batch: Mapping[str, np.ndarray]) -> int:
+    return len(next(iter(batch.values())))
 
 
 def _pad_rows(array: np.ndarray, rows: int) -> np.ndarray:

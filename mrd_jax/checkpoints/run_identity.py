@@ -42,6 +42,7 @@ NEUTRAL_FIELDS = frozenset(
         "profile_steps",
         "shard_state",
         "spmd",
+        "tracker",
         "exit_on_hang",
         "hang_minutes",
     }

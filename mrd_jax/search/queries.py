@@ -263,12 +263,15 @@ def load_encoder(index: shape_index.ShapeIndex, checkpoint: Path) -> Encoder:
     return encoder
 
 
-def load_teacher(index: shape_index.ShapeIndex, place: str | None = None) -> teachers.Teacher:
+def load_teacher(
+    index: shape_index.ShapeIndex, place: str | None = None, *, text_batch: int = _TEXT_BATCH
+) -> teachers.Teacher:
     """Loads the teacher of an index.
 
     Args:
       index: an open index.
       place: hub name or folder; None for the one that is recorded in the index.
+      text_batch: texts per call.
 
     Raises:
       shape_index.IndexMismatchError: the index was built for another teacher.
@@ -285,7 +288,7 @@ def load_teacher(index: shape_index.ShapeIndex, place: str | None = None) -> tea
         )
     try:
         teacher = teachers.load_teacher(
-            place, batch_size=_TEXT_BATCH, picture_batch_size=_PICTURE_BATCH
+            place, batch_size=text_batch, picture_batch_size=_PICTURE_BATCH
         )
     except FileNotFoundError as error:
         raise FileNotFoundError(

@@ -25,6 +25,7 @@ FIELDS = {
     "checkpoint_every": 2,
     "checkpoints_kept": 2,
     "initial_weights": "",
+    "tracker": "none",
     "data.points": POINTS,
     "data.train_split": "train",
     "data.test_split": "",

@@ -84,6 +84,8 @@ TEXTS = Rule(
 NUMBERS = Rule(
     lambda value: SEQUENCE.accepts(value) and all(map(is_number, value)), "a tuple of numbers"
 )
+# Of `mrd_jax.training.trackers`.
+TRACKERS = ("none", "wandb")
 PROBABILITY = real(0, 1)
 NOT_NEGATIVE = real(0)
 POSITIVE = real(above=0)
@@ -106,6 +108,7 @@ _RUN = {
     "best_metric": choice(evaluator.metric_names()),
     "max_nonfinite_steps": integer(0),
     "profile_steps": integer(0),
+    "tracker": choice(TRACKERS),
     "hang_minutes": NOT_NEGATIVE,
     "exit_on_hang": FLAG,
     "teacher.name": TEXT,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes metrics to JSON lines, to TensorBoard and to the log."""
+"""Writes metrics to JSON lines, to TensorBoard, to the tracker of the run and to the log."""
 
 import contextlib
 import json
@@ -18,6 +18,7 @@ from mrd_jax import atomic_io, storage, transfer
 from mrd_jax.distributed import processes
 from mrd_jax.evaluation import evaluator, history
 from mrd_jax.report import relations
+from mrd_jax.training import trackers
 
 LOGGER = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class MetricWriter:
         *,
         start_step: int,
         tracked: relations.TrackedShapes | None = None,
+        tracking: trackers.Tracking | None = None,
     ):
         """Opens the files of a run that continues at `start_step`.
 
@@ -52,9 +54,11 @@ class MetricWriter:
           workdir: folder of the run.
           start_step: step that the run continues at.
           tracked: shapes whose relations are saved at every evaluation; None saves none.
+          tracking: gets a copy of everything; None for none.
         """
         self._workdir = workdir
         self._tracked = tracked
+        self._tracking = tracking or trackers.Tracking()
         self._board = None
         if jax.process_index() != 0:
             return
@@ -91,6 +95,7 @@ class MetricWriter:
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
         self._board.flush()
+        self._tracking.log(step, values)
         self._thread.submit(self._write_pending)
 
     def flush(self) -> None:
@@ -139,8 +144,11 @@ class MetricWriter:
         if self._tracked:
             rows = evaluation.relation_embeddings
             self._tracked.save(self._workdir, step=step, embeddings=rows)
-            for name, pixels in self._tracked.pictures(rows).items():
-                self._board.add_image(f"relations/{name}", pixels, step, dataformats="HWC")
+            drawn = self._tracked.pictures(rows)
+            images = {f"relations/{name}": pixels for name, pixels in drawn.items()}
+            for name, pixels in images.items():
+                self._board.add_image(name, pixels, step, dataformats="HWC")
+            self._tracking.log_images(step, images)
         self.write(step, evaluation.metrics)
         LOGGER.info("step %d: test top-1 %.1f%%", step, 100 * evaluation.metrics["test/top1"])
 

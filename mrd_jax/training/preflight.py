@@ -17,7 +17,7 @@ from mrd_jax.data import source
 from mrd_jax.distributed import compilation_cache, versions
 from mrd_jax.kernels import platforms
 from mrd_jax.training import run as run_lib
-from mrd_jax.training import validation
+from mrd_jax.training import trackers, validation
 
 LOGGER = logging.getLogger(__name__)
 
@@ -74,6 +74,7 @@ def check(config: ConfigDict, workdir: storage.PathLike, *, devices: int) -> Non
             "training data": lambda: _check_data(config, found),
             "test data": lambda: _check_test_data(config),
             "initial weights": lambda: _check_weights(config.initial_weights),
+            "tracker": lambda: _check_tracker(config),
             "run": lambda: _check_identity(config, workdir, found),
         }
     faults = []
@@ -138,6 +139,11 @@ def _check_weights(path: str) -> str:
         return "none"
     arrays = len(jax.tree.leaves(initial_weights.load(path)))
     return f"{arrays} arrays read"
+
+
+def _check_tracker(config: ConfigDict) -> str:
+    trackers.check(config)
+    return str(config.tracker)
 
 
 def _check_folder(folder: storage.PathLike) -> str:

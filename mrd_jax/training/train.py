@@ -15,7 +15,15 @@ from mrd_jax.distributed import processes
 from mrd_jax.evaluation import history, relation_softness
 from mrd_jax.evaluation.evaluator import Evaluator
 from mrd_jax.report import final, relations
-from mrd_jax.training import metrics, nonfinite, preemption, profiling, start_log, watchdog
+from mrd_jax.training import (
+    metrics,
+    nonfinite,
+    preemption,
+    profiling,
+    start_log,
+    trackers,
+    watchdog,
+)
 from mrd_jax.training import run as run_lib
 
 LOGGER = logging.getLogger(__name__)
@@ -43,36 +51,47 @@ def train_and_evaluate(
       Whether the run is finished; not after a graceful shutdown.
 
     Raises:
-      ValueError: config, data set and workdir do not fit together.
+      ValueError: config, data set and workdir do not fit together, or the tracker cannot be used.
       mrd_jax.training.nonfinite.NonFiniteError: too many consecutive updates were not finite.
       mrd_jax.data.corrupt_records.TooManyCorruptRecordsError: too many records cannot be read.
     """
     workdir = storage.path(workdir)
+    trackers.check(config)
     config = run_lib.resolve(config)
     run = run_lib.build_run(config, devices=devices)
     data = run_lib.open_data(config)
     run = run.calibrated(data)
     # Opened before the workdir is claimed: the test set may not fit the run either.
     evaluator = run.evaluator()
-    with contextlib.closing(run_lib.open_checkpoints(config, workdir, data)) as checkpoints:
-        state = run_lib.restore_or_initialise(run, checkpoints)
-        checkpoints.warm_up(state)
-        start_log.log_start(run, data, state, workdir=workdir)
-        started = time.perf_counter()
-        state = train(
-            run, state, data=data, evaluator=evaluator, checkpoints=checkpoints, workdir=workdir
-        )
-    LOGGER.info("training: %.0f s", time.perf_counter() - started)
-    if int(state.step) < config.total_steps:
-        LOGGER.info("the same command continues this run")
-        return False
+    with contextlib.ExitStack() as stack:
+        with contextlib.closing(run_lib.open_checkpoints(config, workdir, data)) as checkpoints:
+            state = run_lib.restore_or_initialise(run, checkpoints)
+            checkpoints.warm_up(state)
+            start_log.log_start(run, data, state, workdir=workdir)
+            # Once the workdir is claimed, and until the final evaluation is sent.
+            tracking = stack.enter_context(trackers.open_tracking(config, workdir))
+            started = time.perf_counter()
+            state = train(
+                run,
+                state,
+                data=data,
+                evaluator=evaluator,
+                checkpoints=checkpoints,
+                workdir=workdir,
+                tracking=tracking,
+            )
+        LOGGER.info("training: %.0f s", time.perf_counter() - started)
+        if int(state.step) < config.total_steps:
+            LOGGER.info("the same command continues this run")
+            return False
 
-    if config.checkpoints_best:
-        LOGGER.info("best step by %s: %d", config.best_metric, checkpoints.find("best"))
-    if evaluator is None:
-        LOGGER.info("no evaluation: config.data.test_split is empty")
-    else:
-        final.write_results(evaluator, state.variables(), workdir=workdir)
+        if config.checkpoints_best:
+            LOGGER.info("best step by %s: %d", config.best_metric, checkpoints.find("best"))
+        if evaluator is None:
+            LOGGER.info("no evaluation: config.data.test_split is empty")
+        else:
+            final.write_results(evaluator, state.variables(), workdir=workdir)
+            tracking.log_results(workdir)
     if jax.process_index() == 0:
         atomic_io.write_text(storage.path(workdir) / FINISHED, f"{config.total_steps} steps\n")
     return True
@@ -86,6 +105,7 @@ def train(
     evaluator: Evaluator | None,
     checkpoints: manager.CheckpointManager,
     workdir: storage.PathLike,
+    tracking: trackers.Tracking | None = None,
 ) -> train_state.TrainState:
     """Runs the training loop from the step of `state` on.
 
@@ -101,6 +121,7 @@ def train(
       evaluator: evaluator of the held-out split; None trains without evaluations.
       checkpoints: checkpoints of the workdir.
       workdir: folder of the run.
+      tracking: gets a copy of metrics and pictures; None for none.
 
     Returns:
       The last state; its step is less than `config.total_steps` after a graceful shutdown.
@@ -118,8 +139,9 @@ def train(
     )
     stopwatch = metrics.Stopwatch(batch_size=config.batch_size)
     tracked = relations.track(evaluator.held_out, config.loss) if evaluator else None
+    writer = metrics.MetricWriter(workdir, start_step=start, tracked=tracked, tracking=tracking)
     with (
-        contextlib.closing(metrics.MetricWriter(workdir, start_step=start, tracked=tracked)) as log,
+        contextlib.closing(writer) as log,
         preemption.ShutdownRequest() as shutdown,
         watchdog.Watchdog(minutes=config.hang_minutes, exit_on_hang=config.exit_on_hang) as hang,
         profiling.Profile(workdir, steps=config.profile_steps) as profile,

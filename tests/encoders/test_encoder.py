@@ -200,6 +200,7 @@ def run_config(dataset, **fields):
     )  # fmt: skip
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_a_trained_checkpoint_embeds_like_the_evaluator(dataset, tmp_path, monkeypatch):
     config, evaluated = run_config(dataset), {}
 

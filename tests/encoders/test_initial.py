@@ -71,6 +71,7 @@ def test_initial_weights_round_trip_through_a_file(tmp_path):
         initial_weights.load(str(tmp_path / "bad.npz"))
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_a_run_can_start_from_the_weights_of_another_run(tmp_path, monkeypatch):
     data, _ = run_build(tmp_path, monkeypatch, points=64)
     fields = dict(

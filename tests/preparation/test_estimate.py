@@ -8,7 +8,7 @@ import re
 import pytest
 
 from benchmarks import preparation_rates
-from data_prep import estimate, status_file
+from data_prep import estimate, published_rates, status_file
 
 # Round rates; pictures cost 2 * 10^12 operations, texts a quarter of that.
 RATES = {
@@ -42,7 +42,7 @@ def run(rates, capsys, *flags):
 
 def test_stages_are_divided_by_the_machines_that_work_on_them(rates, capsys):
     flags = ["--hosts", "5", "--cores", "20", "--devices", "4", "--price", "10"]
-    flags += ["--peak_tflops", "100", "--utilisation", "0.5", "--download_mb", "900"]
+    flags += ["--pictures_per_second", "25", "--download_mb", "900"]
     flags += ["--disk_mb", "1000000"]
     result, text = run(rates, capsys, *flags)
     # 45,000 CPU seconds on 90 of 100 cores; 900,000 pictures and as much as 90,000 for texts, at 25
@@ -58,17 +58,17 @@ def test_stages_are_divided_by_the_machines_that_work_on_them(rates, capsys):
         "records": 9_000_000_000,
     }
     assert set(result["bound_by"].values()) == {"network", "cores", "devices"}
-    assert "a file system of 1e+06 MB/s, a teacher that reaches 50% of 100 TFLOP/s\n" in text
-    assert "rates measured by x (y, 2026-01-01)" in text
+    assert "measured: rates per shape and picture, by x (y, 2026-01-01)" in text
+    assert "published" not in text and not result["published"]
 
 
 def test_fast_devices_wait_for_the_preprocessing_of_pictures(rates, capsys):
-    result, text = run(
+    result, _ = run(
         rates, capsys, "--cores", "10", "--pictures_per_second", "10000", "--disk_mb", "1000"
     )
     assert result["seconds"]["features"] == 90  # 900 CPU seconds on 10 cores
     assert result["bound_by"]["features"] == "cores"
-    assert "teacher" not in text and "cost" not in result
+    assert "cost" not in result
 
 
 def test_a_stage_takes_as_long_as_its_files_need(rates, capsys):
@@ -82,6 +82,29 @@ def test_a_flag_replaces_a_measured_rate_and_is_reported(rates, capsys):
     result, _ = run(rates, capsys, "--cores", "10", "--shape_cpu_seconds", "0.9")
     assert result["seconds"]["shapes"] == 9000
     assert result["given"] == {"shape_cpu_seconds": 0.9}
+
+
+def test_published_rates_are_used_and_named_with_their_sources(rates, capsys):
+    flags = ["--devices", "1", "--device", "rtx4090", "--source", "objaverse", "--cores", "10000"]
+    result, text = run(rates, capsys, *flags, "--file_system", "fsx_lustre_10tib")
+    # 990,000 pictures, those for texts included; 12.5 MB of raw data per shape at 10 GB/s.
+    assert result["seconds"]["features"] == round(990_000 / 149.04)
+    assert result["bytes"]["raw data"] == 90_000 * 12_500_000
+    assert result["seconds"]["shapes"] == round(90_000 * 12_700_000 / 10e9)
+    assert "pro6000maxq" not in text and "4090-dynamo.csv" in text and "issue 12 (2024-07)" in text
+
+
+def test_every_published_rate_has_a_source_a_date_and_its_scaling():
+    for kind, number in published_rates.NUMBERS.items():
+        for name, fields in published_rates.RATES[kind].items():
+            assert set(fields) == {number, *published_rates.FIELDS}, name
+            assert fields["source"] and re.fullmatch(r"20\d\d-\d\d", fields["date"]), name
+    # A training step is three forward passes; multiply-adds of g/14 and bigG/14.
+    for name, node in (("a100", 559), ("h100", 935)):
+        found = published_rates.number("devices", name)
+        assert found == pytest.approx(node / 8 * 3 * 267.18 / 483.96, abs=0.05)
+        assert f"{node} / 8 samples" in published_rates.describe("devices", name)
+    assert published_rates.number("file_systems", "filestore_zonal_10tib") == round(2600 * 1.048576)
 
 
 def test_invalid_rates_and_numbers_are_rejected(tmp_path, capsys):

@@ -147,7 +147,7 @@ def test_shards_are_finished_in_any_order_and_have_the_same_bytes(tmp_path):
     def save(shard, *arguments, **settings):
         finished.append(shard.number)
         if len(finished) == 4:
-            (raw / "go").touch()
+            synthetic_source.go_file(raw).touch()
         return original(shard, *arguments, **settings)
 
     with pytest.MonkeyPatch.context() as patch:

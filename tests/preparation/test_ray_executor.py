@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Ray cluster of two nodes, one of which dies, prepares the shards of one process.
 
-The test runs in a network namespace of its own, where both nodes have the address 127.0.0.1.
+The program of the tests runs in a network namespace of its own, where both nodes have the address
+127.0.0.1.
 """
 
 import json
@@ -24,19 +25,17 @@ def missing():
         return "ray is not installed (pip install 'mrd_jax[cluster]')"
     if not (shutil.which("unshare") and shutil.which("ip")):
         return "a network namespace needs the commands unshare and ip"
-    trial = subprocess.run(["unshare", "-n", "true"], capture_output=True, check=False)
+    trial = subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False)
     return "" if trial.returncode == 0 else f"no network namespace: {trial.stderr.decode()}"
 
 
-@pytest.fixture(scope="module")
-def result(tmp_path_factory):
-    """What the program in a network namespace of its own reports."""
+def report(folder, name):
+    """Returns what the program reports in a network namespace of its own."""
     if reason := missing():
         pytest.skip(reason)
-    folder = tmp_path_factory.mktemp("ray")
     command = 'ip link set lo up && exec "$0" "$@"'
     finished = subprocess.run(
-        ["unshare", "-n", "sh", "-c", command, sys.executable, PROGRAM, str(folder)],
+        ["unshare", "-rn", "sh", "-c", command, sys.executable, PROGRAM, str(folder), name],
         env=os.environ
         | {"PYTHONPATH": os.pathsep.join([SUPPORT, *sys.path]), "RAY_USAGE_STATS_ENABLED": "0"},
         capture_output=True,
@@ -45,7 +44,23 @@ def result(tmp_path_factory):
         check=False,
     )
     assert finished.returncode == 0, finished.stderr
-    return json.loads(finished.stdout.splitlines()[-1])
+    return json.loads((folder / "report.json").read_text())
+
+
+def test_local_ray_and_merged_builds_have_the_same_bytes_although_a_node_dies(tmp_path):
+    """A node dies while the last shards wait for it; see `ray_preparation.agreement_report`."""
+    found = report(tmp_path, "agreement")
+    assert sorted(found["nodes"]) == [False, True]
+    assert found["ray"] == found["local"] == found["merged"]
+    local = {place: set(files) for place, files in found["local"].items()}
+    assert len(local["shapes"]) == 6 and len(local["features"]) == 6
+    assert {"1.0.0/metadata.json", "1.0.0/dataset_info.json"} < local["synthetic"]
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    """Report of the slow tests, which share one cluster."""
+    return report(tmp_path_factory.mktemp("ray"), "details")
 
 
 @pytest.mark.slow

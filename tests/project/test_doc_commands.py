@@ -32,7 +32,15 @@ import mrd_jax.demo.__main__ as demo
 import scripts.tpu_pod.__main__ as tpu_pod
 from data_prep import build, estimate, teachers, verify
 from mrd_jax import encoder
-from mrd_jax.tools import embed, index, search
+from mrd_jax.tools import (
+    classify,
+    cluster,
+    coverage,
+    duplicates,
+    embed,
+    index,
+    search,
+)
 from mrd_jax.tools import verify as verify_checkpoints
 
 PYTHON = ".venv/bin/python"
@@ -73,6 +81,7 @@ NOT_RUN = {
     f"{PYTHON} -m mrd_jax.demo --checkpoint runs/quickstart --index library --workers": (
         "starts processes; tests/search/test_server.py"
     ),
+    f"{PYTHON} -m benchmarks.duplicates": "needs the catalogues; tests/library",
     f"{PYTHON} -m benchmarks.transfer": "needs six trainings; tests/project/test_benchmarks.py",
     "gcloud": "needs Google Cloud",
     "docker": "needs a Docker daemon",
@@ -91,6 +100,10 @@ QUICK = {
     ),
     "data_prep.estimate": (estimate.main, ()),
     "data_prep.verify": (verify.main, ("--workers", "1")),
+    "mrd_jax.tools.classify": (classify.main, ()),
+    "mrd_jax.tools.cluster": (cluster.main, ()),
+    "mrd_jax.tools.coverage": (coverage.main, ()),
+    "mrd_jax.tools.duplicates": (duplicates.main, ()),
     "mrd_jax.tools.embed": (embed.main, ()),
     "mrd_jax.tools.index": (index.main, ()),
     "mrd_jax.tools.search": (search.main, ()),

@@ -30,7 +30,7 @@ ORDER = (
     ("analysis",),
     ("data_prep",),
     ("selfcheck", "search"),
-    ("demo",),
+    ("demo", "library"),
     ("tools",),
     ("main",),
 )

@@ -4,11 +4,10 @@
 Every line names the field or flag, what was found, and what is allowed or what to do.
 """
 
-import json
 import pathlib
-import subprocess
 import sys
 
+import forked_main
 import pytest
 
 from data_prep import build, fetch
@@ -117,41 +116,11 @@ COMMANDS = {
     "unknown command": (lambda arguments: console.main(), "trian", ["'trian'", "train"]),
 }
 
-# Imports once, then forks for every case: importing JAX takes seconds.
-FORKS = """
-import io, json, os, sys
-from absl import app
-from mrd_jax import main
-
-cases = json.loads(sys.argv[1])
-results = {}
-for name, arguments in cases.items():
-    reader, writer = os.pipe()
-    if not (child := os.fork()):
-        os.dup2(writer, 2)
-        os.dup2(writer, 1)
-        sys.argv = ["main", *arguments]
-        main.run()
-    os.close(writer)
-    with os.fdopen(reader) as file:
-        output = file.read()
-    results[name] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), output
-print(json.dumps(results))
-"""
-
 
 @pytest.fixture(scope="module")
 def results():
     """Exit status and output of every case of `MAIN`."""
-    cases = {name: arguments for name, (arguments, _) in MAIN.items()}
-    done = subprocess.run(
-        [sys.executable, "-c", FORKS, json.dumps(cases)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+    return forked_main.run({name: arguments for name, (arguments, _) in MAIN.items()})
 
 
 def assert_short(status, text, words):
@@ -177,6 +146,10 @@ def test_mistake_in_a_command_is_named(name, tmp_path, monkeypatch, capfd):
         status = error.code
     out, err = capfd.readouterr()
     assert_short(status, out + err, words)
+
+
+def test_importing_main_does_not_configure_jax(results):
+    assert results[""][1] == "None"
 
 
 def test_debug_shows_the_traceback(monkeypatch):

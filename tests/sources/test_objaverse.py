@@ -29,7 +29,10 @@ def annotation(uid, **changes):
             {"name": "Stair", "slug": "stair", "uri": f"{site}/tags/stair"},
             {"name": "oak wood", "slug": "oakwood", "uri": f"{site}/tags/oakwood"},
         ],
-        "categories": [{"name": "Architecture", "uri": f"{site}/categories/a", "slug": "a"}],
+        "categories": [
+            {"name": name, "uri": f"{site}/categories/a", "slug": "a"}
+            for name in ("Architecture", "Furniture &amp; Home")
+        ],
         "thumbnails": {"images": [{"uid": "6", "size": 3, "width": 64, "url": "https://x/6.jpeg"}]},
         "user": {"uid": "b5", "username": "agrice", "displayName": "Alan Grice Co Ltd"},
         "description": "See http://staircon.com/ <br>Made by <b>Alan &amp; Co</b>\n(lic 6391)",
@@ -57,7 +60,13 @@ def cache(root, *, lvis=None):
     write(base / paths[THREE], box())
     (base / f"{paths[TWO]}.tmp").write_bytes(b"glTF")
     write_gz(base / "metadata" / "000-023.json.gz", {ONE: annotation(ONE), "b" * 32: {}})
-    third = {"user": {"username": "someone"}, "license": "cc0", "tags": [], "description": None}
+    third = {
+        "user": {"username": "someone"},
+        "license": "cc0",
+        "tags": [],
+        "description": None,
+        "categories": [],
+    }
     write_gz(base / "metadata" / "000-101.json.gz", {THREE: annotation(THREE, **third)})
     write_gz(base / "lvis-annotations.json.gz", lvis or {"step_stool": [ONE], "apple": ["c" * 32]})
     return base
@@ -77,6 +86,7 @@ def test_every_object_in_the_cache_becomes_a_record(tmp_path, monkeypatch, capsy
     assert list(zip(one["caption_kinds"], one["captions"], strict=True)) == [
         ("name", "Spiral_Staircase"),
         ("tags", "Spiral_Staircase, Stair, oak wood"),
+        ("category", "Architecture, Furniture & Home"),
         ("description", "See Made by Alan & Co (lic 6391)"),
     ]
     assert (one["creator"], one["licence"]) == ("Alan Grice Co Ltd", "CC BY-SA 4.0")

@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Program of test_ray_executor: prepares and encodes on a Ray cluster, one node of which dies.
 
-Prints one JSON line of what the tests compare.
+python ray_preparation.py FOLDER agreement|details
+
+Writes what the tests compare to FOLDER/report.json.
 """
 
-import contextlib
+import functools
 import hashlib
 import json
 import sys
 import threading
 import time
 from pathlib import Path
+from unittest import mock
 
 import fake_data
 import openshape_release
@@ -18,10 +21,24 @@ import ray
 import ray.cluster_utils
 import synthetic_source
 
-from data_prep import build, build_flags, features, prepare, ray_encoders, shapes, sources
+from data_prep import (
+    build,
+    build_flags,
+    features,
+    merge,
+    parts,
+    prepare,
+    ray_encoders,
+    shapes,
+    sources,
+    teacher_stage,
+    teachers,
+)
 
 prepare.ITEMS_PER_SHARD = 4
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+# A dead node is noticed within a second.
+HEALTH = {"health_check_period_ms": 300, "health_check_failure_threshold": 3}
 
 
 def run(raw, cache, **execution):
@@ -30,9 +47,9 @@ def run(raw, cache, **execution):
     return prepare.prepare_shapes("synthetic", raw, cache, **options)
 
 
-def checksums(folder):
-    """Returns {relative path: checksum} of the shards in a folder."""
-    paths = folder.rglob("shard-*.npz")
+def checksums(folder, pattern="shard-*.npz"):
+    """Returns {relative path: checksum} of the shards, or other files, in a folder."""
+    paths = [path for path in folder.rglob(pattern) if path.is_file()]
     files = {str(path.relative_to(folder)): path.read_bytes() for path in paths}
     return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
 
@@ -96,9 +113,9 @@ def other_input_report(root):
         ray_cluster._entries = original
 
 
-def load_teacher(name, *, revision, dtype):
+def load_teacher(name, *, dtype, revision="1", batch_size=None):
     """Loads the fake teacher; the nodes import it."""
-    del name, dtype
+    del name, dtype, batch_size
     return fake_data.FakeTeacher(revision=revision)
 
 
@@ -161,17 +178,66 @@ def build_report(root):
     return checked
 
 
+def build_synthetic(raw, output, join=None, **execution):
+    """Builds a data set with the fake teacher, or merges the parts `join` to one."""
+    execution = build_flags.Execution(**execution)
+    options = build.Options(
+        "synthetic", raw, output, "fake/teacher", points=4, views=0, execution=execution
+    )
+    import ray_preparation
+
+    load = ray_preparation.load_teacher
+    loading = functools.partial(ray_encoders.Loading, load=load)
+    with (
+        mock.patch.object(teacher_stage.ray_encoders, "Loading", loading),
+        mock.patch.object(teachers, "load_teacher", lambda *_, dtype, **__: load("", dtype=dtype)),
+        mock.patch("data_prep.teachers.names.check"),
+    ):
+        return merge.merge(join, options) if join else build.build(options)
+
+
+def agreement_report(cluster, node, root):
+    """Builds one source on the cluster, in parts and in this process; reports all files."""
+    waiting = ["wait", "ok", "skip", "ok"]
+    raw = write_items(root / "raw", ["ok"] * 12 + waiting * 2 + ["ok"] * 4)
+
+    def kill_and_go_on():
+        kill_node(cluster, node, root / "ray" / "shapes" / "synthetic")
+        synthetic_source.go_file(raw).touch()
+
+    killing = threading.Thread(target=kill_and_go_on)
+    killing.start()
+    build_synthetic(raw, root / "ray", executor="ray")
+    killing.join()
+    report = {"nodes": [each["Alive"] for each in ray.nodes()]}
+    build_synthetic(raw, root / "local", workers=0)
+    folders = [root / f"part{index}" for index in range(3)]
+    for index, folder in enumerate(folders):
+        build_synthetic(raw, folder, workers=0, part=parts.Part(index, 3))
+    build_synthetic(raw, root / "merged", folders)
+    for name in ("local", "ray", "merged"):
+        places = ("shapes", "features", "synthetic")
+        report[name] = {place: checksums(root / name / place, "*") for place in places}
+    return report
+
+
+def details_report(cluster, node, root):
+    """Reports skipped items, errors, features and a source with released features."""
+    return shapes_report(cluster, node, root) | features_report(root) | build_report(root)
+
+
 def main():
     root = Path(sys.argv[1])
+    reports = {"agreement": agreement_report, "details": details_report}
     sources.SOURCES["synthetic"] = synthetic_source.Synthetic()
     cluster = ray.cluster_utils.Cluster(
-        initialize_head=True, head_node_args=NODE | {"include_dashboard": False}
+        initialize_head=True,
+        head_node_args=NODE | {"include_dashboard": False, "_system_config": HEALTH},
     )
     node = cluster.add_node(**NODE)
     ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
-    with contextlib.redirect_stdout(sys.stderr):
-        report = shapes_report(cluster, node, root) | features_report(root) | build_report(root)
-    print(json.dumps(report))
+    report = reports[sys.argv[2]](cluster, node, root)
+    (root / "report.json").write_text(json.dumps(report))
     ray.shutdown()
     cluster.shutdown()
 

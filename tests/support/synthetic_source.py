@@ -36,8 +36,8 @@ class Synthetic:
 
     ok: gives a shape. skip: has none. kill: ends the worker. hang: sleeps for an hour. memory: asks
     for 50 GB. grow: fills memory. bug: raises a TypeError. absent: raises an error for the user.
-    wait: waits for a file "go". once-...: does the rest at the first attempt only. sleep-S: takes
-    S seconds.
+    wait: waits for the file of `go_file`. once-...: does the rest at the first attempt only.
+    sleep-S: takes S seconds.
     """
 
     family: str = "synthetic"
@@ -55,7 +55,7 @@ class Synthetic:
                 (Path(item.folder) / f"tried{number}").touch(exist_ok=False)
             except FileExistsError:
                 action = "ok"
-        while action == "wait" and not (Path(item.folder) / "go").exists():
+        while action == "wait" and not go_file(item.folder).exists():
             time.sleep(0.01)
         act(action)
         rng = shapes.generator(seed, number)
@@ -81,6 +81,11 @@ class Synthetic:
 
     def classes(self, prepared):
         return []
+
+
+def go_file(folder):
+    """Returns the file that items wait for; beside the input, whose content nodes compare."""
+    return Path(f"{folder}.go")
 
 
 def act(action):

@@ -79,6 +79,62 @@ def test_cpus_take_32_rows_and_accelerators_what_fits(monkeypatch):
     assert function(16).batch_size == 16
 
 
+class Exhausted:
+    """Result whose memory is exhausted when it is fetched, as calls are asynchronous."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+
+@pytest.mark.parametrize("when", ["called", "fetched"])
+def test_calls_that_exhaust_the_memory_are_repeated_in_halves(monkeypatch, capsys, when):
+    devices = jax.local_devices()[:2]
+    monkeypatch.setattr(jax, "local_devices", lambda: devices)
+    batched, sizes = function(16, width=3), []
+    compute = batched._function
+
+    def limited(variables, batch):
+        sizes.append(len(batch["x"]))
+        if sizes[-1] <= 6:
+            return compute(variables, batch)
+        if when == "fetched":
+            return Exhausted()
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    batched._function = limited
+    x = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    found = list(batched({"x": x[start : start + 16]} for start in (0, 16, 32)))
+    assert [len(rows) for rows in found] == [16, 16, 8]
+    wanted = np.tanh(np.tanh(x @ np.ones((4, 3))) @ np.ones((3, 4)))
+    np.testing.assert_allclose(np.concatenate(found), wanted, rtol=1e-5, atol=1e-6)
+    assert batched.batch_size == 4 and set(sizes) == {16, 8, 4}
+    printed = capsys.readouterr().out
+    assert "note: 16 rows per call exhausted the memory of the devices; calls have 8" in printed
+    assert "calls have 4 from now on" in printed
+
+
+def test_calls_of_one_row_per_device_that_exhaust_the_memory_are_an_error(monkeypatch):
+    batched = function(None)
+
+    def exhausted(variables, batch):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    batched._function = exhausted
+    with pytest.raises(ValueError, match=r"a call of (\d+) rows over \1 devices exhausts"):
+        list(batched([{"x": np.ones((9, 4), np.float32)}]))
+
+
+def test_other_errors_of_the_runtime_are_raised():
+    batched = function(None)
+
+    def broken(variables, batch):
+        raise jax.errors.JaxRuntimeError("INTERNAL: no")
+
+    batched._function = broken
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        list(batched([{"x": np.ones((9, 4), np.float32)}]))
+
+
 def test_free_memory_is_that_of_the_fullest_device(monkeypatch):
     class Device:
         def __init__(self, used):

@@ -111,6 +111,25 @@ def test_keys_with_trailing_zeros_are_saved_and_loaded(tmp_path):
     np.testing.assert_array_equal(feature_cache.FeatureCache(tmp_path).rows(keys), np.eye(2))
 
 
+def test_saved_features_are_read_from_a_few_files_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_cache, "PART_ROWS", 3)
+    monkeypatch.setattr(feature_cache, "RECENT_PARTS", 2)
+    keys = [bytes([number] * 16) for number in range(14)]
+    features = np.random.default_rng(0).normal(size=(14, 5)).astype(np.float32)
+    cache = feature_cache.FeatureCache(tmp_path)
+    for start in range(0, 14, 2):
+        cache.add(keys[start : start + 2], features[start : start + 2])
+    # Twelve are in three files, two are not saved yet.
+    assert len(list(tmp_path.glob("part-*.npz"))) == 3 and len(cache._rows) == 2
+    order = np.random.default_rng(1).permutation(14)
+    np.testing.assert_array_equal(cache.rows([keys[n] for n in order]), features[order])
+    assert len(cache._recent) == 2 and len(cache._rows) == 2
+    cache.save()
+    assert not cache._rows and all(key in cache for key in keys)
+    again = feature_cache.FeatureCache(tmp_path, write=False)
+    np.testing.assert_array_equal(again.rows(keys), features)
+
+
 def test_the_error_for_a_corrupt_cache_file_names_it(tmp_path):
     (tmp_path / "part-0.npz").write_bytes(b"PK\x03\x04 not a zip")
     with pytest.raises(ValueError, match="(?s)part-0.npz.*Delete the file"):

@@ -13,6 +13,7 @@ import sys
 import time
 import venv
 
+import forked_main
 import pytest
 import yaml
 from fake_data import run_build
@@ -22,38 +23,72 @@ CLUSTER = ROOT / "scripts" / "cluster"
 HADOLINT = shutil.which("hadolint") or pathlib.Path(sys.executable).with_name("hadolint")
 
 
-def validate(arguments, *, devices):
-    """Runs `mrd_jax.main` with the arguments of a cluster file, up to the validation."""
-    kept = [argument for argument in arguments if argument != "--multihost"]
-    command = [sys.executable, "-m", "mrd_jax.main", *kept, "--mode=validate"]
-    done = subprocess.run(
-        [*command, f"--devices={devices}"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "--multihost" in arguments and "--unfinished_status=75" in arguments
+@pytest.fixture(scope="module")
+def jobset():
+    return yaml.safe_load((CLUSTER / "jobset.yaml").read_text())
 
 
-def test_jobset_asks_for_every_host_of_its_slice_and_starts_a_valid_run():
-    jobset = yaml.safe_load((CLUSTER / "jobset.yaml").read_text())
+@pytest.fixture(scope="module")
+def gpu_jobset():
+    return list(yaml.safe_load_all((CLUSTER / "jobset_gpu.yaml").read_text()))
+
+
+@pytest.fixture(scope="module")
+def xpk_flags(tmp_path_factory):
+    """Flags of xpk, for which a script stands in that prints its arguments."""
+    folder = tmp_path_factory.mktemp("xpk")
+    xpk = folder / "xpk"
+    xpk.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    xpk.chmod(0o755)
+    names = {name: name.lower() for name in ("CLUSTER", "ZONE", "PROJECT", "IMAGE", "BUCKET")}
+    environment = os.environ | names | {"PATH": f"{folder}:{os.environ['PATH']}"}
+    command = ["bash", CLUSTER / "xpk.sh", "--dry-run"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "--dry-run"
+    return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def container_of(jobset):
+    """Returns job, job specification and container of a JobSet with one job."""
     (job,) = jobset["spec"]["replicatedJobs"]
     spec = job["template"]["spec"]
-    pod = spec["template"]["spec"]
-    (container,) = pod["containers"]
-    topology = pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"]
+    (container,) = spec["template"]["spec"]["containers"]
+    return job, spec, container
+
+
+@pytest.fixture(scope="module")
+def validated(jobset, gpu_jobset, xpk_flags):
+    """Exit status and output of `mrd_jax.main --mode=validate`, by cluster file."""
+    arguments = {
+        "jobset.yaml": (container_of(jobset)[2]["args"], 64),
+        "jobset_gpu.yaml": (container_of(gpu_jobset[-1])[2]["args"], 16),
+        "xpk.sh": (shlex.split(xpk_flags["--command"])[3:], 64),
+    }
+    cases = {}
+    for name, (given, devices) in arguments.items():
+        assert "--multihost" in given and "--unfinished_status=75" in given
+        kept = [argument for argument in given if argument != "--multihost"]
+        cases[name] = [*kept, "--mode=validate", f"--devices={devices}"]
+    return forked_main.run(cases)
+
+
+def test_jobset_asks_for_every_host_of_its_slice_and_starts_a_valid_run(jobset, validated):
+    job, spec, container = container_of(jobset)
+    topology = spec["template"]["spec"]["nodeSelector"]["cloud.google.com/gke-tpu-topology"]
     chips = math.prod(map(int, topology.split("x")))
     hosts = chips // container["resources"]["limits"]["google.com/tpu"]
     assert spec["parallelism"] == spec["completions"] == hosts == 16
     (rule,) = spec["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["containerName"] == container["name"]
-    validate(container["args"], devices=chips * job["replicas"])
+    assert chips * job["replicas"] == 64
+    assert validated["jobset.yaml"][0] == 0, validated["jobset.yaml"]
 
 
-def test_gpu_jobset_starts_a_valid_run_and_may_read_what_jax_asks_for():
-    account, role, binding, jobset = yaml.safe_load_all((CLUSTER / "jobset_gpu.yaml").read_text())
-    (job,) = jobset["spec"]["replicatedJobs"]
-    spec = job["template"]["spec"]
+def test_gpu_jobset_starts_a_valid_run_and_may_read_what_jax_asks_for(gpu_jobset, validated):
+    account, role, binding, jobset = gpu_jobset
+    job, spec, container = container_of(jobset)
     pod = spec["template"]["spec"]
-    (container,) = pod["containers"]
     assert spec["parallelism"] == spec["completions"] == 2 and job["replicas"] == 1
     assert spec["completionMode"] == "Indexed"
     (rule,) = spec["podFailurePolicy"]["rules"]
@@ -66,26 +101,16 @@ def test_gpu_jobset_starts_a_valid_run_and_may_read_what_jax_asks_for():
     }
     assert {("pods", "list"), ("services", "list"), ("jobs", "get")} <= allowed
     gpus = container["resources"]["limits"]["nvidia.com/gpu"]
-    validate(container["args"], devices=gpus * spec["parallelism"])
+    assert gpus * spec["parallelism"] == 16
+    assert validated["jobset_gpu.yaml"][0] == 0, validated["jobset_gpu.yaml"]
 
 
-def test_xpk_command_starts_a_valid_run(tmp_path):
-    """A script in place of xpk prints its arguments."""
-    xpk = tmp_path / "xpk"
-    xpk.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    xpk.chmod(0o755)
-    names = {name: name.lower() for name in ("CLUSTER", "ZONE", "PROJECT", "IMAGE", "BUCKET")}
-    environment = os.environ | names | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    script = CLUSTER / "xpk.sh"
-    done = subprocess.run(
-        ["bash", script, "--dry-run"], env=environment, capture_output=True, text=True, check=True
-    )
-    lines = done.stdout.splitlines()
-    flags = dict(line.split("=", 1) for line in lines if "=" in line)
-    words = shlex.split(flags["--command"])
-    assert words[:3] == ["python", "-m", "mrd_jax.main"] and lines[-1] == "--dry-run"
+def test_xpk_command_starts_a_valid_run(xpk_flags, validated):
+    words = shlex.split(xpk_flags["--command"])
+    assert words[:3] == ["python", "-m", "mrd_jax.main"]
     assert "--workdir=gs://bucket/runs/mrd" in words
-    validate(words[3:], devices=int(flags["--tpu-type"].rpartition("-")[2]))
+    assert xpk_flags["--tpu-type"].rpartition("-")[2] == "64"
+    assert validated["xpk.sh"][0] == 0, validated["xpk.sh"]
 
 
 def test_image_is_accepted_by_the_linter():

@@ -233,7 +233,7 @@ def test_objective_compiled_alone_equals_one_device(fast_compile):
     split = jax.device_put((points, teacher), places)
     everywhere = jax.device_put(weights, jax.sharding.NamedSharding(mesh, jax.P()))
     (value, _), to_points = lowered.compile()(*split, everywhere)
-    want, gradient = jax.value_and_grad(one_device)(points)
+    want, gradient = jax.jit(jax.value_and_grad(one_device))(points)
     np.testing.assert_allclose(value, want, rtol=1e-5)
     np.testing.assert_allclose(to_points, gradient, rtol=1e-4, atol=1e-6)
 

@@ -9,21 +9,33 @@ import re
 
 import fake_cloud
 import pytest
+import stub_training
 
 ATTEMPT = ["create", "scp", "install", "preflight", "run"]
 
 
-def test_finished_run_keeps_its_slice_by_default(cloud):
-    status, output = cloud.run(events=["finish"])
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A cloud on which a run has finished, and what the launcher printed."""
+    cloud = stub_training.Cloud(tmp_path_factory.mktemp("finished") / "cloud")
+    status, output = cloud.run("--env=XLA_FLAGS=--a=1 --b", "--env=EMPTY=", events=["finish"])
     assert status == 0, output
+    return cloud, output
+
+
+def test_finished_run_keeps_its_slice_by_default(finished):
+    cloud, output = finished
     assert cloud.actions() == ATTEMPT
     assert "is not deleted, and is billed until you run" in output
 
 
 def test_existing_slice_is_used_and_deleted_with_the_flag(cloud):
+    """The compilation cache can be elsewhere."""
     (cloud.folder / "state").write_text("ACTIVE")
-    assert cloud.run("--delete", events=["finish"])[0] == 0
+    elsewhere = "--env=JAX_COMPILATION_CACHE_DIR=gs://b/mine"
+    assert cloud.run("--delete", elsewhere, events=["finish"])[0] == 0
     assert cloud.actions() == [*ATTEMPT[1:], "delete"]
+    assert cloud.environment()[1]["JAX_COMPILATION_CACHE_DIR"] == "gs://b/mine"
 
 
 def test_preempted_slice_is_recreated_and_the_run_continues(cloud):
@@ -86,8 +98,8 @@ def test_finished_run_requests_no_slice(cloud):
     assert cloud.actions() == []
 
 
-def test_variables_reach_the_run_and_nothing_else_does(cloud):
-    assert cloud.run("--env=XLA_FLAGS=--a=1 --b", "--env=EMPTY=", events=["finish"])[0] == 0
+def test_variables_reach_the_run_and_nothing_else_does(finished):
+    cloud, _ = finished
     for host in range(fake_cloud.HOSTS):
         arguments, variables = cloud.environment(host)
         assert arguments.startswith("-m mrd_jax.main --multihost --config=configs/quickstart.py")
@@ -95,8 +107,3 @@ def test_variables_reach_the_run_and_nothing_else_does(cloud):
         # Beside the workdir gs://b/run.
         assert variables["JAX_COMPILATION_CACHE_DIR"] == "gs://b/compilation_cache"
         assert "FAKE" not in variables and variables["PATH"] == "/usr/local/bin:/usr/bin:/bin"
-
-
-def test_compilation_cache_can_be_elsewhere(cloud):
-    cloud.run("--env=JAX_COMPILATION_CACHE_DIR=gs://b/mine", events=["finish"])
-    assert cloud.environment()[1]["JAX_COMPILATION_CACHE_DIR"] == "gs://b/mine"

@@ -122,7 +122,9 @@ def on_eight():
     return train(make_backend(8))
 
 
-@pytest.mark.parametrize("devices", [1, 2, 4])
+@pytest.mark.parametrize("devices", [
+    pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow),
+])  # fmt: skip
 def test_five_steps_with_fsdp_match_one_device(reference, devices):
     assert_trees_close(train(make_backend(devices)), reference, rtol=1e-5, atol=1e-7)
 

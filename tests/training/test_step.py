@@ -115,6 +115,7 @@ def test_check_vma_raises_instead_of_summing_gradients_twice(start, batch, monke
         run(start, batch, spmd="shard_map", devices=8)
 
 
+@pytest.mark.slow
 def test_the_loss_depends_on_the_whole_batch(start, batch, reference):
     """Half of the batch has another loss, so the devices compare their rows with all others."""
     half = {name: x[: CONFIG.batch_size // 2] for name, x in batch.items()}
@@ -156,13 +157,12 @@ def test_the_decay_of_the_moving_average_rises_from_0_1_to_its_limit():
 
 def test_embeddings_do_not_depend_on_devices_and_come_in_order(start, batch):
     variables = start.variables()
-    wanted = embedding.embed_step(variables, batch, model=MODEL, config=CONFIG)
+    embed = functools.partial(embedding.embed_step, model=MODEL, config=CONFIG)
+    wanted = jax.jit(embed)(variables, batch)
     np.testing.assert_allclose(np.linalg.norm(wanted, axis=1), 1, rtol=1e-5)
     for spmd in ("pmap", "shard_map"):
         backend = backends.make_backend(spmd, devices=jax.devices())
-        compiled = backend.embed(
-            functools.partial(embedding.embed_step, model=MODEL, config=CONFIG)
-        )
+        compiled = backend.embed(embed)
         found = backend.gather(compiled(backend.place_state(variables), backend.place_batch(batch)))
         np.testing.assert_allclose(found, wanted, atol=1e-5)
 
@@ -171,8 +171,9 @@ def test_evaluation_windows_are_averaged(start, batch):
     """The embedding is the normalised mean of the unit embeddings of two windows of 48 points."""
     config = tiny_config(model__points=48, eval_windows=2)
     variables = start.variables()
+    apply = jax.jit(MODEL.apply)
     halves = [
-        MODEL.apply(
+        apply(
             variables,
             batch["xyz"][:, part].astype(np.float32),
             batch["rgb"][:, part].astype(np.float32) / 255,
@@ -181,7 +182,8 @@ def test_evaluation_windows_are_averaged(start, batch):
     ]
     mean = sum(half / np.linalg.norm(half, axis=1, keepdims=True) for half in halves)
     wanted = mean / np.linalg.norm(mean, axis=1, keepdims=True)
-    found = embedding.embed_step(variables, batch, model=MODEL, config=config)
+    embed = functools.partial(embedding.embed_step, model=MODEL, config=config)
+    found = jax.jit(embed)(variables, batch)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     assert np.abs(found - halves[0] / np.linalg.norm(halves[0], axis=1, keepdims=True)).max() > 1e-3
 

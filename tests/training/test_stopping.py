@@ -16,7 +16,7 @@ from mrd_jax.data import loader, source
 from mrd_jax.training import nonfinite, preemption, train
 from mrd_jax.training import run as run_lib
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
+pytestmark = pytest.mark.usefixtures("fast_compile", "without_curves")
 ONE = jax.devices()[:1]
 
 

@@ -84,6 +84,7 @@ def test_points_of_the_data_set_continue_a_run_that_states_them(dataset, straigh
         run_lib.resolve(config_for(dataset, data__points=0, model__points=97))
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_interrupted_run_continues_bit_for_bit(dataset, straight, tmp_path, monkeypatch):
     config = config_for(dataset)
     stream = loader.train_stream
@@ -177,6 +178,7 @@ def test_finished_run_has_results_and_a_report(straight):
     assert "Relations over time" in page and 'class="dot' in page
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_evaluating_a_checkpoint_repeats_its_results(dataset, straight, capsys):
     before = json.loads((straight / "results.json").read_text())
     for which, step in (("3", 3), ("newest", 6)):
@@ -194,6 +196,7 @@ def test_every_evaluated_step_is_saved_if_best_checkpoints_are_kept(straight):
     assert [step.name for step in saved.steps(straight)] == ["3", "6"]
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_one_and_eight_devices_give_the_same_loss_curve(dataset, tmp_path):
     """Augmentation and patch dropout are on; 20 steps, 1e-4 relative."""
     config = config_for(dataset, total_steps=20, eval_every=20, checkpoint_every=20)
@@ -278,6 +281,7 @@ def test_evaluating_before_the_first_checkpoint_is_an_error(dataset, tmp_path):
         train.evaluate(config_for(dataset), str(tmp_path))
 
 
+@pytest.mark.slow
 def test_batch_divides_over_the_devices_of_the_run_only(dataset, tmp_path):
     """A batch of 12 on 4 of the 8 devices; without hard negatives."""
     config = config_for(dataset, batch_size=12, total_steps=3, data__hard_negatives=0)
