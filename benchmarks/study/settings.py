@@ -43,10 +43,11 @@ MRD = "MRD"
 RECIPE: dict[str, tuple[dict[str, Any], float]] = {
     "as it is": ({}, 1.0),
     "EMA 0.995": ({"optimizer.ema_decay": 0.995}, 1.0),
-    "patch dropout 0.5": ({"model.patch_dropout": 0.5}, 0.7),
+    "patch dropout 0.5": ({"model.patch_dropout": 0.5}, 0.5),
     "colour drop 0.5": ({"augment.color_drop": 0.5}, 1.0),
     "width 384": ({"model.dim": 384, "model.heads": 6, "model.mlp_dim": 768}, 1.7),
-    "2,048 points": ({"model.points": 2_048}, 1.3),
+    # Records of 4,096 points have two windows of this size.
+    "2,048 points": ({"model.points": 2_048, "eval_windows": 2}, 1.3),
 }
 # Steps at which the options are compared, and lengths of a run.
 RECIPE_STEPS = 300
@@ -58,7 +59,7 @@ def _neighbours(count: int) -> Setting:
     return Setting(f"{count} effective neighbours", "neighbours", fields)
 
 
-# One change of the objective each; what wins is combined, see `stages.combine`.
+# One change of the objective each; what wins is combined, see `choices.combine`.
 RELATIONS: tuple[Setting, ...] = (
     *(_neighbours(count) for count in (2, 4, 8, 16)),
     Setting("no diagonal in cross terms", "diagonal", {"loss.exclude_self_cross": True}),
