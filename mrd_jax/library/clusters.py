@@ -50,7 +50,8 @@ def find(index: shape_index.ShapeIndex, *, k: int = 0, seed: int = 0) -> Cluster
 
     Args:
       index: an open index.
-      k: number of clusters; 0 for that of `CHOICES` with the largest mean silhouette.
+      k: number of clusters; 0 for that of `CHOICES` with the largest mean silhouette. There are
+        fewer if fewer embeddings differ.
       seed: seed of the sample and of the starting centres.
 
     Raises:
@@ -111,7 +112,7 @@ def name_by_shapes(
     Returns:
       Words of each cluster, best first; fewer where shapes have no names.
     """
-    by_cluster = [collections.Counter() for _ in clusters.centres]
+    by_cluster: list[collections.Counter[str]] = [collections.Counter() for _ in clusters.centres]
     total: collections.Counter[str] = collections.Counter()
     for item, cluster in zip(index.items, clusters.of, strict=True):
         words = {word.lower() for word in _WORD.findall(item.name)}
@@ -141,12 +142,24 @@ def _fit(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
         with warnings.catch_warnings():
             # An empty cluster keeps its centre, and is dropped below if it stays empty.
             warnings.filterwarnings("ignore", message=".*clusters is empty")
-            centres, of = vq.kmeans2(rows, count, iter=_ITERATIONS, minit="++", rng=rng)
+            starts = _starts(rows, count, rng)
+            centres, of = vq.kmeans2(rows, starts, iter=_ITERATIONS, minit="matrix")
         centres = _unit(centres[np.unique(of)])
         found = float(np.mean(1 - (rows @ centres.T).max(axis=1)))
         if found < error:
             best, error = centres, found
     return best
+
+
+def _starts(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns starting centres by k-means++; scipy's fails if fewer rows than `count` differ."""
+    chosen = [int(rng.integers(len(rows)))]
+    nearest = np.full(len(rows), np.inf)
+    while len(chosen) < count:
+        nearest = np.minimum(nearest, np.maximum(1 - rows @ rows[chosen[-1]], 0))
+        total = nearest.sum()
+        chosen.append(int(rng.choice(len(rows), p=nearest / total if total else None)))
+    return rows[chosen]
 
 
 def _assign(rows: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -124,8 +124,8 @@ def _nearest_rows(index: shape_index.ShapeIndex, unique: np.ndarray) -> np.ndarr
     for start in range(0, len(unique), _BLOCK):
         rows = np.asarray(index.rows[unique[start : start + _BLOCK]], np.float32)
         numbers = np.arange(start, start + len(rows))
-        best = np.full((len(rows), 0), -np.inf, np.float32)
-        found = np.zeros((len(rows), 0), np.int64)
+        best: np.ndarray = np.full((len(rows), 0), -np.inf, np.float32)
+        found: np.ndarray = np.zeros((len(rows), 0), np.int64)
         for other in range(0, len(unique), _BLOCK):
             block = np.asarray(index.rows[unique[other : other + _BLOCK]], np.float32)
             scores = rows @ block.T
