@@ -75,6 +75,12 @@ ablation: data
 	$(RUN) -m benchmarks.ablation --data $(DATA) --runs $(RUNS)/ablation --parallel $(WORKERS) \
 		--output docs/ablation.md
 
+# Relation distillation against contrastive alignment, docs/science.md: about eight hours on two cores.
+.PHONY: study
+study: data parts
+	$(RUN) -m benchmarks.study --parts $(DATA)/kicad_parts/1.0.0 --furniture $(DATA)/furniture/1.0.0 \
+		--runs $(RUNS)/study --page docs/science.md --parallel $(WORKERS)
+
 # Parameter counts and speed of the published encoders.
 students: $(VENV)/installed
 	$(RUN) -m benchmarks.student_table

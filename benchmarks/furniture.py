@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks import sweep
 from mrd_jax.cli import command
-from mrd_jax.evaluation import results
+from mrd_jax.evaluation import held_out_split, results
 from mrd_jax.evaluation.metrics import statistics
 
 FOLDS = ("furniture", "furniture_ccby")
@@ -41,26 +41,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for fold in FOLDS
     ]
     folds = sweep.run_jobs(jobs, parallel=options.parallel)
-    summary = pool_folds(folds)
+    summary = pool_folds(folds, groups=_pooled_groups(folds))
+    print(f"intervals over {summary['groups']} groups" if summary["groups"] else "Wilson intervals")
     for name, pooled in summary["methods"].items():
         low, high = pooled["interval"]
         print(
-            f"{name:10s} top-1 {100 * pooled['top1']:5.1f}  ({100 * low:.1f} to {100 * high:.1f})"
+            f"{name:17s} top-1 {100 * pooled['top1']:5.1f}  ({100 * low:.1f} to {100 * high:.1f})"
             f"  per fold {' '.join(f'{100 * top1:.1f}' for top1 in pooled['folds'])}"
         )
     print(json.dumps(summary))
     return 0
 
 
-def pool_folds(folds: list[dict]) -> dict:
+def pool_folds(folds: list[dict], *, groups: np.ndarray | None = None) -> dict:
     """Computes top-1 over the shapes of all folds, and tests the student against every method.
 
     Args:
       folds: content of `results.json` of each fold.
+      groups: [labelled shapes of all folds], name of the group of each shape; None for shapes that
+        are independent.
 
     Returns:
-      `methods`: by name, top-1 accuracy, its 95% interval, and top-1 per fold. `against`: by name,
-      the exact McNemar test of the student against the method.
+      `methods`: by name, top-1 accuracy, its 95% interval, and top-1 per fold. `groups`: number of
+      groups that the intervals were computed over, 0 for Wilson intervals. `against`: by name, the
+      exact McNemar test of the student against the method.
     """
     measured = [
         results.current_name(row["name"])
@@ -73,9 +77,10 @@ def pool_folds(folds: list[dict]) -> dict:
     methods = {}
     for name, by_fold in correct.items():
         pooled = np.concatenate(by_fold)
+        interval = statistics.accuracy_interval(pooled, groups=groups)
         methods[name] = {
             "top1": float(pooled.mean()),
-            "interval": statistics.wilson_interval(int(pooled.sum()), count=len(pooled)),
+            "interval": (interval.low, interval.high),
             "folds": [float(fold.mean()) for fold in by_fold],
         }
     against = {}
@@ -88,7 +93,27 @@ def pool_folds(folds: list[dict]) -> dict:
                 "other_only": test.only_second,
                 "p_value": test.p_value,
             }
-    return {"benchmark": "furniture", "methods": methods, "against": against}
+    return {
+        "benchmark": "furniture",
+        "methods": methods,
+        "groups": interval.groups,
+        "against": against,
+    }
+
+
+def _pooled_groups(folds: list[dict]) -> np.ndarray | None:
+    """Returns the group of every labelled shape of all folds; None if a data set has no groups."""
+    names = []
+    for fold in folds:
+        data = fold["config"]["data"]
+        held_out = held_out_split.load_held_out(data["directory"], data["test_split"])
+        if held_out.groups is None:
+            return None
+        pairs = zip(held_out.groups, held_out.ids, strict=True)
+        # A shape without a group is a group of its own; "=" keeps its id apart from names.
+        every = np.asarray([group or f"={shape_id}" for group, shape_id in pairs])
+        names.append(every[held_out.labelled])
+    return np.concatenate(names)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--dim", type=int, default=1_280, help="dimension of a feature")
     add("--views", type=int, default=13, help="views per record")
     add("--captions", type=int, default=5, help="captions per record")
+    add("--image_positives", type=int, default=1, help="views drawn per record")
+    add("--text_positives", type=int, default=1, help="captions drawn per record")
+    add("--relation_features", default="drawn", choices=("drawn", "mean"))
     add("--batch", type=int, default=64, help="records per batch")
     add("--batches", type=int, default=8, help="batches per round of the loader's stages")
     add("--repeats", type=int, default=7, help="rounds; the median is reported")
@@ -150,7 +153,16 @@ def make_config(options: argparse.Namespace) -> ConfigDict:
     config.batch_size = options.batch
     config.data.points = config.model.points = options.points
     config.teacher.dim = config.model.out_dim = options.dim
+    config.data.image_positives = options.image_positives
+    config.data.text_positives = options.text_positives
+    config.loss.relation_features = options.relation_features
     return config
+
+
+def batch_bytes(config: ConfigDict) -> int:
+    """Returns the bytes per record of a batch, which are copied to the devices."""
+    arrays = batch_spec.batch_spec(config).values()
+    return sum(array.size * array.dtype.itemsize for array in arrays) // config.batch_size
 
 
 def make_stages(
@@ -310,7 +322,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     sizes = {name: value for name, value in vars(options).items() if name != "debug"}
     return {
         "benchmark": "input_pipeline", **sizes, "device": jax.devices()[0].device_kind,
-        "bytes_per_record": {"on_disk": round(on_disk), "uncompressed": round(stored)},
+        "bytes_per_record": {
+            "on_disk": round(on_disk), "uncompressed": round(stored), "batch": batch_bytes(config),
+        },
         "copied_gb_per_s": round(rate / 1e9, 2),
         "cpu_us_per_record": {name: round(1e6 * value, 1) for name, value in cpu.items()},
         "records_per_s_and_core": {

@@ -2,6 +2,7 @@
 """Times the objective and its gradient in the plain and the blockwise form; prints one JSON line.
 
 python -m benchmarks.losses --batch 4096 --dim 1280 --threads 1
+python -m benchmarks.losses --batch 256 --image_positives 4 --relation_features mean
 """
 
 import argparse
@@ -21,6 +22,9 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dim", type=int, default=1280, help="embedding dimension")
     parser.add_argument("--block", type=int, help="columns at a time; default: configs/base.py")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--image_positives", type=int, default=1, help="images per sample")
+    parser.add_argument("--text_positives", type=int, default=1, help="texts per sample")
+    parser.add_argument("--relation_features", default="drawn", choices=("drawn", "mean"))
     parser.add_argument("--forms", nargs="+", default=["plain", "blockwise"])
     parser.add_argument("--repeats", type=int, default=5, help="timed calls; prints their median")
     parser.add_argument("--threads", type=int, help="CPU cores to use; default: all")
@@ -37,16 +41,21 @@ def objective(options: argparse.Namespace, *, form: str) -> tuple[Any, tuple[Any
 
     config = base.loss()
     config.update(form=form, dtype=options.dtype, block=options.block or config.block)
+    config.relation_features = options.relation_features
     keys = jax.random.split(jax.random.key(0), 3)
     shape = (options.batch, options.dim)
-    points, image, text = (jax.random.normal(key, shape) for key in keys)
-    # Correlated across modalities, as after some training; one sample in eight has no text.
-    teacher = {
-        "image": image + points,
-        "text": text + points,
-        "has_image": jnp.ones(shape[:1], dtype=bool),
-        "has_text": jnp.arange(options.batch) % 8 > 0,
-    }
+    points = jax.random.normal(keys[0], shape)
+    has = {"image": jnp.ones(shape[:1], bool), "text": jnp.arange(options.batch) % 8 > 0}
+    teacher = {}
+    for key, name in zip(keys[1:], has, strict=True):
+        # Correlated across modalities, as after some training; one sample in eight has no text.
+        count = getattr(options, f"{name}_positives")
+        drawn = jax.random.normal(key, (options.batch, count, options.dim)) + points[:, None]
+        mask = jnp.repeat(has[name][:, None], count, axis=1)
+        teacher[name] = drawn if count > 1 else drawn[:, 0]
+        teacher[f"has_{name}"] = mask if count > 1 else mask[:, 0]
+        if options.relation_features == "mean":
+            teacher[f"{name}_mean"] = drawn[:, 0]
 
     def value(points: jax.Array, weights: Any, teacher: Any) -> tuple[jax.Array, Any]:
         embeddings = teacher | {"points": points, "log_scale": weights["log_scale"]}

@@ -10,8 +10,8 @@ import queue
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -33,6 +33,8 @@ class Job:
     config: str
     workdir: pathlib.Path
     overrides: Mapping[str, Any]
+    # File in the workdir that a finished job leaves, JSON.
+    RESULT: ClassVar[str] = "results.json"
 
     def command(self) -> list[str]:
         """Returns the command line of the run."""
@@ -43,10 +45,7 @@ class Job:
 
 
 def run_jobs(jobs: Sequence[Job], *, parallel: int) -> list[dict[str, Any]]:
-    """Runs unfinished jobs and returns the `results.json` of every job, in the order of `jobs`.
-
-    Each process is pinned to its own subset of the cores: on a CPU, several small runs in parallel
-    are faster than one after another on all cores.
+    """Runs unfinished jobs and returns the results of every job, in the order of `jobs`.
 
     Args:
       jobs: jobs with distinct workdirs.
@@ -55,25 +54,55 @@ def run_jobs(jobs: Sequence[Job], *, parallel: int) -> list[dict[str, Any]]:
     Raises:
       RuntimeError: a run failed; the message names its log.
     """
+    finished = []
+    for outcome in attempt_jobs(jobs, parallel=parallel):
+        if isinstance(outcome, RuntimeError):
+            raise outcome
+        finished.append(outcome)
+    return finished
+
+
+def attempt_jobs(
+    jobs: Sequence[Job],
+    *,
+    parallel: int,
+    on_end: Callable[[Job], Any] = lambda job: None,
+) -> list[dict[str, Any] | RuntimeError]:
+    """Runs unfinished jobs; a job that fails does not stop the others.
+
+    Each process is pinned to its own subset of the cores: on a CPU, several small runs in parallel
+    are faster than one after another on all cores.
+
+    Args:
+      jobs: jobs with distinct workdirs.
+      parallel: number of processes at a time.
+      on_end: called with every job that has ended, from any thread.
+
+    Returns:
+      In the order of `jobs`, the content of its `Job.RESULT`, or the error, which names the log.
+    """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     free_cores: queue.Queue = queue.Queue()
     for worker in range(parallel):
         free_cores.put(cores[worker::parallel] or cores)
 
-    def run(job: Job) -> dict[str, Any]:
+    def run(job: Job) -> dict[str, Any] | RuntimeError:
         own_cores = free_cores.get()
         try:
             return _run(job, cores=own_cores)
+        except RuntimeError as error:
+            return error
         finally:
             free_cores.put(own_cores)
+            on_end(job)
 
     with concurrent.futures.ThreadPoolExecutor(parallel) as pool:
         return list(pool.map(run, jobs))
 
 
 def _run(job: Job, *, cores: Sequence[int]) -> dict[str, Any]:
-    """Runs a job unless it is finished, and returns its `results.json`."""
-    path = job.workdir / "results.json"
+    """Runs a job unless it is finished, and returns its results."""
+    path = job.workdir / job.RESULT
     if not path.exists():
         job.workdir.mkdir(parents=True, exist_ok=True)
         log = job.workdir / "log.txt"
@@ -84,7 +113,7 @@ def _run(job: Job, *, cores: Sequence[int]) -> dict[str, Any]:
                 # Set before the process starts threads, which inherit the affinity.
                 os.sched_setaffinity(process.pid, cores)
             status = process.wait()
-        if status:
+        if status or not path.exists():
             raise RuntimeError(f"{' '.join(job.command())} failed with status {status}; see {log}")
         seconds = time.perf_counter() - started
         print(f"{job.workdir}: {seconds:.0f} s", file=sys.stderr, flush=True)

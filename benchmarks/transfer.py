@@ -7,10 +7,12 @@ A run must have been evaluated, at the end of training or with `--mode eval`. Th
 matrix products: on cores that other processes use, OPENBLAS_NUM_THREADS=1 is many times faster.
 """
 
+import collections
 import json
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mrd_jax.cli import command
@@ -24,6 +26,9 @@ from mrd_jax.evaluation import (
     transfer,
 )
 from mrd_jax.report import final
+
+# Stages of the measurement of one run, in order.
+STAGES = ("reading", "zero-shot and retrieval", "linear probe", "few-shot")
 
 
 @command.reports_errors
@@ -39,8 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = options.names or [str(run) for run in options.runs]
     if len(set(names)) != len(options.runs):
         parser.error(f"--names {names} for {len(options.runs)} runs: expected one each, distinct")
+    progress = Progress(runs=len(names))
     runs = {
-        name: measure(run, data=options.data) for name, run in zip(names, options.runs, strict=True)
+        name: measure(run, data=options.data, progress=progress.of(name))
+        for name, run in zip(names, options.runs, strict=True)
     }
     page = markdown(runs)
     if options.output:
@@ -50,12 +57,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure(workdir: pathlib.Path, *, data: pathlib.Path | None = None) -> dict[str, Any]:
+class Progress:
+    """Prints a line on stderr per finished stage, with the time left."""
+
+    def __init__(self, *, runs: int):
+        """Starts the clock.
+
+        Args:
+          runs: number of runs to measure.
+        """
+        self._left = collections.Counter(dict.fromkeys(STAGES, runs))
+        self._seconds: dict[str, float] = {}
+        self._started = time.monotonic()
+
+    def of(self, name: str) -> Callable[[str], None]:
+        """Returns a function that is called with each stage of a run when the stage is finished.
+
+        Args:
+          name: name of the run.
+        """
+        return lambda stage: self._finish(name, stage)
+
+    def _finish(self, name: str, stage: str) -> None:
+        now = time.monotonic()
+        self._seconds[stage], self._started = now - self._started, now
+        self._left[stage] -= 1
+        left = sum(self._left[each] * self._seconds.get(each, 0.0) for each in STAGES)
+        # Until each stage was measured once, its time is not known.
+        bound = "" if len(self._seconds) == len(STAGES) else "at least "
+        print(
+            f"{name}: {stage} took {self._seconds[stage]:.0f} s; {bound}{left:.0f} s left",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def measure(
+    workdir: pathlib.Path,
+    *,
+    data: pathlib.Path | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
     """Computes the metrics of one run from the embeddings that its evaluation saved.
 
     Args:
       workdir: folder of the run.
       data: folder of the data set; None for the one in the config of the run.
+      progress: called with the name of each of `STAGES` when it is finished.
 
     Returns:
       `steps` and `seed` of the run; `data`, the fingerprint of the data set; and `zero_shot`,
@@ -88,21 +136,29 @@ def measure(workdir: pathlib.Path, *, data: pathlib.Path | None = None) -> dict[
                 f"{len(split.ids)} of {folder}: name the data set of the run with --data, or "
                 "evaluate the run again"
             )
+    progress(STAGES[0])
     student = results.from_embeddings(
         embeddings["test"], name=results.STUDENT, held_out=splits["test"]
     )
+    progress(STAGES[1])
     given = {
         "labels": splits["train"].labels,
         "test_features": embeddings["test"],
         "test_labels": splits["test"].labels,
     }
+    probe = linear_probe.linear_probe(
+        embeddings["train"], **given, test_groups=splits["test"].clusters
+    )
+    progress(STAGES[2])
+    shots = few_shot.few_shot(embeddings["train"], **given)
+    progress(STAGES[3])
     return {
         "steps": config["total_steps"],
         "seed": config["seed"],
         "data": source.fingerprint(source.read_metadata(folder)),
         "zero_shot": student.metrics,
-        "linear_probe": linear_probe.linear_probe(embeddings["train"], **given),
-        "few_shot": few_shot.few_shot(embeddings["train"], **given),
+        "linear_probe": probe,
+        "few_shot": shots,
         "retrieval": student.retrieval,
     }
 

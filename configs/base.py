@@ -36,6 +36,9 @@ def get_config() -> ConfigDict:
     config.checkpoint_every = 200
     # Disjoint subsets of the points of a cloud whose embeddings are averaged in evaluation.
     config.eval_windows = 1
+    # Head that embeds in evaluation, of a student with `model.relation_head`: "contrastive",
+    # "relation", or "mean", the normalised sum of both unit embeddings.
+    config.eval_head = "contrastive"
     # Number of newest checkpoints to keep in the workdir.
     config.checkpoints_kept = 2
     # Number of best checkpoints to keep in addition. If > 0, every evaluation saves a checkpoint.
@@ -83,8 +86,9 @@ def data() -> ConfigDict:
     # Data set of the test split, if another one, such as Objaverse-LVIS. "" is `directory`. With
     # another data set, the baselines that are computed on the training split are not reported.
     config.test_directory = ""
-    # Points per record, as prepared by data_prep. The student receives `model.points` of them.
-    config.points = 10_000
+    # Points per record, of which the student receives `model.points`. 0 takes the number that the
+    # data set was prepared with; another number must be that.
+    config.points = 0
     # Caption kinds to sample from, uniformly. () samples from all kinds.
     config.caption_kinds = ()
     # Two-stage sampling instead: first a group, then uniformly one of its kinds, as in
@@ -96,6 +100,11 @@ def data() -> ConfigDict:
     # Probability of using a shape's own picture instead of a rendered view (OpenShape: 0.5, for
     # Objaverse's thumbnails). A negative value samples uniformly from all images.
     config.picture_probability = -1.0
+    # Positives of a shape in the contrastive terms: distinct images and captions that are drawn
+    # per step, as by the rules above one after another. With more than one, none competes with the
+    # others (multi_positive.py; after HOLA, arXiv 2606.01334). A record with fewer has empty slots.
+    config.image_positives = 1
+    config.text_positives = 1
     # Hard negatives per batch: rows that are replaced by neighbours of other rows. An epoch then
     # takes records / (batch_size - hard_negatives) steps. 0 disables them.
     config.hard_negatives = 0
@@ -191,6 +200,10 @@ def model() -> ConfigDict:
     # tokens at width 1,024); "cudnn", on NVIDIA GPUs, keeps them on the chip (dtype bfloat16).
     # "auto" selects what platform, sizes and dtype permit; on a CPU, one head at a time.
     config.attention = "auto"
+    # Head of its own for the relations: "linear", a second projection of the same features, whose
+    # embeddings enter the distillation terms, while the contrastive terms keep the first (ours; as
+    # the projection heads of contrastive learning, Chen et al. 2020); or "none".
+    config.relation_head = "none"
     return config
 
 
@@ -210,6 +223,10 @@ def loss() -> ConfigDict:
     config.lambda_image = 1.0
     # lambda_text: weight of the cross-modal distillation term, points with texts (ours).
     config.lambda_text = 1.0
+    # Schedule of the lambdas: fraction of the run over which a factor of all three rises linearly
+    # from 0 to 1 at its beginning, and falls from 1 to 0 at its end (ours). 0 keeps them constant.
+    config.lambda_warmup = 0.0
+    config.lambda_anneal = 0.0
     # Relation matrices: "similarity" (softmax of scaled cosines, preferred by the paper), "cosine",
     # or "euclidean" (divided by the batch mean).
     config.relation = "similarity"
@@ -218,10 +235,15 @@ def loss() -> ConfigDict:
     config.divergence = "jeffrey"
     # Weights of the target relations of a term: "dynamic" (learnable) or "static" (equal).
     config.weights = "dynamic"
+    # Weights of the three terms against each other: "dynamic" (learnable), which one public summary
+    # of the paper describes, or "static" (equal: the lambdas alone count).
+    config.term_weights = "static"
+    # Dynamic weights of the terms: smallest fraction of its lambda that a term keeps (ours).
+    config.term_weight_floor = 0.25
     # What the weights mix: the "divergences" from each target, or the "targets" themselves.
     config.mix = "divergences"
-    # Entropy regularisation of the mixing weights w over K targets: entropy_weight * (log K - H(w))
-    # is added to the loss (ours).
+    # Entropy regularisation of weights w over K targets, or over K terms if these have dynamic
+    # weights: entropy_weight * (log K - H(w)) is added to the loss (ours).
     config.entropy_weight = 0.01
     # Temperature of the teacher's relations (ours).
     config.teacher_temperature = 0.1
@@ -246,6 +268,10 @@ def loss() -> ConfigDict:
     config.exclude_self_intra = True
     # Exclude the diagonal of the cross-modal relations.
     config.exclude_self_cross = False
+    # Teacher features of the relations, targets and the columns of the student's cross-modal ones:
+    # "drawn", the (first) image and caption of the contrastive terms; or "mean", the mean unit
+    # feature of all images and captions, weighted by the probability of drawing each (ours).
+    config.relation_features = "drawn"
     config.candidates = ConfigDict()
     # Target relations of the intra term as modality pairs: V image, T text (ours).
     config.candidates.intra = ("VV", "TT")

@@ -18,7 +18,6 @@ def get_config() -> ConfigDict:
     config.checkpoint_every = 150
 
     config.data.directory = "data/kicad_parts/1.0.0"
-    config.data.points = 4_096
 
     # z is up, and a part has no front.
     config.augment.rotate_z = 180.0

@@ -94,4 +94,6 @@ def model() -> ConfigDict:
     config.micro_batch = 0
     # Implementation of attention as in configs/base.py. Ours.
     config.attention = "auto"
+    # Head of its own for the relations as in configs/base.py. Ours.
+    config.relation_head = "none"
     return config

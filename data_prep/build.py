@@ -25,6 +25,7 @@ from data_prep import (
     page,
     prepare,
     selection,
+    shapes,
     shards,
     sources,
     status_file,
@@ -84,9 +85,10 @@ def _run_stages(
     _check_existing(options)
     if options.upload is not None:
         uploading.announce(options)
-    if _is_of_earlier_readers(options, origin):
-        return options.target
     cache = options.output / "shapes" / origin.family
+    if _is_of_earlier_readers(options, origin):
+        _add_groups(options, origin, cache)
+        return options.target
     if isinstance(origin, sources.folder.Folder):
         origin.check(
             options.input,
@@ -133,7 +135,14 @@ def _run_stages(
             caption_files=caption_files,
             class_set=class_set,
         )
-        written = dataset.write(options, plan, prepared, teacher=teacher, class_set=class_set)
+        written = dataset.write(
+            options,
+            plan,
+            prepared,
+            teacher=teacher,
+            class_set=class_set,
+            groups=_groups(options, origin, prepared.entries()),
+        )
         if written or not page.path_of(options).exists():
             where = page.write(options, summary=summary, prepared=prepared, plan=plan, notes=notes)
             print(f"skipped items and random shapes: {where}")
@@ -160,6 +169,23 @@ def _prepare(options: Options, cache: Path) -> tuple[Summary, catalogue.Catalogu
     part = options.execution.part
     paths = [path for path in prepare.shard_paths(cache) if part.has(shards.number_of(path))]
     return summary, catalogue.read_catalogue(paths)
+
+
+def _groups(
+    options: Options, origin: sources.Source, prepared: Sequence[shapes.Shape]
+) -> dict[str, str]:
+    """Returns id -> group of the shapes whose group the source knows."""
+    return origin.groups(options.input, prepared) if isinstance(origin, sources.Grouped) else {}
+
+
+def _add_groups(options: Options, origin: sources.Source, cache: Path) -> None:
+    """Writes the groups of a data set that is kept, if the cache has its shapes."""
+    shards.move_flat(cache)
+    prepared = catalogue.read_catalogue(prepare.shard_paths(cache))
+    entries = selection.keep_licences(prepared, options.licence).entries()
+    if entries:
+        groups = _groups(options, origin, entries)
+        dataset.update_groups(options.target, groups, origin.splits(entries))
 
 
 def _check_existing(options: Options) -> None:

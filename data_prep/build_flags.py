@@ -8,9 +8,10 @@ from typing import Any
 
 from data_prep import executors, flag_types, parts, progress, shape_names, sources
 from mrd_jax.cli import command
+from mrd_jax.data import batch_spec
 
 # Defaults: points per shape, rendered views per shape (all cameras), side of a view in pixels.
-POINTS, VIEWS, IMAGE_SIZE = 10_000, 12, 224
+POINTS, VIEWS, IMAGE_SIZE = batch_spec.DEFAULT_POINTS, 12, 224
 DEFAULT = "default: %(default)s"
 
 

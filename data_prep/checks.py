@@ -207,6 +207,30 @@ def read_texts(folder: storage.Path, name: str) -> tuple[list[str] | None, list[
     return texts, [file_fault(file, f"lists {text!r} more than once") for text in repeated]
 
 
+def read_groups(folder: storage.Path) -> tuple[dict[str, str], list[Fault]]:
+    """Reads the groups among the evaluation files.
+
+    Args:
+      folder: folder of the evaluation files.
+
+    Returns:
+      id -> group, {} if there is no such file or it cannot be read, and the faults.
+    """
+    file = f"{folder.name}/{evaluation.GROUPS_FILE}"
+    path = folder / evaluation.GROUPS_FILE
+    if not path.exists():
+        return {}, []
+    try:
+        groups = json.loads(path.read_bytes())
+    except ValueError as error:
+        return {}, [file_fault(file, f"is corrupt: {error}")]
+    if not isinstance(groups, dict) or not all(
+        isinstance(group, str) and group for group in groups.values()
+    ):
+        return {}, [file_fault(file, "is not an object of ids and names of groups")]
+    return groups, []
+
+
 def check_classes(
     folder: storage.Path, *, metadata: Mapping[str, Any], dim: int
 ) -> tuple[int | None, list[Fault]]:

@@ -98,8 +98,11 @@ def write(
     *,
     teacher: teachers.Teacher | None,
     class_set: published.ClassSet | None,
+    groups: Mapping[str, str],
 ) -> bool:
     """Writes the data set unless the existing one has the same fingerprint.
+
+    Groups are no part of the fingerprint: those of an existing data set are written or replaced.
 
     Args:
       options: options of the build.
@@ -107,6 +110,7 @@ def write(
       prepared: catalogue of the prepared shapes.
       teacher: encodes the class names; None for released features.
       class_set: classes that a published data set brings; None for other sources.
+      groups: id -> group of the shapes that have one.
 
     Returns:
       True if the data set was written.
@@ -118,6 +122,7 @@ def write(
         found = source.read_metadata(options.target).get("build", {}).get("fingerprint")
         if found == plan.metadata["build"]["fingerprint"]:
             print("the data set was built from the same shapes and features; kept")
+            update_groups(options.target, groups, plan.splits)
             return False
         if not options.overwrite:
             raise ValueError(
@@ -133,6 +138,7 @@ def write(
         classes=plan.classes,
         class_features=class_features,
         unseen_names=evaluation.unseen_names(prepared.entries(), plan.splits),
+        groups=in_splits(groups, plan.splits),
     )
     record_builder.write_records(
         plan,
@@ -141,12 +147,46 @@ def write(
         workers=options.execution.processes(),
         listener=options.execution.listener,
     )
-    _print_summary(options, plan, prepared)
+    _print_summary(options, plan, prepared, sidecar.groups)
     return True
 
 
+def update_groups(
+    target: Path, groups: Mapping[str, str], splits: Mapping[str, Sequence[str]]
+) -> None:
+    """Writes the groups of an existing data set if they have changed, and says so.
+
+    Args:
+      target: folder of the data set.
+      groups: id -> group.
+      splits: split -> ids of its shapes.
+    """
+    used = in_splits(groups, splits)
+    if evaluation.write_groups(target / "evaluation", used):
+        print(f"groups written: {len(set(used.values()))} of {len(used)} shapes")
+
+
+def in_splits(groups: Mapping[str, str], splits: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Returns the groups of the shapes in splits, in the order of the splits.
+
+    Raises:
+      ValueError: a group is in two splits.
+    """
+    crossing = evaluation.crossing_groups(groups, splits)
+    for group, names in crossing.items():
+        raise ValueError(
+            f"{len(crossing)} groups have shapes in several splits, such as {group!r} in {names}; "
+            "expected each in one"
+        )
+    order = itertools.chain.from_iterable(splits.values())
+    return {shape_id: groups[shape_id] for shape_id in order if shape_id in groups}
+
+
 def _print_summary(
-    options: Options, plan: record_builder.Plan, prepared: catalogue.Catalogue
+    options: Options,
+    plan: record_builder.Plan,
+    prepared: catalogue.Catalogue,
+    groups: Mapping[str, str],
 ) -> None:
     """Prints the counts of the data set that was written."""
     entries, ids = prepared.entries(), shape_ids(plan.splits)
@@ -154,6 +194,7 @@ def _print_summary(
     print(
         f"records written: {counts}; shapes in no split: {len(entries) - len(ids)}; "
         f"classes: {len(plan.classes)}; "
+        f"groups: {len(set(groups.values()))}; "
         f"{sum(file.stat().st_size for file in options.target.glob('*array_record*'))} bytes"
     )
     empty = sorted(set(plan.classes) - {shape.label for shape in entries if shape.id in ids})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation files of a data set: classes, unseen names; pictures of its shapes."""
+"""Evaluation files of a data set: classes, unseen names, groups; pictures of its shapes."""
 
 import dataclasses
 import hashlib
@@ -13,7 +13,9 @@ import numpy as np
 import PIL.Image
 
 from data_prep import shapes
+from mrd_jax import atomic_io
 
+GROUPS_FILE = "groups.json"
 # Longest side of a stored picture: enough for a page of search results.
 PICTURE_SIZE = 128
 
@@ -26,15 +28,17 @@ class Sidecar:
       classes: class names of the zero-shot evaluation.
       class_features: float32 [classes, dim], averaged over prompts, unit norm.
       unseen_names: ids of test shapes whose exact name no training shape has.
+      groups: id -> group of the shapes that have one; {} if the source has no groups.
     """
 
     classes: Sequence[str]
     class_features: np.ndarray
     unseen_names: Sequence[str]
+    groups: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def write_sidecar(folder: Path, sidecar: Sidecar) -> None:
-    """Writes classes.json, class_features.npy and unseen_names.json.
+    """Writes classes.json, class_features.npy, unseen_names.json and, with groups, groups.json.
 
     Args:
       folder: evaluation folder of a data set; created if absent.
@@ -44,6 +48,45 @@ def write_sidecar(folder: Path, sidecar: Sidecar) -> None:
     (folder / "classes.json").write_text(json.dumps(list(sidecar.classes), indent=1) + "\n")
     np.save(folder / "class_features.npy", sidecar.class_features.astype(np.float32))
     (folder / "unseen_names.json").write_text(json.dumps(list(sidecar.unseen_names), indent=1))
+    write_groups(folder, sidecar.groups)
+
+
+def write_groups(folder: Path, groups: Mapping[str, str]) -> bool:
+    """Writes groups.json atomically; without groups, removes it.
+
+    Args:
+      folder: evaluation folder of a data set, which may have been built without groups.
+      groups: id -> group.
+
+    Returns:
+      True if the file has changed.
+    """
+    path = folder / GROUPS_FILE
+    found = path.read_text("utf-8") if path.exists() else None
+    content = json.dumps(groups, indent=0) + "\n" if groups else None
+    if content == found:
+        return False
+    if content is None:
+        path.unlink()
+    else:
+        atomic_io.write_text(path, content)
+    return True
+
+
+def crossing_groups(
+    groups: Mapping[str, str], splits: Mapping[str, Sequence[str]]
+) -> dict[str, list[str]]:
+    """Returns the groups with shapes in more than one split, and these splits.
+
+    Args:
+      groups: id -> group.
+      splits: split -> ids of its shapes.
+    """
+    found: dict[str, list[str]] = {}
+    for split, ids in splits.items():
+        for group in sorted({groups[shape_id] for shape_id in ids if shape_id in groups}):
+            found.setdefault(group, []).append(split)
+    return {group: names for group, names in found.items() if len(names) > 1}
 
 
 def unseen_names(

@@ -29,6 +29,7 @@ from data_prep.build_flags import IMAGE_SIZE, POINTS, VIEWS, Execution
 from data_prep.geometry import formats
 from data_prep.parts import WHOLE
 from data_prep.shards import Shard
+from data_prep.sources import shape_files
 from data_prep.summary import Summary
 from mrd_jax.cli import command
 
@@ -251,10 +252,16 @@ def list_items(
     """Returns the items of a source, and notes about its folder."""
     if isinstance(origin, sources.folder.Folder):
         contents = origin.contents(input_dir)
-        return contents.items, [*contents.notes, *contents.name_notes]
+        axes = shape_files.describe_axes(contents.items)
+        return contents.items, [*contents.notes, *contents.name_notes, axes]
     if isinstance(origin, sources.parts.KicadParts):
         return origin.contents(input_dir)
-    return origin.items(input_dir), []
+    items = origin.items(input_dir)
+    if isinstance(origin, sources.objaverse.Objaverse):
+        return items, [shape_files.describe_axes(items)]
+    if isinstance(origin, sources.furniture.Furniture):
+        return items, [sources.furniture.AXIS_NOTE]
+    return items, []
 
 
 def _matches(header: dict, shard: Shard, job: executors.Job, *, retry_skipped: bool) -> bool:

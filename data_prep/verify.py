@@ -127,7 +127,9 @@ def verify(directory: storage.PathLike, *, workers: int | None = None) -> Report
         faults += part_faults
     faults += _repeated_ids(read)
     complete = len(read) == sum(counts.values())
-    faults += _unseen_name_faults(folder, read, complete=complete)
+    splits_read = _ids_by_split(read)
+    faults += _unseen_name_faults(folder, read, splits_read, complete=complete)
+    faults += _group_faults(folder, splits_read, complete=complete)
     files = {part.file for part in parts}
     return Report(
         directory,
@@ -235,7 +237,11 @@ def _repeated_ids(read: Sequence[CheckedRecord]) -> Iterator[checks.Fault]:
 
 
 def _unseen_name_faults(
-    folder: storage.Path, read: Sequence[CheckedRecord], *, complete: bool
+    folder: storage.Path,
+    read: Sequence[CheckedRecord],
+    splits: Mapping[str, Sequence[str]],
+    *,
+    complete: bool,
 ) -> Iterator[checks.Fault]:
     """Compares the list of unseen names with the records' names, if all records could be read."""
     name = "unseen_names.json"
@@ -243,13 +249,34 @@ def _unseen_name_faults(
     yield from faults
     if listed is None or not complete:
         return
-    splits: dict[str, list[str]] = {}
-    for record in read:
-        splits.setdefault(record.split, []).append(record.id)
     wrong = sorted(set(listed) ^ set(evaluation.unseen_names(read, splits)))
     if wrong:
         reason = f"{len(wrong)} ids contradict the records' names"
         yield checks.file_fault(f"{folder.name}/{name}", f"{reason}, such as {wrong[0]!r}")
+
+
+def _group_faults(
+    folder: storage.Path, splits: Mapping[str, Sequence[str]], *, complete: bool
+) -> Iterator[checks.Fault]:
+    """Yields groups of shapes that do not exist, and groups that are in two splits."""
+    groups, faults = checks.read_groups(folder)
+    yield from faults
+    file = f"{folder.name}/{evaluation.GROUPS_FILE}"
+    unknown = sorted(groups.keys() - set().union(*splits.values()))
+    if unknown and complete:
+        reason = f"has {len(unknown)} ids that no record has, such as {unknown[0]!r}"
+        yield checks.file_fault(file, reason)
+    crossing = evaluation.crossing_groups(groups, splits)
+    for group, names in sorted(crossing.items())[:1]:
+        reason = f"{len(crossing)} groups are in two splits, such as {group!r} in {names}"
+        yield checks.file_fault(file, reason)
+
+
+def _ids_by_split(read: Sequence[CheckedRecord]) -> dict[str, list[str]]:
+    splits: dict[str, list[str]] = {}
+    for record in read:
+        splits.setdefault(record.split, []).append(record.id)
+    return splits
 
 
 @command.reports_errors

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads meshes and point clouds from files, and brings them under an encoder's conventions."""
 
+import collections
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
@@ -87,9 +88,9 @@ def make_cloud(
       CloudError: the content has no usable point cloud.
     """
     xyz, rgb = sample_content(content, points=conventions.points, seed=seed)
-    up = vertical_axis(path, content, stated=up).up
+    stated, up = up, vertical_axis(path, content, stated=up).up
     cloud = prepare_cloud(xyz, rgb, conventions=conventions, up=up, seed=seed)
-    return dataclasses.replace(cloud, faults=content.notes)
+    return dataclasses.replace(cloud, faults=notes_of(content, stated=stated))
 
 
 def read_content(
@@ -144,6 +145,33 @@ class VerticalAxis(NamedTuple):
 
     up: str
     is_assumed: bool
+
+
+def describe_axes(files: Iterable[tuple[Path | str, str | None]]) -> str:
+    """Returns a note about the vertical axes of files, with the number of files of each kind.
+
+    Args:
+      files: paths, and "y" or "z" where the user states the axis. A file of a few types, such as
+        COLLADA, may state another axis itself.
+    """
+    counts: collections.Counter[str] = collections.Counter()
+    for path, stated in files:
+        basis = "by the standard" if formats.up_is_certain(path) else "assumed"
+        kind = f"{formats.up_axis(path)} {basis} for {formats.suffix(path)}"
+        counts[f"{stated} as stated" if stated else kind] += 1
+    found = ", ".join(f"{kind}: {count}" for kind, count in sorted(counts.items()))
+    return f"vertical axis, {found}"
+
+
+def notes_of(content: meshes.Content, *, stated: str | None) -> tuple[str, ...]:
+    """Returns what was ignored or replaced in a file, and whether its vertical axis is in doubt.
+
+    Args:
+      content: content of the file.
+      stated: "y" or "z", as the user states the vertical axis, which ends the doubt; None or "" if
+        the user does not.
+    """
+    return tuple(note for note in content.notes if not (stated and note == scene.MAY_BE_Z_UP))
 
 
 def vertical_axis(

@@ -7,6 +7,8 @@ import numpy as np
 
 # How a texture continues outside of the unit square, as in the samplers of glTF.
 REPEAT, CLAMP, MIRROR = 0, 1, 2
+# Note on a file whose writer often has another vertical axis than the standard of the format.
+MAY_BE_Z_UP = "written by Open CASCADE, which may leave z up against the standard, y taken"
 
 
 class MeshError(ValueError):

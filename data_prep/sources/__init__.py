@@ -4,7 +4,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from data_prep import shape_names, shapes
 from data_prep.sources import (
@@ -65,6 +65,18 @@ class Source(Protocol):
 
     def classes(self, prepared: Sequence[shapes.Shape]) -> list[str]:
         """Returns the class names for zero-shot evaluation, sorted."""
+
+
+@runtime_checkable
+class Grouped(Protocol):
+    """Source that knows which of its shapes are alike, so that they are not independent samples."""
+
+    def groups(self, input_dir: Path, prepared: Sequence[shapes.Shape]) -> dict[str, str]:
+        """Returns id -> name of the group; without the shapes whose group is not known.
+
+        No group is in two splits. Groups are no part of the prepared shapes, so that they can be
+        added to those that exist.
+        """
 
 
 SOURCES: dict[str, Source | published.Published] = {

@@ -25,34 +25,40 @@ A table at the top of the folder (one .csv, .tsv or .jsonl file of any name) can
 | path | file relative to the folder; only listed files become shapes | required |
 | id | unique id | the path |
 | name | name of the shape; becomes a caption of kind "name" | derived from the file name |
+| tags | words; with the name, they become a caption of kind "tags" | none |
 | captions | sentences; become captions of kind "caption" | none |
 | images | image files relative to the folder; kind "picture", after the views | none |
 | label | class; the set of labels is the set of classes in zero-shot evaluation | --label_from |
+| group | name that alike shapes share, such as variants of one product; in one split only | none |
 | up_axis | y or z | stated by the file, or by format, see above |
 | split | one word, in all rows or in none | "test" |
 | creator, licence | stored in the record | none |
 
 Only `path` is required, and other columns are not read, which a note says. Set `up_axis` if you
-know it. Use a list for several captions or images in JSON Lines, and "|" as the separator in CSV.
+know it. Use a list for several tags, captions or images in JSON Lines, "|" as the separator in CSV.
 Cells of CSV are separated by commas, semicolons or tabs. Letter case of a path need not be that of
 the file if only one file matches. Meshes are rendered; clouds have no views. The offline teacher is
 trained on images, names and captions: to train one on a folder (`--teacher lit`), the table must
 have a split "train".
 
+Alike shapes are not independent: intervals of accuracies are computed over the groups, and a shape
+without a group is a group of its own. A group may be added to the table of a data set that exists;
+the same command then writes it without preparing the shapes again.
+
 Invalid input. The import stops with an error that names file and line if the table cannot be read,
-has an invalid cell, a duplicate id or path, or a path that is absolute or leaves the folder, or if
-there are no shapes. A shape is skipped and counted by reason if its file is missing, corrupt,
-empty, not in the table, or a link that leaves the folder. Links to folders, which are never
-followed, folders that cannot be read and incomplete downloads are counted, too, and files of types
-that are not read are counted by type. Hidden files are ignored. Missing and unreadable images are
-counted, and their shapes kept.
+has an invalid cell, a duplicate id or path, a group in two splits, or a path that is absolute or
+leaves the folder, or if there are no shapes. A shape is skipped and counted by reason if its file
+is missing, corrupt, empty, not in the table, or a link that leaves the folder. Links to folders,
+which are never followed, folders that cannot be read and incomplete downloads are counted, too, and
+files of types that are not read are counted by type. Hidden files are ignored. Missing and
+unreadable images are counted, and their shapes kept.
 
 A file is prepared again when its size, its modification time or its row of the table changes;
 changes of its textures are not detected. An output folder holds the shapes of one input folder.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -78,11 +84,13 @@ class Contents:
       items: files in the order of the table or of their paths, then the skipped entries.
       notes: what is not read, one line each.
       name_notes: shapes without a caption or a label, one line each.
+      groups: id -> group of the shapes that have one.
     """
 
     items: tuple[shape_files.Item, ...]
     notes: tuple[str, ...]
     name_notes: tuple[str, ...]
+    groups: Mapping[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +123,7 @@ class Folder:
         table = tables.find(root)
         found = listing.scan(root)
         notes = listing.describe_types(found.other_types)
+        groups: dict[str, str] = {}
         if table is None:
             if not found.files and not found.skipped:
                 raise ValueError(
@@ -126,6 +135,8 @@ class Folder:
             read = tables.read(table)
             items, renamed = self._listed_items(read.rows, root=root)
             notes = [*read.notes, *renamed, *notes]
+            pairs = zip(items, read.rows, strict=True)
+            groups = {item.id: row.group for item, row in pairs if row.group}
         name_notes = self._missing_names(items)
         listed = {item.path for item in items}
         skipped = [*((path, UNLISTED) for path in found.files), *found.skipped]
@@ -134,7 +145,7 @@ class Folder:
             for path, reason in skipped
             if path not in listed
         ]
-        return Contents(tuple(items), tuple(notes), tuple(name_notes))
+        return Contents(tuple(items), tuple(notes), tuple(name_notes), groups)
 
     def _listed_items(
         self, rows: Sequence[tables.Row], *, root: Path
@@ -171,6 +182,8 @@ class Folder:
         label, words = shape_names.label_of(path, self.label_from) if self.label_from else ("", "")
         name = row.name or shape_names.name_of(path) or words
         captions = [("name", name)] if name else []
+        if row.tags:
+            captions.append(("tags", ", ".join([*([name] if name else []), *row.tags])))
         captions += [("caption", text) for text in row.captions]
         return shape_files.with_version(
             shape_files.Item(
@@ -224,6 +237,11 @@ class Folder:
     def splits(self, prepared: Sequence[shapes.Shape]) -> dict[str, list[str]]:
         """Returns the splits of the table, or all shapes as "test". Raises ValueError if empty."""
         return splitting.by_catalogue(prepared, family=self.family)
+
+    def groups(self, input_dir: Path, prepared: Sequence[shapes.Shape]) -> dict[str, str]:
+        """Returns the groups of the table."""
+        groups = self.contents(input_dir).groups
+        return {shape.id: groups[shape.id] for shape in prepared if shape.id in groups}
 
     def classes(self, prepared: Sequence[shapes.Shape]) -> list[str]:
         """Returns all labels, sorted."""

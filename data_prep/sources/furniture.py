@@ -22,6 +22,7 @@ from data_prep.sources import properties, shape_files, surfaces
 
 CATALOGUE_FILE = "PluginFurnitureCatalog.properties"
 LABELS_FILE = Path(__file__).with_name("furniture_labels.tsv")
+AXIS_NOTE = "vertical axis, y by the format of the catalogues, turned by their modelRotation"
 # Key of the name of a model in the properties file.
 _NUMBERED = re.compile(r"name#[0-9]{1,9}")
 # Tags that name the provider of a model and do not describe it.
@@ -151,7 +152,7 @@ class Furniture:
                 f"no shape of the test catalogue {self.test!r}, found {found}; "
                 f"put {self.test}.sh3f into the input folder"
             )
-        authors = {shape.creator.lower() for shape in test} - GENERIC_CREATORS
+        authors = set(self.groups(Path(), test).values())
         train = [
             shape
             for shape in prepared
@@ -160,6 +161,12 @@ class Furniture:
             and shape.creator.lower() not in authors
         ]
         return {"train": [shape.id for shape in train], "test": [shape.id for shape in test]}
+
+    def groups(self, input_dir: Path, prepared: Sequence[shapes.Shape]) -> dict[str, str]:
+        """Returns the creators of the models; without those that do not identify an author."""
+        del input_dir
+        creators = {shape.id: shape.creator.lower() for shape in prepared}
+        return {name: who for name, who in creators.items() if who not in GENERIC_CREATORS}
 
     def classes(self, prepared: Sequence[shapes.Shape]) -> list[str]:
         """Returns the labels that occur in both splits, sorted."""

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,11 @@ def with_version(item: Item) -> Item:
     return dataclasses.replace(item, version=tuple(version))
 
 
+def describe_axes(items: Iterable[Item]) -> str:
+    """Returns `clouds.describe_axes` of the files to prepare."""
+    return clouds.describe_axes((item.path, item.up_axis) for item in items if not item.skip)
+
+
 def prepare(
     item: Item, *, family: str, points: int, views: int, image_size: int, seed: int
 ) -> shapes.Shape:
@@ -113,7 +119,10 @@ def prepare(
         with timing.stage("load"):
             content = clouds.read_content(path, fill=COLOUR_FILL, root=item.root)
         axis = clouds.vertical_axis(path, content, stated=item.up_axis)
-        faults += [*([UP_ASSUMED.format(axis.up)] if axis.is_assumed else []), *content.notes]
+        faults += [
+            *([UP_ASSUMED.format(axis.up)] if axis.is_assumed else []),
+            *clouds.notes_of(content, stated=item.up_axis),
+        ]
         if content.surface is None:
             with timing.stage("sample"):
                 xyz, rgb, new_faults = _sample_cloud(

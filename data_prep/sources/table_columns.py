@@ -11,7 +11,13 @@ from data_prep.geometry.listing import printable
 # Unknown columns that a note lists, and the shortest column that it suggests.
 _MAX_UNKNOWN, _MIN_LENGTH = 10, 4
 # Alternative column name -> column name.
-ALIASES = {"caption": "captions", "image": "images", "license": "licence", "up": "up_axis"}
+ALIASES = {
+    "caption": "captions",
+    "image": "images",
+    "license": "licence",
+    "tag": "tags",
+    "up": "up_axis",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,9 +29,11 @@ class Row:
       path: path of the mesh or cloud, relative to the folder.
       id: unique id in the table.
       name: name of the shape.
+      tags: words about the shape.
       captions: sentences about the shape.
       images: paths of images, relative to the folder.
       label: class name.
+      group: name that alike shapes share.
       up_axis: "y" or "z".
       split: name of the split, such as "train" or "test".
       creator: creator to credit.
@@ -36,9 +44,11 @@ class Row:
     path: str
     id: str = ""
     name: str = ""
+    tags: tuple[str, ...] = ()
     captions: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
     label: str = ""
+    group: str = ""
     up_axis: str = ""
     split: str = ""
     creator: str = ""
@@ -46,7 +56,7 @@ class Row:
 
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(Row) if field.name != "where")
-LISTS = ("captions", "images")
+LISTS = ("captions", "images", "tags")
 PATHS = ("path", "images")
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,7 @@ def read(path: Path) -> Table:
         raise ValueError(
             f"{without_split[0]}: no split, but other lines have one; fill or remove the column"
         )
+    _check_groups(rows)
     note = table_columns.describe_unknown(list(unknown))
     return Table(tuple(rows), (f"{path}: {note}",) if note else ())
 
@@ -229,6 +230,18 @@ def _row(entry: Mapping[str, Any], *, where: str) -> Row:
             f"{where}: split is {row.split!r}; expected a word such as 'train' or 'test'"
         )
     return dataclasses.replace(row, up_axis=row.up_axis.lower())
+
+
+def _check_groups(rows: Sequence[Row]) -> None:
+    """Raises ValueError if a group is in two splits: its test shapes would not be new."""
+    first: dict[str, Row] = {}
+    for row in rows:
+        earlier = first.setdefault(row.group, row)
+        if row.group and earlier.split != row.split:
+            raise ValueError(
+                f"{row.where}: group {row.group!r} is in split {row.split!r}, but {earlier.where} "
+                f"has it in {earlier.split!r}; put all shapes of a group into one split"
+            )
 
 
 def _collapse_space(text: str) -> str:

@@ -46,10 +46,11 @@ def count_student(model: nn.Module, *, points: int, train: bool = True) -> dict[
         type(model)
     ]
     tokens, maps, first = encoder(model, groups)
+    heads = 1 if model.relation_head == "none" else 2
     return {
         "tokenizer": tokens,
         "transformer": count_transformer(model, tokens=groups + 1),
-        "maps": maps + count_matmul(1, model.dim, model.out_dim),
+        "maps": maps + heads * count_matmul(1, model.dim, model.out_dim),
         "first": first,
     }
 

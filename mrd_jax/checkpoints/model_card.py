@@ -255,6 +255,8 @@ def size_of(student: Mapping[str, Any]) -> str:
     Args:
       student: arguments of `models.build_model`.
     """
+    if models.has_relation_head(student):
+        return ""
     for size, fields in models.RELEASED.items():
         if all(student.get(name) == value for name, value in fields.items()):
             return size

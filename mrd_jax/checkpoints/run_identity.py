@@ -30,6 +30,7 @@ NEUTRAL_FIELDS = frozenset(
         "data.test_split",
         "deterministic",
         "eval_every",
+        "eval_head",
         "eval_windows",
         "log_every",
         "loss.block",
@@ -68,7 +69,12 @@ HOST_FIELDS = frozenset(
 
 # Fields that later versions added, with the value by which a run is as before they existed, so that
 # runs of earlier versions can be continued.
-ADDED_FIELDS = {f"loss.{name}": value for name, value in options.ADDED.items()}
+ADDED_FIELDS: dict[str, Any] = {
+    "data.image_positives": 1,
+    "data.text_positives": 1,
+    "model.relation_head": "none",
+    **{f"loss.{name}": value for name, value in options.ADDED.items()},
+}
 
 # File in the workdir that holds config and data set of the run.
 RUN_FILE = "run.json"
@@ -161,7 +167,8 @@ def claim(workdir: storage.Path, identity: Mapping[str, Any]) -> None:
         atomic_io.write_text(path, json.dumps(identity, indent=1))
         return
     existing = read(path)
-    wanted = flatten(identity["config"])
+    # A student of the user's own need not have the fields of the students here.
+    wanted = ADDED_FIELDS | flatten(identity["config"])
     found = ADDED_FIELDS | {
         RENAMED_FIELDS.get(name, name): value for name, value in flatten(existing["config"]).items()
     }

@@ -29,6 +29,7 @@ COMMANDS = {
     "coverage": "mrd_jax.tools.coverage",
     "convert": "mrd_jax.tools.convert",
     "export": "mrd_jax.tools.export",
+    "average": "mrd_jax.tools.average",
     "reproduce": "mrd_jax.tools.reproduce",
     "calibrate": "mrd_jax.tools.calibrate",
     "neighbours": "mrd_jax.tools.neighbours",

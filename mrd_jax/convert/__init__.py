@@ -12,6 +12,7 @@ import numpy as np
 from mrd_jax import models
 from mrd_jax.checkpoints import model_card
 from mrd_jax.convert import layers, openshape, rules, uni3d
+from mrd_jax.models import patch_student
 
 SOURCES = {"openshape": openshape, "uni3d": uni3d}
 
@@ -141,7 +142,8 @@ def to_state_dict(
     Args:
       variables: `params` and `batch_stats` of the encoder.
       student: arguments of `models.build_model` that build the encoder.
-      source: "openshape" or "uni3d", the module that will hold the weights.
+      source: "openshape" or "uni3d", the module that will hold the weights. It has one head, the
+        contrastive one: a relation head is left out.
 
     Returns:
       Array by key of the module, complete, and the keys that no array of the encoder fills: they
@@ -159,6 +161,11 @@ def to_state_dict(
     if fault := table.fault(student):
         raise ValueError(f"a module of {source} cannot hold the encoder: {fault}")
     tree = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), dict(variables))
+    tree["params"] = {
+        name: leaf
+        for name, leaf in tree["params"].items()
+        if name != patch_student.RELATION_PROJECTION
+    }
     state = rules.invert(layers.unstack(tree), rules=table.RULES, layout=table.layout(student))
     filled = table.unused(student)
     names = table.module_keys(student)

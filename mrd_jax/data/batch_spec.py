@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 # Conventions of every record, written by data_prep and required by training.
 UP_AXIS = "z"
 NORMALISATION = "unit_sphere"
+# Points per record by default in data_prep.build; assumed where a program is compiled or timed
+# without a data set.
+DEFAULT_POINTS = 10_000
 # Kinds of captions that the sources of data_prep write.
 CAPTION_KINDS = (
     *("name", "name_rejected", "tags", "category", "description", "caption"),
@@ -30,27 +33,55 @@ def batch_spec(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
     Arrays are transferred to the devices as half floats and bytes; the step widens them.
 
     Args:
-      config: config of the run; reads batch_size, data.points and teacher.dim.
+      config: config of the run; reads batch_size, data.points, data.image_positives,
+        data.text_positives, loss.relation_features and teacher.dim.
 
     Returns:
       xyz [global_batch, points, 3], rgb [global_batch, points, 3], image and text
-      [global_batch, dim], and has_image, has_text, label, index, epoch [global_batch].
+      [global_batch, dim], and has_image, has_text, label, index, epoch [global_batch]. With several
+      positives of a modality, its features are [global_batch, positives, dim] and their mask
+      [global_batch, positives]: filled slots come first. With means of the features, image_mean and
+      text_mean [global_batch, dim].
+
+    Raises:
+      ValueError: data.points is 0; see `source.with_points`.
     """
     import jax
 
     batch, points, dim = config.batch_size, config.data.points, config.teacher.dim
+    if not points:
+        raise ValueError(
+            "config.data.points is 0, the number of the data set, which is not known here; set it "
+            "to the points per record"
+        )
+    rows = {
+        name: (batch, positives(config, name)) if positives(config, name) > 1 else (batch,)
+        for name in ("image", "text")
+    }
+    means = ("image_mean", "text_mean") if has_means(config) else ()
     shapes = {
         "xyz": ((batch, points, 3), np.float16),
         "rgb": ((batch, points, 3), np.uint8),
-        "image": ((batch, dim), np.float16),
-        "text": ((batch, dim), np.float16),
-        "has_image": ((batch,), np.bool_),
-        "has_text": ((batch,), np.bool_),
+        "image": ((*rows["image"], dim), np.float16),
+        "text": ((*rows["text"], dim), np.float16),
+        "has_image": (rows["image"], np.bool_),
+        "has_text": (rows["text"], np.bool_),
+        **dict.fromkeys(means, ((batch, dim), np.float16)),
         "label": ((batch,), np.int32),
         "index": ((batch,), np.int32),
         "epoch": ((batch,), np.int32),
     }
     return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
+
+
+def positives(config: ConfigDict, name: str) -> int:
+    """Returns the number of features of a modality, image or text, that are drawn per sample."""
+    return config.data[f"{name}_positives"]
+
+
+def has_means(config: ConfigDict) -> bool:
+    """Returns whether batches have means of the teacher's features, for the relations."""
+    return config.loss.relation_features == "mean"
 
 
 def fake_batch(config: ConfigDict, *, seed: int = 0) -> dict[str, np.ndarray]:
@@ -70,17 +101,25 @@ def fake_batch(config: ConfigDict, *, seed: int = 0) -> dict[str, np.ndarray]:
     xyz = rng.normal(size=spec["xyz"].shape)
     xyz /= np.maximum(np.linalg.norm(xyz, axis=-1, keepdims=True), 1.0)
     has = {name: rng.random(config.batch_size) < 0.9 for name in ("image", "text")}
+    for name, present in has.items():
+        if positives(config, name) > 1:
+            slots = rng.integers(1, positives(config, name) + 1, config.batch_size) * present
+            has[name] = np.arange(positives(config, name)) < slots[:, None]
     values = {
         "xyz": xyz,
         "rgb": rng.integers(0, 256, spec["rgb"].shape),
-        "image": rng.normal(size=spec["image"].shape) * has["image"][:, None],
-        "text": rng.normal(size=spec["text"].shape) * has["text"][:, None],
+        "image": rng.normal(size=spec["image"].shape) * has["image"][..., None],
+        "text": rng.normal(size=spec["text"].shape) * has["text"][..., None],
         "has_image": has["image"],
         "has_text": has["text"],
         "label": rng.integers(-1, 10, config.batch_size),
         "index": np.arange(config.batch_size),
         "epoch": np.zeros(config.batch_size),
     }
+    if has_means(config):
+        for name in has:
+            present = has[name].reshape(config.batch_size, -1)[:, :1]
+            values[f"{name}_mean"] = rng.normal(size=spec[f"{name}_mean"].shape) * present
     return {name: values[name].astype(spec[name].dtype) for name in spec}
 
 

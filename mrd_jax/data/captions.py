@@ -141,6 +141,32 @@ def draw_from_groups(
     return _draw_of_kind(kinds, chosen[int(kind_draw * len(chosen))], caption_draw)
 
 
+def probabilities(kinds: Sequence[str], *, config: ConfigDict) -> np.ndarray:
+    """Returns the probability with which `draw` returns each caption, [captions] float64.
+
+    Args:
+      kinds: kind of each caption of the record.
+      config: `config.data` of a valid config.
+
+    Returns:
+      Numbers that sum to 1, or zeros if the record has no caption that may be drawn.
+    """
+    groups = config.caption_groups or [config.caption_kinds or sorted(set(kinds))]
+    present = [sorted(set(group) & set(kinds)) for group in groups]
+    weights = [
+        weight if group else 0.0
+        for weight, group in zip(
+            config.caption_chances or [1.0] * len(groups), present, strict=True
+        )
+    ]
+    of_kind = {
+        kind: weight / sum(weights) / len(group) / kinds.count(kind)
+        for weight, group in zip(weights, present, strict=True)
+        for kind in group
+    }
+    return np.array([of_kind.get(kind, 0.0) for kind in kinds], dtype=np.float64)
+
+
 def _draw_of_kind(kinds: Sequence[str], wanted: str, draw: float) -> int:
     """Returns the position of one of the captions of a kind; draw is in [0, 1)."""
     positions = [i for i, kind in enumerate(kinds) if kind == wanted]

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stream of training batches, a pure function of (seed, step)."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import grain
 import numpy as np
 from ml_collections import ConfigDict
 
-from mrd_jax.data import batch_spec, captions, corrupt_records, read_ahead
+from mrd_jax.data import batch_spec, corrupt_records, read_ahead, teacher_features
 from mrd_jax.data.hard_negatives import neighbour_index, sampler
 from mrd_jax.data.source import CorruptRecordError, RecordSource
 
@@ -44,9 +44,8 @@ def train_stream(
 
     Args:
       source: training split.
-      config: config of the run; reads seed, batch_size, data.caption_kinds, data.caption_groups,
-        data.caption_chances, data.picture_probability, data.hard_negatives, data.corrupt_records
-        and teacher.dim.
+      config: config of the run; reads seed, batch_size, data.hard_negatives, data.corrupt_records
+        and the fields of `teacher_features.draw`.
       neighbours: neighbours of the records, from `neighbour_index.open_for`; needed if
         `data.hard_negatives` is positive.
       corrupt: corrupt records of the run so far; none by default.
@@ -152,59 +151,20 @@ def _order(
 def draw_sample(
     record: dict[str, Any], config: ConfigDict, *, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """Draws one view and one caption of a record.
+    """Draws views and captions of a record.
 
     Args:
       record: fields of a record, with its `index` in the split.
-      config: config of the run; reads data.caption_kinds, data.caption_groups,
-        data.caption_chances, data.picture_probability and teacher.dim.
+      config: config of the run; reads the fields of `teacher_features.draw`.
       rng: generator of this sample.
 
     Returns:
       The fields of `batch_spec.batch_spec` except epoch, without the batch axis.
     """
-    # Both are always drawn, so that a missing modality does not change the draw of the other.
-    view = draw_view(
-        record["image_kinds"], rng=rng, picture_probability=config.data.picture_probability
-    )
-    caption = captions.draw(record["caption_kinds"], rng=rng, config=config.data)
-    return _row(record, config.teacher.dim, view=view, caption=caption)
-
-
-def draw_view(
-    kinds: Collection[str], *, rng: np.random.Generator, picture_probability: float
-) -> int | None:
-    """Draws an image of a record.
-
-    Args:
-      kinds: kind of each image of the record, "render" or "picture".
-      rng: generator of this sample.
-      picture_probability: probability of a picture for a record that has both kinds; if it is
-        negative, all images are equally likely.
-
-    Returns:
-      Position of the image; None if the record has no image.
-    """
-    kind_draw, image_draw = rng.random(2)
-    positions = list(range(len(kinds)))
-    if picture_probability >= 0:
-        wanted = "picture" if kind_draw < picture_probability else "render"
-        positions = [i for i, kind in enumerate(kinds) if kind == wanted] or positions
-    return positions[int(image_draw * len(positions))] if positions else None
-
-
-def _row(
-    record: dict[str, Any], dim: int, *, view: int | None, caption: int | None
-) -> dict[str, Any]:
-    # A missing modality is zeros; has_image and has_text mask it in every term of the loss.
-    missing = np.zeros(dim, np.float16)
     return {
         "xyz": record["xyz"],
         "rgb": record["rgb"],
-        "image": missing if view is None else record["image_features"][view],
-        "text": missing if caption is None else record["text_features"][caption],
-        "has_image": np.bool_(view is not None),
-        "has_text": np.bool_(caption is not None),
+        **teacher_features.draw(record, config, rng=rng),
         "label": np.int32(record["label"]),
         "index": np.int32(record["index"]),
     }

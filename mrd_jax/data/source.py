@@ -252,7 +252,8 @@ def check_metadata(metadata: Mapping[str, Any], config: ConfigDict) -> None:
 
     Args:
       metadata: metadata of the data set, from `read_metadata`.
-      config: config of the run; reads teacher.name ("" accepts any), teacher.dim and data.points.
+      config: config of the run; reads teacher.name ("" accepts any), teacher.dim and data.points
+        (0 accepts any).
 
     Raises:
       ValueError: a field differs; names the first one and both values.
@@ -260,7 +261,12 @@ def check_metadata(metadata: Mapping[str, Any], config: ConfigDict) -> None:
     teacher = metadata["teacher"]
     expected = [
         ("teacher.dim", teacher["dim"], config.teacher.dim, "config.teacher.dim"),
-        ("points", metadata["points"], config.data.points, "config.data.points"),
+        (
+            "points",
+            metadata["points"],
+            config.data.points or metadata["points"],
+            "config.data.points",
+        ),
         ("up_axis", metadata["up_axis"], batch_spec.UP_AXIS, "mrd_jax"),
         ("normalisation", metadata["normalisation"], batch_spec.NORMALISATION, "mrd_jax"),
     ]
@@ -273,6 +279,33 @@ def check_metadata(metadata: Mapping[str, Any], config: ConfigDict) -> None:
                 f"the data set was prepared with {field} = {found!r}, but {where} expects "
                 f"{want!r}; change the config or prepare the data again"
             )
+
+
+def with_points(config: ConfigDict, *, assumed: int = 0) -> ConfigDict:
+    """Returns a config whose number of points is that of its data set, if it is 0.
+
+    Args:
+      config: config of the run; reads data.points and data.directory.
+      assumed: number without a data set, which a log line names; 0 for none.
+
+    Raises:
+      FileNotFoundError: the number is 0, and there is no data set and no assumption.
+    """
+    if config.data.points:
+        return config
+    resolved = ConfigDict(config).copy_and_resolve_references()
+    folder = config.data.directory
+    if assumed and not (folder and (storage.path(folder) / INFO_FILES[0]).is_file()):
+        resolved.data.points = assumed
+        LOGGER.warning(
+            "config.data.points is 0, the number of the data set, but there is none in %r: %d "
+            "points per record are assumed",
+            folder,
+            assumed,
+        )
+    else:
+        resolved.data.points = read_metadata(folder)["points"]
+    return resolved
 
 
 def check_test_set(directory: storage.PathLike, config: ConfigDict) -> None:

@@ -17,6 +17,7 @@ The API lies under /api/v1 and is described at /api/openapi.json; `mrd_jax.searc
 """
 
 import argparse
+import importlib
 import re
 import sys
 from collections.abc import Sequence
@@ -108,6 +109,7 @@ def run(options: argparse.Namespace) -> None:
       ImportError: the extra `demo` is not installed.
     """
     try:
+        importlib.import_module("uvicorn")
         from mrd_jax.demo import server
     except ModuleNotFoundError as error:
         raise ImportError(

@@ -13,6 +13,10 @@ from mrd_jax.checkpoints import model_card
 from mrd_jax.data import augment
 from mrd_jax.models import axes
 
+# Embeddings of a student with a head of its own for the relations: by either head, or the
+# normalised sum of their unit embeddings.
+HEADS = ("contrastive", "relation", "mean")
+
 
 def embed_step(
     variables: dict[str, Any],
@@ -33,7 +37,7 @@ def embed_step(
       config: config of the run; reads eval_windows and model.points.
 
     Returns:
-      [local_batch, dim] float32, unit norm.
+      [local_batch, dim] float32, unit norm; [local_batch, heads, dim] if the model has `all_heads`.
     """
 
     def embed(window: jax.Array) -> jax.Array:
@@ -52,6 +56,7 @@ def embed_clouds(
     *,
     model: nn.Module,
     card: model_card.ModelCard,
+    head: str = "contrastive",
 ) -> jax.Array:
     """Embeds point clouds that follow a model card, as the module expects them.
 
@@ -61,14 +66,35 @@ def embed_clouds(
       rgb: [batch, points, 3].
       model: Flax module of the encoder.
       card: its model card.
+      head: one of `HEADS`; "contrastive" for an encoder with one head.
 
     Returns:
       [batch, dim] float32, unit norm.
     """
+    if head != "contrastive":
+        model = model.clone(all_heads=True)
     if card.module_up_axis == "y":
         xyz = axes.to_y_up(xyz, convention=card.from_y_up)
     rows: Any = model.apply(variables, xyz, rgb)
-    return normalise(rows)
+    return choose_head(normalise(rows), head)
+
+
+def choose_head(rows: Any, head: str) -> Any:
+    """Returns the embeddings by one head, or their mean direction.
+
+    Args:
+      rows: [count, heads, dim], unit norm, numpy or jax; or [count, dim] by the only head.
+      head: one of `HEADS`.
+
+    Returns:
+      [count, dim], unit norm.
+    """
+    if rows.ndim == 2:
+        return rows
+    if head != "mean":
+        return rows[:, HEADS.index(head)]
+    total = rows.sum(axis=1)
+    return total / (total * total).sum(axis=-1, keepdims=True) ** 0.5
 
 
 def normalise(rows: jax.Array) -> jax.Array:

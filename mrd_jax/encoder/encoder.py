@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from mrd_jax import atomic_io, hub, storage
+from mrd_jax import atomic_io, hub, models, storage
 from mrd_jax.checkpoints import model_card, paths, restore
 from mrd_jax.distributed import backends
 from mrd_jax.encoder import embedding, hub_card
@@ -31,12 +31,14 @@ class Encoder:
       variables: `params` and `batch_stats`, replicated over `devices`.
       card: model card: architecture, teacher and conventions of the point clouds.
       devices: local devices that batches are split over.
+      head: head that embeds, one of `embedding.HEADS`.
     """
 
     model: nn.Module
     variables: dict[str, Any]
     card: model_card.ModelCard
     devices: tuple[jax.Device, ...]
+    head: str = "contrastive"
 
     def embed(self, clouds: Iterable[Cloud], *, batch_size: int = 32) -> np.ndarray:
         """Embeds point clouds that follow the conventions of the model card.
@@ -84,7 +86,12 @@ class Encoder:
     def _body(self) -> Any:
         def body(variables: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
             return embedding.embed_clouds(
-                variables, batch["xyz"], batch["rgb"], model=self.model, card=self.card
+                variables,
+                batch["xyz"],
+                batch["rgb"],
+                model=self.model,
+                card=self.card,
+                head=self.head,
             )
 
         return self._backend.embed(body)
@@ -168,6 +175,7 @@ def load(
     normalisation: str | None = None,
     colour_fill: float | None = None,
     points: int | None = None,
+    head: str = "contrastive",
     devices: Sequence[jax.Device] | None = None,
 ) -> Encoder:
     """Loads an encoder from an encoder folder or from a checkpoint of a training run.
@@ -185,6 +193,8 @@ def load(
       normalisation: required normalisation of the point clouds.
       colour_fill: required colour of point clouds without colours.
       points: required number of points per cloud.
+      head: head that embeds, of an encoder with a head of its own for the relations: "contrastive",
+        "relation", or "mean", the normalised sum of their unit embeddings.
       devices: devices to embed on; all local devices by default.
 
     Raises:
@@ -193,7 +203,7 @@ def load(
         field with both values.
       CardError: the model card is missing, corrupt or of another version.
       CorruptCheckpointError: the stored arrays are not those that were saved.
-      ValueError: the stored variables do not match the model card.
+      ValueError: the stored variables do not match the model card, or there is no such head.
     """
     expected = {
         "teacher": teacher,
@@ -206,9 +216,16 @@ def load(
     }
     stored = restore.find_student(hub.resolve(path))
     stored.card.expect(**{name: value for name, value in expected.items() if value is not None})
+    if head not in embedding.HEADS:
+        raise ValueError(f"head is {head!r}; expected one of {embedding.HEADS}")
+    if head != "contrastive" and not models.has_relation_head(stored.card.student):
+        raise ValueError(
+            f"head is {head!r}, but {path} has a contrastive head alone; use that, or train with "
+            "config.model.relation_head = 'linear'"
+        )
     devices = tuple(jax.local_devices() if devices is None else devices)
     variables = backends.ShardMapBackend(devices).place_state(stored.read_variables())
-    return Encoder(restore.build(stored.card), variables, stored.card, devices)
+    return Encoder(restore.build(stored.card), variables, stored.card, devices, head)
 
 
 def _stack(clouds: Sequence[Cloud], size: int) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import FrozenConfigDict
 
-from mrd_jax import storage
+from mrd_jax import models, storage
 from mrd_jax.data import read_ahead, source
 from mrd_jax.distributed import backends, processes
 from mrd_jax.encoder import embedding
@@ -29,10 +29,13 @@ class Evaluation(NamedTuple):
     Attributes:
       metrics: metric values by name, such as "test/top1".
       embeddings: float32 [shapes, dim], unit norm, in the order of the held-out split.
+      relation_embeddings: those that the relations of the objective are computed from: by the
+        relation head if the student has one, otherwise the same.
     """
 
     metrics: dict[str, float]
     embeddings: np.ndarray
+    relation_embeddings: np.ndarray
 
     def with_metrics(self, values: Mapping[str, float]) -> "Evaluation":
         """Returns the evaluation with these metrics in addition."""
@@ -76,6 +79,8 @@ class Evaluator:
         if data.test_directory:
             self.held_out = held_out_split.without_unseen(self.held_out)
         self._backend = backend
+        if models.has_relation_head(config.model):
+            model = model.clone(all_heads=True)
         self._embed_step = backend.embed(
             functools.partial(embedding.embed_step, model=model, config=config)
         )
@@ -94,8 +99,19 @@ class Evaluator:
           indices: positions of the records to embed; None for all.
 
         Returns:
-          [records, dim] float32, unit norm, in the order of the split or of the indices.
+          [records, dim] float32, unit norm, by `config.eval_head`, in the order of the split or of
+          the indices.
         """
+        heads = self._embed_heads(variables, records, indices)
+        return embedding.choose_head(heads, self.config.eval_head)
+
+    def _embed_heads(
+        self,
+        variables: dict[str, Any],
+        records: source.RecordSource,
+        indices: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Embeds records by all heads, [records, heads, dim], or [records, dim] by the only one."""
         indices = np.arange(len(records)) if indices is None else indices
         rows: list[np.ndarray] = []
         running: collections.deque[jax.Array] = collections.deque()
@@ -116,8 +132,13 @@ class Evaluator:
         Args:
           variables: `params` and `batch_stats` of the student, on the devices.
         """
-        embeddings = self.embed(variables, self.records)
-        return Evaluation(measure(embeddings, self.held_out), embeddings)
+        heads = self._embed_heads(variables, self.records)
+        embeddings = embedding.choose_head(heads, self.config.eval_head)
+        return Evaluation(
+            measure(embeddings, self.held_out),
+            embeddings,
+            embedding.choose_head(heads, "relation"),
+        )
 
     def _batches(
         self, records: source.RecordSource, indices: np.ndarray

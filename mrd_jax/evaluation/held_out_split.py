@@ -45,6 +45,9 @@ class HeldOut:
         not exist.
       creators: [count], creator of each shape.
       licences: [count], licence of each shape.
+      groups: [count], name of the group of each shape, whose shapes are no independent samples,
+        such as a series of parts; "" for a shape that is in no group. None if the data set has no
+        groups.
     """
 
     ids: tuple[str, ...]
@@ -60,6 +63,20 @@ class HeldOut:
     pictures: tuple[storage.Path, ...]
     creators: tuple[str, ...]
     licences: tuple[str, ...]
+    groups: tuple[str, ...] | None = None
+
+    @property
+    def clusters(self) -> np.ndarray | None:
+        """Index of the group of each shape, int64 [count]; None if the data set has no groups.
+
+        A shape that is in no group is a group of its own.
+        """
+        if self.groups is None:
+            return None
+        pairs = zip(self.groups, self.ids, strict=True)
+        keys = [("group", group) if group else ("shape", shape_id) for group, shape_id in pairs]
+        numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+        return np.asarray([numbers[key] for key in keys])
 
     @property
     def labelled(self) -> np.ndarray:
@@ -70,6 +87,11 @@ class HeldOut:
     def labelled_classes(self) -> np.ndarray:
         """Classes of the shapes whose class is known, int32 [labelled]."""
         return self.labels[self.labelled]
+
+    @property
+    def labelled_clusters(self) -> np.ndarray | None:
+        """Groups of the shapes whose class is known, int64 [labelled], see `clusters`."""
+        return None if self.clusters is None else self.clusters[self.labelled]
 
 
 def training_subset(count: int) -> np.ndarray:
@@ -103,6 +125,9 @@ def load_held_out(
     class_names = tuple(json.loads(_existing(folder / "classes.json").read_text()))
     class_features = storage.read_array(_existing(folder / "class_features.npy"))
     unseen_ids = json.loads(_existing(folder / "unseen_names.json").read_text())
+    # Absent from data sets of earlier versions, and of sources that know no groups.
+    has_groups = (folder / "groups.json").is_file()
+    groups = json.loads((folder / "groups.json").read_text()) if has_groups else None
     records = source.open_split(dataset_dir, split)
     indices = np.arange(len(records)) if indices is None else indices
     held_out = collect(
@@ -111,6 +136,7 @@ def load_held_out(
         class_features=class_features,
         unseen_ids=unseen_ids,
         pictures=folder / "pictures",
+        groups=groups,
     )
     # The list holds test shapes only, so an unknown id there means that files were mixed up.
     missing = set(unseen_ids) - set(held_out.ids) if split == "test" else set()
@@ -155,6 +181,7 @@ def collect(
     class_features: np.ndarray,
     unseen_ids: Iterable[str],
     pictures: storage.Path,
+    groups: Mapping[str, str] | None = None,
 ) -> HeldOut:
     """Builds a `HeldOut` from decoded records; their points are not kept.
 
@@ -164,6 +191,7 @@ def collect(
       class_features: [classes, dim]; their length does not matter.
       unseen_ids: ids of the shapes whose exact name no training shape has.
       pictures: folder of the picture files that the records name.
+      groups: id -> group of the shapes that have one; None if the data set has no groups.
 
     Raises:
       ValueError: there is no record, or features, labels and classes do not match.
@@ -197,6 +225,7 @@ def collect(
         pictures=tuple(pictures / file for file in files),
         creators=creators,
         licences=licences,
+        groups=None if groups is None else tuple(groups.get(shape_id, "") for shape_id in ids),
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mrd_jax.evaluation.metrics import classification, logistic
+from mrd_jax.evaluation.metrics import classification, logistic, statistics
 
 # Strengths of the penalty, in descending order: the factor on half the squared weights, which is
 # added to the mean cross entropy over unit features. With the first, the classifier depends on
@@ -29,6 +29,7 @@ def linear_probe(
     labels: np.ndarray,
     test_features: np.ndarray,
     test_labels: np.ndarray,
+    test_groups: np.ndarray | None = None,
     seed: int = 0,
     strengths: Sequence[float] = STRENGTHS,
 ) -> dict[str, float]:
@@ -42,11 +43,13 @@ def linear_probe(
       labels: int [train], -1 for an unknown class.
       test_features: [test, dim], embeddings of the test split.
       test_labels: int [test], -1 for an unknown class.
+      test_groups: int [test], group of each test shape, see `statistics.accuracy_interval`.
       seed: random seed that draws the part on which the strength is chosen.
       strengths: candidate strengths of the penalty, see `STRENGTHS`.
 
     Returns:
-      `top1` and `mean_per_class`, fractions between 0 and 1; `strength`, the chosen one; and the
+      `top1` and `mean_per_class`, fractions between 0 and 1; `top1_low` and `top1_high`, the 95%
+      interval of `top1`; `strength`, the chosen one; and the
       numbers of training shapes (`train`), of those held out for the choice (`held_out`), of test
       shapes (`count`), of test shapes whose class has no training shape (`absent`), and of classes
       with training shapes (`classes`).
@@ -55,6 +58,7 @@ def linear_probe(
       ValueError: array shapes disagree, a feature is non-finite, the training split has fewer than
         two classes, or no test shape has a known class.
     """
+    known = None if test_groups is None else test_groups[np.asarray(test_labels) >= 0]
     train, labels = _labelled(features, labels, name="training")
     test, test_labels = _labelled(test_features, test_labels, name="test")
     if train.shape[1] != test.shape[1]:
@@ -66,8 +70,11 @@ def linear_probe(
     strength = choose_strength(train, labels=labels, held_out=held_out, strengths=strengths)
     classifier = logistic.fit(train, labels=labels, strength=strength)
     correct = classifier.correct(test, labels=test_labels)
+    interval = statistics.accuracy_interval(correct, groups=known)
     return {
         "top1": float(np.mean(correct)),
+        "top1_low": interval.low,
+        "top1_high": interval.high,
         "mean_per_class": classification.mean_per_class(correct, labels=test_labels),
         "strength": strength,
         "train": len(labels),

@@ -34,7 +34,7 @@ def measure(
     Images are the mean of a shape's image features, texts its name; training draws one of each.
 
     Args:
-      embeddings: [count, dim], embeddings of the split.
+      embeddings: [count, dim], embeddings of the split that the relations are computed from.
       held_out: held-out split.
       config: loss options, `config.loss` of a run, with the teacher's temperatures solved for.
       weights: loss parameters; reads log_scale and the temperatures.

@@ -14,10 +14,11 @@ from mrd_jax.evaluation.metrics import classification, statistics
 STUDENT = "student"
 CHANCE = "chance"
 MAJORITY = "majority"
-HISTOGRAM = "histogram"
+NEAREST = "nearest neighbour"
+HAND_CRAFTED = "hand-crafted"
 TEACHER = "teacher"
-# Row names of version 0.1, which its `results.json` files have -> current names.
-_RENAMED = {"floor": HISTOGRAM, "ceiling": TEACHER}
+# Row names of earlier versions, which their `results.json` files have -> current names.
+_RENAMED = {"floor": HAND_CRAFTED, "histogram": HAND_CRAFTED, "ceiling": TEACHER}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +28,15 @@ class Result:
     Attributes:
       name: name of the row, such as `STUDENT`.
       summary: one or two sentences that describe the method to a reader of the table.
-      metrics: accuracies and counts as `zero_shot.zero_shot` returns them.
+      metrics: accuracies and counts as `zero_shot.zero_shot` returns them; and, unless they are
+        expected values, `top1_low` and `top1_high`, the 95% interval of `top1`, and `groups`, the
+        number of groups it was computed over, see `statistics.accuracy_interval`.
       correct: bool [labelled], whether the method classifies each labelled shape correctly; None
         for an expected value.
       retrieval: metrics as `retrieval.retrieval` returns them; empty for a method without
         embeddings.
+      embeddings: [count, dim], one per shape, in any space; None for a method without embeddings.
+        They are not stored.
     """
 
     name: str
@@ -39,11 +44,13 @@ class Result:
     metrics: dict[str, float]
     correct: np.ndarray | None = None
     retrieval: dict[str, float] = dataclasses.field(default_factory=dict)
+    embeddings: np.ndarray | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the fields as JSON values, which `from_dict` reads."""
-        correct = None if self.correct is None else self.correct.tolist()
-        return dataclasses.asdict(self) | {"correct": correct}
+        """Returns the stored fields as JSON values, which `from_dict` reads."""
+        fields = dataclasses.asdict(dataclasses.replace(self, embeddings=None))
+        del fields["embeddings"]
+        return fields | {"correct": None if self.correct is None else self.correct.tolist()}
 
 
 def from_dict(fields: Mapping[str, Any]) -> Result:
@@ -84,9 +91,10 @@ def from_embeddings(
     return Result(
         name,
         summary,
-        zero_shot.from_ranks(ranks, held_out),
+        _metrics(ranks, held_out),
         ranks == 1,
         retrieval.retrieval(embeddings, held_out, by_class=by_class),
+        embeddings,
     )
 
 
@@ -102,7 +110,15 @@ def from_scores(
       summary: sentences that describe the method to a reader of the table.
     """
     ranks = classification.label_ranks(scores[held_out.labelled], labels=held_out.labelled_classes)
-    return Result(name, summary, zero_shot.from_ranks(ranks, held_out), ranks == 1)
+    return Result(name, summary, _metrics(ranks, held_out), ranks == 1)
+
+
+def _metrics(ranks: np.ndarray, held_out: held_out_split.HeldOut) -> dict[str, float]:
+    """Returns accuracies, counts and the interval of the top-1 accuracy."""
+    metrics = zero_shot.from_ranks(ranks, held_out)
+    interval = statistics.accuracy_interval(ranks == 1, groups=held_out.labelled_clusters)
+    ends = {"top1_low": interval.low, "top1_high": interval.high}
+    return metrics | ends | {"groups": interval.groups}
 
 
 def compare_with_student(results: list[Result]) -> dict[str, statistics.Comparison]:

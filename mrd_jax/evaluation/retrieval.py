@@ -7,14 +7,51 @@ a name, a query by that name has several correct answers, and the best-ranked on
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
 from mrd_jax.evaluation import held_out_split
-from mrd_jax.evaluation.metrics import classification, ranking
+from mrd_jax.evaluation.metrics import bootstrap, classification, ranking, statistics
 
 # Values of k in the retrieval tables of this field.
 RECALL_AT = (1, 5, 10)
+
+
+class Ranks(NamedTuple):
+    """Ranks of the correct answers of one direction, query by query.
+
+    Attributes:
+      ranks: int64 [queries], 1 is the best.
+      shapes: int64 [queries], index of the shape that a query belongs to; for a name, of the first
+        shape that has it.
+      unseen: bool [queries], True for an exact name that never occurs in training.
+      gallery: number of items.
+    """
+
+    ranks: np.ndarray
+    shapes: np.ndarray
+    unseen: np.ndarray
+    gallery: int
+
+
+class Precisions(NamedTuple):
+    """Average precisions by class of one direction, query by query.
+
+    Attributes:
+      precisions: float64 [queries], between 0 and 1.
+      shapes: int64 [queries], see `Ranks`; for the name of a class, -1.
+      labels: int [queries], class of each query.
+      gallery: number of items of known class.
+      lonely: number of queries that are excluded because the gallery has no other item of their
+        class.
+    """
+
+    precisions: np.ndarray
+    shapes: np.ndarray
+    labels: np.ndarray
+    gallery: int
+    lonely: int
 
 
 def retrieval(
@@ -52,7 +89,9 @@ def retrieval(
 
       If classes are known, for the same directions, `points_to_points` and `class_to_points` (a
       query is the text feature of a class name): `DIRECTION/map`, the mean average precision by
-      class; `map_per_class`, averaged over classes instead of queries; `map_queries` and
+      class; if the queries belong to shapes and the data set has groups, `map_low` and `map_high`,
+      its 95% bootstrap interval over groups; `map_per_class`, averaged over classes instead of
+      queries; `map_queries` and
       `map_gallery`; and `map_lonely`, the number of queries that are excluded because the gallery
       has no other item of their class.
 
@@ -60,35 +99,102 @@ def retrieval(
       ValueError: the number of embeddings is not the number of held-out shapes, or an embedding is
         non-finite.
     """
-    if len(embeddings) != len(held_out.ids):
-        raise ValueError(
-            f"{len(embeddings)} embeddings for {len(held_out.ids)} held-out shapes: expected one "
-            "each, in their order"
-        )
-    embeddings = np.asarray(embeddings)
-    directions = _directions(embeddings, held_out)
     metrics: dict[str, float] = {}
-    for direction, (queries, gallery) in directions.items():
-        if not len(queries.features):
-            continue
-        ranks = ranking.retrieval_ranks(
-            queries.features,
-            gallery.features,
-            query_groups=queries.groups,
-            gallery_groups=gallery.groups,
-            chunk=chunk,
-        )
-        metrics |= _recalls(direction, ranks=ranks, gallery=len(gallery.features))
-        if np.any(queries.unseen):
+    for direction, found in own_ranks(embeddings, held_out, chunk=chunk).items():
+        metrics |= _recalls(direction, found.ranks, gallery=found.gallery)
+        if np.any(found.unseen):
             metrics |= _recalls(
-                f"unseen/{direction}", ranks=ranks[queries.unseen], gallery=len(gallery.features)
+                f"unseen/{direction}", found.ranks[found.unseen], gallery=found.gallery
             )
-    if not by_class:
-        return metrics
-    directions |= _class_directions(embeddings, held_out)
-    for direction, (queries, gallery) in directions.items():
-        metrics |= _mean_average_precisions(direction, queries, gallery=gallery, chunk=chunk)
+    if by_class:
+        for direction, answered in class_precisions(embeddings, held_out, chunk=chunk).items():
+            metrics |= _mean_average_precisions(direction, answered, held_out)
     return metrics
+
+
+def among_shapes(
+    vectors: np.ndarray, held_out: held_out_split.HeldOut, *, chunk: int = 512
+) -> dict[str, float]:
+    """Computes the direction `points_to_points` of `retrieval` alone.
+
+    Args:
+      vectors: [count, dim], one per shape of `held_out`, in its order; in any space.
+      held_out: held-out split.
+      chunk: number of queries scored at a time.
+    """
+    answered = shape_precisions(vectors, held_out, chunk=chunk)
+    if not len(answered.precisions):
+        return {}
+    return _mean_average_precisions("points_to_points", answered, held_out)
+
+
+def shape_precisions(
+    vectors: np.ndarray, held_out: held_out_split.HeldOut, *, chunk: int = 512
+) -> Precisions:
+    """Computes average precisions of shapes among shapes of their class, as `retrieval` describes.
+
+    Args:
+      vectors: [count, dim], one per shape of `held_out`, in its order; in any space.
+      held_out: held-out split.
+      chunk: number of queries scored at a time.
+    """
+    points = _points(vectors, held_out)
+    return _precisions(points, gallery=points, chunk=chunk)
+
+
+def own_ranks(
+    embeddings: np.ndarray, held_out: held_out_split.HeldOut, *, chunk: int = 512
+) -> dict[str, Ranks]:
+    """Ranks a shape's own name and picture, and the reverse, as `retrieval` describes.
+
+    Args:
+      embeddings: [count, dim], one per shape of `held_out`, in its order.
+      held_out: held-out split.
+      chunk: number of queries scored at a time.
+
+    Returns:
+      Ranks by direction; a direction without queries is missing.
+
+    Raises:
+      ValueError: as `retrieval`.
+    """
+    found = {}
+    for direction, (queries, gallery) in _directions(embeddings, held_out).items():
+        if len(queries.features):
+            ranks = ranking.retrieval_ranks(
+                queries.features,
+                gallery.features,
+                query_groups=queries.groups,
+                gallery_groups=gallery.groups,
+                chunk=chunk,
+            )
+            found[direction] = Ranks(ranks, queries.shapes, queries.unseen, len(gallery.features))
+    return found
+
+
+def class_precisions(
+    embeddings: np.ndarray, held_out: held_out_split.HeldOut, *, chunk: int = 512
+) -> dict[str, Precisions]:
+    """Computes average precisions by class, as `retrieval` describes.
+
+    Args:
+      embeddings: [count, dim], one per shape of `held_out`, in its order.
+      held_out: held-out split.
+      chunk: number of queries scored at a time.
+
+    Returns:
+      Precisions by direction; a direction in which no query has a correct answer is missing.
+
+    Raises:
+      ValueError: as `retrieval`.
+    """
+    directions = _directions(embeddings, held_out) | _class_directions(embeddings, held_out)
+    found = {}
+    for direction, (queries, gallery) in directions.items():
+        precisions = _precisions(queries, gallery=gallery, chunk=chunk)
+        if len(precisions.precisions):
+            found[direction] = precisions
+    return found
 
 
 def nearest_neighbours(
@@ -133,23 +239,32 @@ class _Items:
       groups: int [count]; a query and an item of one group are a correct pair.
       unseen: bool [count], True for an exact name that never occurs in training.
       labels: int [count], class, -1 for an unknown class.
+      shapes: int64 [count], see `Ranks`.
     """
 
     features: np.ndarray
     groups: np.ndarray
     unseen: np.ndarray
     labels: np.ndarray
+    shapes: np.ndarray
 
 
 def _directions(
     embeddings: np.ndarray, held_out: held_out_split.HeldOut
 ) -> dict[str, tuple[_Items, _Items]]:
     """Returns queries and gallery by the name of the direction."""
+    if len(embeddings) != len(held_out.ids):
+        raise ValueError(
+            f"{len(embeddings)} embeddings for {len(held_out.ids)} held-out shapes: expected one "
+            "each, in their order"
+        )
+    embeddings = np.asarray(embeddings)
     named = np.flatnonzero(held_out.name_index >= 0)
     pictured = np.flatnonzero(np.any(held_out.image_features != 0, axis=1))
 
     def shapes(features: np.ndarray, groups: np.ndarray, rows: np.ndarray) -> _Items:
-        return _Items(features[rows], groups[rows], held_out.unseen[rows], held_out.labels[rows])
+        unseen, labels = held_out.unseen[rows], held_out.labels[rows]
+        return _Items(features[rows], groups[rows], unseen, labels, rows)
 
     own = np.arange(len(embeddings))
     named_points = shapes(embeddings, held_out.name_index, named)
@@ -178,25 +293,35 @@ def _texts(held_out: held_out_split.HeldOut, *, named: np.ndarray) -> _Items:
         np.arange(count),
         unseen,
         np.where(lowest == highest, highest, -1),
+        # Every distinct name is that of a shape, so all of them occur here.
+        named[np.unique(names, return_index=True)[1]],
     )
+
+
+def _points(embeddings: np.ndarray, held_out: held_out_split.HeldOut) -> _Items:
+    """Returns all shapes as queries and gallery."""
+    own = np.arange(len(embeddings))
+    return _Items(np.asarray(embeddings), own, held_out.unseen, held_out.labels, own)
 
 
 def _class_directions(
     embeddings: np.ndarray, held_out: held_out_split.HeldOut
 ) -> dict[str, tuple[_Items, _Items]]:
     """Returns the directions whose correct answers are defined by class only."""
-    points = _Items(embeddings, np.arange(len(embeddings)), held_out.unseen, held_out.labels)
+    points = _points(embeddings, held_out)
     count = len(held_out.class_names)
     names = _Items(
-        held_out.class_features, np.arange(count), np.zeros(count, dtype=bool), np.arange(count)
+        held_out.class_features,
+        np.arange(count),
+        np.zeros(count, dtype=bool),
+        np.arange(count),
+        np.full(count, -1),
     )
     return {"points_to_points": (points, points), "class_to_points": (names, points)}
 
 
-def _mean_average_precisions(
-    direction: str, queries: _Items, *, gallery: _Items, chunk: int
-) -> dict[str, float]:
-    """Computes the metrics by class of one direction; empty if no query has a correct answer."""
+def _precisions(queries: _Items, *, gallery: _Items, chunk: int) -> Precisions:
+    """Computes the average precisions of one direction, of the queries with a correct answer."""
     items = np.flatnonzero(gallery.labels >= 0)
     labelled = np.flatnonzero(queries.labels >= 0)
     groups = gallery.labels[items]
@@ -204,8 +329,6 @@ def _mean_average_precisions(
     own = np.arange(len(items)) if queries is gallery else None
     counts = ranking.relevant_counts(queries.labels[labelled], gallery_groups=groups, own=own)
     answerable = counts > 0
-    if not np.any(answerable):
-        return {}
     kept = labelled[answerable]
     precisions = ranking.average_precisions(
         queries.features[kept],
@@ -215,18 +338,38 @@ def _mean_average_precisions(
         own=None if own is None else own[answerable],
         chunk=chunk,
     )
-    return {
-        f"{direction}/map": float(np.mean(precisions)),
+    return Precisions(
+        precisions,
+        queries.shapes[kept],
+        queries.labels[kept],
+        len(items),
+        len(labelled) - len(kept),
+    )
+
+
+def _mean_average_precisions(
+    direction: str, answered: Precisions, held_out: held_out_split.HeldOut
+) -> dict[str, float]:
+    """Computes the metrics by class of one direction."""
+    metrics = {
+        f"{direction}/map": float(np.mean(answered.precisions)),
         f"{direction}/map_per_class": classification.mean_per_class(
-            precisions, labels=queries.labels[kept]
+            answered.precisions, labels=answered.labels
         ),
-        f"{direction}/map_queries": len(kept),
-        f"{direction}/map_gallery": len(items),
-        f"{direction}/map_lonely": len(labelled) - len(kept),
+        f"{direction}/map_queries": len(answered.precisions),
+        f"{direction}/map_gallery": answered.gallery,
+        f"{direction}/map_lonely": answered.lonely,
     }
+    if held_out.clusters is None or np.any(answered.shapes < 0):
+        return metrics
+    groups = held_out.clusters[answered.shapes]
+    if len(np.unique(groups)) < statistics.MIN_GROUPS:
+        return metrics
+    interval = bootstrap.mean_interval([answered.precisions], groups=[groups])
+    return metrics | {f"{direction}/map_low": interval.low, f"{direction}/map_high": interval.high}
 
 
-def _recalls(prefix: str, *, ranks: np.ndarray, gallery: int) -> dict[str, float]:
+def _recalls(prefix: str, ranks: np.ndarray, *, gallery: int) -> dict[str, float]:
     """Computes the recalls and the median rank of one direction, with the prefix in each key."""
     metrics = {f"{prefix}/recall@{k}": classification.recall_at(ranks, k=k) for k in RECALL_AT}
     metrics[f"{prefix}/median_rank"] = float(np.median(ranks))

@@ -24,8 +24,27 @@ def interval(result: Result) -> str:
     """Formats the 95% interval of the top-1 accuracy in per cent; "" for an expected value."""
     if result.correct is None:
         return ""
-    low, high = statistics.wilson_interval(int(result.correct.sum()), count=len(result.correct))
+    if "top1_low" in result.metrics:
+        return between(result.metrics["top1_low"], result.metrics["top1_high"])
+    # Results of earlier versions have no intervals.
+    found = statistics.accuracy_interval(result.correct, groups=None)
+    return between(found.low, found.high)
+
+
+def between(low: float, high: float) -> str:
+    """Formats an interval of fractions between 0 and 1 in per cent."""
     return f"{percent(low)} to {percent(high)}"
+
+
+def describe_intervals(results: Sequence[Result]) -> str:
+    """Describes how the intervals of a table were computed, such as "bootstrap over 172 groups".
+
+    Args:
+      results: rows of the table, on one held-out split.
+    """
+    groups = {int(row.metrics.get("groups", 0)) for row in results if row.correct is not None}
+    names = [f"bootstrap over {count} groups" if count else "Wilson" for count in sorted(groups)]
+    return " or ".join(names) or "none"
 
 
 def headings() -> list[str]:
@@ -55,7 +74,10 @@ def format_table(results: Sequence[Result]) -> str:
     rows = [headings(), *(cells(result) for result in results)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     metrics = results[0].metrics
-    caption = f"zero-shot, % of {metrics['count']} shapes in {metrics['classes']} classes"
+    caption = (
+        f"zero-shot, % of {metrics['count']} shapes in {metrics['classes']} classes; "
+        f"intervals: {describe_intervals(results)}"
+    )
     return "\n".join([caption, *(_align(row, widths) for row in rows)])
 
 

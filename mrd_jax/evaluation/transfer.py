@@ -37,11 +37,13 @@ def cells(metrics: Metrics) -> dict[str, str]:
     """
     rows = {
         "zero-shot top-1": table.percent(metrics["zero_shot"]["top1"]),
+        **_interval_cells("zero-shot top-1", metrics["zero_shot"], "top1"),
         "zero-shot mean per class": table.percent(metrics["zero_shot"]["mean_per_class"]),
     }
     if "linear_probe" in metrics:
         probe = metrics["linear_probe"]
         rows["linear probe top-1"] = table.percent(probe["top1"])
+        rows |= _interval_cells("linear probe top-1", probe, "top1")
         rows["linear probe mean per class"] = table.percent(probe["mean_per_class"])
         rows["linear probe penalty"] = f"{probe['strength']:g}"
     if "few_shot" in metrics:
@@ -56,6 +58,10 @@ def describe_counts(metrics: Metrics) -> str:
     no retrieval by class.
     """
     sentences = []
+    if "top1_low" in metrics["zero_shot"]:
+        groups = metrics["zero_shot"]["groups"]
+        how = f"bootstrap over {groups} groups" if groups else "Wilson"
+        sentences.append(f"95% intervals: {how}.")
     if "linear_probe" in metrics:
         probe = metrics["linear_probe"]
         sentences.append(
@@ -96,12 +102,19 @@ def _few_shot_cells(shots: Mapping[str, Any]) -> dict[str, str]:
     return rows
 
 
+def _interval_cells(title: str, metrics: Mapping[str, float], key: str) -> dict[str, str]:
+    """Returns the row of a 95% interval; {} without one, as in results of earlier versions."""
+    if f"{key}_low" not in metrics:
+        return {}
+    return {f"{title}, 95%": table.between(metrics[f"{key}_low"], metrics[f"{key}_high"])}
+
+
 def _retrieval_cells(metrics: Mapping[str, float]) -> dict[str, str]:
-    rows = {
-        f"{title}, mAP": table.percent(metrics[f"{direction}/map"])
-        for direction, title in BY_CLASS.items()
-        if f"{direction}/map" in metrics
-    }
+    rows = {}
+    for direction, title in BY_CLASS.items():
+        if f"{direction}/map" in metrics:
+            rows[f"{title}, mAP"] = table.percent(metrics[f"{direction}/map"])
+            rows |= _interval_cells(f"{title}, mAP", metrics, f"{direction}/map")
     for direction, title in BY_SHAPE.items():
         if f"{direction}/queries" in metrics:
             recalls = [

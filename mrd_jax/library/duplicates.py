@@ -24,7 +24,7 @@ from mrd_jax.search import shape_index
 
 EXACT, NEAR, ROTATED = "exact", "near", "rotated"
 # Largest distance of copies, see `alignment.Alignment`; measured by `benchmarks.duplicates`.
-MAX_DISTANCE = 1.3
+MAX_DISTANCE = 1.1
 # Largest turn in degrees of a copy in the same pose, and smallest colour difference of a recoloured
 # copy.
 _SAME_POSE, _RECOLOURED = 5.0, 0.08

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mrd_jax.losses import batch_axis, relation
+from mrd_jax.losses import batch_axis, multi_positive, relation
 
 
 def contrastive_loss(
@@ -25,14 +25,21 @@ def contrastive_loss(
 
     Args:
       points: [local_batch, dim], student embeddings p_i, unit norm.
-      teacher: [local_batch, dim], image or text features, unit norm; receives no gradient.
+      teacher: [local_batch, dim], image or text features, unit norm; receives no gradient. With
+        [local_batch, positives, dim], the loss is that of `multi_positive`.
       scale: s > 0, the inverse temperature.
-      mask: [local_batch] bool; a False sample is excluded as a row and as a column.
+      mask: [local_batch] bool; a False sample is excluded as a row and as a column. With several
+        positives, [local_batch, positives]: a False one is excluded.
       axis_name: mesh axis that the batch is split over; None for one device.
 
     Returns:
       [local_batch], 0 where masked. `losses.mrd_loss` averages.
     """
+    if teacher.ndim == 3:
+        mask = jnp.ones(teacher.shape[:2], dtype=bool) if mask is None else mask
+        return multi_positive.contrastive_loss(
+            points, teacher, scale=scale, mask=mask, axis_name=axis_name
+        )
     teacher = jax.lax.stop_gradient(teacher)
     options: dict[str, Any] = {"temperature": 1 / scale, "mask": mask, "axis_name": axis_name}
     points_to_teacher = relation.log_relation(points, teacher, **options)
@@ -57,13 +64,16 @@ def retrieval_accuracy(
 
     Args:
       points: [local_batch, dim], unit norm.
-      teacher: [local_batch, dim], unit norm.
-      mask: [local_batch] bool; a False sample is excluded as a row and as a column.
+      teacher: [local_batch, dim] or [local_batch, positives, dim], unit norm.
+      mask: [local_batch] or [local_batch, positives] bool, as in `contrastive_loss`.
       axis_name: mesh axis that the batch is split over; None for one device.
 
     Returns:
       [local_batch], 1 or 0 per sample, 0 where masked; ties are resolved to the first column.
     """
+    if teacher.ndim == 3:
+        mask = jnp.ones(teacher.shape[:2], dtype=bool) if mask is None else mask
+        return multi_positive.retrieval_accuracy(points, teacher, mask=mask, axis_name=axis_name)
     valid = relation.valid_pairs(points.shape[0], mask=mask, axis_name=axis_name)
     similarity = relation.inner_products(points, teacher, axis_name=axis_name)
     similarity = jnp.where(valid, similarity, -jnp.inf)

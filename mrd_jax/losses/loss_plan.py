@@ -4,12 +4,13 @@
 Both forms of the losses, `plain` and `blockwise`, evaluate the same plan.
 """
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import jax
 import ml_collections
 
-from mrd_jax.losses import options, temperatures
+from mrd_jax.losses import modalities, options, temperatures
 
 
 class RelationSpec(NamedTuple):
@@ -91,11 +92,20 @@ class Scalars(NamedTuple):
     log_weights: dict[str, jax.Array]
 
 
-def make(config: ml_collections.ConfigDict) -> Plan:
-    """Builds the plan of `config.loss`, which must have passed `options.check`."""
+def make(config: ml_collections.ConfigDict, *, letters: Collection[str] = ("V", "T")) -> Plan:
+    """Builds the plan of an objective.
+
+    Args:
+      config: loss options, `config.loss` of a run, which must have passed `options.check`.
+      letters: letters of the modalities of a batch. Contrastive terms use v and t if it has them,
+        else V and T; see `modalities.from_embeddings`.
+    """
+    drawn = {
+        letter: lower if lower in letters else letter for letter, lower in modalities.DRAWN.items()
+    }
     contrasts = tuple(
         Contrast(name, *(_contrast(pair, letter) for pair in (f"P{letter}", f"{letter}P")))
-        for name, letter in (("image", "V"), ("text", "T"))
+        for name, letter in (("image", drawn["V"]), ("text", drawn["T"]))
         if config[f"{name}_weight"]
     )
     comparisons = []

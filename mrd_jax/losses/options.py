@@ -21,15 +21,20 @@ AUTO_BLOCKWISE = 2**22
 CHOICES = {
     "relation": tuple(relation.FAMILIES),
     "weights": ("dynamic", "static"),
+    "term_weights": ("dynamic", "static"),
     "mix": ("divergences", "targets"),
     "form": ("plain", "blockwise", "auto"),
     "dtype": ("float32", "bfloat16"),
     "student_temperature_follows": ("none", "contrastive", "teacher"),
+    "relation_features": ("drawn", "mean"),
 }
 NOT_NEGATIVE = (
     "image_weight",
     "text_weight",
     *(f"lambda_{term}" for term in TERMS),
+    "term_weight_floor",
+    "lambda_warmup",
+    "lambda_anneal",
     "entropy_weight",
     "neighbours_within",
     "neighbours_across",
@@ -38,10 +43,15 @@ NOT_NEGATIVE = (
 POSITIVE = ("teacher_temperature", "student_temperature")
 # Fields that later versions added, with the values by which the objective is as before.
 ADDED = {
+    "term_weights": "static",
+    "term_weight_floor": 0.25,
+    "lambda_warmup": 0.0,
+    "lambda_anneal": 0.0,
     "neighbours_within": 0.0,
     "neighbours_across": 0.0,
     "student_temperature_cross": 0.0,
     "student_temperature_follows": "none",
+    "relation_features": "drawn",
     **{f"teacher_temperatures.{term}": [] for term in TERMS},
 }
 
@@ -87,6 +97,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     for term in TERMS:
         _check_candidates(term, tuple(config.candidates[term]))
     _check_temperatures(config)
+    _check_terms(config)
     if not (config.image_weight or config.text_weight or active_terms(config)):
         raise ValueError(
             "config.loss has no active term; set image_weight, text_weight, "
@@ -101,6 +112,26 @@ def _check_candidates(term: str, candidates: tuple[str, ...]) -> None:
         raise ValueError(
             f"config.loss.candidates.{term} is {candidates}; expected one or more of {TARGETS}, "
             "each at most once"
+        )
+
+
+def _check_terms(config: ml_collections.ConfigDict) -> None:
+    """Validates the weights of the terms and the schedule of their lambdas."""
+    if config.term_weight_floor >= 1:
+        raise ValueError(
+            f"config.loss.term_weight_floor is {config.term_weight_floor}; expected a number < 1, "
+            "or config.loss.term_weights = 'static' for equal weights"
+        )
+    terms = active_terms(config)
+    if config.term_weights == "dynamic" and len(terms) < 2:
+        raise ValueError(
+            f"config.loss.term_weights is 'dynamic', but {len(terms)} distillation terms have a "
+            "lambda > 0; expected two or more, or 'static'"
+        )
+    if config.lambda_warmup + config.lambda_anneal > 1:
+        raise ValueError(
+            f"config.loss.lambda_warmup is {config.lambda_warmup} and lambda_anneal is "
+            f"{config.lambda_anneal}; expected fractions of a run whose sum is at most 1"
         )
 
 

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mrd_jax.kernels import attention
-from mrd_jax.models import grouping, point_bert, transformer, uni3d
+from mrd_jax.models import grouping, patch_student, point_bert, transformer, uni3d
 
 MODELS = {"point_bert": point_bert.PointBert, "uni3d": uni3d.Uni3D}
 
@@ -28,12 +28,13 @@ CHOICES = {
     "dtype": tuple(DTYPES),
     "mlp": transformer.MLPS,
     "patch_choice": grouping.CENTRE_CHOICES,
+    "relation_head": patch_student.RELATION_HEADS,
 }
 _RATES = ("patch_dropout", "drop_path")
 # Fields of config.model that are not fields of the module.
 _CONFIG_ONLY = ("name", "points")
 # Fields of the modules that are not fields of config.model.
-MODULE_ONLY = ("parent", "name", "gather", "save_attention")
+MODULE_ONLY = ("parent", "name", "all_heads", "gather", "save_attention")
 
 
 def build_model(config: Mapping[str, Any]) -> nn.Module:
@@ -113,6 +114,15 @@ def check_attention(config: Mapping[str, Any], *, platform: str = "") -> None:
             dtype=DTYPES[config.get("dtype", "float32")],
             platform=platform,
         )
+
+
+def has_relation_head(config: Mapping[str, Any]) -> bool:
+    """Returns whether a student has a head of its own for the relations.
+
+    Args:
+      config: as `build_model` takes it; other architectures need not have the field.
+    """
+    return config.get("relation_head", "none") != "none"
 
 
 def uses_cudnn(config: Mapping[str, Any], *, platform: str) -> bool:

@@ -10,6 +10,11 @@ import jax.numpy as jnp
 
 from mrd_jax.models import grouping, microbatch, norm, transformer
 
+# Values of `PatchStudent.relation_head`.
+RELATION_HEADS = ("none", "linear")
+# Name of the parameters of that head.
+RELATION_PROJECTION = "relation_projection"
+
 
 class PatchStudent(nn.Module, kw_only=True):
     """Transformer over one token per local group and a learned first token, which is the output.
@@ -35,6 +40,10 @@ class PatchStudent(nn.Module, kw_only=True):
         one more forward pass, with the same values and gradient. 0 runs the whole batch at once.
       attention: one of `attention.IMPLEMENTATIONS`, for all queries; the last block's first token
         always takes `attention.attention`.
+      relation_head: head of its own for the relations, beside the contrastive head: "linear", a
+        second projection of the same output; or "none".
+      all_heads: return the embeddings of all heads instead of the contrastive one; set by the
+        caller, not by a config.
       gather: see `transformer.Transformer`; set by the backend that shards parameters (FSDP), not
         by a config.
       save_attention: see `transformer.Transformer`; set by the run for its platform.
@@ -54,6 +63,8 @@ class PatchStudent(nn.Module, kw_only=True):
     scan: bool = True
     micro_batch: int = 0
     attention: str = "auto"
+    relation_head: str = "none"
+    all_heads: bool = False
     gather: Callable[[Any], Any] | None = None
     save_attention: bool = True
 
@@ -83,7 +94,8 @@ class PatchStudent(nn.Module, kw_only=True):
             drop path.
 
         Returns:
-          [local_batch, out_dim] float32, before normalisation.
+          [local_batch, out_dim] float32, before normalisation; with `all_heads`
+          [local_batch, heads, out_dim], the contrastive head first.
 
         Raises:
           ValueError: the point clouds have fewer points than `groups`, or keys are missing.
@@ -110,11 +122,14 @@ class PatchStudent(nn.Module, kw_only=True):
         rows = microbatch.with_precomputed(group, clouds)
         features = microbatch.apply(describe, rows)
         features = self.make_tokenizer(name="tokenizer")(features, train, axis_name)
-        return microbatch.collect(
+        embeddings = microbatch.collect(
             lambda model, tokens: model.embed_tokens(*tokens),
             self,
             microbatch.apply(tokens, rows, features),
         )
+        if self.all_heads:
+            return embeddings.reshape(len(embeddings), -1, self.out_dim)
+        return embeddings[:, : self.out_dim]
 
     def choose_centres(
         self, xyz: jax.Array, *, train: bool = False, keys: jax.Array | None = None
@@ -154,14 +169,18 @@ class PatchStudent(nn.Module, kw_only=True):
           keys: [local_batch] random keys for drop path; None in evaluation.
 
         Returns:
-          [local_batch, out_dim] float32.
+          [local_batch, heads * out_dim] float32, the heads side by side.
         """
         x = self.lift(centres, features)
         first = self.first_token().astype(self.dtype)
         first = jnp.broadcast_to(first, (x.shape[0], 1, self.dim))
         x = jnp.concatenate([first, x], axis=1)
         x = self.make_transformer(name="transformer")(x, keys)
-        return self.project(self.final_norm(x)).astype(jnp.float32)
+        x = self.final_norm(x)
+        heads = [self.project(x)]
+        if self.relation_head == "linear":
+            heads.append(self._dense(self.out_dim, RELATION_PROJECTION)(x))
+        return jnp.concatenate(heads, axis=-1).astype(jnp.float32)
 
     def lift(self, centres: jax.Array, features: jax.Array) -> jax.Array:
         """Maps features to tokens [local_batch, groups, dim] that contain their position."""

@@ -71,6 +71,7 @@ def write_report(
         notes=notes,
         curves=figures.draw_curves(curves),
         headings=table.headings(),
+        intervals=table.describe_intervals(results),
         results=[(result, table.cells(result)) for result in results],
         comparisons=compare_with_student(list(results)),
         measured=results[0].metrics,

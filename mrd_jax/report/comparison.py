@@ -82,6 +82,7 @@ def write_comparison(runs: Sequence[FinishedRun], *, output: storage.Path) -> st
     page = pages.load("mrd_jax.report", "comparison.html").render(
         names=names,
         headings=table.headings(),
+        intervals=table.describe_intervals([run.student for run in runs]),
         results=[table.cells(dataclasses.replace(run.student, name=run.name)) for run in runs],
         measured=runs[0].student.metrics,
         same_set=len({run.ids for run in runs}) == 1,

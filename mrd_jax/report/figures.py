@@ -21,6 +21,8 @@ from mrd_jax.data import picture_files
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 # Different dashes keep curves visible that coincide, such as mirrored weights.
 _DASHES = ("-", "--", ":", "-.")
+# Curves up to which a legend leaves room for them inside the axes.
+MANY_CURVES = 6
 # The fixed salt makes the SVG of a figure deterministic.
 STYLE: Any = {"svg.hashsalt": "mrd_jax", "font.size": 9.0}
 
@@ -77,9 +79,15 @@ PANELS = (
     ),
     _Panel(
         "Mixing weights",
-        "Weight of each teacher relation in each distillation term, in %.",
+        "Weight of each teacher relation in each distillation term and, if it is learned, of each "
+        "term, in %.",
         r"train/weight/.+",
         unit="%",
+    ),
+    _Panel(
+        "Schedule of the distillation terms",
+        "Factor that multiplies the weights lambda of all distillation terms.",
+        r"train/lambda_factor",
     ),
     _Panel(
         "Gradient norm",
@@ -206,7 +214,8 @@ def _draw_panel(panel: _Panel, history: Curves) -> Figure:
     """Draws the curves of one panel; the alternative text gives their first and last values."""
     factor = panel.factor
     with matplotlib.rc_context(STYLE | {"axes.spines.top": False, "axes.spines.right": False}):
-        canvas = mpl_figure.Figure(figsize=(5.4, 3.4), layout="constrained")
+        many = len(history) > MANY_CURVES
+        canvas = mpl_figure.Figure(figsize=(5.4, 4.6 if many else 3.4), layout="constrained")
         axes = canvas.add_subplot()
         descriptions = []
         labels = _short_labels(list(history))
@@ -224,11 +233,17 @@ def _draw_panel(panel: _Panel, history: Curves) -> Figure:
                 f"{labels[key]} from {factor * values[0]:.4g} to {factor * values[-1]:.4g}"
             )
         axes.set_yscale(panel.scale)
+        if panel.scale == "log":
+            plain_numbers = ticker.LogFormatter(minor_thresholds=(2, 0.4))
+            axes.yaxis.set_major_formatter(plain_numbers)
+            axes.yaxis.set_minor_formatter(plain_numbers)
         axes.set_xlabel("step")
         axes.set_ylabel(panel.unit)
         axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
         axes.grid(alpha=0.25)
-        if len(history) > 1:
+        if many:
+            canvas.legend(frameon=False, fontsize=8, ncols=2, loc="outside lower center")
+        elif len(history) > 1:
             axes.legend(frameon=False, fontsize=8)
         first = min(int(steps[0]) for steps, _ in history.values())
         last = max(int(steps[-1]) for steps, _ in history.values())

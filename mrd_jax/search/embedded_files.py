@@ -210,6 +210,11 @@ def _read_arrays(file: storage.PathLike) -> dict[str, np.ndarray]:
                     "of this version"
                 )
             found = {name: arrays[name] for name in names}
+            if "head" in arrays and str(arrays["head"]) != "contrastive":
+                raise ValueError(
+                    f"{file} has embeddings by --head {arrays['head']}, but searches embed with "
+                    "the contrastive head; run python -m mrd_jax.tools.embed without --head"
+                )
             # Earlier versions wrote none of these, and looked for textures beside each file only.
             nothing = np.full(len(found["files"]), "")
             added = {"roots": nothing, "labels": nothing, "reader_version": np.array(1)}

@@ -94,7 +94,10 @@ def origin_of(shape: FoundFile, content: meshes.Content) -> entries.Origin:
 
 
 def is_current(origin: entries.Origin, shape: FoundFile) -> bool:
-    """Returns whether the files of a shape are as they were when it was embedded."""
+    """Returns whether the files of a shape are as they were when it was embedded.
+
+    It is False for a shape whose files were incomplete: the missing ones may have appeared.
+    """
     path = shape.file.path
     if origin.up != shape.file.up or origin.incomplete:
         return False

@@ -113,7 +113,7 @@ def inspect_file(
             path, fill=CONVENTIONS.colour_fill, root=root, columns=columns
         )
         axis = clouds.vertical_axis(path, content, stated=up)
-        facts.up_axis, facts.notes = axis.up, list(content.notes)
+        facts.up_axis, facts.notes = axis.up, list(clouds.notes_of(content, stated=up))
         if content.surface is not None:
             _add_mesh_facts(facts, content.surface)
         elif content.xyz is not None:

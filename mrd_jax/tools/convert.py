@@ -14,12 +14,12 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 
-from mrd_jax import atomic_io, convert, encoder, hub, storage
+from mrd_jax import atomic_io, convert, encoder, hub, models, storage
 from mrd_jax.checkpoints import fingerprinting, initial_weights, model_card, restore
 from mrd_jax.cli import command
 from mrd_jax.convert import files, openshape
 from mrd_jax.data import batch_spec
-from mrd_jax.models import axes
+from mrd_jax.models import axes, patch_student
 
 # Point clouds and teachers that the released encoders were trained with.
 CONVENTIONS = {
@@ -151,6 +151,8 @@ def convert_to_pytorch(options: argparse.Namespace) -> None:
     state, filled = convert.to_state_dict(variables, student=card.student, source=options.target)
     prefix = openshape.CLIP_PREFIX if is_clip_student else ""
     files.write(output, state, source=options.target, prefix=prefix)
+    if models.has_relation_head(card.student):
+        print(f"params/{patch_student.RELATION_PROJECTION}  (not written: the module has one head)")
     for key in filled:
         print(f"{key}  (not used: filled with zeros or the initial value)")
     described = {

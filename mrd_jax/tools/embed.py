@@ -6,8 +6,9 @@ python -m mrd_jax.tools.embed --checkpoint runs/quickstart --output shapes.npz m
 Writes an npz file with `embeddings` [n, dim] of unit norm and, in the order of the files given,
 `files`, `names`, `creators`, `licences`, `up`, `labels` and `roots` [n] (the folder that was given,
 which may contain textures), each "" if unknown; `skipped` [m] and `reasons` [m]; the encoder's
-model card as JSON in `card`; the fingerprint of its files in `checkpoint`; and `reader_version`.
-Unusable files are reported and skipped, and the exit status is then 1.
+model card as JSON in `card`; the fingerprint of its files in `checkpoint`; the `head` that
+embedded; and `reader_version`. Unusable files are reported and skipped, and the exit status is
+then 1.
 
 If a folder has a table in the format of `data_prep.sources.folder`, the files that it lists are
 embedded, with the names, creators, licences and vertical axes of the table. What a folder holds
@@ -31,7 +32,7 @@ from data_prep.geometry.listing import printable
 from mrd_jax import atomic_io, storage
 from mrd_jax.checkpoints import fingerprinting, model_card
 from mrd_jax.cli import command
-from mrd_jax.encoder import Encoder
+from mrd_jax.encoder import Encoder, embedding
 from mrd_jax.search import read_ahead, shape_files
 
 
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     paths = [file.path for file in files]
     clouds.check_readable(paths)
     storage.make_folder(options.output.parent)
-    encoder = mrd_jax.encoder.load(options.checkpoint, teacher=options.teacher)
+    encoder = mrd_jax.encoder.load(options.checkpoint, teacher=options.teacher, head=options.head)
     embeddings, report = embed_files(
         encoder,
         paths,
@@ -67,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         files=files,
         card=encoder.card,
         checkpoint=fingerprinting.checkpoint_fingerprint(options.checkpoint),
+        head=options.head,
     )
     print(
         f"embedded {len(report.files)} of {len(report.files) + len(report.skipped)} files into "
@@ -118,6 +120,13 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--columns", help=formats.COLUMNS_HELP)
     add("--seed", type=int, default=0, help="seed of the point sampling (default: 0)")
     add("--label_from", help=shape_names.LABEL_FROM_HELP)
+    add(
+        "--head",
+        choices=embedding.HEADS,
+        default="contrastive",
+        help="head that embeds, of an encoder with a head of its own for the relations; mean: the "
+        "normalised sum of both (default: contrastive)",
+    )
     add("--teacher", help="fail unless the encoder was trained with this teacher")
     options = parser.parse_args(arguments)
     if options.batch_size < 1:
@@ -215,6 +224,7 @@ def write_embeddings(
     files: Sequence[shape_files.ShapeFile],
     card: model_card.ModelCard,
     checkpoint: str,
+    head: str = "contrastive",
 ) -> None:
     """Writes the npz file of the command atomically.
 
@@ -225,6 +235,7 @@ def write_embeddings(
       files: all files with their metadata.
       card: model card of the encoder.
       checkpoint: fingerprint of the encoder, see `fingerprinting.checkpoint_fingerprint`.
+      head: head that embedded.
     """
     by_path = {file.path: file for file in files}
     embedded = [by_path[path] for path in report.files]
@@ -240,6 +251,7 @@ def write_embeddings(
         reasons=np.array([reason for _, reason in report.skipped], np.str_),
         card=np.array(card.to_json()),
         checkpoint=np.array(checkpoint),
+        head=np.array(head),
         reader_version=np.array(formats.READER_VERSION),
     )
 

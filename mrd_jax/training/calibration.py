@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from mrd_jax.data import loader, source
 from mrd_jax.data.hard_negatives import neighbour_index
 from mrd_jax.evaluation.metrics import classification, neighbourhood
-from mrd_jax.losses import options, temperatures
+from mrd_jax.losses import modalities, options, temperatures
 
 LOGGER = logging.getLogger(__name__)
 
@@ -168,11 +168,16 @@ def _features(
     records: source.RecordSource,
     neighbours: neighbour_index.NeighbourIndex | None,
 ) -> list[dict[str, np.ndarray]]:
-    """Returns the teacher's features of the first batches of a run, over all processes."""
+    """Returns the features that relations use in the first batches, over all processes."""
     stream = loader.train_stream(records, config, neighbours=neighbours)
-    names = ("image", "text", "has_image", "has_text")
-    first = itertools.islice(stream, -(-SAMPLES // config.batch_size))
-    return [{name: batch[name] for name in names} for batch in first]
+    features = []
+    for batch in itertools.islice(stream, -(-SAMPLES // config.batch_size)):
+        features.append({})
+        for name in ("image", "text"):
+            features[-1][name], features[-1][f"has_{name}"] = modalities.of_relations(
+                batch, name, relation_features=config.loss.relation_features
+            )
+    return features
 
 
 def _similarities(batch: Mapping[str, np.ndarray], name: str) -> np.ndarray:

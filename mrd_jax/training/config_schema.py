@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mrd_jax.distributed import backends
+from mrd_jax.encoder import embedding
 from mrd_jax.evaluation import evaluator
 from mrd_jax.losses import options
 from mrd_jax.training import optimizer
@@ -101,6 +102,7 @@ _RUN = {
     "eval_every": integer(1),
     "checkpoint_every": integer(1),
     "eval_windows": integer(1),
+    "eval_head": choice(embedding.HEADS),
     "checkpoints_kept": integer(1),
     "checkpoints_best": integer(0),
     "best_metric": choice(evaluator.metric_names()),
@@ -117,11 +119,13 @@ _DATA = {
     "train_split": Rule(lambda value: isinstance(value, str) and bool(value), "name of a split"),
     "test_split": TEXT,
     "test_directory": TEXT,
-    "points": integer(1),
+    "points": integer(0),
     "caption_kinds": TEXTS,
     "caption_groups": SEQUENCE,
     "caption_chances": NUMBERS,
     "picture_probability": real(most=1),
+    "image_positives": integer(1),
+    "text_positives": integer(1),
     "hard_negatives": integer(0),
     "neighbours": integer(1),
     "neighbours_file": TEXT,
@@ -147,6 +151,9 @@ _LOSS = {
     **dict.fromkeys(options.NOT_NEGATIVE, NOT_NEGATIVE),
     **dict.fromkeys(options.POSITIVE, POSITIVE),
     "divergence": TEXT,
+    "term_weight_floor": real(0, below=1),
+    "lambda_warmup": PROBABILITY,
+    "lambda_anneal": PROBABILITY,
     "learn_student_temperature": FLAG,
     "exclude_self_intra": FLAG,
     "exclude_self_cross": FLAG,

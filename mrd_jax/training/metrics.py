@@ -142,8 +142,9 @@ class MetricWriter:
         if self._board is None:
             return
         if self._tracked:
-            self._tracked.save(self._workdir, step=step, embeddings=evaluation.embeddings)
-            drawn = self._tracked.pictures(evaluation.embeddings)
+            rows = evaluation.relation_embeddings
+            self._tracked.save(self._workdir, step=step, embeddings=rows)
+            drawn = self._tracked.pictures(rows)
             images = {f"relations/{name}": pixels for name, pixels in drawn.items()}
             for name, pixels in images.items():
                 self._board.add_image(name, pixels, step, dataformats="HWC")

@@ -116,6 +116,7 @@ def _check_devices() -> str:
 
 
 def _check_data(config: ConfigDict, found: dict[str, object]) -> str:
+    config = run_lib.resolve(config)
     data = run_lib.open_data(config)
     data.records[len(data.records) - 1]
     found["fingerprint"] = data.fingerprint
@@ -165,6 +166,8 @@ def _check_identity(config: ConfigDict, workdir: storage.PathLike, found: dict[s
         return "new"
     if "fingerprint" not in found:
         return "exists; not compared, since the data cannot be read"
-    identity = run_identity.of_run(config, fingerprint=str(found["fingerprint"]))
+    identity = run_identity.of_run(
+        source.with_points(config), fingerprint=str(found["fingerprint"])
+    )
     run_identity.claim(storage.path(workdir), identity)
     return "will be continued"

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from mrd_jax import models, storage
 from mrd_jax.checkpoints import initial_weights, manager, model_card, run_identity, train_state
-from mrd_jax.data import corrupt_records, loader, source
+from mrd_jax.data import corrupt_records, loader, source, teacher_features
 from mrd_jax.data.hard_negatives import neighbour_index
 from mrd_jax.distributed import backends, determinism, processes, versions
 from mrd_jax.evaluation import evaluator, history
@@ -138,6 +138,24 @@ class TrainingData:
         return [self.records[position]["id"] for position in index]
 
 
+def resolve(config: ConfigDict) -> ConfigDict:
+    """Returns a valid config with the number of points of its data set, see `config.data.points`.
+
+    Args:
+      config: config of the run.
+
+    Raises:
+      mrd_jax.training.validation.ConfigError: lists every invalid field of the config.
+      FileNotFoundError: there is no data set.
+    """
+    validation.validate(config)
+    resolved = source.with_points(config)
+    if resolved is not config:
+        validation.validate(resolved)
+        LOGGER.info("config.data.points is %d, as prepared", resolved.data.points)
+    return resolved
+
+
 def build_run(config: ConfigDict, *, devices: Sequence[jax.Device] | None = None) -> Run:
     """Validates a config and builds what does not depend on data; every process calls it.
 
@@ -201,6 +219,7 @@ def open_data(config: ConfigDict) -> TrainingData:
         config.data.directory, config.data.train_split, cache=config.data.cache
     )
     validation.validate_records(config, records=len(records))
+    teacher_features.check_positives(records, config)
     fingerprint = source.fingerprint(metadata)
     neighbours = neighbour_index.open_for(config, fingerprint=fingerprint, records=len(records))
     if neighbours is not None:

@@ -13,14 +13,17 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from mrd_jax import losses
+from mrd_jax import losses, models
 from mrd_jax.checkpoints.train_state import TrainState
 from mrd_jax.data import augment, batch_spec
 from mrd_jax.distributed import fsdp
-from mrd_jax.losses import temperatures
+from mrd_jax.losses import lambda_schedule, modalities, temperatures
 from mrd_jax.training import nonfinite
 
 Metrics = dict[str, jax.Array]
+
+# Fields of a batch that hold the teacher's features; the means exist if the config asks for them.
+FEATURES = ("image", "text", "has_image", "has_text", "image_mean", "text_mean")
 
 
 def loss_and_gradients(
@@ -56,8 +59,14 @@ def loss_and_gradients(
         batch, config.augment, keys=augment_keys, num_points=config.model.points
     )
 
+    lambda_factor = lambda_schedule.factor(config.loss, state.step, total_steps=config.total_steps)
+
+    has_relation_head = models.has_relation_head(config.model)
+    if has_relation_head:
+        model = model.clone(all_heads=True)
+
     def local_loss(params: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
-        points, updates = model.apply(
+        rows, updates = model.apply(
             {"params": params["student"], "batch_stats": state.batch_stats},
             xyz,
             rgb,
@@ -66,12 +75,23 @@ def loss_and_gradients(
             keys=model_keys,
             mutable=["batch_stats"],
         )
+        if has_relation_head:
+            points, relation_points = jnp.unstack(rows, axis=1)
+            heads = {"points": points, modalities.RELATION_POINTS: relation_points}
+        else:
+            heads = {"points": rows}
         embeddings = {
-            "points": points,
+            **heads,
             "log_scale": params["loss"]["log_scale"],
-            **{name: batch[name] for name in ("image", "text", "has_image", "has_text")},
+            **{name: batch[name] for name in FEATURES if name in batch},
         }
-        loss, parts = losses.mrd_loss(embeddings, params["loss"], config.loss, axis_name=axis_name)
+        loss, parts = losses.mrd_loss(
+            embeddings,
+            params["loss"],
+            config.loss,
+            lambda_factor=lambda_factor,
+            axis_name=axis_name,
+        )
         # A student without batch norm has no statistics.
         return loss, (parts, updates.get("batch_stats", {}))
 
@@ -134,6 +154,10 @@ def train_step(
     for key, name in temperatures.LEARNED.items():
         if name in params["loss"]:
             metrics[f"{key}_temperature"] = jnp.exp(params["loss"][name])
+    if not lambda_schedule.is_constant(config.loss):
+        metrics["lambda_factor"] = jnp.asarray(
+            lambda_schedule.factor(config.loss, state.step, total_steps=config.total_steps)
+        )
     # Skipped updates still advance `step`: the next one reads the next batch.
     return new.replace(step=state.step + 1), metrics
 

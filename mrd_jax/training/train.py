@@ -56,8 +56,9 @@ def train_and_evaluate(
       mrd_jax.data.corrupt_records.TooManyCorruptRecordsError: too many records cannot be read.
     """
     workdir = storage.path(workdir)
-    trackers.check(config)
+    config = run_lib.resolve(config)
     run = run_lib.build_run(config, devices=devices)
+    trackers.check(config)
     data = run_lib.open_data(config)
     run = run.calibrated(data)
     # Opened before the workdir is claimed: the test set may not fit the run either.
@@ -162,7 +163,7 @@ def train(
                 evaluation = evaluator.run(state.variables())
                 evaluation = evaluation.with_metrics(
                     relation_softness.measure(
-                        evaluation.embeddings,
+                        evaluation.relation_embeddings,
                         evaluator.held_out,
                         config.loss,
                         weights=state.params["loss"],
@@ -237,6 +238,7 @@ def evaluate(
       ValueError: config, data set and workdir do not fit together, or there is no test split.
     """
     workdir = storage.path(workdir)
+    config = run_lib.resolve(config)
     run = run_lib.build_run(config, devices=devices)
     run_identity.require_run(workdir)
     data = run_lib.open_data(config)

@@ -161,9 +161,11 @@ def _value_faults(config: ConfigDict, names: set[str]) -> list[str]:
         lambda: captions.check(config.data): ("data.caption",),
         lambda: neighbour_index.check(config): ("data.hard", "data.neighbours", "batch_size"),
         lambda: options.check(config.loss): ("loss.",),
+        lambda: _check_positives(config): ("data.image_pos", "data.text_pos", "loss."),
         lambda: _check_warmup(config): ("optimizer.warmup_steps", "total_steps"),
         lambda: _check_sizes(config): ("model", "teacher.dim", "data.points", "eval_windows"),
         lambda: _check_paths(config): ("initial_weights", "data."),
+        lambda: _check_heads(config): ("model", "eval_head", "loss."),
         lambda: _check_modes(config): ("checkpoints_best", "spmd", "shard_state", "data.test"),
     }
     faults = list(invalid.values())
@@ -209,6 +211,8 @@ def _check_sizes(config: ConfigDict) -> None:
             f"{config.teacher.dim}; expected equal numbers, the length of the embedding"
         )
     points, available = config.model.points, config.data.points
+    if not available:
+        return  # Known once the data set is read, see `source.with_points`.
     if points > available:
         raise ValueError(
             f"config.model.points is {points}, but records have {available} points "
@@ -219,6 +223,18 @@ def _check_sizes(config: ConfigDict) -> None:
             f"config.eval_windows is {config.eval_windows}; with {available} points per record and "
             f"model.points {points} it must be 1 to {available // points}"
         )
+
+
+def _check_positives(config: ConfigDict) -> None:
+    """Checks that a contrastive term uses several positives; relations use one feature."""
+    for name in ("image", "text"):
+        count, weight = config.data[f"{name}_positives"], config.loss[f"{name}_weight"]
+        if count > 1 and not weight:
+            raise ValueError(
+                f"config.data.{name}_positives is {count}, but config.loss.{name}_weight is "
+                f"{weight}, so that no term uses them; set the first to 1, or the weight to a "
+                "number > 0"
+            )
 
 
 def _check_paths(config: ConfigDict) -> None:
@@ -238,6 +254,23 @@ def _check_warmup(config: ConfigDict) -> None:
         raise ValueError(
             f"config.optimizer.warmup_steps is {config.optimizer.warmup_steps}; expected less than "
             f"config.total_steps, which is {config.total_steps}"
+        )
+
+
+def _check_heads(config: ConfigDict) -> None:
+    """Checks that every head is trained, and that the one that embeds exists."""
+    has_relation_head = models.has_relation_head(config.model)
+    if config.eval_head != "contrastive" and not has_relation_head:
+        raise ValueError(
+            f"config.eval_head is {config.eval_head!r}, but the student has a contrastive head "
+            "alone; set 'contrastive', or config.model.relation_head to 'linear'"
+        )
+    contrasts = config.loss.image_weight or config.loss.text_weight
+    if has_relation_head and not (contrasts and options.active_terms(config.loss)):
+        raise ValueError(
+            f"config.model.relation_head is {config.model.relation_head!r}, but the objective has "
+            f"no {'distillation' if contrasts else 'contrastive'} term, which would leave a head "
+            "untrained; set config.model.relation_head to 'none'"
         )
 
 

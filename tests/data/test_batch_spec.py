@@ -9,7 +9,14 @@ from ml_collections import ConfigDict
 
 from mrd_jax.data import batch_spec
 
-CONFIG = ConfigDict({"batch_size": 16, "data": {"points": 20}, "teacher": {"dim": 5}})
+CONFIG = ConfigDict(
+    {
+        "batch_size": 16,
+        "data": {"points": 20, "image_positives": 1, "text_positives": 1},
+        "loss": {"relation_features": "drawn"},
+        "teacher": {"dim": 5},
+    }
+)
 
 
 def test_the_batch_spec_has_these_shapes_and_types():

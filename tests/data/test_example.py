@@ -70,9 +70,12 @@ def test_batches_match_those_of_records_decoded_by_tfds(made):
         "directory": "",
         "read_threads": 0,
         "corrupt_records": 0,
+        "image_positives": 1,
+        "text_positives": 1,
     }
     data |= {"caption_groups": (("name",), ("tags",)), "caption_chances": (1.0, 2.0)}
     config = ConfigDict({"seed": 3, "batch_size": 8, "data": data, "teacher": {"dim": DIM}})
+    config.loss = ConfigDict({"relation_features": "drawn"})
     whole = source.RecordSource(
         tfds.builder_from_directory(str(made)).as_data_source("train"),
         shards=[("all", 29)],

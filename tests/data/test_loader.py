@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from mrd_jax.data import batch_spec, loader, read_ahead, source
+from mrd_jax.data import batch_spec, loader, read_ahead, source, views
 
 # Grain shuffles fewer than a hundred records slowly: it searches a permutation of 2**16 indices.
 RECORDS, POINTS, DIM = 40, 7, 4
@@ -52,16 +52,19 @@ def records(count: int = RECORDS, *, cache: bool = False) -> source.RecordSource
     )
 
 
-def config_of(*, batch_size: int = 4, seed: int = 0, **data) -> ConfigDict:
+def config_of(
+    *, batch_size: int = 4, seed: int = 0, relation_features: str = "drawn", **data
+) -> ConfigDict:
     defaults = {"caption_kinds": (), "caption_groups": (), "caption_chances": ()}
     defaults |= {"points": POINTS, "picture_probability": -1.0, "hard_negatives": 0}
     defaults |= {"directory": "", "read_threads": 0}
-    defaults |= {"corrupt_records": 0}
+    defaults |= {"corrupt_records": 0, "image_positives": 1, "text_positives": 1}
     return ConfigDict(
         {
             "seed": seed,
             "batch_size": batch_size,
             "data": defaults | data,
+            "loss": {"relation_features": relation_features},
             "teacher": {"dim": DIM},
         }
     )
@@ -186,9 +189,9 @@ def test_a_record_without_an_allowed_caption_has_no_text():
 def test_the_only_kind_of_image_is_drawn_whatever_the_probability():
     rng = np.random.default_rng(0)
     for chance in (0.0, 1.0):
-        assert loader.draw_view(["picture"], rng=rng, picture_probability=chance) == 0
-        assert loader.draw_view(["render"], rng=rng, picture_probability=chance) == 0
-        assert loader.draw_view([], rng=rng, picture_probability=chance) is None
+        assert views.draw(["picture"], rng=rng, picture_probability=chance) == 0
+        assert views.draw(["render"], rng=rng, picture_probability=chance) == 0
+        assert views.draw([], rng=rng, picture_probability=chance) is None
 
 
 def test_views_change_from_epoch_to_epoch():

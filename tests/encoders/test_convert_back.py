@@ -45,6 +45,21 @@ def test_a_released_state_dict_returns_bit_for_bit(name):
         np.testing.assert_array_equal(found[key], state[key], err_msg=key)
 
 
+@pytest.mark.parametrize("name", peers.SMALL)
+def test_a_relation_head_is_left_out(name):
+    peer = peers.small(name)
+    params = peer.variables["params"]
+    two = peer.variables | {"params": params | {"relation_projection": params["projection"]}}
+    student = model_card.student_of(peer.model)
+    (found, filled), (wanted, as_filled) = (
+        convert.to_state_dict(variables, student=student | head, source=name.partition("_")[0])
+        for variables, head in ((two, {"relation_head": "linear"}), (peer.variables, {}))
+    )
+    assert found.keys() == wanted.keys() and filled == as_filled
+    for key, array in wanted.items():
+        np.testing.assert_array_equal(found[key], array)
+
+
 @pytest.mark.parametrize("name", models.RELEASED)
 def test_every_published_size_gets_the_keys_and_shapes_of_its_release(name):
     keys, _ = peers.released_keys()[name]

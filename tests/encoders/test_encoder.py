@@ -52,6 +52,13 @@ def test_a_saved_encoder_loads_bit_for_bit(loaded):
     assert loaded.model == models.build_model(FIELDS)
 
 
+def test_a_head_that_the_encoder_lacks_is_refused(saved):
+    with pytest.raises(ValueError, match="head is 'mean', but .* has a contrastive head alone"):
+        encoder.load(saved, head="mean")
+    with pytest.raises(ValueError, match="head is 'both'; expected one of"):
+        encoder.load(saved, head="both")
+
+
 def test_embeddings_have_unit_norm_and_match_the_model_in_order(loaded):
     clouds = random_clouds(19)  # three batches, the last one short
     found = loaded.embed(iter(clouds), batch_size=4)

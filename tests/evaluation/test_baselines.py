@@ -11,7 +11,7 @@ from held_out_example import CHAIR, LAMP, TABLE, Split, held_out, record, record
 from mrd_jax import evaluation
 from mrd_jax.data import source
 from mrd_jax.evaluation import baselines, held_out_split
-from mrd_jax.evaluation.baselines import __main__, histogram
+from mrd_jax.evaluation.baselines import __main__, histogram, nearest
 
 GREY = (102, 102, 102)
 
@@ -202,18 +202,28 @@ def dataset(tmp_path, monkeypatch):
 
 def test_all_baselines_are_measured_on_a_data_set(dataset):
     lines = baselines.measure(dataset, held_out=evaluation.load_held_out(dataset))
-    assert [line.name for line in lines] == ["chance", "majority", "histogram", "teacher"]
-    _, majority, fitted, _ = lines
+    assert [line.name for line in lines] == [
+        "chance",
+        "majority",
+        "nearest neighbour",
+        "hand-crafted",
+        "teacher",
+    ]
+    _, majority, nearest, fitted, _ = lines
     assert majority.metrics["top1"] == 2 / 4
-    assert fitted.metrics["top1"] == 1.0
+    assert fitted.metrics["top1"] == nearest.metrics["top1"] == 1.0
+    assert set(nearest.retrieval) == {
+        f"points_to_points/map{key}"
+        for key in ("", "_per_class", "_queries", "_gallery", "_lonely")
+    }
     assert "5-fold cross-validation on the training split: width" in fitted.summary
 
 
-def test_training_split_without_names_has_no_histogram_baseline(dataset):
+def test_training_split_without_names_has_no_hand_crafted_baseline(dataset):
     for row in source.open_split(dataset, "train"):
         row["name"] = ""
     lines = baselines.measure(dataset, held_out=evaluation.load_held_out(dataset))
-    assert [line.name for line in lines] == ["chance", "majority", "teacher"]
+    assert [line.name for line in lines] == ["chance", "majority", "nearest neighbour", "teacher"]
 
 
 def test_data_set_without_a_training_split_has_chance_and_teacher_only(dataset):
@@ -223,6 +233,39 @@ def test_data_set_without_a_training_split_has_chance_and_teacher_only(dataset):
     assert [line.name for line in lines] == ["chance", "teacher"]
     assert "points_to_text/recall@1" in lines[1].retrieval
     assert "points_to_text/map" not in lines[1].retrieval
+
+
+def test_the_nearest_shape_is_that_of_brute_force():
+    rng = np.random.default_rng(0)
+    clouds = [
+        {"xyz": rng.uniform(-0.5, 0.5, (40, 3)) * scale, "rgb": rng.integers(0, 256, (40, 3))}
+        for scale in rng.uniform(0.3, 1.1, (12, 3))
+    ]
+    described = nearest.describe(clouds)
+
+    def cosine(a, b, weight):
+        cells = [{tuple(np.floor((p + 1) * 8).astype(int)) for p in c["xyz"]} for c in (a, b)]
+        shared = len(cells[0] & cells[1]) / np.sqrt(len(cells[0]) * len(cells[1]))
+        bins = [
+            np.histogramdd(c["rgb"], bins=4, range=[(0, 256)] * 3)[0].ravel() / 40 for c in (a, b)
+        ]
+        return (1 - weight) * shared + weight * np.sum(np.sqrt(bins[0] * bins[1]))
+
+    labels = np.array([3, 1, 1, 3, 0, 0])
+    vectors = described.vectors(colour_weight=0.25)
+    got = nearest.class_scores(vectors[6:], vectors[:6], labels=labels, classes=4, chunk=4)
+    cosines = np.array([[cosine(a, b, 0.25) for b in clouds[:6]] for a in clouds[6:]])
+    want = np.stack([cosines[:, labels == k].max(1, initial=-2) for k in range(4)], axis=1)
+    np.testing.assert_allclose(got, want, atol=1e-6)
+    assert np.all(got[:, 2] == -2)
+
+
+def test_the_colour_weight_is_chosen_by_shapes_of_other_groups():
+    pairs = np.repeat(np.arange(4), 2)
+    # All have one geometry, and the two of a class one colour, which no other shape has.
+    train = nearest.Descriptors(np.ones((8, 8), bool), np.eye(4, dtype=np.float32)[pairs])
+    assert nearest.choose_weight(train, labels=pairs, groups=None) > 0
+    assert nearest.choose_weight(train, labels=pairs, groups=pairs) == 0
 
 
 def test_training_split_above_the_limit_is_sampled(dataset, monkeypatch):
@@ -253,13 +296,13 @@ def test_command_prints_a_table(dataset, capsys):
     assert __main__.main(["--data", str(dataset)]) == 0
     printed = capsys.readouterr().out
     assert "zero-shot, % of 4 shapes in 3 classes" in printed
-    assert "majority    50.0" in printed
+    assert "majority            50.0" in printed
 
 
 def test_command_prints_json(dataset, capsys):
     assert __main__.main(["--data", str(dataset), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert printed["histogram"]["top1"] == 1.0
+    assert printed["hand-crafted"]["top1"] == 1.0
     assert printed["teacher"]["retrieval"]["points_to_text/queries"] == 5
 
 

@@ -155,7 +155,14 @@ def test_metrics_match_those_of_the_evaluation_functions(workdir, loaded, made):
     np.testing.assert_array_equal(row_of(found).correct, want.correct)
     figures = found["sets"]["fake"]
     names = [row["name"] for row in figures["results"]]
-    assert names == ["chance", "majority", "histogram", "student", "teacher"]
+    assert names == [
+        "chance",
+        "majority",
+        "nearest neighbour",
+        "hand-crafted",
+        "student",
+        "teacher",
+    ]
     given = {
         "labels": held_out_split.load_held_out(made, "train").labels,
         "test_features": test,

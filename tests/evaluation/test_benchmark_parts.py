@@ -194,7 +194,7 @@ def test_page_marks_published_rows_and_has_a_section_per_test_set():
     net, chairs = text.split("\n## ")[2:]
     assert net.startswith("net\n") and "Its point clouds were mirrored" in net
     assert chairs.startswith("chairs\n") and "mirrored" not in chairs
-    assert "% of 8 shapes in 4 classes. Shapes: 9 test; 10,000 points each; fing" in chairs
+    assert "% of 8 shapes in 4 classes. Intervals: Wilson. Shapes: 9 test; 10,000 points" in chairs
     assert "| chance | 25.0 | 50.0 | 75.0 | 20.0 |  |" in chairs
     assert "| student | 50.0 | 50.0 | 75.0 | 20.0 | 21.5 to 78.5 |" in chairs
     assert "| zero-shot top-1 | 50.0 |" in chairs

@@ -3,6 +3,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn import linear_model
 
 from mrd_jax.evaluation import linear_probe
@@ -114,8 +115,11 @@ def test_strength_is_the_best_on_the_held_out_part_and_the_final_fit_uses_all_sh
     strength = linear_probe.STRENGTHS[int(np.argmax(scores))]
     unit_test = TEST_FEATURES / np.linalg.norm(TEST_FEATURES, axis=1, keepdims=True)
     correct = sklearn_fit(np.ones(150, dtype=bool), strength).predict(unit_test) == TEST_LABELS
+    interval = stats.binomtest(int(correct.sum()), 400).proportion_ci(method="wilson")
     assert got == {
         "top1": correct.mean(),
+        "top1_low": interval.low,
+        "top1_high": interval.high,
         "mean_per_class": classification.mean_per_class(correct, labels=TEST_LABELS),
         "strength": strength,
         "train": 150,

@@ -4,6 +4,7 @@
 import numpy as np
 import pytest
 import sklearn.metrics
+from scipy import stats
 
 from mrd_jax.evaluation.metrics import classification, statistics
 
@@ -148,6 +149,24 @@ def test_wilson_interval_solves_its_equation(successes, count):
         assert (fraction - p) ** 2 == pytest.approx(z**2 * p * (1 - p) / count, abs=1e-12)
     assert 0 <= low <= fraction <= high <= 1
     assert high - low > 0.05
+
+
+def test_the_interval_of_an_accuracy_is_over_groups_if_there_are_enough():
+    groups = np.repeat(np.arange(40), 5)
+    correct = groups < 20  # each group is all right or all wrong: 40 trials, not 200
+    found = statistics.accuracy_interval(correct, groups=groups)
+    want = stats.binom.ppf([0.025, 0.975], 40, 0.5) / 40
+    np.testing.assert_allclose([found.low, found.high], want, atol=1e-12)
+    assert found.groups == 40
+    few = statistics.accuracy_interval(correct, groups=groups // 5)
+    assert (few.low, few.high) == statistics.wilson_interval(100, count=200) and few.groups == 0
+
+
+@pytest.mark.parametrize("right", [0, 40])
+def test_the_interval_of_an_accuracy_without_variation_counts_groups_as_trials(right):
+    groups = np.repeat(np.arange(40), 5)
+    found = statistics.accuracy_interval(groups < right, groups=groups)
+    assert (found.low, found.high) == statistics.wilson_interval(right, count=40)
 
 
 def test_wilson_interval_of_more_successes_than_trials_raises():

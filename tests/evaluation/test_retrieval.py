@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Retrieval metrics on the five example shapes."""
 
+import dataclasses
 import tracemalloc
 
 import numpy as np
@@ -190,3 +191,29 @@ def test_memory_stays_below_the_whole_matrix_of_cosines():
             assert peak < count * count * 4 / 10
     finally:
         tracemalloc.stop()
+
+
+def test_precision_has_an_interval_over_groups_where_the_queries_are_shapes():
+    rows = [record(f"n{i}", label=i % 3, feature=np.eye(3)[i % 3], id=f"i{i}") for i in range(24)]
+    shapes = dataclasses.replace(held_out(rows=rows), groups=tuple(f"g{i // 2}" for i in range(24)))
+    embeddings = np.random.default_rng(0).normal(size=(24, 3))
+    metrics = retrieval.retrieval(embeddings, shapes)
+    low, high = (metrics[f"points_to_points/map_{end}"] for end in ("low", "high"))
+    assert low < metrics["points_to_points/map"] < high
+    assert "image_to_points/map_low" in metrics and "class_to_points/map_low" not in metrics
+    ungrouped = retrieval.retrieval(embeddings, dataclasses.replace(shapes, groups=None))
+    assert {k: v for k, v in metrics.items() if not k.endswith(("_low", "_high"))} == ungrouped
+
+
+def test_ranks_and_precisions_name_the_shape_of_every_query():
+    ranks = retrieval.own_ranks(EMBEDDINGS, held_out())
+    # The name "Stool" belongs to shapes 0 and 1, and is that of the first.
+    assert ranks["text_to_points"].shapes.tolist() == [0, 2, 3, 4]
+    assert ranks["points_to_text"].shapes.tolist() == [0, 1, 2, 3, 4]
+    assert ranks["points_to_text"].ranks.tolist() == [1, 4, 1, 1, 1]
+    precisions = retrieval.class_precisions(EMBEDDINGS, held_out())
+    shapes = precisions["points_to_points"].shapes
+    assert (held_out().labels[shapes] == precisions["points_to_points"].labels).all()
+    assert precisions["class_to_points"].shapes.tolist() == [-1] * len(
+        precisions["class_to_points"].labels
+    )

@@ -99,7 +99,10 @@ def test_student_is_compared_with_every_method_that_has_a_result_per_shape():
     assert (compared["teacher"].only_first, compared["teacher"].only_second) == (1, 2)
 
 
-@pytest.mark.parametrize("name, current", [("floor", "histogram"), ("ceiling", "teacher")])
+@pytest.mark.parametrize(
+    "name, current",
+    [("floor", "hand-crafted"), ("histogram", "hand-crafted"), ("ceiling", "teacher")],
+)
 def test_rows_of_version_0_1_are_read_under_their_current_names(name, current):
     row = results.Result(name, "", {"top1": 0.5}, np.array([True, False]))
     restored = results.from_dict(row.as_dict())

@@ -226,19 +226,22 @@ def test_no_array_is_as_large_as_a_relation_matrix(overrides):
     assert size_of("blockwise", 96) == 2 * size_of("blockwise", 48) < 96 * 96 / 4
 
 
-def objective_of(form, *, batch=11, **overrides):
+def objective_of(form, *, batch=11, relation_head=False, lambda_factor=1.0, **overrides):
     config = loss_inputs.loss_config(form=form, block=4, **overrides)
-    embeddings = loss_inputs.float32(loss_inputs.embeddings_of(batch=batch, seed=6))
-    learnt = {name: embeddings[name] for name in ("points", "log_scale")}
-    learnt["weights"] = loss_inputs.float32(loss_inputs.weights_of(config))
-    run = jax.value_and_grad(functools.partial(loss_inputs.objective, config=config), has_aux=True)
+    embeddings = loss_inputs.embeddings_of(batch=batch, seed=6, relation_head=relation_head)
+    embeddings = loss_inputs.float32(embeddings)
+    learnt = loss_inputs.learnt_of(embeddings, config)
+    objective = functools.partial(loss_inputs.objective, config=config, lambda_factor=lambda_factor)
+    run = jax.value_and_grad(objective, has_aux=True)
     return jax.jit(run, compiler_options=COMPILER_OPTIONS)(learnt, embeddings)
 
 
 def test_objective_of_an_odd_batch_has_the_same_parts_and_gradients():
-    options = {"learn_student_temperature": True}
+    options = {"learn_student_temperature": True, "term_weights": "dynamic"}
+    options |= {"relation_head": True, "lambda_factor": 0.4}
     expected, actual = (objective_of(form, **options) for form in ("plain", "blockwise"))
     jax.tree.map(reference.assert_close, actual, expected)
+    assert np.abs(expected[1]["relation_points"]).max() > 1e-2
     assert {"accuracy_text", "intra/TT", "image/TV"} < actual[0][1].keys()
 
 

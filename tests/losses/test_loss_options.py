@@ -55,6 +55,20 @@ INVALID = {
     "unknown form": ({"form": "fused"}, "form is 'fused'.*'plain', 'blockwise', 'auto'"),
     "unknown dtype": ({"dtype": "float16"}, "dtype is 'float16'.*'float32', 'bfloat16'"),
     "empty block": ({"block": 0}, "loss.block is 0; expected a number of columns >= 1"),
+    "unknown weights of terms": (
+        {"term_weights": "learned"},
+        "term_weights is 'learned'.*'dynamic', 'static'",
+    ),
+    "floor without weights": ({"term_weight_floor": 1.0}, "term_weight_floor is 1.0; .* < 1"),
+    "weights of one term": (
+        {"term_weights": "dynamic", "lambda_intra": 0.0, "lambda_text": 0.0},
+        "term_weights is 'dynamic', but 1 distillation terms",
+    ),
+    "negative warm-up": ({"lambda_warmup": -0.1}, "lambda_warmup is -0.1"),
+    "schedules that overlap": (
+        {"lambda_warmup": 0.6, "lambda_anneal": 0.5},
+        "lambda_warmup is 0.6 and lambda_anneal is 0.5; .* at most 1",
+    ),
     "negative lambda": ({"lambda_image": -1.0}, "lambda_image is -1.0"),
     "negative weight": ({"text_weight": -0.5}, "text_weight is -0.5"),
     "negative regulariser": ({"entropy_weight": -0.1}, "entropy_weight is -0.1"),

@@ -15,20 +15,16 @@ import reference_losses as reference
 from mrd_jax import losses
 
 
-def numeric_gradients(config, embeddings):
+def numeric_gradients(config, embeddings, **options):
     """Computes central differences of the slow objective, as a tree like `evaluate`'s gradients."""
-    leaves, tree = jax.tree.flatten(
-        {
-            "points": embeddings["points"],
-            "log_scale": np.float64(embeddings["log_scale"]),
-            "weights": loss_inputs.weights_of(config),
-        }
-    )
+    names = {"points", "relation_points", "log_scale"} & embeddings.keys()
+    learnt = {name: np.float64(embeddings[name]) for name in names}
+    leaves, tree = jax.tree.flatten(learnt | {"weights": loss_inputs.weights_of(config)})
 
     def total(leaf, position):
         learnt = tree.unflatten(leaves[:position] + [leaf] + leaves[position + 1 :])
-        changed = embeddings | {"points": learnt["points"], "log_scale": float(learnt["log_scale"])}
-        return reference.mrd_loss(changed, learnt["weights"], config)["total"]
+        weights = learnt.pop("weights")
+        return reference.mrd_loss(embeddings | learnt, weights, config, **options)["total"]
 
     return tree.unflatten(
         reference.numeric_gradient(functools.partial(total, position=position), leaf)
@@ -36,19 +32,46 @@ def numeric_gradients(config, embeddings):
     )
 
 
-@pytest.mark.parametrize("name", loss_inputs.VARIANTS)
-def test_every_part_and_gradient_equals_the_loops(name):
-    config, embeddings = (
-        loss_inputs.loss_config(**loss_inputs.VARIANTS[name]),
-        loss_inputs.embeddings_of(),
-    )
-    parts, gradients = loss_inputs.evaluate(config, embeddings)
-    expected = reference.mrd_loss(embeddings, loss_inputs.weights_of(config), config)
+def assert_equals_the_loops(config, embeddings, **options):
+    parts, gradients = loss_inputs.evaluate(config, embeddings, **options)
+    expected = reference.mrd_loss(embeddings, loss_inputs.weights_of(config), config, **options)
     assert parts.keys() == expected.keys()
     for part, value in parts.items():
         assert value.shape == () and value.dtype == jnp.float32, part
         reference.assert_close(value, expected[part])
-    jax.tree.map(reference.assert_close, gradients, numeric_gradients(config, embeddings))
+    numeric = numeric_gradients(config, embeddings, **options)
+    jax.tree.map(reference.assert_close, gradients, numeric)
+    return expected, numeric
+
+
+@pytest.mark.parametrize("name", loss_inputs.VARIANTS)
+def test_every_part_and_gradient_equals_the_loops(name):
+    config = loss_inputs.loss_config(**loss_inputs.VARIANTS[name])
+    assert_equals_the_loops(config, loss_inputs.embeddings_of())
+
+
+def test_relation_head_enters_the_distillation_terms_and_them_only():
+    embeddings = loss_inputs.embeddings_of(relation_head=True)
+    two, gradients = assert_equals_the_loops(loss_inputs.loss_config(), embeddings)
+    assert min(np.abs(gradients[name]).max() for name in ("points", "relation_points")) > 1e-2
+    one = embeddings | {"relation_points": embeddings["points"]}
+    one = reference.mrd_loss(
+        one, loss_inputs.weights_of(loss_inputs.loss_config()), loss_inputs.loss_config()
+    )
+    assert one["contrastive"] == two["contrastive"]
+    assert min(abs(one[term] - two[term]) for term in losses.options.TERMS) > 1e-2
+
+
+def test_factor_of_the_lambdas_scales_the_distillation_terms_only():
+    config, embeddings = loss_inputs.loss_config(), loss_inputs.embeddings_of()
+    half, _ = assert_equals_the_loops(config, embeddings, lambda_factor=0.5)
+    whole = loss_inputs.evaluate(config, embeddings)[0]
+    distilled = whole["total"] - whole["contrastive"] - whole["entropy"]
+    reference.assert_close(whole["total"] - half["total"], distilled / 2)
+    reference.assert_close(half["entropy"], whole["entropy"])
+    # A traced factor, as in the step, has the effect of a number.
+    traced, _ = loss_inputs.evaluate(config, embeddings, lambda_factor=jnp.float32(0.5))
+    reference.assert_close(traced["total"], half["total"])
 
 
 def test_no_two_variants_have_the_same_value():

@@ -23,7 +23,7 @@ SHARDED = [
 ]
 
 
-def sharded_step(config, axis_name):
+def sharded_step(config, axis_name, *, factor=1.0):
     """Differentiates the contribution of a device and sums over devices, as a training step does.
 
     The student is a replicated matrix, so that its gradient depends on the rows of every device.
@@ -31,8 +31,12 @@ def sharded_step(config, axis_name):
 
     def step(learnt, embeddings):
         def contribution(learnt):
-            points = embeddings["points"] @ learnt["student"]
-            return loss_inputs.objective(learnt | {"points": points}, embeddings, config, axis_name)
+            rows = {"points": embeddings["points"] @ learnt["student"]}
+            if "relation_head" in learnt:
+                rows["relation_points"] = embeddings["points"] @ learnt["relation_head"]
+            return loss_inputs.objective(
+                learnt | rows, embeddings, config, axis_name, lambda_factor=factor
+            )
 
         (value, parts), gradients = jax.value_and_grad(contribution, has_aux=True)(learnt)
         result = value, parts, gradients
@@ -41,8 +45,8 @@ def sharded_step(config, axis_name):
     return step
 
 
-def run_sharded(backend, devices, config, learnt, embeddings):
-    step = sharded_step(config, "data")
+def run_sharded(backend, devices, config, learnt, embeddings, *, factor=1.0):
+    step = sharded_step(config, "data", factor=factor)
     if backend == "pmap":
         split = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), embeddings)
         mapped = jax.pmap(
@@ -61,6 +65,27 @@ def run_sharded(backend, devices, config, learnt, embeddings):
 @pytest.mark.parametrize("backend, devices, name, form", SHARDED)
 def test_contributions_and_gradients_sum_to_those_of_one_device(backend, devices, name, form):
     config = loss_inputs.loss_config(**loss_inputs.VARIANTS[name])
+    assert_sum_is_that_of_one_device(backend, devices, form, config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend, devices, form", [
+    (backend, devices, form)
+    for backend in ("pmap", "shard_map")
+    for devices in (1, 2, 4, 8)
+    for form in ("plain", "blockwise")
+])  # fmt: skip
+def test_relation_head_dynamic_terms_and_schedule_do_not_depend_on_devices(backend, devices, form):
+    config = loss_inputs.loss_config(term_weights="dynamic", learn_student_temperature=True)
+    head = np.eye(4)[::-1] + 0.3 * np.random.default_rng(5).normal(size=(4, 4))
+    gradients = assert_sum_is_that_of_one_device(
+        backend, devices, form, config, factor=0.4, relation_head=head
+    )
+    weights = gradients["weights"]["term_mixing"]
+    assert min(np.abs(weights)) > 1e-3 < np.abs(gradients["relation_head"]).max()
+
+
+def assert_sum_is_that_of_one_device(backend, devices, form, config, *, factor=1.0, **heads):
     embeddings = loss_inputs.float32(loss_inputs.embeddings_of(batch=16, seed=1))
     # The first of eight devices has no text and the second no image at all.
     embeddings["has_text"] = embeddings["has_text"].at[:2].set(False)
@@ -72,9 +97,11 @@ def test_contributions_and_gradients_sum_to_those_of_one_device(backend, devices
             "log_scale": embeddings.pop("log_scale"),
             "weights": loss_inputs.weights_of(config),
         }
+        | heads
     )
-    expected = sharded_step(config, None)(learnt, embeddings)
+    expected = sharded_step(config, None, factor=factor)(learnt, embeddings)
     config.update(form=form, block=5)
-    actual = run_sharded(backend, devices, config, learnt, embeddings)
+    actual = run_sharded(backend, devices, config, learnt, embeddings, factor=factor)
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected[2])) > 0.1
     jax.tree.map(reference.assert_close, actual, expected)
+    return expected[2]

@@ -125,6 +125,39 @@ def test_memory_and_loop_options_change_neither_value_nor_gradient(name, changes
     assert_trees_close(got, want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["point_bert", pytest.param("uni3d", marks=pytest.mark.slow)])
+def test_relation_head_is_a_second_projection_of_the_same_features(name):
+    one, extra = tiny_variables(name), tiny_variables(name)["params"]["projection"]
+    extra = jax.tree.map(lambda leaf: 1 - 2 * leaf[..., ::-1], extra)
+    params = one["params"]
+    two = one | {"params": params | {"relation_projection": extra}}
+    options = {"relation_head": "linear"}
+    shapes = jax.eval_shape(tiny(name, **options).init, jax.random.key(0), *tiny_clouds())
+    assert jax.tree.map(jnp.shape, two) == jax.tree.map(jnp.shape, shapes)
+    found = jax.jit(tiny(name, **options).clone(all_heads=True).apply)(two, *tiny_clouds())
+    swapped = one | {"params": params | {"projection": extra}}
+    wanted = [jitted_apply(name)(variables, *tiny_clouds()) for variables in (one, swapped)]
+    np.testing.assert_allclose(found, np.stack(wanted, axis=1), rtol=1e-5, atol=1e-5)
+    assert np.abs(wanted[0] - wanted[1]).max() > 0.1
+
+
+@pytest.mark.slow
+@both
+def test_heads_do_not_depend_on_micro_batches_and_the_first_is_the_default(name):
+    params = tiny_variables(name)["params"]
+    extra = jax.tree.map(lambda leaf: 1 - 2 * leaf[..., ::-1], params["projection"])
+    two = tiny_variables(name) | {"params": params | {"relation_projection": extra}}
+
+    def embed(all_heads, **options):
+        model = tiny(name, relation_head="linear", **options).clone(all_heads=all_heads)
+        options = {"train": True, "mutable": ["batch_stats"], "keys": sample_keys()}
+        return jax.jit(lambda *clouds: model.apply(two, *clouds, **options)[0])(*tiny_clouds())
+
+    found, wanted, first = embed(True, micro_batch=2), embed(True), embed(False)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(first, wanted[:, 0], rtol=1e-6, atol=1e-6)
+
+
 @both
 def test_bfloat16_stays_close_and_returns_float32(name):
     want, _, _ = value_and_gradient(name)

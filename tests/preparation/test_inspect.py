@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import small_shapes
+import step_files
 from PIL import Image
 
 from data_prep.geometry import clouds
@@ -245,6 +246,15 @@ def test_many_files_are_drawn_on_several_sheets(run, tmp_path, monkeypatch):
     for name, rows in (("s.png", 2), ("s-2.png", 2), ("s-3.png", 1)):
         with Image.open(output.parent / name) as sheet:
             assert sheet.height == layout.TITLE_HEIGHT + rows * layout.ROW_HEIGHT
+
+
+def test_a_glb_file_whose_writer_may_leave_z_up_is_noted_unless_the_axis_is_stated(run, tmp_path):
+    cascadio = pytest.importorskip("cascadio")
+    path = tmp_path / "box.glb"
+    path.write_bytes(cascadio.load(step_files.box((3, 2, 1)), file_type="step"))
+    note = "written by Open CASCADE, which may leave z up against the standard, y taken"
+    assert run(path)[1][0]["notes"] == [note]
+    assert run(path, "--up", "z")[1][0]["notes"] == []
 
 
 def test_entries_of_a_folder_that_cannot_be_read_are_errors_and_others_are_counted(

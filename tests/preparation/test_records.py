@@ -155,7 +155,10 @@ def test_missing_modalities_are_masked_in_batches_from_disk(made):
                 "directory": "",
                 "read_threads": 0,
                 "corrupt_records": 0,
+                "image_positives": 1,
+                "text_positives": 1,
             },
+            "loss": {"relation_features": "drawn"},
             "teacher": {"dim": DIM, "name": "fake/teacher"},
         }
     )

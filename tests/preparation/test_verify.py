@@ -68,6 +68,23 @@ def test_intact_data_set_has_no_fault(made):
     assert re.search("29 train, 10 test records .* 2 shards .*: no fault$", str(report))
 
 
+def test_groups_of_unknown_shapes_and_groups_in_two_splits_are_faults(folder):
+    path = folder / "evaluation" / "groups.json"
+    ids = {split: [record["id"] for record in source.open_split(folder, split)]
+           for split in ("train", "test")}  # fmt: skip
+    path.write_text(json.dumps({ids["train"][0]: "a", ids["test"][0]: "b", ids["test"][1]: "b"}))
+    assert faults(folder) == []
+    path.write_text(json.dumps({ids["train"][0]: "a", ids["test"][0]: "a"}))
+    reason = r"1 groups are in two splits, such as 'a' in \['train', 'test'\]"
+    assert_one(folder, file="evaluation/groups.json", reason=reason)
+    path.write_text('{"nobody": "a"}')
+    reason = "has 1 ids that no record has, such as 'nobody'"
+    assert_one(folder, file="evaluation/groups.json", reason=reason)
+    for text, reason in (("[]", "is not an object of ids"), ("{", "is corrupt")):
+        path.write_text(text)
+        assert_one(folder, file="evaluation/groups.json", reason=reason)
+
+
 def test_rounding_to_float16_is_no_fault():
     rng = np.random.default_rng(0)
     for points in (2, 10_000):

@@ -72,9 +72,9 @@ def test_folds_are_pooled_shape_by_shape(stored):
     summary = furniture.pool_folds([first, second])
     assert summary["methods"]["student"]["top1"] == 0.75
     assert summary["methods"]["student"]["folds"] == [1.0, 0.5]
-    assert summary["methods"]["histogram"]["top1"] == 0.5
+    assert summary["methods"]["hand-crafted"]["top1"] == 0.5
     # Only the student: shapes 2 and 3; only histogram: shape 4; 3 disagreements, 2 to 1.
-    assert summary["against"]["histogram"] == {
+    assert summary["against"]["hand-crafted"] == {
         "shapes": 4, "student_only": 2, "other_only": 1, "p_value": 1.0,
     }  # fmt: skip
     assert "chance" not in summary["methods"]
@@ -135,7 +135,8 @@ def test_transfer_measures_the_saved_embeddings_of_a_run(made, tmp_path):
     }  # fmt: skip
     assert got["linear_probe"] == linear_probe.linear_probe(saved["train"], **given)
     assert got["few_shot"] == few_shot.few_shot(saved["train"], **given)
-    assert got["zero_shot"] == zero_shot.zero_shot(saved["test"], test)
+    accuracies = zero_shot.zero_shot(saved["test"], test)
+    assert {key: got["zero_shot"][key] for key in accuracies} == accuracies
     student = sweep.row_of(json.loads((run / "results.json").read_text()), "student")
     assert got["retrieval"] == student["retrieval"]
     assert (got["steps"], got["seed"]) == (6, 3)
@@ -147,7 +148,14 @@ def test_transfer_writes_a_table_with_a_column_per_run(made, tmp_path, monkeypat
     arguments = ["transfer", "--runs", *runs, "--names", "one", "two", "--output", str(page)]
     monkeypatch.setattr(sys, "argv", arguments)
     assert transfer.main() == 0
-    printed = capsys.readouterr().out
+    printed, progress = capsys.readouterr()
+    lines = [text for text in progress.splitlines() if text.endswith(" s left")]
+    assert [text.split(" took ")[0] for text in lines] == [
+        f"{name}: {stage}" for name in ("one", "two") for stage in transfer.STAGES
+    ]
+    # The second run is estimated by the first one; nothing is left after its last stage.
+    assert ["at least" in text for text in lines] == [True] * 3 + [False] * 5
+    assert lines[-1].endswith("; 0 s left")
     line = json.loads(printed.splitlines()[-1])
     one, two = (100 * line["runs"][name]["linear_probe"]["top1"] for name in ("one", "two"))
     assert f"| linear probe top-1 | {one:.1f} | {two:.1f} |" in page.read_text()

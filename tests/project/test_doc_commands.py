@@ -27,6 +27,7 @@ import tiny_index
 from doc_pages import PAGES, ROOT
 from tiny_encoder import DIM, FIELDS, POINTS, tiny_card, tiny_variables
 
+import benchmarks.study.__main__ as study
 import mrd_jax.demo.__main__ as demo
 import scripts.tpu_pod.__main__ as tpu_pod
 from data_prep import build, estimate, teachers, verify
@@ -48,6 +49,7 @@ TRAIN = f"{PYTHON} -m mrd_jax.main --config configs/quickstart.py --workdir"
 NOT_RUN = {
     "make quickstart": "fetches packages and meshes, and takes ten minutes",
     "make furniture": "fetches meshes and trains for 20 minutes; tests/project/test_benchmarks.py",
+    "make study": "eight hours of training; tests/project/test_study.py",
     "make test": "runs this test",
     "python3 -m venv": "creates the environment of the tests",
     ".venv/bin/pip install": "fetches packages",
@@ -91,6 +93,7 @@ NOT_RUN = {
 SLOW = ("mrd_jax.main", "docs/examples/student.py")
 # Program -> its function in this process, and the arguments that reduce its size.
 QUICK = {
+    "benchmarks.study": (study.main, ()),
     "data_prep.build": (
         lambda arguments: build.build(build.parse_options(arguments)),
         ("--points", str(POINTS), "--views", "1", "--image_size", "24", "--workers", "0"),

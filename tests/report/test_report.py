@@ -43,7 +43,7 @@ def test_table_is_aligned_and_in_per_cent():
     # Correct: first Stool, Desk, Torch; the true class of the second Stool ranks second.
     assert report.format_table(rows()[:2]) == "\n".join(
         [
-            "zero-shot, % of 4 shapes in 3 classes",
+            "zero-shot, % of 4 shapes in 3 classes; intervals: Wilson",
             "         top-1  top-3  top-5  mean per class  95% of top-1",
             "chance    33.3  100.0  100.0            33.3",
             "student   75.0  100.0  100.0            83.3  30.1 to 95.4",
@@ -273,3 +273,23 @@ def test_gallery_without_embeddings_raises(tmp_path):
             results=rows(),
             gallery=held_out(),
         )
+
+
+def test_table_says_over_how_many_groups_its_intervals_are():
+    rows_of = [
+        record(f"n{i}", label=i % 3, feature=np.eye(3)[i % 3], id=f"i{i}") for i in range(24)
+    ]
+    split = held_out(rows=rows_of)
+    grouped = dataclasses.replace(split, groups=tuple(f"g{i // 2}" for i in range(24)))
+    embeddings = np.random.default_rng(0).normal(size=(24, 3))
+    wilson, clustered = (
+        results.from_embeddings(embeddings, name=results.STUDENT, held_out=shapes)
+        for shapes in (split, grouped)
+    )
+    assert "; intervals: bootstrap over 12 groups\n" in report.format_table([clustered])
+    assert "; intervals: Wilson\n" in report.format_table([wilson])
+    assert (
+        report.format_table([clustered]).split()[-3:] != report.format_table([wilson]).split()[-3:]
+    )
+    again = results.from_dict(json.loads(json.dumps(clustered.as_dict())))
+    assert report.format_table([again]) == report.format_table([clustered])

@@ -101,6 +101,7 @@ def test_a_changed_texture_and_one_that_was_missing_are_noticed(student):
         file.write(obj)
     arguments = ["meshes", *BUILD[1:]]
     assert index.main(arguments) == 0 and index.main(arguments) == 0
+    assert student.clouds == 1
     with open("meshes/a.mtl", "w") as file:
         file.write("newmtl a\nKd 1 0 0\n")
     assert index.main(arguments) == 0

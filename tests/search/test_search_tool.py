@@ -292,10 +292,18 @@ def test_the_index_records_the_place_of_the_teacher_or_the_command_warns(
     assert status == 0 and "will need --teacher" in err
 
 
+def test_embeddings_by_another_head_than_that_of_searches_are_refused(run, workspace, tmp_path):
+    arrays = dict(np.load(workspace / "E.npz"))
+    assert arrays["head"] == "contrastive"
+    np.savez(tmp_path / "mean.npz", **arrays | {"head": "mean"})
+    status, _, err = run("build", "--embeddings", tmp_path / "mean.npz", "--output", tmp_path / "a")
+    assert status == 2 and "has embeddings by --head mean, but searches embed with" in err
+
+
 def test_an_index_of_an_earlier_reader_is_a_note(run, workspace, tmp_path):
     arrays = dict(np.load(workspace / "E.npz"))
     assert arrays["reader_version"] == formats.READER_VERSION
-    for name in ("reader_version", "roots"):
+    for name in ("reader_version", "roots", "head"):
         del arrays[name]
     np.savez(tmp_path / "old.npz", **arrays)
     status, _, err = run("build", "--embeddings", tmp_path / "old.npz", "--output", tmp_path / "a")

@@ -173,17 +173,18 @@ def test_the_table_determines_order_captions_classes_splits_and_images(
     (raw / "other.png").write_bytes(picture((0, 255, 0)))
     table(
         raw,
-        "path,id,name,captions,images,label,split,creator,licence",
-        'm/two.glb,B2,,"tall, red|a red box","photo.png|other.png",big_box,train,Zoë,CC0',
-        "./m/one.glb,,Oak chair,,,chair,test,,",
-        "m/three.glb,,,,,,test,,",
+        "path,id,name,tags,captions,images,label,split,creator,licence",
+        'm/two.glb,B2,,"oak|4, W8.89mm","tall, red|a red box","photo.png|other.png",big_box,train,'
+        "Zoë,CC0",
+        "./m/one.glb,,Oak chair,,,,chair,test,,",
+        "m/three.glb,,,,,,,test,,",
     )
     folder = run_build("folder", raw, tmp_path / "out", monkeypatch)
     (two,) = source.open_split(folder, "train")
     one, three = source.open_split(folder, "test")
     assert (two["id"], two["name"], two["creator"], two["licence"]) == ("B2", "two", "Zoë", "CC0")
-    assert two["captions"] == ["two", "tall, red", "a red box"]
-    assert two["caption_kinds"] == ["name", "caption", "caption"]
+    assert two["captions"] == ["two", "two, oak, 4, W8.89mm", "tall, red", "a red box"]
+    assert two["caption_kinds"] == ["name", "tags", "caption", "caption"]
     assert two["image_kinds"] == ["render", "render", "picture", "picture"]
     assert two["image_features"][2:].argmax(axis=1).tolist() == [2, 1]  # blue, then green
     assert (one["id"], one["captions"]) == ("m/one.glb", ["Oak chair"])
@@ -404,6 +405,16 @@ def test_notes_are_part_of_the_summary(tmp_path, monkeypatch, capsys):
         "note: 1 shape without a caption, since file names such as model.glb say nothing; use "
         "--label_from folder for names of folders, or a table with a column 'name'\n"
     ) in printed
+    assert "note: vertical axis, y by the standard for glb: 2\n" in printed
+
+
+def test_vertical_axes_are_counted_by_what_states_them(tmp_path):
+    for name in ("a.glb", "b.obj", "c.obj", "d.stl"):
+        write(tmp_path / name, box())
+    table(tmp_path, "path,up", "a.glb,", "b.obj,z", "c.obj,", "d.stl,")
+    note = prepare.list_items(sources.SOURCES["folder"], tmp_path)[1][-1]
+    counts = "y assumed for obj: 1, y by the standard for glb: 1, z as stated: 1, z assumed for stl"
+    assert note == f"vertical axis, {counts}: 1"
 
 
 def shapenet(root):
@@ -529,6 +540,34 @@ def test_a_package_that_is_missing_is_detected_before_any_shape_is_prepared(tmp_
     monkeypatch.setitem(sys.modules, "cascadio", None)
     with pytest.raises(ImportError, match="step files need it"):
         run_build("folder", tmp_path / "raw", tmp_path / "out", monkeypatch)
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["current", "of_earlier_readers"])
+def test_groups_are_added_to_a_data_set_without_preparing_shapes_again(
+    tmp_path, monkeypatch, capsys, earlier
+):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    for name in ("a", "b", "c"):
+        write(raw / f"{name}.glb", box())
+    table(raw, "path", "a.glb", "b.glb", "c.glb")
+    run = functools.partial(run_build, "folder", raw, out, monkeypatch)
+    folder = run()
+    assert load_held_out(folder).groups is None
+    if earlier:
+        metadata = json.loads((folder / "metadata.json").read_text())
+        del metadata["reader_version"]
+        (folder / "metadata.json").write_text(json.dumps(metadata))
+    files = {path: path.read_bytes() for path in (out / "shapes").rglob("*.npz")}
+    table(raw, "path,group", "a.glb,oak", "b.glb,", "c.glb,oak")
+    capsys.readouterr()
+    run()
+    assert "groups written: 1 of 2 shapes" in capsys.readouterr().out
+    assert files == {path: path.read_bytes() for path in (out / "shapes").rglob("*.npz")}
+    held_out = load_held_out(folder)
+    assert held_out.groups == ("oak", "", "oak") and held_out.clusters.tolist() == [0, 1, 0]
+    table(raw, "path", "a.glb", "b.glb", "c.glb")
+    run()
+    assert load_held_out(folder).groups is None
 
 
 def test_a_data_set_of_earlier_readers_is_kept_with_a_note_until_it_is_overwritten(

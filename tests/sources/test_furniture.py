@@ -200,6 +200,8 @@ def test_training_models_of_an_identified_test_author_are_excluded():
         shape(1, "B"),
     ]
     assert source.splits(prepared) == {"train": ["A1", "B0", "B1"], "test": ["T0", "T1"]}
+    groups = source.groups(None, prepared)
+    assert groups == {"T0": "ann", "A0": "ann", "A1": "ben"}  # an unknown author is no group
 
 
 def test_training_catalogues_can_be_selected():

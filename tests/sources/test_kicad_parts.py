@@ -164,6 +164,12 @@ def test_geometry_is_known_at_unit_size_and_survives_the_cache(prepared):
         other.geometry,
     ]
     assert (box.catalogue, box.category) == ("DIP package/DIP-#_W#mm", "Package_DIP")
+    groups = sources.SOURCES["kicad_parts"].groups(None, [box, big, other])
+    assert groups == {
+        box.id: "DIP package/DIP-#_W#mm",
+        big.id: "DIP package/DIP-#_W#mm",
+        other.id: "relay/Other",
+    }
 
 
 def test_z_is_up_and_a_file_that_does_not_convert_is_counted(prepared):
@@ -171,7 +177,8 @@ def test_z_is_up_and_a_file_that_does_not_convert_is_counted(prepared):
     extent = np.ptp(box.xyz, axis=0)
     assert extent[0] > extent[1] > extent[2]
     (reason,) = prepared[0].skipped
-    assert "surfaces" in reason and len(box.images) == 1
+    assert "surfaces" in reason and len(box.images) == 1 and box.faults == ()
+    assert any(note.startswith("vertical axis, z") for note in prepared[0].notes)
 
 
 def test_shapes_without_a_geometry_keep_the_fingerprint_of_earlier_versions():

@@ -61,6 +61,10 @@ def test_csv_and_json_lines_give_the_same_rows(tmp_path):
         ("path,split\na.glb,all\n", "line 2: split is 'all'"),
         ("path,split\na.glb,a b\n", "line 2: split is 'a b'"),
         ("path,split\na.glb,test\nb.glb,\n", "line 3: no split, but other lines have one"),
+        (
+            "path,split,group\na,test,\nb,train,\nc,test,oak\nd,train,oak\n",
+            "line 5: group 'oak' is in split 'train', but .*line 4 has it in 'test'; put all",
+        ),
         (b"path\n\xff.glb\n", "not UTF-8 text"),
         ('path\n"a.glb\n', "not a CSV file"),
     ],
@@ -90,7 +94,7 @@ def test_an_invalid_json_line_is_an_error(tmp_path, line, message):
     [
         ("t.csv", "path,colour,nmae\na,b,c\n", "colour, nmae (did you mean name?)"),
         ("t.csv", "path,,name\na,b,c\n", None),
-        ("t.jsonl", '{"path": "a", "tags": "b"}\n{"path": "b", "tags": "b", "x": 1}', "tags, x"),
+        ("t.jsonl", '{"path": "a", "hue": "b"}\n{"path": "b", "hue": "b", "x": 1}', "hue, x"),
         ("t.csv", "path,name\na,b\n", None),
     ],
 )
@@ -156,9 +160,9 @@ def test_unknown_columns_are_named_once_with_suggestions(tmp_path):
 
 
 def test_unknown_keys_of_all_lines_are_in_one_note(tmp_path):
-    lines = [{"path": "a", "tags": ["x"]}, {"path": "b", "tags": 3, "size": {"x": 1}}]
+    lines = [{"path": "a", "hue": ["x"]}, {"path": "b", "hue": 3, "size": {"x": 1}}]
     path = write(tmp_path, "\n".join(map(json.dumps, lines)), "t.jsonl")
-    assert tables.read(path).notes == (f"{path}: columns that are not read: tags, size",)
+    assert tables.read(path).notes == (f"{path}: columns that are not read: hue, size",)
 
 
 def test_many_unknown_columns_are_shortened(tmp_path):

@@ -27,6 +27,10 @@ def loss_config(**overrides):
             "relation": "similarity",
             "divergence": "jeffrey",
             "weights": "dynamic",
+            "term_weights": "static",
+            "term_weight_floor": 0.2,
+            "lambda_warmup": 0.0,
+            "lambda_anneal": 0.0,
             "mix": "divergences",
             "entropy_weight": 0.1,
             "teacher_temperature": 0.25,
@@ -34,6 +38,7 @@ def loss_config(**overrides):
             "learn_student_temperature": False,
             "student_temperature_cross": 0.0,
             "student_temperature_follows": "none",
+            "relation_features": "drawn",
             "teacher_temperatures": {"intra": (), "image": (), "text": ()},
             "neighbours_within": 0.0,
             "neighbours_across": 0.0,
@@ -84,6 +89,9 @@ VARIANTS = {
     "temperatures of single targets": TEMPERATURES,
     "temperatures of single targets, student follows": TEMPERATURES
     | {"student_temperature_follows": "teacher"},
+    "dynamic terms": {"term_weights": "dynamic"},
+    "dynamic terms alone": {"term_weights": "dynamic", "weights": "static"},
+    "two dynamic terms": {"term_weights": "dynamic", "lambda_image": 0.0},
     "no regulariser": {"entropy_weight": 0.0},
     "one candidate": {"candidates": {"intra": ("VV", "TT"), "image": ("VV",), "text": ("VT",)}},
     "three candidates": {
@@ -99,11 +107,12 @@ VARIANTS = {
 }
 
 
-def embeddings_of(batch=6, dim=4, seed=0):
+def embeddings_of(batch=6, dim=4, seed=0, relation_head=False):
     """Draws correlated embeddings, so that every part is of order one; not normalised."""
     draw = np.random.default_rng(seed).normal
     common = draw(size=(batch, dim))
-    return {
+    head = {"relation_points": common - 2 * draw(size=(batch, dim))} if relation_head else {}
+    return head | {
         "points": 2 * common + draw(size=(batch, dim)),
         "image": common + 0.5 * draw(size=(batch, dim)),
         "text": 3 * common + draw(size=(batch, dim)),
@@ -111,6 +120,34 @@ def embeddings_of(batch=6, dim=4, seed=0):
         "has_text": np.arange(batch) % 5 != 3,
         "log_scale": 2.0,
     }
+
+
+# Options that need more than one feature of each modality, see `several_embeddings_of`.
+SEVERAL = {
+    "means as relation features": ((1, 1), {"relation_features": "mean"}),
+    "several positives": ((3, 2), {}),
+    "several images, one text, and means": ((3, 1), {"relation_features": "mean"}),
+}
+
+
+def several_embeddings_of(positives, *, batch=6, dim=4, seed=0):
+    """Returns `embeddings_of` with means, and with these numbers of images and texts per sample.
+
+    Some samples have fewer, as those without any in `embeddings_of`; empty slots are nan.
+    """
+    embeddings = embeddings_of(batch=batch, dim=dim, seed=seed)
+    draw = np.random.default_rng(seed + 1).normal
+    for name, count in zip(("image", "text"), positives, strict=True):
+        first = embeddings[name]
+        embeddings[f"{name}_mean"] = first + draw(size=first.shape)
+        if count > 1:
+            slots = first[:, None] + 0.7 * draw(size=(batch, count, dim))
+            slots[:, 0] = first
+            filled = 1 + np.arange(batch) % count
+            has = embeddings[f"has_{name}"][:, None] & (np.arange(count) < filled[:, None])
+            embeddings[name] = np.where(has[..., None], slots, np.nan)
+            embeddings[f"has_{name}"] = has
+    return embeddings
 
 
 def weights_of(config):
@@ -121,6 +158,7 @@ def weights_of(config):
             term: np.roll(logits, shift)[: len(config.candidates[term])]
             for shift, term in enumerate(("intra", "image", "text"))
         },
+        "term_mixing": np.array([0.5, -0.7, 0.9]),
         "student_log_temperature": math.log(0.6),
         "student_log_temperature_cross": math.log(0.35),
     }
@@ -134,18 +172,25 @@ def float32(tree):
     return jax.tree.map(cast, tree)
 
 
-def objective(learnt, embeddings, config, axis_name=None):
+def learnt_of(embeddings, config):
+    """Returns everything that receives a gradient."""
+    names = {"points", "relation_points", "log_scale"} & embeddings.keys()
+    learnt = {name: embeddings[name] for name in names}
+    return learnt | {"weights": float32(weights_of(config))}
+
+
+def objective(learnt, embeddings, config, axis_name=None, **options):
     """Computes `mrd_loss` as a function of everything that receives a gradient."""
-    embeddings = embeddings | {name: learnt[name] for name in ("points", "log_scale")}
-    return losses.mrd_loss(embeddings, learnt["weights"], config, axis_name=axis_name)
+    learnt = dict(learnt)
+    weights = learnt.pop("weights")
+    return losses.mrd_loss(embeddings | learnt, weights, config, axis_name=axis_name, **options)
 
 
-def evaluate(config, embeddings):
+def evaluate(config, embeddings, **options):
     """Returns parts and gradients on one device; eager, so that variants share compiled parts."""
     embeddings = float32(embeddings)
-    learnt = {name: embeddings[name] for name in ("points", "log_scale")}
-    learnt["weights"] = float32(weights_of(config))
-    run = jax.value_and_grad(functools.partial(objective, config=config), has_aux=True)
+    learnt = learnt_of(embeddings, config)
+    run = jax.value_and_grad(functools.partial(objective, config=config, **options), has_aux=True)
     (value, parts), gradients = run(learnt, embeddings)
     assert float(value) == float(parts["total"])
     return parts, gradients

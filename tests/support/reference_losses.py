@@ -84,20 +84,52 @@ def contrastive_loss(points, teacher, *, scale, mask=None):
     return result
 
 
+def multi_positive_loss(points, teacher, *, scale, mask):
+    """Averages cross entropies of single positives, each among the features of other samples."""
+    result = np.zeros(len(points))
+    present = [i for i in range(len(points)) if any(mask[i])]
+    for i in present:
+        costs = []
+        for m in np.flatnonzero(mask[i]):
+            positive = scale * np.dot(points[i], teacher[i][m])
+            negatives = [
+                scale * np.dot(points[i], teacher[j][n])
+                for j in present
+                for n in np.flatnonzero(mask[j])
+                if j != i
+            ]
+            clouds = [scale * np.dot(points[j], teacher[i][m]) for j in present]
+            for logits in ([positive, *negatives], clouds):
+                costs.append(math.log(sum(math.exp(logit) for logit in logits)) - positive)
+        result[i] = np.mean(costs)
+    return result
+
+
 def mean_of_valid(rows, mask):
     return sum(rows[np.asarray(mask)]) / max(sum(mask), 1)
 
 
-def mrd_loss(embeddings, weights, config):
+def mrd_loss(embeddings, weights, config, *, lambda_factor=1.0):
     """Returns all parts of the objective as floats."""
     batch = {"P": unit_rows(embeddings["points"])}
     masks = {"P": np.ones(len(batch["P"]), bool)}
+    drawn, slots = {}, {}
     for letter, name in (("V", "image"), ("T", "text")):
-        batch[letter] = unit_rows(embeddings[name])
-        masks[letter] = np.asarray(embeddings[f"has_{name}"])
+        # One positive is a list of one.
+        shape = (len(batch["P"]), -1)
+        slots[letter] = np.asarray(embeddings[f"has_{name}"]).reshape(shape)
+        rows = np.asarray(embeddings[name]).reshape(*shape, batch["P"].shape[1])
+        drawn[letter] = np.stack([unit_rows(row) for row in rows])
+        masks[letter] = slots[letter].any(axis=1)
+        batch[letter] = drawn[letter][:, 0]
+        if config.relation_features == "mean":
+            batch[letter] = unit_rows(embeddings[f"{name}_mean"])
+
+    # A relation head takes the place of the points in the distillation terms.
+    related = batch | {"P": unit_rows(embeddings.get("relation_points", embeddings["points"]))}
 
     def relate(name, temperature, exclude_self, mask):
-        rows, columns = batch[name[0]], batch[name[1]]
+        rows, columns = related[name[0]], related[name[1]]
         keywords = {"exclude_self": exclude_self, "mask": mask}
         if config.relation == "similarity":
             return log_relation(rows, columns, temperature=temperature, **keywords)
@@ -110,14 +142,21 @@ def mrd_loss(embeddings, weights, config):
     scale = math.exp(min(embeddings["log_scale"], config.log_scale_max))
     for letter, name in (("V", "image"), ("T", "text")):
         if config[f"{name}_weight"]:
-            rows = contrastive_loss(batch["P"], batch[letter], scale=scale, mask=masks[letter])
+            if drawn[letter].shape[1] == 1:
+                rows = contrastive_loss(
+                    batch["P"], drawn[letter][:, 0], scale=scale, mask=masks[letter]
+                )
+            else:
+                rows = multi_positive_loss(
+                    batch["P"], drawn[letter], scale=scale, mask=slots[letter]
+                )
             parts[f"contrastive_{name}"] = mean_of_valid(rows, masks[letter])
             nearest = [
                 max(
-                    (j for j in range(len(rows)) if masks[letter][j]),
-                    key=lambda j, i=i: np.dot(batch["P"][i], batch[letter][j]),
-                    default=-1,
-                )
+                    np.argwhere(slots[letter]).tolist(),
+                    key=lambda slot, i=i: np.dot(batch["P"][i], drawn[letter][tuple(slot)]),
+                    default=[-1],
+                )[0]
                 for i in range(len(rows))
             ]
             correct = np.array(nearest) == np.arange(len(rows))
@@ -176,9 +215,20 @@ def mrd_loss(embeddings, weights, config):
             student_relation = relate(student, student_temperature(term), exclude_self, mask)
             rows = divergence(mixture, student_relation, kind=config.divergence)
             parts[term] = mean_of_valid(rows, mask)
+    active = [term for term in STUDENT if config[f"lambda_{term}"]]
+    factors = dict.fromkeys(active, 1.0)
+    if config.term_weights == "dynamic":
+        chosen = {t: math.exp(weights["term_mixing"][i]) for i, t in enumerate(STUDENT)}
+        for term in active:
+            share = chosen[term] / sum(chosen[other] for other in active)
+            factors[term] = (
+                config.term_weight_floor + (1 - config.term_weight_floor) * len(active) * share
+            )
+            w = factors[term] / len(active)
+            parts["entropy"] += config.entropy_weight * w * math.log(w * len(active))
     parts["total"] = (
         parts["contrastive"]
-        + sum(config[f"lambda_{term}"] * parts[term] for term in STUDENT)
+        + lambda_factor * sum(config[f"lambda_{t}"] * factors[t] * parts[t] for t in active)
         + parts["entropy"]
     )
     return parts

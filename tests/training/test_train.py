@@ -71,6 +71,19 @@ def straight(dataset, tmp_path_factory):
     return workdir
 
 
+def test_points_of_the_data_set_continue_a_run_that_states_them(dataset, straight):
+    left_open, stated = config_for(dataset, data__points=0), config_for(dataset)
+    resolved = run_lib.resolve(left_open)
+    assert resolved.to_dict() == stated.to_dict() and left_open.data.points == 0
+    run_lib.open_checkpoints(
+        resolved, str(straight), run_lib.open_data(resolved), read_only=True
+    ).close()
+    with pytest.raises(ValueError, match="with points = 96, but config.data.points expects 97"):
+        run_lib.open_data(config_for(dataset, data__points=97))
+    with pytest.raises(ValueError, match="model.points is 97, but records have 96 points"):
+        run_lib.resolve(config_for(dataset, data__points=0, model__points=97))
+
+
 def test_interrupted_run_continues_bit_for_bit(dataset, straight, tmp_path, monkeypatch):
     config = config_for(dataset)
     stream = loader.train_stream
@@ -147,7 +160,14 @@ def test_calibration_gives_every_target_its_number_of_neighbours(dataset):
 def test_finished_run_has_results_and_a_report(straight):
     results = json.loads((straight / "results.json").read_text())
     names = [line["name"] for line in results["results"]]
-    assert names == ["chance", "majority", "histogram", "student", "teacher"]
+    assert names == [
+        "chance",
+        "majority",
+        "nearest neighbour",
+        "hand-crafted",
+        "student",
+        "teacher",
+    ]
     assert results["config"]["total_steps"] == 6
     assert (straight / "finished").read_text() == "6 steps\n"
     page = (straight / "report.html").read_text()

@@ -44,11 +44,30 @@ def test_table_has_a_rule_for_every_field():
         ({"loss__relation": "dot"}, r"loss.relation is 'dot'; expected one of"),
         ({"loss__divergence": "l2"}, r"loss.divergence is 'l2'"),
         ({"loss__lambda_intra": -1.0}, r"loss.lambda_intra is -1.0"),
+        ({"loss__lambda_warmup": 1.5}, r"loss.lambda_warmup is 1.5; .* at most 1"),
+        ({"model__relation_head": "mlp"}, r"relation_head is 'mlp'; expected one of \['linear'"),
+        ({"eval_head": "both"}, r"eval_head is 'both'; expected one of 'contrastive', 'relation'"),
+        ({"eval_head": "mean"}, r"eval_head is 'mean', but the student has a contrastive head"),
+        (
+            {"model__relation_head": "linear", "loss__lambda_intra": 0.0}
+            | {"loss__lambda_image": 0.0, "loss__lambda_text": 0.0},
+            r"relation_head is 'linear', but the objective has no distillation term",
+        ),
+        (
+            {"model__relation_head": "linear", "loss__image_weight": 0.0, "loss__text_weight": 0.0},
+            r"relation_head is 'linear', but the objective has no contrastive term",
+        ),
         ({"data__corrupt_records": -1}, r"corrupt_records is -1; .* at least 0"),
         ({"data__caption_kinds": ("poem",)}, r"caption_kinds.*'poem'"),
         ({"data__caption_chances": ("high",)}, r"caption_chances is .*; expected a tuple of num"),
         ({"data__caption_groups": ("name",)}, r"caption_groups is .*; each group must be a tuple"),
         ({"data__hard_negatives": 16}, r"hard_negatives is 16"),
+        ({"data__image_positives": 0}, r"image_positives is 0; .* at least 1"),
+        (
+            {"data__text_positives": 2, "loss__text_weight": 0.0},
+            r"text_positives is 2, but config.loss.text_weight is 0.0, so that no term uses them",
+        ),
+        ({"loss__relation_features": "first"}, r"relation_features is 'first'; expected one of"),
         (
             {"data__directory": "s3://b/x"},
             r"data.directory is 's3://b/x': expected a local path or",

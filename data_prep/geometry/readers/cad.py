@@ -99,7 +99,8 @@ def _selected(tree: dict[str, Any], *, coloured: bool) -> dict[str, Any]:
         {**mesh, "primitives": chosen or mesh["primitives"]}
         for mesh, chosen in zip(tree.get("meshes", ()), meshes, strict=True)
     ]
-    return {**tree, "nodes": nodes, "meshes": kept}
+    # Without the generator, which the reader of glTF files notes: here, the axis is known.
+    return {**tree, "asset": {"version": "2.0"}, "nodes": nodes, "meshes": kept}
 
 
 def convert(path: Path, *, notes: list[str]) -> dict[str, np.ndarray]:

@@ -29,6 +29,7 @@ CLASSES_FILE = Path(__file__).with_name("classes.tsv")
 MODELS, FOOTPRINTS, COPYRIGHT = "3dmodels", "footprints", "copyright"
 # Version of Debian's package that the table of classes was made from.
 PACKAGE_VERSION = "6.0.10"
+AXIS_NOTE = "vertical axis, z, normal to the board, in all models of the package"
 # Libraries that a note names.
 EXAMPLES = 8
 # Cells along the radius of a part within which equal corners fall.
@@ -145,7 +146,7 @@ class KicadParts:
             "models that no footprint references, and that have no description": unnamed,
         }
         notes = [f"{count} {what}" for what, count in counts.items() if count]
-        notes += _differences(files)
+        notes += [*_differences(files), AXIS_NOTE]
         return Contents([item for item in distinct if item.id in selected], notes)
 
     def prepare(
@@ -191,8 +192,13 @@ class KicadParts:
 
     def splits(self, prepared: Sequence[shapes.Shape]) -> dict[str, list[str]]:
         """Splits by series, see `series.split`; duplicates at unit size are in no split."""
-        parts = [series.Part(s.id, s.label, s.catalogue, s.geometry) for s in prepared]
-        return series.split(parts)
+        return series.split(_parts(prepared))
+
+    def groups(self, input_dir: Path, prepared: Sequence[shapes.Shape]) -> dict[str, str]:
+        """Returns the joined series of every part, see `series.join`."""
+        del input_dir
+        joined = series.join(_parts(prepared))
+        return {shape.id: joined[shape.catalogue] for shape in prepared}
 
     def classes(self, prepared: Sequence[shapes.Shape]) -> list[str]:
         """Returns the labels that occur in the splits "train" and "test", sorted."""
@@ -231,6 +237,10 @@ def hash_geometry(surface: Surface) -> str:
     corners /= max(float(np.linalg.norm(corners, axis=1).max()), 1e-30)
     cells = np.unique(np.rint(corners * GRID).astype(np.int32), axis=0)
     return hashlib.sha256(cells.tobytes()).hexdigest()[:16]
+
+
+def _parts(prepared: Sequence[shapes.Shape]) -> list[series.Part]:
+    return [series.Part(s.id, s.label, s.catalogue, s.geometry) for s in prepared]
 
 
 def _item(

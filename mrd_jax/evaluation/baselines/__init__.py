@@ -1,18 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Baselines of a data set: chance, majority class, histogram regression, and the teacher itself."""
+"""Baselines: chance, majority class, nearest neighbour, hand-crafted features, and the teacher."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from mrd_jax import evaluation, storage
 from mrd_jax.data import source
-from mrd_jax.evaluation import held_out_split, results
-from mrd_jax.evaluation.baselines import histogram
+from mrd_jax.evaluation import held_out_split, results, retrieval
+from mrd_jax.evaluation.baselines import histogram, nearest
 
 # Kernel ridge regression takes time cubic and memory quadratic in this number.
 MAX_HISTOGRAM_SHAPES = 2_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """Training shapes that baselines are fitted to.
+
+    Attributes:
+      shapes: annotations and teacher features of the shapes.
+      records: records of the training split.
+      indices: int [shapes], position in `records` of each of the shapes.
+    """
+
+    shapes: evaluation.HeldOut
+    records: source.RecordSource
+    indices: np.ndarray
+
+    def clouds(self, chosen: np.ndarray) -> Iterator[dict[str, Any]]:
+        """Reads the points and colours of some of the shapes.
+
+        Args:
+          chosen: int [chosen], indices of `shapes`.
+        """
+        return _clouds(self.records, self.indices[chosen])
 
 
 def measure(
@@ -28,14 +52,15 @@ def measure(
     Args:
       dataset_dir: folder of one version of the data set.
       held_out: test split of the data set.
-      train_split: split that the majority and histogram baselines learn from; None for a data set
-        without a training split, which has neither.
+      train_split: split that the baselines learn from, except chance and the teacher; None for a
+        data set without a training split, which has these two only.
       test_split: name of the split that `held_out` was loaded from.
       by_class: compute retrieval by class too, see `retrieval.retrieval`.
 
     Returns:
-      Rows of the results table: chance; majority, if there is a training split; histogram, if that
-      split has enough named shapes to fit it; and the teacher, if there are pictures.
+      Rows of the results table: chance; majority, if there is a training split; nearest neighbour,
+      if that split has labels; hand-crafted, if it has enough named shapes to fit it; and the
+      teacher, if there are pictures.
     """
     rows = [measure_chance(held_out)]
     if train_split is not None:
@@ -65,21 +90,22 @@ def _measure_fitted(
     test_split: str,
     by_class: bool,
 ) -> list[results.Result]:
-    """Measures the baselines that learn from a training split: majority and histogram."""
+    """Measures the baselines that learn from a training split."""
     records = source.open_split(dataset_dir, train_split)
     indices = held_out_split.training_subset(len(records))
     train = held_out_split.load_held_out(dataset_dir, train_split, indices=indices)
     rows = [measure_majority(held_out, train_labels=train.labels)]
-    # ModelNet40 and ScanObjectNN have no names, which the histogram baseline learns from.
+    training = Training(train, records, indices)
+    test_records = source.open_split(dataset_dir, test_split)
+    if len(train.labelled):
+        rows.append(
+            measure_nearest(held_out, test_records=test_records, train=training, by_class=by_class)
+        )
+    # ModelNet40 and ScanObjectNN have no names, which the hand-crafted baseline learns from.
     if histogram.can_fit(train.labels[train.name_index >= 0]):
         rows.append(
-            measure_histogram(
-                held_out,
-                test_records=source.open_split(dataset_dir, test_split),
-                train=train,
-                train_records=records,
-                train_indices=indices,
-                by_class=by_class,
+            measure_hand_crafted(
+                held_out, test_records=test_records, train=training, by_class=by_class
             )
         )
     return rows
@@ -128,7 +154,7 @@ def measure_teacher(held_out: evaluation.HeldOut, *, by_class: bool = True) -> r
     """Measures the teacher's image features of the held-out shapes.
 
     The accuracy is a reference for copying the teacher's image features. It is not an upper bound:
-    a student and the histogram baseline also learn from text features, which may hold more.
+    a student and the hand-crafted baseline also learn from text features, which may hold more.
 
     Args:
       held_out: held-out split.
@@ -152,13 +178,58 @@ def measure_teacher(held_out: evaluation.HeldOut, *, by_class: bool = True) -> r
     return dataclasses.replace(row, retrieval=kept)
 
 
-def measure_histogram(
+def measure_nearest(
     held_out: evaluation.HeldOut,
     *,
     test_records: source.RecordSource,
-    train: evaluation.HeldOut,
-    train_records: source.RecordSource,
-    train_indices: np.ndarray,
+    train: Training,
+    by_class: bool = True,
+) -> results.Result:
+    """Measures a lookup of the training shape with the most similar geometry and colours.
+
+    Args:
+      held_out: held-out split.
+      test_records: records of the held-out split, in its order.
+      train: training shapes; those without a class are not used.
+      by_class: compute the mean average precision among the shapes too.
+
+    Returns:
+      A row whose retrieval is among shapes only, since its descriptors are in no space of texts.
+    """
+    known = train.shapes.labelled
+    labels, clusters = train.shapes.labels[known], train.shapes.clusters
+    described = nearest.describe(train.clouds(known))
+    weight = nearest.choose_weight(
+        described, labels=labels, groups=None if clusters is None else clusters[known]
+    )
+    queries = nearest.describe(_clouds(test_records, np.arange(len(held_out.ids))))
+    vectors = queries.vectors(colour_weight=weight)
+    scores = nearest.class_scores(
+        vectors,
+        described.vectors(colour_weight=weight),
+        labels=labels,
+        classes=len(held_out.class_names),
+    )
+    row = results.from_scores(
+        scores,
+        name=results.NEAREST,
+        held_out=held_out,
+        summary=(
+            "The class of the training shape with the most similar geometry and colours: cosine of "
+            f"occupancy grids of {nearest.CELLS} cells per side and of colour histograms, with "
+            f"weight {weight:g} for the colours, chosen on the training split. It is strong where "
+            "test shapes have near-duplicates in training."
+        ),
+    )
+    found = retrieval.among_shapes(vectors, held_out) if by_class else {}
+    return dataclasses.replace(row, retrieval=found, embeddings=vectors)
+
+
+def measure_hand_crafted(
+    held_out: evaluation.HeldOut,
+    *,
+    test_records: source.RecordSource,
+    train: Training,
     by_class: bool = True,
 ) -> results.Result:
     """Measures kernel ridge regression from histograms, which has no learned 3D encoder.
@@ -166,10 +237,8 @@ def measure_histogram(
     Args:
       held_out: held-out split.
       test_records: records of the held-out split, in its order.
-      train: training split; of more than `MAX_HISTOGRAM_SHAPES` named shapes, a random subset is
+      train: training shapes; of more than `MAX_HISTOGRAM_SHAPES` named ones, a random subset is
         used.
-      train_records: records of the training split.
-      train_indices: position in the training split of each shape of `train`.
       by_class: compute retrieval by class too, see `retrieval.retrieval`.
 
     Returns:
@@ -178,24 +247,27 @@ def measure_histogram(
     Raises:
       ValueError: the training split is too small, see `histogram.can_fit`.
     """
-    used = np.flatnonzero(train.name_index >= 0)
+    shapes = train.shapes
+    used = np.flatnonzero(shapes.name_index >= 0)
     if len(used) > MAX_HISTOGRAM_SHAPES:
         used = np.sort(np.random.default_rng(0).choice(used, MAX_HISTOGRAM_SHAPES, replace=False))
     fit = histogram.fit(
-        _histograms(train_records, train_indices[used]),
-        targets=train.text_features[train.name_index[used]],
-        labels=train.labels[used],
+        _histograms(train.clouds(used)),
+        targets=shapes.text_features[shapes.name_index[used]],
+        labels=shapes.labels[used],
         class_features=held_out.class_features,
-        queries=_histograms(test_records, np.arange(len(held_out.ids))),
+        queries=_histograms(_clouds(test_records, np.arange(len(held_out.ids)))),
     )
     settings = fit.settings
     return results.from_embeddings(
         fit.embeddings,
-        name=results.HISTOGRAM,
+        name=results.HAND_CRAFTED,
         held_out=held_out,
         summary=(
-            "Kernel ridge regression from hand-made histograms of points and colours to the "
-            "teacher's text features of names, without a learned 3D encoder. Settings from "
+            "Kernel ridge regression from hand-crafted histograms of points and colours to the "
+            "teacher's text features of names, without a learned 3D encoder. It is strong where "
+            "proportions and colours tell the class and many test shapes resemble training shapes; "
+            "a student below it has learned no more than that. Settings from "
             f"{histogram.FOLDS}-fold cross-validation on the training split: width "
             f"{settings.width:g}, colour {settings.colour_weight:g}, ridge {settings.ridge:g}."
         ),
@@ -203,9 +275,13 @@ def measure_histogram(
     )
 
 
-def _histograms(records: source.RecordSource, indices: np.ndarray) -> histogram.Histograms:
-    """Computes the histograms of records, in the order of their positions in the split."""
-    clouds = (records.read(index, ("xyz", "rgb")) for index in indices.tolist())
+def _clouds(records: source.RecordSource, indices: np.ndarray) -> Iterator[dict[str, Any]]:
+    """Reads points and colours of records, in the order of the indices."""
+    return (records.read(index, ("xyz", "rgb")) for index in indices.tolist())
+
+
+def _histograms(clouds: Iterable[dict[str, Any]]) -> histogram.Histograms:
+    """Computes the histograms of point clouds."""
     shape, colour = zip(
         *(histogram.describe(cloud["xyz"], cloud["rgb"]) for cloud in clouds), strict=True
     )

@@ -1,8 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Histogram baseline: kernel ridge regression from hand-made histograms, without a 3D encoder.
+"""Hand-crafted baseline: kernel ridge regression from histograms, without a learned 3D encoder.
 
 The regression maps histograms of a point cloud to the teacher's text feature of its name. A student
 that is not more accurate has learned no more than what these histograms contain.
+
+It is a strong baseline, for three reasons. On small data sets, the class is often a matter of
+proportions and colours, which the histograms hold exactly. Test shapes have near-duplicates in
+training, which a kernel looks up. And the regression has a closed form and few hyperparameters,
+which cross-validation chooses, whereas an encoder is trained by gradient descent from random
+weights. It does not scale: its time is cubic in the number of training shapes, and it ignores the
+pictures.
 """
 
 import dataclasses
@@ -132,7 +139,7 @@ def fit(
     if not can_fit(labels):
         raise ValueError(
             f"{len(labels)} training shapes, {int(np.sum(labels >= 0))} with a class: the "
-            f"histogram baseline needs at least {FOLDS} named shapes, one of them with a class"
+            f"hand-crafted baseline needs at least {FOLDS} named shapes, one of them with a class"
         )
     targets = classification.normalise(targets).astype(np.float64)
     # Class ranks do not depend on the length of a prediction, and the regression is linear in its

@@ -131,7 +131,11 @@ def _fit_probes(
 ) -> dict[str, Any]:
     """Fits the probes that the config asks for; none without a training split of two classes."""
     probes: dict[str, tuple[bool, Callable, dict[str, Any]]] = {
-        "linear_probe": (config.linear_probe, linear_probe.linear_probe, {"seed": config.seed}),
+        "linear_probe": (
+            config.linear_probe,
+            linear_probe.linear_probe,
+            {"seed": config.seed, "test_groups": test.clusters},
+        ),
         "few_shot": (config.few_shot, few_shot.few_shot, {}),
     }
     fits = {name: (fit, options) for name, (wanted, fit, options) in probes.items() if wanted}

@@ -92,7 +92,8 @@ def _section(figures: Mapping[str, Any]) -> list[str]:
     splits = ", ".join(f"{counts[name]:,} {name}" for name in ("train", "test") if name in counts)
     size = (
         f"Zero-shot, % of {counts['labelled']:,} shapes in {counts['classes']:,} classes. "
-        f"Shapes: {splits}; {figures['points']:,} points each; fingerprint {figures['data']}."
+        f"Intervals: {table.describe_intervals(rows)}. Shapes: {splits}; {figures['points']:,} "
+        f"points each; fingerprint {figures['data']}."
     )
     if figures["mirrored"]:
         size += (

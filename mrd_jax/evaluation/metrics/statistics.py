@@ -11,6 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
+from mrd_jax.evaluation.metrics import bootstrap
+
+# With fewer groups, a bootstrap over them gives intervals that are far too narrow.
+MIN_GROUPS = 10
+
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
@@ -62,6 +67,44 @@ def mcnemar(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> Compar
     disagreements = only_first + only_second
     p_value = stats.binomtest(only_first, disagreements).pvalue if disagreements else 1.0
     return Comparison(len(a), only_first, only_second, float(p_value))
+
+
+@dataclasses.dataclass(frozen=True)
+class AccuracyInterval:
+    """95% interval of an accuracy.
+
+    Attributes:
+      low: lower end.
+      high: upper end.
+      groups: number of groups that it was computed over; 0 for a Wilson interval over shapes.
+    """
+
+    low: float
+    high: float
+    groups: int
+
+
+def accuracy_interval(correct: np.ndarray, *, groups: np.ndarray | None) -> AccuracyInterval:
+    """Computes the 95% interval of an accuracy on shapes that may come in groups.
+
+    Args:
+      correct: bool [count], True for a shape that is classified correctly.
+      groups: int [count], group of each shape. With at least `MIN_GROUPS` groups, the interval is
+        the cluster bootstrap's, or, if all shapes are correct or none is, the Wilson interval of as
+        many trials as there are groups. Otherwise, and for None, it is the Wilson interval.
+
+    Raises:
+      ValueError: there is no shape.
+    """
+    hits, count = int(np.sum(correct)), len(correct)
+    group_count = 0 if groups is None else len(np.unique(groups))
+    if groups is None or group_count < MIN_GROUPS:
+        return AccuracyInterval(*wilson_interval(hits, count=count), 0)
+    if hits in (0, count):  # every resample has the same accuracy
+        successes = group_count if hits else 0
+        return AccuracyInterval(*wilson_interval(successes, count=group_count), group_count)
+    found = bootstrap.mean_interval([correct], groups=[groups])
+    return AccuracyInterval(found.low, found.high, group_count)
 
 
 def wilson_interval(successes: int, *, count: int, confidence: float = 0.95) -> tuple[float, float]:

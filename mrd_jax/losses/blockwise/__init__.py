@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from mrd_jax.losses import loss_plan, modalities, relation, temperatures
-from mrd_jax.losses.blockwise import first_pass, later_passes, tiles
+from mrd_jax.losses.blockwise import first_pass, later_passes, multi_positive, tiles
 
 
 def row_values(
@@ -41,10 +41,25 @@ def row_values(
     Returns:
       [local_batch] arrays by name, as `plain.row_values`.
     """
+    rows = {}
+    several = [c for c in plan.contrasts if batch[c.points_to_teacher.required].rows.ndim == 3]
+    for contrast in several:
+        rows[f"contrastive_{contrast.name}"], rows[f"accuracy_{contrast.name}"] = (
+            multi_positive.row_values(
+                batch["P"],
+                batch[contrast.points_to_teacher.required],
+                scale=1 / scalars.temperatures[temperatures.CONTRAST],
+                block=block,
+                axis_name=axis_name,
+            )
+        )
+    plan = plan._replace(contrasts=tuple(c for c in plan.contrasts if c not in several))
+    if not _comparisons(plan):
+        return rows
     letters = {letter for c in _comparisons(plan) for letter in c.student.required}
     teacher = {letter: batch[letter] for letter in sorted(letters)}
     values, correct = _values(plan, block, axis_name, batch["P"], scalars, teacher)
-    rows = {c.part: values[c.part] for c in plan.comparisons}
+    rows |= {c.part: values[c.part] for c in plan.comparisons}
     for contrast in plan.contrasts:
         forward, backward = contrast.points_to_teacher.name, contrast.teacher_to_points.name
         rows[f"contrastive_{contrast.name}"] = (values[forward] + values[backward]) / 2

@@ -138,7 +138,8 @@ class Tile:
 def gather(batch: modalities.Batch, axis_name: str | None) -> Samples:
     """All-gathers every modality once."""
     gathered = jax.tree.map(lambda leaf: batch_axis.gather(leaf, axis_name), dict(batch))
-    positions = batch_axis.global_positions(batch["P"].mask.shape[0], axis_name)
+    local_batch = len(next(iter(batch.values())).mask)
+    positions = batch_axis.global_positions(local_batch, axis_name)
     return Samples(batch, gathered, positions)
 
 
@@ -167,7 +168,7 @@ def loop(
     Returns:
       The carry after the last block.
     """
-    global_batch = samples.gathered["P"].mask.shape[0]
+    global_batch = len(next(iter(samples.gathered.values())).mask)
     block = min(block, global_batch)
 
     def body(index: jax.Array, carry: Any) -> Any:

@@ -18,6 +18,9 @@ from data_prep.geometry.readers.gltf.document import Document, open_document
 from data_prep.geometry.readers.gltf.graph import Graph, Placement
 from data_prep.geometry.readers.gltf.primitives import Primitive
 
+# This writer keeps the axes of CAD models, z up, unless the program that uses it asks for a
+# conversion, and the file does not tell which.
+Z_UP_GENERATOR = "Open CASCADE"
 UNSKINNED = "a skin on vertices without joints, ignored"
 
 
@@ -39,6 +42,8 @@ def read(data: bytes, *, assets: Assets, file_type: str) -> scene.Scene:
     del file_type
     document = open_document(data, assets=assets)
     extensions.check(document.tree, notes=assets.notes)
+    if str(fields.get_object(document.tree, "asset").get("generator")).startswith(Z_UP_GENERATOR):
+        assets.notes.append(scene.MAY_BE_Z_UP)
     builder = _Builder(document)
     # Corners that are not finite are dropped with a note when the parts are joined.
     with np.errstate(invalid="ignore", over="ignore"):

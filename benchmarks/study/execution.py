@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Execution of the runs of the study, and files of their results, which are small.
+
+`STAGE.json` has one line per run: what it was and the values of its queries; `shapes.json` has the
+groups and classes of the held-out shapes, once per split. A run that is in the files is not
+repeated, even if its workdir is gone.
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks import sweep
+from benchmarks.study import derived, measure, stages, worker
+from mrd_jax import atomic_io
+
+SHAPES_FILE, BASELINES_FILE = "shapes.json", "baselines.json"
+# Fields that only concern the execution: no evaluation during training, and checkpoints for a
+# continuation.
+_EXECUTION = {"checkpoint_every": 150, "log_every": 50}
+
+
+class WorkerJob(sweep.Job):
+    """Job of `benchmarks.study.worker`."""
+
+    RESULT = worker.RESULT_FILE
+
+    def command(self) -> list[str]:
+        """Returns the command line of the worker."""
+        spec = str(self.workdir / "spec.json")
+        return [sys.executable, "-m", "benchmarks.study.worker", spec]
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A finished run.
+
+    Attributes:
+      run: identity of the run, see `stages.Run.identity`.
+      values: stored values by kind of query, see `measure.measure`.
+      layout: shapes of its held-out split.
+    """
+
+    run: dict[str, Any]
+    values: dict[str, list[int]]
+    layout: measure.Layout
+
+    @property
+    def criterion(self) -> float:
+        """The number that settings are ranked by."""
+        return measure.criterion(self.values, self.layout)
+
+
+def split_name(run: stages.Run | Mapping[str, Any]) -> str:
+    """Returns the name of the held-out split of a run, which several data sets may share."""
+    fields = run.identity() if isinstance(run, stages.Run) else run
+    fold = f"/fold{fields['derivation']['fold']}" if fields["derivation"] else ""
+    return f"{fields['data']}{fold}/{fields['split']}"
+
+
+@dataclasses.dataclass
+class Study:
+    """Folders of a study.
+
+    Attributes:
+      data: folder of each data set by name.
+      runs: folder of the workdirs.
+      output: folder of the files of results.
+      parallel: number of processes at a time.
+      failures: messages of the runs that failed.
+    """
+
+    data: Mapping[str, pathlib.Path]
+    runs: pathlib.Path
+    output: pathlib.Path
+    parallel: int
+    failures: list[str] = dataclasses.field(default_factory=list)
+
+    def execute(self, planned: Sequence[stages.Run]) -> list[Result]:
+        """Executes the runs of a round that are not in the files, and returns those that finished.
+
+        Runs come after those that they need. A run that fails is named in `failures`, and those
+        that need it are not run.
+
+        Args:
+          planned: runs of one stage.
+
+        Raises:
+          ValueError: a file of results has a run of the same name with other settings.
+        """
+        left = list(planned)
+        while left:
+            waiting = {run.name for run in left}
+            ready = [run for run in left if not waiting & set(run.needs)]
+            self._execute(ready)
+            left = [run for run in left if run not in ready]
+        return self.load(planned)
+
+    def load(self, planned: Sequence[stages.Run]) -> list[Result]:
+        """Returns those of the runs that are in the files of results, in their order.
+
+        Raises:
+          ValueError: a file of results has a run of the same name with other settings.
+        """
+        layouts = read(self.output / SHAPES_FILE)
+        stored = {stage: read(self.output / f"{stage}.json") for stage in stages.STAGES}
+        found = []
+        for run in planned:
+            line = stored[run.stage].get(run.name)
+            if line is None:
+                continue
+            if stages.identity(line["run"]) != run.identity():
+                raise ValueError(
+                    f"{self.output / run.stage}.json has a run {run.name} with other settings than "
+                    f"those of this study: remove its line and {self.runs / run.stage / run.name}, "
+                    "or give other folders as --runs and --output"
+                )
+            layout = measure.Layout(**layouts[split_name(run)])
+            found.append(Result(line["run"], line["values"], layout))
+        return found
+
+    def _execute(self, planned: Sequence[stages.Run]) -> None:
+        """Executes runs that do not depend on each other, and adds them to the files."""
+        done = {result.run["stage"] + stored_name(result.run) for result in self.load(planned)}
+        missing = []
+        for run in planned:
+            if run.stage + run.name in done:
+                continue
+            absent = [n for n in run.needs if not (self.runs / run.stage / n).is_dir()]
+            stored = read(self.output / f"{run.stage}.json") if run.needs else {}
+            absent += [name for name in run.needs if name not in stored]
+            if absent:
+                self.failures.append(
+                    f"{run.name} needs the run {absent[0]}, which has not finished"
+                )
+            else:
+                missing.append(run)
+        if not missing:
+            return
+        by_name = {run.name: run for run in missing}
+        jobs = [self._job(run) for run in missing]
+        left = sum(run.seconds for run in missing)
+        lock = threading.Lock()
+
+        def on_end(job: sweep.Job) -> None:
+            nonlocal left
+            with lock:
+                left -= by_name[job.name].seconds
+                path = job.workdir / worker.RESULT_FILE
+                state = "finished" if path.exists() else "not finished"
+                if path.exists():
+                    self._add(by_name[job.name], json.loads(path.read_text("utf-8")))
+                hours = left / 3600 / self.parallel
+                print(f"{job.workdir} {state}; about {hours:.1f} h left of this round", flush=True)
+
+        outcomes = sweep.attempt_jobs(jobs, parallel=self.parallel, on_end=on_end)
+        self.failures += [str(each) for each in outcomes if isinstance(each, RuntimeError)]
+
+    def _job(self, run: stages.Run) -> WorkerJob:
+        """Writes what the worker of a run reads."""
+        workdir = self.runs / run.stage / run.name
+        overrides = {**run.overrides, **_EXECUTION}
+        if run.starts_from:
+            overrides["initial_weights"] = str(self.runs / run.stage / run.starts_from)
+        averaged = [self.runs / run.stage / name for name in run.averages]
+        spec = worker.Spec(
+            config=run.config,
+            overrides=overrides,
+            data=str(self._folder(run)),
+            split=run.split,
+            probes=run.probes,
+            average_of=tuple(
+                (str(folder), read(folder / "spec.json")["overrides"]) for folder in averaged
+            ),
+        )
+        _write_spec(workdir, spec)
+        return WorkerJob(run.name, run.config, workdir, overrides)
+
+    def _folder(self, run: stages.Run) -> pathlib.Path:
+        """Returns the folder of the data set of a run, deriving it if necessary."""
+        if run.derivation is None:
+            return self.data[run.data]
+        return derived.write(self.data[run.data], self.runs / "data", run.derivation)
+
+    def _add(self, run: stages.Run, content: dict[str, Any]) -> None:
+        """Adds a finished run to the files of results."""
+        path = self.output / SHAPES_FILE
+        layouts = read(path)
+        name = split_name(run)
+        old = layouts.get(name, {"queries": {}})["queries"]
+        queries = old | content["layout"]["queries"]
+        if any(queries[kind] != shapes for kind, shapes in old.items()):
+            raise ValueError(f"{run.name} was measured on other shapes than {path} has for {name}")
+        # Groups may have been added to the data set since.
+        layouts[name] = {**content["layout"], "queries": queries}
+        write(path, layouts)
+        stage = self.output / f"{run.stage}.json"
+        line = {
+            "run": run.identity(), "seconds": content["seconds"], "values": content["values"],
+        }  # fmt: skip
+        write(stage, {**read(stage), run.name: line})
+
+    def baselines(self, planned: Sequence[stages.Run]) -> dict[str, dict[str, Any]]:
+        """Measures the baselines on the held-out splits of runs, once each.
+
+        Args:
+          planned: runs; those on fractions of a fold or with changed captions are ignored.
+
+        Returns:
+          By `split_name`, the baselines' values and metrics, see `worker`.
+        """
+        path = self.output / BASELINES_FILE
+        found = read(path)
+        jobs = []
+        for run in planned:
+            name = split_name(run)
+            plain = run.derivation in (
+                None,
+                derived.Derivation(fold=run.seed, seed=run.seed),
+            )
+            if name in found or not plain or name in {job.name for job in jobs}:
+                continue
+            workdir = self.runs / "baselines" / name.replace("/", "_")
+            spec = worker.Spec("", {}, str(self._folder(run)), run.split, probes=False)
+            _write_spec(workdir, spec)
+            jobs.append(WorkerJob(name, "", workdir, {}))
+        outcomes = sweep.attempt_jobs(jobs, parallel=self.parallel)
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            if isinstance(outcome, RuntimeError):
+                self.failures.append(str(outcome))
+            else:
+                found[job.name] = outcome
+        write(path, found)
+        return found
+
+
+def _write_spec(workdir: pathlib.Path, spec: worker.Spec) -> None:
+    """Writes what a worker reads; refuses a workdir of a run with other settings."""
+    path = workdir / "spec.json"
+    content = json.loads(json.dumps(dataclasses.asdict(spec)))
+    # Folders may have been moved since.
+    same = ("config", "overrides", "split", "probes")
+    old = read(path) or content
+    if any(old[field] != content[field] for field in same):
+        raise ValueError(
+            f"{workdir} belongs to a run with other settings than those of this study: remove it, "
+            "or give another folder as --runs"
+        )
+    workdir.mkdir(parents=True, exist_ok=True)
+    atomic_io.write_text(path, json.dumps(content, indent=1))
+
+
+def stored_name(run: Mapping[str, Any]) -> str:
+    """Returns the name of a run from its stored identity."""
+    return stages.run_name(run["setting"], run["condition"], run["seed"])
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+    """Reads a file of results; {} if it does not exist."""
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+
+
+def write(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+    """Writes a file of results atomically, one line per entry."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [
+        f"{json.dumps(key)}: {json.dumps(value, separators=(',', ':'))}"
+        for key, value in content.items()
+    ]
+    atomic_io.write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")

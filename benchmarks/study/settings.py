@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings that the study compares: the student's recipe, the objective, methods and regimes."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.study import derived
+
+LAMBDAS = ("loss.lambda_intra", "loss.lambda_image", "loss.lambda_text")
+
+
+def lambdas(intra: float, cross: float) -> dict[str, Any]:
+    """Returns the weights of the intra term and of both cross terms."""
+    return dict(zip(LAMBDAS, (intra, cross, cross), strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A named choice of config fields.
+
+    Attributes:
+      name: name in tables.
+      family: question that it answers; two settings of one family exclude each other.
+      overrides: values of config fields by dotted name.
+      branched: whether the weights of two runs are averaged: after half of the steps with the
+        contrastive terms alone, one run goes on with them and one with the objective. Weights of
+        independent runs cannot be averaged.
+    """
+
+    name: str
+    family: str
+    overrides: Mapping[str, Any]
+    branched: bool = False
+
+
+CONTRASTIVE = Setting("contrastive", "control", lambdas(0.0, 0.0))
+REFERENCE = Setting("MRD, defaults", "control", {})
+# Name of the chosen objective among the methods.
+MRD = "MRD"
+
+# One change of the recipe each, and its cost per step against the recipe as it is.
+RECIPE: dict[str, tuple[dict[str, Any], float]] = {
+    "as it is": ({}, 1.0),
+    "EMA 0.995": ({"optimizer.ema_decay": 0.995}, 1.0),
+    "patch dropout 0.5": ({"model.patch_dropout": 0.5}, 0.7),
+    "colour drop 0.5": ({"augment.color_drop": 0.5}, 1.0),
+    "width 384": ({"model.dim": 384, "model.heads": 6, "model.mlp_dim": 768}, 1.7),
+    "2,048 points": ({"model.points": 2_048}, 1.3),
+}
+# Steps at which the options are compared, and lengths of a run.
+RECIPE_STEPS = 300
+LENGTHS = (600, 1_200)
+
+
+def _neighbours(count: int) -> Setting:
+    fields = {"loss.neighbours_within": float(count), "loss.neighbours_across": float(count)}
+    return Setting(f"{count} effective neighbours", "neighbours", fields)
+
+
+# One change of the objective each; what wins is combined, see `stages.combine`.
+RELATIONS: tuple[Setting, ...] = (
+    *(_neighbours(count) for count in (2, 4, 8, 16)),
+    Setting("no diagonal in cross terms", "diagonal", {"loss.exclude_self_cross": True}),
+    Setting("lambda 0.1", "lambda", lambdas(0.1, 0.1)),
+    Setting("lambda 0.3", "lambda", lambdas(0.3, 0.3)),
+    Setting("divergence kl", "divergence", {"loss.divergence": "kl"}),
+    Setting("divergence js", "divergence", {"loss.divergence": "js"}),
+    Setting("static weights", "weights", {"loss.weights": "static"}),
+    Setting(
+        "temperatures tied to the contrastive scale",
+        "temperatures",
+        {"loss.student_temperature_follows": "contrastive"},
+    ),
+    Setting(
+        "student's temperatures of the targets",
+        "temperatures",
+        {"loss.student_temperature_follows": "teacher"},
+    ),
+    Setting(
+        "separate learned temperatures",
+        "temperatures",
+        {"loss.learn_student_temperature": True, "loss.student_temperature_cross": 0.1},
+    ),
+    Setting("lambda warmed up", "schedule", {"loss.lambda_warmup": 0.3}),
+    Setting("lambda annealed to 0", "schedule", {"loss.lambda_anneal": 0.5}),
+    Setting("dynamic weights of the terms", "term weights", {"loss.term_weights": "dynamic"}),
+    Setting("averaged weights of two branches", "averaged weights", {}, branched=True),
+    Setting(
+        "relation head, contrastive head embeds",
+        "relation head",
+        {"model.relation_head": "linear", "eval_head": "contrastive"},
+    ),
+    Setting(
+        "relation head, mean of both embeds",
+        "relation head",
+        {"model.relation_head": "linear", "eval_head": "mean"},
+    ),
+    Setting("relations of mean features", "relation features", {"loss.relation_features": "mean"}),
+    Setting(
+        "3 images and 2 captions as positives",
+        "positives",
+        {"data.image_positives": 3, "data.text_positives": 2},
+    ),
+    Setting("TT alone in the intra term", "candidates", {"loss.candidates.intra": ("TT",)}),
+)
+
+
+def methods(chosen: Setting) -> list[Setting]:
+    """Returns the methods that are compared on the test splits.
+
+    Terms that a method leaves out have lambda 0; everything else is that of the chosen objective.
+
+    Args:
+      chosen: chosen objective.
+    """
+    off, fields = lambdas(0.0, 0.0), chosen.overrides
+    cross_off = {name: off[name] for name in LAMBDAS[1:]}
+    return [
+        Setting(CONTRASTIVE.name, "method", {**fields, **off}),
+        Setting("contrastive + intra", "method", {**fields, **cross_off}, chosen.branched),
+        Setting("contrastive + cross", "method", {**fields, LAMBDAS[0]: 0.0}, chosen.branched),
+        Setting(MRD, "method", fields, chosen.branched),
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Regime:
+    """A condition under which MRD and contrastive alignment are compared.
+
+    Attributes:
+      derivation: data set, but for the fold.
+      batch_size: batch size; runs of all regimes see the same number of samples.
+      folds: folds of the parts.
+    """
+
+    derivation: derived.Derivation = derived.Derivation()
+    batch_size: int = 64
+    folds: tuple[int, ...] = (0, 1)
+
+
+# "all shapes, batch 64" is that of the test stage.
+REGIMES: dict[str, Regime] = {
+    "10% of the shapes": Regime(derived.Derivation(fraction=0.1)),
+    "30% of the shapes": Regime(derived.Derivation(fraction=0.3)),
+    "batch 32": Regime(batch_size=32, folds=(0,)),
+    "batch 256": Regime(batch_size=256, folds=(0,)),
+    "30% wrong captions": Regime(derived.Derivation(wrong_captions=0.3)),
+    "captions missing for half": Regime(derived.Derivation(missing_captions=0.5)),
+}

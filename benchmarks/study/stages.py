@@ -1,0 +1,412 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs of each stage of the study, and what a stage chooses from the results of the one before.
+
+A stage consists of rounds; the runs of a round do not depend on each other. Everything here is a
+pure function of criteria, so that a study that was interrupted continues with the same runs.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.study import derived, settings
+from benchmarks.study.settings import CONTRASTIVE, REFERENCE, Setting
+
+PARTS_CONFIG, FURNITURE_CONFIG = "configs/parts.py", "configs/quickstart.py"
+FURNITURE_STEPS, FURNITURE_SEEDS = 300, 5
+# Fraction of the steps, and seeds, of each round of successive halving.
+ROUNDS: tuple[tuple[float, tuple[int, ...]], ...] = ((0.25, (0,)), (0.5, (0,)), (1.0, (0, 1)))
+# Combinations of winners among the settings of a round.
+COMBINATIONS = 2
+# On one of two cores (x86_64) beside another run: a step of 64 samples of the quickstart student,
+# start and compilation of a run with its measurement, and probes on 2,000 shapes.
+STEP_SECONDS, START_SECONDS, PROBE_SECONDS = 0.75, 45.0, 50.0
+# Fields of a run that its identity names only if they are used.
+_OPTIONAL = ("starts_from", "averages", "helper")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How the student is trained, whatever the objective.
+
+    Attributes:
+      overrides: values of config fields by dotted name.
+      steps: steps of 64 samples of a whole run.
+      cost: cost of a step against the config as it is.
+    """
+
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    steps: int = 600
+    cost: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run of the study.
+
+    Attributes:
+      stage: name of the stage.
+      setting: name of the row in tables.
+      condition: what distinguishes runs of a setting, such as the steps or the fold.
+      seed: seed of the run.
+      config: config file.
+      overrides: values of config fields, without those that only the machine determines.
+      data: "parts" or "furniture".
+      derivation: derived data set; None for the data set as it is.
+      split: split to measure on.
+      probes: fit probes to the training split.
+      starts_from: name of the run of the stage whose weights it starts from; "" for none.
+      averages: names of the runs of the stage whose weights are averaged; () to train.
+      helper: whether the run only serves others of the stage, and is in no table.
+      cost: cost of a step against the config as it is.
+    """
+
+    stage: str
+    setting: str
+    condition: str
+    seed: int
+    config: str
+    overrides: Mapping[str, Any]
+    data: str
+    derivation: derived.Derivation | None
+    split: str
+    probes: bool = False
+    starts_from: str = ""
+    averages: tuple[str, ...] = ()
+    helper: bool = False
+    cost: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """Name of the run, unique in its stage, and a file name."""
+        return run_name(self.setting, self.condition, self.seed)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the runs of the stage that must have finished before."""
+        return (*self.averages, *([self.starts_from] if self.starts_from else []))
+
+    @property
+    def seconds(self) -> float:
+        """Estimated seconds on one core."""
+        samples = self.overrides["total_steps"] * self.overrides.get("batch_size", 64)
+        training = 0.0 if self.averages else samples / 64 * STEP_SECONDS * self.cost
+        return training + START_SECONDS + (PROBE_SECONDS if self.probes else 0.0)
+
+    def identity(self) -> dict[str, Any]:
+        """Returns what identifies the run in a file of results, as JSON values."""
+        fields = dataclasses.asdict(self)
+        del fields["cost"]
+        return identity(json.loads(json.dumps(fields)))
+
+
+def identity(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns an identity without the fields that most runs do not use."""
+    return {key: value for key, value in fields.items() if value or key not in _OPTIONAL}
+
+
+def run_name(setting: str, condition: str, seed: int) -> str:
+    """Returns the name of a run, which is a file name."""
+    text = f"{setting} {condition}"
+    slug = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+    if len(slug) > 60:
+        slug = f"{slug[:50]}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return f"{slug}_{seed}"
+
+
+def _expand(run: Run, objective: Setting) -> list[Run]:
+    """Returns the run of a setting, after those that it averages if the setting is branched.
+
+    Args:
+      run: the run as if the setting were not branched.
+      objective: the setting.
+    """
+    if not objective.branched:
+        return [run]
+    half = {**run.overrides, "total_steps": run.overrides["total_steps"] // 2}
+    contrastive = {**half, **settings.lambdas(0.0, 0.0)}
+    helper = dataclasses.replace(run, helper=True, probes=False)
+    trunk = dataclasses.replace(helper, setting=f"{run.setting}: trunk", overrides=contrastive)
+    branches = [
+        dataclasses.replace(
+            helper,
+            setting=f"{run.setting}: {name}",
+            overrides=fields,
+            starts_from=trunk.name,
+        )
+        for name, fields in (("contrastive branch", contrastive), ("branch", half))
+    ]
+    averaged = dataclasses.replace(run, averages=tuple(branch.name for branch in branches))
+    return [trunk, *branches, averaged]
+
+
+def recipe_round() -> list[Run]:
+    """Returns the runs of the stage `recipe`: every option, and every length, for both ends."""
+    runs = []
+    for objective in (CONTRASTIVE, REFERENCE):
+        common = {"objective": objective, "condition": objective.name}
+        for name, (fields, cost) in settings.RECIPE.items():
+            recipe = Recipe(fields, settings.RECIPE_STEPS, cost)
+            runs += _choice_runs("recipe", name, recipe=recipe, **common)
+        for steps in settings.LENGTHS:
+            recipe = Recipe(steps=steps)
+            runs += _choice_runs("recipe", length_name(steps), recipe=recipe, **common)
+    return runs
+
+
+def length_name(steps: int) -> str:
+    """Returns the name of the option of a number of steps."""
+    return f"{steps:,} steps"
+
+
+def choose_recipe(criteria: Mapping[str, float], *, budget_hours: float) -> Recipe:
+    """Returns the recipe with every option that helps and that the budget of the study permits.
+
+    Args:
+      criteria: criterion of every option, averaged over both objectives.
+      budget_hours: core-hours of the stages that follow.
+    """
+    start = criteria["as it is"]
+    lengths = sorted(settings.LENGTHS)
+    recipe = Recipe(steps=lengths[0])
+    gains = {name: criteria[name] - start for name in settings.RECIPE if name != "as it is"}
+    options: list[tuple[float, Recipe]] = [
+        (gain, Recipe(settings.RECIPE[name][0], 0, settings.RECIPE[name][1]))
+        for name, gain in gains.items()
+    ]
+    base = criteria[length_name(lengths[0])]
+    options += [(criteria[length_name(n)] - base, Recipe(steps=n)) for n in lengths[1:]]
+    # The largest gain first; of equal ones, the first in the list.
+    for gain, option in sorted(options, key=lambda each: -each[0]):
+        extended = Recipe(
+            {**recipe.overrides, **option.overrides},
+            max(recipe.steps, option.steps),
+            recipe.cost * option.cost,
+        )
+        if gain > 0 and later_hours(extended) <= budget_hours:
+            recipe = extended
+    return recipe
+
+
+def later_hours(recipe: Recipe) -> float:
+    """Returns the estimated core-hours of the stages after `recipe`."""
+    return sum(run.seconds for stage in STAGES[1:] for run in planned(stage, recipe)) / 3600
+
+
+def relations_round(round_: int, chosen: Sequence[Setting], recipe: Recipe) -> list[Run]:
+    """Returns the runs of one round of successive halving, with both controls.
+
+    Args:
+      round_: index into `ROUNDS`.
+      chosen: settings that remain.
+      recipe: recipe of the student.
+    """
+    fraction, seeds = ROUNDS[round_]
+    shortened = dataclasses.replace(recipe, steps=round(fraction * recipe.steps))
+    return [
+        run
+        for setting in (CONTRASTIVE, REFERENCE, *chosen)
+        for seed in seeds
+        for run in _choice_runs(
+            "relations",
+            setting.name,
+            objective=setting,
+            recipe=shortened,
+            condition=length_name(shortened.steps),
+            seed=seed,
+        )
+    ]
+
+
+def remaining(round_: int) -> int:
+    """Returns the number of settings in a round, the controls not included."""
+    return len(settings.RELATIONS) // 2**round_
+
+
+def next_settings(
+    current: Sequence[Setting], criteria: Mapping[str, float], *, round_: int
+) -> list[Setting]:
+    """Returns the settings of the next round: half of the present ones, combinations included.
+
+    Args:
+      current: settings of the present round, without the controls.
+      criteria: criterion by name of the setting, averaged over seeds, controls included. A setting
+        whose run failed is missing and does not remain.
+      round_: index of the next round.
+    """
+    count = remaining(round_)
+    ranked = sorted((s for s in current if s.name in criteria), key=lambda s: -criteria[s.name])
+    reference = criteria.get(REFERENCE.name, -np.inf)
+    combined = combine([s for s in ranked if criteria[s.name] > reference])
+    known = {setting.name for setting in ranked}
+    combined = [setting for setting in combined if setting.name not in known]
+    return [*ranked[: count - len(combined)], *combined]
+
+
+def combine(winners: Sequence[Setting]) -> list[Setting]:
+    """Returns the combinations of the two best settings and of all of them, one per family.
+
+    Args:
+      winners: settings that beat the reference, the best first. Combinations and averaged weights
+        are not combined further.
+    """
+    by_family: dict[str, Setting] = {}
+    for setting in winners:
+        if setting.family != "combination" and not setting.branched:
+            by_family.setdefault(setting.family, setting)
+    parts = list(by_family.values())
+    groups = [parts[:2], parts] if len(parts) > 2 else [parts] if len(parts) == 2 else []
+    return [
+        Setting(
+            " + ".join(sorted(part.name for part in group)),
+            "combination",
+            {key: value for part in group for key, value in part.overrides.items()},
+        )
+        for group in groups
+    ]
+
+
+def choose_setting(current: Sequence[Setting], criteria: Mapping[str, float]) -> Setting:
+    """Returns the objective with the best criterion in the last round, the reference included.
+
+    Args:
+      current: settings of the last round.
+      criteria: criterion by name of the setting, averaged over seeds.
+    """
+    candidates = [s for s in (REFERENCE, *current) if s.name in criteria]
+    if not candidates:
+        raise ValueError("no run of the last round of stage 'relations' has finished: see its logs")
+    return max(candidates, key=lambda setting: criteria[setting.name])
+
+
+def test_round(chosen: Setting, recipe: Recipe) -> list[Run]:
+    """Returns the runs of the stage `test`: every method on all folds and all furniture seeds."""
+    methods = settings.methods(chosen)
+    runs = [
+        run
+        for fold in range(derived.FOLDS)
+        for method in methods
+        for run in _fold_runs(
+            "test", method, recipe=recipe, fold=fold, condition="all shapes, batch 64"
+        )
+    ]
+    for seed, method in itertools.product(range(FURNITURE_SEEDS), methods):
+        run = Run(
+            stage="test",
+            setting=method.name,
+            condition="furniture",
+            seed=seed,
+            config=FURNITURE_CONFIG,
+            overrides={**method.overrides, "seed": seed, "total_steps": FURNITURE_STEPS},
+            data="furniture",
+            derivation=None,
+            split="test",
+            probes=True,
+        )
+        runs += _expand(run, method)
+    return runs
+
+
+def regimes_round(chosen: Setting, recipe: Recipe) -> list[Run]:
+    """Returns the runs of the stage `regimes`: contrastive and MRD under every condition."""
+    ends = [m for m in settings.methods(chosen) if m.name in (CONTRASTIVE.name, settings.MRD)]
+    return [
+        run
+        for condition, regime in settings.REGIMES.items()
+        for fold in regime.folds
+        for method in ends
+        for run in _fold_runs(
+            "regimes",
+            method,
+            recipe=recipe,
+            fold=fold,
+            condition=condition,
+            derivation=regime.derivation,
+            batch_size=regime.batch_size,
+        )
+    ]
+
+
+def _choice_runs(
+    stage: str,
+    name: str,
+    *,
+    objective: Setting,
+    recipe: Recipe,
+    condition: str,
+    seed: int = 0,
+) -> list[Run]:
+    """Returns the runs of an objective on the parts, measured on their validation split."""
+    fields = {**recipe.overrides, **objective.overrides}
+    run = Run(
+        stage=stage,
+        setting=name,
+        condition=condition,
+        seed=seed,
+        config=PARTS_CONFIG,
+        overrides={**fields, "seed": seed, "total_steps": recipe.steps},
+        data="parts",
+        derivation=None,
+        split="validation",
+        cost=recipe.cost,
+    )
+    return _expand(run, objective)
+
+
+def _fold_runs(
+    stage: str,
+    method: Setting,
+    *,
+    recipe: Recipe,
+    fold: int,
+    condition: str,
+    derivation: derived.Derivation | None = None,
+    batch_size: int = 64,
+) -> list[Run]:
+    """Returns the runs of a method on a fold of the parts, whose seed is the fold."""
+    fields = {**recipe.overrides, **method.overrides}
+    if batch_size != 64:
+        fields["batch_size"] = batch_size
+    run = Run(
+        stage=stage,
+        setting=method.name,
+        condition=condition,
+        seed=fold,
+        config=PARTS_CONFIG,
+        overrides={**fields, "seed": fold, "total_steps": recipe.steps * 64 // batch_size},
+        data="parts",
+        derivation=dataclasses.replace(derivation or derived.Derivation(), fold=fold, seed=fold),
+        split="test",
+        probes=stage == "test",
+        cost=recipe.cost,
+    )
+    return _expand(run, method)
+
+
+STAGES = ("recipe", "relations", "test", "regimes")
+
+
+def planned(stage: str, recipe: Recipe) -> list[Run]:
+    """Returns as many runs as a stage has, for estimates: later rounds are filled in any way.
+
+    Args:
+      stage: one of `STAGES`.
+      recipe: recipe of the student.
+    """
+    if stage == "recipe":
+        return recipe_round()
+    if stage == "test":
+        return test_round(REFERENCE, recipe)
+    if stage == "regimes":
+        return regimes_round(REFERENCE, recipe)
+    return [
+        run
+        for round_ in range(len(ROUNDS))
+        for run in relations_round(round_, settings.RELATIONS[: remaining(round_)], recipe)
+    ]

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of the study, from its stored results alone."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.study import execution, measure, settings, stages
+from mrd_jax.evaluation import table
+from mrd_jax.evaluation.metrics import bootstrap, statistics
+
+Results = Sequence[execution.Result]
+AIMS = (measure.TOP1, measure.MAP, measure.RETRIEVAL)
+
+
+def recipe(found: Results, chosen: stages.Recipe) -> str:
+    """Formats the criterion of every option of the recipe, on validation.
+
+    Args:
+      found: runs of the stage `recipe`.
+      chosen: recipe that follows from them.
+    """
+    rows = [["option", settings.CONTRASTIVE.name, settings.REFERENCE.name]]
+    by_option: dict[str, dict[str, float]] = {}
+    for result in found:
+        option = by_option.setdefault(result.run["setting"], {})
+        option[result.run["condition"]] = result.criterion
+    for name, criteria in by_option.items():
+        rows.append([name, *(_percent(criteria.get(objective)) for objective in rows[0][1:])])
+    fields = ", ".join(f"`{key}` = {value}" for key, value in chosen.overrides.items())
+    return (
+        f"{table.format_markdown(rows)}\n\nCriterion in %, one seed. The study goes on with "
+        f"{chosen.steps:,} steps and {fields or 'the recipe as it is'}."
+    )
+
+
+def relations(found: Results, chosen: settings.Setting) -> str:
+    """Formats the rounds of successive halving, on validation.
+
+    Args:
+      found: runs of the stage `relations`, in the order of the rounds.
+      chosen: objective that follows from them.
+    """
+    rounds = list(dict.fromkeys(result.run["condition"] for result in found))
+    by_setting: dict[str, dict[str, list[execution.Result]]] = {}
+    for result in found:
+        runs = by_setting.setdefault(result.run["setting"], {})
+        runs.setdefault(result.run["condition"], []).append(result)
+    rows = [["setting", *rounds, *(metric.title for metric in AIMS)]]
+    for name, by_round in by_setting.items():
+        cells = [
+            _percent(_mean([each.criterion for each in by_round.get(round_, [])]))
+            for round_ in rounds
+        ]
+        # A setting's last round has the most steps.
+        last = list(by_round.values())[-1]
+        aims = [_percent(_mean([m.mean(r.values, r.layout) for r in last])) for m in AIMS]
+        rows.append([name, *cells, *aims])
+    fields = ", ".join(f"`{key}` = {value}" for key, value in chosen.overrides.items())
+    return (
+        f"{table.format_markdown(rows)}\n\nCriterion in % per round, and its parts in the last "
+        f"round of a setting. Chosen: {chosen.name} ({fields or 'no field changed'})."
+    )
+
+
+def methods(found: Results, baselines: Mapping[str, Any]) -> str:
+    """Formats every metric of every method on one data set, and all differences.
+
+    Args:
+      found: runs of one data set in the stage `test`, with every method on the same shapes.
+      baselines: baselines by name of the split, see `execution.Study.baselines`.
+    """
+    by_method = _paired(found)
+    names = list(by_method)
+    some = by_method[names[0]]
+    metrics = [metric for metric in measure.METRICS if metric.present(some[0].values)]
+    heading = ["%", *names]
+    rows = [heading]
+    for metric in metrics:
+        rows.append([metric.title, *(_interval(metric, by_method[name]) for name in names)])
+    differences, tests = [["difference to contrastive", *names[1:]]], []
+    for metric in metrics:
+        found_ = [_difference(metric, by_method[name], some) for name in names[1:]]
+        tests += [each.p_value for each in found_]
+        differences.append([metric.title, *(_signed(each) for each in found_)])
+    corrected = iter(bootstrap.holm(tests))
+    for row in differences[1:]:
+        row[1:] = [f"{cell}, p = {_p(next(corrected))}" for cell in row[1:]]
+    return "\n\n".join(
+        [
+            table.format_markdown(rows),
+            table.format_markdown(differences),
+            f"p-values: Holm's correction over the {len(tests)} tests of the table. "
+            + _mcnemar(by_method),
+            _baselines(by_method[names[-1]], baselines),
+        ]
+    )
+
+
+def regimes(found: Results) -> str:
+    """Formats MRD against contrastive alignment in every regime.
+
+    Args:
+      found: runs of the stage `regimes`, and of the folds of the stage `test`.
+    """
+    by_regime: dict[str, list[execution.Result]] = {}
+    for result in found:
+        by_regime.setdefault(result.run["condition"], []).append(result)
+    rows = [["condition", *(f"{metric.title}: contrastive, difference" for metric in AIMS)]]
+    tests: list[float] = []
+    for condition, results in by_regime.items():
+        by_method = _paired(results)
+        if not {settings.CONTRASTIVE.name, settings.MRD} <= by_method.keys():
+            continue
+        first, second = by_method[settings.MRD], by_method[settings.CONTRASTIVE.name]
+        cells = []
+        for metric in AIMS:
+            difference = _difference(metric, first, second)
+            tests.append(difference.p_value)
+            mean = _mean([metric.mean(result.values, result.layout) for result in second])
+            cells.append(f"{_percent(mean)}, {_signed(difference)}")
+        rows.append([condition, *cells])
+    corrected = iter(bootstrap.holm(tests))
+    for row in rows[1:]:
+        row[1:] = [f"{cell}, p = {_p(next(corrected))}" for cell in row[1:]]
+    return (
+        f"{table.format_markdown(rows)}\n\nMRD minus contrastive in points. p-values: Holm's "
+        f"correction over the {len(tests)} tests of the table."
+    )
+
+
+def _paired(found: Results) -> dict[str, list[execution.Result]]:
+    """Returns the runs by method, contrastive first, that every method has, in one order."""
+    by_method: dict[str, dict[int, execution.Result]] = {}
+    for result in found:
+        by_method.setdefault(result.run["setting"], {})[result.run["seed"]] = result
+    seeds = set.intersection(*(set(runs) for runs in by_method.values()))
+    return {name: [runs[seed] for seed in sorted(seeds)] for name, runs in by_method.items()}
+
+
+def _per_query(metric: measure.Metric, runs: Results) -> tuple[list, list, list]:
+    values, groups, classes = zip(
+        *(metric.per_query(run.values, run.layout) for run in runs), strict=True
+    )
+    return list(values), list(groups), list(classes)
+
+
+def _interval(metric: measure.Metric, runs: Results) -> str:
+    values, groups, classes = _per_query(metric, runs)
+    found = bootstrap.mean_interval(values, groups=groups, classes=classes)
+    return f"{table.percent(found.mean)} [{table.percent(found.low)}, {table.percent(found.high)}]"
+
+
+def _difference(metric: measure.Metric, first: Results, second: Results) -> bootstrap.Difference:
+    values, groups, classes = _per_query(metric, first)
+    return bootstrap.paired_difference(
+        values, _per_query(metric, second)[0], groups=groups, classes=classes
+    )
+
+
+def _mcnemar(by_method: Mapping[str, Results]) -> str:
+    """Describes McNemar's test of MRD against contrastive, for runs on disjoint shapes."""
+    first, second = by_method[settings.MRD], by_method[settings.CONTRASTIVE.name]
+    if len({execution.split_name(result.run) for result in first}) < len(first):
+        return "McNemar's test does not fit: the runs share their shapes."
+    correct = [[np.asarray(r.values["top1"]) == 1 for r in runs] for runs in (first, second)]
+    test = statistics.mcnemar(*correct)
+    return (
+        f"Top-1 by McNemar's exact test, which takes shapes as independent: {test.count} shapes, "
+        f"{test.only_first} correct by MRD alone, {test.only_second} by contrastive alone, p = "
+        f"{_p(test.p_value)}."
+    )
+
+
+def _baselines(runs: Results, baselines: Mapping[str, Any]) -> str:
+    """Formats the baselines, and MRD against them."""
+    splits = [baselines.get(execution.split_name(run.run)) for run in runs]
+    if not all(splits):
+        return ""
+    rows = [["baseline", measure.TOP1.title, measure.MAP.title, "MRD minus it, top-1", "mAP"]]
+    for name in splits[0]["metrics"]:
+        metrics = [split["metrics"][name] for split in splits]
+        maps = [each.get("points_to_points/map") for each in metrics]
+        cells = [_percent(_mean([each["top1"] for each in metrics]))]
+        cells.append(_percent(None if None in maps else _mean(maps)))
+        values = [split["baselines"].get(name, {}) for split in splits]
+        for metric in (measure.TOP1, measure.MAP):
+            if not all(metric.present(each) for each in values):
+                cells.append("")
+                continue
+            others = [
+                execution.Result(run.run, each, run.layout)
+                for run, each in zip(runs, values, strict=True)
+            ]
+            difference = _difference(metric, runs, others)
+            cells.append(f"{_signed(difference)}, p = {_p(difference.p_value)}")
+        rows.append([name, *cells])
+    return f"{table.format_markdown(rows)}\n\np-values of this table are not corrected."
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if len(values) else None
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else table.percent(value)
+
+
+def _signed(difference: bootstrap.Difference) -> str:
+    mean, low, high = (f"{100 * value:+.1f}" for value in difference[:3])
+    return f"{mean} [{low}, {high}]"
+
+
+def _p(value: float) -> str:
+    return f"{value:.4f}" if value >= 0.00005 else "0.0000"

@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The study: its metrics, choices, resumption and tables, with made-up results."""
+
+import json
+import pathlib
+import re
+
+import numpy as np
+import pytest
+from held_out_example import CHAIR, LAMP, TABLE, held_out
+
+from benchmarks import sweep
+from benchmarks.study import __main__ as command
+from benchmarks.study import execution, measure, settings, stages
+from configs import parts
+from mrd_jax.checkpoints import run_identity
+from mrd_jax.evaluation import linear_probe, results
+from mrd_jax.evaluation.metrics import bootstrap, statistics
+
+ROOT = pathlib.Path(__file__).parents[2]
+EMBEDDINGS = np.stack([CHAIR, TABLE, TABLE + 0.1 * CHAIR, LAMP, CHAIR + TABLE + LAMP])
+LAYOUT = measure.Layout(
+    groups=("a", "a", "b", "c"),
+    labels=(0, 0, 1, 1),
+    queries={
+        "top1": [0, 1, 2, 3],
+        "map": [0, 1, 2, 3],
+        "points_to_text": [0, 1, 2, 3],
+        "text_to_points": [0, 2],
+        "points_to_image": [0, 1, 2, 3],
+        "image_to_points": [0, 1, 2, 3],
+    },
+)
+GOOD = {
+    "top1": [1, 1, 1, 2],
+    "map": [5000, 5000, 10000, 10000],
+    "points_to_text": [5, 6, 1, 9],
+    "text_to_points": [1, 2],
+    "points_to_image": [1, 1, 7, 7],
+    "image_to_points": [1, 7, 7, 7],
+}
+
+
+def metric(title):
+    return next(each for each in measure.METRICS if each.title == title)
+
+
+def test_metrics_of_stored_values_are_those_of_the_evaluation():
+    shapes = held_out()
+    row = results.from_embeddings(EMBEDDINGS, name="student", held_out=shapes)
+    found = measure.measure(EMBEDDINGS, shapes)
+    values = {kind: queries.values for kind, queries in found.items()}
+    layout = measure.Layout(
+        shapes.ids,
+        tuple(shapes.labels.tolist()),
+        {kind: queries.shapes for kind, queries in found.items()},
+    )
+    expected = {
+        "top-1": row.metrics["top1"],
+        "mean per class": row.metrics["mean_per_class"],
+        "mAP, shape to its class": row.retrieval["points_to_points/map"],
+        "shape to name R@1": row.retrieval["points_to_text/recall@1"],
+        "name to shape R@1": row.retrieval["text_to_points/recall@1"],
+        "picture to shape R@5": row.retrieval["image_to_points/recall@5"],
+    }
+    got = {title: metric(title).mean(values, layout) for title in expected}
+    assert got == pytest.approx(expected, abs=0.5 / measure.SCALE)
+
+
+def test_probes_are_those_of_the_evaluation():
+    rng = np.random.default_rng(0)
+    shapes = held_out()
+    labels = np.repeat([0, 1, -1], 8)
+    train = rng.normal(size=(24, 3)) + 2 * np.eye(3)[labels]
+    found = measure.measure(EMBEDDINGS, shapes, train=(train, labels))
+    expected = linear_probe.linear_probe(
+        train, labels=labels, test_features=EMBEDDINGS, test_labels=shapes.labels
+    )
+    assert found["probe"].values.mean() == expected["top1"]
+    assert found["probe"].shapes.tolist() == shapes.labelled.tolist()
+    assert set(found) >= {f"few_shot/{shots}" for shots in measure.SHOTS}
+
+
+def test_criterion_weighs_classes_neighbourhoods_and_instances_equally():
+    # Top-1 3 of 4; mAP 0.75; recall at 5: 2 of 4, 2 of 2, 2 of 4, 1 of 4.
+    assert measure.criterion(GOOD, LAYOUT) == pytest.approx((0.75 + 0.75 + 0.5625) / 3)
+
+
+def test_a_metric_per_class_differs_from_one_per_shape():
+    uneven = measure.Layout(("a",) * 3, (0, 0, 1), {"top1": [0, 1, 2]})
+    values = {"top1": [1, 1, 2]}
+    assert measure.TOP1.mean(values, uneven) == pytest.approx(2 / 3)
+    assert metric("mean per class").mean(values, uneven) == pytest.approx(1 / 2)
+
+
+def recipe_criteria(**gains):
+    names = [*settings.RECIPE, *map(stages.length_name, settings.LENGTHS)]
+    return {name: 0.5 + gains.get(name, 0.0) for name in names}
+
+
+def test_recipe_takes_the_options_that_help_and_fit_the_budget():
+    gains = {"colour drop 0.5": 0.02, "width 384": 0.05, "EMA 0.995": -0.01, "1,200 steps": 0.03}
+    unlimited = stages.choose_recipe(recipe_criteria(**gains), budget_hours=1e9)
+    assert unlimited.overrides == {
+        **settings.RECIPE["width 384"][0], **settings.RECIPE["colour drop 0.5"][0]
+    }  # fmt: skip
+    assert unlimited.steps == 1_200
+    present = stages.later_hours(stages.Recipe())
+    limited = stages.choose_recipe(recipe_criteria(**gains), budget_hours=present)
+    assert limited.overrides == settings.RECIPE["colour drop 0.5"][0]
+    assert limited.steps == 600
+
+
+def test_halving_keeps_the_best_and_combines_the_winners_of_different_families():
+    current = list(settings.RELATIONS)
+    criteria = {setting.name: 0.4 - 0.001 * i for i, setting in enumerate(current)}
+    criteria |= {"contrastive": 0.9, "MRD, defaults": 0.5}
+    criteria |= {"4 effective neighbours": 0.6, "8 effective neighbours": 0.59, "lambda 0.3": 0.55}
+    kept = stages.next_settings(current, criteria, round_=1)
+    assert len(kept) == -(-len(current) // 2)
+    assert [s.name for s in kept[:3]] == [
+        "4 effective neighbours", "8 effective neighbours", "lambda 0.3",
+    ]  # fmt: skip
+    assert kept[-1].name == "4 effective neighbours + lambda 0.3"
+    assert kept[-1].overrides == {
+        "loss.neighbours_within": 4.0, "loss.neighbours_across": 4.0, "loss.lambda_intra": 0.3,
+        "loss.lambda_image": 0.3, "loss.lambda_text": 0.3,
+    }  # fmt: skip
+
+
+def test_no_setting_beats_the_reference_and_the_reference_is_chosen():
+    current = [settings.RELATIONS[0]]
+    criteria = {"contrastive": 0.9, "MRD, defaults": 0.5, current[0].name: 0.5}
+    assert stages.choose_setting(current, criteria) is settings.REFERENCE
+    assert stages.combine([]) == []
+
+
+def test_methods_differ_from_the_chosen_objective_in_their_lambdas_alone():
+    chosen = settings.Setting("x", "y", {"loss.lambda_intra": 0.3, "loss.divergence": "kl"})
+    fields = {method.name: method.overrides for method in settings.methods(chosen)}
+    assert fields["MRD"] == chosen.overrides
+    assert fields["contrastive"] == {
+        "loss.divergence": "kl", "loss.lambda_intra": 0.0, "loss.lambda_image": 0.0,
+        "loss.lambda_text": 0.0,
+    }  # fmt: skip
+    assert fields["contrastive + intra"]["loss.lambda_intra"] == 0.3
+    assert fields["contrastive + cross"] == {"loss.divergence": "kl", "loss.lambda_intra": 0.0}
+
+
+def test_a_branched_setting_trains_a_trunk_and_two_branches_before_their_average():
+    branched = next(setting for setting in settings.RELATIONS if setting.branched)
+    runs = stages.relations_round(2, [branched], stages.Recipe())
+    own = [run for run in runs if run.seed == 1 and run.setting.startswith(branched.name)]
+    trunk, contrastive, branch, average = own
+    assert [run.overrides["total_steps"] for run in own[:3]] == [300, 300, 300]
+    assert trunk.overrides["loss.lambda_intra"] == contrastive.overrides["loss.lambda_intra"] == 0
+    assert "loss.lambda_intra" not in branch.overrides
+    assert contrastive.starts_from == branch.starts_from == trunk.name
+    assert average.averages == (contrastive.name, branch.name)
+    assert [run.identity().get("helper") for run in own] == [True, True, True, None]
+    # It costs one and a half trainings.
+    alone = next(run for run in runs if run.setting == "contrastive")
+    assert sum(run.seconds for run in own) < 2 * alone.seconds
+
+
+def test_every_regime_sees_the_same_number_of_samples():
+    runs = stages.regimes_round(settings.REFERENCE, stages.Recipe())
+    samples = {r.overrides["total_steps"] * r.overrides.get("batch_size", 64) for r in runs}
+    assert samples == {600 * 64}
+
+
+def test_the_plan_fits_the_budget_and_names_every_run_once():
+    planned = [r for stage in stages.STAGES for r in stages.planned(stage, stages.Recipe())]
+    assert sum(run.seconds for run in planned) <= 16 * 3600
+    assert len({(run.stage, run.name) for run in planned}) == len(planned)
+
+
+def made_up(run, shapes=24):
+    """Result of a run whose quality depends on its lambdas and neighbours."""
+    fields = run.overrides
+    quality = 0.3 + 0.2 * (fields.get("loss.lambda_intra", 1.0) > 0)
+    quality += 0.1 * (fields.get("loss.neighbours_within") == 4.0)
+    fold = run.derivation.fold if run.derivation else 0
+    rng = np.random.default_rng([run.seed, fold, len(run.setting)])
+    groups = [f"{run.data} {fold} {i // 3}" for i in range(shapes)]
+    everything = list(range(shapes))
+    kinds = ["top1", "map", *measure.DIRECTIONS, *(["probe"] if run.probes else [])]
+    hits = {kind: rng.random(shapes) < quality for kind in kinds}
+    values = {kind: np.where(hits[kind], 1, 9).tolist() for kind in kinds}
+    values["map"] = np.where(hits["map"], measure.SCALE, 0).tolist()
+    layout = {
+        "groups": groups,
+        "labels": [i % 4 for i in everything],
+        "queries": dict.fromkeys(kinds, everything),
+    }
+    return {"seconds": 1.0, "values": values, "layout": layout}
+
+
+@pytest.fixture
+def stubbed(tmp_path, monkeypatch):
+    """Study whose runs end at once; returns the command line and the names of executed runs."""
+    executed = []
+
+    def attempt(jobs, *, parallel, on_end=lambda job: None):
+        outcomes = []
+        for job in jobs:
+            run = next((r for r in planned if (r.stage, r.name) == job.workdir.parts[-2:]), None)
+            executed.append(job.workdir.name)
+            if run is None:
+                outcomes.append({"baselines": {}, "metrics": {}})
+            elif job.workdir.name in failing:
+                outcomes.append(RuntimeError(f"{job.workdir.name} failed"))
+            else:
+                outcomes.append(made_up(run))
+                (job.workdir / "study.json").write_text(json.dumps(outcomes[-1]))
+            on_end(job)
+        return outcomes
+
+    planned: list[stages.Run] = []
+    failing: set[str] = set()
+    original = execution.Study.execute
+
+    def execute(study, runs):
+        planned.extend(runs)
+        return original(study, runs)
+
+    monkeypatch.setattr(execution.Study, "execute", execute)
+    monkeypatch.setattr(execution.Study, "_folder", lambda study, run: tmp_path / "data")
+    monkeypatch.setattr(sweep, "attempt_jobs", attempt)
+    monkeypatch.setattr(command, "check_data", lambda data, wanted: None)
+    # The differences are large; their intervals are tested elsewhere.
+    monkeypatch.setattr(bootstrap.mean_interval, "__kwdefaults__", {
+        **bootstrap.mean_interval.__kwdefaults__, "draws": 50,
+    })  # fmt: skip
+    monkeypatch.setattr(bootstrap.paired_difference, "__kwdefaults__", {
+        **bootstrap.paired_difference.__kwdefaults__, "draws": 50,
+    })  # fmt: skip
+    page = tmp_path / "page.md"
+    names = ("recipe", "relations", "parts", "furniture", "regimes")
+    page.write_text(
+        "".join(f"<!-- study: {name} -->\nold\n<!-- end of study -->\n" for name in names)
+    )
+    arguments = ["--runs", str(tmp_path / "runs"), "--output", str(tmp_path / "output")]
+    return [*arguments, "--page", str(page), "--parallel", "2"], executed, failing, page
+
+
+def mcnemar_line(path):
+    """Beginning of the sentence on McNemar's test of the parts, from the stored values."""
+    lines = json.loads(path.read_text()).values()
+    correct = {
+        name: [
+            np.array(line["values"]["top1"]) == 1
+            for line in lines
+            if line["run"]["setting"] == name and line["run"]["data"] == "parts"
+        ]
+        for name in ("MRD", "contrastive")
+    }
+    test = statistics.mcnemar(correct["MRD"], correct["contrastive"])
+    return f"{test.count} shapes, {test.only_first} correct by MRD alone"
+
+
+def test_a_study_chooses_what_is_best_and_a_finished_one_runs_nothing(stubbed, capsys):
+    arguments, executed, _, page = stubbed
+    assert command.main(arguments) == 0
+    text = page.read_text()
+    assert "old" not in text
+    assert re.search(r"Chosen: .*4 effective neighbours", text)
+    assert "loss.neighbours_within` = 4.0" in text
+    assert len(executed) > 100 and len(set(executed)) > 100
+    # Contrastive is worse by about 20 points in every part.
+    assert re.search(r"\| top-1 \| .*\| \+\d\d\.\d \[", text)
+    executed.clear()
+    assert command.main(arguments) == 0
+    assert executed == []
+    assert page.read_text() == text
+    assert mcnemar_line(page.parent / "output" / "test.json") in text
+
+
+def test_a_run_waits_for_those_that_it_needs_and_is_not_run_without_them(stubbed, tmp_path):
+    _, executed, failing, _ = stubbed
+    study = execution.Study({}, tmp_path / "runs", tmp_path / "output", parallel=2)
+    branched = next(setting for setting in settings.RELATIONS if setting.branched)
+    runs = stages.relations_round(0, [branched], stages.Recipe())
+    assert len(study.execute(runs)) == 6
+    order = {name: position for position, name in enumerate(executed)}
+    assert all(order[need] < order[run.name] for run in runs for need in run.needs)
+    spec = json.loads((tmp_path / "runs" / "relations" / runs[-1].name / "spec.json").read_text())
+    folders = [pathlib.Path(folder).name for folder, _ in spec["average_of"]]
+    assert folders == list(runs[-1].averages)
+    first, second = (fields for _, fields in spec["average_of"])
+    assert first["loss.lambda_intra"] == 0 and "loss.lambda_intra" not in second
+    trunk = str(tmp_path / "runs" / "relations" / runs[2].name)
+    assert first["initial_weights"] == second["initial_weights"] == trunk
+
+    other = execution.Study({}, tmp_path / "runs2", tmp_path / "output2", parallel=2)
+    failing.add(runs[2].name)  # the trunk
+    executed.clear()
+    assert len(other.execute(runs)) == 2
+    assert set(executed) == {run.name for run in runs[:3]}
+    assert len(other.failures) == 4
+
+
+def test_a_failed_run_is_named_and_the_others_of_its_round_run(stubbed, capsys):
+    arguments, executed, failing, _ = stubbed
+    failing.add("width_384_contrastive_0")
+    assert command.main(arguments) == 2
+    assert "15 of 16 runs" in (message := capsys.readouterr().err)
+    assert "width_384_contrastive_0 failed" in message
+    assert len(executed) == 16
+    executed.clear()
+    failing.clear()
+    assert command.main([*arguments, "--stages", "recipe"]) == 0
+    assert executed == ["width_384_contrastive_0"]
+
+
+def test_results_of_other_settings_are_refused(stubbed, capsys, monkeypatch):
+    arguments, _, _, _ = stubbed
+    arguments = [*arguments, "--stages", "recipe"]
+    assert command.main(arguments) == 0
+    monkeypatch.setitem(settings.RECIPE, "EMA 0.995", ({"optimizer.ema_decay": 0.9}, 1.0))
+    assert command.main(arguments) == 2
+    assert "with other settings" in capsys.readouterr().err
+
+
+def test_a_dry_run_prints_hours_and_starts_nothing(tmp_path, capsys):
+    folders = ["--runs", str(tmp_path / "runs"), "--output", str(tmp_path / "output")]
+    assert command.main([*folders, "--dry_run"]) == 0
+    printed = capsys.readouterr().out
+    assert "relations" in printed and "core-hours of 16" in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_without_a_marker_is_refused(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- study: parts -->\nold\n<!-- end of study -->\n")
+    with pytest.raises(ValueError, match="0 places '<!-- study: regimes -->'"):
+        command.replace_tables(page, {"regimes": "x"})
+    command.replace_tables(page, {"parts": r"a \1 b"})
+    assert page.read_text() == "<!-- study: parts -->\n\na \\1 b\n\n<!-- end of study -->\n"
+
+
+def test_every_setting_sets_fields_of_the_config():
+    fields = set(run_identity.flatten(parts.get_config()))
+    used = [*settings.RELATIONS, settings.CONTRASTIVE]
+    overrides = [setting.overrides for setting in used] + [r[0] for r in settings.RECIPE.values()]
+    assert {name for each in overrides for name in each} <= fields
+    changed = [json.dumps(setting.overrides) for setting in used if not setting.branched]
+    assert len(set(changed)) == len(changed)
