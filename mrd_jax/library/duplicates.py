@@ -79,12 +79,18 @@ def find(
     Returns:
       Groups of two or more shapes, ordered by their first shape, the one with the lowest row.
     """
+    return group(compare(index, max_distance=max_distance, progress=progress))
+
+
+def compare(
+    index: shape_index.ShapeIndex, *, max_distance: float = MAX_DISTANCE, progress: bool = True
+) -> list[Copy]:
+    """Returns all pairs of copies; arguments as of `find`."""
     exact = _group_exact(index)
     unique = np.array(sorted(exact))
     candidates = _candidates(index, unique, progress=progress)
-    edges = [Copy(other, first, EXACT) for first, others in exact.items() for other in others]
-    edges += _verify(index, candidates, max_distance=max_distance, progress=progress)
-    return _groups(edges)
+    copies = [Copy(other, first, EXACT) for first, others in exact.items() for other in others]
+    return copies + _verify(index, candidates, max_distance=max_distance, progress=progress)
 
 
 def _group_exact(index: shape_index.ShapeIndex) -> dict[int, list[int]]:
@@ -187,8 +193,15 @@ def _verify(
     return found
 
 
-def _groups(edges: Iterable[Copy]) -> list[list[Copy]]:
-    """Joins copies into groups, each shape with the copy of it that was found closest."""
+def group(edges: Iterable[Copy]) -> list[list[Copy]]:
+    """Joins pairs of copies into groups, each shape with the closest of its copies.
+
+    Args:
+      edges: pairs from `compare`.
+
+    Returns:
+      As `find`.
+    """
     found: dict[tuple[int, int], Copy] = {}
     copies = collections.defaultdict(list)
     for edge in edges:
@@ -202,15 +215,15 @@ def _groups(edges: Iterable[Copy]) -> list[list[Copy]]:
     for first in sorted(copies):
         if first in done:
             continue
-        group, waiting = [Copy(first)], list(copies[first])
+        members, waiting = [Copy(first)], list(copies[first])
         heapq.heapify(waiting)
         done.add(first)
         while waiting:
             _, number, of = heapq.heappop(waiting)
             if number not in done:
                 done.add(number)
-                group.append(found[of, number])
+                members.append(found[of, number])
                 for entry in copies[number]:
                     heapq.heappush(waiting, entry)
-        groups.append(group)
+        groups.append(members)
     return groups
