@@ -6,8 +6,8 @@ python -m benchmarks.duplicates --catalogues data/sweethome3d --checkpoint runs/
 
 Copies of randomly chosen models are turned by a random rotation, scaled, recoloured, re-meshed, or
 all of these. The folder is embedded and indexed by the commands of the project, and searched as by
-`mrd_jax.tools.duplicates`. Two shapes are copies of each other if they come from one model; pairs of different models that are
-found are listed, for catalogues hold variants of one model.
+`mrd_jax.tools.duplicates`. Two shapes are copies of each other if they come from one model; pairs
+of different models that are found are listed, for catalogues hold variants of one model.
 """
 
 import argparse
