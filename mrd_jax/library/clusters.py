@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.cluster import vq
 
-from mrd_jax.search import shape_index
+from mrd_jax.search import live_shapes, shape_index
 
 # Shapes that centres are fitted to, and shapes that the silhouette is measured on.
 _FITTED, _MEASURED = 20_000, 4_000
@@ -162,7 +162,9 @@ def _starts(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarra
     return rows[chosen]
 
 
-def _assign(rows: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _assign(
+    rows: np.ndarray | live_shapes.Column, centres: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns the nearest centre of each row, and the similarity with it."""
     of, similarity = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
     for start in range(0, len(rows), _ROWS):
