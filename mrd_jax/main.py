@@ -75,6 +75,8 @@ def choose(
     Raises:
       ValueError: the flags contradict each other or the config.
     """
+    if mode == "check" and "finetune" in config:
+        return functools.partial(finetune.check, devices=devices)
     if mode in ("validate", "check"):
         return functools.partial(getattr(preflight, mode), devices=devices)
     if mode == "finetune" or "finetune" in config:

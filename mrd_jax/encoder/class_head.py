@@ -78,7 +78,8 @@ def write(folder: storage.Path, head: ClassHead) -> None:
     """
     arrays = _arrays(head)
     described = {"names": head.names, "manifest": manifest.describe(arrays)}
-    metadata = {"format": "flax", _METADATA: json.dumps(described)}
+    # One key: the order of several would differ from file to file.
+    metadata = {_METADATA: json.dumps(described)}
     safetensors.numpy.save_file(arrays, folder / FILE, metadata=metadata)
 
 

@@ -13,11 +13,18 @@ from ml_collections import ConfigDict
 
 from mrd_jax import atomic_io, encoder, storage
 from mrd_jax.checkpoints import initial_weights, model_card, train_state
-from mrd_jax.evaluation import evaluator, history, linear_probe, table, zero_shot
+from mrd_jax.evaluation import (
+    evaluator,
+    held_out_split,
+    history,
+    linear_probe,
+    table,
+    zero_shot,
+)
 from mrd_jax.finetuning import labelled, settings, votes
 from mrd_jax.finetuning import run as runs
+from mrd_jax.training import preflight, start_log, trackers, train
 from mrd_jax.training import run as run_lib
-from mrd_jax.training import start_log, trackers, train
 
 LOGGER = logging.getLogger(__name__)
 
@@ -83,6 +90,26 @@ def finetune(
         print(format_table(measured))
         atomic_io.write_text(workdir / train.FINISHED, f"{config.total_steps} steps\n")
     return True
+
+
+def check(config: ConfigDict, workdir: storage.PathLike, *, devices: int) -> None:
+    """Checks everything that a fine-tuning run needs, see `mrd_jax.training.preflight.check`.
+
+    Args:
+      config: config as `configs/finetune.py` describes it.
+      workdir: folder of the run.
+      devices: devices of the run, over all processes; 0 for those of this host.
+
+    Raises:
+      ValueError: config, encoder and data set do not fit together, or the labels of the data set
+        cannot be learned.
+      mrd_jax.training.preflight.PreflightError: lists every other fault.
+    """
+    config = settings.resolve(config)
+    test = held_out_split.load_held_out(config.data.directory, config.data.test_split)
+    shapes = held_out_split.load_held_out(config.data.directory, config.data.train_split)
+    labelled.check_labels(shapes.labels, test.labels, where=config.data.directory)
+    preflight.check(config, workdir, devices=devices)
 
 
 def measure_start(
