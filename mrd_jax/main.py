@@ -24,7 +24,7 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "finetune", "eval", "check", "validate"],
+    ["train", "eval", "finetune", "check", "validate"],
     "Train and evaluate; finetune an encoder on the classes of a data set, with a config such as "
     "configs/finetune.py; or only evaluate: a checkpoint, or an encoder on every test set. check "
     "reads the data and the initial weights and writes to the workdir's folder, without training; "
