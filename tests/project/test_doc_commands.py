@@ -49,7 +49,7 @@ TRAIN = f"{PYTHON} -m mrd_jax.main --config configs/quickstart.py --workdir"
 NOT_RUN = {
     "make quickstart": "fetches packages and meshes, and takes ten minutes",
     "make furniture": "fetches meshes and trains for 20 minutes; tests/project/test_benchmarks.py",
-    "make study": "eight hours of training; tests/project/test_study.py",
+    "make study": "seven hours of training; tests/project/test_study.py",
     "make test": "runs this test",
     "python3 -m venv": "creates the environment of the tests",
     ".venv/bin/pip install": "fetches packages",
@@ -70,6 +70,7 @@ NOT_RUN = {
     f"{PYTHON} -m mrd_jax.main --mode eval --workdir runs/finetune": "needs the run before it",
     f"{PYTHON} -m mrd_jax.tools.compile": "needs a compiler; `make tpu` and `make gpu`",
     f"{PYTHON} -m mrd_jax.tools.selfcheck": "minutes; it has its own tests",
+    f"{PYTHON} -m benchmarks.teacher_features": "needs a released teacher and prepared shapes",
     f"{PYTHON} -m benchmarks.peers": "needs a GPU and a peer's code; tests/gpu/test_peers.py",
     f"{PYTHON} -m mrd_jax.tools.plan": "needs the TPU compiler; tests/tpu/test_planning.py",
     f"{PYTHON} -m benchmarks.gpu_parts": "needs the GPU compiler; tests/gpu",
