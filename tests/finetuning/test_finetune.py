@@ -260,7 +260,7 @@ def test_results_are_those_of_the_saved_encoder(config, dataset, tmp_path):
     )
     of_saved = tuned.classes.logits(tuned.embed(clouds["train"])[labels["train"] >= 0])
     np.testing.assert_allclose(of_saved, logits, rtol=1e-4, atol=1e-4)
-    assert len(set(logits.argmax(axis=1))) > 1
+    assert np.ptp(logits, axis=0).min() > 0.1  # so that the comparison can fail
     names = [name for name, _ in tuned.classes.classify(tuned.embed(clouds["test"]))]
     right = np.array(names)[known] == np.array(tuned.classes.names)[labels["test"][known]]
     assert found["last"]["top1"] == pytest.approx(right.mean())
