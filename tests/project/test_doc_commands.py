@@ -66,6 +66,8 @@ NOT_RUN = {
     f"{TRAIN} /shared/run": "waits for a second machine; tests/distributed starts both",
     f"{PYTHON} -m mrd_jax.main --config configs/mrd_pointbert.py": "needs OpenShape's data",
     f"{PYTHON} -m mrd_jax.main --config configs/uni3d_g.py": "needs OpenShape's data",
+    f"{PYTHON} -m mrd_jax.main --mode finetune": "needs more labelled shapes; tests/finetuning",
+    f"{PYTHON} -m mrd_jax.main --mode eval --workdir runs/finetune": "needs the run before it",
     f"{PYTHON} -m mrd_jax.tools.compile": "needs a compiler; `make tpu` and `make gpu`",
     f"{PYTHON} -m mrd_jax.tools.selfcheck": "minutes; it has its own tests",
     f"{PYTHON} -m benchmarks.teacher_features": "needs a released teacher and prepared shapes",
