@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 
 # What a user gains by each extra of setup.py.
 PURPOSES = {
-    "prep": "prepares meshes and point clouds: `data_prep`, teachers, embedding and search of files",
+    "prep": "prepares data, and reads meshes and teachers for embedding and search",
     "formats": "reads STEP, IGES, LAS, LAZ and E57, and meshes that meshoptimizer has compressed",
     "demo": "serves the search page and its API",
     "ann": "searches indexes of 200,000 shapes and more approximately, by faiss",

@@ -10,6 +10,7 @@ required package that is missing or has another version, devices that do not ans
 `mrd_jax.tools.selfcheck` goes on to compute, and measures.
 """
 
+import importlib.metadata
 import importlib.util
 import os
 import pathlib
@@ -34,6 +35,12 @@ Finding = tuple[str, str, str]
 
 def check_packages() -> Iterator[Finding]:
     """Yields what is wrong with the required packages, or one line if all are there."""
+    if (recorded := importlib.metadata.version("mrd_jax")) != mrd_jax.__version__:
+        yield (
+            NOTE,
+            "packages",
+            f"installed as version {recorded}, whose requirements are compared: install it again",
+        )
     wrong = list(extras.faults(extras.requirements()[""]))
     for fault in wrong:
         yield FAIL, "packages", f"{fault}; pip install --upgrade mrd_jax"
@@ -79,8 +86,10 @@ def check_folders() -> Iterator[Finding]:
 def check_extras() -> Iterator[Finding]:
     """Yields, per extra, whether it is installed; if not, what it adds and how to install it."""
     for name, purpose in extras.PURPOSES.items():
-        wrong = list(extras.faults(extras.requirements().get(name, ())))
-        if wrong:
+        wrong = list(extras.faults(extras.requirements()[name]))
+        if not extras.requirements()[name]:
+            yield NOTE, name, "no such extra on this platform, or in the version that is installed"
+        elif wrong:
             install = f'{sys.executable} -m pip install "mrd_jax[{name}]"'
             yield NOTE, name, f"not installed: {purpose}\n{'; '.join(wrong)}\n{install}"
         else:
