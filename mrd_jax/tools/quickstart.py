@@ -11,6 +11,7 @@ extra `prep` and the weights of the offline teacher; the command says how to ins
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -92,7 +93,9 @@ def stages(data: Path, workdir: Path, *, workers: int) -> dict[str, list[str]]:
 
 
 def run_stage(arguments: Sequence[str]) -> int:
-    """Runs one stage as a process and returns its exit status; 130 if it is interrupted.
+    """Runs one stage as a process, which saves what it has when it is interrupted.
+
+    Returns its exit status, or the negative number of the signal that ended it.
 
     Args:
       arguments: arguments of Python.
@@ -102,11 +105,16 @@ def run_stage(arguments: Sequence[str]) -> int:
         # Read at the start of a process only.
         environment.setdefault("GLIBC_TUNABLES", TUNABLES)
     process = subprocess.Popen([sys.executable, *arguments], env=environment)
+    # A terminal sends SIGINT to both processes; a supervisor sends SIGTERM to this one only.
+    handlers = {
+        signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: process.terminate()),
+    }
     try:
         return process.wait()
-    except KeyboardInterrupt:
-        process.wait()  # it has received the signal, too, and saves what it has
-        return 130
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @command.reports_errors
@@ -147,9 +155,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"[{number}/{len(commands)}] {stage}", flush=True)
         status = run_stage(words)
         if status:
+            reason = f"exit status {status}" if status > 0 else f"signal {-status}"
             print(
-                f"error: the stage {stage} ended with exit status {status}; run the same command "
-                "again to continue",
+                f"error: the stage {stage} ended with {reason}; the same command continues",
                 file=sys.stderr,
             )
             return status if status > 0 else 128 - status
