@@ -103,8 +103,11 @@ def test_version_is_printed(monkeypatch, capsys):
     assert capsys.readouterr().out == f"mrd_jax {mrd_jax.__version__}\n"
 
 
-def test_changelog_begins_with_this_version():
+def test_changelog_begins_with_this_version_and_the_readme_installs_it():
     text = (ROOT / "CHANGELOG.md").read_text("utf-8")
     releases = re.findall(r"^## \[([\d.]+)\] - \d{4}-\d\d-\d\d$", text, re.MULTILINE)
     assert releases[0] == mrd_jax.__version__
+    assert f"mrd_jax-{mrd_jax.__version__}-py3-none-any.whl" in (ROOT / "README.md").read_text(
+        "utf-8"
+    )
     assert releases == sorted(releases, reverse=True)
