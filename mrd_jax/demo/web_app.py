@@ -215,8 +215,8 @@ def _routes(handlers: Handlers) -> list[routing.BaseRoute]:
     ]
 
 
-# Short, since another index may be served at the same address later.
-_CACHE_HEADERS = {"Cache-Control": "private, max-age=3600"}
+# Short, since a shape may change, and another index may be served at the same address later.
+_CACHE_HEADERS = {"Cache-Control": "private, max-age=60"}
 
 
 def _page(request: requests.Request) -> responses.Response:

@@ -56,9 +56,9 @@ def train_and_evaluate(
       mrd_jax.data.corrupt_records.TooManyCorruptRecordsError: too many records cannot be read.
     """
     workdir = storage.path(workdir)
-    trackers.check(config)
     config = run_lib.resolve(config)
     run = run_lib.build_run(config, devices=devices)
+    trackers.check(config)
     data = run_lib.open_data(config)
     run = run.calibrated(data)
     # Opened before the workdir is claimed: the test set may not fit the run either.
