@@ -26,7 +26,6 @@ WINDOW = (1_200, 800)
 PHONE = (390, 780)
 # Width of the pictures of sheets, in pixels.
 WIDTH = 1_000
-QUERIES = {"words": ["--text", "wooden chair"], "weights": ["--text", "bed", "--text", "white"]}
 
 
 def run(module: str, *arguments: str | Path) -> None:
@@ -56,7 +55,7 @@ def reduce(path: Path, output: Path, *, width: int = WIDTH) -> None:
 
 
 def draw_sheets(index: Path, meshes: Path, folder: Path, output: Path) -> None:
-    """Draws contact sheets of searches and of what is read from meshes.
+    """Draws contact sheets of a search and of what is read from meshes.
 
     Args:
       index: index of shapes.
@@ -64,11 +63,9 @@ def draw_sheets(index: Path, meshes: Path, folder: Path, output: Path) -> None:
       folder: folder for temporary files.
       output: folder of the pictures.
     """
-    for name, query in QUERIES.items():
-        sheet = folder / f"{name}.png"
-        find = ["find", "--index", index, *query, "--format", "sheet", "--output", sheet]
-        run("mrd_jax.tools.search", *find)
-        reduce(sheet, output / f"search_{name}.png")
+    find = ["find", "--index", index, "--text", "wooden chair", "--format", "sheet"]
+    run("mrd_jax.tools.search", *find, "--output", folder / "sheet.png")
+    reduce(folder / "sheet.png", output / "search_words.png")
     run("mrd_jax.tools.inspect", meshes, "--sheet", folder / "inspect.png")
     reduce(folder / "inspect.png", output / "inspect.png")
 
@@ -127,18 +124,21 @@ def photograph_search(
 
 
 def photograph_report(browser: Any, report: Path, folder: Path, output: Path) -> None:
-    """Photographs the first screen of a report.
+    """Photographs the first screen of a report, and its map of the embeddings.
 
     Args:
       browser: Playwright browser.
       report: HTML file.
       folder: folder for temporary files.
-      output: folder of the picture.
+      output: folder of the pictures.
     """
     page = photograph(browser, report.absolute().as_uri(), size=WINDOW)
     page.wait_for_timeout(2_000)
     page.screenshot(path=folder / "report.png")
     reduce(folder / "report.png", output / "report.png")
+    page.get_by_role("link", name="Embedding map").click()
+    page.screenshot(path=folder / "map.png")
+    reduce(folder / "map.png", output / "report_map.png")
 
 
 @command.reports_errors
