@@ -113,7 +113,7 @@ def photograph_search(
             for name, size, dark in (("page", WINDOW, False), ("page_phone", PHONE, True)):
                 page = photograph(browser, address.group(), size=size, dark=dark)
                 page.wait_for_selector("#about:has-text('shapes by')")
-                page.fill("#words", "round wooden table")
+                page.fill("#words", "potted plant")
                 page.press("#words", "Enter")
                 page.wait_for_selector(".card")
                 page.wait_for_timeout(5_000)  # views turn into place one after another
