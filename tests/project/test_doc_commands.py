@@ -70,6 +70,7 @@ NOT_RUN = {
     f"{PYTHON} -m mrd_jax.main --config configs/uni3d_g.py": "needs OpenShape's data",
     f"{PYTHON} -m mrd_jax.tools.compile": "needs a compiler; `make tpu` and `make gpu`",
     f"{PYTHON} -m mrd_jax.tools.selfcheck": "minutes; it has its own tests",
+    f"{PYTHON} -m benchmarks.teacher_features": "needs a released teacher and prepared shapes",
     f"{PYTHON} -m benchmarks.peers": "needs a GPU and a peer's code; tests/gpu/test_peers.py",
     f"{PYTHON} -m mrd_jax.tools.plan": "needs the TPU compiler; tests/tpu/test_planning.py",
     f"{PYTHON} -m benchmarks.gpu_parts": "needs the GPU compiler; tests/gpu",
