@@ -48,12 +48,11 @@ lock:
 
 # Meshes, pictures and names -> records with teacher features.
 data: $(VENV)/installed
-	$(RUN) -m data_prep.fetch --output $(DATA)/sweethome3d
-	$(BUILD) --source furniture
+	$(RUN) -m mrd_jax.tools.quickstart --data $(DATA) --workers $(WORKERS) --data_only
 
 # Meshes, pictures and names -> trained encoder -> table and report.
-quickstart: data
-	$(RUN) -m mrd_jax.main --config configs/quickstart.py --workdir $(RUNS)/quickstart
+quickstart: $(VENV)/installed
+	$(RUN) -m mrd_jax.tools.quickstart --data $(DATA) --workdir $(RUNS)/quickstart --workers $(WORKERS)
 
 # Both folds, pooled and compared with the baselines; at most two hours on two cores.
 furniture: data

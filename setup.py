@@ -24,6 +24,8 @@ REQUIREMENTS = [
     "numpy>=2,<3",
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.8,<0.13",
+    # Reads the requirements of the extras.
+    "packaging>=24",
     "pillow>=11",
     "protobuf>=5,<8",
     "safetensors>=0.5,<1",

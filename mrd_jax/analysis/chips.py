@@ -186,7 +186,7 @@ def _make_slice(topology: str, chip: Chip, dims: tuple[int, ...]) -> topologies.
     if importlib.util.find_spec("libtpu") is None:
         raise MissingCompilerError(
             "the TPU compiler (libtpu) is not installed; it does not need a TPU: "
-            '`pip install -e ".[tpu]"` (Linux on x86_64)'
+            '`pip install "mrd_jax[tpu]"` (Linux on x86_64)'
         )
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -203,7 +203,7 @@ def _make_gpus(_: str, chip: Chip, dims: tuple[int, ...]) -> topologies.Topology
     if gpu_targets.find_plugin() is None:
         raise MissingCompilerError(
             "the GPU compiler (a CUDA plugin of JAX) is not installed; it does not need a GPU: "
-            '`pip install -e ".[cuda12]"` (Linux)'
+            '`pip install "mrd_jax[cuda12]"` (Linux)'
         )
     # The plugins are registered with the first backend.
     jax.devices()

@@ -2,6 +2,7 @@
 """Command lines: a user's mistake ends with its message and exit status 2, not with a traceback."""
 
 import argparse
+import contextvars
 import functools
 import sys
 import traceback
@@ -9,10 +10,12 @@ from collections.abc import Callable
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from mrd_jax import hub, storage
-from mrd_jax.cli import logs
+from mrd_jax.cli import logs, names
 
 # Exit status of a command that was given something it cannot use.
 USAGE_ERROR = 2
+# Exit status of a command that Ctrl-C ended, as in shells.
+INTERRUPTED = 130
 # Flag of every command.
 DEBUG = "--debug"
 DEBUG_HELP = "show the traceback of an error"
@@ -28,17 +31,53 @@ class Parser(argparse.ArgumentParser):
         """Adds `--debug`.
 
         Args:
-          description: docstring of the command's module, shown by `--help` as it is.
+          description: docstring of the command's module, shown by `--help`.
           prog: how the command is called, such as "python -m mrd_jax.tools.embed".
           **options: further arguments of `argparse.ArgumentParser`.
         """
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(prog, description=description, **options)
+        super().__init__(prog and names.as_called(prog), description=description, **options)
         self.add_argument(DEBUG, action="store_true", help=DEBUG_HELP)
+
+    def format_help(self) -> str:
+        """Returns the help, with commands written as the user calls them."""
+        return names.as_called(super().format_help())
+
+    def parse_args(self, *arguments: Any, **options: Any) -> Any:
+        """Parses the command line; raises `ParserFound` inside of `parser_of`."""
+        if _is_searching.get():
+            raise ParserFound(self)
+        return super().parse_args(*arguments, **options)
 
     def error(self, message: str) -> NoReturn:
         """Prints the message, without the usage of every option, and exits with status 2."""
         self.exit(USAGE_ERROR, f"error: {message}\n{self.prog} --help lists the options\n")
+
+
+class ParserFound(BaseException):
+    """Passes a parser through the main function of a command to `parser_of`."""
+
+
+_is_searching = contextvars.ContextVar("is_searching", default=False)
+
+
+def parser_of(main: Callable[..., Any]) -> Parser:
+    """Returns the parser that a main function parses its arguments with; runs nothing after it.
+
+    Args:
+      main: main function of a command that uses `Parser`.
+
+    Raises:
+      ValueError: the function returned without parsing.
+    """
+    token = _is_searching.set(True)
+    try:
+        main([])
+    except ParserFound as found:
+        return found.args[0]
+    finally:
+        _is_searching.reset(token)
+    raise ValueError(f"{main.__module__}.{main.__qualname__} parses no arguments")
 
 
 def argument(parse: Callable[[str], T]) -> Callable[[str], T]:
@@ -66,6 +105,8 @@ encoder_path = argument(hub.resolve)
 def reports_errors(main: Callable[P, int | None]) -> Callable[P, int]:
     """Decorates the main function of a command: prints a user's mistake and returns status 2.
 
+    Ctrl-C ends it without a traceback.
+
     Messages of the libraries below warnings are dropped.
 
     Args:
@@ -77,6 +118,11 @@ def reports_errors(main: Callable[P, int | None]) -> Callable[P, int]:
         logs.quiet_libraries()
         try:
             return main(*args, **kwargs) or 0
+        except KeyboardInterrupt:
+            if is_debug():
+                raise
+            print("interrupted", file=sys.stderr)
+            return INTERRUPTED
         except Exception as error:
             if is_debug() or not is_user_error(error):
                 raise

@@ -7,38 +7,14 @@ The arguments after the command go to the module unchanged, except that `--confi
 the experiments that were installed with the package.
 """
 
+import ast
 import importlib.util
 import pathlib
 import runpy
 import sys
 
-from mrd_jax.cli import command
-
-# Module by command; the names of modules, so that only one of them is imported.
-COMMANDS = {
-    "train": "mrd_jax.main",
-    "prepare": "data_prep.build",
-    "inspect": "mrd_jax.tools.inspect",
-    "embed": "mrd_jax.tools.embed",
-    "index": "mrd_jax.tools.index",
-    "search": "mrd_jax.tools.search",
-    "demo": "mrd_jax.demo",
-    "classify": "mrd_jax.tools.classify",
-    "duplicates": "mrd_jax.tools.duplicates",
-    "cluster": "mrd_jax.tools.cluster",
-    "coverage": "mrd_jax.tools.coverage",
-    "convert": "mrd_jax.tools.convert",
-    "export": "mrd_jax.tools.export",
-    "average": "mrd_jax.tools.average",
-    "reproduce": "mrd_jax.tools.reproduce",
-    "calibrate": "mrd_jax.tools.calibrate",
-    "neighbours": "mrd_jax.tools.neighbours",
-    "compare": "mrd_jax.tools.compare",
-    "verify": "mrd_jax.tools.verify",
-    "compile": "mrd_jax.tools.compile",
-    "selfcheck": "mrd_jax.tools.selfcheck",
-    "compile_tpu": "mrd_jax.tools.compile_tpu",
-}
+import mrd_jax
+from mrd_jax.cli import command, names
 
 
 @command.reports_errors
@@ -46,18 +22,33 @@ def main() -> int:
     """Runs the command that the first argument names and returns the exit status."""
     name, arguments = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
     if name in ("-h", "--help"):
-        print("usage: mrd-jax COMMAND ...; every command takes --help")
-        for key, module in COMMANDS.items():
-            print(f"  {key:<12}python -m {module}")
+        print(describe())
         return 0
-    if name not in COMMANDS:
+    if name == "--version":
+        print(f"mrd_jax {mrd_jax.__version__}")
+        return 0
+    if name not in names.COMMANDS:
         raise ValueError(
-            f"unknown command {name!r}; expected one of\n{', '.join(COMMANDS)}\n"
-            "mrd-jax --help lists the module of each"
+            f"unknown command {name!r}; expected one of\n{', '.join(names.COMMANDS)}\n"
+            "mrd-jax --help describes each"
         )
+    names.call_as_console()
     sys.argv = [sys.argv[0], *with_installed_config(arguments)]
-    runpy.run_module(COMMANDS[name], run_name="__main__", alter_sys=True)
+    runpy.run_module(names.COMMANDS[name], run_name="__main__", alter_sys=True)
     return 0
+
+
+def describe() -> str:
+    """Returns the help of `mrd-jax`: every command with the first line of its module's docstring.
+
+    No module is imported.
+    """
+    lines = ["usage: mrd-jax COMMAND ...; mrd-jax COMMAND --help shows options and examples"]
+    for name, module in names.COMMANDS.items():
+        docstring = ast.get_docstring(ast.parse(names.source(module))) or ""
+        first, *_ = docstring.split("\n\n")
+        lines.append(f"  {name:<12}{' '.join(first.split())}")
+    return "\n".join(lines)
 
 
 def with_installed_config(arguments: list[str]) -> list[str]:
@@ -89,9 +80,14 @@ def _find_config(value: str) -> str:
     folder = installed_configs()
     path = folder / f"{name}.py"
     if not path.is_file() or name.startswith("_"):
-        names = ", ".join(sorted(path.stem for path in folder.glob("[!_]*.py")))
-        raise ValueError(f"--config is {name!r}; expected a .py file or one of {names}")
+        known = ", ".join(experiments())
+        raise ValueError(f"--config is {name!r}; expected a .py file or one of {known}")
     return f"{path}{colon}{variant}"
+
+
+def experiments() -> list[str]:
+    """Returns the names of the installed experiments, sorted."""
+    return sorted(path.stem for path in installed_configs().glob("[!_]*.py"))
 
 
 def installed_configs() -> pathlib.Path:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
-from mrd_jax.cli import command
+from mrd_jax.cli import command, names
 
 
 def parse(arguments: list[str], *, explain: Callable[[str], str] = lambda field: "") -> list[str]:
@@ -25,6 +25,9 @@ def parse(arguments: list[str], *, explain: Callable[[str], str] = lambda field:
     Returns:
       The program's name.
     """
+    # absl prints the docstring of the main module as the help.
+    program = sys.modules["__main__"]
+    program.__doc__ = program.__doc__ and names.as_called(program.__doc__)
     try:
         _check_config(arguments, explain)
         rest = flags.FLAGS(arguments)

@@ -128,7 +128,7 @@ def test_figures_of_the_tpu_compiler_are_refused_for_gpus():
 
 def test_missing_plugin_is_reported_with_the_extra_to_install(monkeypatch):
     monkeypatch.setattr(gpu_targets.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(chips.MissingCompilerError, match=r'pip install -e "\.\[cuda12\]"'):
+    with pytest.raises(chips.MissingCompilerError, match=r'pip install "mrd_jax\[cuda12\]"'):
         chips.make_devices("h100:8")
 
 

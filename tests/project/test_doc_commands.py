@@ -48,6 +48,8 @@ TRAIN = f"{PYTHON} -m mrd_jax.main --config configs/quickstart.py --workdir"
 # Beginning of a command -> reason that no test runs it.
 NOT_RUN = {
     "make quickstart": "fetches packages and meshes, and takes ten minutes",
+    ".venv/bin/mrd-jax quickstart": "fetches meshes and trains; tests/project/test_command_help.py",
+    f"{PYTHON} -m benchmarks.gallery": "needs Chromium and a trained run",
     "make furniture": "fetches meshes and trains for 20 minutes; tests/project/test_benchmarks.py",
     "make study": "seven hours of training; tests/project/test_study.py",
     "make test": "runs this test",

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 import mrd_jax
-from mrd_jax.cli import console
+from mrd_jax.cli import console, names
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -75,7 +75,7 @@ def test_unknown_experiment_is_an_error_that_lists_the_names():
         console.with_installed_config(["--config=nothing"])
 
 
-@pytest.mark.parametrize("module", console.COMMANDS.values())
+@pytest.mark.parametrize("module", names.COMMANDS.values())
 def test_every_command_is_a_module(module):
     assert importlib.util.find_spec(module) is not None
 
@@ -85,11 +85,29 @@ def test_unknown_command_is_an_error_that_lists_the_commands(monkeypatch, capsys
     assert console.main() == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) <= 3 and "unknown command 'trian'" in lines[0]
-    assert lines[1].split(", ") == list(console.COMMANDS)
+    assert lines[1].split(", ") == list(names.COMMANDS)
 
 
-def test_help_lists_every_command_with_its_module(monkeypatch, capsys):
+def test_help_describes_every_command(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["mrd-jax", "--help"])
     assert console.main() == 0
     listed = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[1:]]
-    assert listed == [[key, f"python -m {module}"] for key, module in console.COMMANDS.items()]
+    assert [name for name, _ in listed] == list(names.COMMANDS)
+    assert dict(listed)["embed"].startswith("Embeds mesh and point cloud files")
+    assert all(text.endswith(".") for _, text in listed)
+
+
+def test_version_is_printed(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["mrd-jax", "--version"])
+    assert console.main() == 0
+    assert capsys.readouterr().out == f"mrd_jax {mrd_jax.__version__}\n"
+
+
+def test_changelog_begins_with_this_version_and_the_readme_installs_it():
+    text = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    releases = re.findall(r"^## \[([\d.]+)\] - \d{4}-\d\d-\d\d$", text, re.MULTILINE)
+    assert releases[0] == mrd_jax.__version__
+    assert f"mrd_jax-{mrd_jax.__version__}-py3-none-any.whl" in (ROOT / "README.md").read_text(
+        "utf-8"
+    )
+    assert releases == sorted(releases, reverse=True)

@@ -26,10 +26,13 @@ EXCEPTIONS = {
     "cli/console.py": "experiments that are installed with the package",
     "cli/flag_parsing.py": "--config, a Python file",
     "cli/logs.py": "devices of this machine",
+    "cli/names.py": "files of the package",
     "convert/files.py": "PyTorch checkpoints, which torch maps into memory",
     "distributed/gpus.py": "files of the driver",
     "evaluation/benchmark/published.py": "file of the package",
     "training/trackers.py": "files that Weights & Biases keeps on this machine",
+    "tools/doctor.py": "folders of this machine",
+    "tools/quickstart.py": "data and a run on this machine",
     "tools/reproduce.py": "released files on this machine",
 }
 # Folders and prefixes that read meshes and write temporary files on this machine only.

