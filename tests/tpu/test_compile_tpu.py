@@ -86,11 +86,11 @@ def test_missing_libtpu_is_reported_with_the_extra_to_install(monkeypatch):
         chips.make_devices("v5e:2x2")
 
 
-def test_wrong_topology_is_reported_without_a_traceback():
+def test_former_command_names_the_new_one_and_reports_a_wrong_topology_without_a_traceback():
     done = subprocess.run(
         [
             *COMMAND[:2],
-            "mrd_jax.tools.compile",
+            "mrd_jax.tools.compile_tpu",
             "--config",
             "configs/quickstart.py",
             "--topology",
@@ -100,6 +100,7 @@ def test_wrong_topology_is_reported_without_a_traceback():
         text=True,
     )
     assert done.returncode == 2
+    assert "compile_tpu is now mrd_jax.tools.compile" in done.stderr
     assert "v9z:2x2" in done.stderr and "v5e:16x16" in done.stderr
     assert "Traceback" not in done.stderr and not done.stdout
 
