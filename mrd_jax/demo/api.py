@@ -220,6 +220,7 @@ async def _read_json(request: requests.Request) -> dict[str, Any]:
 
 
 def check_fields(body: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    """Raises HTTPException if an object has fields that are not known."""
     if unknown := sorted(body.keys() - set(known)):
         raise HTTPException(400, f"unknown field {unknown[0][:40]!r}; expected {', '.join(known)}")
 
@@ -255,6 +256,7 @@ def _filters_of(given: Any) -> filters.Filters:
 
 
 def check_texts(given: Any, *, name: str) -> list[str]:
+    """Returns a list of texts; raises HTTPException with the name of the field if it is none."""
     if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
         raise HTTPException(400, f"{name}: expected a list of texts")
     return given

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import threadpoolctl
 from sklearn import manifold
 
 from mrd_jax import atomic_io
@@ -86,7 +87,9 @@ def make(index: shape_index.ShapeIndex) -> IndexMap:
         perplexity = min(_PERPLEXITY, len(rows) // 4)
         # PCA as the first state keeps the arrangement of the clusters from version to version.
         model = manifold.TSNE(perplexity=perplexity, init="pca", random_state=0)
-        xy, method = model.fit_transform(reduced), "t-SNE"
+        # Threads of OpenMP wait actively: beside the models of the server, several take minutes.
+        with threadpoolctl.threadpool_limits(1):
+            xy, method = model.fit_transform(reduced), "t-SNE"
     else:
         xy, method = reduced[:, :2], "principal components"
     return IndexMap(numbers, _to_steps(xy), method)

@@ -3,11 +3,13 @@
 
 import json
 import struct
+import urllib.parse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from starlette import requests, responses, routing
+from starlette import requests, responses, routing, types
 from starlette.exceptions import HTTPException
 from starlette.middleware import gzip
 
@@ -46,14 +48,11 @@ class ShapePages:
         return [
             routing.Route("/api/facets", self.facets),
             routing.Route("/api/list", api.json_handler(self.listing), methods=["POST"]),
-            routing.Route("/api/map", gzip.GZipMiddleware(routing.request_response(self.map))),
+            routing.Route("/api/map", _packed(self.map)),
             routing.Route("/api/shapes/{key}", self.details),
-            routing.Route(
-                "/api/shapes/{key}/mesh",
-                gzip.GZipMiddleware(routing.request_response(self.mesh), compresslevel=4),
-            ),
+            routing.Route("/api/shapes/{key}/mesh", _packed(self.mesh)),
             routing.Route("/api/shapes/{key}/file", self.file),
-            routing.Route("/api/uploads/{id}/mesh", self.upload_mesh),
+            routing.Route("/api/uploads/{id}/mesh", _packed(self.upload_mesh)),
         ]
 
     def _engine(self) -> terms.Engine:
@@ -143,11 +142,13 @@ class ShapePages:
             data = found.read() if found.path else engine.index.mesh(number)
         except OSError as error:
             raise HTTPException(404, "the file of this shape has disappeared") from error
-        response = responses.Response(data, media_type="application/octet-stream")
-        # Starlette writes names that are not ASCII as RFC 5987 says.
-        disposition = responses.FileResponse(__file__, filename=found.name).headers
-        response.headers["Content-Disposition"] = disposition["content-disposition"]
-        return response
+        # RFC 5987: a name may have any characters.
+        disposition = f"attachment; filename*=UTF-8''{urllib.parse.quote(found.name, safe='')}"
+        return responses.Response(
+            data,
+            media_type="application/octet-stream",
+            headers={"Content-Disposition": disposition},
+        )
 
     def mesh(self, request: requests.Request) -> responses.Response:
         """Returns the reduced mesh or the dense point cloud of a shape, a glb file."""
@@ -158,6 +159,11 @@ class ShapePages:
     def upload_mesh(self, request: requests.Request) -> responses.Response:
         """Returns the reduced mesh of an upload, a glb file."""
         return _mesh_response(self._uploads.get(request.path_params["id"]).mesh)
+
+
+def _packed(handler: Callable[[requests.Request], responses.Response]) -> types.ASGIApp:
+    """Returns a handler of large responses that packs them; level 4 takes a few milliseconds."""
+    return gzip.GZipMiddleware(routing.request_response(handler), compresslevel=4)
 
 
 def _mesh_response(data: bytes) -> responses.Response:

@@ -2,8 +2,8 @@
 """Reduces shapes to small glb files that the search page shows.
 
 The corners of a mesh that fall into one cell of a grid become one vertex (vertex clustering,
-Rossignac and Borrel 1993); the grid is made coarser until few enough faces remain. Vertices carry the
-colours. Faces with a texture are divided first, so that there are vertices for its pattern.
+Rossignac and Borrel 1993); the grid is made coarser until few enough faces remain. Colours belong
+to vertices. Faces with a texture are divided first, so that there are vertices for its pattern.
 """
 
 import numpy as np
