@@ -28,6 +28,7 @@ class IndexMap {
     this.pointers = new Map();
     this.keys = [];
     this.showLegend();
+    this.describe();
     const on = (type, action, options) => this.canvas.addEventListener(type, action, options);
     on("pointerdown", (event) => this.grab(event));
     on("pointermove", (event) => this.drag(event));

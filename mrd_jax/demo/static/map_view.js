@@ -16,13 +16,14 @@ export class MapView {
     this.pictures = new Map();
     this.selected = new Set();
     this.outline = []; // corners of the lasso while it is drawn, in pixels
-    this.reset();
+    this.centre = [0, 0];
+    this.scale = 1; // relative to the view of the whole map
     new ResizeObserver(() => this.draw()).observe(canvas);
   }
 
   reset() {
     this.centre = [0, 0];
-    this.scale = 1; // relative to the view of the whole map
+    this.scale = 1;
     this.changed();
   }
 
