@@ -86,9 +86,7 @@ def make(index: shape_index.ShapeIndex) -> IndexMap:
     if _MIN_TSNE <= len(rows) <= MAX_TSNE:
         perplexity = min(_PERPLEXITY, len(rows) // 4)
         # PCA as the first state keeps the arrangement of the clusters from version to version.
-        model = manifold.TSNE(
-            perplexity=perplexity, init="pca", max_iter=500, random_state=0
-        )
+        model = manifold.TSNE(perplexity=perplexity, init="pca", max_iter=500, random_state=0)
         # Threads of OpenMP wait actively: beside the models of the server, several take minutes.
         with threadpoolctl.threadpool_limits(1):
             xy, method = model.fit_transform(reduced), "t-SNE"

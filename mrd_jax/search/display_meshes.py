@@ -81,7 +81,7 @@ def of_file(
       max_faces: largest number of faces; 0 for b"".
       points: points that the index has of every shape.
     """
-    if content.surface is not None:
+    if content.xyz is None:
         return of_content(content, up=up, conventions=conventions, max_faces=max_faces)
     dense = min(len(content.xyz), len(cloud.xyz), MAX_POINTS)
     if not max_faces or dense <= points:

@@ -72,7 +72,7 @@ def test_keys_and_buttons_move_the_map_and_select_what_is_in_sight(mapped):
     for _ in range(4):
         canvas.press("+")
     page.wait_for_function(
-        "!document.querySelector('#map-about').textContent.includes(' 12 in sight')"
+        "() => !document.querySelector('#map-about').textContent.includes(' 12 in sight')"
     )
     count = int(page.inner_text("#map-about").split(". ")[1].split()[0])
     page.get_by_role("button", name="Select shapes in sight").click()

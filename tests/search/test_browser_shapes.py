@@ -75,8 +75,10 @@ def test_the_large_view_shows_details_neighbours_and_a_download(
     assert ("view", searcher.index.items[0].key) in query_of(page)
     dialog.get_by_role("button", name=want[0]).click()
     page.get_by_role("dialog", name=want[0]).wait_for()
+    assert ("view", searcher.index.items[0].key) not in query_of(page)
     page.keyboard.press("Escape")
-    assert dialog.count() == 0 and "view" not in dict(query_of(page))
+    page.wait_for_function("() => !location.search.includes('view=')")
+    assert dialog.count() == 0
 
 
 def test_terms_are_added_excluded_and_kept_in_the_address(opened, searcher, shoot):
@@ -146,6 +148,6 @@ def test_the_list_grows_to_its_end(opened, searcher):
     for _ in range(5):
         page.mouse.wheel(0, 2_000)
         page.wait_for_timeout(200)
-    page.wait_for_function("document.querySelectorAll('#results .card').length == 12")
+    page.wait_for_function("() => document.querySelectorAll('#results .card').length == 12")
     assert pages.titles(page) == pages.names(searcher, searcher.embed_text("red"))
     assert page.locator("#more").is_hidden()

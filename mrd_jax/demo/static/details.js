@@ -14,16 +14,17 @@ const FACTS = [
 ];
 
 export class Details {
-  // actions: onMoreLike and onAdd, called with the shape; onClose: called when it is closed.
-  constructor({ onMoreLike, onAdd, onClose, onError }) {
-    this.onError = onError;
+  // onMoreLike, onAdd: called with the shape; onChange: called when it is opened, closed, or shows
+  // another shape; onError: called with errors.
+  constructor({ onMoreLike, onAdd, onChange, onError }) {
+    Object.assign(this, { onChange, onError });
     this.dialog = byId("details");
     this.current = new AbortController();
     byId("close-details").addEventListener("click", () => this.dialog.close());
     this.dialog.addEventListener("close", () => {
       this.current.abort();
       byId("details-view").replaceChildren();
-      onClose();
+      onChange();
     });
     // A click on the backdrop is one on the dialog itself, not on its content.
     this.dialog.addEventListener("click", (event) => {
@@ -51,6 +52,7 @@ export class Details {
       this.show(this.shape);
       if (!this.dialog.open) this.dialog.showModal();
       this.dialog.scrollTop = 0;
+      this.onChange();
       const view = byId("details-view");
       await showShape(view, `api/shapes/${key}`, this.shape, this.shape.title);
       await this.showNeighbours(key, signal);

@@ -18,14 +18,14 @@ let current = new AbortController();
 let mapOpened = false;
 let restoring = false; // whether the page is being brought into the state of its address
 
-const actions = { onMoreLike: moreLike, onOpen: (shape) => openDetails(shape.key) };
+const actions = { onMoreLike: moreLike, onOpen: (shape) => details.open(shape.key) };
 const results = new CardList(byId("results"), byId("more"), { actions, onError: showError });
 const mapList = new CardList(byId("map-list"), byId("map-more"), { actions, onError: showError });
 const filterPanel = new FilterPanel(search, showError);
 const details = new Details({
   onMoreLike: moreLike,
   onAdd: (shape) => addTerm("shape", shape.key, `shapes like ${shape.title}`, 1),
-  onClose: saveAddress,
+  onChange: saveAddress,
   onError: showError,
 });
 
@@ -217,11 +217,6 @@ async function nameShapes(signal) {
   }
 }
 
-async function openDetails(key) {
-  await details.open(key);
-  saveAddress();
-}
-
 async function showMap(shown) {
   byId("map").hidden = !shown;
   byId("map-toggle").setAttribute("aria-expanded", shown);
@@ -231,7 +226,7 @@ async function showMap(shown) {
   byId("map-about").textContent = "Drawing the map …";
   try {
     const { openMap } = await import("./map.js");
-    await openMap({ list: mapList, onOpen: openDetails, onError: showError });
+    await openMap({ list: mapList, onOpen: (key) => details.open(key), onError: showError });
   } catch (error) {
     mapOpened = false;
     byId("map-about").textContent = "";
