@@ -6,10 +6,9 @@ import threading
 from pathlib import Path
 
 import numpy as np
-import threadpoolctl
-from sklearn import manifold
 
 from mrd_jax import atomic_io
+from mrd_jax.demo import tsne
 from mrd_jax.search import shape_index
 
 # Smallest and largest number of shapes of t-SNE, which takes about a minute at the largest; others
@@ -19,7 +18,6 @@ _MIN_TSNE, MAX_TSNE = 50, 5_000
 MAX_SHAPES = 100_000
 # Principal components that t-SNE starts from: more are noise, and take longer.
 _COMPONENTS = 50
-_PERPLEXITY = 30
 _STEPS = 32_767
 
 
@@ -77,19 +75,21 @@ class MapStore:
 
 
 def make(index: shape_index.ShapeIndex) -> IndexMap:
-    """Returns the map of an index; the same index always has the same map."""
+    """Returns the map of an index; the same index always has the same map.
+
+    Args:
+      index: an open index.
+
+    Raises:
+      ImportError, subprocess.CalledProcessError: see `tsne.arrange`.
+    """
     numbers = np.arange(len(index))
     if len(index) > MAX_SHAPES:
         numbers = np.sort(np.random.default_rng(0).choice(len(index), MAX_SHAPES, replace=False))
     rows = np.asarray(index.rows[numbers], np.float32)
     reduced = principal_components(rows, count=_COMPONENTS)
     if _MIN_TSNE <= len(rows) <= MAX_TSNE:
-        perplexity = min(_PERPLEXITY, len(rows) // 4)
-        # PCA as the first state keeps the arrangement of the clusters from version to version.
-        model = manifold.TSNE(perplexity=perplexity, init="pca", max_iter=500, random_state=0)
-        # Threads of OpenMP wait actively: beside the models of the server, several take minutes.
-        with threadpoolctl.threadpool_limits(1):
-            xy, method = model.fit_transform(reduced), "t-SNE"
+        xy, method = tsne.arrange(reduced), "t-SNE"
     else:
         xy, method = reduced[:, :2], "principal components"
     return IndexMap(numbers, _to_steps(xy), method)

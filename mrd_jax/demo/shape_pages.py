@@ -88,7 +88,10 @@ class ShapePages:
         The arrays follow: uint64 keys [shapes], int16 [shapes, 2] and uint16 [shapes].
         """
         searcher = self._live.searcher
-        found = self._maps.get(searcher.index)
+        try:
+            found = self._maps.get(searcher.index)
+        except ImportError as error:
+            raise HTTPException(501, str(error)) from error
         counts = searcher.facets().counts("label")
         names = sorted((name for name in counts if name), key=lambda name: (-counts[name], name))
         codes = {name: code for code, name in enumerate(names[:_MAX_CLASSES])}
