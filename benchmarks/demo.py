@@ -8,9 +8,9 @@ meshes, each with the search that follows. Latencies are medians in milliseconds
 the classification of an uploaded mesh among ten new classes; `classify_worst_ms` is the slowest of
 these requests, including the first. `page_bytes` is the number of bytes that are sent before the
 first search, `load_ms` the time to fetch them. If chromium and the extra `browser` are installed,
-`browser_load_ms` is the time until a browser has loaded the page, `browser_answer_ms` the time until
-it shows search results, and `browser_shape_ms` until the first of them is drawn as a mesh or a
-cloud. With --screenshot, the browser saves a picture of the results of --words.
+`browser_load_ms` is the time until a browser has loaded the page, `browser_answer_ms` the time
+until it shows search results, and `browser_shape_ms` until the first of them is drawn as a mesh or
+a cloud. With --screenshot, the browser saves a picture of the results of --words.
 
 With --clients 200 --seconds 60, measures instead what so many parallel clients of the HTTP API get
 in that time: requests, errors, percentiles of their milliseconds, and the memory of the server.

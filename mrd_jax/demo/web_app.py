@@ -131,7 +131,8 @@ class Handlers:
             "order": terms.parse_order(request.query_params.get("sort", "similarity")),
         }
         engine = self._engine()
-        page = engine.find(query, **options) if query else engine.browse(**options)
+        is_listing = not query and (options["wanted"] or "sort" in request.query_params)
+        page = engine.browse(**options) if is_listing else engine.find(query, **options)
         milliseconds = round(1_000 * (time.perf_counter() - started), 1)
         return responses.JSONResponse(
             {"found": page.found, "total": page.total, "milliseconds": milliseconds}

@@ -107,6 +107,11 @@ def test_filters_restrict_queries_and_shapes_without_a_query(client):
     assert found(client, folder="bo") == ([], 0)
 
 
+def test_neither_query_nor_filter_is_an_error(client):
+    answer = client.get("/api/find")
+    assert answer.status_code == 400 and "nothing to search for" in answer.json()["error"]
+
+
 def test_results_are_sorted_by_other_fields_with_empty_values_last(client):
     numbers, _ = found(client, text="red", sort="creator", count=60)
     assert numbers == sorted(range(12), key=lambda number: f"maker {number}")
@@ -231,6 +236,7 @@ def test_the_map_has_the_keys_coordinates_and_classes_of_all_shapes(client, inde
     np.testing.assert_allclose(distances[0] * scale, distances[1], rtol=0, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_map_of_more_shapes_keeps_neighbours_together_and_is_repeatable(tmp_path):
     random = np.random.default_rng(0)
     centres = np.repeat(random.normal(size=(4, tiny_index.DIM)), 20, axis=0)
