@@ -60,13 +60,17 @@ furniture: data
 	$(BUILD) --source furniture_ccby
 	$(RUN) -m benchmarks.furniture --data $(DATA) --runs $(RUNS)/furniture --parallel $(WORKERS)
 
-# CAD models of electronic parts and their descriptions -> trained encoder -> table and report.
-parts: $(VENV)/installed-formats
+# CAD models of electronic parts and their descriptions -> records with teacher features.
+.PHONY: parts_data
+parts_data: $(VENV)/installed-formats
 	@echo "make parts: at most an hour on two idle cores, 15 minutes of it training; 6 GB of disk."
 	@echo "Run it again after an interruption, and it continues."
 	$(RUN) -m data_prep.fetch --what parts --output $(DATA)/kicad
 	$(RUN) -m data_prep.build --source kicad_parts --input $(DATA)/kicad --output $(DATA) \
 		--teacher lit --points 4096 --views 6 --workers $(WORKERS)
+
+# The same -> trained encoder -> table and report.
+parts: parts_data
 	$(RUN) -m mrd_jax.main --config configs/parts.py --config.data.directory \
 		$(DATA)/kicad_parts/1.0.0 --workdir $(RUNS)/parts
 
@@ -75,9 +79,9 @@ ablation: data
 	$(RUN) -m benchmarks.ablation --data $(DATA) --runs $(RUNS)/ablation --parallel $(WORKERS) \
 		--output docs/ablation.md
 
-# Relation distillation against contrastive alignment, docs/science.md: about eight hours on two cores.
+# Relation distillation against contrastive alignment, docs/science.md: about seven hours on two cores.
 .PHONY: study
-study: data parts
+study: data parts_data
 	$(RUN) -m benchmarks.study --parts $(DATA)/kicad_parts/1.0.0 --furniture $(DATA)/furniture/1.0.0 \
 		--runs $(RUNS)/study --page docs/science.md --parallel $(WORKERS)
 

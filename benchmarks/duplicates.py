@@ -5,9 +5,9 @@ python -m benchmarks.duplicates --catalogues data/sweethome3d --checkpoint runs/
     --teacher data/teachers/lit_furniture --work /tmp/duplicates
 
 Copies of randomly chosen models are turned by a random rotation, scaled, recoloured, re-meshed, or
-all of these. The folder is embedded, indexed and searched by the commands of the project. Two
-shapes are copies of each other if they come from one model; pairs of different models that are
-found are listed, for catalogues hold variants of one model.
+all of these. The folder is embedded and indexed by the commands of the project, and searched as by
+`mrd_jax.tools.duplicates`. Two shapes are copies of each other if they come from one model; pairs
+of different models that are found are listed, for catalogues hold variants of one model.
 """
 
 import argparse
@@ -24,8 +24,9 @@ import numpy as np
 
 from benchmarks import planted_copies
 from mrd_jax.cli import command
+from mrd_jax.library import duplicates
 from mrd_jax.search import shape_index
-from mrd_jax.tools import duplicates, embed, search
+from mrd_jax.tools import embed, search
 
 
 @command.reports_errors
@@ -40,24 +41,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     index = ["build", "--embeddings", "shapes.npz", "--output", "index"]
     if search.main([*index, "--teacher", str(options.teacher)]):
         return 1
+    opened = shape_index.read("index")
+    shapes = [item.id for item in opened.items]
     started = time.perf_counter()
-    if status := duplicates.main(["index", "--output", "found"]):
-        return status
+    copies = duplicates.compare(opened, max_distance=max(options.max_distances))
     seconds = time.perf_counter() - started
-    found = json.loads((work / "found" / "duplicates.json").read_text())
-    shapes = [item.id for item in shape_index.read("index").items]
-    summary = score(found["groups"], shapes, truth)
-    for pair in summary.pop("other_pairs"):
-        print("different models:", *pair)
-    print(json.dumps({"benchmark": "duplicates", **summary, "seconds": round(seconds, 1)}))
+    results = {}
+    for limit in options.max_distances:
+        groups = duplicates.group(copy for copy in copies if copy.distance <= limit)
+        ids = [[shapes[copy.number] for copy in group] for group in groups]
+        results[limit] = score(ids, shapes, truth)
+        for pair in results[limit].pop("other_pairs"):
+            print(f"different models at {limit}:", *pair)
+    summary = {"shapes": len(shapes), "copies": len(truth), "seconds": round(seconds, 1)}
+    print(json.dumps({"benchmark": "duplicates", **summary, "max_distance": results}))
     return 0
 
 
-def score(groups: Sequence[Sequence[dict]], shapes: Sequence[str], truth: dict[str, str]) -> dict:
+def score(groups: Sequence[Sequence[str]], shapes: Sequence[str], truth: dict[str, str]) -> dict:
     """Computes precision and recall of groups.
 
     Args:
-      groups: groups of `duplicates.json`.
+      groups: ids of the shapes of each group.
       shapes: ids of all shapes of the index.
       truth: model of each copy; all other shapes are models.
 
@@ -66,12 +71,12 @@ def score(groups: Sequence[Sequence[dict]], shapes: Sequence[str], truth: dict[s
       the copies, the fraction that is in the group of their model, and `recall_by_kind`.
       `other_pairs`: pairs of different models in one group.
     """
-    group_of = {row["id"]: number for number, rows in enumerate(groups) for row in rows}
+    group_of = {shape: number for number, ids in enumerate(groups) for shape in ids}
     model_of = {shape: truth.get(shape, shape) for shape in shapes}
     pairs = [
-        (model_of[first["id"]], model_of[second["id"]])
-        for rows in groups
-        for first, second in itertools.combinations(rows, 2)
+        (model_of[first], model_of[second])
+        for ids in groups
+        for first, second in itertools.combinations(ids, 2)
     ]
     hits: dict[str, list[bool]] = {kind: [] for kind in planted_copies.KINDS}
     for copy, model in truth.items():
@@ -79,8 +84,6 @@ def score(groups: Sequence[Sequence[dict]], shapes: Sequence[str], truth: dict[s
         hits[Path(copy).parts[1]].append(number is not None and number == group_of.get(model))
     right = sum(first == second for first, second in pairs)
     return {
-        "shapes": len(shapes),
-        "copies": len(truth),
         "groups": len(groups),
         "pairs": len(pairs),
         "precision": round(right / max(len(pairs), 1), 4),
@@ -123,6 +126,13 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--work", type=Path, required=True, help="folder to create for meshes and results")
     add("--models", type=int, default=0, help="number of models (default: all)")
     add("--copied", type=int, default=40, help="number of models to copy (default: 40)")
+    add(
+        "--max_distances",
+        type=float,
+        nargs="+",
+        default=[1.05, 1.1, 1.2, 1.3],
+        help="values of --max_distance of mrd_jax.tools.duplicates (default: 1.05 1.1 1.2 1.3)",
+    )
     add("--seed", type=int, default=0, help="seed of the choice and of the changes (default: 0)")
     options = parser.parse_args(arguments)
     for name in ("catalogues", "checkpoint", "teacher", "work"):

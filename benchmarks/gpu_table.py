@@ -53,6 +53,20 @@ SECTIONS = {
 }  # fmt: skip
 
 
+# What the formulation stores beyond the minimal traffic; see `mrd_jax.analysis.minimal_traffic`.
+SURPLUS = """\
+By the operations of the program, the surplus of the tokenizer is its last layer, from 64 to 256
+channels, which the minimal traffic counts as if product and maximum were one operation. cuBLAS
+writes the product of every chunk and the maximum reads it; so does the recomputation under remat.
+The search for the index of the maximum reads two arrays of indices as well, which JAX moves out of
+the loop over chunks. The backward pass writes the gradient of the product, zero but for one point
+per group and channel, and reads it for two products. In the transformer, queries, keys and values
+are split, and padded from 385 to 386 tokens, in arrays of their own; the attention of each block is
+computed three times, the last time for the normalisers of its gradient; and the gradient of each
+norm is two kernels with a float32 array between them. Temporary memory holds the activations of the
+tokenizer and their gradients, [64 x 384 x 64, 64] in bfloat16, 0.2 GB each."""
+
+
 @command.reports_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the missing commands, each in its own process, and writes the page."""
@@ -98,6 +112,10 @@ remat), 64 point clouds per GPU.
 
 {_format(SECTIONS["step"], reports)}
 
+### Where the bytes are
+
+{_parts_of(SECTIONS["step"][1], reports)}
+
 ## Options
 
 The same on eight H100, with more point clouds; with XLA's attention instead of cuDNN's; without
@@ -118,6 +136,25 @@ Uni3D's size g, with parameters and optimizer state sharded over the GPUs (FSDP)
 
 {_format(SECTIONS["giant"], reports)}
 """
+
+
+def _parts_of(row: tpu_table.Row, reports: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns the traffic of one row by part of the step, beside the minimal traffic."""
+    if row.command not in reports:
+        return "Not compiled yet."
+    report = reports[row.command]
+    minimal, kernels = report["minimal_bytes_of"], report["launches_of"]
+    lines = [
+        f"Of the row {report['topology']} above; a dash stands for what the minimal traffic leaves "
+        "out.",
+        "",
+        "| part | traffic | minimal | kernels |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for part, size in sorted(report["bytes_of"].items(), key=lambda item: -item[1]):
+        least = _gb(minimal[part]) if part in minimal else "-"
+        lines.append(f"| {part} | {_gb(size)} | {least} | {kernels.get(part, 0):,} |")
+    return "\n".join([*lines, "", SURPLUS])
 
 
 def _format(rows: Sequence[tpu_table.Row], reports: Mapping[str, Mapping[str, Any]]) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command line: trains a run, evaluates one, or evaluates an encoder on every test set.
+"""Command line: trains or fine-tunes, evaluates a run, or an encoder on every test set.
 
 python -m mrd_jax.main --config configs/quickstart.py --workdir runs/quickstart
 """
@@ -14,6 +14,7 @@ from mrd_jax import storage
 from mrd_jax.cli import command, flag_parsing, logs
 from mrd_jax.distributed import cluster, compilation_cache, determinism, gpus, processes
 from mrd_jax.evaluation import benchmark
+from mrd_jax.finetuning import finetune
 from mrd_jax.training import preflight, train, validation
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/x.py.")
@@ -23,8 +24,9 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "eval", "check", "validate"],
-    "Train and evaluate, or only evaluate: a checkpoint, or an encoder on every test set. check "
+    ["train", "eval", "finetune", "check", "validate"],
+    "Train and evaluate; finetune an encoder on the classes of a data set, with a config such as "
+    "configs/finetune.py; or only evaluate: a checkpoint, or an encoder on every test set. check "
     "reads the data and the initial weights and writes to the workdir's folder, without training; "
     "validate prints a valid config.",
 )
@@ -73,8 +75,12 @@ def choose(
     Raises:
       ValueError: the flags contradict each other or the config.
     """
+    if mode == "check" and "finetune" in config:
+        return functools.partial(finetune.check, devices=devices)
     if mode in ("validate", "check"):
         return functools.partial(getattr(preflight, mode), devices=devices)
+    if mode == "finetune" or "finetune" in config:
+        return _choose_finetuning(config, mode, step)
     trains = "sets" not in config
     if not trains and mode == "train":
         raise ValueError("--mode is train, but this config only evaluates: pass --mode eval")
@@ -88,6 +94,24 @@ def choose(
     if mode == "train":
         return train.train_and_evaluate
     return functools.partial(train.evaluate, which=step)
+
+
+def _choose_finetuning(
+    config: ConfigDict, mode: str, step: str
+) -> Callable[[ConfigDict, storage.PathLike], bool | None]:
+    if mode != "finetune":
+        raise ValueError(
+            f"--mode is {mode}, but this config fine-tunes: pass --mode finetune; to evaluate the "
+            "result, name WORKDIR/encoder in config.checkpoint of configs/benchmarks.py"
+        )
+    if "finetune" not in config:
+        raise ValueError(
+            "--mode is finetune, but this config has no fields config.finetune: pass one such as "
+            "configs/finetune.py"
+        )
+    if step != "newest":
+        raise ValueError(f"--step is {step}, which is for --mode eval of a run")
+    return finetune.finetune
 
 
 def main(_: list[str]) -> int:

@@ -15,13 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from benchmarks.study import execution, settings, stages, tables
+from benchmarks.study import choices, execution, settings, stages, tables
 from mrd_jax import atomic_io
 from mrd_jax.cli import command
-from mrd_jax.data import source
-
-# Splits that each data set must have.
-SPLITS = {"parts": ("train", "validation", "test"), "furniture": ("train", "test")}
 
 
 @command.reports_errors
@@ -53,7 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.dry_run:
         print(describe_plan(study, options.stages, budget_hours=options.budget_hours))
         return 0
-    check_data(study.data, options.stages)
+    # What is stored needs no data.
+    begun = [(options.output / f"{stage}.json").exists() for stage in options.stages]
+    if not all(begun):
+        execution.check_data(study.data["parts"], name="parts")
+        if "test" in options.stages:
+            execution.check_data(study.data["furniture"], name="furniture")
     print(describe_plan(study, options.stages, budget_hours=options.budget_hours), flush=True)
     found = run_stages(study, options.stages, budget_hours=options.budget_hours)
     if options.page:
@@ -63,35 +64,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for message in study.failures:
         print(f"error: {message}", file=sys.stderr)
     return 1 if study.failures else 0
-
-
-def check_data(data: Mapping[str, pathlib.Path], wanted: Sequence[str]) -> None:
-    """Checks that the data sets have the splits that the stages need.
-
-    Args:
-      data: folder by name of the data set.
-      wanted: stages.
-
-    Raises:
-      FileNotFoundError: a folder is not a data set.
-      ValueError: a split or the groups of the parts are missing.
-    """
-    for name, folder in data.items():
-        if name == "furniture" and "test" not in wanted:
-            continue
-        counts = source.read_metadata(folder)["counts"]
-        missing = [split for split in SPLITS[name] if split not in counts]
-        if missing:
-            raise ValueError(
-                f"{folder} has no split {missing[0]!r}, only {sorted(set(counts) - {'classes'})}: "
-                "expected a data set of the present data_prep.build; build it again"
-            )
-        # Creators, which stand in for groups elsewhere, are the same for all parts.
-        if name == "parts" and not (folder / "evaluation" / "groups.json").is_file():
-            raise ValueError(
-                f"{folder} has no evaluation/groups.json, the series of its shapes: run "
-                "data_prep.build again with the options it was built with, which adds it"
-            )
 
 
 def describe_plan(study: execution.Study, wanted: Sequence[str], *, budget_hours: float) -> str:
@@ -132,7 +104,7 @@ def recipe_of(study: execution.Study, *, budget_hours: float) -> stages.Recipe:
     if len(found) < len(planned):
         return stages.Recipe()
     spent = sum(run.seconds for run in planned) / 3600
-    return stages.choose_recipe(criteria(found), budget_hours=budget_hours - spent)
+    return choices.choose_recipe(criteria(found), budget_hours=budget_hours - spent)
 
 
 def criteria(found: Sequence[execution.Result]) -> dict[str, float]:
@@ -228,8 +200,8 @@ def choose_objective(
         compared += found
         ranked = criteria(found)
         if round_ + 1 < len(stages.ROUNDS):
-            current = stages.next_settings(current, ranked, round_=round_ + 1)
-    return compared, stages.choose_setting(current, ranked)
+            current = choices.next_settings(current, ranked, round_=round_ + 1)
+    return compared, choices.choose_setting(current, ranked)
 
 
 def replace_tables(page: pathlib.Path, found: Mapping[str, str]) -> None:

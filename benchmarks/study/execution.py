@@ -17,11 +17,14 @@ from typing import Any
 from benchmarks import sweep
 from benchmarks.study import derived, measure, stages, worker
 from mrd_jax import atomic_io
+from mrd_jax.data import source
 
 SHAPES_FILE, BASELINES_FILE = "shapes.json", "baselines.json"
 # Fields that only concern the execution: no evaluation during training, and checkpoints for a
 # continuation.
 _EXECUTION = {"checkpoint_every": 150, "log_every": 50}
+# Splits that each data set must have.
+SPLITS = {"parts": ("train", "validation", "test"), "furniture": ("train", "test")}
 
 
 class WorkerJob(sweep.Job):
@@ -141,6 +144,8 @@ class Study:
                 missing.append(run)
         if not missing:
             return
+        for name in {run.data for run in missing}:
+            check_data(self.data[name], name=name)
         by_name = {run.name: run for run in missing}
         jobs = [self._job(run) for run in missing]
         left = sum(run.seconds for run in missing)
@@ -239,19 +244,49 @@ class Study:
 
 
 def _write_spec(workdir: pathlib.Path, spec: worker.Spec) -> None:
-    """Writes what a worker reads; refuses a workdir of a run with other settings."""
+    """Writes what a worker reads; refuses a finished run with other settings.
+
+    A worker refuses an unfinished one.
+    """
     path = workdir / "spec.json"
     content = json.loads(json.dumps(dataclasses.asdict(spec)))
     # Folders may have been moved since.
     same = ("config", "overrides", "split", "probes")
     old = read(path) or content
-    if any(old[field] != content[field] for field in same):
+    finished = (workdir / worker.RESULT_FILE).exists()
+    if finished and any(old[field] != content[field] for field in same):
         raise ValueError(
             f"{workdir} belongs to a run with other settings than those of this study: remove it, "
             "or give another folder as --runs"
         )
     workdir.mkdir(parents=True, exist_ok=True)
     atomic_io.write_text(path, json.dumps(content, indent=1))
+
+
+def check_data(folder: pathlib.Path, *, name: str) -> None:
+    """Checks that a data set has the splits and groups that the study needs.
+
+    Args:
+      folder: folder of the data set.
+      name: "parts" or "furniture".
+
+    Raises:
+      FileNotFoundError: the folder is not a data set.
+      ValueError: a split or the groups of the parts are missing.
+    """
+    counts = source.read_metadata(folder)["counts"]
+    missing = [split for split in SPLITS[name] if split not in counts]
+    if missing:
+        raise ValueError(
+            f"{folder} has no split {missing[0]!r}, only {sorted(set(counts) - {'classes'})}: "
+            "expected a data set of the present data_prep.build; build it again"
+        )
+    # Creators, which stand in for groups elsewhere, are the same for all parts.
+    if name == "parts" and not (folder / "evaluation" / "groups.json").is_file():
+        raise ValueError(
+            f"{folder} has no evaluation/groups.json, the series of its shapes: run "
+            "data_prep.build again with the options it was built with, which adds it"
+        )
 
 
 def stored_name(run: Mapping[str, Any]) -> str:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs of each stage of the study, and what a stage chooses from the results of the one before.
+"""Runs of each stage of the study.
 
-A stage consists of rounds; the runs of a round do not depend on each other. Everything here is a
-pure function of criteria, so that a study that was interrupted continues with the same runs.
+A stage consists of rounds; the runs of a round do not depend on choices within it. Everything here
+is a pure function of what was chosen before, so that a study that was interrupted continues with
+the same runs.
 """
 
 import dataclasses
@@ -13,8 +14,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from benchmarks.study import derived, settings
 from benchmarks.study.settings import CONTRASTIVE, REFERENCE, Setting
 
@@ -22,8 +21,6 @@ PARTS_CONFIG, FURNITURE_CONFIG = "configs/parts.py", "configs/quickstart.py"
 FURNITURE_STEPS, FURNITURE_SEEDS = 300, 5
 # Fraction of the steps, and seeds, of each round of successive halving.
 ROUNDS: tuple[tuple[float, tuple[int, ...]], ...] = ((0.25, (0,)), (0.5, (0,)), (1.0, (0, 1)))
-# Combinations of winners among the settings of a round.
-COMBINATIONS = 2
 # On one of two cores (x86_64) beside another run: a step of 64 samples of the quickstart student,
 # start and compilation of a run with its measurement, and probes on 2,000 shapes.
 STEP_SECONDS, START_SECONDS, PROBE_SECONDS = 0.75, 45.0, 50.0
@@ -151,8 +148,9 @@ def recipe_round() -> list[Run]:
     runs = []
     for objective in (CONTRASTIVE, REFERENCE):
         common = {"objective": objective, "condition": objective.name}
-        for name, (fields, cost) in settings.RECIPE.items():
-            recipe = Recipe(fields, settings.RECIPE_STEPS, cost)
+        for name, option in settings.RECIPE.items():
+            steps = settings.RECIPE_STEPS * option.lengthens
+            recipe = Recipe(option.overrides, steps, option.cost)
             runs += _choice_runs("recipe", name, recipe=recipe, **common)
         for steps in settings.LENGTHS:
             recipe = Recipe(steps=steps)
@@ -163,40 +161,6 @@ def recipe_round() -> list[Run]:
 def length_name(steps: int) -> str:
     """Returns the name of the option of a number of steps."""
     return f"{steps:,} steps"
-
-
-def choose_recipe(criteria: Mapping[str, float], *, budget_hours: float) -> Recipe:
-    """Returns the recipe with every option that helps and that the budget of the study permits.
-
-    Args:
-      criteria: criterion of every option, averaged over both objectives.
-      budget_hours: core-hours of the stages that follow.
-    """
-    start = criteria["as it is"]
-    lengths = sorted(settings.LENGTHS)
-    recipe = Recipe(steps=lengths[0])
-    gains = {name: criteria[name] - start for name in settings.RECIPE if name != "as it is"}
-    options: list[tuple[float, Recipe]] = [
-        (gain, Recipe(settings.RECIPE[name][0], 0, settings.RECIPE[name][1]))
-        for name, gain in gains.items()
-    ]
-    base = criteria[length_name(lengths[0])]
-    options += [(criteria[length_name(n)] - base, Recipe(steps=n)) for n in lengths[1:]]
-    # The largest gain first; of equal ones, the first in the list.
-    for gain, option in sorted(options, key=lambda each: -each[0]):
-        extended = Recipe(
-            {**recipe.overrides, **option.overrides},
-            max(recipe.steps, option.steps),
-            recipe.cost * option.cost,
-        )
-        if gain > 0 and later_hours(extended) <= budget_hours:
-            recipe = extended
-    return recipe
-
-
-def later_hours(recipe: Recipe) -> float:
-    """Returns the estimated core-hours of the stages after `recipe`."""
-    return sum(run.seconds for stage in STAGES[1:] for run in planned(stage, recipe)) / 3600
 
 
 def relations_round(round_: int, chosen: Sequence[Setting], recipe: Recipe) -> list[Run]:
@@ -227,62 +191,6 @@ def relations_round(round_: int, chosen: Sequence[Setting], recipe: Recipe) -> l
 def remaining(round_: int) -> int:
     """Returns the number of settings in a round, the controls not included."""
     return len(settings.RELATIONS) // 2**round_
-
-
-def next_settings(
-    current: Sequence[Setting], criteria: Mapping[str, float], *, round_: int
-) -> list[Setting]:
-    """Returns the settings of the next round: half of the present ones, combinations included.
-
-    Args:
-      current: settings of the present round, without the controls.
-      criteria: criterion by name of the setting, averaged over seeds, controls included. A setting
-        whose run failed is missing and does not remain.
-      round_: index of the next round.
-    """
-    count = remaining(round_)
-    ranked = sorted((s for s in current if s.name in criteria), key=lambda s: -criteria[s.name])
-    reference = criteria.get(REFERENCE.name, -np.inf)
-    combined = combine([s for s in ranked if criteria[s.name] > reference])
-    known = {setting.name for setting in ranked}
-    combined = [setting for setting in combined if setting.name not in known]
-    return [*ranked[: count - len(combined)], *combined]
-
-
-def combine(winners: Sequence[Setting]) -> list[Setting]:
-    """Returns the combinations of the two best settings and of all of them, one per family.
-
-    Args:
-      winners: settings that beat the reference, the best first. Combinations and averaged weights
-        are not combined further.
-    """
-    by_family: dict[str, Setting] = {}
-    for setting in winners:
-        if setting.family != "combination" and not setting.branched:
-            by_family.setdefault(setting.family, setting)
-    parts = list(by_family.values())
-    groups = [parts[:2], parts] if len(parts) > 2 else [parts] if len(parts) == 2 else []
-    return [
-        Setting(
-            " + ".join(sorted(part.name for part in group)),
-            "combination",
-            {key: value for part in group for key, value in part.overrides.items()},
-        )
-        for group in groups
-    ]
-
-
-def choose_setting(current: Sequence[Setting], criteria: Mapping[str, float]) -> Setting:
-    """Returns the objective with the best criterion in the last round, the reference included.
-
-    Args:
-      current: settings of the last round.
-      criteria: criterion by name of the setting, averaged over seeds.
-    """
-    candidates = [s for s in (REFERENCE, *current) if s.name in criteria]
-    if not candidates:
-        raise ValueError("no run of the last round of stage 'relations' has finished: see its logs")
-    return max(candidates, key=lambda setting: criteria[setting.name])
 
 
 def test_round(chosen: Setting, recipe: Recipe) -> list[Run]:

@@ -25,7 +25,7 @@ from mrd_jax.analysis import (
 )
 from mrd_jax.checkpoints import model_card
 from mrd_jax.data import batch_spec, source
-from mrd_jax.training import initial_state
+from mrd_jax.training import initial_state, validation
 from mrd_jax.training import run as run_lib
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -45,6 +45,21 @@ def build(config: ConfigDict, devices: Sequence[jax.Device]) -> run_lib.Run:
     config.loss.neighbours_within = config.loss.neighbours_across = 0.0
     config = source.with_points(config, assumed=batch_spec.DEFAULT_POINTS)
     return run_lib.build_run(config, devices=devices)
+
+
+def validate(config: ConfigDict, *, topology: str) -> None:
+    """Checks a config, and that the chips of a topology have what it asks for; compiles nothing.
+
+    Chips that are not in `chips.CHIPS` are not checked.
+
+    Raises:
+      mrd_jax.training.validation.ConfigError: lists every invalid field of the config.
+    """
+    validation.validate(config)
+    chip = chips.CHIPS.get(topology.partition(":")[0])
+    if chip is not None:
+        platform = "cuda" if chip.platform == "gpu" else chip.platform
+        validation.validate_platform(config, platform=platform)
 
 
 def shapes(run: run_lib.Run) -> tuple[Any, Any]:
@@ -91,6 +106,7 @@ def measure(config: ConfigDict, *, topology: str, calibrated: bool = True) -> di
       RuntimeError: the compiler failed for another reason than a lack of memory.
     """
     chip, _ = chips.parse_topology(topology)
+    validate(config, topology=topology)
     devices = chips.make_devices(topology)
     run = build(config, devices)
     started = time.perf_counter()

@@ -44,6 +44,9 @@ NEUTRAL_FIELDS = frozenset(
         "spmd",
         "tracker",
         "exit_on_hang",
+        "finetune.linear_probe",
+        "finetune.vote_scale",
+        "finetune.votes",
         "hang_minutes",
     }
 )

@@ -103,7 +103,7 @@ def check_positives(records: source.RecordSource, config: ConfigDict) -> None:
         except source.CorruptRecordError:
             continue  # the stream counts corrupt records, and stops at too many
         # Every image can be drawn, if only after the others; captions may be of excluded kinds.
-        captions_drawn = np.count_nonzero(_probabilities(record, config.data, "text"))
+        captions_drawn = int(np.count_nonzero(_probabilities(record, config.data, "text")))
         found = {"image": len(record["image_kinds"]), "text": captions_drawn}
         most = {name: max(most[name], found[name]) for name in FIELDS}
     for name, count in wanted.items():

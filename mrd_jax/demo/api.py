@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import anyio
 import numpy as np
 from starlette import concurrency, requests, responses, routing
 from starlette.exceptions import HTTPException
@@ -206,10 +207,15 @@ async def _read_json(request: requests.Request) -> dict[str, Any]:
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         raise HTTPException(415, "send the query as JSON, with Content-Type application/json")
     body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MAX_JSON:
-            raise HTTPException(413, f"the query is too large; the limit is {_MAX_JSON} bytes")
+    try:
+        with anyio.fail_after(upload_store.RECEIVE_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > _MAX_JSON:
+                    message = f"the query is too large; the limit is {_MAX_JSON} bytes"
+                    raise HTTPException(413, message)
+    except TimeoutError as error:
+        raise HTTPException(408, "the query took too long to arrive") from error
     try:
         value = json.loads(body)
     except (ValueError, RecursionError) as error:

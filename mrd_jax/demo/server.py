@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import tqdm
 import uvicorn
 from starlette import applications
 from uvicorn.config import STARTUP_FAILURE
@@ -155,6 +156,8 @@ def create() -> applications.Starlette:
     """Returns the application of one of several processes; it is closed with the process."""
     logs.quiet_libraries()
     compilation_cache.enable()
+    # The default is a lock between processes, which Python reports as leaked after a SIGTERM.
+    tqdm.tqdm.set_lock(threading.RLock())
     fields = json.loads(os.environ[_OPTIONS])
     for name in ("token_file", "request_log"):
         fields[name] = fields[name] and pathlib.Path(fields[name])

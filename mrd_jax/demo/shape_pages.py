@@ -22,8 +22,8 @@ _MAX_VALUES = 200
 _MAX_LISTED = 1_000
 # Classes with numbers of their own on the map.
 _MAX_CLASSES = 65_535
-# Short, since another index may be served at the same address later.
-CACHE_HEADERS = {"Cache-Control": "private, max-age=3600"}
+# Short, since a shape may change, and another index may be served at the same address later.
+CACHE_HEADERS = {"Cache-Control": "private, max-age=60"}
 _GLB = "model/gltf-binary"
 
 

@@ -13,7 +13,7 @@ from flax import linen as nn
 from mrd_jax import atomic_io, hub, models, storage
 from mrd_jax.checkpoints import model_card, paths, restore
 from mrd_jax.distributed import backends
-from mrd_jax.encoder import embedding, hub_card
+from mrd_jax.encoder import class_head, embedding, hub_card
 
 # Records are stored in float16, so a norm of 1 may read as 1.0005.
 _MAX_NORM = 1.001
@@ -32,6 +32,7 @@ class Encoder:
       card: model card: architecture, teacher and conventions of the point clouds.
       devices: local devices that batches are split over.
       head: head that embeds, one of `embedding.HEADS`.
+      classes: class head of a fine-tuned encoder; None for any other.
     """
 
     model: nn.Module
@@ -39,6 +40,7 @@ class Encoder:
     card: model_card.ModelCard
     devices: tuple[jax.Device, ...]
     head: str = "contrastive"
+    classes: class_head.ClassHead | None = None
 
     def embed(self, clouds: Iterable[Cloud], *, batch_size: int = 32) -> np.ndarray:
         """Embeds point clouds that follow the conventions of the model card.
@@ -133,16 +135,24 @@ class Encoder:
         return xyz, rgb
 
 
-def save(directory: storage.PathLike, *, variables: Mapping[str, Any], card: model_card.ModelCard):
+def save(
+    directory: storage.PathLike,
+    *,
+    variables: Mapping[str, Any],
+    card: model_card.ModelCard,
+    classes: class_head.ClassHead | None = None,
+) -> None:
     """Writes an encoder folder atomically, as a repository on the Hugging Face Hub expects it.
 
     `model.safetensors` has the variables, `config.json` the model card, `README.md` the same for
-    readers, and `manifest.json` the checksums of the variables.
+    readers, and `manifest.json` the checksums of the variables. The class head of a fine-tuned
+    encoder is in `class_head.safetensors`, with the names of the classes.
 
     Args:
       directory: new or empty folder.
       variables: `params` and `batch_stats` of the encoder.
       card: its model card.
+      classes: class head on its embeddings; None for none.
 
     Raises:
       FileExistsError: the folder is not empty.
@@ -162,6 +172,8 @@ def save(directory: storage.PathLike, *, variables: Mapping[str, Any], card: mod
     with atomic_io.replacing(target, last=paths.CARD_FILE) as staging:
         staging.mkdir()
         restore.write_encoder(staging, variables, card=card)
+        if classes is not None:
+            class_head.write(staging, classes)
         (staging / paths.README_FILE).write_text(hub_card.markdown(card))
 
 
@@ -214,7 +226,8 @@ def load(
         "colour_fill": colour_fill,
         "points": points,
     }
-    stored = restore.find_student(hub.resolve(path))
+    folder = hub.resolve(path)
+    stored = restore.find_student(folder)
     stored.card.expect(**{name: value for name, value in expected.items() if value is not None})
     if head not in embedding.HEADS:
         raise ValueError(f"head is {head!r}; expected one of {embedding.HEADS}")
@@ -225,7 +238,9 @@ def load(
         )
     devices = tuple(jax.local_devices() if devices is None else devices)
     variables = backends.ShardMapBackend(devices).place_state(stored.read_variables())
-    return Encoder(restore.build(stored.card), variables, stored.card, devices, head)
+    # The class head was trained on the embeddings of the contrastive head.
+    classes = class_head.read(folder) if head == "contrastive" else None
+    return Encoder(restore.build(stored.card), variables, stored.card, devices, head, classes)
 
 
 def _stack(clouds: Sequence[Cloud], size: int) -> dict[str, np.ndarray]:

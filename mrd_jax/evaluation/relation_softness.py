@@ -31,7 +31,8 @@ def measure(
 ) -> dict[str, float]:
     """Measures the relations of every comparison of the objective.
 
-    Images are the mean of a shape's image features, texts its name; training draws one of each.
+    Images are the mean of a shape's image features, texts its name; training draws one of each, or
+    uses the means of both (`config.relation_features`).
 
     Args:
       embeddings: [count, dim], embeddings of the split that the relations are computed from.

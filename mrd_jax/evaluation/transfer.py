@@ -2,7 +2,8 @@
 """Transfer of frozen embeddings, as rows of a table: zero-shot, probes, few-shot, retrieval.
 
 The metrics of one encoder on one data set are a dict: `zero_shot` and `retrieval` as the functions
-of those names return them, and `linear_probe` and `few_shot` likewise if they were fitted.
+of those names return them, `linear_probe` and `few_shot` likewise if they were fitted, and
+`fine_tuned` for the class head of an encoder that was fine-tuned on these classes.
 """
 
 from collections.abc import Mapping
@@ -11,6 +12,9 @@ from typing import Any
 from mrd_jax.evaluation import few_shot, retrieval, table
 
 Metrics = Mapping[str, Mapping[str, float]]
+
+# Metrics that an encoder may lack.
+FITTED = ("linear_probe", "few_shot", "fine_tuned")
 
 # Direction -> title of its row, for retrieval by class and by shape.
 BY_CLASS = {
@@ -48,6 +52,11 @@ def cells(metrics: Metrics) -> dict[str, str]:
         rows["linear probe penalty"] = f"{probe['strength']:g}"
     if "few_shot" in metrics:
         rows |= _few_shot_cells(metrics["few_shot"])
+    if "fine_tuned" in metrics:
+        tuned = metrics["fine_tuned"]
+        rows["fine-tuned top-1"] = table.percent(tuned["top1"])
+        rows |= _interval_cells("fine-tuned top-1", tuned, "top1")
+        rows["fine-tuned mean per class"] = table.percent(tuned["mean_per_class"])
     return rows | _retrieval_cells(metrics["retrieval"])
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.cluster import vq
 
-from mrd_jax.search import shape_index
+from mrd_jax.search import live_shapes, shape_index
 
 # Shapes that centres are fitted to, and shapes that the silhouette is measured on.
 _FITTED, _MEASURED = 20_000, 4_000
@@ -50,7 +50,8 @@ def find(index: shape_index.ShapeIndex, *, k: int = 0, seed: int = 0) -> Cluster
 
     Args:
       index: an open index.
-      k: number of clusters; 0 for that of `CHOICES` with the largest mean silhouette.
+      k: number of clusters; 0 for that of `CHOICES` with the largest mean silhouette. There are
+        fewer if fewer embeddings differ.
       seed: seed of the sample and of the starting centres.
 
     Raises:
@@ -111,7 +112,7 @@ def name_by_shapes(
     Returns:
       Words of each cluster, best first; fewer where shapes have no names.
     """
-    by_cluster = [collections.Counter() for _ in clusters.centres]
+    by_cluster: list[collections.Counter[str]] = [collections.Counter() for _ in clusters.centres]
     total: collections.Counter[str] = collections.Counter()
     for item, cluster in zip(index.items, clusters.of, strict=True):
         words = {word.lower() for word in _WORD.findall(item.name)}
@@ -141,7 +142,8 @@ def _fit(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
         with warnings.catch_warnings():
             # An empty cluster keeps its centre, and is dropped below if it stays empty.
             warnings.filterwarnings("ignore", message=".*clusters is empty")
-            centres, of = vq.kmeans2(rows, count, iter=_ITERATIONS, minit="++", rng=rng)
+            starts = _starts(rows, count, rng)
+            centres, of = vq.kmeans2(rows, starts, iter=_ITERATIONS, minit="matrix")
         centres = _unit(centres[np.unique(of)])
         found = float(np.mean(1 - (rows @ centres.T).max(axis=1)))
         if found < error:
@@ -149,7 +151,20 @@ def _fit(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     return best
 
 
-def _assign(rows: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _starts(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns starting centres by k-means++; scipy's fails if fewer rows than `count` differ."""
+    chosen = [int(rng.integers(len(rows)))]
+    nearest = np.full(len(rows), np.inf)
+    while len(chosen) < count:
+        nearest = np.minimum(nearest, np.maximum(1 - rows @ rows[chosen[-1]], 0))
+        total = nearest.sum()
+        chosen.append(int(rng.choice(len(rows), p=nearest / total if total else None)))
+    return rows[chosen]
+
+
+def _assign(
+    rows: np.ndarray | live_shapes.Column, centres: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns the nearest centre of each row, and the similarity with it."""
     of, similarity = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
     for start in range(0, len(rows), _ROWS):

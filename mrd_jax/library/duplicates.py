@@ -24,7 +24,7 @@ from mrd_jax.search import shape_index
 
 EXACT, NEAR, ROTATED = "exact", "near", "rotated"
 # Largest distance of copies, see `alignment.Alignment`; measured by `benchmarks.duplicates`.
-MAX_DISTANCE = 1.3
+MAX_DISTANCE = 1.1
 # Largest turn in degrees of a copy in the same pose, and smallest colour difference of a recoloured
 # copy.
 _SAME_POSE, _RECOLOURED = 5.0, 0.08
@@ -79,12 +79,18 @@ def find(
     Returns:
       Groups of two or more shapes, ordered by their first shape, the one with the lowest row.
     """
+    return group(compare(index, max_distance=max_distance, progress=progress))
+
+
+def compare(
+    index: shape_index.ShapeIndex, *, max_distance: float = MAX_DISTANCE, progress: bool = True
+) -> list[Copy]:
+    """Returns all pairs of copies; arguments as of `find`."""
     exact = _group_exact(index)
     unique = np.array(sorted(exact))
     candidates = _candidates(index, unique, progress=progress)
-    edges = [Copy(other, first, EXACT) for first, others in exact.items() for other in others]
-    edges += _verify(index, candidates, max_distance=max_distance, progress=progress)
-    return _groups(edges)
+    copies = [Copy(other, first, EXACT) for first, others in exact.items() for other in others]
+    return copies + _verify(index, candidates, max_distance=max_distance, progress=progress)
 
 
 def _group_exact(index: shape_index.ShapeIndex) -> dict[int, list[int]]:
@@ -124,8 +130,8 @@ def _nearest_rows(index: shape_index.ShapeIndex, unique: np.ndarray) -> np.ndarr
     for start in range(0, len(unique), _BLOCK):
         rows = np.asarray(index.rows[unique[start : start + _BLOCK]], np.float32)
         numbers = np.arange(start, start + len(rows))
-        best = np.full((len(rows), 0), -np.inf, np.float32)
-        found = np.zeros((len(rows), 0), np.int64)
+        best: np.ndarray = np.full((len(rows), 0), -np.inf, np.float32)
+        found: np.ndarray = np.zeros((len(rows), 0), np.int64)
         for other in range(0, len(unique), _BLOCK):
             block = np.asarray(index.rows[unique[other : other + _BLOCK]], np.float32)
             scores = rows @ block.T
@@ -187,8 +193,15 @@ def _verify(
     return found
 
 
-def _groups(edges: Iterable[Copy]) -> list[list[Copy]]:
-    """Joins copies into groups, each shape with the copy of it that was found closest."""
+def group(edges: Iterable[Copy]) -> list[list[Copy]]:
+    """Joins pairs of copies into groups, each shape with the closest of its copies.
+
+    Args:
+      edges: pairs from `compare`.
+
+    Returns:
+      As `find`.
+    """
     found: dict[tuple[int, int], Copy] = {}
     copies = collections.defaultdict(list)
     for edge in edges:
@@ -202,15 +215,15 @@ def _groups(edges: Iterable[Copy]) -> list[list[Copy]]:
     for first in sorted(copies):
         if first in done:
             continue
-        group, waiting = [Copy(first)], list(copies[first])
+        members, waiting = [Copy(first)], list(copies[first])
         heapq.heapify(waiting)
         done.add(first)
         while waiting:
             _, number, of = heapq.heappop(waiting)
             if number not in done:
                 done.add(number)
-                group.append(found[of, number])
+                members.append(found[of, number])
                 for entry in copies[number]:
                     heapq.heappush(waiting, entry)
-        groups.append(group)
+        groups.append(members)
     return groups

@@ -64,12 +64,12 @@ def contrastive_loss(
     others = positions[:, None] != jnp.arange(len(columns))[None, :]
     valid = present[:, None, None] & batch_axis.gather(mask, axis_name)[None] & others[..., None]
     products = relation.products(points, columns.reshape(-1, dim)).reshape(valid.shape)
-    negatives = _log_sum_exp(scale * products, valid, axis=(1, 2))
+    negatives = _log_sum_exp(jnp.multiply(scale, products), valid, axis=(1, 2))
 
     valid = mask[..., None] & batch_axis.gather(present, axis_name)
     rows = teacher.reshape(-1, dim)
     products = relation.inner_products(rows, points, axis_name=axis_name).reshape(valid.shape)
-    log_points = _log_sum_exp(scale * products, valid, axis=2)
+    log_points = _log_sum_exp(jnp.multiply(scale, products), valid, axis=2)
     log_points = jnp.where(mask, log_points, 0)
     return combine(points, teacher, Statistics(negatives, log_points), scale=scale, mask=mask)
 

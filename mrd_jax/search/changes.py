@@ -24,6 +24,7 @@ from mrd_jax.search import (
     entries,
     file_states,
     index_writer,
+    live_shapes,
     read_ahead,
     shape_files,
 )
@@ -160,7 +161,7 @@ def _compare(
             continue
         number = int(order[place])
         item = index.items[number]
-        if item.origin is None or not file_states.is_current(item.origin, shape):
+        if item.origin is None or not _is_current(item.origin, shape):
             todo.append(shape)
         elif (renamed := _with_metadata(item, shape)) != item:
             relabelled.append((number, renamed))
@@ -181,6 +182,23 @@ def _compare(
         replace=True,
     )
     return todo
+
+
+def _is_current(origin: entries.Origin, shape: FoundFile) -> bool:
+    """Returns whether a shape is as it was; one with missing references is read to see that."""
+    if not origin.incomplete:
+        return file_states.is_current(origin, shape)
+    try:
+        content = clouds.read_content(
+            shape.file.path,
+            fill=0,
+            root=shape.file.root or None,
+            columns=shape.source.columns or None,
+        )
+        now = file_states.origin_of(shape, content)
+    except (clouds.CloudError, OSError):
+        return False  # the reason is reported when the file is read to be embedded
+    return dataclasses.replace(now, stamp=origin.stamp) == origin
 
 
 def _with_metadata(item: entries.Item, shape: FoundFile) -> entries.Item:
@@ -216,7 +234,8 @@ def _take_staged(
 ) -> list[FoundFile]:
     """Takes up what a killed process has embedded; returns the files that remain."""
     wanted = {shape.id: shape for shape in todo}
-    parts, kept = {}, {}
+    parts: dict[str, live_shapes.Part] = {}
+    kept: dict[str, list[int]] = {}
     for item, part, number in writer.staged():
         shape = wanted.get(item.id)
         if shape is None or item.origin is None or not file_states.is_current(item.origin, shape):

@@ -54,20 +54,40 @@ def _as_text(path: str) -> str:
     return path
 
 
+def with_known_names(known: Sequence[Source], new: Sequence[Source]) -> list[Source]:
+    """Returns new sources under the names by which an index knows them: ids stay the same.
+
+    A folder may be written in several ways, such as shapes, ./shapes and /home/me/shapes.
+
+    Args:
+      known: sources of the index.
+      new: sources as the user wrote them.
+    """
+    names = {source.place: source.given for source in known}
+    return [
+        dataclasses.replace(source, given=names.get(source.place, source.given)) for source in new
+    ]
+
+
 def merged_sources(known: Sequence[Source], new: Sequence[Source]) -> tuple[Source, ...]:
-    """Returns the known sources with the new ones, which replace those of the same path.
+    """Returns the known sources with the new ones, which replace those of the same place.
 
     Raises:
-      ValueError: two sources contain each other.
+      ValueError: a source contains another, or two have the same name.
     """
     by_place = {source.place: source for source in (*known, *new)}
-    places = sorted(by_place)
-    for place in places:
-        inside = [other for other in places if other.startswith(f"{place}/")]
+    for place, source in by_place.items():
+        inside = [other for other in by_place if other.startswith(f"{place}/")]
         if inside:
             raise ValueError(
-                f"{by_place[inside[0]].given} lies in {by_place[place].given}, which the index "
-                "follows already; update the index instead"
+                f"{by_place[inside[0]].given} lies in {source.given}, which the index follows "
+                "already; update the index instead"
+            )
+        same = [other for other in by_place.values() if other.given == source.given]
+        if len(same) > 1:
+            raise ValueError(
+                f"the index follows another {source.given}, at {same[0].place} from the index; "
+                "write the path of the new one in another way, such as an absolute path"
             )
     return tuple(by_place.values())
 
@@ -94,7 +114,10 @@ def origin_of(shape: FoundFile, content: meshes.Content) -> entries.Origin:
 
 
 def is_current(origin: entries.Origin, shape: FoundFile) -> bool:
-    """Returns whether the files of a shape are as they were when it was embedded."""
+    """Returns whether the files of a shape are as they were when it was embedded.
+
+    It is False for a shape whose files were incomplete: the missing ones may have appeared.
+    """
     path = shape.file.path
     if origin.up != shape.file.up or origin.incomplete:
         return False

@@ -29,7 +29,7 @@ def run(
       encoder: encoder of the index.
       checkpoint: its fingerprint.
       user: name of the command, for the error of a second writer.
-      sources: folders to follow from now on, besides those that the index follows.
+      sources: folders to look at, which the index follows from now on; () for all that it follows.
       interval: seconds between two looks at the folders; None to look once.
       batch_size: point clouds per batch.
 
@@ -45,7 +45,13 @@ def run(
         time.sleep(interval)
         # What was skipped is reported once, and again when something has changed.
         report = update(
-            folder, encoder, checkpoint, user=user, batch_size=batch_size, before=report
+            folder,
+            encoder,
+            checkpoint,
+            user=user,
+            sources=sources,
+            batch_size=batch_size,
+            before=report,
         )
     return 1 if report.skipped else 0
 
@@ -67,20 +73,21 @@ def update(
       encoder: encoder of the index.
       checkpoint: its fingerprint.
       user: name of the command.
-      sources: further folders to follow.
+      sources: folders to look at; () for all.
       batch_size: point clouds per batch.
       before: result of the last update; nothing is printed if this one is the same.
     """
     with index_writer.open_writer(folder, user=user) as writer:
         writer.index.check_encoder(checkpoint)
         known = writer.manifest.sources
+        sources = file_states.with_known_names(known, sources)
         merged = file_states.merged_sources(known, sources)
         if not merged:
             raise ValueError(
                 f"{folder} follows no folder; build it with python -m mrd_jax.tools.index, or add "
                 "shapes with python -m mrd_jax.tools.search add"
             )
-        report = changes.follow(writer, merged, encoder=encoder, batch_size=batch_size)
+        report = changes.follow(writer, sources or merged, encoder=encoder, batch_size=batch_size)
         if report.is_change or merged != known:
             writer.publish(sources=merged)
         if report.is_change or before is None or report.skipped != before.skipped:

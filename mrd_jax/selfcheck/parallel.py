@@ -1,23 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
 """Both backends against one device, and the bandwidth of collectives."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from mrd_jax.data import batch_spec
 from mrd_jax.distributed import backends
 from mrd_jax.selfcheck import timing, tiny
-from mrd_jax.selfcheck.results import SKIPPED, STEP_TOLERANCE, Context, Result, compare
+from mrd_jax.selfcheck.results import (
+    SKIPPED,
+    STEP_TOLERANCE,
+    UPDATE_TOLERANCE,
+    Context,
+    Result,
+    compare,
+)
+from mrd_jax.training import optimizer
 from mrd_jax.training import run as run_lib
 
 # Steps that are compared: the second one uses the parameters that the first has updated.
 STEPS = 2
+# Gradient descent with momentum in place of AdamW, which divides gradients by their magnitude and
+# so amplifies rounding wherever they are nearly zero.
+OPTIMIZER = optax.chain(optimizer.clip(1.0), optax.sgd(0.1, momentum=0.9))
 # The backend "shard_map" with `config.shard_state`.
 FSDP = ("shard_map", True)
 # Size of each device's array in the timed collectives.
@@ -25,7 +38,7 @@ MEGABYTES = 256
 
 
 def check_backends(context: Context) -> Iterator[Result]:
-    """Compares two steps on all devices with those of one device: losses, gradients, metrics."""
+    """Compares two steps on all devices with those of one: metrics, changes of parameters."""
     config = tiny.shrink(context.config)
     devices = context.devices
     count = len(devices)
@@ -33,32 +46,36 @@ def check_backends(context: Context) -> Iterator[Result]:
     if count > 1:
         cases += [("shard_map", False)] if context.quick else [("shard_map", False), FSDP]
     with jax.default_matmul_precision("highest"):
-        expected = _metrics(config, "shard_map", False, devices[:1])
+        expected = _train(config, "shard_map", False, devices[:1])
         for spmd, shard_state in cases:
             name = f"backends/{spmd}{'/fsdp' if shard_state else ''}/{count}"
             if tiny.BATCH % count:
                 yield Result(name, SKIPPED, f"{tiny.BATCH} samples do not divide over the devices")
                 continue
-            found = _metrics(config, spmd, shard_state, devices)
-            yield compare(name, found, expected, tolerance=STEP_TOLERANCE)
+            found = _train(config, spmd, shard_state, devices)
+            yield compare(name, found[0], expected[0], tolerance=STEP_TOLERANCE)
+            changes = found[1], expected[1]
+            yield compare(f"{name}/parameters", *changes, tolerance=UPDATE_TOLERANCE)
     if count == 1:
         yield Result("backends/several devices", SKIPPED, "one device")
 
 
-def _metrics(
+def _train(
     config: ConfigDict, spmd: str, shard_state: bool, devices: Sequence[jax.Device]
-) -> list[Any]:
-    """Returns the metrics of the first steps on a random batch."""
+) -> tuple[Any, Any]:
+    """Returns metrics of the first steps on a random batch, and how they changed the parameters."""
     config = ConfigDict(config)
     config.spmd, config.shard_state = spmd, shard_state
     run = run_lib.build_run(config, devices=devices)
+    run = dataclasses.replace(run, optimizer=OPTIMIZER)
     state, step = run.initial_state(), run.train_step()
+    initial = jax.device_get(state.params)
     batch = run.backend.place_batch(batch_spec.fake_batch(config))
     metrics = []
     for _ in range(STEPS):
         state, values = step(state, batch)
         metrics.append(jax.device_get(values))
-    return metrics
+    return metrics, jax.tree.map(np.subtract, jax.device_get(state.params), initial)
 
 
 def check_collectives(context: Context) -> Iterator[Result]:

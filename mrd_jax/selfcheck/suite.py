@@ -18,8 +18,9 @@ from mrd_jax.selfcheck.results import FAIL, PASS, SKIPPED, Context, Result
 
 Check = Callable[[Context], Iterator[Result]]
 
-# In this order: the first one starts processes, which need the devices for themselves, and the last
-# one compares with the time of a step.
+# In this order: the first one starts processes, which need the devices for themselves; the steps
+# come before checks that may take more memory, as devices count their peak since the start; the
+# last one compares with the time of a step.
 CHECKS: tuple[Check, ...] = (
     resume.check_resume,
     kernels.check_attention,
@@ -27,10 +28,10 @@ CHECKS: tuple[Check, ...] = (
     kernels.check_pooling,
     kernels.check_losses,
     parallel.check_backends,
+    speed.time_steps,
     parallel.check_collectives,
     speed.time_attention,
     speed.time_grouping,
-    speed.time_steps,
     speed.time_pipeline,
 )
 # Values that the table shows, with their format.
@@ -125,4 +126,4 @@ def format_line(result: Result) -> str:
         if result.values.get(name) is not None
     ]
     rest = ", ".join([*shown, *([result.detail] if result.detail else [])])
-    return f"{result.status:<8}{result.name:<30}{rest}"
+    return f"{result.status:<8}{result.name:<36} {rest}"

@@ -13,9 +13,10 @@ prompts. Into the folder --output go
   labels.json  the same, with the files that could not be read
   index.html   classes with their numbers of files, and the files with the smallest margins
 
-The level of a file is the fraction of the shapes of --index whose best score in this list is lower
-than the file's. A file with a level below --none_level is "none of these": so many of the shapes of
-the index would be, too. That is meaningful if the shapes of the index belong to the classes.
+The level of a file is the fraction of the shapes of --index whose best score in this list is not
+higher than the file's. A file with a level below --none_level is "none of these": so many of the
+shapes of the index would be, too. That is meaningful if the shapes of the index belong to the
+classes.
 
 The exit status is 1 if a file was skipped.
 """
@@ -63,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     report.skipped += listing.skipped
     labels, known = labelling.label(
-        embeddings,
+        # As the index holds its rows, so that scores of equal shapes are equal.
+        embeddings.astype(np.float16),
         labelling.NameEncoder(teacher, classes, templates=options.prompts),
         count=max(options.top, 2),
         calibration=labelling.calibration_rows(index),
@@ -83,7 +85,7 @@ def _records(
     """Yields the results of each file."""
     rows = zip(files, labels.names, labels.scores, labels.margins(), strict=True)
     for path, names, scores, margin in rows:
-        level = float(np.searchsorted(known, np.float32(scores[0])) / len(known))
+        level = float(np.searchsorted(known, np.float32(scores[0]), side="right") / len(known))
         yield {
             "file": printable(str(path)),
             "class": names[0],

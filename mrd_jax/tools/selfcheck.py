@@ -23,7 +23,6 @@ from mrd_jax import atomic_io, storage
 from mrd_jax.cli import command, console, flag_parsing
 from mrd_jax.data import batch_spec, source
 from mrd_jax.distributed import determinism, gpus
-from mrd_jax.selfcheck import suite
 from mrd_jax.selfcheck.results import FAIL, Context
 from mrd_jax.training import validation
 
@@ -45,7 +44,19 @@ flags.DEFINE_bool("debug", False, command.DEBUG_HELP)
 
 
 def main(_: list[str]) -> int:
-    """Runs the checks, prints the table and returns the exit status, 1 if a check fails."""
+    """Runs the checks, prints the table and returns the exit status, 1 if a check fails.
+
+    Raises:
+      ImportError: the extra `prep` is not installed.
+    """
+    try:
+        from mrd_jax.selfcheck import suite
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"{error.name} is missing; the self-check prepares a data set with it. Run pip install "
+            '"mrd_jax[prep]"'
+        ) from error
+
     batches = _BATCHES.value
     if not all(batch.isdecimal() and int(batch) for batch in batches):
         raise ValueError(f"--batches is {','.join(batches)}; expected numbers such as 32,64")

@@ -170,7 +170,7 @@ def _features(
 ) -> list[dict[str, np.ndarray]]:
     """Returns the features that relations use in the first batches, over all processes."""
     stream = loader.train_stream(records, config, neighbours=neighbours)
-    features = []
+    features: list[dict[str, np.ndarray]] = []
     for batch in itertools.islice(stream, -(-SAMPLES // config.batch_size)):
         features.append({})
         for name in ("image", "text"):

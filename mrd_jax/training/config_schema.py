@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from mrd_jax.distributed import backends
 from mrd_jax.encoder import embedding
 from mrd_jax.evaluation import evaluator
@@ -178,6 +180,17 @@ _OPTIMIZER = {
     "ema_decay": real(0, below=1),
 }
 
+# Fields that only a config of fine-tuning has.
+FINETUNE: dict[str, Rule] = {
+    "finetune.head": choice(("class_names", "zeros")),
+    "finetune.head_scale": POSITIVE,
+    "finetune.label_smoothing": real(0, below=1),
+    "finetune.trainable_blocks": integer(0),
+    "finetune.linear_probe": FLAG,
+    "finetune.votes": integer(1),
+    "finetune.vote_scale": interval(0),
+}
+
 # Fields of `config.model` that a run needs with any student.
 MODEL_RULES = {"points": integer(1), "out_dim": integer(1)}
 # Rule by field. The other fields of `config.model` depend on the student; `models.build_model`
@@ -192,3 +205,8 @@ RULES: dict[str, Rule] = _RUN | {
     }.items()
     for name, rule in fields.items()
 }
+
+
+def rules(config: ConfigDict) -> dict[str, Rule]:
+    """Returns the rules of the fields of a config: those of a run, or also of fine-tuning."""
+    return RULES | FINETUNE if "finetune" in config else RULES

@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 DECAYED = ("kernel", "qkv")
 # Values of `config.optimizer.schedule`.
 SCHEDULES = ("cosine", "steps")
+# Names of the student's parameters between the transformer blocks and the embedding.
+AFTER_BLOCKS = ("norm", "projection", "relation_projection")
 
 
 def learning_rate_schedule(config: ConfigDict, *, total_steps: int) -> optax.Schedule:
@@ -85,6 +87,45 @@ def layer_scales(params: Any, layer_decay: float) -> Any:
         return layer_decay if names == ("student", "transformer", "last_block") else 1.0
 
     return jax.tree_util.tree_map_with_path(scale, params)
+
+
+def trainable_scales(params: Any, blocks: int) -> Any:
+    """Returns 1 for parameters that are trained and 0 for those that are frozen.
+
+    With `blocks` > 0, the last transformer blocks are trained, with what follows them: norm,
+    projections and the parameters of the objective. What precedes them is frozen.
+
+    Args:
+      params: {"student": ..., "loss": ...}, or their shapes.
+      blocks: number of transformer blocks to train; 0 trains everything.
+
+    Returns:
+      Tree like `params`: floats, and [depth - 1, 1, ...] arrays for the stacked blocks.
+    """
+    stacked = jax.tree.leaves(params["student"].get("transformer", {}).get("blocks", {}))
+    depth = 1 + (stacked[0].shape[0] if stacked else 0)
+    of_blocks = (jnp.arange(depth - 1) >= depth - blocks).astype(jnp.float32)
+
+    def scale(path: tuple, leaf: jax.Array) -> jax.Array | float:
+        names = tuple(key.key for key in path)
+        if not blocks or names[0] == "loss":
+            return 1.0
+        if names[:3] == ("student", "transformer", "blocks"):
+            return of_blocks.reshape(-1, *[1] * (leaf.ndim - 1))
+        if names[:3] == ("student", "transformer", "last_block"):
+            return 1.0
+        return 1.0 if names[1] in AFTER_BLOCKS else 0.0
+
+    return jax.tree_util.tree_map_with_path(scale, params)
+
+
+def freeze(blocks: int) -> optax.GradientTransformation:
+    """Multiplies updates by `trainable_scales`; follows AdamW, whose decay needs no gradient."""
+    return optax.stateless(
+        lambda updates, params: jax.tree.map(
+            lambda update, scale: update * scale, updates, trainable_scales(params, blocks)
+        )
+    )
 
 
 def scale_by_layer(layer_decay: float) -> optax.GradientTransformation:

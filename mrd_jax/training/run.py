@@ -18,9 +18,17 @@ from mrd_jax.checkpoints import initial_weights, manager, model_card, run_identi
 from mrd_jax.data import corrupt_records, loader, source, teacher_features
 from mrd_jax.data.hard_negatives import neighbour_index
 from mrd_jax.distributed import backends, determinism, processes, versions
-from mrd_jax.evaluation import evaluator, history
+from mrd_jax.evaluation import evaluator, history, relation_softness
 from mrd_jax.kernels import platforms
-from mrd_jax.training import calibration, initial_state, optimizer, step, validation
+from mrd_jax.report import relations
+from mrd_jax.training import (
+    calibration,
+    initial_state,
+    objectives,
+    optimizer,
+    step,
+    validation,
+)
 
 LOGGER = logging.getLogger(__name__)
 
@@ -43,6 +51,11 @@ class Run:
     schedule: optax.Schedule
     backend: backends.Backend
 
+    @property
+    def objective(self) -> objectives.Objective:
+        """Loss of the run."""
+        return objectives.Distillation(self.config)
+
     def calibrated(self, data: "TrainingData") -> "Run":
         """Returns the run with the teacher's temperatures that its numbers of neighbours ask for.
 
@@ -63,6 +76,7 @@ class Run:
             self.config,
             model=self.model,
             optimizer=self.optimizer,
+            objective=self.objective,
             shardings=self.backend.state_shardings,
         )
 
@@ -74,9 +88,35 @@ class Run:
                 model=self.model,
                 optimizer=self.optimizer,
                 config=self.config,
+                objective=self.objective,
                 axis_name=backends.AXIS,
             )
         )
+
+    # `evaluate` and `track` come first: the method `evaluator` hides the module below it.
+    def evaluate(
+        self, state: train_state.TrainState, tested: evaluator.Evaluator
+    ) -> evaluator.Evaluation:
+        """Evaluates a train state on the held-out split.
+
+        Args:
+          state: train state, on the devices.
+          tested: evaluator of the held-out split.
+        """
+        evaluation = tested.run(state.variables())
+        return evaluation.with_metrics(
+            relation_softness.measure(
+                evaluation.relation_embeddings,
+                tested.held_out,
+                self.config.loss,
+                weights=state.params["loss"],
+                batch_size=self.config.batch_size,
+            )
+        )
+
+    def track(self, tested: evaluator.Evaluator) -> relations.TrackedShapes | None:
+        """Returns the shapes whose relations are saved at every evaluation; None for none."""
+        return relations.track(tested.held_out, self.config.loss)
 
     def evaluator(self) -> evaluator.Evaluator | None:
         """Opens the held-out split; None if `config.data.test_split` is empty.

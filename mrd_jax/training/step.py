@@ -13,17 +13,12 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from mrd_jax import losses, models
 from mrd_jax.checkpoints.train_state import TrainState
 from mrd_jax.data import augment, batch_spec
 from mrd_jax.distributed import fsdp
-from mrd_jax.losses import lambda_schedule, modalities, temperatures
-from mrd_jax.training import nonfinite
+from mrd_jax.training import nonfinite, objectives
 
 Metrics = dict[str, jax.Array]
-
-# Fields of a batch that hold the teacher's features; the means exist if the config asks for them.
-FEATURES = ("image", "text", "has_image", "has_text", "image_mean", "text_mean")
 
 
 def loss_and_gradients(
@@ -32,6 +27,7 @@ def loss_and_gradients(
     *,
     model: nn.Module,
     config: ConfigDict,
+    objective: objectives.Objective | None = None,
     axis_name: str | None = None,
     param_sharding: fsdp.ParameterSharding | None = None,
 ) -> tuple[Any, Metrics, Any]:
@@ -45,6 +41,7 @@ def loss_and_gradients(
       batch: this device's rows, see `mrd_jax.data.batch_spec`.
       model: student encoder.
       config: config of the run.
+      objective: loss of the run; distillation by default.
       axis_name: mesh axis that the batch is split over; None for one device.
       param_sharding: how the gradients are sharded; replicated by default.
 
@@ -59,13 +56,11 @@ def loss_and_gradients(
         batch, config.augment, keys=augment_keys, num_points=config.model.points
     )
 
-    lambda_factor = lambda_schedule.factor(config.loss, state.step, total_steps=config.total_steps)
-
-    has_relation_head = models.has_relation_head(config.model)
-    if has_relation_head:
-        model = model.clone(all_heads=True)
+    objective = objective or objectives.Distillation(config)
+    model = objective.adapt(model)
 
     def local_loss(params: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
+        params = objective.trainable(params)
         rows, updates = model.apply(
             {"params": params["student"], "batch_stats": state.batch_stats},
             xyz,
@@ -75,22 +70,8 @@ def loss_and_gradients(
             keys=model_keys,
             mutable=["batch_stats"],
         )
-        if has_relation_head:
-            points, relation_points = jnp.unstack(rows, axis=1)
-            heads = {"points": points, modalities.RELATION_POINTS: relation_points}
-        else:
-            heads = {"points": rows}
-        embeddings = {
-            **heads,
-            "log_scale": params["loss"]["log_scale"],
-            **{name: batch[name] for name in FEATURES if name in batch},
-        }
-        loss, parts = losses.mrd_loss(
-            embeddings,
-            params["loss"],
-            config.loss,
-            lambda_factor=lambda_factor,
-            axis_name=axis_name,
+        loss, parts = objective.loss(
+            rows, params["loss"], batch, step=state.step, axis_name=axis_name
         )
         # A student without batch norm has no statistics.
         return loss, (parts, updates.get("batch_stats", {}))
@@ -107,6 +88,7 @@ def train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     config: ConfigDict,
+    objective: objectives.Objective | None = None,
     axis_name: str | None = None,
     param_sharding: fsdp.ParameterSharding | None = None,
 ) -> tuple[TrainState, Metrics]:
@@ -120,12 +102,14 @@ def train_step(
       model: student encoder.
       optimizer: its `update` may take `grad_norm`, the global norm of the gradients.
       config: config of the run.
+      objective: loss of the run; distillation by default.
       axis_name: mesh axis that the batch is split over; None for one device.
       param_sharding: how the parameters are sharded; replicated by default.
 
     Returns:
       The new train state, sharded like `state`, and scalar metrics, replicated.
     """
+    objective = objective or objectives.Distillation(config)
     model, param_sharding = (param_sharding or fsdp.Replicated(axis_name)).adapt(model)
     params = param_sharding.gather_params(state.params)
     gradients, parts, batch_stats = loss_and_gradients(
@@ -133,6 +117,7 @@ def train_step(
         batch,
         model=model,
         config=config,
+        objective=objective,
         axis_name=axis_name,
         param_sharding=param_sharding,
     )
@@ -140,24 +125,21 @@ def train_step(
     finite = jnp.isfinite(parts["total"]) & jnp.isfinite(grad_norm)
     with jax.named_scope("optimizer"):
         updated = _update(
-            state, gradients, grad_norm=grad_norm, optimizer=optimizer, config=config
+            state,
+            gradients,
+            grad_norm=grad_norm,
+            optimizer=optimizer,
+            objective=objective,
+            ema_decay=config.optimizer.ema_decay,
         ).replace(batch_stats=batch_stats)
         new = nonfinite.keep_finite(updated, state, finite=finite)
     metrics = {
         "loss": parts["total"],
         **{name: value for name, value in parts.items() if name != "total"},
-        **losses.mixing_weights(params["loss"], config.loss),
-        "scale": jnp.exp(params["loss"]["log_scale"]),
+        **objective.metrics(params["loss"], step=state.step),
         "grad_norm": grad_norm,
         nonfinite.SKIPPED: 1.0 - finite,
     }
-    for key, name in temperatures.LEARNED.items():
-        if name in params["loss"]:
-            metrics[f"{key}_temperature"] = jnp.exp(params["loss"][name])
-    if not lambda_schedule.is_constant(config.loss):
-        metrics["lambda_factor"] = jnp.asarray(
-            lambda_schedule.factor(config.loss, state.step, total_steps=config.total_steps)
-        )
     # Skipped updates still advance `step`: the next one reads the next batch.
     return new.replace(step=state.step + 1), metrics
 
@@ -168,18 +150,16 @@ def _update(
     *,
     grad_norm: jax.Array,
     optimizer: optax.GradientTransformation,
-    config: ConfigDict,
+    objective: objectives.Objective,
+    ema_decay: float,
 ) -> TrainState:
     """Returns the state with updated parameters, optimizer state and moving average."""
     updates, opt_state = optax.with_extra_args_support(optimizer).update(
         gradients, state.opt_state, state.params, grad_norm=grad_norm
     )
     params = optax.apply_updates(state.params, updates)
-    # CLIP clips the parameter itself. Beyond a bound inside the loss, it would get no gradient.
-    params["loss"]["log_scale"] = jnp.minimum(
-        params["loss"]["log_scale"], config.loss.log_scale_max
-    )
-    ema = moving_average(state.ema, params["student"], config.optimizer.ema_decay, state.step)
+    params = params | {"loss": objective.constrain(params["loss"])}
+    ema = moving_average(state.ema, params["student"], ema_decay, state.step)
     return state.replace(params=params, opt_state=opt_state, ema=ema)
 
 

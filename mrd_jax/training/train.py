@@ -12,9 +12,9 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from mrd_jax import atomic_io, storage
 from mrd_jax.checkpoints import manager, run_identity, train_state
 from mrd_jax.distributed import processes
-from mrd_jax.evaluation import history, relation_softness
+from mrd_jax.evaluation import history
 from mrd_jax.evaluation.evaluator import Evaluator
-from mrd_jax.report import final, relations
+from mrd_jax.report import final
 from mrd_jax.training import (
     metrics,
     nonfinite,
@@ -56,9 +56,9 @@ def train_and_evaluate(
       mrd_jax.data.corrupt_records.TooManyCorruptRecordsError: too many records cannot be read.
     """
     workdir = storage.path(workdir)
-    trackers.check(config)
     config = run_lib.resolve(config)
     run = run_lib.build_run(config, devices=devices)
+    trackers.check(config)
     data = run_lib.open_data(config)
     run = run.calibrated(data)
     # Opened before the workdir is claimed: the test set may not fit the run either.
@@ -138,7 +138,7 @@ def train(
         workdir, limit=config.max_nonfinite_steps, names=data.sample_ids
     )
     stopwatch = metrics.Stopwatch(batch_size=config.batch_size)
-    tracked = relations.track(evaluator.held_out, config.loss) if evaluator else None
+    tracked = run.track(evaluator) if evaluator else None
     writer = metrics.MetricWriter(workdir, start_step=start, tracked=tracked, tracking=tracking)
     with (
         contextlib.closing(writer) as log,
@@ -160,16 +160,7 @@ def train(
             if evaluates or saves:
                 updates.check()
             if evaluator and evaluates and not (step == start and evaluated):
-                evaluation = evaluator.run(state.variables())
-                evaluation = evaluation.with_metrics(
-                    relation_softness.measure(
-                        evaluation.relation_embeddings,
-                        evaluator.held_out,
-                        config.loss,
-                        weights=state.params["loss"],
-                        batch_size=config.batch_size,
-                    )
-                )
+                evaluation = run.evaluate(state, evaluator)
                 checkpoints.note_evaluation(step, evaluation.metrics)
                 log.write_evaluation(step, evaluation)
                 stopwatch.restart()

@@ -2,7 +2,7 @@
 """Validates a config once, before devices and data are used, and reports every fault at once."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict
 
@@ -31,9 +31,10 @@ def validate(config: ConfigDict) -> None:
       ConfigError: has a line for every fault, which names the field, its value and what is allowed.
     """
     flat = run_identity.flatten(config)
-    faults = _name_faults(set(flat))
+    rules = config_schema.rules(config)
+    faults = _name_faults(set(flat), rules)
     if not faults:
-        faults = _value_faults(config, set(flat))
+        faults = _value_faults(config, set(flat), rules)
     if faults:
         raise ConfigError("\n".join(faults))
 
@@ -128,14 +129,14 @@ def renamed(field: str) -> str:
     return f"config.{field} has been renamed to config.{new}" if new else ""
 
 
-def _name_faults(names: set[str]) -> list[str]:
+def _name_faults(names: set[str], rules: Mapping[str, config_schema.Rule]) -> list[str]:
     """Finds fields that are unknown, renamed or missing."""
-    known = set(config_schema.RULES)
+    known = set(rules)
     own = {name for name in names if not name.startswith("model.")}
     faults = [renamed(name) or _unknown(name, known) for name in sorted(own - known)]
     current = {run_identity.RENAMED_FIELDS.get(name) for name in own}
     faults += [
-        f"config.{name} is missing; expected {config_schema.RULES[name].expected} (configs/base.py "
+        f"config.{name} is missing; expected {rules[name].expected} (configs/base.py "
         "has every field)"
         for name in sorted(known - own - current)
     ]
@@ -148,11 +149,13 @@ def _unknown(name: str, known: set[str]) -> str:
     return f"config.{name} is not a field of a run{hint}"
 
 
-def _value_faults(config: ConfigDict, names: set[str]) -> list[str]:
+def _value_faults(
+    config: ConfigDict, names: set[str], rules: Mapping[str, config_schema.Rule]
+) -> list[str]:
     """Finds fields outside their range, and fields that contradict each other."""
     invalid = {
         name: f"config.{name} is {_value(config, name)!r}; expected {rule.expected}"
-        for name, rule in config_schema.RULES.items()
+        for name, rule in rules.items()
         if name in names and not rule.accepts(_value(config, name))
     }
     if model_faults := _model_faults(config.model):

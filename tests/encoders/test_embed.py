@@ -173,7 +173,7 @@ def test_the_output_has_the_metadata_of_its_rows(run, checkpoint, tmp_path):
     assert status == 0
     assert set(arrays) == {
         *("embeddings", "files", "names", "creators", "licences", "up", "roots", "labels"),
-        *("skipped", "reasons", "card", "checkpoint", "reader_version"),
+        *("skipped", "reasons", "card", "checkpoint", "head", "reader_version"),
     }
     assert arrays["reader_version"] == formats.READER_VERSION
     assert arrays["embeddings"].dtype == np.float32 and arrays["embeddings"].shape == (1, DIM)

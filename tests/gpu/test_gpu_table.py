@@ -9,7 +9,8 @@ REPORT = {
     "jax": "0.10", "cuda_plugin": "jax-cuda12-plugin 0.10", "topology": "h100:8",
     "batch_per_chip": 64, "fits": True, "allocated_bytes": 2.5e9, "memory_bytes": 63.7e9,
     "temporary_bytes": 1.5e9, "bytes": 6e10, "bytes_s": 0.018, "minimal_bytes_of": {"a": 4e10},
-    "floor_s": 0.005, "launches": 4321, "compile_s": 40.0,
+    "bytes_of": {"b": 1e10, "a": 5e10}, "launches_of": {"a": 4321}, "floor_s": 0.005,
+    "launches": 4321, "compile_s": 40.0,
     "collectives": {"all-reduce": {"count": 13, "bytes": 1e8}},
 }  # fmt: skip
 
@@ -41,6 +42,7 @@ def test_page_has_the_command_and_the_figures_of_every_row(page_of, tmp_path):
         "| h100:8 | 64 | yes | 2.50 GB of 63.70 GB | 1.50 GB | 60.00 GB (1.50) | 18.0 ms | 5.0 ms "
     )
     assert page.count(f"{row}| 4,321 | 13, 0.10 GB | 40 s |") == len(rows)
+    assert "| a | 50.00 GB | 40.00 GB | 4,321 |\n| b | 10.00 GB | - | 0 |" in page
     assert "jax 0.10 and jax-cuda12-plugin 0.10" in page and "no estimate of the step" in page
 
 

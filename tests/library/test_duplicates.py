@@ -7,6 +7,7 @@ import tiny_index
 from scipy.spatial import transform
 from tiny_encoder import DIM, tiny_card
 
+from benchmarks import duplicates as benchmark
 from mrd_jax.library import alignment, duplicates
 from mrd_jax.search import shape_index
 
@@ -137,3 +138,17 @@ def test_copies_have_their_kinds(groups):
     assert copies["recoloured"].kind == duplicates.NEAR and copies["recoloured"].is_recoloured
     assert copies["turned"].kind == duplicates.ROTATED and not copies["turned"].is_recoloured
     assert copies["hook turned"].kind == duplicates.ROTATED
+
+
+def test_benchmark_scores_pairs_and_copies():
+    truth = {"copies/rotated/0/a": "models/a", "copies/scaled/0/a": "models/a"}
+    truth |= {f"copies/{kind}/0/a": "models/a" for kind in ("recoloured", "remeshed", "all")}
+    shapes = ["models/a", "models/b", *truth]
+    found = [
+        ["models/a", "models/b", "copies/rotated/0/a"],
+        ["copies/all/0/a", "copies/scaled/0/a"],
+    ]
+    score = benchmark.score(found, shapes, truth)
+    assert (score["pairs"], score["precision"], score["recall"]) == (4, 0.5, 0.2)
+    assert score["recall_by_kind"]["rotated"] == 1 and score["recall_by_kind"]["all"] == 0
+    assert score["other_pairs"] == [("models/a", "models/b")]

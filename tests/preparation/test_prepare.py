@@ -19,6 +19,11 @@ def two_items_per_shard(monkeypatch):
     monkeypatch.setattr(prepare, "ITEMS_PER_SHARD", 2)
 
 
+def notes_of(summary):
+    """Returns the notes but that of the vertical axis, which every build has."""
+    return [note for note in summary.notes if not note.startswith("vertical axis")]
+
+
 def run(raw, cache, *, workers=0, **settings):
     execution = build_flags.Execution(workers=workers)
     settings = SETTINGS | settings
@@ -193,7 +198,7 @@ def test_corrupt_shard_is_prepared_again_and_named(tmp_path):
     again = run(tmp_path, tmp_path / "cache")
     assert (again.written, again.reused) == (3, 1)
     assert path.read_bytes() == content
-    (note,) = again.notes
+    (note,) = notes_of(again)
     assert note.startswith("prepared again: ") and note.endswith(str(path))
 
 
@@ -235,14 +240,14 @@ def test_shards_of_an_earlier_reader_are_prepared_again_with_a_note(tmp_path, ca
     assert f"note: {note}" in str(again) and f"note: {note}" in capsys.readouterr().err
     assert [path.read_bytes() for path in prepare.shard_paths(tmp_path / "cache")] == before
     third = run(tmp_path, tmp_path / "cache")
-    assert third.reused == 5 and not third.notes
+    assert third.reused == 5 and not notes_of(third)
 
 
 def test_shards_that_other_settings_replace_anyway_are_no_note(tmp_path, capsys):
     tiny_catalogue.chairs(tmp_path, count=5)
     run(tmp_path, tmp_path / "cache")
     downgrade(tmp_path / "cache")
-    assert not run(tmp_path, tmp_path / "cache", seed=1).notes
+    assert not notes_of(run(tmp_path, tmp_path / "cache", seed=1))
     assert "note" not in capsys.readouterr().err
 
 

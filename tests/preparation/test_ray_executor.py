@@ -40,7 +40,7 @@ def report(folder, name):
         | {"PYTHONPATH": os.pathsep.join([SUPPORT, *sys.path]), "RAY_USAGE_STATS_ENABLED": "0"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert finished.returncode == 0, finished.stderr

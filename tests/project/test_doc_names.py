@@ -121,7 +121,7 @@ def fields(config):
 
 @EVERY_PAGE
 def test_fields_in_text_are_config_fields(page):
-    known = fields("configs/quickstart.py") | fields("configs/benchmarks.py")
+    known = fields("configs/finetune.py") | fields("configs/benchmarks.py")
     for piece in doc_pages.code(page):
         for field in re.findall(r"(?:--)?\bconfig\.([a-z][\w.]*\w)", piece):
             groups = {name.rpartition(".")[0] for name in known}

@@ -27,7 +27,7 @@ ORDER = (
     ("evaluation",),
     ("report",),
     ("training",),
-    ("analysis",),
+    ("analysis", "finetuning"),
     ("data_prep",),
     ("selfcheck", "search"),
     ("demo", "library"),

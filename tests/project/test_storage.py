@@ -29,11 +29,12 @@ EXCEPTIONS = {
     "convert/files.py": "PyTorch checkpoints, which torch maps into memory",
     "distributed/gpus.py": "files of the driver",
     "evaluation/benchmark/published.py": "file of the package",
+    "training/trackers.py": "files that Weights & Biases keeps on this machine",
     "tools/reproduce.py": "released files on this machine",
 }
 # Folders and prefixes that read meshes and write temporary files on this machine only.
 LOCAL = ("demo/", "search/", "tools/embed", "tools/index", "tools/inspect", "tools/search")
-LOCAL += ("selfcheck/", "tools/selfcheck")
+LOCAL += ("library/", "tools/classify", "selfcheck/", "tools/selfcheck")
 
 
 # Files of data_prep whose paths may be in a bucket.

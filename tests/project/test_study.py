@@ -11,11 +11,10 @@ from held_out_example import CHAIR, LAMP, TABLE, held_out
 
 from benchmarks import sweep
 from benchmarks.study import __main__ as command
-from benchmarks.study import execution, measure, settings, stages
-from configs import parts
-from mrd_jax.checkpoints import run_identity
+from benchmarks.study import choices, execution, measure, settings, stages, tables, worker
 from mrd_jax.evaluation import linear_probe, results
-from mrd_jax.evaluation.metrics import bootstrap, statistics
+from mrd_jax.evaluation.metrics import statistics
+from mrd_jax.training import validation
 
 ROOT = pathlib.Path(__file__).parents[2]
 EMBEDDINGS = np.stack([CHAIR, TABLE, TABLE + 0.1 * CHAIR, LAMP, CHAIR + TABLE + LAMP])
@@ -99,15 +98,15 @@ def recipe_criteria(**gains):
 
 
 def test_recipe_takes_the_options_that_help_and_fit_the_budget():
-    gains = {"colour drop 0.5": 0.02, "width 384": 0.05, "EMA 0.995": -0.01, "1,200 steps": 0.03}
-    unlimited = stages.choose_recipe(recipe_criteria(**gains), budget_hours=1e9)
+    gains = {"colour drop 0.5": 0.02, "width 384": 0.05, "no EMA": -0.01, "1,200 steps": 0.03}
+    unlimited = choices.choose_recipe(recipe_criteria(**gains), budget_hours=1e9)
     assert unlimited.overrides == {
-        **settings.RECIPE["width 384"][0], **settings.RECIPE["colour drop 0.5"][0]
+        **settings.RECIPE["width 384"].overrides, **settings.RECIPE["colour drop 0.5"].overrides
     }  # fmt: skip
     assert unlimited.steps == 1_200
-    present = stages.later_hours(stages.Recipe())
-    limited = stages.choose_recipe(recipe_criteria(**gains), budget_hours=present)
-    assert limited.overrides == settings.RECIPE["colour drop 0.5"][0]
+    present = choices.later_hours(stages.Recipe())
+    limited = choices.choose_recipe(recipe_criteria(**gains), budget_hours=present)
+    assert limited.overrides == settings.RECIPE["colour drop 0.5"].overrides
     assert limited.steps == 600
 
 
@@ -116,7 +115,7 @@ def test_halving_keeps_the_best_and_combines_the_winners_of_different_families()
     criteria = {setting.name: 0.4 - 0.001 * i for i, setting in enumerate(current)}
     criteria |= {"contrastive": 0.9, "MRD, defaults": 0.5}
     criteria |= {"4 effective neighbours": 0.6, "8 effective neighbours": 0.59, "lambda 0.3": 0.55}
-    kept = stages.next_settings(current, criteria, round_=1)
+    kept = choices.next_settings(current, criteria, round_=1)
     assert len(kept) == -(-len(current) // 2)
     assert [s.name for s in kept[:3]] == [
         "4 effective neighbours", "8 effective neighbours", "lambda 0.3",
@@ -131,8 +130,8 @@ def test_halving_keeps_the_best_and_combines_the_winners_of_different_families()
 def test_no_setting_beats_the_reference_and_the_reference_is_chosen():
     current = [settings.RELATIONS[0]]
     criteria = {"contrastive": 0.9, "MRD, defaults": 0.5, current[0].name: 0.5}
-    assert stages.choose_setting(current, criteria) is settings.REFERENCE
-    assert stages.combine([]) == []
+    assert choices.choose_setting(current, criteria) is settings.REFERENCE
+    assert choices.combine([]) == []
 
 
 def test_methods_differ_from_the_chosen_objective_in_their_lambdas_alone():
@@ -188,6 +187,8 @@ def made_up(run, shapes=24):
     hits = {kind: rng.random(shapes) < quality for kind in kinds}
     values = {kind: np.where(hits[kind], 1, 9).tolist() for kind in kinds}
     values["map"] = np.where(hits["map"], measure.SCALE, 0).tolist()
+    if run.probes:
+        values["probe"] = hits["probe"].astype(int).tolist()
     layout = {
         "groups": groups,
         "labels": [i % 4 for i in everything],
@@ -227,14 +228,9 @@ def stubbed(tmp_path, monkeypatch):
     monkeypatch.setattr(execution.Study, "execute", execute)
     monkeypatch.setattr(execution.Study, "_folder", lambda study, run: tmp_path / "data")
     monkeypatch.setattr(sweep, "attempt_jobs", attempt)
-    monkeypatch.setattr(command, "check_data", lambda data, wanted: None)
+    monkeypatch.setattr(execution, "check_data", lambda folder, name: None)
     # The differences are large; their intervals are tested elsewhere.
-    monkeypatch.setattr(bootstrap.mean_interval, "__kwdefaults__", {
-        **bootstrap.mean_interval.__kwdefaults__, "draws": 50,
-    })  # fmt: skip
-    monkeypatch.setattr(bootstrap.paired_difference, "__kwdefaults__", {
-        **bootstrap.paired_difference.__kwdefaults__, "draws": 50,
-    })  # fmt: skip
+    monkeypatch.setattr(tables, "DRAWS", 50)
     page = tmp_path / "page.md"
     names = ("recipe", "relations", "parts", "furniture", "regimes")
     page.write_text(
@@ -259,7 +255,9 @@ def mcnemar_line(path):
     return f"{test.count} shapes, {test.only_first} correct by MRD alone"
 
 
-def test_a_study_chooses_what_is_best_and_a_finished_one_runs_nothing(stubbed, capsys):
+def test_a_study_chooses_what_is_best_and_a_finished_one_needs_no_data(
+    stubbed, capsys, monkeypatch
+):
     arguments, executed, _, page = stubbed
     assert command.main(arguments) == 0
     text = page.read_text()
@@ -270,6 +268,7 @@ def test_a_study_chooses_what_is_best_and_a_finished_one_runs_nothing(stubbed, c
     # Contrastive is worse by about 20 points in every part.
     assert re.search(r"\| top-1 \| .*\| \+\d\d\.\d \[", text)
     executed.clear()
+    monkeypatch.delattr(execution, "check_data")
     assert command.main(arguments) == 0
     assert executed == []
     assert page.read_text() == text
@@ -278,7 +277,8 @@ def test_a_study_chooses_what_is_best_and_a_finished_one_runs_nothing(stubbed, c
 
 def test_a_run_waits_for_those_that_it_needs_and_is_not_run_without_them(stubbed, tmp_path):
     _, executed, failing, _ = stubbed
-    study = execution.Study({}, tmp_path / "runs", tmp_path / "output", parallel=2)
+    data = dict.fromkeys(("parts", "furniture"), tmp_path)
+    study = execution.Study(data, tmp_path / "runs", tmp_path / "output", parallel=2)
     branched = next(setting for setting in settings.RELATIONS if setting.branched)
     runs = stages.relations_round(0, [branched], stages.Recipe())
     assert len(study.execute(runs)) == 6
@@ -292,7 +292,7 @@ def test_a_run_waits_for_those_that_it_needs_and_is_not_run_without_them(stubbed
     trunk = str(tmp_path / "runs" / "relations" / runs[2].name)
     assert first["initial_weights"] == second["initial_weights"] == trunk
 
-    other = execution.Study({}, tmp_path / "runs2", tmp_path / "output2", parallel=2)
+    other = execution.Study(data, tmp_path / "runs2", tmp_path / "output2", parallel=2)
     failing.add(runs[2].name)  # the trunk
     executed.clear()
     assert len(other.execute(runs)) == 2
@@ -317,9 +317,27 @@ def test_results_of_other_settings_are_refused(stubbed, capsys, monkeypatch):
     arguments, _, _, _ = stubbed
     arguments = [*arguments, "--stages", "recipe"]
     assert command.main(arguments) == 0
-    monkeypatch.setitem(settings.RECIPE, "EMA 0.995", ({"optimizer.ema_decay": 0.9}, 1.0))
+    monkeypatch.setitem(settings.RECIPE, "no EMA", settings.Option({"optimizer.ema_decay": 0.9}))
     assert command.main(arguments) == 2
     assert "with other settings" in capsys.readouterr().err
+
+
+def test_a_finished_workdir_of_other_settings_is_refused(stubbed, capsys, monkeypatch, tmp_path):
+    arguments, _, _, _ = stubbed
+    arguments = [*arguments, "--stages", "recipe"]
+    assert command.main(arguments) == 0
+    (tmp_path / "output" / "recipe.json").unlink()
+    monkeypatch.setitem(settings.RECIPE, "no EMA", settings.Option({"optimizer.ema_decay": 0.9}))
+    assert command.main(arguments) == 2
+    assert "belongs to a run with other settings" in capsys.readouterr().err
+
+
+def test_parts_without_groups_and_data_without_validation_are_refused(made):
+    with pytest.raises(ValueError, match="has no split 'validation', only \\['test', 'train'\\]"):
+        execution.check_data(made, name="parts")
+    execution.check_data(made, name="furniture")
+    with pytest.raises(FileNotFoundError, match="no data set in"):
+        execution.check_data(made.parent, name="furniture")
 
 
 def test_a_dry_run_prints_hours_and_starts_nothing(tmp_path, capsys):
@@ -339,10 +357,16 @@ def test_a_page_without_a_marker_is_refused(tmp_path):
     assert page.read_text() == "<!-- study: parts -->\n\na \\1 b\n\n<!-- end of study -->\n"
 
 
-def test_every_setting_sets_fields_of_the_config():
-    fields = set(run_identity.flatten(parts.get_config()))
-    used = [*settings.RELATIONS, settings.CONTRASTIVE]
-    overrides = [setting.overrides for setting in used] + [r[0] for r in settings.RECIPE.values()]
-    assert {name for each in overrides for name in each} <= fields
-    changed = [json.dumps(setting.overrides) for setting in used if not setting.branched]
+def test_all_overrides_are_valid_together_with_the_data():
+    overrides = [setting.overrides for setting in (*settings.RELATIONS, settings.CONTRASTIVE)]
+    overrides += [recipe.overrides for recipe in settings.RECIPE.values()]
+    for fields in overrides:
+        spec = worker.Spec(str(ROOT / stages.PARTS_CONFIG), fields, "", "validation", probes=False)
+        config = worker.read_config(spec, split=spec.split)
+        config.data.points = 4_096
+        validation.validate(config)
+
+
+def test_settings_differ():
+    changed = [json.dumps(s.overrides) for s in settings.RELATIONS if not s.branched]
     assert len(set(changed)) == len(changed)

@@ -101,7 +101,6 @@ def test_a_branch_starts_from_the_weights_of_its_trunk(execute, tmp_path):
     assert average["values"] == branch["values"]
 
 
-@pytest.mark.slow
 def test_baselines_are_stored_with_their_values(execute):
     result = execute("baselines", config="", overrides={})
     assert "majority" in result["baselines"] and "chance" not in result["baselines"]
@@ -116,4 +115,4 @@ def test_baselines_are_stored_with_their_values(execute):
 def test_a_field_that_does_not_exist_is_named(execute, tmp_path, capsys):
     with pytest.raises(AssertionError):
         execute("run", overrides={"loss.no_such_field": 1})
-    assert "cannot set config.loss.no_such_field" in capsys.readouterr().err
+    assert "config.loss.no_such_field" in capsys.readouterr().err

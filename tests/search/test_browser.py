@@ -86,7 +86,7 @@ def test_the_page_shows_why_a_file_is_rejected(opened, shoot):
     page = opened()
     pages.drop(page, "bad.glb", b"glTF garbage")
     alert = page.get_by_role("alert")
-    page.wait_for_selector("#error:has-text('bad.glb cannot be used: unreadable mesh')")
+    page.wait_for_selector("#error:has-text('bad.glb cannot be used: truncated binary glTF file')")
     shoot(page, "desktop-rejected")
     page.evaluate(
         """() => {

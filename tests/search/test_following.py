@@ -101,6 +101,7 @@ def test_a_changed_texture_and_one_that_was_missing_are_noticed(student):
         file.write(obj)
     arguments = ["meshes", *BUILD[1:]]
     assert index.main(arguments) == 0 and index.main(arguments) == 0
+    assert student.clouds == 1
     with open("meshes/a.mtl", "w") as file:
         file.write("newmtl a\nKd 1 0 0\n")
     assert index.main(arguments) == 0
@@ -227,6 +228,27 @@ def test_folders_are_added_and_shapes_are_removed_by_id(student, tmp_path, capsy
     assert len(items()) == 2
     assert search.main(["remove", "--index", "index", "unknown"]) == 2
     assert "no shape 'unknown'; nothing was removed" in capsys.readouterr().err
+
+
+def test_a_folder_has_one_name_however_it_is_written(student, tmp_path, monkeypatch, capsys):
+    assert index.main(BUILD) == 0
+    before = items()
+    for path in ("./my_shapes/", str(tmp_path / "my_shapes")):
+        assert index.main([path, *BUILD[1:]]) == 0
+    assert items() == before and student.clouds == 3
+    write("box", "teal", folder="other/my_shapes")
+    monkeypatch.chdir(tmp_path / "other")
+    arguments = ["my_shapes", "--encoder", "../encoder", "--output", "../index"]
+    assert index.main(arguments) == 2
+    assert "the index follows another my_shapes, at ../my_shapes from" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_missing_does_not_keep_others_from_being_added(student):
+    assert index.main(BUILD) == 0
+    os.rename("my_shapes", "elsewhere")
+    write("box", "teal", folder="more")
+    add = ["add", "--index", "index", "--checkpoint", "encoder", "more"]
+    assert search.main(add) == 0 and len(items()) == 4
 
 
 def test_indexes_are_merged_and_described(student, tmp_path, capsys):

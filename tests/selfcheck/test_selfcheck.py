@@ -5,6 +5,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from configs import mrd_pointbert
 from mrd_jax.kernels import attention, chunked_pooling
 from mrd_jax.losses import blockwise
 from mrd_jax.models import grouping
-from mrd_jax.selfcheck import kernels, reference, results, resume, speed, suite
+from mrd_jax.selfcheck import kernels, parallel, reference, results, resume, speed, suite
 
 ROOT = pathlib.Path(__file__).parents[2]
 QUICK = [sys.executable, "-m", "mrd_jax.tools.selfcheck", "--quick"]
@@ -22,7 +23,9 @@ QUICK = [sys.executable, "-m", "mrd_jax.tools.selfcheck", "--quick"]
 def make_context(folder, **options):
     config = mrd_pointbert.get_config()
     file = str(ROOT / "configs" / "mrd_pointbert.py")
-    return results.Context(config, file, folder, **({"quick": True, "device_limit": 1} | options))
+    # A busy machine must not skip a check.
+    defaults = {"quick": True, "device_limit": 1, "seconds": float("inf")}
+    return results.Context(config, file, folder, **(defaults | options))
 
 
 @pytest.fixture(scope="module")
@@ -111,10 +114,43 @@ def test_the_largest_error_is_relative_to_the_largest_value(found, expected, err
 
 
 def test_memory_above_the_compilers_figure_fails():
-    def status(peak):
-        return speed._compare_memory("step/8", {"peak_bytes": peak, "compiler_bytes": 100}).status
+    """Arrays of others count; a peak of an earlier check says nothing."""
+
+    def status(peak, *, earlier=0):
+        figures = {"compiler_bytes": 60, "other_bytes": 40, "earlier_peak_bytes": earlier}
+        return speed.compare_memory("memory/8", figures | {"peak_bytes": peak}).status
 
     assert [status(None), status(110), status(130)] == ["skipped", "pass", "fail"]
+    assert [status(130, earlier=130), status(130, earlier=129)] == ["skipped", "fail"]
+
+
+def test_memory_statistics_are_the_largest_of_the_devices():
+    devices = [
+        types.SimpleNamespace(memory_stats=lambda figures=figures: figures)
+        for figures in ({"peak_bytes_in_use": 3, "bytes_in_use": 2}, {"peak_bytes_in_use": 5}, None)
+    ]
+    assert speed.memory_in_use(devices) == {"peak_bytes_in_use": 5, "bytes_in_use": 2}
+
+
+def test_the_fastest_attention_is_named_with_the_line_that_selects_it():
+    result = speed.advise_attention({"auto": 3.0, "xla": 2.0, "cudnn": 3.0}, chosen="cudnn")
+    assert "'cudnn'" in result.detail and "1.50 times" in result.detail
+    assert "config.model.attention = 'xla'" in result.detail
+    result = speed.advise_attention({"auto": 2.04, "xla": 3.0, "cudnn": 2.0}, chosen="cudnn")
+    assert "nothing has to be set" in result.detail
+
+
+def test_a_backend_that_updates_one_parameter_wrongly_fails(monkeypatch, tmp_path):
+    """The metrics of two steps are equal: the fault is in the last update."""
+    right = ({"loss": np.ones(2)}, {"kernel": np.ones((2, 2)), "bias": np.ones(2)})
+    wrong = (right[0], {**right[1], "bias": np.array([1.0, 1.1])})
+    monkeypatch.setattr(
+        parallel, "_train", lambda config, spmd, *_: {"pmap": wrong}.get(spmd, right)
+    )
+    found = {result.name: result for result in parallel.check_backends(make_context(tmp_path))}
+    assert found["backends/pmap/1"].status == results.PASS
+    assert found["backends/pmap/1/parameters"].status == results.FAIL
+    assert found["backends/pmap/1/parameters"].values["error"] == pytest.approx(0.1)
 
 
 def test_the_loop_over_attention_has_the_gradient_of_finite_differences():

@@ -8,7 +8,8 @@ import sys
 import pytest
 from tiny import tiny_config
 
-from mrd_jax.analysis import chips, planning
+from configs import mrd_pointbert
+from mrd_jax.analysis import ahead, chips, planning
 
 
 def run_config():
@@ -54,6 +55,20 @@ def test_malformed_topology_is_an_error(topology):
         chips.count_chips(topology)
 
 
+@pytest.mark.parametrize(
+    ("implementation", "topology", "platform"),
+    [("pallas", "h100:8", "cuda"), ("cudnn", "v5e:8x8", "tpu")],
+)
+def test_attention_that_the_chips_lack_is_an_error_without_a_compiler(
+    implementation, topology, platform
+):
+    config = mrd_pointbert.get_config()
+    config.model.attention = implementation
+    with pytest.raises(ValueError, match=f"the platform is {platform}, which has auto, xla"):
+        ahead.measure(config, topology=topology)
+    ahead.validate(config, topology="other:8")
+
+
 def run_tool(*options):
     command = [sys.executable, "-m", "mrd_jax.tools.plan", "--config=configs/mrd_pointbert.py"]
     return subprocess.run([*command, *options], capture_output=True, text=True)
@@ -65,6 +80,8 @@ def test_command_prints_a_table_and_a_json_line():
     figures = json.loads(done.stdout)
     assert figures["checkpoint_gb"] == pytest.approx(32.3e6 * 12 / 1e9, abs=0.01)
     assert figures["estimated"] is False
+    # Without a data set, records of 10,000 points are assumed.
+    assert figures["data_gb"] == pytest.approx(875_000 * 136_080 / 1e9, abs=0.05)
     assert "left out    compilation and start-up" in done.stderr
 
 

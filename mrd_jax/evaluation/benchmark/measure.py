@@ -33,8 +33,10 @@ def measure(test_set: test_sets.TestSet, *, encoder: Encoder, config: ConfigDict
       `directory`, `data` (the fingerprint), `source` and `points` of the test set; `counts`, the
       numbers of shapes per split, of labelled test shapes and of classes; `mirrored`, whether its
       point clouds were mirrored to the convention of the encoder; `results`, the rows of the
-      results table as `results.Result.as_dict` returns them; and, if there is a training split to
-      fit them to, `linear_probe` and `few_shot` as the functions of those names return them.
+      results table as `results.Result.as_dict` returns them; if there is a training split to fit
+      them to, `linear_probe` and `few_shot` as the functions of those names return them; and, if
+      the encoder was fine-tuned on the classes of the test set, `fine_tuned`, the metrics of its
+      class head.
 
     Raises:
       ValueError: a record or an embedding is invalid, or no shape has a known class.
@@ -69,6 +71,7 @@ def measure(test_set: test_sets.TestSet, *, encoder: Encoder, config: ConfigDict
         "counts": {**test_set.metadata["counts"], "labelled": len(test.labelled)},
         "results": [row.as_dict() for row in baselines.with_student(rows, student)],
         **_fit_probes(test_set, test, embeddings, encoder=encoder, config=config),
+        **_measure_class_head(test, embeddings, encoder=encoder),
     }
 
 
@@ -119,6 +122,16 @@ def _clouds(
 def _is_mirrored(test_set: test_sets.TestSet, encoder: Encoder) -> bool:
     """Returns whether the set's point clouds are mirror images of what the encoder expects."""
     return test_set.metadata["from_y_up"] != encoder.card.from_y_up
+
+
+def _measure_class_head(
+    test: held_out_split.HeldOut, embeddings: np.ndarray, *, encoder: Encoder
+) -> dict[str, Any]:
+    """Measures the class head of a fine-tuned encoder; nothing if it has other classes."""
+    if encoder.classes is None or encoder.classes.names != test.class_names:
+        return {}
+    scores = encoder.classes.logits(embeddings)
+    return {"fine_tuned": results.from_scores(scores, name="fine-tuned", held_out=test).metrics}
 
 
 def _fit_probes(

@@ -102,7 +102,7 @@ def _section(figures: Mapping[str, Any]) -> list[str]:
     frozen = {
         "zero_shot": _student(figures).metrics,
         "retrieval": _student(figures).retrieval,
-    } | {name: figures[name] for name in ("linear_probe", "few_shot") if name in figures}
+    } | {name: figures[name] for name in transfer.FITTED if name in figures}
     rest = [["in %, except penalties and ranks", "student"], *transfer.cells(frozen).items()]
     return [
         size,
