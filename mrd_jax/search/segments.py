@@ -163,7 +163,16 @@ def read_format_1(folder: Path) -> Segment:
         lines.append(lines[-1] + len(line))
         keys.append(entries.key_of(entries.item_from_json(line).id))
     tables = {"lines": np.array(lines, np.int64), "keys": np.array(keys, np.uint64)}
-    segment = Segment(folder, **arrays, **tables, pictures=None, text=text, archives=())
+    segment = Segment(
+        folder,
+        **arrays,
+        **tables,
+        pictures=None,
+        text=text,
+        archives=(),
+        meshes=None,
+        mesh_data=None,
+    )
     _check(segment, lines=len(keys))
     return segment
 
