@@ -70,7 +70,8 @@ EXTRAS = {
     # Experiment tracker; later versions need a beta release of another package.
     "wandb": ["wandb>=0.29,<0.30"],
     # The search page, and approximate search above 200,000 shapes.
-    "demo": ["starlette>=1.10,<2", "uvicorn>=0.54,<1"],
+    # scikit-learn draws the map of an index.
+    "demo": ["scikit-learn>=1.6,<2", "starlette>=1.10,<2", "uvicorn>=0.54,<1"],
     "ann": ["faiss-cpu>=1.9,<2"],
     "test": [
         "faiss-cpu>=1.9,<2",

@@ -8,8 +8,9 @@ meshes, each with the search that follows. Latencies are medians in milliseconds
 the classification of an uploaded mesh among ten new classes; `classify_worst_ms` is the slowest of
 these requests, including the first. `page_bytes` is the number of bytes that are sent before the
 first search, `load_ms` the time to fetch them. If chromium and the extra `browser` are installed,
-`browser_load_ms` is the time until a browser has loaded the page, and `browser_answer_ms` the time
-until it shows search results.
+`browser_load_ms` is the time until a browser has loaded the page, `browser_answer_ms` the time
+until it shows search results, and `browser_shape_ms` until the first of them is drawn as a mesh or
+a cloud. With --screenshot, the browser saves a picture of the results of --words.
 
 With --clients 200 --seconds 60, measures instead what so many parallel clients of the HTTP API get
 in that time: requests, errors, percentiles of their milliseconds, and the memory of the server.
@@ -55,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--repeats", type=int, default=30, help="requests of each kind (default: 30)"
     )
+    parser.add_argument("--screenshot", help="PNG file of the page with results, to write")
+    parser.add_argument("--words", default="chair", help="text of the screenshot (chair)")
     parser.add_argument("--clients", type=int, default=0, help="parallel clients of the API")
     parser.add_argument("--seconds", type=float, default=60, help="with --clients: duration (60)")
     parser.add_argument("--workers", type=int, default=1, help="processes of the server (1)")
@@ -125,7 +128,21 @@ def measure(address: str, options: argparse.Namespace, browser: Any) -> dict:
         )
     measured["fifty_at_once_ms"] = round(1_000 * (time.perf_counter() - started), 1)
     measured |= measure_page(address)
-    return measured | measure_in_browser(address, browser) if browser else measured
+    if browser is None:
+        return measured
+    if options.screenshot:
+        save_screenshot(address, browser, options)
+    return measured | measure_in_browser(address, browser)
+
+
+def save_screenshot(address: str, browser: Any, options: argparse.Namespace) -> None:
+    """Saves a picture of the first results of a text, with their shapes drawn."""
+    page = browser.new_page(viewport={"width": 1_200, "height": 1_150})
+    page.goto(f"{address}?{urllib.parse.urlencode({'text': options.words})}")
+    page.wait_for_function("() => document.querySelectorAll('.card canvas').length >= 8")
+    page.wait_for_timeout(2_000)  # until all of them are drawn
+    page.screenshot(path=options.screenshot)
+    page.close()
 
 
 def measure_classification(address: str, repeats: int) -> dict[str, float]:
@@ -213,7 +230,7 @@ def measure_page(address: str) -> dict:
 
 def measure_in_browser(address: str, browser: Any) -> dict:
     """Measures five page loads and searches in a Playwright browser."""
-    loads, answers = [], []
+    loads, answers, shapes = [], [], []
     for number in range(6):  # the first one is a warm-up
         page = browser.new_page()
         page.goto(address, wait_until="load")
@@ -226,10 +243,13 @@ def measure_in_browser(address: str, browser: Any) -> dict:
         page.press("#words", "Enter")
         page.wait_for_selector(".card")
         answers.append(1_000 * (time.perf_counter() - started))
+        page.wait_for_selector(".card canvas")
+        shapes.append(1_000 * (time.perf_counter() - started))
         page.close()
     return {
         "browser_load_ms": round(statistics.median(loads[1:]), 1),
         "browser_answer_ms": round(statistics.median(answers[1:]), 1),
+        "browser_shape_ms": round(statistics.median(shapes[1:]), 1),
     }
 
 

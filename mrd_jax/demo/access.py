@@ -20,7 +20,7 @@ _TOKEN_NAMES = ("token", "access_token", "api_key", "apikey", "key", "authorizat
 # Paths that need no token: a supervisor asks whether the process is alive.
 _OPEN = ("/healthz",)
 # Paths whose requests count towards the limit of a client: those that use a model or the index.
-_COUNTED = ("/api/v1/", "/api/find", "/api/classify", "/api/uploads")
+_COUNTED = ("/api/v1/", "/api/find", "/api/classify", "/api/uploads", "/api/map", "/api/list")
 # Clients that are remembered; those that were idle longest are forgotten first.
 _MAX_CLIENTS = 10_000
 

@@ -51,9 +51,9 @@ class Api:
         return [
             routing.Route("/api/openapi.json", self.description),
             routing.Route("/api/v1/about", self.about),
-            routing.Route("/api/v1/search", self._json(self.search), methods=["POST"]),
-            routing.Route("/api/v1/embed", self._json(self.embed), methods=["POST"]),
-            routing.Route("/api/v1/classify", self._json(self.classify), methods=["POST"]),
+            routing.Route("/api/v1/search", json_handler(self.search), methods=["POST"]),
+            routing.Route("/api/v1/embed", json_handler(self.embed), methods=["POST"]),
+            routing.Route("/api/v1/classify", json_handler(self.classify), methods=["POST"]),
             routing.Route("/api/v1/neighbours", self.neighbours),
             routing.Route("/api/v1/files", self.upload, methods=["POST"]),
             routing.Route("/api/v1/shapes", self.add, methods=["POST"]),
@@ -63,15 +63,6 @@ class Api:
 
     def _engine(self) -> terms.Engine:
         return terms.Engine(self._live.searcher, self._uploads)
-
-    def _json(self, function: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable:
-        """Returns a handler that passes the body to a function, which runs in a thread."""
-
-        async def handler(request: requests.Request) -> responses.Response:
-            body = await _read_json(request)
-            return responses.JSONResponse(await concurrency.run_in_threadpool(function, body))
-
-        return handler
 
     def description(self, request: requests.Request) -> responses.Response:
         """Returns the description of this API."""
@@ -95,27 +86,30 @@ class Api:
     def search(self, body: dict[str, Any]) -> dict[str, Any]:
         """Returns the shapes nearest to a query."""
         started = time.perf_counter()
-        _check_fields(body, ("terms", "count", "filters"))
+        check_fields(body, ("terms", "count", "filters", "offset"))
         engine = self._engine()
         count = terms.parse_count(str(body.get("count", 12)))
-        found = engine.find(
-            _terms_of(body), count=count, wanted=_filters_of(body.get("filters", {}))
+        page = engine.find(
+            _terms_of(body),
+            count=count,
+            wanted=_filters_of(body.get("filters", {})),
+            offset=terms.parse_offset(str(body.get("offset", 0))),
         )
         return {
-            "shapes": found,
+            "shapes": page.found,
             "version": engine.index.version,
             "milliseconds": round(1_000 * (time.perf_counter() - started), 1),
         }
 
     def embed(self, body: dict[str, Any]) -> dict[str, Any]:
         """Returns the embedding of a query."""
-        _check_fields(body, ("terms",))
+        check_fields(body, ("terms",))
         return {"embedding": [float(value) for value in self._engine().embed(_terms_of(body))]}
 
     def classify(self, body: dict[str, Any]) -> dict[str, Any]:
         """Returns class names by their similarity with a query."""
-        _check_fields(body, ("terms", "classes"))
-        names = _texts(body.get("classes", []), name="classes")
+        check_fields(body, ("terms", "classes"))
+        names = check_texts(body.get("classes", []), name="classes")
         return {"classes": self._engine().classify(_terms_of(body), names)}
 
     def neighbours(self, request: requests.Request) -> responses.Response:
@@ -127,7 +121,7 @@ class Api:
         count = terms.parse_count(request.query_params.get("count", "12"))
         term = terms.Term("shape", f"{entries.key_of(shape_id):016x}")
         return responses.JSONResponse(
-            {"shapes": engine.find([term], count=count), "version": engine.index.version}
+            {"shapes": engine.find([term], count=count).found, "version": engine.index.version}
         )
 
     async def upload(self, request: requests.Request) -> responses.Response:
@@ -169,7 +163,7 @@ class Api:
                 # A cloud that has less points than the index repeats them.
                 order = np.arange(writer.index.xyz.shape[1]) % len(upload.xyz)
                 entry = entries.Entry(
-                    item, upload.row, upload.xyz[order], upload.rgb[order], picture
+                    item, upload.row, upload.xyz[order], upload.rgb[order], picture, upload.mesh
                 )
                 writer.add([entry])
                 writer.publish()
@@ -198,6 +192,16 @@ class Api:
         return responses.PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
 
+def json_handler(function: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable:
+    """Returns a handler that passes the body to a function, which runs in a thread."""
+
+    async def handler(request: requests.Request) -> responses.Response:
+        body = await _read_json(request)
+        return responses.JSONResponse(await concurrency.run_in_threadpool(function, body))
+
+    return handler
+
+
 async def _read_json(request: requests.Request) -> dict[str, Any]:
     """Returns the object in the body of a request."""
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
@@ -221,7 +225,8 @@ async def _read_json(request: requests.Request) -> dict[str, Any]:
     return value
 
 
-def _check_fields(body: Mapping[str, Any], known: tuple[str, ...]) -> None:
+def check_fields(body: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    """Raises HTTPException if an object has fields that are not known."""
     if unknown := sorted(body.keys() - set(known)):
         raise HTTPException(400, f"unknown field {unknown[0][:40]!r}; expected {', '.join(known)}")
 
@@ -233,7 +238,7 @@ def _terms_of(body: Mapping[str, Any]) -> list[terms.Term]:
         raise HTTPException(400, "terms: expected a list of objects")
     found = []
     for term in given:
-        _check_fields(term, (*terms.KINDS, "id", "weight"))
+        check_fields(term, (*terms.KINDS, "id", "weight"))
         kinds = [kind for kind in (*terms.KINDS, "id") if kind in term]
         if len(kinds) != 1 or not isinstance(term[kinds[0]], str):
             raise HTTPException(400, "a term needs one of text, upload, shape and id, as text")
@@ -250,13 +255,14 @@ def _terms_of(body: Mapping[str, Any]) -> list[terms.Term]:
 def _filters_of(given: Any) -> filters.Filters:
     if not isinstance(given, dict):
         raise HTTPException(400, "filters: expected an object")
-    _check_fields(given, (*filters.FIELDS, "folder"))
-    lists = {name: _texts(given.get(name, []), name=name) for name in filters.FIELDS}
-    (folder,) = _texts([given.get("folder", "")], name="folder")
+    check_fields(given, (*filters.FIELDS, "folder"))
+    lists = {name: check_texts(given.get(name, []), name=name) for name in filters.FIELDS}
+    (folder,) = check_texts([given.get("folder", "")], name="folder")
     return filters.Filters(**lists, folder=folder)
 
 
-def _texts(given: Any, *, name: str) -> list[str]:
+def check_texts(given: Any, *, name: str) -> list[str]:
+    """Returns a list of texts; raises HTTPException with the name of the field if it is none."""
     if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
         raise HTTPException(400, f"{name}: expected a list of texts")
     return given

@@ -16,6 +16,7 @@ METADATA = {
 }
 _TEXT: dict[str, Any] = {"type": "string"}
 _COUNT = {"type": "integer", "minimum": 1, "maximum": terms.MAX_RESULTS, "default": 12}
+_OFFSET = {"type": "integer", "minimum": 0, "default": 0}
 _LIST = {"type": "array", "items": _TEXT}
 
 
@@ -84,10 +85,12 @@ def _schemas() -> dict[str, Any]:
     return {
         "Term": term,
         "Filters": _object(creator=_LIST, licence=_LIST, label=_LIST, folder=_TEXT),
-        "Search": _object("terms", terms=parts, count=_COUNT, filters=_ref("Filters")),
+        "Search": _object(
+            "terms", terms=parts, count=_COUNT, filters=_ref("Filters"), offset=_OFFSET
+        ),
         "Embed": _object("terms", terms=parts),
         "Classify": _object("terms", "classes", terms=parts, classes=classes),
-        "Shape": _complete(score=number, **dict.fromkeys(fields, _TEXT)),
+        "Shape": _complete(score=number, mesh=integer, **dict.fromkeys(fields, _TEXT)),
         "Shapes": _object(
             "shapes",
             "version",

@@ -14,6 +14,9 @@ from mrd_jax.search import filters, queries
 # Limits per request: results, parts of a query, classes, and characters of a text.
 MAX_RESULTS, MAX_PARTS, MAX_CLASSES, MAX_CHARACTERS = 60, 8, 50, 300
 KINDS = ("text", "upload", "shape")
+# Orders of results. All but the first apply to so many of the most similar shapes.
+ORDERS = ("similarity", "title", "creator", "label")
+MAX_SORTED = 240
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +32,19 @@ class Term:
     kind: str
     value: str
     weight: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """A part of the results of a query.
+
+    Attributes:
+      found: the shapes as JSON, see `Engine.describe`.
+      total: number of results on all pages.
+    """
+
+    found: list[dict[str, Any]]
+    total: int
 
 
 class Engine:
@@ -83,14 +99,22 @@ class Engine:
             raise HTTPException(400, str(error)) from error
 
     def find(
-        self, terms: Sequence[Term], *, count: int, wanted: filters.Filters | None = None
-    ) -> list[dict[str, Any]]:
+        self,
+        terms: Sequence[Term],
+        *,
+        count: int,
+        wanted: filters.Filters | None = None,
+        offset: int = 0,
+        order: str = "similarity",
+    ) -> Page:
         """Returns the shapes nearest to a query, without the last shape that is a term of it.
 
         Args:
           terms: the query.
           count: number of shapes.
           wanted: conditions that the shapes have to meet.
+          offset: number of results to skip.
+          order: one of `ORDERS`; all but the first sort the `MAX_SORTED` nearest shapes.
 
         Raises:
           HTTPException: a term cannot be used.
@@ -99,22 +123,52 @@ class Engine:
         shapes = [term.value for term in terms if term.kind == "shape"]
         exclude = self.number(shapes[-1]) if shapes else None
         among = self.searcher.facets().numbers(wanted) if wanted else None
-        matches = self.searcher.find(row, count=count, exclude=exclude, among=among)
-        pairs = zip(matches.numbers.tolist(), matches.scores.tolist(), strict=True)
-        return [self.describe(number, score) for number, score in pairs]
+        total = len(self.index) if among is None else len(among)
+        if exclude is not None and (among is None or exclude in among):
+            total -= 1
+        if order != "similarity":
+            total = min(total, MAX_SORTED)
+        reach = min(total, offset + count) if order == "similarity" else total
+        matches = self.searcher.find(row, count=reach, exclude=exclude, among=among)
+        numbers, scores = matches.numbers, matches.scores
+        if order != "similarity":
+            places = np.argsort(self.searcher.facets().ranks(order)[numbers], kind="stable")
+            numbers, scores = numbers[places], scores[places]
+        chosen = slice(offset, offset + count)
+        pairs = zip(numbers[chosen].tolist(), scores[chosen].tolist(), strict=True)
+        return Page([self.describe(number, score) for number, score in pairs], total)
 
-    def describe(self, number: int, score: float) -> dict[str, Any]:
-        """Returns a result as JSON."""
+    def browse(
+        self, *, count: int, wanted: filters.Filters, offset: int = 0, order: str = "similarity"
+    ) -> Page:
+        """Returns shapes without a query, in the order of the index or of a field.
+
+        Args:
+          count: as in `find`, as are the following.
+          wanted: conditions that the shapes have to meet.
+          offset: number of results to skip.
+          order: one of `ORDERS`; the first is the order of the index.
+        """
+        facets = self.searcher.facets()
+        numbers = facets.numbers(wanted)
+        if order != "similarity":
+            numbers = numbers[np.argsort(facets.ranks(order)[numbers], kind="stable")]
+        found = numbers[offset : offset + count].tolist()
+        return Page([self.describe(number) for number in found], len(numbers))
+
+    def describe(self, number: int, score: float | None = None) -> dict[str, Any]:
+        """Returns a shape as JSON, with the similarity if it is a result of a query."""
         item = self.index.items[number]
         return {
             "key": item.key,
             "id": item.id,
-            "score": round(score, 4),
+            "score": None if score is None else round(score, 4),
             "title": item.title,
             "name": item.name,
             "creator": item.creator,
             "licence": item.licence,
             "label": item.label,
+            "mesh": self.index.mesh_size(number),
         }
 
     def classify(self, terms: Sequence[Term], names: Sequence[str]) -> list[dict[str, Any]]:
@@ -149,6 +203,21 @@ def parse_number(text: str, *, name: str) -> float:
     if not np.isfinite(value):
         raise HTTPException(400, f"{name} is {text!r}; expected a number")
     return value
+
+
+def parse_order(text: str) -> str:
+    """Returns an order of results; raises HTTPException if there is no such order."""
+    if text not in ORDERS:
+        raise HTTPException(400, f"sort is {text[:40]!r}; expected one of {', '.join(ORDERS)}")
+    return text
+
+
+def parse_offset(text: str) -> int:
+    """Returns a number of results to skip; raises HTTPException if it is not allowed."""
+    value = parse_number(text, name="offset")
+    if not 0 <= value < 2**31:
+        raise HTTPException(400, f"offset is {value:g}; expected 0 or more")
+    return int(value)
 
 
 def parse_count(text: str) -> int:

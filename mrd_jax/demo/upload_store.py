@@ -44,6 +44,7 @@ class Upload:
       row: float32 [dim], unit norm.
       xyz: float32 [points, 3]; points is 0 for a picture.
       rgb: uint8 [points, 3].
+      mesh: reduced mesh, a glb file; b"" if there is none.
       faults: parts of the file that were ignored, such as "missing texture".
     """
 
@@ -53,12 +54,17 @@ class Upload:
     row: np.ndarray
     xyz: np.ndarray
     rgb: np.ndarray
+    mesh: bytes
     faults: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """Returns what the client needs to know, as JSON."""
         faults = list(self.faults)
         return {"id": self.id, "kind": self.kind, "name": self.name, "faults": faults}
+
+    def as_result(self) -> dict[str, Any]:
+        """Returns what the page needs to know, as JSON: also the bytes of the mesh."""
+        return self.as_dict() | {"mesh": len(self.mesh)}
 
 
 class UploadStore:
@@ -140,13 +146,15 @@ class UploadStore:
             if content.kind == "cloud":
                 row = self._searcher.embed_cloud(arrays["xyz"], arrays["rgb"])
                 xyz, rgb = arrays["xyz"], np.rint(arrays["rgb"] * 255).astype(np.uint8)
+                mesh = arrays["mesh"].tobytes()
             else:
                 row = self._searcher.embed_picture(PIL.Image.fromarray(arrays["picture"]))
                 xyz, rgb = np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8)
+                mesh = b""
         except ValueError as error:
             raise HTTPException(422, f"{name} cannot be used: {error}") from error
         token = secrets.token_urlsafe(16)
-        upload = Upload(token, name, content.kind, row, xyz, rgb, content.faults)
+        upload = Upload(token, name, content.kind, row, xyz, rgb, mesh, content.faults)
         with self._lock:
             self._uploads[token] = upload
             while len(self._uploads) > MAX_UPLOADS:
@@ -160,6 +168,7 @@ class UploadStore:
     def _share(self, folder: Path, upload: Upload) -> None:
         """Writes an upload for the other processes."""
         arrays = {name: getattr(upload, name) for name in ("row", "xyz", "rgb")}
+        arrays["mesh"] = np.frombuffer(upload.mesh, np.uint8)
         text = json.dumps(upload.as_dict())
         atomic_io.write_npz(folder / f"upload-{upload.id}.npz", **arrays, text=np.array(text))
 
@@ -172,6 +181,7 @@ class UploadStore:
             with np.load(self._shared / f"upload-{token}.npz", allow_pickle=False) as arrays:
                 fields = json.loads(str(arrays["text"]))
                 fields |= {name: arrays[name] for name in ("row", "xyz", "rgb")}
+                fields["mesh"] = arrays["mesh"].tobytes()
         except FileNotFoundError:
             return None
         return Upload(**fields | {"faults": tuple(fields["faults"])})

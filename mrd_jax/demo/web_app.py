@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from starlette import applications, middleware, requests, responses, routing
@@ -21,11 +22,12 @@ from mrd_jax.demo import (
     live_index,
     metrics,
     security,
+    shape_pages,
     terms,
     upload_store,
     worker_pool,
 )
-from mrd_jax.search import queries, shape_index
+from mrd_jax.search import filters, queries, shape_index
 
 STATIC = Path(__file__).parent / "static"
 
@@ -93,15 +95,16 @@ class Handlers:
         )
 
     async def upload(self, request: requests.Request) -> responses.Response:
-        """Receives a file; returns its id, kind, name and faults."""
+        """Receives a file; returns its id, kind, name, faults and the bytes of its mesh."""
         upload = await self._uploads.receive(request)
-        return responses.JSONResponse(upload.as_dict())
+        return responses.JSONResponse(upload.as_result())
 
     def find(self, request: requests.Request) -> responses.Response:
-        """Returns the shapes nearest to a query.
+        """Returns the shapes nearest to a query, or without a query those that pass the filters.
 
         The parts of the query are the parameters `text`, `upload` (an id) and `shape` (a key); the
-        n-th `weight` belongs to the n-th part.
+        n-th `weight` belongs to the n-th part. `creator`, `licence` and `label` may be repeated;
+        `folder`, `sort`, `offset` and `count` may not.
         """
         started = time.perf_counter()
         count = terms.parse_count(request.query_params.get("count", "12"))
@@ -120,9 +123,20 @@ class Handlers:
             terms.Term(kind, value, weight)
             for (kind, value), weight in zip(parts, weights or [1.0] * len(parts), strict=True)
         ]
-        found = self._engine().find(query, count=count)
+        lists = {field: request.query_params.getlist(field) for field in filters.FIELDS}
+        options: dict[str, Any] = {
+            "count": count,
+            "wanted": filters.Filters(**lists, folder=request.query_params.get("folder", "")),
+            "offset": terms.parse_offset(request.query_params.get("offset", "0")),
+            "order": terms.parse_order(request.query_params.get("sort", "similarity")),
+        }
+        engine = self._engine()
+        is_listing = not query and (options["wanted"] or "sort" in request.query_params)
+        page = engine.browse(**options) if is_listing else engine.find(query, **options)
         milliseconds = round(1_000 * (time.perf_counter() - started), 1)
-        return responses.JSONResponse({"found": found, "milliseconds": milliseconds})
+        return responses.JSONResponse(
+            {"found": page.found, "total": page.total, "milliseconds": milliseconds}
+        )
 
     def classify(self, request: requests.Request) -> responses.Response:
         """Returns class names by their similarity with an upload or a shape, highest first."""
@@ -151,7 +165,7 @@ class Handlers:
         """Returns the picture of a shape."""
         engine = self._engine()
         data = engine.index.picture(engine.number(request.path_params["key"]))
-        return responses.Response(data, media_type="image/jpeg", headers=_CACHE_HEADERS)
+        return responses.Response(data, media_type="image/jpeg", headers=shape_pages.CACHE_HEADERS)
 
 
 @contextlib.contextmanager
@@ -187,9 +201,10 @@ def serving(
         log = resources.enter_context(metrics.opened_log(service.request_log))
         shared = service.shared or Path(folder)
         handlers = api.Api(live, uploads, shared=shared, can_add=bool(service.rules.tokens))
+        shapes = shape_pages.ShapePages(live, uploads, shared=shared)
         hosts = {"allowed_hosts": list(limits.hosts), "www_redirect": False}
         yield applications.Starlette(
-            routes=[*_routes(Handlers(live, uploads)), *handlers.routes()],
+            routes=[*_routes(Handlers(live, uploads)), *shapes.routes(), *handlers.routes()],
             middleware=[
                 middleware.Middleware(metrics.Metrics, folder=shared, log=log),
                 middleware.Middleware(security.Headers),
@@ -215,10 +230,6 @@ def _routes(handlers: Handlers) -> list[routing.BaseRoute]:
     ]
 
 
-# Short, since a shape may change, and another index may be served at the same address later.
-_CACHE_HEADERS = {"Cache-Control": "private, max-age=60"}
-
-
 def _page(request: requests.Request) -> responses.Response:
     return responses.FileResponse(STATIC / "index.html")
 
@@ -235,4 +246,6 @@ def _server_error(request: requests.Request, error: Exception) -> responses.Resp
 
 def _cloud_response(xyz: np.ndarray, rgb: np.ndarray) -> responses.Response:
     data = np.asarray(xyz, "<i2").tobytes() + np.asarray(rgb, np.uint8).tobytes()
-    return responses.Response(data, media_type="application/octet-stream", headers=_CACHE_HEADERS)
+    return responses.Response(
+        data, media_type="application/octet-stream", headers=shape_pages.CACHE_HEADERS
+    )

@@ -17,7 +17,11 @@ import numpy as np
 
 from data_prep import pictures
 from data_prep.foreign import limits
-from data_prep.geometry import clouds, formats
+from data_prep.geometry import clouds, formats, meshes
+from mrd_jax.search import display_meshes, manifest
+
+# Larger meshes are shown as point clouds: to reduce them takes seconds.
+_MAX_FACES = 250_000
 
 
 def read(path: Path, output: Path, *, conventions: clouds.Conventions) -> dict[str, Any]:
@@ -25,8 +29,8 @@ def read(path: Path, output: Path, *, conventions: clouds.Conventions) -> dict[s
 
     Args:
       path: mesh, point cloud or picture, by its suffix.
-      output: npz file to write: `xyz` [points, 3] and `rgb` [points, 3], or `picture`
-        [height, width, 3].
+      output: npz file to write: `xyz` [points, 3], `rgb` [points, 3] and `mesh`, the bytes of a glb
+        file; or `picture` [height, width, 3].
       conventions: conventions of the point cloud.
 
     Returns:
@@ -35,8 +39,10 @@ def read(path: Path, output: Path, *, conventions: clouds.Conventions) -> dict[s
     try:
         if formats.suffix(path) in formats.TYPES:
             # The root: an upload may refer to nothing outside of its own folder.
-            cloud = clouds.read_cloud(path, conventions=conventions, root=path.parent)
-            np.savez(output, xyz=cloud.xyz, rgb=cloud.rgb)
+            content = clouds.read_content(path, fill=conventions.colour_fill, root=path.parent)
+            cloud = clouds.make_cloud(content, path=path, conventions=conventions)
+            mesh = np.frombuffer(_mesh_of(content, path, conventions), np.uint8)
+            np.savez(output, xyz=cloud.xyz, rgb=cloud.rgb, mesh=mesh)
             return {"kind": "cloud", "faults": list(cloud.faults)}
         picture = pictures.read(limits.read_file(path))
         np.savez(output, picture=np.asarray(picture))
@@ -44,6 +50,16 @@ def read(path: Path, output: Path, *, conventions: clouds.Conventions) -> dict[s
     except (ValueError, OSError, MemoryError, formats.MissingPackageError) as error:
         # Readers may wrap a MemoryError in another exception.
         return {"error": str(error), "out_of_memory": _is_memory_error(error)}
+
+
+def _mesh_of(content: meshes.Content, path: Path, conventions: clouds.Conventions) -> bytes:
+    """Returns the reduced mesh of a file; b"" for a point cloud, and for a very large mesh."""
+    if content.surface is None or len(content.surface.triangles) > _MAX_FACES:
+        return b""
+    up = clouds.vertical_axis(path, content, stated=None).up
+    return display_meshes.of_content(
+        content, up=up, conventions=conventions, max_faces=manifest.MESH_FACES
+    )
 
 
 def _is_memory_error(error: BaseException | None) -> bool:

@@ -36,7 +36,8 @@ class Content:
 
     Attributes:
       kind: "cloud" or "picture".
-      arrays: `xyz` [points, 3] and `rgb` [points, 3], or `picture` [height, width, 3].
+      arrays: `xyz` [points, 3], `rgb` [points, 3] and `mesh` (bytes), or `picture`
+        [height, width, 3].
       faults: parts of the file that were ignored, such as "missing texture".
     """
 

@@ -19,6 +19,7 @@ from data_prep.geometry.listing import printable
 from data_prep.shape_names import name_of
 from mrd_jax.encoder import Encoder
 from mrd_jax.search import (
+    display_meshes,
     embedded_files,
     entries,
     file_states,
@@ -174,6 +175,7 @@ def _compare(
                 index.xyz[number] / np.float64(entries.STEPS),
                 index.rgb[number],
                 index.picture(number),
+                index.mesh(number),
             )
             for number, item in relabelled
         ),
@@ -267,10 +269,10 @@ def _embed(
     bar: tqdm.tqdm,
 ) -> Iterator[entries.Entry]:
     """Yields the entries of files, in chunks that are staged together."""
-    points = writer.index.xyz.shape[1]
+    points, faces = writer.index.xyz.shape[1], writer.manifest.mesh_faces
 
     def read(shape: FoundFile) -> _Reading | str:
-        return _read(shape, encoder=encoder, points=points)
+        return _read(shape, encoder=encoder, points=points, mesh_faces=faces)
 
     for start in range(0, len(todo), index_writer.STAGE):
         chunk = todo[start : start + index_writer.STAGE]
@@ -294,7 +296,7 @@ def _embed(
             yield dataclasses.replace(reading.entry, row=row)
 
 
-def _read(shape: FoundFile, *, encoder: Encoder, points: int) -> _Reading | str:
+def _read(shape: FoundFile, *, encoder: Encoder, points: int, mesh_faces: int) -> _Reading | str:
     """Reads a file; returns the reason if it cannot be used now."""
     path = shape.file.path
     columns = shape.source.columns or None
@@ -316,13 +318,21 @@ def _read(shape: FoundFile, *, encoder: Encoder, points: int) -> _Reading | str:
             ),
             up=up,
         )
+        mesh = display_meshes.of_file(
+            content,
+            shown,
+            up=clouds.vertical_axis(path, content, stated=up).up,
+            conventions=conventions,
+            max_faces=mesh_faces,
+            points=points,
+        )
         origin = file_states.origin_of(shape, content)
         if file_states.stamp_of(path, ()) != before:
             return UNSETTLED
     except (clouds.CloudError, OSError) as error:
         return str(error)
     entry = embedded_files.cloud_entry(shape.id, shape.file, shown, points=points, origin=origin)
-    return _Reading(cloud, entry)
+    return _Reading(cloud, dataclasses.replace(entry, mesh=mesh))
 
 
 def _is_settled(path: Path) -> bool:

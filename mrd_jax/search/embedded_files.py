@@ -10,13 +10,13 @@ import numpy as np
 import tqdm
 
 from data_prep import evaluation
-from data_prep.geometry import clouds
+from data_prep.geometry import clouds, meshes
 from data_prep.geometry.listing import printable
 from data_prep.shape_names import name_of
 from mrd_jax import storage
 from mrd_jax.checkpoints import model_card
 from mrd_jax.data import numpy_files
-from mrd_jax.search import pictures, shape_files, shape_index
+from mrd_jax.search import display_meshes, manifest, pictures, shape_files, shape_index
 from mrd_jax.search.entries import Origin
 
 # Points that a picture is drawn from, and the side of the picture in pixels.
@@ -29,6 +29,7 @@ def index_embeddings(
     *,
     points: int,
     teacher: str,
+    mesh_faces: int = manifest.MESH_FACES,
     ann: bool = False,
 ) -> None:
     """Writes the index of files that `mrd_jax.tools.embed` has embedded.
@@ -38,6 +39,7 @@ def index_embeddings(
       file: npz file of `mrd_jax.tools.embed`.
       points: number of points to store per shape.
       teacher: hub name or folder; "" for the name on the encoder's model card.
+      mesh_faces: largest number of faces of the mesh that the page shows; 0 for no meshes.
       ann: also write the file for approximate search.
 
     Raises:
@@ -48,13 +50,14 @@ def index_embeddings(
     place = relative_place(teacher or embedded.card.teacher, output)
     shape_index.write(
         output,
-        embedded.entries(points),
+        embedded.entries(points, mesh_faces=mesh_faces),
         count=len(embedded.files),
         points=points,
         card=embedded.card,
         checkpoint=embedded.checkpoint,
         teacher=shape_index.Teacher(embedded.card.teacher, place=place),
         reader_version=embedded.reader_version,
+        mesh_faces=mesh_faces,
         ann=ann,
     )
 
@@ -77,11 +80,12 @@ class Embedded:
     checkpoint: str
     reader_version: int
 
-    def entries(self, points: int) -> Iterator[shape_index.Entry]:
-        """Yields the entries of the files, which are read again for their points.
+    def entries(self, points: int, *, mesh_faces: int) -> Iterator[shape_index.Entry]:
+        """Yields the entries of the files, which are read again for their points and meshes.
 
         Args:
           points: number of points to store per shape.
+          mesh_faces: largest number of faces of a mesh; 0 for no meshes.
 
         Raises:
           ValueError: a file is missing or unreadable.
@@ -89,9 +93,17 @@ class Embedded:
         conventions = clouds.Conventions.of(self.card, points=max(points, PICTURE_POINTS))
         pairs = zip(self.files, self.rows, strict=True)
         for file, row in tqdm.tqdm(pairs, total=len(self.files), desc="reading", unit="file"):
-            cloud = _read_again(file, conventions=conventions)
+            content, cloud = _read_again(file, conventions=conventions)
             entry = cloud_entry(printable(str(file.path)), file, cloud, points=points)
-            yield dataclasses.replace(entry, row=row)
+            mesh = display_meshes.of_file(
+                content,
+                cloud,
+                up=clouds.vertical_axis(file.path, content, stated=file.up).up,
+                conventions=conventions,
+                max_faces=mesh_faces,
+                points=points,
+            )
+            yield dataclasses.replace(entry, row=row, mesh=mesh)
 
 
 def read_embedded(file: storage.PathLike) -> Embedded:
@@ -120,11 +132,16 @@ def read_embedded(file: storage.PathLike) -> Embedded:
     )
 
 
-def _read_again(file: shape_files.ShapeFile, *, conventions: clouds.Conventions) -> clouds.Cloud:
+def _read_again(
+    file: shape_files.ShapeFile, *, conventions: clouds.Conventions
+) -> tuple[meshes.Content, clouds.Cloud]:
     """Reads an embedded file."""
     try:
-        return clouds.read_cloud(
-            file.path, conventions=conventions, up=file.up or None, root=file.root or None
+        content = clouds.read_content(
+            file.path, fill=conventions.colour_fill, root=file.root or None
+        )
+        return content, clouds.make_cloud(
+            content, path=file.path, conventions=conventions, up=file.up or None
         )
     except clouds.CloudError as error:
         raise ValueError(

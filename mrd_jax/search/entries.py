@@ -140,6 +140,8 @@ class Entry:
       xyz: [points, 3], -1 to 1.
       rgb: uint8 [points, 3].
       picture: JPEG bytes.
+      mesh: reduced mesh or dense point cloud, a glb file, see `mrd_jax.search.display_meshes`; b""
+        for none.
     """
 
     item: Item
@@ -147,6 +149,7 @@ class Entry:
     xyz: np.ndarray
     rgb: np.ndarray
     picture: bytes
+    mesh: bytes = b""
 
     def check(self, *, dim: int, points: int) -> None:
         """Raises ValueError unless the arrays have the shapes and the norm that an index needs."""

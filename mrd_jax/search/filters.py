@@ -2,7 +2,8 @@
 """Restricts a search to shapes of some creators, licences, classes or folders."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -46,6 +47,7 @@ class Facets:
             for row, name in enumerate(names):
                 values = known[name]
                 codes[row, number] = values.setdefault(getattr(item, name), len(values))
+        self._index = index
         self._known = known
         self._codes = dict(zip(names, codes, strict=True))
 
@@ -53,6 +55,23 @@ class Facets:
         """Returns the number of shapes with each value of one of `FIELDS` or "folder"."""
         counts = np.bincount(self._codes[field], minlength=len(self._known[field]))
         return dict(zip(self._known[field], counts.tolist(), strict=True))
+
+    def ranks(self, field: str) -> np.ndarray:
+        """Returns the place of each shape in the order of a field; empty values come last.
+
+        Args:
+          field: one of `FIELDS`, "folder" or "title".
+
+        Returns:
+          int [shapes]; equal values have equal ranks.
+        """
+        if field == "title":
+            return self._title_ranks
+        return _places(self._known[field])[self._codes[field]]
+
+    @functools.cached_property
+    def _title_ranks(self) -> np.ndarray:
+        return _places(item.title for item in self._index.items)
 
     def numbers(self, filters: Filters) -> np.ndarray:
         """Returns the numbers of the shapes that meet all conditions, ascending."""
@@ -70,3 +89,10 @@ class Facets:
             ]
             kept &= np.isin(self._codes["folder"], wanted)
         return np.flatnonzero(kept)
+
+
+def _places(values: Iterable[str]) -> np.ndarray:
+    """Returns the place of each value in alphabetical order, empty ones last; int64 [values]."""
+    keys = [(not value, value.casefold()) for value in values]
+    places = {key: place for place, key in enumerate(sorted(set(keys)))}
+    return np.array([places[key] for key in keys], np.int64)

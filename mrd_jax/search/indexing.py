@@ -14,7 +14,7 @@ from mrd_jax import storage
 from mrd_jax.checkpoints import model_card
 from mrd_jax.data import augment, picture_files, source
 from mrd_jax.encoder import Encoder
-from mrd_jax.search import embedded_files, shape_index
+from mrd_jax.search import display_meshes, embedded_files, manifest, shape_index
 
 # Records per call of the encoder.
 _CHUNK = 512
@@ -30,6 +30,7 @@ def index_data_set(
     splits: Sequence[str],
     points: int,
     teacher: str,
+    mesh_faces: int = manifest.MESH_FACES,
     ann: bool = False,
 ) -> None:
     """Embeds the shapes of a prepared data set and writes their index.
@@ -42,6 +43,7 @@ def index_data_set(
       splits: names of the splits to embed, in order; () for all.
       points: maximum number of points to store per shape.
       teacher: hub name or folder; "" to search where `data_prep.build` saved or loaded it.
+      mesh_faces: 0 to store no dense clouds for the page; recorded for shapes that are added later.
       ann: also write the file for approximate search.
 
     Raises:
@@ -52,7 +54,7 @@ def index_data_set(
     points = min(points, found.metadata["points"])
     shape_index.write(
         output,
-        found.entries(points),
+        found.entries(points, dense=bool(mesh_faces)),
         count=found.count,
         points=points,
         card=encoder.card,
@@ -61,6 +63,7 @@ def index_data_set(
             encoder.card, found.metadata, place=teacher, data=directory, output=output
         ),
         reader_version=source.reader_version(found.metadata),
+        mesh_faces=mesh_faces,
         ann=ann,
     )
 
@@ -86,16 +89,22 @@ class DataSet:
         """Number of shapes."""
         return sum(len(split) for split in self.splits)
 
-    def entries(self, points: int) -> Iterator[shape_index.Entry]:
+    def entries(self, points: int, *, dense: bool) -> Iterator[shape_index.Entry]:
         """Embeds the shapes and yields their entries.
 
         Args:
           points: number of points to store per shape, at most that of the data set.
+          dense: whether to store more points of each shape for the page.
         """
         records = (split.read(i, _FIELDS) for split in self.splits for i in range(len(split)))
         with tqdm.tqdm(total=self.count, desc="embedding", unit="shape") as bar:
             yield from _record_entries(
-                records, bar, encoder=self.encoder, directory=self.directory, points=points
+                records,
+                bar,
+                encoder=self.encoder,
+                directory=self.directory,
+                points=points,
+                dense=dense,
             )
 
 
@@ -125,6 +134,7 @@ def _record_entries(
     encoder: Encoder,
     directory: storage.Path,
     points: int,
+    dense: bool,
 ) -> Iterator[shape_index.Entry]:
     """Embeds records in chunks and yields one entry per record."""
     while chunk := list(itertools.islice(records, _CHUNK)):
@@ -134,7 +144,7 @@ def _record_entries(
         rows = encoder.embed(zip(xyz, rgb, strict=True))
         for record, row in zip(chunk, rows, strict=True):
             picture = directory / "evaluation" / "pictures" / record["picture"]
-            yield embedded_files.make_entry(
+            entry = embedded_files.make_entry(
                 *(record[name] for name in ("id", "name", "creator", "licence")),
                 row=row,
                 xyz=record["xyz"],
@@ -142,6 +152,10 @@ def _record_entries(
                 points=points,
                 picture=picture_files.read(picture),
             )
+            if dense and min(len(record["xyz"]), display_meshes.MAX_POINTS) > points:
+                mesh = display_meshes.of_points(record["xyz"], record["rgb"])
+                entry = dataclasses.replace(entry, mesh=mesh)
+            yield entry
             bar.update()
 
 

@@ -14,6 +14,8 @@ from mrd_jax.checkpoints import model_card
 from mrd_jax.search import entries, nearest
 
 FORMAT = 2
+# Largest number of faces of a reduced mesh, by default: about 100 kB.
+MESH_FACES = 6_000
 INFO_FILE, SEGMENTS = "index.json", "segments"
 
 
@@ -66,6 +68,7 @@ class Manifest:
       version: number of changes since the index was created.
       ann: whether large segments get a file for approximate search.
       encoder: folder of the encoder, relative to the index, or its name on the Hub; "" if unknown.
+      mesh_faces: largest number of faces of the mesh that the page shows; 0 for no meshes.
       sources: folders and files that the index follows.
       segments: segments in order; () in format 1.
       format: format of the index.
@@ -79,6 +82,7 @@ class Manifest:
     version: int = 0
     ann: bool = False
     encoder: str = ""
+    mesh_faces: int = MESH_FACES
     sources: tuple[Source, ...] = ()
     segments: tuple[Listed, ...] = ()
     format: int = FORMAT

@@ -15,6 +15,7 @@ from mrd_jax.search import entries, segments
 
 # Shapes that are copied from another segment at a time.
 _BLOCK = 1_024
+_DTYPES = segments.ARRAYS | segments.TABLES | segments.MESH_TABLE
 
 
 class SegmentWriter:
@@ -30,9 +31,9 @@ class SegmentWriter:
     def __init__(self, folder: Path, *, dim: int, points: int, info: Mapping[str, Any]):
         self._target = folder
         self._shapes = {"rows": (dim,), "xyz": (points, 3), "rgb": (points, 3)}
-        self._shapes |= {"lines": (), "keys": (), "pictures": (2,)}
+        self._shapes |= {"lines": (), "keys": (), "pictures": (2,), "meshes": (2,)}
         self._info = dict(info)
-        self._count = self._position = 0
+        self._count = self._position = self._mesh_position = 0
         self._archive: picture_files.Writer | None = None
 
     def __enter__(self) -> "SegmentWriter":
@@ -41,6 +42,7 @@ class SegmentWriter:
             self._folder.mkdir(parents=True)
             self._arrays = {name: self._create(stack, name) for name in self._shapes}
             self._text = stack.enter_context((self._folder / segments.SHAPES_FILE).open("wb"))
+            self._meshes = stack.enter_context((self._folder / segments.MESHES_FILE).open("wb"))
             stack.callback(self._close_archive)
             self._write("lines", np.zeros(1))
             stack.push(self._finish)
@@ -57,12 +59,12 @@ class SegmentWriter:
 
     def _write_header(self, file: BinaryIO, name: str, *, count: int) -> None:
         """Writes the header of an array; numpy reserves space for any number of rows."""
-        dtype = (segments.ARRAYS | segments.TABLES)[name]
+        dtype = _DTYPES[name]
         header = {"descr": dtype, "fortran_order": False, "shape": (count, *self._shapes[name])}
         np.lib.format.write_array_header_1_0(file, header)
 
     def _write(self, name: str, values: Any) -> None:
-        dtype = (segments.ARRAYS | segments.TABLES)[name]
+        dtype = _DTYPES[name]
         self._arrays[name].write(np.ascontiguousarray(values, dtype).tobytes())
 
     def __len__(self) -> int:
@@ -80,7 +82,7 @@ class SegmentWriter:
         self._write("rgb", entry.rgb)
         line = entry.item.to_json().encode() + b"\n"
         key = entries.key_of(entry.item.id)
-        self._add_rest(line, key, picture=entry.picture)
+        self._add_rest(line, key, picture=entry.picture, mesh=entry.mesh)
 
     def copy(self, segment: segments.Segment, numbers: np.ndarray) -> None:
         """Adds shapes of another segment, by their numbers in it."""
@@ -89,9 +91,10 @@ class SegmentWriter:
                 self._write(name, read_rows(segment.folder / f"{name}.npy", part))
             for number in part.tolist():
                 line, key = segment.line(number), int(segment.keys[number])
-                self._add_rest(line, key, picture=segment.picture(number))
+                picture, mesh = segment.picture(number), segment.mesh(number)
+                self._add_rest(line, key, picture=picture, mesh=mesh)
 
-    def _add_rest(self, line: bytes, key: int, *, picture: bytes) -> None:
+    def _add_rest(self, line: bytes, key: int, *, picture: bytes, mesh: bytes) -> None:
         """Adds what is not in one of `segments.ARRAYS`."""
         line = line.rstrip(b"\n") + b"\n"
         self._text.write(line)
@@ -105,6 +108,9 @@ class SegmentWriter:
         assert self._archive is not None
         start = self._archive.add(segments.picture_name(key), picture)
         self._write("pictures", (start, len(picture)))
+        self._meshes.write(mesh)
+        self._write("meshes", (self._mesh_position, len(mesh)))
+        self._mesh_position += len(mesh)
         self._count += 1
 
     def _close_archive(self) -> None:
@@ -115,6 +121,9 @@ class SegmentWriter:
     def _finish(self, *exception: Any) -> None:
         if exception[0] is not None:
             return
+        if not self._mesh_position:
+            (self._folder / segments.MESHES_FILE).unlink()
+            (self._folder / "meshes.npy").unlink()
         for name, file in self._arrays.items():
             file.seek(0)
             self._write_header(file, name, count=self._count + (name == "lines"))

@@ -3,9 +3,10 @@
 
 A segment has the arrays `rows.npy`, `xyz.npy` and `rgb.npy`, the metadata in `shapes.jsonl` with
 the position of every line in `lines.npy`, the keys of the ids in `keys.npy`, and the pictures in
-zip files with their positions in `pictures.npy`. Everything is mapped into memory when it is
-opened: that takes the same time at any size, and an open segment stays readable after its folder
-has been deleted.
+zip files with their positions in `pictures.npy`. `meshes.bin` has the reduced meshes of those
+shapes that have one, one after the other, with their positions in `meshes.npy`. Everything is
+mapped into memory when it is opened: that takes the same time at any size, and an open segment
+stays readable after its folder has been deleted.
 """
 
 import dataclasses
@@ -23,6 +24,9 @@ ARRAYS = {"rows": "<f2", "xyz": "<i2", "rgb": "|u1"}
 # Start of each line and the end of the last [shapes + 1]; `entries.key_of` each id [shapes]; first
 # byte and size of each picture [shapes, 2].
 TABLES = {"lines": "<i8", "keys": "<u8", "pictures": "<i8"}
+# Reduced meshes, and their table: first byte and size of each [shapes, 2], size 0 for none.
+# Segments of earlier versions have neither.
+MESHES_FILE, MESH_TABLE = "meshes.bin", {"meshes": "<i8"}
 # Pictures per zip file: the list of a zip file that is being written stays in memory.
 PICTURES_PER_FILE = 16_384
 # Folder of pictures in indexes of format 1.
@@ -53,6 +57,8 @@ class Segment:
       pictures: int64 [shapes, 2], first byte and size in the zip file; None in format 1.
       text: metadata, one line of JSON per shape.
       archives: the zip files of pictures; () in format 1.
+      meshes: int64 [shapes, 2], first byte and size in `mesh_data`; None if no shape has a mesh.
+      mesh_data: the reduced meshes; None if no shape has one.
     """
 
     folder: Path
@@ -64,6 +70,8 @@ class Segment:
     pictures: np.ndarray | None
     text: mmap.mmap
     archives: tuple[mmap.mmap, ...]
+    meshes: np.ndarray | None = None
+    mesh_data: mmap.mmap | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -89,6 +97,17 @@ class Segment:
         start, size = self.pictures[number].tolist()
         return self.archives[number // PICTURES_PER_FILE][start : start + size]
 
+    def mesh_size(self, number: int) -> int:
+        """Returns the bytes of the reduced mesh of a shape, 0 if it has none."""
+        return 0 if self.meshes is None else int(self.meshes[number, 1])
+
+    def mesh(self, number: int) -> bytes:
+        """Returns the reduced mesh of a shape, a glb file; b"" if it has none."""
+        if self.meshes is None or self.mesh_data is None:
+            return b""
+        start, size = self.meshes[number].tolist()
+        return self.mesh_data[start : start + size]
+
 
 def read(folder: Path) -> Segment:
     """Opens a segment.
@@ -102,14 +121,33 @@ def read(folder: Path) -> Segment:
     }
     count = len(arrays["rows"])
     archives = [folder / zip_name(number) for number in range(0, count, PICTURES_PER_FILE)]
+    meshes, mesh_data = _read_meshes(folder)
     segment = Segment(
         folder,
         text=_map_file(folder / SHAPES_FILE),
         archives=tuple(map(_map_file, archives)),
+        meshes=meshes,
+        mesh_data=mesh_data,
         **arrays,
     )
     _check(segment, lines=len(segment.lines) - 1)
     return segment
+
+
+def _read_meshes(folder: Path) -> tuple[np.ndarray | None, mmap.mmap | None]:
+    """Opens the reduced meshes of a segment; (None, None) if it has none.
+
+    Raises:
+      OSError, ValueError: a file is missing or corrupt.
+    """
+    if not (folder / "meshes.npy").exists():
+        return None, None
+    table = map_array(folder / "meshes.npy", MESH_TABLE["meshes"])
+    data = _map_file(folder / MESHES_FILE)
+    # Later meshes lie behind earlier ones.
+    if len(table) and table[-1].sum() != len(data):
+        raise ValueError(f"{MESHES_FILE} has {len(data)} bytes, expected {table[-1].sum()}")
+    return table, data
 
 
 def read_format_1(folder: Path) -> Segment:
@@ -125,7 +163,16 @@ def read_format_1(folder: Path) -> Segment:
         lines.append(lines[-1] + len(line))
         keys.append(entries.key_of(entries.item_from_json(line).id))
     tables = {"lines": np.array(lines, np.int64), "keys": np.array(keys, np.uint64)}
-    segment = Segment(folder, **arrays, **tables, pictures=None, text=text, archives=())
+    segment = Segment(
+        folder,
+        **arrays,
+        **tables,
+        pictures=None,
+        text=text,
+        archives=(),
+        meshes=None,
+        mesh_data=None,
+    )
     _check(segment, lines=len(keys))
     return segment
 
@@ -133,7 +180,7 @@ def read_format_1(folder: Path) -> Segment:
 def _check(segment: Segment, *, lines: int) -> None:
     """Raises ValueError if the files of a segment have different numbers of shapes."""
     arrays = [segment.rows, segment.xyz, segment.rgb, segment.keys]
-    arrays += [] if segment.pictures is None else [segment.pictures]
+    arrays += [table for table in (segment.pictures, segment.meshes) if table is not None]
     lengths = {lines, *map(len, arrays)}
     if len(lengths) != 1:
         raise ValueError(f"its files have different numbers of shapes: {sorted(lengths)}")

@@ -120,6 +120,20 @@ class ShapeIndex:
         segment, local = self.layout.locate(number)
         return segment.picture_path(local)
 
+    def mesh_size(self, number: int) -> int:
+        """Returns the bytes of the reduced mesh of a shape, 0 if it has none."""
+        segment, local = self.layout.locate(number)
+        return segment.mesh_size(local)
+
+    def mesh(self, number: int) -> bytes:
+        """Returns the reduced mesh of a shape, a glb file; b"" if it has none.
+
+        Args:
+          number: row of the shape in the index.
+        """
+        segment, local = self.layout.locate(number)
+        return segment.mesh(local)
+
     def reader_note(self) -> str:
         """Returns a note if other readers than today's read the shapes of the index, else ""."""
         if self.reader_version in (None, formats.READER_VERSION):
@@ -183,6 +197,7 @@ def write(
     teacher: Teacher,
     reader_version: int | None = formats.READER_VERSION,
     encoder: str = "",
+    mesh_faces: int = manifest.MESH_FACES,
     ann: bool = False,
 ) -> None:
     """Writes an index atomically, one shape at a time.
@@ -197,6 +212,7 @@ def write(
       teacher: teacher whose embedding space the rows share.
       reader_version: version of the readers of the embedded files; None for published points.
       encoder: folder of the encoder, relative to the index, or its name on the Hub; "" if unknown.
+      mesh_faces: largest number of faces of the meshes of shapes that are added later.
       ann: also write the file for approximate search.
 
     Raises:
@@ -230,6 +246,7 @@ def write(
             points,
             ann=ann,
             encoder=encoder,
+            mesh_faces=mesh_faces,
             segments=(listed,),
         )
         manifest.write(staging, content)

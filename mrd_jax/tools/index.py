@@ -95,6 +95,7 @@ def _new_manifest(
         options.points or _POINTS,
         ann=options.ann,
         encoder=embedded_files.relative_place(str(options.encoder), options.output),
+        mesh_faces=manifest.MESH_FACES if options.mesh_faces is None else options.mesh_faces,
     )
 
 
@@ -103,6 +104,7 @@ def _check_options(options: argparse.Namespace, found: manifest.Manifest) -> Non
     teacher = options.teacher and embedded_files.relative_place(options.teacher, options.output)
     for name, given, recorded in (
         ("points", options.points, found.points),
+        ("mesh_faces", options.mesh_faces, found.mesh_faces),
         ("teacher", teacher, found.teacher.place),
         ("ann", options.ann or None, found.ann),
     ):
@@ -137,6 +139,11 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--output", required=True, type=command.path, help="folder of the index")
     add("--teacher", help="hub name or folder (default: the one on the encoder's model card)")
     add("--points", type=int, help=f"points to store per shape (default: {_POINTS})")
+    add(
+        "--mesh_faces",
+        type=int,
+        help=f"faces of the meshes on the page, 0 for none (default: {manifest.MESH_FACES})",
+    )
     add("--up", choices=("y", "z"), help="vertical axis of files that state none")
     add("--columns", help=formats.COLUMNS_HELP)
     add("--label_from", help=shape_names.LABEL_FROM_HELP)
@@ -149,6 +156,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         value = getattr(options, name)
         if value is not None and not 0 < value < float("inf"):
             parser.error(f"--{name} is {value}; expected a positive number")
+    if options.mesh_faces is not None and options.mesh_faces < 0:
+        parser.error(f"--mesh_faces is {options.mesh_faces}; expected 0 or more")
     if storage.is_remote(options.output):
         parser.error(f"--output {options.output} is in a bucket; build it here and copy it")
     return options

@@ -51,12 +51,12 @@ def add(options: argparse.Namespace) -> int:
         if options.embeddings:
             embedded = embedded_files.read_embedded(options.embeddings)
             found = (embedded.checkpoint, embedded.reader_version)
-            shapes = embedded.entries(points)
+            shapes = embedded.entries(points, mesh_faces=writer.manifest.mesh_faces)
         else:
             encoder, checkpoint = _load_encoder(options)
             data = indexing.open_data_set(options.data, encoder=encoder, splits=options.splits)
             found = (checkpoint, source.reader_version(data.metadata))
-            shapes = data.entries(points)
+            shapes = data.entries(points, dense=bool(writer.manifest.mesh_faces))
             if points > data.metadata["points"]:
                 raise ValueError(
                     f"{options.index} has {points} points per shape, and {options.data} "
@@ -121,6 +121,7 @@ def info(options: argparse.Namespace) -> int:
         "format": content.format,
         "dim": index.rows.shape[1],
         "points": index.xyz.shape[1],
+        "meshes": sum(index.mesh_size(number) > 0 for number in range(len(index))),
         "megabytes": round(sum(path.stat().st_size for path in _files(index.folder)) / 1e6, 1),
         "segments": [len(part) for part in index.layout.parts],
         "removed": sum(len(part.removed) for part in index.layout.parts),

@@ -49,6 +49,7 @@ def build(options: argparse.Namespace) -> None:
             options.embeddings,
             points=options.points,
             teacher=options.teacher or "",
+            mesh_faces=options.mesh_faces,
             ann=options.ann,
         )
     else:
@@ -62,6 +63,7 @@ def build(options: argparse.Namespace) -> None:
             splits=options.splits,
             points=options.points,
             teacher=options.teacher or "",
+            mesh_faces=options.mesh_faces,
             ann=options.ann,
         )
     index = shape_index.read(options.output)
@@ -214,6 +216,13 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
         "loaded, or the one on the encoder's model card)",
     )
     add("--points", type=int, default=2_048, help="points to store per shape (default: 2048)")
+    add(
+        "--mesh_faces",
+        type=int,
+        default=manifest.MESH_FACES,
+        help="faces of the meshes that the page shows, 0 for point clouds only (default: "
+        f"{manifest.MESH_FACES})",
+    )
     add("--ann", action="store_true", help="also write the file for find --ann; needs mrd_jax[ann]")
 
 
@@ -252,6 +261,8 @@ def _check_build(parser: argparse.ArgumentParser, options: argparse.Namespace) -
         parser.error("--splits needs --data")
     if options.points < 1:
         parser.error(f"--points is {options.points}; expected a positive number")
+    if options.mesh_faces < 0:
+        parser.error(f"--mesh_faces is {options.mesh_faces}; expected 0 or more")
 
 
 def _check_find(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:

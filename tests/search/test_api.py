@@ -34,7 +34,9 @@ class Pool:
             pixels = np.full((2, 2, 3), (255, 0, 0), np.uint8)
             return worker_pool.Content("picture", {"picture": pixels}, ())
         with np.load(path) as arrays:
-            return worker_pool.Content("cloud", dict(arrays), ("missing texture",))
+            return worker_pool.Content(
+                "cloud", dict(arrays) | {"mesh": np.zeros(0, np.uint8)}, ("missing texture",)
+            )
 
     def close(self):
         pass

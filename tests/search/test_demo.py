@@ -76,6 +76,7 @@ def test_text_finds_shapes_with_their_metadata(client, searcher):
         "creator": "maker 1",
         "licence": "CC0",
         "label": "",
+        "mesh": 0,
     }
     assert len(answer.json()["found"]) == 2 and answer.json()["milliseconds"] > 0
 

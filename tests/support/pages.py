@@ -2,6 +2,7 @@
 """Helpers that use the search page like a user and read what it shows."""
 
 import base64
+import importlib.resources
 
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 DROP = """([encoded, name]) => {
@@ -42,3 +43,12 @@ def pixels(page, selector):
             return [canvas.toDataURL(), painted];
         }"""
     )
+
+
+def check_axe(page):
+    """Fails if axe-core reports a violation on what the page shows now."""
+    rules = importlib.resources.files("axe_playwright_python").joinpath("axe.min.js").read_text()
+    page.evaluate(rules)
+    violations = page.evaluate("() => axe.run()")["violations"]
+    summary = {(v["id"], v["impact"], v["nodes"][0]["html"]) for v in violations}
+    assert not summary

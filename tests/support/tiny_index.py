@@ -7,7 +7,7 @@ from tiny_encoder import DIM, POINTS, random_clouds, tiny_card, tiny_variables
 
 from data_prep import teachers
 from mrd_jax import encoder
-from mrd_jax.search import pictures, queries, shape_index
+from mrd_jax.search import glb, pictures, queries, shape_index
 
 COUNT = 12
 WORDS = ("red", "green", "blue")
@@ -36,7 +36,10 @@ def row(colour):
 
 
 def entries(rows):
-    """Yields one shape per row: a random point cloud, named by its number."""
+    """Yields one shape per row: a random point cloud, named by its number.
+
+    Shapes with even numbers have a mesh.
+    """
     for number, (unit_row, (xyz, rgb)) in enumerate(
         zip(rows, random_clouds(len(rows)), strict=True)
     ):
@@ -48,9 +51,17 @@ def entries(rows):
             f"{number}.jpg",
         )
         colours = np.rint(rgb * 255).astype(np.uint8)
-        yield shape_index.Entry(
-            item, unit_row, xyz, colours, pictures.draw_cloud(xyz, colours, size=32)
-        )
+        picture = pictures.draw_cloud(xyz, colours, size=32)
+        mesh = tetrahedron(WORDS[number % 3]) if number % 2 == 0 else b""
+        yield shape_index.Entry(item, unit_row, xyz, colours, picture, mesh)
+
+
+def tetrahedron(word):
+    """Returns a tetrahedron of one of three colours as a glb file."""
+    corners = np.array([[0, 0, 0.9], [0.8, 0, -0.4], [-0.4, 0.7, -0.4], [-0.4, -0.7, -0.4]])
+    colour = [255 * (word == each) for each in WORDS]
+    faces = np.array([[0, 1, 2], [0, 2, 3], [0, 3, 1], [1, 3, 2]])
+    return glb.write(corners, np.tile(np.array([*colour, 255], np.uint8), (4, 1)), faces)
 
 
 def unit_rows(count=COUNT, dim=DIM, *, seed=0):

@@ -1,28 +1,48 @@
 // SPDX-License-Identifier: Apache-2.0
-// The query, and the requests that follow when it changes.
+// Connects the parts of the page: what the user does, the query, and what is shown.
 
-import { card, element, showCloud } from "./results.js";
+import { Details } from "./details.js";
+import { byId } from "./elements.js";
+import { FilterPanel } from "./filters.js";
+import { Query } from "./query.js";
+import { CardList } from "./results.js";
 import * as server from "./server.js";
+import { showTerms } from "./terms.js";
+import * as uploads from "./uploads.js";
 
-const byId = (id) => document.getElementById(id);
-const MEGABYTE = 2 ** 20;
-
-// Parts of the query by kind: "text", and either "upload" or "shape".
-const parts = new Map();
-let limits = { upload_bytes: Infinity, upload_types: [] };
+const EXCLUDED = -0.5; // weight of a term that is excluded
+const MAX_TERMS = 8; // the limit of the server
+let query = new Query();
+let fieldTerm = null; // the term that the text field shows
 let current = new AbortController();
-let upload = null;
+let mapOpened = false;
+let restoring = false; // whether the page is being brought into the state of its address
 
-byId("query-form").addEventListener("submit", (event) => {
+const actions = { onMoreLike: moreLike, onOpen: (shape) => details.open(shape.key) };
+const results = new CardList(byId("results"), byId("more"), { actions, onError: showError });
+const mapList = new CardList(byId("map-list"), byId("map-more"), { actions, onError: showError });
+const filterPanel = new FilterPanel(search, showError);
+const details = new Details({
+  onMoreLike: moreLike,
+  onAdd: (shape) => addTerm("shape", shape.key, `shapes like ${shape.title}`, 1),
+  onChange: saveAddress,
+  onError: showError,
+});
+
+const on = (id, type, action) => byId(id).addEventListener(type, action);
+on("query-form", "submit", (event) => {
   event.preventDefault();
   readText();
   search();
 });
-byId("file").addEventListener("change", (event) => sendFile(event.target.files[0]));
-byId("classify-form").addEventListener("submit", (event) => {
+on("add-term", "click", () => addText(1));
+on("exclude-term", "click", () => addText(EXCLUDED));
+on("file", "change", (event) => sendFile(event.target.files[0]));
+on("classify-form", "submit", (event) => {
   event.preventDefault();
-  run(classify);
+  run(uploads.classify);
 });
+on("map-toggle", "click", () => showMap(byId("map").hidden));
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
   document.body.classList.add("dropping");
@@ -35,80 +55,78 @@ document.addEventListener("drop", (event) => {
   document.body.classList.remove("dropping");
   sendFile(event.dataTransfer.files[0]);
 });
-run(async () => {
-  limits = await server.about();
-  const shapes = limits.shapes.toLocaleString("en");
+window.addEventListener("popstate", () => run(readAddress));
+run(async (signal) => {
+  const about = await server.about();
+  const shapes = about.shapes.toLocaleString("en");
   byId("about").textContent = `Search ${shapes} shapes by text, a picture or another shape.`;
-  byId("file").accept = limits.upload_types.map((type) => `.${type}`).join(",");
+  uploads.setLimits(about);
+  await readAddress(signal);
 });
 
+// Makes the text in the field a term: in place of the one that it showed before, if any.
 function readText() {
   const text = byId("words").value.trim();
-  if (text) setPart("text", text, `“${text}”`);
-  else parts.delete("text");
+  if (!text || text === fieldTerm?.value) return;
+  const weight = fieldTerm?.weight ?? 1;
+  if (fieldTerm) query.remove(fieldTerm);
+  fieldTerm = query.add("text", text, `“${text}”`, weight);
 }
 
-// Replaces the part of a kind; its weight is kept.
-function setPart(kind, value, label) {
-  parts.set(kind, { kind, value, label, weight: parts.get(kind)?.weight ?? 1 });
+// Makes the text in the field a term of its own, and empties the field for another one.
+function addText(weight) {
+  const text = byId("words").value.trim();
+  if (text) {
+    if (fieldTerm && fieldTerm.value === text) query.remove(fieldTerm);
+    addTerm("text", text, `“${text}”`, weight);
+  }
+  fieldTerm = null;
+  byId("words").value = "";
+  byId("words").focus();
+}
+
+function addTerm(kind, value, label, weight) {
+  if (query.terms.length >= MAX_TERMS) {
+    showError(new Error(`A query has at most ${MAX_TERMS} terms. Remove one first.`));
+    return;
+  }
+  query.add(kind, value, label, weight);
+  search();
 }
 
 function sendFile(file) {
   if (!file) return;
   run(async (signal) => {
-    if (file.size > limits.upload_bytes) {
-      const [size, limit] = [file.size, limits.upload_bytes].map((n) => (n / MEGABYTE).toFixed(0));
-      throw new Error(`${file.name} is too large (${size} MB). The limit is ${limit} MB.`);
-    }
     setStatus(`Reading ${file.name} …`);
-    const received = await server.upload(file, { signal });
-    parts.delete("shape");
+    const upload = await uploads.send(file, { signal, onError: showError });
+    query.removeKind("shape");
+    query.removeKind("upload");
     readText();
-    setPart("upload", received.id, received.name);
-    showUpload(received, file);
+    query.add("upload", upload.id, upload.name);
     await find(signal);
   });
 }
 
-function showUpload(received, file) {
-  upload = received;
-  byId("upload").hidden = false;
-  byId("upload-name").textContent = upload.name;
-  byId("upload-faults").textContent = upload.faults.join(", ");
-  byId("class-scores").replaceChildren();
-  const view = byId("upload-view");
-  view.replaceChildren();
-  if (upload.kind === "cloud") {
-    run(() => showCloud(view, `api/uploads/${received.id}/cloud`, received.name), null);
-    return;
-  }
-  const source = URL.createObjectURL(file);
-  const picture = element("img", { src: source, alt: `Picture ${upload.name}` });
-  picture.addEventListener("load", () => URL.revokeObjectURL(source));
-  // Most browsers cannot show TGA and TIFF.
-  picture.addEventListener("error", () => picture.remove());
-  view.append(picture);
-}
-
+// Searches for the neighbours of a shape; the filters stay.
 function moreLike(shape) {
-  parts.clear();
-  byId("words").value = "";
-  removeUpload();
-  setPart("shape", shape.key, `shapes like ${shape.title}`);
+  query.terms = [];
+  query.sort = "similarity";
+  clearField();
+  uploads.hide();
+  query.add("shape", shape.key, `shapes like ${shape.title}`);
   search();
+  window.scrollTo({ top: 0 });
 }
 
-function removeUpload() {
-  parts.delete("upload");
-  upload = null;
-  byId("upload").hidden = true;
-  byId("file").value = "";
+function clearField() {
+  fieldTerm = null;
+  byId("words").value = "";
 }
 
-function removePart(kind) {
-  parts.delete(kind);
-  if (kind === "text") byId("words").value = "";
-  if (kind === "upload") removeUpload();
+function removeTerm(term) {
+  query.remove(term);
+  if (term === fieldTerm) clearField();
+  if (term.kind === "upload") uploads.hide();
   byId("words").focus();
   search();
 }
@@ -118,83 +136,124 @@ function search() {
 }
 
 async function find(signal) {
-  showParts();
+  saveAddress();
+  await show(signal);
+}
+
+async function show(signal) {
+  showTerms(query, { onWeight: () => run(showResults), onRemove: removeTerm });
+  filterPanel.show(query);
   await showResults(signal);
 }
 
 async function showResults(signal) {
-  if (!parts.size) {
-    byId("results").replaceChildren();
+  saveAddress();
+  if (query.isEmpty) {
+    results.clear();
     byId("view-help").hidden = true;
     setStatus("Enter text, or choose a picture or a mesh.");
     return;
   }
   byId("results").setAttribute("aria-busy", "true");
-  const { found } = await server.find([...parts.values()], { signal });
-  byId("results").replaceChildren(...found.map((shape) => card(shape, { onMoreLike: moreLike })));
-  const query = [...parts.values()].map((part) => part.label).join(" and ");
-  setStatus(`${found.length} results for ${query}, most similar first.`);
+  const params = query.toParams();
+  const total = await results.show((page) => server.find(params, page), signal);
+  setStatus(summary(total));
 }
 
-function showParts() {
-  const weighted = parts.size > 1;
-  byId("query").hidden = !parts.size;
-  byId("parts").replaceChildren(...[...parts.values()].map((part) => partItem(part, weighted)));
+function summary(total) {
+  const filtered = query.filterCount ? ", filtered" : "";
+  const order = byId("sort").selectedOptions[0]?.textContent ?? "";
+  const count = total.toLocaleString("en");
+  if (!query.terms.length) return `${count} shapes${filtered}.`;
+  const sorted = query.sort === "similarity" ? "most similar first" : `the most similar, by ${order}`;
+  return `${count} results for ${query.describe()}${filtered}, ${sorted}.`;
 }
 
-function partItem(part, weighted) {
-  const item = element("li", {}, element("span", { text: part.label }));
-  if (weighted) {
-    const slider = element("input", { type: "range", min: -1, max: 1, step: 0.1 });
-    slider.value = part.weight;
-    const output = element("output", { text: part.weight });
-    slider.addEventListener("input", () => {
-      part.weight = Number(slider.value);
-      output.textContent = part.weight;
-    });
-    // Updates only the results: the slider has to keep the focus.
-    slider.addEventListener("change", () => run(showResults));
-    const label = element("label", {}, element("span", { text: "weight" }), slider, output);
-    slider.setAttribute("aria-label", `Weight of ${part.label}`);
-    item.append(label);
+// The address of the page has the query, whether the map is shown, and the shape in the large view.
+function saveAddress() {
+  if (restoring) return;
+  const params = query.toParams();
+  if (!byId("map").hidden) params.set("map", "1");
+  if (details.key) params.set("view", details.key);
+  const address = params.size ? `?${params}` : location.pathname;
+  if (location.search !== (params.size ? `?${params}` : "")) history.pushState(null, "", address);
+}
+
+async function readAddress(signal) {
+  restoring = true;
+  try {
+    await restore(signal);
+  } finally {
+    restoring = false;
   }
-  const remove = element("button", { type: "button", text: "Remove" });
-  remove.setAttribute("aria-label", `Remove ${part.label}`);
-  remove.addEventListener("click", () => removePart(part.kind));
-  item.append(remove);
-  return item;
 }
 
-async function classify() {
-  const names = byId("classes").value.split(",").map((name) => name.trim()).filter(Boolean);
-  if (!names.length) throw new Error("Enter at least one class name.");
-  const { classes } = await server.classify(upload.id, names);
-  byId("class-scores").replaceChildren(
-    ...classes.map(({ name, score }) =>
-      element("li", {}, element("span", { text: score.toFixed(3) }), ` ${name}`),
-    ),
-  );
+async function restore(signal) {
+  query = Query.fromAddress(location.search);
+  fieldTerm = query.terms.find((term) => term.kind === "text") ?? null;
+  byId("words").value = fieldTerm?.value ?? "";
+  await nameShapes(signal);
+  const params = new URLSearchParams(location.search);
+  const [wantsMap, viewed] = [params.has("map"), params.get("view")];
+  if (wantsMap === byId("map").hidden) showMap(wantsMap); // may take a minute
+  if (query.isEmpty) {
+    showTerms(query, {});
+    filterPanel.show(query);
+    results.clear();
+    setStatus("");
+  } else await show(signal);
+  if (viewed) await details.open(viewed);
+  else byId("details").close();
+}
+
+// Labels the shapes of a query that comes from an address.
+async function nameShapes(signal) {
+  const terms = query.terms.filter((term) => term.kind === "shape");
+  if (!terms.length) return;
+  const found = await server.list(terms.map((term) => term.value), { signal });
+  for (const term of terms) {
+    const shape = found.find(({ key }) => key === term.value);
+    if (shape) term.label = `shapes like ${shape.title}`;
+  }
+}
+
+async function showMap(shown) {
+  byId("map").hidden = !shown;
+  byId("map-toggle").setAttribute("aria-expanded", shown);
+  saveAddress();
+  if (!shown || mapOpened) return;
+  mapOpened = true;
+  byId("map-about").textContent = "Drawing the map …";
+  try {
+    const { openMap } = await import("./map.js");
+    await openMap({ list: mapList, onOpen: (key) => details.open(key), onError: showError });
+  } catch (error) {
+    mapOpened = false;
+    byId("map-about").textContent = "";
+    showError(error);
+  }
 }
 
 function setStatus(text) {
   byId("status").textContent = text;
 }
 
-// Runs a task and shows its errors on the page. Aborts the current task, unless `controller` is
-// null.
-async function run(task, controller = new AbortController()) {
-  if (controller) {
-    current.abort();
-    current = controller;
-  }
+function showError(error) {
+  byId("error").textContent = error.message;
+}
+
+// Runs a task and shows its errors on the page; aborts the current task.
+async function run(task) {
+  current.abort();
+  const controller = (current = new AbortController());
   byId("error").textContent = "";
   try {
-    await task(controller?.signal);
+    await task(controller.signal);
   } catch (error) {
     if (error.name === "AbortError") return;
     setStatus("");
-    byId("error").textContent = error.message;
+    showError(error);
   } finally {
-    if (!controller || controller === current) byId("results").setAttribute("aria-busy", "false");
+    if (controller === current) byId("results").setAttribute("aria-busy", "false");
   }
 }

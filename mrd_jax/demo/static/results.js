@@ -1,65 +1,126 @@
 // SPDX-License-Identifier: Apache-2.0
-// Result cards and views of point clouds. Names are untrusted: they are inserted as text only.
+// Result cards, their views, and lists of cards that grow.
 
+import { button, byId, element } from "./elements.js";
 import * as server from "./server.js";
 
-// three.js is the largest file of the page, so it is loaded after the page is usable.
-const stage = import("./clouds.js").then((clouds) => clouds.makeStage(), () => null);
+const PAGE = 24; // results per request
 
-// Loads the cloud of a view shortly before the view is scrolled into sight.
+// three.js is the largest file of the page, so it is loaded after the page is usable.
+const stage = import("./stage.js").then((loaded) => loaded.makeStage(), () => null);
+
+// Loads a view shortly before it is scrolled into sight, and frees it when it is far away, so that a
+// long list needs little memory.
 const observer = new IntersectionObserver(
   (entries) => {
-    for (const entry of entries) {
-      if (!entry.isIntersecting) continue;
-      observer.unobserve(entry.target);
-      entry.target.load();
+    for (const { isIntersecting, target } of entries) {
+      if (isIntersecting) target.load();
+      else target.unload();
     }
   },
-  { rootMargin: "200px" },
+  { rootMargin: "400px" },
 );
 
-export function element(tag, { text, ...properties } = {}, ...children) {
-  const node = Object.assign(document.createElement(tag), properties);
-  if (text !== undefined) node.textContent = text;
-  node.append(...children);
-  return node;
-}
-
-// Fetches a cloud and shows it in a view, in front of the picture.
-export async function showCloud(view, address, name) {
+// Fetches a shape and shows it in a view, in front of the picture.
+// place: "api/shapes/KEY" or "api/uploads/ID"; shape: has `mesh`.
+export async function showShape(view, place, shape, name) {
   const loadedStage = await stage;
   if (!loadedStage) return;
-  const canvas = loadedStage.view(await server.cloud(address), name);
+  const data = await server.shapeData(place, shape);
+  if (view.wanted === false) return;
   view.querySelector("canvas")?.remove();
-  view.prepend(canvas);
-  document.getElementById("view-help").hidden = false;
+  view.prepend(loadedStage.view(data, name));
+  byId("view-help").hidden = false;
 }
 
-// shape: a result of `server.find`; onMoreLike: called with the shape by the card's button.
-export function card(shape, { onMoreLike }) {
-  const picture = element("img", {
+export function picture(shape) {
+  return element("img", {
     src: `api/shapes/${shape.key}/picture`,
     alt: `Picture of ${shape.title}`,
     loading: "lazy",
   });
-  const view = element("div", { className: "view" }, picture);
-  view.load = () =>
-    showCloud(view, `api/shapes/${shape.key}/cloud`, shape.title).catch(() => {
+}
+
+// actions: onMoreLike and onOpen, called with the shape by the card's buttons.
+export function card(shape, { onMoreLike, onOpen }) {
+  const view = element("div", { className: "view" }, picture(shape));
+  view.wanted = false;
+  view.load = () => {
+    if (view.wanted) return;
+    view.wanted = true;
+    showShape(view, `api/shapes/${shape.key}`, shape, shape.title).catch(() => {
       // The picture stays.
     });
-  const button = element("button", { type: "button", text: "More like this" });
-  button.setAttribute("aria-label", `More like this: ${shape.title}`);
-  button.addEventListener("click", () => onMoreLike(shape));
+  };
+  view.unload = () => {
+    const canvas = view.querySelector("canvas");
+    if (!canvas || canvas === document.activeElement) return;
+    view.wanted = false;
+    canvas.remove();
+    canvas.dispose();
+  };
   const credit = [shape.creator, shape.licence].filter(Boolean).join(", ");
-  const item = element(
+  const score = shape.score === null ? shape.label : `similarity ${shape.score.toFixed(3)}`;
+  const open = button("Details", () => onOpen(shape), { label: `Details of ${shape.title}` });
+  const more = button("More like this", () => onMoreLike(shape), {
+    label: `More like this: ${shape.title}`,
+  });
+  observer.observe(view);
+  return element(
     "li",
     { className: "card" },
     view,
     element("h3", { text: shape.title }),
-    element("p", { className: "score", text: `similarity ${shape.score.toFixed(3)}` }),
+    element("p", { className: "score", text: score }),
     element("p", { className: "credit", text: credit }),
-    button,
+    element("div", { className: "buttons" }, more, open),
   );
-  observer.observe(view);
-  return item;
+}
+
+// A list of cards that loads more when its end is near.
+export class CardList {
+  // list: ol element; more: button that loads more; actions: see `card`; onError: called with errors.
+  constructor(list, more, { actions, onError }) {
+    Object.assign(this, { list, more, actions, onError });
+    more.addEventListener("click", () => this.grow());
+    new IntersectionObserver(([{ isIntersecting }]) => isIntersecting && this.grow(), {
+      rootMargin: "300px",
+    }).observe(more);
+    this.clear();
+  }
+
+  clear() {
+    this.list.replaceChildren();
+    this.fetchPage = null;
+    this.more.hidden = true;
+  }
+
+  // Replaces the cards. fetchPage: called with {offset, count, signal}; returns {found, total}.
+  // Returns the total.
+  async show(fetchPage, signal) {
+    this.fetchPage = null; // ends the growth of the old list
+    const { found, total } = await fetchPage({ offset: 0, count: PAGE, signal });
+    this.list.replaceChildren(...found.map((shape) => card(shape, this.actions)));
+    this.fetchPage = fetchPage;
+    this.offset = PAGE;
+    this.more.hidden = this.offset >= total;
+    return total;
+  }
+
+  async grow() {
+    const { fetchPage } = this;
+    if (!fetchPage || this.more.hidden || this.growing === fetchPage) return;
+    this.growing = fetchPage;
+    try {
+      const { found, total } = await fetchPage({ offset: this.offset, count: PAGE });
+      if (fetchPage !== this.fetchPage) return; // another list is shown by now
+      this.list.append(...found.map((shape) => card(shape, this.actions)));
+      this.offset += PAGE;
+      this.more.hidden = this.offset >= total;
+    } catch (error) {
+      this.onError(error);
+    } finally {
+      if (this.growing === fetchPage) this.growing = null;
+    }
+  }
 }

@@ -1,13 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Views of point clouds that can be rotated and zoomed. Browsers allow only a few WebGL contexts, so
-// one context renders all views and copies each into its own 2D canvas.
+// A canvas with a shape that is rotated and zoomed by mouse, touch and keyboard.
 
-import * as THREE from "./vendor/three.module.min.js";
-
-const FIELD_OF_VIEW = 32; // degrees
-const DISTANCE = 1.02 / Math.sin((FIELD_OF_VIEW / 2) * (Math.PI / 180)); // fits the unit sphere
-const POINT_SIZE = 2; // diameter of a point, divided by the square root of their number
-const FOG_DEPTH = 8; // distance behind the centre at which points are black
 const ROTATION_SPEED = 0.6; // degrees per pixel
 const ROTATION_STEP = 15; // degrees per key press
 const MAX_TILT = 85; // degrees
@@ -18,91 +11,15 @@ const ZOOM_KEYS = { "+": ZOOM_STEP, "=": ZOOM_STEP, "-": 1 / ZOOM_STEP, _: 1 / Z
 const ZOOM_SPEED = 0.01; // logarithm of the factor per pixel of scrolling
 const MAX_SCROLL = 22; // pixels per event: a wheel sends about 100, a touchpad a few
 
-// Returns null if the browser has no WebGL; the page then shows pictures only.
-export function makeStage() {
-  try {
-    return new Stage();
-  } catch {
-    return null;
-  }
-}
-
-class Stage {
-  constructor() {
-    this.renderer = new THREE.WebGLRenderer({ alpha: true, antialias: true });
-    // No colour conversion: colours are shown as they are stored.
-    this.renderer.outputColorSpace = THREE.LinearSRGBColorSpace;
-    this.renderer.setPixelRatio(1);
-    this.camera = new THREE.PerspectiveCamera(FIELD_OF_VIEW, 1, 0.1, 10);
-    this.camera.up.set(0, 0, 1);
-    this.scene = new THREE.Scene();
-    // Farther points are darker, to distinguish front from back.
-    this.scene.fog = new THREE.Fog(0x000000, DISTANCE - 1, DISTANCE + FOG_DEPTH);
-    this.material = new THREE.PointsMaterial({
-      vertexColors: true,
-      alphaMap: discTexture(),
-      alphaTest: 0.5,
-    });
-    this.points = new THREE.Points(new THREE.BufferGeometry(), this.material);
-    this.points.frustumCulled = false;
-    this.scene.add(this.points);
-  }
-
-  // Returns a canvas that shows a cloud; `name` is its label for screen readers.
-  view(cloud, name) {
-    return new View(this, cloud, name).canvas;
-  }
-
-  draw(view) {
-    const side = Math.max(1, Math.round(view.canvas.clientWidth * window.devicePixelRatio));
-    if (view.canvas.width !== side) view.canvas.width = view.canvas.height = side;
-    this.renderer.setSize(side, side, false);
-    this.points.geometry = view.geometry;
-    // three.js computes point sizes for a field of view of 90 degrees.
-    this.material.size =
-      (view.zoom * view.pointSize) / Math.tan(THREE.MathUtils.degToRad(FIELD_OF_VIEW / 2));
-    this.camera.zoom = view.zoom;
-    this.camera.updateProjectionMatrix();
-    const azimuth = THREE.MathUtils.degToRad(view.azimuth);
-    const tilt = THREE.MathUtils.degToRad(view.tilt);
-    this.camera.position.set(
-      DISTANCE * Math.cos(tilt) * Math.cos(azimuth),
-      DISTANCE * Math.cos(tilt) * Math.sin(azimuth),
-      DISTANCE * Math.sin(tilt),
-    );
-    this.camera.lookAt(0, 0, 0);
-    this.renderer.render(this.scene, this.camera);
-    const context = view.canvas.getContext("2d");
-    context.clearRect(0, 0, side, side);
-    context.drawImage(this.renderer.domElement, 0, 0);
-  }
-}
-
-// Returns an alpha map that makes points round: white is opaque, black is transparent.
-function discTexture() {
-  const side = 32;
-  const canvas = document.createElement("canvas");
-  canvas.width = canvas.height = side;
-  const context = canvas.getContext("2d");
-  context.fillRect(0, 0, side, side);
-  context.fillStyle = "white";
-  context.arc(side / 2, side / 2, side / 2, 0, 2 * Math.PI);
-  context.fill();
-  return new THREE.CanvasTexture(canvas);
-}
-
-class View {
-  constructor(stage, cloud, name) {
+export class View {
+  constructor(stage, object, name) {
     this.stage = stage;
     this.azimuth = -45;
     this.tilt = 25;
     this.zoom = 1;
     this.pointers = new Map(); // positions of the pressed pointers by id
     this.drawScheduled = false;
-    this.pointSize = POINT_SIZE / Math.sqrt(Math.max(1, cloud.rgb.length / 3));
-    this.geometry = new THREE.BufferGeometry();
-    this.geometry.setAttribute("position", new THREE.BufferAttribute(cloud.xyz, 3, true));
-    this.geometry.setAttribute("color", new THREE.BufferAttribute(cloud.rgb, 3, true));
+    this.object = object;
     this.canvas = document.createElement("canvas");
     this.canvas.tabIndex = 0;
     this.canvas.setAttribute("role", "slider");
@@ -116,6 +33,7 @@ class View {
     this.canvas.addEventListener("wheel", (event) => this.scroll(event), { passive: false });
     this.resizes = new ResizeObserver(() => this.show());
     this.resizes.observe(this.canvas);
+    this.canvas.dispose = () => this.dispose();
     this.show();
   }
 
@@ -200,6 +118,6 @@ class View {
   // Frees the GPU memory of a canvas that was removed from the page.
   dispose() {
     this.resizes.disconnect();
-    this.geometry.dispose();
+    this.object.geometry.dispose();
   }
 }
