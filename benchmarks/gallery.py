@@ -91,7 +91,7 @@ def photograph(browser: Any, address: str, *, size: tuple[int, int], dark: bool 
 def photograph_search(
     browser: Any, checkpoint: Path, index: Path, folder: Path, output: Path
 ) -> None:
-    """Photographs the search page with the results of a query, wide, and dark on a phone.
+    """Photographs the search page with the results of a query, dark and as narrow as a phone.
 
     Args:
       browser: Playwright browser.
@@ -110,15 +110,11 @@ def photograph_search(
             address = re.search(r"http://\S+", server.stdout.readline())
             if address is None:
                 raise OSError("the page did not start; see its output above")
-            for name, size, dark in (("page", WINDOW, False), ("page_phone", PHONE, True)):
-                page = photograph(browser, address.group(), size=size, dark=dark)
-                page.wait_for_selector("#about:has-text('shapes by')")
-                page.fill("#words", "potted plant")
-                page.press("#words", "Enter")
-                page.wait_for_selector(".card")
-                page.wait_for_timeout(5_000)  # views turn into place one after another
-                page.screenshot(path=folder / f"{name}.png")
-                reduce(folder / f"{name}.png", output / f"{name}.png")
+            page = photograph(browser, f"{address.group()}?text=chair", size=PHONE, dark=True)
+            page.wait_for_selector(".card canvas")
+            page.wait_for_timeout(5_000)  # shapes are drawn one after another
+            page.screenshot(path=folder / "page_phone.png")
+            reduce(folder / "page_phone.png", output / "page_phone.png")
         finally:
             server.terminate()
 
