@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 from tiny import assert_trees_equal, tiny_config
 
+from configs import finetune
 from mrd_jax.checkpoints import manager, manifest, run_identity
 
 
@@ -60,10 +61,14 @@ def test_other_data_is_rejected(tmp_path):
 
 @pytest.mark.parametrize("field", sorted(run_identity.NEUTRAL_FIELDS))
 def test_neutral_fields_may_change(tmp_path, field):
-    open_workdir(tmp_path, tiny_config()).close()
-    value = run_identity.flatten(tiny_config())[field]
-    changed = {bool: True, int: 77, float: 7.5, str: "shard_map"}[type(value)]
-    other = tiny_config()
+    config, other = tiny_config(), tiny_config()
+    if field.startswith("finetune."):
+        config.finetune, other.finetune = finetune.finetune(), finetune.finetune()
+    open_workdir(tmp_path, config).close()
+    value = run_identity.flatten(config)[field]
+    changed = {bool: not value, int: 77, float: 7.5, str: "shard_map", list: (0.5, 2.0)}[
+        type(value)
+    ]
     other.update_from_flattened_dict({field: changed})
     assert run_identity.flatten(other)[field] != value
     open_workdir(tmp_path, other).close()

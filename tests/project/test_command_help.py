@@ -75,7 +75,7 @@ def entries():
 
 def test_options_of_absl_are_read_from_the_source(entries):
     (train,) = [entry for entry in entries if entry.words == ("train",)]
-    assert train.options["--mode"] == ("train", "eval", "check", "validate")
+    assert train.options["--mode"] == ("train", "eval", "finetune", "check", "validate")
     assert "quickstart" in train.options["--config"] and train.options["--workdir"] == ()
 
 
