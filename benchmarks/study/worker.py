@@ -92,11 +92,11 @@ def read_config(spec: Spec, *, split: str) -> ConfigDict:
 def _run(spec: Spec, workdir: pathlib.Path) -> dict[str, Any] | None:
     """Trains and measures; returns None after a graceful shutdown."""
     started = time.perf_counter()
-    config = read_config(spec, split="")
+    config = run.resolve(read_config(spec, split=""))
     if not spec.average_of and not train.train_and_evaluate(config, str(workdir)):
         return None
     seconds = time.perf_counter() - started
-    built = run.build_run(read_config(spec, split=spec.split))
+    built = run.build_run(run.resolve(read_config(spec, split=spec.split)))
     evaluator = built.evaluator()
     assert evaluator is not None
     trained = [
@@ -120,7 +120,7 @@ def _run(spec: Spec, workdir: pathlib.Path) -> dict[str, Any] | None:
 
 def _variables(spec: Spec, workdir: str) -> dict[str, Any]:
     """Returns the variables that the run in a workdir is evaluated with."""
-    config = read_config(spec, split="")
+    config = run.resolve(read_config(spec, split=""))
     built = run.build_run(config)
     data = run.open_data(config)
     with contextlib.closing(

@@ -19,7 +19,7 @@ def get_config():
     config.batch_size = 8
     config.total_steps = 4
     config.eval_windows = 1
-    config.data.points, config.teacher.dim = {POINTS}, {DIM}
+    config.teacher.dim = {DIM}
     config.model.update(
         points={POINTS}, dim=64, depth=1, heads=1, mlp_dim=32, sa_dim=16, groups=4, group_size=4,
         radius=0.5, out_dim={DIM},
