@@ -29,7 +29,7 @@ class Summary:
       aborted: number of skipped items that --retry_skipped tries again.
       retried: reason -> number of items whose first attempt failed.
       faults: kind -> number of repairs and omissions in the shapes that were kept.
-      examples: reason or kind -> ids of its first items.
+      examples: reason or kind -> the smallest ids of its items, in order.
       bytes: size of the shards in the cache.
       cpu_seconds: stage -> CPU seconds over all processes, without reused shards.
       seconds: wall time.
@@ -64,8 +64,9 @@ class Summary:
         skipped = [(reason, [item_id]) for item_id, reason in header["skipped"].items()]
         # Shards of earlier versions have no "faulty".
         for reason, ids in [*skipped, *header.get("faulty", {}).items()]:
-            examples = self.examples.setdefault(reason, [])
-            examples += ids[: EXAMPLES - len(examples)]
+            # The smallest ids: shards are added in the order in which they are finished.
+            known = self.examples.get(reason, [])
+            self.examples[reason] = sorted([*known, *ids])[:EXAMPLES]
 
     def check(self) -> None:
         """Raises RuntimeError unless every item has a shape or a reason for having none."""

@@ -272,3 +272,20 @@ def test_texts_that_differ_in_numbers_are_counted_together():
         "  kept, points that are not finite, dropped: N: 3",
         "    a, b, c",
     ]
+
+
+def test_examples_do_not_depend_on_the_order_in_which_shards_are_finished(tmp_path):
+    path = tmp_path / "shard.npz"
+    path.write_bytes(b"")
+    headers = [
+        {"skipped": {f"{shard}-{item}": "no surface" for item in "ab"}, "faults": {}}
+        for shard in range(4)
+    ]
+
+    def texts(order):
+        counted = summary.Summary()
+        for shard in order:
+            counted.add_shard(path, headers[shard], written=0)
+        return str(counted), counted.examples
+
+    assert texts([2, 0, 3, 1]) == texts([0, 1, 2, 3]) == texts([3, 2, 1, 0])

@@ -228,8 +228,6 @@ def agreement_report(cluster, node, root):
     for name in ("local", "ray", "merged"):
         places = ("shapes", "features", "synthetic")
         report[name] = {place: checksums(root / name / place, "*") for place in places}
-        # An account of the run, which may count items that the dead node left to another one.
-        del report[name]["synthetic"]["preparation.html"]
     return report
 
 
