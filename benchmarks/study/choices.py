@@ -25,16 +25,18 @@ def choose_recipe(criteria: Mapping[str, float], *, budget_hours: float) -> stag
     ]
     base = criteria[stages.length_name(lengths[0])]
     options += [
-        (criteria[stages.length_name(n)] - base, settings.Option(lengthens=n // lengths[0]))
+        (criteria[stages.length_name(n)] - base, settings.Option(lengthens=n / lengths[0]))
         for n in lengths[1:]
     ]
     # The largest gain first; of equal ones, the first in the list.
     for gain, option in sorted(options, key=lambda each: -each[0]):
         extended = stages.Recipe(
             {**recipe.overrides, **option.overrides},
-            recipe.steps * option.lengthens,
+            round(recipe.steps * option.lengthens),
             recipe.cost * option.cost,
         )
+        if recipe.overrides.keys() & option.overrides.keys():
+            continue
         if gain > 0 and later_hours(extended) <= budget_hours:
             recipe = extended
     return recipe

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The study: its metrics, choices, resumption and tables, with made-up results."""
 
+import functools
 import json
 import pathlib
 import re
@@ -12,6 +13,7 @@ from held_out_example import CHAIR, LAMP, TABLE, held_out
 from benchmarks import sweep
 from benchmarks.study import __main__ as command
 from benchmarks.study import choices, execution, measure, settings, stages, tables, worker
+from configs import base
 from mrd_jax.evaluation import linear_probe, results
 from mrd_jax.evaluation.metrics import statistics
 from mrd_jax.training import validation
@@ -108,6 +110,45 @@ def test_recipe_takes_the_options_that_help_and_fit_the_budget():
     limited = choices.choose_recipe(recipe_criteria(**gains), budget_hours=present)
     assert limited.overrides == settings.RECIPE["colour drop 0.5"].overrides
     assert limited.steps == 600
+
+
+def test_recipe_takes_the_better_of_two_options_that_change_the_same_field():
+    gains = {"colour drop 0.5": 0.02, "no colour drop": 0.03}
+    recipe = choices.choose_recipe(recipe_criteria(**gains), budget_hours=1e9)
+    assert recipe.overrides == settings.RECIPE["no colour drop"].overrides
+
+
+def test_an_option_with_dearer_steps_takes_fewer_of_them():
+    name = "no patch dropout, half the steps"
+    runs = {run.setting: run for run in stages.recipe_round()}
+    assert runs[name].overrides["total_steps"] == runs["as it is"].overrides["total_steps"] // 2
+    assert runs[name].seconds == pytest.approx(runs["as it is"].seconds)
+    recipe = choices.choose_recipe(recipe_criteria(**{name: 0.1}), budget_hours=1e9)
+    assert (recipe.steps, recipe.cost) == (300, 2.0)
+
+
+@pytest.mark.parametrize("path", [stages.PARTS_CONFIG, stages.FURNITURE_CONFIG])
+def test_the_study_does_not_follow_the_defaults_that_follow_it(path, monkeypatch):
+    fields = {
+        name
+        for setting in (*settings.RELATIONS, settings.CONTRASTIVE, *settings.RECIPE.values())
+        for name in setting.overrides
+    }
+    spec = worker.Spec(str(ROOT / path), {}, "", "", probes=False)
+    expected = worker.read_config(spec, split="")
+    defaults = base.get_config()
+    for name in fields:
+        defaults.update_from_flattened_dict({name: type(field_value(defaults, name))()})
+    monkeypatch.setattr(base, "get_config", lambda: defaults)
+    assert field_value(defaults, "loss.lambda_intra") == 0.0
+    found = worker.read_config(spec, split="")
+    for name in fields:
+        assert field_value(found, name) == field_value(expected, name), name
+
+
+def field_value(config, name):
+    """Value of a field by dotted name."""
+    return functools.reduce(getattr, name.split("."), config)
 
 
 def test_halving_keeps_the_best_and_combines_the_winners_of_different_families():
@@ -304,9 +345,9 @@ def test_a_failed_run_is_named_and_the_others_of_its_round_run(stubbed, capsys):
     arguments, executed, failing, _ = stubbed
     failing.add("width_384_contrastive_0")
     assert command.main(arguments) == 2
-    assert "15 of 16 runs" in (message := capsys.readouterr().err)
+    assert "19 of 20 runs" in (message := capsys.readouterr().err)
     assert "width_384_contrastive_0 failed" in message
-    assert len(executed) == 16
+    assert len(executed) == 20
     executed.clear()
     failing.clear()
     assert command.main([*arguments, "--stages", "recipe"]) == 0
