@@ -25,7 +25,7 @@ FURNITURE_STEPS, FURNITURE_SEEDS, FURNITURE_COST = 300, 5, 2.0
 ROUNDS: tuple[tuple[float, tuple[int, ...]], ...] = ((0.25, (0,)), (0.5, (0,)), (1.0, (0, 1)))
 # On one of two cores (x86_64) beside another run: a step of 64 samples of the quickstart student,
 # start and compilation of a run with its measurement, and probes on 2,000 shapes.
-STEP_SECONDS, START_SECONDS, PROBE_SECONDS = 0.75, 45.0, 50.0
+STEP_SECONDS, START_SECONDS, PROBE_SECONDS = 0.37, 45.0, 50.0
 # Fields of a run that its identity names only if they are used.
 _OPTIONAL = ("starts_from", "averages", "helper")
 

@@ -4,6 +4,8 @@
 import argparse
 import contextvars
 import functools
+import os
+import select
 import sys
 import traceback
 from collections.abc import Callable
@@ -14,8 +16,8 @@ from mrd_jax.cli import logs, names
 
 # Exit status of a command that was given something it cannot use.
 USAGE_ERROR = 2
-# Exit status of a command that Ctrl-C ended, as in shells.
-INTERRUPTED = 130
+# Exit statuses, as in shells: Ctrl-C ended the command; nothing reads its output any more.
+INTERRUPTED, PIPE_CLOSED = 130, 141
 # Flag of every command.
 DEBUG = "--debug"
 DEBUG_HELP = "show the traceback of an error"
@@ -105,7 +107,8 @@ encoder_path = argument(hub.resolve)
 def reports_errors(main: Callable[P, int | None]) -> Callable[P, int]:
     """Decorates the main function of a command: prints a user's mistake and returns status 2.
 
-    Ctrl-C ends it without a traceback.
+    Ctrl-C ends it without a traceback, and so does the end of what reads its output, as in
+    `mrd-jax doctor | head`.
 
     Messages of the libraries below warnings are dropped.
 
@@ -117,19 +120,34 @@ def reports_errors(main: Callable[P, int | None]) -> Callable[P, int]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
         logs.quiet_libraries()
         try:
-            return main(*args, **kwargs) or 0
+            status = main(*args, **kwargs) or 0
+            sys.stdout.flush()
+            return status
         except KeyboardInterrupt:
             if is_debug():
                 raise
             print("interrupted", file=sys.stderr)
             return INTERRUPTED
         except Exception as error:
+            if isinstance(error, BrokenPipeError) and _stdout_is_closed():
+                return PIPE_CLOSED
             if is_debug() or not is_user_error(error):
                 raise
             print_error(error)
             return USAGE_ERROR
 
     return wrapped
+
+
+def _stdout_is_closed() -> bool:
+    """Returns whether nothing reads stdout any more; what is left for it is then dropped."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    if not poll.poll(0):
+        return False
+    # Python flushes stdout once more when it exits.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def is_debug() -> bool:

@@ -3,6 +3,7 @@
 
 import ast
 import importlib
+import os
 import pathlib
 import re
 import shlex
@@ -137,3 +138,27 @@ def test_interrupted_command_ends_with_status_130_and_without_a_traceback(capsys
 
     assert main() == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_command_ends_quietly_when_nothing_reads_its_output_any_more(unbuffered):
+    read, write = os.pipe()
+    os.close(read)
+    arguments = [sys.executable, "-m", "mrd_jax.tools.completion", "bash"]
+    found = subprocess.run(
+        arguments,
+        stdout=write,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )
+    os.close(write)
+    assert (found.returncode, found.stderr) == (command.PIPE_CLOSED, b"")
+
+
+def test_another_closed_pipe_is_an_error(capfd):
+    @command.reports_errors
+    def main():
+        raise BrokenPipeError(32, "worker ended")
+
+    assert main() == command.USAGE_ERROR
+    assert "worker ended" in capfd.readouterr().err
