@@ -30,13 +30,16 @@ def choose_recipe(criteria: Mapping[str, float], *, budget_hours: float) -> stag
     ]
     # The largest gain first; of equal ones, the first in the list.
     for gain, option in sorted(options, key=lambda each: -each[0]):
-        extended = stages.Recipe(
-            {**recipe.overrides, **option.overrides},
-            round(recipe.steps * option.lengthens),
-            recipe.cost * option.cost,
-        )
         if recipe.overrides.keys() & option.overrides.keys():
             continue
+        compared = recipe.compared_steps
+        extended = stages.Recipe(
+            {**recipe.overrides, **option.overrides},
+            steps=round(recipe.steps * option.lengthens),
+            # Objectives are compared in runs of the first length.
+            compared_steps=round(compared * option.lengthens) if option.overrides else compared,
+            cost=recipe.cost * option.cost,
+        )
         if gain > 0 and later_hours(extended) <= budget_hours:
             recipe = extended
     return recipe

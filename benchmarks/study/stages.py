@@ -37,11 +37,13 @@ class Recipe:
     Attributes:
       overrides: values of config fields by dotted name.
       steps: steps of 64 samples of a whole run.
+      compared_steps: steps of 64 samples of the last round in which objectives are compared.
       cost: cost of a step against `PARTS_CONFIG`.
     """
 
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     steps: int = 600
+    compared_steps: int = 600
     cost: float = 1.0
 
 
@@ -152,7 +154,7 @@ def recipe_round() -> list[Run]:
         common = {"objective": objective, "condition": objective.name}
         for name, option in settings.RECIPE.items():
             steps = round(settings.RECIPE_STEPS * option.lengthens)
-            recipe = Recipe(option.overrides, steps, option.cost)
+            recipe = Recipe(option.overrides, steps=steps, cost=option.cost)
             runs += _choice_runs("recipe", name, recipe=recipe, **common)
         for steps in settings.LENGTHS:
             recipe = Recipe(steps=steps)
@@ -174,7 +176,7 @@ def relations_round(round_: int, chosen: Sequence[Setting], recipe: Recipe) -> l
       recipe: recipe of the student.
     """
     fraction, seeds = ROUNDS[round_]
-    shortened = dataclasses.replace(recipe, steps=round(fraction * recipe.steps))
+    shortened = dataclasses.replace(recipe, steps=round(fraction * recipe.compared_steps))
     return [
         run
         for setting in (CONTRASTIVE, REFERENCE, *chosen)

@@ -105,7 +105,7 @@ def test_recipe_takes_the_options_that_help_and_fit_the_budget():
     assert unlimited.overrides == {
         **settings.RECIPE["width 384"].overrides, **settings.RECIPE["colour drop 0.5"].overrides
     }  # fmt: skip
-    assert unlimited.steps == 1_200
+    assert (unlimited.steps, unlimited.compared_steps) == (1_200, 600)
     present = choices.later_hours(stages.Recipe())
     limited = choices.choose_recipe(recipe_criteria(**gains), budget_hours=present)
     assert limited.overrides == settings.RECIPE["colour drop 0.5"].overrides
@@ -124,7 +124,7 @@ def test_an_option_with_dearer_steps_takes_fewer_of_them():
     assert runs[name].overrides["total_steps"] == runs["as it is"].overrides["total_steps"] // 2
     assert runs[name].seconds == pytest.approx(runs["as it is"].seconds)
     recipe = choices.choose_recipe(recipe_criteria(**{name: 0.1}), budget_hours=1e9)
-    assert (recipe.steps, recipe.cost) == (300, 2.0)
+    assert (recipe.steps, recipe.compared_steps, recipe.cost) == (300, 300, 2.0)
 
 
 @pytest.mark.parametrize("path", [stages.PARTS_CONFIG, stages.FURNITURE_CONFIG])
@@ -149,6 +149,14 @@ def test_the_study_does_not_follow_the_defaults_that_follow_it(path, monkeypatch
 def field_value(config, name):
     """Value of a field by dotted name."""
     return functools.reduce(getattr, name.split("."), config)
+
+
+def test_objectives_are_compared_in_runs_of_the_first_length():
+    recipe = stages.Recipe(steps=1_200)
+    compared = {r.overrides["total_steps"] for r in stages.relations_round(2, [], recipe)}
+    tested = stages.test_round(settings.REFERENCE, recipe)
+    assert compared == {600}
+    assert {r.overrides["total_steps"] for r in tested if r.data == "parts"} == {1_200}
 
 
 def test_halving_keeps_the_best_and_combines_the_winners_of_different_families():
