@@ -56,17 +56,29 @@ class ClassHead:
         """
         return np.asarray(embeddings, np.float32) @ self.kernel + self.bias
 
+    def probabilities(self, embeddings: np.ndarray) -> np.ndarray:
+        """Returns the probabilities of the classes, the softmax of their logits.
+
+        Args:
+          embeddings: float [count, dim], unit norm, as `Encoder.embed` returns them.
+
+        Returns:
+          float32 [count, classes].
+        """
+        logits = self.logits(embeddings)
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return powers / powers.sum(axis=1, keepdims=True)
+
     def classify(self, embeddings: np.ndarray) -> list[tuple[str, float]]:
-        """Returns the best class of each embedding, and its probability by the softmax.
+        """Returns the best class of each embedding, and its probability.
 
         Args:
           embeddings: float [count, dim], unit norm, as `Encoder.embed` returns them.
         """
-        logits = self.logits(embeddings)
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        best = logits.argmax(axis=1)
-        chances = powers[np.arange(len(best)), best] / powers.sum(axis=1)
-        return [(self.names[i], float(chance)) for i, chance in zip(best, chances, strict=True)]
+        chances = self.probabilities(embeddings)
+        best = chances.argmax(axis=1)
+        found = chances[np.arange(len(best)), best].tolist()
+        return [(self.names[i], chance) for i, chance in zip(best, found, strict=True)]
 
 
 def write(folder: storage.Path, head: ClassHead) -> None:

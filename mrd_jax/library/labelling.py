@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nearest class names of embeddings, for lists of names of any length."""
+"""Classes of embeddings: the nearest names of a list of any length, or those of a class head."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -9,6 +9,7 @@ import tqdm
 
 from data_prep import teachers
 from data_prep.teachers import prompts
+from mrd_jax.encoder import ClassHead
 from mrd_jax.library import class_names
 from mrd_jax.search import shape_index
 
@@ -23,18 +24,18 @@ _CALIBRATION_SHAPES = 4_096
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-    """The nearest classes of each query, best first.
+    """The best classes of each query, best first.
 
     Attributes:
-      names: [queries][top] class names; fewer if the list has fewer different names.
-      scores: [queries][top] cosine similarities.
+      names: [queries][top] class names; fewer if there are fewer different names.
+      scores: [queries][top] cosine similarities, or probabilities of a class head.
     """
 
     names: list[list[str]]
     scores: list[list[float]]
 
     def margins(self) -> list[float | None]:
-        """Returns the difference of the two best scores; None for a list of one class."""
+        """Returns the difference of the two best scores; None for a single class."""
         return [row[0] - row[1] if len(row) > 1 else None for row in self.scores]
 
 
@@ -160,3 +161,28 @@ def label(
         best.add(names, features)
         known.add(features)
     return best.labels(), np.sort(known.scores)
+
+
+def label_with_head(
+    queries: np.ndarray, head: ClassHead, *, count: int, calibration: np.ndarray | None
+) -> tuple[Labels, np.ndarray]:
+    """Finds the most probable classes of queries.
+
+    Args:
+      queries: [queries, dim], unit norm.
+      head: class head of the encoder.
+      count: number of classes per query.
+      calibration: [shapes, dim], embeddings of known shapes; None for none.
+
+    Returns:
+      As `label`.
+    """
+    chances = head.probabilities(queries)
+    best = np.argsort(-chances, axis=1, kind="stable")[:, :count]
+    labels = Labels(
+        [[head.names[i] for i in row] for row in best],
+        np.take_along_axis(chances, best, axis=1).tolist(),
+    )
+    if calibration is None:
+        return labels, np.zeros(0, np.float32)
+    return labels, np.sort(head.probabilities(calibration).max(axis=1))

@@ -132,6 +132,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add(
         "--encoder",
+        "--checkpoint",
         required=True,
         type=command.encoder_path,
         help="workdir of a run, one of its checkpoints, or encoder folder",

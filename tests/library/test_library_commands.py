@@ -2,6 +2,7 @@
 """The commands classify, coverage, cluster and duplicates, from an index to their files."""
 
 import csv
+import dataclasses
 import html.parser
 import json
 
@@ -100,6 +101,53 @@ def test_none_level_of_zero_never_answers_none_of_these(workspace):
     arguments += ["--classes", "words.txt", "--output", "always", "--none_level", "0"]
     assert classify.main(arguments) == 0
     assert [row["none_of_these"] for row in table(workspace / "always/labels.csv")] == ["False"]
+
+
+@pytest.fixture
+def fine_tuned(workspace, monkeypatch):
+    """The encoder with a class head."""
+    student = encoder.load("encoder")
+    rng = np.random.default_rng(1)
+    dim = student.embed(random_clouds(1)).shape[1]
+    kernel = 5 * rng.normal(size=(dim, 3)).astype(np.float32)
+    head = encoder.ClassHead(("chair", "lamp", "sofa"), kernel, np.zeros(3, np.float32))
+    with_head = dataclasses.replace(student, classes=head)
+    monkeypatch.setattr(encoder, "load", lambda *a, **k: with_head)
+    return with_head
+
+
+def test_without_a_list_files_get_the_classes_of_the_class_head(workspace, fine_tuned):
+    arguments = ["files", "--checkpoint", "encoder", "--output", "by_head", "--top", "3"]
+    assert classify.main(arguments) == 1  # one is broken
+    rows = table(workspace / "by_head" / "labels.csv")
+    logits = fine_tuned.embed(random_clouds(3)) @ fine_tuned.classes.kernel
+    chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    order = np.argsort(-chances, axis=1)
+    names = np.array(fine_tuned.classes.names)[order]
+    found = [[row["class"], row["class_2"], row["class_3"]] for row in rows]
+    assert found == names.tolist()
+    scores = np.array([[float(row["score"]), float(row["score_2"])] for row in rows])
+    best = np.take_along_axis(chances, order[:, :2], axis=1)
+    np.testing.assert_allclose(scores, best, atol=1e-3)
+    margins = [float(row["margin"]) for row in rows]
+    np.testing.assert_allclose(margins, scores[:, 0] - scores[:, 1], atol=2e-4)
+    assert {(row["level"], row["none_of_these"]) for row in rows} == {("", "False")}
+    check_page(workspace / "by_head" / "index.html")
+
+    given = ["files/0.npz", "--checkpoint", "encoder", "--index", "index", "--output", "levels"]
+    classify.main(given)
+    known = fine_tuned.classes.probabilities(queries.shape_index.read("index").rows).max(axis=1)
+    (row,) = table(workspace / "levels" / "labels.csv")
+    assert float(row["level"]) == pytest.approx((known <= best[0, 0]).mean(), abs=0.05)
+
+
+def test_an_encoder_without_class_head_needs_a_list_and_a_list_an_index(workspace, capsys):
+    arguments = ["files", "--checkpoint", "encoder", "--output", "none"]
+    assert classify.main(arguments) == 2
+    assert "encoder has no class head: pass --classes" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        classify.main([*arguments, "--classes", "words.txt"])
+    assert "--classes needs --index" in capsys.readouterr().err
 
 
 def test_coverage_tells_which_classes_have_few_shapes(workspace, capsys):
