@@ -8,6 +8,7 @@ trainings in separate processes. Commands that no test runs are listed with the 
 command block has to be run or listed.
 """
 
+import dataclasses
 import io
 import os
 import pathlib
@@ -169,7 +170,7 @@ def small_parts(fast_compile):
 
     def once(path, **expected):
         kept.append(kept[0] if kept else load(path, **expected))
-        return kept[0]
+        return dataclasses.replace(kept[0], classes=encoder.class_head.read(pathlib.Path(path)))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(teachers, "load_teacher", load_teacher)
@@ -189,6 +190,9 @@ def template(tmp_path_factory, small_parts):
     shutil.copytree(folder / "my_shapes", folder / "meshes")
     for place in ("runs/quickstart", "encoders/openshape", "encoders/uni3d-b"):
         encoder.save(folder / place, variables=tiny_variables(), card=tiny_card())
+    head = encoder.ClassHead(("low", "wide"), np.eye(DIM, 2, dtype=np.float32), np.zeros(2))
+    tuned = folder / "runs" / "finetune" / "encoder"
+    encoder.save(tuned, variables=tiny_variables(), card=tiny_card(), classes=head)
     for place in ("docs", "scripts"):
         (folder / place).symlink_to(ROOT / place)
     shutil.copytree(ROOT / "configs", folder / "configs")
