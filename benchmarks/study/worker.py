@@ -26,7 +26,7 @@ from mrd_jax.distributed import compilation_cache
 from mrd_jax.evaluation import baselines, held_out_split, retrieval
 from mrd_jax.training import run, train
 
-RESULT_FILE = "study.json"
+RESULT_FILE, EMBEDDINGS_FILE = "study.json", "embeddings.npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +105,10 @@ def _run(spec: Spec, workdir: pathlib.Path) -> dict[str, Any] | None:
     ]
     variables = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *trained)
     embeddings = evaluator.embed(variables, evaluator.records)
+    rows = embeddings.astype(np.float16)
+    atomic_io.write_npz(
+        workdir / EMBEDDINGS_FILE, rows=rows, ids=np.asarray(evaluator.held_out.ids)
+    )
     train_split = None
     if spec.probes:
         records = source.open_split(spec.data, config.data.train_split)

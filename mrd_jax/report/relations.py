@@ -5,6 +5,7 @@ The same held-out shapes are tracked at every evaluation of a run.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import matplotlib
@@ -39,7 +40,7 @@ class Snapshot(NamedTuple):
     rows: np.ndarray
 
 
-class _Panel(NamedTuple):
+class Panel(NamedTuple):
     """A matrix of the figure, and the colours that it is drawn in."""
 
     title: str
@@ -171,12 +172,12 @@ class TrackedShapes:
         students = [self.student(snapshot.rows) for snapshot in shown]
         peak = max(self.teacher.max(), *(student.max() for student in students))
         # Square roots make small entries visible.
-        panels = [_Panel("teacher, images", self.teacher**0.5, "viridis", 0.0, peak**0.5)]
+        panels = [Panel("teacher, images", self.teacher**0.5, "viridis", 0.0, peak**0.5)]
         panels += [
-            _Panel(f"student, step {snapshot.step}", student**0.5, "viridis", 0.0, peak**0.5)
+            Panel(f"student, step {snapshot.step}", student**0.5, "viridis", 0.0, peak**0.5)
             for snapshot, student in zip(shown, students, strict=True)
         ]
-        panels.append(_Panel("student - teacher", students[-1] - self.teacher, "RdBu", -peak, peak))
+        panels.append(Panel("student - teacher", students[-1] - self.teacher, "RdBu", -peak, peak))
         distances = [
             float(np.abs(student - self.teacher).sum(axis=1).mean() / 2) for student in students
         ]
@@ -194,11 +195,15 @@ class TrackedShapes:
                 for distance, snapshot in zip(distances, shown, strict=True)
             )
             + ".",
-            source=self._draw_panels(panels),
+            source=figures.figure_uri(self.draw_panels(panels)),
         )
 
-    def _draw_panels(self, panels: list[_Panel]) -> str:
-        """Draws the panels side by side, with class names on the first, as a data URI."""
+    def draw_panels(self, panels: Sequence[Panel]) -> mpl_figure.Figure:
+        """Draws matrices between the tracked shapes side by side, with class names on the first.
+
+        Args:
+          panels: matrices [tracked, tracked].
+        """
         starts = [
             i for i, name in enumerate(self._classes) if i == 0 or name != self._classes[i - 1]
         ]
@@ -218,7 +223,7 @@ class TrackedShapes:
                 names = [self._classes[i] for i in starts] if number == 0 else []
                 axes.set_yticks(starts if number == 0 else [], names, fontsize=7, va="top")
                 axes.spines[:].set_visible(False)
-            return figures.figure_uri(canvas)
+        return canvas
 
 
 def _choose(held_out: held_out_split.HeldOut) -> np.ndarray:

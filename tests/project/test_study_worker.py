@@ -4,10 +4,12 @@
 import json
 
 import numpy as np
+import PIL.Image
 import pytest
 from fake_data import DIM, POINTS
 
-from benchmarks.study import measure, worker
+from benchmarks.study import measure, pictures, worker
+from mrd_jax.evaluation import held_out_split
 from mrd_jax.training import train
 
 CONFIG = f"""
@@ -57,6 +59,7 @@ def test_a_run_stores_what_the_evaluation_of_its_last_checkpoint_reports(execute
     config = worker.read_config(spec, split="test")
     assert config.loss.candidates.intra == ("TT",)
     assert json.loads((tmp_path / "run" / "run.json").read_text())  # a workdir like any other
+    assert np.load(tmp_path / "run" / worker.EMBEDDINGS_FILE)["rows"].shape[1] == DIM
     train.evaluate(config, str(tmp_path / "run"))
     rows = json.loads((tmp_path / "run" / "results.json").read_text())["results"]
     row = next(row for row in rows if row["name"] == "student")
@@ -73,6 +76,33 @@ def test_a_run_stores_what_the_evaluation_of_its_last_checkpoint_reports(execute
     own = [str(tmp_path / "run"), overrides]
     same = execute("same", overrides=overrides, average_of=[own, own])
     assert same["values"] == {kind: result["values"][kind] for kind in same["values"]}
+
+
+def test_relations_of_runs_are_drawn_and_compared_with_the_teacher(execute, tmp_path, made, capsys):
+    """Embeddings as a worker leaves them: the pictures themselves, and random ones."""
+    shapes = held_out_split.load_held_out(made, "test")
+    rng = np.random.default_rng(0)
+    rows = {"pictures": shapes.image_features, "random": rng.normal(size=(len(shapes.ids), DIM))}
+    for name, found in rows.items():
+        unit = found / np.linalg.norm(found, axis=1, keepdims=True)
+        folder = tmp_path / name
+        folder.mkdir()
+        spec = {"config": "", "overrides": {}, "data": str(made), "split": "test", "probes": False}
+        (folder / "spec.json").write_text(json.dumps(spec))
+        np.savez(folder / worker.EMBEDDINGS_FILE, rows=unit.astype(np.float16), ids=shapes.ids)
+    picture = tmp_path / "relations.png"
+    folders = [str(tmp_path / name) for name in rows]
+    arguments = ["--runs", *folders, "--titles", *rows, "--output", str(picture)]
+    assert pictures.main(arguments) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    distances = {line["run"]: line["total_variation"] for line in lines}
+    assert distances["pictures"] < 0.01 < 0.1 < distances["random"]
+    with PIL.Image.open(picture) as drawn:
+        assert drawn.width > 3 * drawn.height / 2
+
+    np.savez(tmp_path / "random" / worker.EMBEDDINGS_FILE, rows=rows["random"], ids=["other"])
+    assert pictures.main(arguments) == 2
+    assert "random was measured on other shapes" in capsys.readouterr().err
 
 
 @pytest.mark.slow
