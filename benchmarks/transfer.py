@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mrd_jax.cli import command
-from mrd_jax.data import source
+from mrd_jax.data import dataset_metadata
 from mrd_jax.evaluation import (
     few_shot,
     held_out_split,
@@ -155,7 +155,7 @@ def measure(
     return {
         "steps": config["total_steps"],
         "seed": config["seed"],
-        "data": source.fingerprint(source.read_metadata(folder)),
+        "data": dataset_metadata.fingerprint(dataset_metadata.read(folder)),
         "zero_shot": student.metrics,
         "linear_probe": probe,
         "few_shot": shots,

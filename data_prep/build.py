@@ -43,7 +43,7 @@ from data_prep.summary import Summary
 from data_prep.teachers import names
 from mrd_jax import storage
 from mrd_jax.cli import command
-from mrd_jax.data import source
+from mrd_jax.data import dataset_metadata
 
 # Options that the metadata of earlier data sets do not have.
 LATER_OPTIONS = ("label_from", "captions", "licence")
@@ -212,13 +212,13 @@ def _check_existing(options: Options) -> None:
         _check_built(options.target, options)
     # An interrupted upload has no such file, and continues.
     upload = options.upload_target
-    if upload is not None and (upload / source.INFO_FILES[0]).exists():
+    if upload is not None and (upload / dataset_metadata.INFO_FILES[0]).exists():
         _check_built(upload, options)
 
 
 def _check_built(target: storage.PathLike, options: Options) -> None:
     """Raises ValueError if an existing data set was built with other options."""
-    found = source.read_metadata(target).get("build")
+    found = dataset_metadata.read(target).get("build")
     if not isinstance(found, dict):
         raise ValueError(
             f"{target} was not written by data_prep.build; pass --overwrite to replace it, or "
@@ -238,7 +238,7 @@ def _is_of_earlier_readers(options: Options, origin: sources.Source) -> bool:
         return False
     if origin.family not in sources.FILE_FAMILIES:
         return False
-    version = source.reader_version(source.read_metadata(options.target))
+    version = dataset_metadata.reader_version(dataset_metadata.read(options.target))
     if version in (None, formats.READER_VERSION):
         return False
     print(

@@ -17,7 +17,7 @@ from data_prep.options import Options
 from data_prep.shards import beside
 from data_prep.sources import published
 from data_prep.teachers import prompts
-from mrd_jax.data import batch_spec, source
+from mrd_jax.data import batch_spec, dataset_metadata
 
 # Classes without a shape that the summary lists by name.
 EXAMPLES = 10
@@ -119,7 +119,7 @@ def write(
       ValueError: the existing data set has another fingerprint and `overwrite` is not set.
     """
     if options.target.exists():
-        found = source.read_metadata(options.target).get("build", {}).get("fingerprint")
+        found = dataset_metadata.read(options.target).get("build", {}).get("fingerprint")
         if found == plan.metadata["build"]["fingerprint"]:
             print("the data set was built from the same shapes and features; kept")
             update_groups(options.target, groups, plan.splits)

@@ -17,7 +17,7 @@ from data_prep import (
     teachers,
 )
 from data_prep.options import Options
-from mrd_jax.data import source
+from mrd_jax.data import dataset_metadata
 
 
 def find_dtype(options: Options) -> str:
@@ -31,7 +31,7 @@ def find_dtype(options: Options) -> str:
     if options.teacher == teachers.RELEASED:
         return "float32"
     if options.target.exists() and not options.overwrite:
-        return source.read_metadata(options.target)["build"].get("dtype", "float32")
+        return dataset_metadata.read(options.target)["build"].get("dtype", "float32")
     found = features.find_dtype(options.output / "features" / options.source)
     if found is not None:
         return found

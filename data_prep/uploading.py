@@ -3,7 +3,7 @@
 
 from data_prep.options import Options
 from mrd_jax import storage, transfer
-from mrd_jax.data import source
+from mrd_jax.data import dataset_metadata
 
 
 def announce(options: Options) -> None:
@@ -32,7 +32,9 @@ def upload(options: Options) -> None:
     """
     target = options.upload_target
     assert target is not None, "upload needs Options.upload"
-    uploaded = transfer.publish(options.target, target, last=source.INFO_FILES[0], progress=True)
+    uploaded = transfer.publish(
+        options.target, target, last=dataset_metadata.INFO_FILES[0], progress=True
+    )
     names = set(storage.files(storage.path(options.target)))
     for name in transfer.listing(target).keys() - names:
         if name.startswith("evaluation/") or "array_record" in name:  # replaced by this data set

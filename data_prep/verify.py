@@ -22,7 +22,7 @@ from array_record.python import array_record_module
 from data_prep import checks, evaluation, flag_types
 from mrd_jax import storage
 from mrd_jax.cli import command
-from mrd_jax.data import source
+from mrd_jax.data import dataset_metadata, source
 
 # Records that a process checks at a time.
 RECORDS_PER_PART = 1_024
@@ -105,9 +105,9 @@ def verify(directory: storage.PathLike, *, workers: int | None = None) -> Report
       FileNotFoundError: the folder holds no data set.
     """
     directory, started = storage.path(directory), time.monotonic()
-    source.check_exists(directory)
+    dataset_metadata.check_exists(directory)
     try:
-        metadata = source.read_metadata(directory)
+        metadata = dataset_metadata.read(directory)
         info = tfds.builder_from_directory(str(directory)).info
         splits = {split: source.open_split(directory, split) for split in info.splits}
     except (FileNotFoundError, ValueError) as error:
@@ -298,7 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     for directory in options.directory:
-        source.check_exists(directory)
+        dataset_metadata.check_exists(directory)
     status = 0
     for directory in options.directory:
         report = verify(directory, workers=options.workers)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from benchmarks.study import choices, execution, settings, stages, tables
+from benchmarks.study.training_run import Recipe, Run
 from mrd_jax import atomic_io
 from mrd_jax.cli import command
 
@@ -92,7 +93,7 @@ def describe_plan(study: execution.Study, wanted: Sequence[str], *, budget_hours
     return "\n".join(lines)
 
 
-def recipe_of(study: execution.Study, *, budget_hours: float) -> stages.Recipe:
+def recipe_of(study: execution.Study, *, budget_hours: float) -> Recipe:
     """Returns the recipe that the stored runs choose; the recipe as it is before they finished.
 
     Args:
@@ -102,7 +103,7 @@ def recipe_of(study: execution.Study, *, budget_hours: float) -> stages.Recipe:
     planned = stages.recipe_round()
     found = study.load(planned)
     if len(found) < len(planned):
-        return stages.Recipe()
+        return Recipe()
     spent = sum(run.seconds for run in planned) / 3600
     return choices.choose_recipe(criteria(found), budget_hours=budget_hours - spent)
 
@@ -133,10 +134,10 @@ def run_stages(
     """
     last = max(stages.STAGES.index(stage) for stage in wanted)
 
-    def results(stage: str, planned: Sequence[stages.Run]) -> list[execution.Result]:
+    def results(stage: str, planned: Sequence[Run]) -> list[execution.Result]:
         return study.execute(planned) if stage in wanted else study.load(planned)
 
-    def chooses(stage: str, planned: Sequence[stages.Run]) -> list[execution.Result]:
+    def chooses(stage: str, planned: Sequence[Run]) -> list[execution.Result]:
         """Returns the results of all runs, which a choice depends on."""
         found = results(stage, planned)
         if len(found) < len(planned):
@@ -180,9 +181,9 @@ def _in_tables(found: Sequence[execution.Result]) -> list[execution.Result]:
 
 
 def choose_objective(
-    results: Callable[[str, Sequence[stages.Run]], list[execution.Result]],
+    results: Callable[[str, Sequence[Run]], list[execution.Result]],
     *,
-    recipe: stages.Recipe,
+    recipe: Recipe,
 ) -> tuple[list[execution.Result], settings.Setting]:
     """Runs successive halving.
 

@@ -7,9 +7,10 @@ import numpy as np
 
 from benchmarks.study import settings, stages
 from benchmarks.study.settings import REFERENCE, Setting
+from benchmarks.study.training_run import Recipe
 
 
-def choose_recipe(criteria: Mapping[str, float], *, budget_hours: float) -> stages.Recipe:
+def choose_recipe(criteria: Mapping[str, float], *, budget_hours: float) -> Recipe:
     """Returns the recipe with every option that helps and that the budget of the study permits.
 
     Args:
@@ -18,7 +19,7 @@ def choose_recipe(criteria: Mapping[str, float], *, budget_hours: float) -> stag
     """
     start = criteria["as it is"]
     lengths = sorted(settings.LENGTHS)
-    recipe = stages.Recipe(steps=lengths[0])
+    recipe = Recipe(steps=lengths[0])
     gains = {name: criteria[name] - start for name in settings.RECIPE if name != "as it is"}
     options: list[tuple[float, settings.Option]] = [
         (gain, settings.RECIPE[name]) for name, gain in gains.items()
@@ -33,7 +34,7 @@ def choose_recipe(criteria: Mapping[str, float], *, budget_hours: float) -> stag
         if recipe.overrides.keys() & option.overrides.keys():
             continue
         compared = recipe.compared_steps
-        extended = stages.Recipe(
+        extended = Recipe(
             {**recipe.overrides, **option.overrides},
             steps=round(recipe.steps * option.lengthens),
             # Objectives are compared in runs of the first length.
@@ -45,7 +46,7 @@ def choose_recipe(criteria: Mapping[str, float], *, budget_hours: float) -> stag
     return recipe
 
 
-def later_hours(recipe: stages.Recipe) -> float:
+def later_hours(recipe: Recipe) -> float:
     """Returns the estimated core-hours of the stages after `recipe`."""
     return (
         sum(run.seconds for stage in stages.STAGES[1:] for run in stages.planned(stage, recipe))

@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import example_serializer
 
 from data_prep import records
-from mrd_jax.data import source
+from mrd_jax.data import dataset_metadata, source
 
 FOLDS = 5
 # Fields that a shape's captions consist of.
@@ -94,7 +94,7 @@ def read_groups(directory: pathlib.Path) -> dict[str, str]:
         return json.loads(path.read_text("utf-8"))
     return {
         fields["id"]: fields["creator"]
-        for split in source.read_metadata(directory)["counts"]
+        for split in dataset_metadata.read(directory)["counts"]
         if split != "classes"
         for records_ in [source.open_split(directory, split)]
         for index in range(len(records_))
@@ -111,7 +111,7 @@ def read_entries(directory: pathlib.Path) -> list[Entry]:
     """
     groups = read_groups(directory)
     entries = []
-    for split in source.read_metadata(directory)["counts"]:
+    for split in dataset_metadata.read(directory)["counts"]:
         if split == "classes":
             continue
         stored = source.open_split(directory, split)
@@ -231,11 +231,11 @@ def write(directory: pathlib.Path, output: pathlib.Path, derivation: Derivation)
       ValueError: see `splits` and `donors`; or the existing folder was derived from another data
         set.
     """
-    metadata = source.read_metadata(directory)
-    origin = {"from": source.fingerprint(metadata), **dataclasses.asdict(derivation)}
+    metadata = dataset_metadata.read(directory)
+    origin = {"from": dataset_metadata.fingerprint(metadata), **dataclasses.asdict(derivation)}
     target = output / derivation.name / records.VERSION
     if target.exists():
-        if source.read_metadata(target).get("derived") != origin:
+        if dataset_metadata.read(target).get("derived") != origin:
             raise ValueError(f"{target} was derived from other data: remove it, and run again")
         return target
     chosen = splits(read_entries(directory), derivation)
@@ -277,7 +277,7 @@ def _write_split(
     template: dict[str, Any],
 ) -> dict[str, Any]:
     """Writes the records of a split; returns its description for dataset_info.json."""
-    metadata = source.read_metadata(directory)
+    metadata = dataset_metadata.read(directory)
     opened = {split: source.open_split(directory, split) for split in _splits_of(members, changed)}
     schema = records.schema(points=metadata["points"], dim=metadata["teacher"]["dim"])
     serializer = example_serializer.ExampleSerializer(schema.get_serialized_info())

@@ -15,9 +15,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks import sweep
-from benchmarks.study import derived, measure, stages, worker
+from benchmarks.study import derived, measure, stages, training_run, worker
+from benchmarks.study.training_run import Run
 from mrd_jax import atomic_io
-from mrd_jax.data import source
+from mrd_jax.data import dataset_metadata
 
 SHAPES_FILE, BASELINES_FILE = "shapes.json", "baselines.json"
 # Fields that only concern the execution: no evaluation during training, and checkpoints for a
@@ -43,7 +44,7 @@ class Result:
     """A finished run.
 
     Attributes:
-      run: identity of the run, see `stages.Run.identity`.
+      run: identity of the run, see `Run.identity`.
       values: stored values by kind of query, see `measure.measure`.
       layout: shapes of its held-out split.
     """
@@ -58,9 +59,9 @@ class Result:
         return measure.criterion(self.values, self.layout)
 
 
-def split_name(run: stages.Run | Mapping[str, Any]) -> str:
+def split_name(run: Run | Mapping[str, Any]) -> str:
     """Returns the name of the held-out split of a run, which several data sets may share."""
-    fields = run.identity() if isinstance(run, stages.Run) else run
+    fields = run.identity() if isinstance(run, Run) else run
     fold = f"/fold{fields['derivation']['fold']}" if fields["derivation"] else ""
     return f"{fields['data']}{fold}/{fields['split']}"
 
@@ -83,7 +84,7 @@ class Study:
     parallel: int
     failures: list[str] = dataclasses.field(default_factory=list)
 
-    def execute(self, planned: Sequence[stages.Run]) -> list[Result]:
+    def execute(self, planned: Sequence[Run]) -> list[Result]:
         """Executes the runs of a round that are not in the files, and returns those that finished.
 
         Runs come after those that they need. A run that fails is named in `failures`, and those
@@ -103,7 +104,7 @@ class Study:
             left = [run for run in left if run not in ready]
         return self.load(planned)
 
-    def load(self, planned: Sequence[stages.Run]) -> list[Result]:
+    def load(self, planned: Sequence[Run]) -> list[Result]:
         """Returns those of the runs that are in the files of results, in their order.
 
         Raises:
@@ -116,7 +117,7 @@ class Study:
             line = stored[run.stage].get(run.name)
             if line is None:
                 continue
-            if stages.identity(line["run"]) != run.identity():
+            if training_run.identity(line["run"]) != run.identity():
                 raise ValueError(
                     f"{self.output / run.stage}.json has a run {run.name} with other settings than "
                     f"those of this study: remove its line and {self.runs / run.stage / run.name}, "
@@ -126,7 +127,7 @@ class Study:
             found.append(Result(line["run"], line["values"], layout))
         return found
 
-    def _execute(self, planned: Sequence[stages.Run]) -> None:
+    def _execute(self, planned: Sequence[Run]) -> None:
         """Executes runs that do not depend on each other, and adds them to the files."""
         done = {result.run["stage"] + stored_name(result.run) for result in self.load(planned)}
         missing = []
@@ -165,7 +166,7 @@ class Study:
         outcomes = sweep.attempt_jobs(jobs, parallel=self.parallel, on_end=on_end)
         self.failures += [str(each) for each in outcomes if isinstance(each, RuntimeError)]
 
-    def _job(self, run: stages.Run) -> WorkerJob:
+    def _job(self, run: Run) -> WorkerJob:
         """Writes what the worker of a run reads."""
         workdir = self.runs / run.stage / run.name
         overrides = {**run.overrides, **_EXECUTION}
@@ -185,13 +186,13 @@ class Study:
         _write_spec(workdir, spec)
         return WorkerJob(run.name, run.config, workdir, overrides)
 
-    def _folder(self, run: stages.Run) -> pathlib.Path:
+    def _folder(self, run: Run) -> pathlib.Path:
         """Returns the folder of the data set of a run, deriving it if necessary."""
         if run.derivation is None:
             return self.data[run.data]
         return derived.write(self.data[run.data], self.runs / "data", run.derivation)
 
-    def _add(self, run: stages.Run, content: dict[str, Any]) -> None:
+    def _add(self, run: Run, content: dict[str, Any]) -> None:
         """Adds a finished run to the files of results."""
         path = self.output / SHAPES_FILE
         layouts = read(path)
@@ -209,7 +210,7 @@ class Study:
         }  # fmt: skip
         write(stage, {**read(stage), run.name: line})
 
-    def baselines(self, planned: Sequence[stages.Run]) -> dict[str, dict[str, Any]]:
+    def baselines(self, planned: Sequence[Run]) -> dict[str, dict[str, Any]]:
         """Measures the baselines on the held-out splits of runs, once each.
 
         Args:
@@ -274,7 +275,7 @@ def check_data(folder: pathlib.Path, *, name: str) -> None:
       FileNotFoundError: the folder is not a data set.
       ValueError: a split or the groups of the parts are missing.
     """
-    counts = source.read_metadata(folder)["counts"]
+    counts = dataset_metadata.read(folder)["counts"]
     missing = [split for split in SPLITS[name] if split not in counts]
     if missing:
         raise ValueError(
@@ -291,7 +292,7 @@ def check_data(folder: pathlib.Path, *, name: str) -> None:
 
 def stored_name(run: Mapping[str, Any]) -> str:
     """Returns the name of a run from its stored identity."""
-    return stages.run_name(run["setting"], run["condition"], run["seed"])
+    return training_run.run_name(run["setting"], run["condition"], run["seed"])
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.study import execution, measure, settings, stages
+from benchmarks.study import execution, measure, settings
+from benchmarks.study.training_run import Recipe
 from mrd_jax.evaluation import table
 from mrd_jax.evaluation.metrics import bootstrap, statistics
 
@@ -16,7 +17,7 @@ DRAWS = 20_000
 AIMS = (measure.TOP1, measure.MAP, measure.RETRIEVAL)
 
 
-def recipe(found: Results, chosen: stages.Recipe) -> str:
+def recipe(found: Results, chosen: Recipe) -> str:
     """Formats the criterion of every option of the recipe, on validation.
 
     Args:

@@ -24,7 +24,7 @@ from mrd_jax.analysis import (
     schedule,
 )
 from mrd_jax.checkpoints import model_card
-from mrd_jax.data import batch_spec, source
+from mrd_jax.data import batch_spec, dataset_metadata
 from mrd_jax.training import initial_state, validation
 from mrd_jax.training import run as run_lib
 
@@ -43,7 +43,7 @@ def build(config: ConfigDict, devices: Sequence[jax.Device]) -> run_lib.Run:
     config.spmd = "shard_map"
     # The compiled program does not depend on the values of the temperatures.
     config.loss.neighbours_within = config.loss.neighbours_across = 0.0
-    config = source.with_points(config, assumed=batch_spec.DEFAULT_POINTS)
+    config = dataset_metadata.with_points(config, assumed=batch_spec.DEFAULT_POINTS)
     return run_lib.build_run(config, devices=devices)
 
 

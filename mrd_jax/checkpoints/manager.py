@@ -53,7 +53,7 @@ class CheckpointManager:
         Args:
           workdir: folder of the run; created if it does not exist.
           config: config of the run.
-          fingerprint: fingerprint of the data set, see `mrd_jax.data.source.fingerprint`, and of
+          fingerprint: fingerprint of the data set, see `mrd_jax.data.dataset_metadata`, and of
             whatever else the batches are drawn from.
           card: model card of the student; a checkpoint without one can be continued, but not
             loaded as an encoder.

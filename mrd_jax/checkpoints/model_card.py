@@ -201,7 +201,7 @@ def from_run(config: ConfigDict, *, metadata: Mapping[str, Any]) -> ModelCard:
 
     Args:
       config: config of the run.
-      metadata: metadata of its data set, see `mrd_jax.data.source.read_metadata`.
+      metadata: metadata of its data set, see `mrd_jax.data.dataset_metadata.read`.
 
     Raises:
       ValueError: an earlier version prepared the data set, without all conventions.

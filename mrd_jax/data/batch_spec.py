@@ -44,7 +44,7 @@ def batch_spec(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
       text_mean [global_batch, dim].
 
     Raises:
-      ValueError: data.points is 0; see `source.with_points`.
+      ValueError: data.points is 0; see `dataset_metadata.with_points`.
     """
     import jax
 

@@ -12,7 +12,7 @@ from flax import linen as nn
 from ml_collections import FrozenConfigDict
 
 from mrd_jax import models, storage
-from mrd_jax.data import read_ahead, source
+from mrd_jax.data import dataset_metadata, read_ahead, source
 from mrd_jax.distributed import backends, processes
 from mrd_jax.encoder import embedding
 from mrd_jax.evaluation import held_out_split, retrieval, zero_shot
@@ -71,8 +71,8 @@ class Evaluator:
         self.config = config
         self.directory = data.test_directory or data.directory
         if data.test_directory:
-            source.check_test_set(data.test_directory, config)
-        fingerprint = source.fingerprint(source.read_metadata(self.directory))
+            dataset_metadata.check_test_set(data.test_directory, config)
+        fingerprint = dataset_metadata.fingerprint(dataset_metadata.read(self.directory))
         processes.require_same({"test set": fingerprint})
         self.records = source.open_split(self.directory, data.test_split)
         self.held_out = held_out_split.load_held_out(self.directory, data.test_split)

@@ -6,12 +6,11 @@ not between folds, not with another test set, and not with published tables. If 
 a name, a query by that name has several correct answers, and the best-ranked one counts.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import numpy as np
 
-from mrd_jax.evaluation import held_out_split
+from mrd_jax.evaluation import held_out_split, retrieval_items
 from mrd_jax.evaluation.metrics import bootstrap, classification, ranking, statistics
 
 # Values of k in the retrieval tables of this field.
@@ -138,7 +137,7 @@ def shape_precisions(
       held_out: held-out split.
       chunk: number of queries scored at a time.
     """
-    points = _points(vectors, held_out)
+    points = retrieval_items.points(vectors, held_out)
     return _precisions(points, gallery=points, chunk=chunk)
 
 
@@ -159,7 +158,7 @@ def own_ranks(
       ValueError: as `retrieval`.
     """
     found = {}
-    for direction, (queries, gallery) in _directions(embeddings, held_out).items():
+    for direction, (queries, gallery) in retrieval_items.directions(embeddings, held_out).items():
         if len(queries.features):
             ranks = ranking.retrieval_ranks(
                 queries.features,
@@ -188,7 +187,9 @@ def class_precisions(
     Raises:
       ValueError: as `retrieval`.
     """
-    directions = _directions(embeddings, held_out) | _class_directions(embeddings, held_out)
+    directions = retrieval_items.directions(
+        embeddings, held_out
+    ) | retrieval_items.class_directions(embeddings, held_out)
     found = {}
     for direction, (queries, gallery) in directions.items():
         precisions = _precisions(queries, gallery=gallery, chunk=chunk)
@@ -230,97 +231,9 @@ def nearest_neighbours(
     return nearest, nearest_cosines
 
 
-@dataclasses.dataclass(frozen=True)
-class _Items:
-    """The queries or the gallery of a search.
-
-    Attributes:
-      features: [count, dim].
-      groups: int [count]; a query and an item of one group are a correct pair.
-      unseen: bool [count], True for an exact name that never occurs in training.
-      labels: int [count], class, -1 for an unknown class.
-      shapes: int64 [count], see `Ranks`.
-    """
-
-    features: np.ndarray
-    groups: np.ndarray
-    unseen: np.ndarray
-    labels: np.ndarray
-    shapes: np.ndarray
-
-
-def _directions(
-    embeddings: np.ndarray, held_out: held_out_split.HeldOut
-) -> dict[str, tuple[_Items, _Items]]:
-    """Returns queries and gallery by the name of the direction."""
-    if len(embeddings) != len(held_out.ids):
-        raise ValueError(
-            f"{len(embeddings)} embeddings for {len(held_out.ids)} held-out shapes: expected one "
-            "each, in their order"
-        )
-    embeddings = np.asarray(embeddings)
-    named = np.flatnonzero(held_out.name_index >= 0)
-    pictured = np.flatnonzero(np.any(held_out.image_features != 0, axis=1))
-
-    def shapes(features: np.ndarray, groups: np.ndarray, rows: np.ndarray) -> _Items:
-        unseen, labels = held_out.unseen[rows], held_out.labels[rows]
-        return _Items(features[rows], groups[rows], unseen, labels, rows)
-
-    own = np.arange(len(embeddings))
-    named_points = shapes(embeddings, held_out.name_index, named)
-    texts = _texts(held_out, named=named)
-    pictured_points = shapes(embeddings, own, pictured)
-    images = shapes(held_out.image_features, own, pictured)
-    return {
-        "points_to_text": (named_points, texts),
-        "text_to_points": (texts, named_points),
-        "points_to_image": (pictured_points, images),
-        "image_to_points": (images, pictured_points),
-    }
-
-
-def _texts(held_out: held_out_split.HeldOut, *, named: np.ndarray) -> _Items:
-    """Returns the distinct names; a name has a class if all shapes of that name share it."""
-    count = len(held_out.text_names)
-    names, labels = held_out.name_index[named], held_out.labels[named]
-    lowest, highest = np.full(count, np.iinfo(np.int32).max), np.full(count, -1)
-    np.minimum.at(lowest, names, labels)
-    np.maximum.at(highest, names, labels)
-    unseen = np.zeros(count, dtype=bool)
-    unseen[names[held_out.unseen[named]]] = True
-    return _Items(
-        held_out.text_features,
-        np.arange(count),
-        unseen,
-        np.where(lowest == highest, highest, -1),
-        # Every distinct name is that of a shape, so all of them occur here.
-        named[np.unique(names, return_index=True)[1]],
-    )
-
-
-def _points(embeddings: np.ndarray, held_out: held_out_split.HeldOut) -> _Items:
-    """Returns all shapes as queries and gallery."""
-    own = np.arange(len(embeddings))
-    return _Items(np.asarray(embeddings), own, held_out.unseen, held_out.labels, own)
-
-
-def _class_directions(
-    embeddings: np.ndarray, held_out: held_out_split.HeldOut
-) -> dict[str, tuple[_Items, _Items]]:
-    """Returns the directions whose correct answers are defined by class only."""
-    points = _points(embeddings, held_out)
-    count = len(held_out.class_names)
-    names = _Items(
-        held_out.class_features,
-        np.arange(count),
-        np.zeros(count, dtype=bool),
-        np.arange(count),
-        np.full(count, -1),
-    )
-    return {"points_to_points": (points, points), "class_to_points": (names, points)}
-
-
-def _precisions(queries: _Items, *, gallery: _Items, chunk: int) -> Precisions:
+def _precisions(
+    queries: retrieval_items.Items, *, gallery: retrieval_items.Items, chunk: int
+) -> Precisions:
     """Computes the average precisions of one direction, of the queries with a correct answer."""
     items = np.flatnonzero(gallery.labels >= 0)
     labelled = np.flatnonzero(queries.labels >= 0)

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from mrd_jax import hub
 from mrd_jax.checkpoints import model_card, restore
-from mrd_jax.data import source
+from mrd_jax.data import dataset_metadata
 from mrd_jax.evaluation.benchmark import test_sets
 from mrd_jax.training import run as run_lib
 from mrd_jax.training import validation
@@ -46,7 +46,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
     card = restore.find_student(hub.resolve(config.initial_weights)).card
     resolved = run_lib.resolve(_with_card(config, card))
     check(resolved)
-    metadata = source.read_metadata(resolved.data.directory)
+    metadata = dataset_metadata.read(resolved.data.directory)
     if reason := test_sets.misfit(metadata, card=card, windows=resolved.eval_windows):
         raise ValueError(
             f"config.data.directory, {resolved.data.directory}, does not fit the encoder in "

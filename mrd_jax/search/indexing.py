@@ -12,7 +12,7 @@ import tqdm
 
 from mrd_jax import storage
 from mrd_jax.checkpoints import model_card
-from mrd_jax.data import augment, picture_files, source
+from mrd_jax.data import augment, dataset_metadata, picture_files, source
 from mrd_jax.encoder import Encoder
 from mrd_jax.search import display_meshes, embedded_files, manifest, shape_index
 
@@ -62,7 +62,7 @@ def index_data_set(
         teacher=_find_teacher(
             encoder.card, found.metadata, place=teacher, data=directory, output=output
         ),
-        reader_version=source.reader_version(found.metadata),
+        reader_version=dataset_metadata.reader_version(found.metadata),
         mesh_faces=mesh_faces,
         ann=ann,
     )
@@ -121,7 +121,7 @@ def open_data_set(
     Raises:
       ValueError: a split does not exist.
     """
-    metadata = source.read_metadata(directory)
+    metadata = dataset_metadata.read(directory)
     names = splits or [name for name in metadata["counts"] if name != "classes"]
     opened = [source.open_split(directory, name) for name in names]
     return DataSet(storage.path(directory), metadata, opened, encoder)

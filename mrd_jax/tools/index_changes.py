@@ -15,7 +15,7 @@ from data_prep.geometry.listing import printable
 from mrd_jax import atomic_io, storage
 from mrd_jax.checkpoints import fingerprinting
 from mrd_jax.cli import command
-from mrd_jax.data import source
+from mrd_jax.data import dataset_metadata
 from mrd_jax.search import (
     embedded_files,
     file_states,
@@ -55,7 +55,7 @@ def add(options: argparse.Namespace) -> int:
         else:
             encoder, checkpoint = _load_encoder(options)
             data = indexing.open_data_set(options.data, encoder=encoder, splits=options.splits)
-            found = (checkpoint, source.reader_version(data.metadata))
+            found = (checkpoint, dataset_metadata.reader_version(data.metadata))
             shapes = data.entries(points, dense=bool(writer.manifest.mesh_faces))
             if points > data.metadata["points"]:
                 raise ValueError(

@@ -22,7 +22,7 @@ import tqdm
 
 import mrd_jax.encoder
 from mrd_jax.cli import command
-from mrd_jax.data import augment, source
+from mrd_jax.data import augment, dataset_metadata, source
 from mrd_jax.data.hard_negatives import mining, neighbour_index
 from mrd_jax.encoder import Encoder
 
@@ -35,7 +35,7 @@ CHUNK = 1_024
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status."""
     options = parse_options(arguments)
-    metadata = source.read_metadata(options.data)
+    metadata = dataset_metadata.read(options.data)
     records = source.open_split(options.data, options.split)
     if options.count >= len(records):
         raise ValueError(
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output = options.output or neighbour_index.default_path(options.data, options.split)
     neighbours = neighbour_index.NeighbourIndex(
         indices,
-        fingerprint=source.fingerprint(metadata),
+        fingerprint=dataset_metadata.fingerprint(metadata),
         split=options.split,
         feature=options.feature,
     )

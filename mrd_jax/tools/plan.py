@@ -22,7 +22,7 @@ from ml_collections import ConfigDict, config_flags
 
 from mrd_jax.analysis import ahead, chips, planning
 from mrd_jax.cli import command, flag_parsing
-from mrd_jax.data import batch_spec, source
+from mrd_jax.data import batch_spec, dataset_metadata, source
 from mrd_jax.training import validation
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/x.py.")
@@ -52,7 +52,7 @@ def main(_: list[str]) -> int:
     if _BATCH_PER_CHIP.value:
         config.batch_size = _BATCH_PER_CHIP.value * chips.count_chips(topology)
     ahead.validate(config, topology=topology)
-    config = source.with_points(config, assumed=batch_spec.DEFAULT_POINTS)
+    config = dataset_metadata.with_points(config, assumed=batch_spec.DEFAULT_POINTS)
     records = _RECORDS.value or _count_records(config)
     if _STEP_MS.value:
         seconds, parameters = _STEP_MS.value / 1000, ahead.count_parameters(config)

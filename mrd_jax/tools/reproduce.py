@@ -22,7 +22,7 @@ from data_prep import build, teachers
 from mrd_jax import storage
 from mrd_jax.checkpoints import fingerprinting, restore
 from mrd_jax.cli import command, console
-from mrd_jax.data import source
+from mrd_jax.data import dataset_metadata
 from mrd_jax.evaluation import benchmark, results, table
 from mrd_jax.evaluation.benchmark import published
 from mrd_jax.tools import convert
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     teacher = options.teacher or default_teacher(encoder)
     folder = work / "data" / teacher.replace("/", "_")
     sets = {name: build_set(name, path, folder, teacher) for name, path in inputs.items()}
-    names = {source.read_metadata(one)["teacher"]["name"] for one in sets.values()}
+    names = {dataset_metadata.read(one)["teacher"]["name"] for one in sets.values()}
     converted = convert_once(options.encoder, checkpoint, work, teacher=names.pop())
     # Not imported: this package must not depend on its experiments.
     config = runpy.run_path(str(console.installed_configs() / "benchmarks.py"))["get_config"]()

@@ -33,7 +33,7 @@ from data_prep.geometry.listing import printable
 from mrd_jax import atomic_io, encoder
 from mrd_jax.checkpoints import fingerprinting
 from mrd_jax.cli import command
-from mrd_jax.data import source
+from mrd_jax.data import dataset_metadata
 from mrd_jax.distributed import compilation_cache
 from mrd_jax.search import embedded_files, indexing, manifest, pictures, queries, shape_index
 from mrd_jax.tools import index_changes
@@ -53,7 +53,7 @@ def build(options: argparse.Namespace) -> None:
             ann=options.ann,
         )
     else:
-        metadata = source.read_metadata(options.data)
+        metadata = dataset_metadata.read(options.data)
         conventions = {name: metadata[name] for name in ("up_axis", "from_y_up", "normalisation")}
         indexing.index_data_set(
             options.output,

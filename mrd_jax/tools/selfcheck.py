@@ -21,7 +21,7 @@ from ml_collections import config_flags
 
 from mrd_jax import atomic_io, storage
 from mrd_jax.cli import command, console, flag_parsing
-from mrd_jax.data import batch_spec, source
+from mrd_jax.data import batch_spec, dataset_metadata
 from mrd_jax.distributed import determinism, gpus
 from mrd_jax.selfcheck.results import FAIL, Context
 from mrd_jax.training import validation
@@ -73,7 +73,7 @@ def main(_: list[str]) -> int:
             # Compilation takes most of the time there.
             jax.config.update("jax_disable_most_optimizations", True)
         context = Context(
-            config=source.with_points(_CONFIG.value, assumed=batch_spec.DEFAULT_POINTS),
+            config=dataset_metadata.with_points(_CONFIG.value, assumed=batch_spec.DEFAULT_POINTS),
             config_file=config_flags.get_config_filename(flags.FLAGS["config"]),
             folder=pathlib.Path(folder),
             quick=_QUICK.value,

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from mrd_jax import storage
 from mrd_jax.checkpoints import initial_weights, run_identity
 from mrd_jax.cli import command
-from mrd_jax.data import source
+from mrd_jax.data import dataset_metadata, source
 from mrd_jax.distributed import compilation_cache, versions
 from mrd_jax.kernels import platforms
 from mrd_jax.training import run as run_lib
@@ -128,7 +128,7 @@ def _check_test_data(config: ConfigDict) -> str:
         return "none"
     directory = config.data.test_directory or config.data.directory
     if config.data.test_directory:
-        source.check_test_set(directory, config)
+        dataset_metadata.check_test_set(directory, config)
     records = source.open_split(directory, config.data.test_split)
     records[len(records) - 1]
     return f"{len(records)} records, the last one read"
@@ -167,7 +167,7 @@ def _check_identity(config: ConfigDict, workdir: storage.PathLike, found: dict[s
     if "fingerprint" not in found:
         return "exists; not compared, since the data cannot be read"
     identity = run_identity.of_run(
-        source.with_points(config), fingerprint=str(found["fingerprint"])
+        dataset_metadata.with_points(config), fingerprint=str(found["fingerprint"])
     )
     run_identity.claim(storage.path(workdir), identity)
     return "will be continued"

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from mrd_jax import models, storage
 from mrd_jax.checkpoints import initial_weights, manager, model_card, run_identity, train_state
-from mrd_jax.data import corrupt_records, loader, source, teacher_features
+from mrd_jax.data import corrupt_records, dataset_metadata, loader, source, teacher_features
 from mrd_jax.data.hard_negatives import neighbour_index
 from mrd_jax.distributed import backends, determinism, processes, versions
 from mrd_jax.evaluation import evaluator, history, relation_softness
@@ -189,7 +189,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
       FileNotFoundError: there is no data set.
     """
     validation.validate(config)
-    resolved = source.with_points(config)
+    resolved = dataset_metadata.with_points(config)
     if resolved is not config:
         validation.validate(resolved)
         LOGGER.info("config.data.points is %d, as prepared", resolved.data.points)
@@ -253,14 +253,14 @@ def open_data(config: ConfigDict) -> TrainingData:
       FileNotFoundError: there is no data set, no such split or no file of neighbours.
       ValueError: the data set was prepared for another teacher or other conventions.
     """
-    metadata = source.read_metadata(config.data.directory)
-    source.check_metadata(metadata, config)
+    metadata = dataset_metadata.read(config.data.directory)
+    dataset_metadata.check(metadata, config)
     records = source.open_split(
         config.data.directory, config.data.train_split, cache=config.data.cache
     )
     validation.validate_records(config, records=len(records))
     teacher_features.check_positives(records, config)
-    fingerprint = source.fingerprint(metadata)
+    fingerprint = dataset_metadata.fingerprint(metadata)
     neighbours = neighbour_index.open_for(config, fingerprint=fingerprint, records=len(records))
     if neighbours is not None:
         # The neighbours determine the batches as the records do.

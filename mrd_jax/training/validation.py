@@ -215,7 +215,7 @@ def _check_sizes(config: ConfigDict) -> None:
         )
     points, available = config.model.points, config.data.points
     if not available:
-        return  # Known once the data set is read, see `source.with_points`.
+        return  # Known once the data set is read, see `dataset_metadata.with_points`.
     if points > available:
         raise ValueError(
             f"config.model.points is {points}, but records have {available} points "

@@ -13,7 +13,7 @@ from tiny_encoder import tiny_card, tiny_variables
 
 from mrd_jax import atomic_io, encoder, storage, transfer
 from mrd_jax.checkpoints import fingerprinting, initial_weights, manager, paths
-from mrd_jax.data import source
+from mrd_jax.data import dataset_metadata, source
 from mrd_jax.training import nonfinite
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
@@ -206,7 +206,7 @@ def test_the_same_build_continues_an_interrupted_upload(folder, tmp_path, monkey
     for name in ("dataset_info.json", shard):
         (written / name).unlink()
     with pytest.raises(FileNotFoundError, match="no data set in"):
-        source.read_metadata(written)
+        dataset_metadata.read(written)
     capsys.readouterr()
     run_build(tmp_path, monkeypatch, upload=folder)
     assert f"2 of {len([*storage.files(written)])} files uploaded" in capsys.readouterr().out
@@ -221,6 +221,6 @@ def test_a_data_set_is_replaced_only_on_request_and_without_remains(folder, tmp_
     for name in ("evaluation/old.json", "neighbours/train.npz"):
         (folder / "fake/1.0.0" / name).write_text("{}")
     run_build(tmp_path / "two", monkeypatch, upload=upload, seed=1, overwrite=True)
-    assert source.read_metadata(folder / "fake/1.0.0")["build"]["seed"] == 1
+    assert dataset_metadata.read(folder / "fake/1.0.0")["build"]["seed"] == 1
     local = storage.files(storage.path(tmp_path / "two/fake/1.0.0"))
     assert {*storage.files(folder / "fake/1.0.0")} == {*local, "neighbours/train.npz"}

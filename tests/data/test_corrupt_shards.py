@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from mrd_jax.data import source
+from mrd_jax.data import dataset_metadata, source
 
 
 @pytest.fixture
@@ -76,16 +76,16 @@ def test_every_record_of_a_truncated_shard_raises(folder, shard, length):
             records[index]
 
 
-@pytest.mark.parametrize("name", source.INFO_FILES)
+@pytest.mark.parametrize("name", dataset_metadata.INFO_FILES)
 def test_a_corrupt_info_file_is_named(folder, name):
     path = folder / name
     path.write_bytes(path.read_bytes()[:100])
-    for open_ in (source.read_metadata, lambda directory: source.open_split(directory, "test")):
+    for open_ in (dataset_metadata.read, lambda directory: source.open_split(directory, "test")):
         with pytest.raises(ValueError, match=f"{re.escape(str(path))} is corrupt.*copy it again"):
             open_(folder)
 
 
-@pytest.mark.parametrize("name", source.INFO_FILES[1:])
+@pytest.mark.parametrize("name", dataset_metadata.INFO_FILES[1:])
 def test_a_missing_info_file_is_named(folder, name):
     (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match=f"{re.escape(name)} is missing; copy it again"):
@@ -105,7 +105,7 @@ def test_info_files_of_something_else_are_rejected(folder, name, content):
 def test_an_info_file_that_is_not_an_object_is_named(folder):
     (folder / "metadata.json").write_text("[]")
     with pytest.raises(ValueError, match="metadata.json is corrupt: not a JSON object"):
-        source.read_metadata(folder)
+        dataset_metadata.read(folder)
 
 
 def test_records_in_another_file_format_are_rejected(folder):

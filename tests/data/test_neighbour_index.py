@@ -10,7 +10,7 @@ from fake_data import DIM
 from tiny import tiny_config
 
 from mrd_jax import storage
-from mrd_jax.data import source
+from mrd_jax.data import dataset_metadata, source
 from mrd_jax.data.hard_negatives import neighbour_index
 from mrd_jax.tools import neighbours as tool
 
@@ -55,7 +55,7 @@ def test_the_command_matches_a_loop_over_the_records(made, run, feature):
     assert status == 0
     np.testing.assert_array_equal(found.indices, slow_neighbours(records, feature))
     assert (found.split, found.feature) == ("train", feature)
-    assert found.fingerprint == source.fingerprint(source.read_metadata(made))
+    assert found.fingerprint == dataset_metadata.fingerprint(dataset_metadata.read(made))
     names = [records[index]["name"] for index in found.indices[0]]
     assert out.startswith(f"{records[0]['name']}: {', '.join(names)}\n")
     assert f"{COUNT} neighbours of {len(records)} records by {feature} in " in out

@@ -14,7 +14,7 @@ from tiny_encoder import DIM, FIELDS, POINTS, random_clouds, tiny_card, tiny_var
 
 from mrd_jax import encoder, models
 from mrd_jax.checkpoints import initial_weights, manager, model_card, paths
-from mrd_jax.data import augment, source
+from mrd_jax.data import augment, dataset_metadata, source
 from mrd_jax.models import axes
 from mrd_jax.report import final
 from mrd_jax.training import run as run_lib
@@ -212,7 +212,7 @@ def test_a_trained_checkpoint_embeds_like_the_evaluator(dataset, tmp_path, monke
     train.train_and_evaluate(config, str(tmp_path), devices=jax.devices()[:1])
     found = encoder.load(tmp_path, teacher="fake/teacher", devices=jax.devices()[:1])
     assert_trees_equal(found.variables, evaluated["variables"])
-    assert found.card == model_card.from_run(config, metadata=source.read_metadata(dataset))
+    assert found.card == model_card.from_run(config, metadata=dataset_metadata.read(dataset))
 
     clouds = []
     for record in source.open_split(dataset, "test"):

@@ -14,7 +14,7 @@ from fake_data import DIM, POINTS
 from configs import benchmarks
 from mrd_jax import encoder, models
 from mrd_jax.checkpoints import fingerprinting, model_card
-from mrd_jax.data import source
+from mrd_jax.data import dataset_metadata, source
 from mrd_jax.evaluation import benchmark, few_shot, held_out_split, linear_probe, results
 from mrd_jax.evaluation.benchmark import measure, test_sets
 
@@ -102,7 +102,7 @@ def add_copy(folder, name, **fields):
 
 
 def embed(folder, split, *, encoder, **fields):
-    test_set = test_sets.TestSet("fake", folder, source.read_metadata(folder))
+    test_set = test_sets.TestSet("fake", folder, dataset_metadata.read(folder))
     return measure.embed(test_set, split, encoder=encoder, config=config_for(folder, **fields))
 
 
@@ -178,7 +178,7 @@ def test_config_seed_is_the_seed_of_the_linear_probe(made, loaded, monkeypatch):
     monkeypatch.setattr(
         linear_probe, "linear_probe", lambda *features, seed, **given: seeds.append(seed)
     )
-    test_set = test_sets.TestSet("fake", made, source.read_metadata(made))
+    test_set = test_sets.TestSet("fake", made, dataset_metadata.read(made))
     measure.measure(test_set, encoder=loaded, config=config_for(made, few_shot=False, seed=5))
     assert seeds == [5]
 
@@ -191,7 +191,7 @@ def test_results_record_fingerprints_versions_and_counts(workdir, saved, loaded,
     assert found["versions"]["jax"] == jax.__version__
     assert found["encoder"] == loaded.card.as_dict()
     figures, labels = found["sets"]["fake"], held_out_split.load_held_out(made).labels
-    assert figures["data"] == source.fingerprint(source.read_metadata(made))
+    assert figures["data"] == dataset_metadata.fingerprint(dataset_metadata.read(made))
     counts = {"train": 29, "test": 10, "classes": 2, "labelled": np.sum(labels >= 0)}
     assert figures["counts"] == counts
 
@@ -241,7 +241,7 @@ def test_failing_test_set_is_named_and_earlier_sets_are_kept(saved, folder, tmp_
 def test_sets_that_do_not_fit_are_skipped_with_the_reason_or_raise_if_named(
     saved, folder, tmp_path
 ):
-    other = source.read_metadata(folder)["teacher"] | {"name": "openai/clip"}
+    other = dataset_metadata.read(folder)["teacher"] | {"name": "openai/clip"}
     add_copy(folder, "strange", teacher=other)
     reason = "its teacher is 'openai/clip' and the encoder's 'fake/teacher'"
     found = run(config_without_probes(folder, saved), tmp_path / "benchmark")

@@ -12,7 +12,7 @@ from configs import benchmarks, quickstart
 from data_prep.geometry import clouds
 from mrd_jax import main
 from mrd_jax.checkpoints import fingerprinting, paths, run_identity
-from mrd_jax.data import source
+from mrd_jax.data import dataset_metadata
 from mrd_jax.evaluation import benchmark, results
 from mrd_jax.evaluation.benchmark import measure, page, published, test_sets
 from mrd_jax.training import train
@@ -24,7 +24,7 @@ def card(**changes):
 
 
 def test_fitting_data_set_has_no_misfit(made):
-    assert test_sets.misfit(source.read_metadata(made), card=card(), windows=2) == ""
+    assert test_sets.misfit(dataset_metadata.read(made), card=card(), windows=2) == ""
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_fitting_data_set_has_no_misfit(made):
     ],
 )
 def test_misfit_names_the_reason(made, metadata, windows, reason):
-    metadata = source.read_metadata(made) | metadata
+    metadata = dataset_metadata.read(made) | metadata
     metadata = {name: value for name, value in metadata.items() if value is not None}
     assert test_sets.misfit(metadata, card=card(), windows=windows).startswith(reason)
 

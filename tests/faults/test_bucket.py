@@ -17,7 +17,7 @@ from configs import benchmarks
 from data_prep import verify as verify_data
 from mrd_jax import encoder, storage
 from mrd_jax.checkpoints import paths
-from mrd_jax.data import source
+from mrd_jax.data import dataset_metadata
 from mrd_jax.data.hard_negatives import neighbour_index
 from mrd_jax.evaluation import benchmark
 from mrd_jax.report import final
@@ -57,7 +57,7 @@ def test_a_whole_life_in_a_bucket_equals_one_on_this_machine(
     url, data, tmp_path, monkeypatch, capsys
 ):
     assert verify_data.main([data["bucket"]]) == 0
-    assert source.read_metadata(data["bucket"]) == source.read_metadata(data["local"])
+    assert dataset_metadata.read(data["bucket"]) == dataset_metadata.read(data["local"])
 
     local = Runs(tmp_path / "run", data["local"], tmp_path / "compiled", STEPS, EVALUATES)
     local.finish()

@@ -10,7 +10,7 @@ import pytest
 from fake_data import run_build
 from harness import PATIENCE, Runs, kill_anywhere, kill_in_a_save
 
-from mrd_jax.data import source
+from mrd_jax.data import dataset_metadata
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def folders(tmp_path_factory):
     """A data set of 96 points per shape, and a compilation cache."""
     with pytest.MonkeyPatch.context() as patch:
         data, _ = run_build(tmp_path_factory.mktemp("built"), patch, points=96)
-    assert source.read_metadata(data)["points"] == 96
+    assert dataset_metadata.read(data)["points"] == 96
     return {"data": data, "cache": tmp_path_factory.mktemp("compiled")}
 
 

@@ -7,7 +7,7 @@ from fake_data import FakeTeacher, prepare_all, run_build
 
 from data_prep import build, evaluation, features, lock, offline_teacher, prepare
 from data_prep.teachers import lit
-from mrd_jax.data import source
+from mrd_jax.data import dataset_metadata, source
 
 
 def test_second_run_reports_that_there_is_nothing_to_do(copied, monkeypatch, capsys):
@@ -42,7 +42,7 @@ def test_overwrite_replaces_the_data_set_and_encodes_only_changed_shapes(copied,
     folder, teacher = run_build(copied, monkeypatch, points=12, overwrite=True)
 
     assert source.open_split(folder, "train")[0]["xyz"].shape == (12, 3)
-    assert source.read_metadata(folder)["points"] == 12
+    assert dataset_metadata.read(folder)["points"] == 12
     assert teacher.pictures == 0  # pictures do not depend on the number of points
     assert not list(copied.glob(".fake*"))
 
@@ -117,7 +117,7 @@ def test_offline_teacher_is_trained_once_per_training_split(tmp_path, monkeypatc
 
     run_build(tmp_path, monkeypatch, kind="lit", seed=1, overwrite=True)
     assert [seed for _, _, seed in trained] == [0, 1]
-    assert source.read_metadata(folder)["teacher"]["revision"] == "1"
+    assert dataset_metadata.read(folder)["teacher"]["revision"] == "1"
 
     # Earlier versions did not train on sentences; data sets were built with their teachers.
     path = tmp_path / "teachers" / "lit_fake" / offline_teacher.TRAINED_ON

@@ -9,7 +9,7 @@ from fake_data import FakeTeacher, run_build
 
 from data_prep import captions
 from data_prep.captions import encoding
-from mrd_jax.data import source
+from mrd_jax.data import dataset_metadata, source
 
 ID = "Thing #{}/ü"  # names are "thing {i // 2}", and every shape has two tags
 
@@ -72,7 +72,7 @@ def test_captions_are_added_without_preparing_shapes_or_encoding_pictures(
         in (printed)
     )
     assert "2 captions, 1 of them longer than the teacher reads, and truncated" in printed
-    assert source.read_metadata(folder)["build"]["captions"] == [file.content()]
+    assert dataset_metadata.read(folder)["build"]["captions"] == [file.content()]
 
     # Without the option, or with another file, the data set is another one.
     with pytest.raises(

@@ -20,7 +20,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from data_prep import evaluation, features, record_builder, records, shapes
 from data_prep.teachers import prompts
 from mrd_jax import storage
-from mrd_jax.data import batch_spec, loader, picture_files, source
+from mrd_jax.data import batch_spec, dataset_metadata, loader, picture_files, source
 
 
 def test_records_contain_the_prepared_shapes_and_encoded_features(made):
@@ -68,7 +68,7 @@ def test_feature_out_of_float16_range_is_rejected(factor):
 
 
 def test_metadata_describe_the_data_set(made):
-    metadata = source.read_metadata(made)
+    metadata = dataset_metadata.read(made)
 
     assert metadata["teacher"] == {
         "name": "fake/teacher",
@@ -162,7 +162,7 @@ def test_missing_modalities_are_masked_in_batches_from_disk(made):
             "teacher": {"dim": DIM, "name": "fake/teacher"},
         }
     )
-    source.check_metadata(source.read_metadata(made), config)
+    dataset_metadata.check(dataset_metadata.read(made), config)
     opened = source.open_split(made, "train", cache=True)
     (got,) = itertools.islice(loader.train_stream(opened, config), 1)
 
@@ -183,11 +183,11 @@ def test_missing_modalities_are_masked_in_batches_from_disk(made):
 )
 def test_data_that_contradict_the_config_are_rejected(made, section, field, value, message):
     config = ConfigDict({"teacher": {"name": "", "dim": DIM}, "data": {"points": POINTS}})
-    source.check_metadata(source.read_metadata(made), config)
+    dataset_metadata.check(dataset_metadata.read(made), config)
 
     config[section][field] = value
     with pytest.raises(ValueError, match=message):
-        source.check_metadata(source.read_metadata(made), config)
+        dataset_metadata.check(dataset_metadata.read(made), config)
 
 
 @pytest.mark.parametrize(
@@ -202,12 +202,12 @@ def test_data_that_contradict_the_config_are_rejected(made, section, field, valu
 def test_data_sets_of_different_readers_are_noted(
     made, monkeypatch, caplog, trained, tested, is_noted
 ):
-    metadata = source.read_metadata(made)
+    metadata = dataset_metadata.read(made)
     sets = {"a": metadata | trained, "b": metadata | tested}
-    monkeypatch.setattr(source, "read_metadata", sets.get)
+    monkeypatch.setattr(dataset_metadata, "read", sets.get)
     config = ConfigDict({"teacher": {"name": "", "dim": DIM}, "data": {"points": POINTS}})
     config.data.directory = "a"
-    source.check_test_set("b", config)
+    dataset_metadata.check_test_set("b", config)
     assert ("of the readers of mesh files" in caplog.text) == is_noted
 
 
@@ -215,7 +215,7 @@ def test_data_sets_of_different_readers_are_noted(
 def test_other_conventions_are_rejected(made, field):
     config = ConfigDict({"teacher": {"name": "", "dim": DIM}, "data": {"points": POINTS}})
     with pytest.raises(ValueError, match=f"{field} = 'other'"):
-        source.check_metadata(source.read_metadata(made) | {field: "other"}, config)
+        dataset_metadata.check(dataset_metadata.read(made) | {field: "other"}, config)
 
 
 def test_missing_data_set_or_split_is_named(made, tmp_path):

@@ -12,7 +12,7 @@ from array_record.python import array_record_module
 from fake_data import DIM, POINTS
 
 from data_prep import checks, evaluation, records, verify
-from mrd_jax.data import picture_files, source
+from mrd_jax.data import dataset_metadata, picture_files, source
 
 
 @pytest.fixture
@@ -252,7 +252,7 @@ def test_missing_metadata_are_reported(folder):
     ]
 
 
-@pytest.mark.parametrize("name", source.INFO_FILES)
+@pytest.mark.parametrize("name", dataset_metadata.INFO_FILES)
 def test_corrupt_description_file_is_reported(folder, name):
     (folder / name).write_text("{")
     assert_one(folder, file="1.0.0", reason=f"{name} is corrupt")

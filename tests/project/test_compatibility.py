@@ -18,7 +18,7 @@ from tiny_encoder import random_clouds
 from configs import base
 from data_prep import verify as verify_data
 from mrd_jax import encoder
-from mrd_jax.data import source
+from mrd_jax.data import dataset_metadata, source
 from mrd_jax.evaluation import history
 from mrd_jax.report import comparison
 from mrd_jax.search import shape_index
@@ -90,8 +90,8 @@ def test_index_is_read(old):
 
 
 def test_data_set_is_of_the_first_version_of_the_readers(old):
-    metadata = source.read_metadata(DATA)
-    assert "reader_version" not in metadata and source.reader_version(metadata) == 1
+    metadata = dataset_metadata.read(DATA)
+    assert "reader_version" not in metadata and dataset_metadata.reader_version(metadata) == 1
 
 
 @pytest.mark.usefixtures("fast_compile")

@@ -13,6 +13,7 @@ from held_out_example import CHAIR, LAMP, TABLE, held_out
 from benchmarks import sweep
 from benchmarks.study import __main__ as command
 from benchmarks.study import choices, execution, measure, settings, stages, tables, worker
+from benchmarks.study.training_run import Recipe, Run
 from configs import base
 from mrd_jax.evaluation import linear_probe, results
 from mrd_jax.evaluation.metrics import statistics
@@ -106,7 +107,7 @@ def test_recipe_takes_the_options_that_help_and_fit_the_budget():
         **settings.RECIPE["width 384"].overrides, **settings.RECIPE["colour drop 0.5"].overrides
     }  # fmt: skip
     assert (unlimited.steps, unlimited.compared_steps) == (1_200, 600)
-    present = choices.later_hours(stages.Recipe())
+    present = choices.later_hours(Recipe())
     limited = choices.choose_recipe(recipe_criteria(**gains), budget_hours=present)
     assert limited.overrides == settings.RECIPE["colour drop 0.5"].overrides
     assert limited.steps == 600
@@ -152,7 +153,7 @@ def field_value(config, name):
 
 
 def test_objectives_are_compared_in_runs_of_the_first_length():
-    recipe = stages.Recipe(steps=1_200)
+    recipe = Recipe(steps=1_200)
     compared = {r.overrides["total_steps"] for r in stages.relations_round(2, [], recipe)}
     tested = stages.test_round(settings.REFERENCE, recipe)
     assert compared == {600}
@@ -197,7 +198,7 @@ def test_methods_differ_from_the_chosen_objective_in_their_lambdas_alone():
 
 def test_a_branched_setting_trains_a_trunk_and_two_branches_before_their_average():
     branched = next(setting for setting in settings.RELATIONS if setting.branched)
-    runs = stages.relations_round(2, [branched], stages.Recipe())
+    runs = stages.relations_round(2, [branched], Recipe())
     own = [run for run in runs if run.seed == 1 and run.setting.startswith(branched.name)]
     trunk, contrastive, branch, average = own
     assert [run.overrides["total_steps"] for run in own[:3]] == [300, 300, 300]
@@ -212,13 +213,13 @@ def test_a_branched_setting_trains_a_trunk_and_two_branches_before_their_average
 
 
 def test_every_regime_sees_the_same_number_of_samples():
-    runs = stages.regimes_round(settings.REFERENCE, stages.Recipe())
+    runs = stages.regimes_round(settings.REFERENCE, Recipe())
     samples = {r.overrides["total_steps"] * r.overrides.get("batch_size", 64) for r in runs}
     assert samples == {600 * 64}
 
 
 def test_the_plan_fits_the_budget_and_names_every_run_once():
-    planned = [r for stage in stages.STAGES for r in stages.planned(stage, stages.Recipe())]
+    planned = [r for stage in stages.STAGES for r in stages.planned(stage, Recipe())]
     assert sum(run.seconds for run in planned) <= 16 * 3600
     assert len({(run.stage, run.name) for run in planned}) == len(planned)
 
@@ -266,7 +267,7 @@ def stubbed(tmp_path, monkeypatch):
             on_end(job)
         return outcomes
 
-    planned: list[stages.Run] = []
+    planned: list[Run] = []
     failing: set[str] = set()
     original = execution.Study.execute
 
@@ -329,7 +330,7 @@ def test_a_run_waits_for_those_that_it_needs_and_is_not_run_without_them(stubbed
     data = dict.fromkeys(("parts", "furniture"), tmp_path)
     study = execution.Study(data, tmp_path / "runs", tmp_path / "output", parallel=2)
     branched = next(setting for setting in settings.RELATIONS if setting.branched)
-    runs = stages.relations_round(0, [branched], stages.Recipe())
+    runs = stages.relations_round(0, [branched], Recipe())
     assert len(study.execute(runs)) == 6
     order = {name: position for position, name in enumerate(executed)}
     assert all(order[need] < order[run.name] for run in runs for need in run.needs)

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.study import derived
 from benchmarks.study.derived import Derivation, Entry
-from mrd_jax.data import source
+from mrd_jax.data import dataset_metadata, source
 from mrd_jax.evaluation import held_out_split
 
 
@@ -105,10 +105,12 @@ def test_a_derived_fold_can_be_evaluated_and_is_not_written_twice(copied, made, 
     train, test = (held_out_split.load_held_out(folder, split) for split in ("train", "test"))
     unseen = [name not in set(train.names) for name in test.names]
     assert test.unseen.tolist() == unseen and any(unseen) and not all(unseen)
-    counts = source.read_metadata(folder)["counts"]
+    counts = dataset_metadata.read(folder)["counts"]
     assert (counts["train"], counts["test"]) == (len(train.ids), len(test.ids))
     assert test.pictures[0].parent.parent.is_dir()
-    fingerprints = [source.fingerprint(source.read_metadata(d)) for d in (directory, folder)]
+    fingerprints = [
+        dataset_metadata.fingerprint(dataset_metadata.read(d)) for d in (directory, folder)
+    ]
     assert len(set(fingerprints)) == 2
     written = (folder / "metadata.json").stat().st_mtime_ns
     assert derived.write(directory, tmp_path, Derivation(fold=2)) == folder

@@ -17,7 +17,7 @@ from tiny_encoder import random_clouds, tiny_card, tiny_variables
 
 from data_prep.geometry import formats
 from mrd_jax import encoder
-from mrd_jax.data import picture_files, source
+from mrd_jax.data import dataset_metadata, picture_files, source
 from mrd_jax.search import queries, shape_index
 from mrd_jax.tools import embed, search
 
@@ -245,7 +245,7 @@ def test_a_data_set_is_indexed(made, tmp_path, monkeypatch, capsys):
 
 def test_the_default_teacher_is_the_one_of_the_build(made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    metadata = source.read_metadata(made)
+    metadata = dataset_metadata.read(made)
     card = dataclasses.replace(tiny_card(), teacher=metadata["teacher"]["name"])
 
     def place(teacher):

@@ -17,7 +17,7 @@ from small_shapes import COLOURS, SETTINGS, box, picture, rgb, run_build, write
 
 from data_prep import build, evaluation, prepare, shapes, sources, teachers
 from data_prep.geometry import formats
-from mrd_jax.data import source
+from mrd_jax.data import dataset_metadata, source
 from mrd_jax.evaluation import load_held_out
 
 ONE_FILE = {"points": 64, "views": 2, "image_size": 24, "seed": 0}
@@ -64,7 +64,7 @@ def test_records_hold_id_source_captions_and_convention(searchable):
     assert (first["id"], first["source"], first["label"]) == ("blue_box-7.obj", "folder", -1)
     assert (first["captions"], first["caption_kinds"]) == (["blue box"], ["name"])
     assert first["image_kinds"] == ["render", "render"]
-    metadata = source.read_metadata(searchable)
+    metadata = dataset_metadata.read(searchable)
     assert metadata["from_y_up"] == "rotate"
     assert metadata["reader_version"] == formats.READER_VERSION
 
@@ -586,6 +586,6 @@ def test_a_data_set_of_earlier_readers_is_kept_with_a_note_until_it_is_overwritt
     assert (
         f"note: {folder} was built with version 1 of the readers of files, and is kept" in printed
     )
-    assert "reader_version" not in source.read_metadata(folder)
+    assert "reader_version" not in dataset_metadata.read(folder)
     run(overwrite=True)
-    assert source.read_metadata(folder)["reader_version"] == formats.READER_VERSION
+    assert dataset_metadata.read(folder)["reader_version"] == formats.READER_VERSION

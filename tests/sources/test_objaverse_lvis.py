@@ -9,7 +9,7 @@ import pytest
 from fake_data import DIM, FakeTeacher
 
 from data_prep import build, build_flags, teachers
-from mrd_jax.data import source
+from mrd_jax.data import dataset_metadata, source
 from mrd_jax.evaluation import held_out_split, retrieval, zero_shot
 
 POINTS = 16
@@ -128,7 +128,7 @@ def test_a_class_without_shapes_remains_a_class_and_is_printed(tmp_path, capsys)
     assert "skipped, file missing: 1" in printed
     assert "1 classes have no shape and stay among the names: zebra" in printed
     assert json.loads((folder / "evaluation" / "classes.json").read_text()) == CLASSES
-    assert source.read_metadata(folder)["counts"] == {"test": 4, "classes": 4}
+    assert dataset_metadata.read(folder)["counts"] == {"test": 4, "classes": 4}
 
 
 def corrupt(features, kind):

@@ -13,7 +13,7 @@ import pytest
 from data_prep import build, build_flags, prepare, shapes, sources
 from data_prep.foreign import safe_pickle
 from data_prep.sources import openshape
-from mrd_jax.data import source
+from mrd_jax.data import dataset_metadata, source
 
 POINTS = 16
 
@@ -96,7 +96,7 @@ def test_records_keep_the_order_of_the_list_and_name_their_data_set(built):
 
 
 def test_the_metadata_describe_the_teacher_of_the_release(built):
-    metadata = source.read_metadata(built)
+    metadata = dataset_metadata.read(built)
     assert metadata["teacher"]["name"] == "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k"
     assert (metadata["teacher"]["dim"], metadata["teacher"]["kind"]) == (1280, "clip")
     assert (metadata["up_axis"], metadata["normalisation"]) == ("z", "unit_sphere")

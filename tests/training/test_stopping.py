@@ -12,7 +12,7 @@ from fake_data import DIM, run_build
 from tiny import assert_trees_equal, tiny_config
 
 from mrd_jax.checkpoints import paths
-from mrd_jax.data import loader, source
+from mrd_jax.data import dataset_metadata, loader
 from mrd_jax.training import nonfinite, preemption, train
 from mrd_jax.training import run as run_lib
 
@@ -195,4 +195,4 @@ def test_limit_of_zero_never_stops_the_run(tmp_path):
 def test_run_identity_holds_the_fingerprint_of_the_data(config, straight):
     """A continued run is compared with the data set of the run that began it."""
     run = json.loads((straight / "run.json").read_text())
-    assert run["data"] == source.fingerprint(source.read_metadata(config.data.directory))
+    assert run["data"] == dataset_metadata.fingerprint(dataset_metadata.read(config.data.directory))

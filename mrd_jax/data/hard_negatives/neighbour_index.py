@@ -26,7 +26,7 @@ class NeighbourIndex:
 
     Attributes:
       indices: int32 [records, count], nearest first; -1 pads lists with fewer neighbours.
-      fingerprint: fingerprint of the data set, see `mrd_jax.data.source.fingerprint`.
+      fingerprint: fingerprint of the data set, see `mrd_jax.data.dataset_metadata.fingerprint`.
       split: name of the split.
       feature: feature that was compared: "image", "text" or "shape".
     """

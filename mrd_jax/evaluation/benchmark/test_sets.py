@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from mrd_jax import storage
 from mrd_jax.checkpoints import model_card
-from mrd_jax.data import source
+from mrd_jax.data import dataset_metadata
 
 TRAIN, TEST = "train", "test"
 
@@ -22,7 +22,7 @@ class TestSet:
     Attributes:
       name: name of its folder in the output of data_prep.build.
       directory: folder of its version, as `source.open_split` takes it.
-      metadata: metadata as `source.read_metadata` returns it.
+      metadata: metadata as `dataset_metadata.read` returns it.
     """
 
     # Keeps pytest from collecting the class as a test.
@@ -35,7 +35,7 @@ class TestSet:
     @property
     def fingerprint(self) -> str:
         """Fingerprint of the content of the data set."""
-        return source.fingerprint(self.metadata)
+        return dataset_metadata.fingerprint(self.metadata)
 
     @property
     def has_train(self) -> bool:
@@ -68,7 +68,7 @@ def find(config: ConfigDict, *, card: model_card.ModelCard) -> tuple[list[TestSe
         )
     chosen, skipped = [], {}
     for name in sorted(set(config.sets or folders)):
-        metadata = source.read_metadata(folders[name])
+        metadata = dataset_metadata.read(folders[name])
         reason = misfit(metadata, card=card, windows=config.windows)
         if reason and config.sets:
             raise ValueError(f"config.sets names {name!r}, {folders[name]}: {reason}")
