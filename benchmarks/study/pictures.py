@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draws the relations of the teacher and of the students of finished runs of the study.
 
-python -m benchmarks.study.pictures --runs runs/study/test/contrastive_0 runs/study/test/mrd_0 \
-    --titles contrastive MRD --output docs/images/study_relations.png
+python -m benchmarks.study.pictures --output docs/images/study_relations.png \
+    --runs runs/study/relations/{contrastive,mrd_defaults,lambda_0_1}_1_050_steps_0 \
+    --titles contrastive "lambda 1" "lambda 0.1"
 
 The runs must have the same held-out split. Each row of a matrix is the softmax of a shape's
 similarities to the others; the shades are square roots.
@@ -38,18 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if len(options.titles) != len(options.runs):
         parser.error(f"{len(options.titles)} titles for {len(options.runs)} runs")
     tracked, students = read(options.runs)
-    peak = max(tracked.teacher.max(), *(student.max() for student in students))
-    panels = [
-        relations.Panel(title, matrix**0.5, "viridis", 0.0, peak**0.5)
-        for title, matrix in zip(
-            ["teacher, images", *options.titles], [tracked.teacher, *students], strict=True
-        )
-    ]
+    panels = tracked.panels(dict(zip(options.titles, students, strict=True)))
     with matplotlib.rc_context(figures.STYLE):
         tracked.draw_panels(panels).savefig(options.output, dpi=110)
     for title, student in zip(options.titles, students, strict=True):
-        distance = float(np.abs(student - tracked.teacher).sum(axis=1).mean() / 2)
-        print(json.dumps({"run": title, "total_variation": round(distance, 3)}))
+        distance = round(tracked.distance(student), 3)
+        print(json.dumps({"run": title, "total_variation": distance}))
 
 
 def read(runs: Sequence[pathlib.Path]) -> tuple[relations.TrackedShapes, list[np.ndarray]]:
@@ -63,13 +58,15 @@ def read(runs: Sequence[pathlib.Path]) -> tuple[relations.TrackedShapes, list[np
 
     Raises:
       FileNotFoundError: a workdir is not that of a finished run.
-      ValueError: a run was measured on other shapes than the first.
+      ValueError: a run was measured on other shapes than the first, or too few have a class.
     """
     specs = [worker.Spec(**json.loads((run / "spec.json").read_text("utf-8"))) for run in runs]
     held_out = held_out_split.load_held_out(specs[0].data, specs[0].split)
     tracked = relations.TrackedShapes(
         held_out, teacher_temperature=TEMPERATURE, student_temperature=TEMPERATURE
     )
+    if not tracked:
+        raise ValueError(f"{specs[0].data} has fewer than two labelled shapes with a picture")
     students = []
     for run in runs:
         arrays = storage.read_arrays(run / worker.EMBEDDINGS_FILE)

@@ -5,7 +5,7 @@ The same held-out shapes are tracked at every evaluation of a run.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import matplotlib
@@ -125,6 +125,14 @@ class TrackedShapes:
         """Computes the relation R^PP, [tracked, tracked], from embeddings [tracked, dim]."""
         return relation(rows, temperature=self._temperature)
 
+    def distance(self, student: np.ndarray) -> float:
+        """Returns the mean total variation distance of the rows to the teacher's, 0 to 1.
+
+        Args:
+          student: [tracked, tracked], as `student` returns it.
+        """
+        return float(np.abs(student - self.teacher).sum(axis=1).mean() / 2)
+
     def save(self, workdir: storage.PathLike, *, step: int, embeddings: np.ndarray) -> None:
         """Saves the embeddings of the tracked shapes at one evaluation.
 
@@ -171,16 +179,10 @@ class TrackedShapes:
         shown = [snapshots[i] for i in figures.evenly_spaced(len(snapshots), limit=MAX_EVALUATIONS)]
         students = [self.student(snapshot.rows) for snapshot in shown]
         peak = max(self.teacher.max(), *(student.max() for student in students))
-        # Square roots make small entries visible.
-        panels = [Panel("teacher, images", self.teacher**0.5, "viridis", 0.0, peak**0.5)]
-        panels += [
-            Panel(f"student, step {snapshot.step}", student**0.5, "viridis", 0.0, peak**0.5)
-            for snapshot, student in zip(shown, students, strict=True)
-        ]
+        titles = [f"student, step {snapshot.step}" for snapshot in shown]
+        panels = self.panels(dict(zip(titles, students, strict=True)))
         panels.append(Panel("student - teacher", students[-1] - self.teacher, "RdBu", -peak, peak))
-        distances = [
-            float(np.abs(student - self.teacher).sum(axis=1).mean() / 2) for student in students
-        ]
+        distances = [self.distance(student) for student in students]
         return figures.Figure(
             title="Relations over time",
             caption=f"Relations between {len(self.positions)} held-out shapes, sorted by class. "
@@ -197,6 +199,19 @@ class TrackedShapes:
             + ".",
             source=figures.figure_uri(self.draw_panels(panels)),
         )
+
+    def panels(self, students: Mapping[str, np.ndarray]) -> list[Panel]:
+        """Returns the teacher's matrix and those of students, with the same shades.
+
+        Args:
+          students: [tracked, tracked] by title, as `student` returns them.
+        """
+        peak = max(matrix.max() for matrix in (self.teacher, *students.values())) ** 0.5
+        # Square roots make small entries visible.
+        return [
+            Panel(title, matrix**0.5, "viridis", 0.0, peak)
+            for title, matrix in {"teacher, images": self.teacher, **students}.items()
+        ]
 
     def draw_panels(self, panels: Sequence[Panel]) -> mpl_figure.Figure:
         """Draws matrices between the tracked shapes side by side, with class names on the first.

@@ -267,6 +267,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"--top is {options.top}; expected a positive number")
     if options.classes and not options.index:
         parser.error("--classes needs --index, which records the teacher and usual scores")
+    if options.teacher and not options.classes:
+        parser.error("--teacher embeds the names of --classes; a class head needs none")
     if not 0 <= options.none_level <= 1:
         parser.error(f"--none_level is {options.none_level}; expected a number from 0 to 1")
     return options

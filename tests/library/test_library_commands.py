@@ -148,6 +148,9 @@ def test_an_encoder_without_class_head_needs_a_list_and_a_list_an_index(workspac
     with pytest.raises(SystemExit):
         classify.main([*arguments, "--classes", "words.txt"])
     assert "--classes needs --index" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        classify.main([*arguments, "--teacher", "words.txt"])
+    assert "a class head needs none" in capsys.readouterr().err
 
 
 def test_coverage_tells_which_classes_have_few_shapes(workspace, capsys):
