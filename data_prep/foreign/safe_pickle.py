@@ -81,7 +81,11 @@ def load(path: Path) -> Any:
 
 
 def _holds_pickle(file: BinaryIO) -> bool:
-    """Reads the header; returns True if a pickle follows it."""
+    """Reads the header; returns True if a pickle follows it.
+
+    Raises:
+      UnsafePickleError: the version is unknown, or there is no pickle and no numbers or text.
+    """
     version = np.lib.format.read_magic(file)
     readers = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -89,7 +93,14 @@ def _holds_pickle(file: BinaryIO) -> bool:
     }
     if version not in readers:
         raise UnsafePickleError(f".npy format is {version}, expected one of {sorted(readers)}")
-    return readers[version](file)[2].hasobject
+    dtype = readers[version](file)[2]
+    if dtype.hasobject:
+        return True
+    if not _DTYPE.fullmatch(dtype.str.lstrip("<>=|")):
+        raise UnsafePickleError(
+            f"refused: numbers of type {dtype}; expected booleans, integers, floats or text"
+        )
+    return False
 
 
 class _Unpickler(pickle.Unpickler):

@@ -229,3 +229,31 @@ def test_object_array_of_two_axes_is_rejected(tmp_path):
     np.save(tmp_path / "a.npy", np.array([[{}, {}]], dtype=object))
     with pytest.raises(safe_pickle.UnsafePickleError, match="array of objects of shape .1, 2."):
         safe_pickle.load(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros(2, "c8"),
+        np.zeros(2, "c16"),
+        np.zeros(2, "M8[s]"),
+        np.zeros(2, "m8[s]"),
+        np.zeros(2, [("x", "f4"), ("y", "i2")]),
+        np.zeros(2, "V4"),
+        np.zeros(2, np.longdouble),
+    ],
+    ids=lambda array: str(array.dtype),
+)
+def test_array_of_other_than_numbers_and_text_is_rejected_without_a_pickle(tmp_path, array):
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(safe_pickle.UnsafePickleError, match=r"a\.npy: refused: numbers of type"):
+        safe_pickle.load(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("dtype", ["b1", "u1", "<i8", ">i8", "f2", ">f4", "f8", "U3", "S3"])
+def test_array_of_numbers_and_text_keeps_its_type(tmp_path, dtype):
+    array = np.ones((2, 3)).astype(dtype)
+    np.save(tmp_path / "a.npy", array)
+    found = safe_pickle.load(tmp_path / "a.npy")
+    assert found.dtype == array.dtype
+    np.testing.assert_array_equal(found, array)
