@@ -162,17 +162,20 @@ def run_stages(
     tested = _in_tables(results("test", planned))
     if "test" in wanted:
         study.baselines(planned)
+    conditions = _in_tables(results("regimes", stages.regimes_round(chosen, recipe)))
+    moved = _in_tables(results("transfer", stages.transfer_round(chosen)))
     baselines = execution.read(study.output / execution.BASELINES_FILE)
-    for name in ("parts", "furniture"):
-        of_data = [result for result in tested if result.run["data"] == name]
+    by_data = {
+        name: [result for result in tested if result.run["data"] == name] for name in study.data
+    }
+    for name, of_data in by_data.items():
         if of_data:
             found[name] = tables.methods(of_data, baselines)
-    if last == 2:
-        return found
-    conditions = _in_tables(results("regimes", stages.regimes_round(chosen, recipe)))
-    parts = [result for result in tested if result.run["data"] == "parts"]
     if conditions:
-        found["regimes"] = tables.regimes([*parts, *conditions])
+        found["regimes"] = tables.regimes([*by_data["parts"], *conditions])
+    alone = [each for each in by_data["furniture"] if each.run["setting"] == settings.MRD]
+    if moved and alone:
+        found["transfer"] = tables.transfer([*alone, *moved])
     return found
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks import sweep
-from benchmarks.study import derived, measure, stages, training_run, worker
+from benchmarks.study import derived, joined, measure, stages, training_run, worker
 from benchmarks.study.training_run import Run
 from mrd_jax import atomic_io
 from mrd_jax.data import dataset_metadata
@@ -98,7 +98,7 @@ class Study:
         """
         left = list(planned)
         while left:
-            waiting = {run.name for run in left}
+            waiting = {run.path for run in left}
             ready = [run for run in left if not waiting & set(run.needs)]
             self._execute(ready)
             left = [run for run in left if run not in ready]
@@ -120,7 +120,7 @@ class Study:
             if training_run.identity(line["run"]) != run.identity():
                 raise ValueError(
                     f"{self.output / run.stage}.json has a run {run.name} with other settings than "
-                    f"those of this study: remove its line and {self.runs / run.stage / run.name}, "
+                    f"those of this study: remove its line and {self.runs / run.path}, "
                     "or give other folders as --runs and --output"
                 )
             layout = measure.Layout(**layouts[split_name(run)])
@@ -129,18 +129,14 @@ class Study:
 
     def _execute(self, planned: Sequence[Run]) -> None:
         """Executes runs that do not depend on each other, and adds them to the files."""
-        done = {result.run["stage"] + stored_name(result.run) for result in self.load(planned)}
+        done = {f"{result.run['stage']}/{stored_name(result.run)}" for result in self.load(planned)}
         missing = []
         for run in planned:
-            if run.stage + run.name in done:
+            if run.path in done:
                 continue
-            absent = [n for n in run.needs if not (self.runs / run.stage / n).is_dir()]
-            stored = read(self.output / f"{run.stage}.json") if run.needs else {}
-            absent += [name for name in run.needs if name not in stored]
-            if absent:
-                self.failures.append(
-                    f"{run.name} needs the run {absent[0]}, which has not finished"
-                )
+            faults = [fault for path in run.needs if (fault := self._fault(path))]
+            if faults:
+                self.failures.append(f"{run.path} needs {faults[0]}")
             else:
                 missing.append(run)
         if not missing:
@@ -166,19 +162,33 @@ class Study:
         outcomes = sweep.attempt_jobs(jobs, parallel=self.parallel, on_end=on_end)
         self.failures += [str(each) for each in outcomes if isinstance(each, RuntimeError)]
 
+    def _fault(self, path: str) -> str:
+        """Describes why the weights of a run are not there; "" if they are."""
+        stage, name = path.split("/")
+        if name not in read(self.output / f"{stage}.json"):
+            return f"{path}, which has not finished"
+        if not (self.runs / path).is_dir():
+            return (
+                f"the weights of {path}, but {self.runs / path} does not exist: remove its line "
+                f"from {self.output / stage}.json to repeat the run"
+            )
+        return ""
+
     def _job(self, run: Run) -> WorkerJob:
         """Writes what the worker of a run reads."""
-        workdir = self.runs / run.stage / run.name
+        workdir = self.runs / run.path
         overrides = {**run.overrides, **_EXECUTION}
+        needed = [self.runs / path for path in run.needs]
         if run.starts_from:
-            overrides["initial_weights"] = str(self.runs / run.stage / run.starts_from)
-        averaged = [self.runs / run.stage / name for name in run.averages]
+            overrides["initial_weights"] = str(needed[-1])
+        averaged = needed[: len(run.averages)]
         spec = worker.Spec(
             config=run.config,
             overrides=overrides,
             data=str(self._folder(run)),
             split=run.split,
             probes=run.probes,
+            trained_on=str(self._joined()) if run.joined else "",
             average_of=tuple(
                 (str(folder), read(folder / "spec.json")["overrides"]) for folder in averaged
             ),
@@ -191,6 +201,10 @@ class Study:
         if run.derivation is None:
             return self.data[run.data]
         return derived.write(self.data[run.data], self.runs / "data", run.derivation)
+
+    def _joined(self) -> pathlib.Path:
+        """Returns the folder of the training shapes of both data sets, writing it if necessary."""
+        return joined.write(self.data["furniture"], self.data["parts"], self.runs / "data")
 
     def _add(self, run: Run, content: dict[str, Any]) -> None:
         """Adds a finished run to the files of results."""

@@ -38,6 +38,8 @@ CONTRASTIVE = Setting("contrastive", "control", lambdas(0.0, 0.0))
 REFERENCE = Setting("MRD, defaults", "control", {})
 # Name of the chosen objective among the methods.
 MRD = "MRD"
+# Names of the ways in which the parts serve the furniture.
+FROM_PARTS, WITH_PARTS = "MRD, from the weights of the parts", "MRD, trained with the parts"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,12 +12,15 @@ from collections.abc import Sequence
 
 from benchmarks.study import derived, settings
 from benchmarks.study.settings import CONTRASTIVE, REFERENCE, Setting
-from benchmarks.study.training_run import Recipe, Run
+from benchmarks.study.training_run import Recipe, Run, run_name
 
 PARTS_CONFIG = "benchmarks/study/configs/parts.py"
 FURNITURE_CONFIG = "benchmarks/study/configs/furniture.py"
 # Furniture is trained without patch dropout, which doubles the cost of a step.
 FURNITURE_STEPS, FURNITURE_SEEDS, FURNITURE_COST = 300, 5, 2.0
+# On furniture and parts together, as many passes over the furniture.
+JOINT_STEPS = 1_070
+TEST_CONDITION, FURNITURE_CONDITION = "all shapes, batch 64", "furniture"
 # Fraction of the steps, and seeds, of each round of successive halving.
 ROUNDS: tuple[tuple[float, tuple[int, ...]], ...] = ((0.25, (0,)), (0.5, (0,)), (1.0, (0, 1)))
 
@@ -110,21 +113,50 @@ def test_round(chosen: Setting, recipe: Recipe) -> list[Run]:
         )
     ]
     for seed, method in itertools.product(range(FURNITURE_SEEDS), methods):
-        run = Run(
-            stage="test",
-            setting=method.name,
-            condition="furniture",
-            seed=seed,
-            config=FURNITURE_CONFIG,
-            overrides={**method.overrides, "seed": seed, "total_steps": FURNITURE_STEPS},
-            data="furniture",
-            derivation=None,
-            split="test",
-            probes=True,
-            cost=FURNITURE_COST,
-        )
-        runs += _expand(run, method)
+        runs += _expand(_furniture_run("test", method, seed=seed), method)
     return runs
+
+
+def transfer_round(chosen: Setting) -> list[Run]:
+    """Returns the runs of the stage `transfer`: the chosen setting on furniture, with the parts.
+
+    Args:
+      chosen: chosen objective; a branched one, which has no weights of one run, gives no runs.
+    """
+    runs: list[Run] = []
+    if chosen.branched:
+        return runs
+    mrd = settings.methods(chosen)[-1]
+    for seed in range(FURNITURE_SEEDS):
+        trained = run_name(mrd.name, TEST_CONDITION, seed)
+        alone = _furniture_run("transfer", mrd, seed=seed)
+        runs += [
+            dataclasses.replace(alone, setting=settings.FROM_PARTS, starts_from=f"test/{trained}"),
+            dataclasses.replace(
+                alone,
+                setting=settings.WITH_PARTS,
+                joined=True,
+                overrides={**alone.overrides, "total_steps": JOINT_STEPS},
+            ),
+        ]
+    return runs
+
+
+def _furniture_run(stage: str, method: Setting, *, seed: int) -> Run:
+    """Returns the run of a method on the furniture."""
+    return Run(
+        stage=stage,
+        setting=method.name,
+        condition=FURNITURE_CONDITION,
+        seed=seed,
+        config=FURNITURE_CONFIG,
+        overrides={**method.overrides, "seed": seed, "total_steps": FURNITURE_STEPS},
+        data="furniture",
+        derivation=None,
+        split="test",
+        probes=True,
+        cost=FURNITURE_COST,
+    )
 
 
 def regimes_round(chosen: Setting, recipe: Recipe) -> list[Run]:
@@ -203,7 +235,7 @@ def _fold_runs(
     return _expand(run, method)
 
 
-STAGES = ("recipe", "relations", "test", "regimes")
+STAGES = ("recipe", "relations", "test", "regimes", "transfer")
 
 
 def planned(stage: str, recipe: Recipe) -> list[Run]:
@@ -219,6 +251,8 @@ def planned(stage: str, recipe: Recipe) -> list[Run]:
         return test_round(REFERENCE, recipe)
     if stage == "regimes":
         return regimes_round(REFERENCE, recipe)
+    if stage == "transfer":
+        return transfer_round(REFERENCE)
     return [
         run
         for round_ in range(len(ROUNDS))

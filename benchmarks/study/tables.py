@@ -75,30 +75,56 @@ def methods(found: Results, baselines: Mapping[str, Any]) -> str:
       baselines: baselines by name of the split, see `execution.Study.baselines`.
     """
     by_method = _paired(found)
-    names = list(by_method)
-    some = by_method[names[0]]
+    means, differences, count = _compare(by_method, settings.CONTRASTIVE.name)
+    return "\n\n".join(
+        [
+            means,
+            differences,
+            f"p-values: Holm's correction over the {count} tests of the table. "
+            + _mcnemar(by_method),
+            _baselines(by_method[settings.MRD], baselines),
+        ]
+    )
+
+
+def transfer(found: Results) -> str:
+    """Formats what the parts add to MRD on the furniture.
+
+    Args:
+      found: runs of the stage `transfer`, and those of MRD on the furniture of the stage `test`.
+    """
+    means, differences, count = _compare(_paired(found), settings.MRD)
+    return (
+        f"{means}\n\n{differences}\n\np-values: Holm's correction over the {count} tests of the "
+        "table."
+    )
+
+
+def _compare(by_method: Mapping[str, list[execution.Result]], base: str) -> tuple[str, str, int]:
+    """Formats every metric of every method, and the differences to one of them.
+
+    Args:
+      by_method: runs on the same shapes.
+      base: method that the others are compared with.
+
+    Returns:
+      Table of metrics, table of differences with corrected p-values, and number of tests.
+    """
+    some = by_method[base]
+    others = [name for name in by_method if name != base]
     metrics = [metric for metric in measure.METRICS if metric.present(some[0].values)]
-    heading = ["%", *names]
-    rows = [heading]
+    rows, differences = [["%", base, *others]], [[f"difference to {base}", *others]]
+    tests = []
     for metric in metrics:
-        rows.append([metric.title, *(_interval(metric, by_method[name]) for name in names)])
-    differences, tests = [["difference to contrastive", *names[1:]]], []
-    for metric in metrics:
-        found_ = [_difference(metric, by_method[name], some) for name in names[1:]]
-        tests += [each.p_value for each in found_]
-        differences.append([metric.title, *(_signed(each) for each in found_)])
+        intervals = (_interval(metric, by_method[name]) for name in (base, *others))
+        rows.append([metric.title, *intervals])
+        found = [_difference(metric, by_method[name], some) for name in others]
+        tests += [each.p_value for each in found]
+        differences.append([metric.title, *(_signed(each) for each in found)])
     corrected = iter(bootstrap.holm(tests))
     for row in differences[1:]:
         row[1:] = [f"{cell}, p = {_p(next(corrected))}" for cell in row[1:]]
-    return "\n\n".join(
-        [
-            table.format_markdown(rows),
-            table.format_markdown(differences),
-            f"p-values: Holm's correction over the {len(tests)} tests of the table. "
-            + _mcnemar(by_method),
-            _baselines(by_method[names[-1]], baselines),
-        ]
-    )
+    return table.format_markdown(rows), table.format_markdown(differences), len(tests)
 
 
 def regimes(found: Results) -> str:
@@ -134,7 +160,7 @@ def regimes(found: Results) -> str:
 
 
 def _paired(found: Results) -> dict[str, list[execution.Result]]:
-    """Returns the runs by method, contrastive first, that every method has, in one order."""
+    """Returns the runs by method that every method has, in one order."""
     by_method: dict[str, dict[int, execution.Result]] = {}
     for result in found:
         by_method.setdefault(result.run["setting"], {})[result.run["seed"]] = result

@@ -14,7 +14,7 @@ from benchmarks.study import derived
 # start and compilation of a run with its measurement, and probes on 2,000 shapes.
 STEP_SECONDS, START_SECONDS, PROBE_SECONDS = 0.37, 45.0, 50.0
 # Fields of a run that its identity names only if they are used.
-_OPTIONAL = ("starts_from", "averages", "helper")
+_OPTIONAL = ("starts_from", "averages", "helper", "joined")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +49,11 @@ class Run:
       derivation: derived data set; None for the data set as it is.
       split: split to measure on.
       probes: fit probes to the training split.
-      starts_from: name of the run of the stage whose weights it starts from; "" for none.
+      starts_from: name of the run of the stage whose weights it starts from, or STAGE/NAME of an
+        earlier stage; "" for none.
       averages: names of the runs of the stage whose weights are averaged; () to train.
       helper: whether the run only serves others of the stage, and is in no table.
+      joined: whether it is trained on the training shapes of both data sets.
       cost: cost of a step against the config that the study starts from.
     """
 
@@ -68,6 +70,7 @@ class Run:
     starts_from: str = ""
     averages: tuple[str, ...] = ()
     helper: bool = False
+    joined: bool = False
     cost: float = 1.0
 
     @property
@@ -76,9 +79,15 @@ class Run:
         return run_name(self.setting, self.condition, self.seed)
 
     @property
+    def path(self) -> str:
+        """Stage and name of the run, and its workdir below the folder of all."""
+        return f"{self.stage}/{self.name}"
+
+    @property
     def needs(self) -> tuple[str, ...]:
-        """Names of the runs of the stage that must have finished before."""
-        return (*self.averages, *([self.starts_from] if self.starts_from else []))
+        """Stages and names of the runs that must have finished before, as STAGE/NAME."""
+        names = (*self.averages, *([self.starts_from] if self.starts_from else []))
+        return tuple(name if "/" in name else f"{self.stage}/{name}" for name in names)
 
     @property
     def seconds(self) -> float:

@@ -36,11 +36,12 @@ class Spec:
     Attributes:
       config: config file; "" to measure the baselines of the data set instead.
       overrides: values of config fields by dotted name.
-      data: folder of the data set.
+      data: folder of the data set that is measured on.
       split: split to measure on.
-      probes: fit probes to the training split.
+      probes: fit probes to the training split of `data`.
       average_of: workdirs and overrides of finished runs whose weights are averaged, instead of
         training; () to train.
+      trained_on: folder of the data set that is trained on; "" for `data`.
     """
 
     config: str
@@ -49,6 +50,7 @@ class Spec:
     split: str
     probes: bool
     average_of: tuple[tuple[str, dict[str, Any]], ...] = ()
+    trained_on: str = ""
 
 
 @command.reports_errors
@@ -68,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def read_config(spec: Spec, *, split: str) -> ConfigDict:
-    """Returns the config of a run that is evaluated on a split; "" for none.
+    """Returns the config of a run that is evaluated on a split; "" for that of its training.
 
     Raises:
       ValueError: an override names no field.
@@ -78,7 +80,8 @@ def read_config(spec: Spec, *, split: str) -> ConfigDict:
     loaded = importlib.util.module_from_spec(module)
     module.loader.exec_module(loaded)
     config = loaded.get_config()
-    fields = {**spec.overrides, "data.directory": spec.data, "data.test_split": split}
+    folder = spec.data if split else spec.trained_on or spec.data
+    fields = {**spec.overrides, "data.directory": folder, "data.test_split": split}
     for name, value in fields.items():
         try:
             # Lists are tuples that JSON has no name for.

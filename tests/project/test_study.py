@@ -4,6 +4,7 @@
 import json
 import pathlib
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -234,6 +235,21 @@ def test_every_regime_sees_the_same_number_of_samples():
     assert samples == {600 * 64}
 
 
+def test_runs_on_furniture_start_from_the_parts_or_are_trained_with_them():
+    runs = stages.transfer_round(settings.REFERENCE)
+    trained = {run.path: run for run in stages.test_round(settings.REFERENCE, Recipe())}
+    started = [run for run in runs if run.starts_from]
+    for run in started:
+        assert trained[run.starts_from].data == "parts" and run.needs == (run.starts_from,)
+        assert trained[run.starts_from].setting == settings.MRD
+    assert len({run.starts_from for run in started}) == stages.FURNITURE_SEEDS
+    together = [run for run in runs if run.joined]
+    assert len(together) == len(started) and not any(run.needs for run in together)
+    alone = next(run for run in trained.values() if run.path == "test/mrd_furniture_0")
+    assert alone.overrides == started[0].overrides
+    assert together[0].identity()["joined"] and "joined" not in alone.identity()
+
+
 def test_the_plan_fits_the_budget_and_names_every_run_once():
     planned = [r for stage in stages.STAGES for r in stages.planned(stage, Recipe())]
     assert sum(run.seconds for run in planned) <= 16 * 3600
@@ -293,12 +309,13 @@ def stubbed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(execution.Study, "execute", execute)
     monkeypatch.setattr(execution.Study, "_folder", lambda study, run: tmp_path / "data")
+    monkeypatch.setattr(execution.Study, "_joined", lambda study: tmp_path / "joined")
     monkeypatch.setattr(sweep, "attempt_jobs", attempt)
     monkeypatch.setattr(execution, "check_data", lambda folder, name: None)
     # The differences are large; their intervals are tested elsewhere.
     monkeypatch.setattr(tables, "DRAWS", 50)
     page = tmp_path / "page.md"
-    names = ("recipe", "relations", "parts", "furniture", "regimes")
+    names = ("recipe", "relations", "parts", "furniture", "regimes", "transfer")
     page.write_text(
         "".join(f"<!-- study: {name} -->\nold\n<!-- end of study -->\n" for name in names)
     )
@@ -348,8 +365,8 @@ def test_a_run_waits_for_those_that_it_needs_and_is_not_run_without_them(stubbed
     branched = next(setting for setting in settings.RELATIONS if setting.branched)
     runs = stages.relations_round(0, [branched], Recipe())
     assert len(study.execute(runs)) == 6
-    order = {name: position for position, name in enumerate(executed)}
-    assert all(order[need] < order[run.name] for run in runs for need in run.needs)
+    order = {f"relations/{name}": position for position, name in enumerate(executed)}
+    assert all(order[need] < order[run.path] for run in runs for need in run.needs)
     spec = json.loads((tmp_path / "runs" / "relations" / runs[-1].name / "spec.json").read_text())
     folders = [pathlib.Path(folder).name for folder, _ in spec["average_of"]]
     assert folders == list(runs[-1].averages)
@@ -364,6 +381,34 @@ def test_a_run_waits_for_those_that_it_needs_and_is_not_run_without_them(stubbed
     assert len(other.execute(runs)) == 2
     assert set(executed) == {run.name for run in runs[:3]}
     assert len(other.failures) == 4
+
+
+def test_a_run_needs_the_weights_of_another_stage(stubbed, tmp_path):
+    data = dict.fromkeys(("parts", "furniture"), tmp_path)
+    study = execution.Study(data, tmp_path / "runs", tmp_path / "output", parallel=2)
+    runs = [run for run in stages.transfer_round(settings.REFERENCE) if run.seed == 0]
+    started = next(run for run in runs if run.starts_from)
+    assert [r.run["setting"] for r in study.execute(runs)] == [settings.WITH_PARTS]
+    specs = tmp_path / "runs" / "transfer"
+    (joint,) = specs.iterdir()
+    assert json.loads((joint / "spec.json").read_text())["trained_on"] == str(tmp_path / "joined")
+    assert study.failures == [f"{started.path} needs {started.starts_from}, which has not finished"]
+    trained = next(
+        run
+        for run in stages.test_round(settings.REFERENCE, Recipe())
+        if run.path == started.starts_from
+    )
+    study.execute([trained])
+    assert len(study.execute(runs)) == 2
+    spec = json.loads((specs / started.name / "spec.json").read_text())
+    assert spec["overrides"]["initial_weights"] == str(tmp_path / "runs" / started.starts_from)
+    assert spec["trained_on"] == ""
+
+    (tmp_path / "output" / "transfer.json").unlink()
+    shutil.rmtree(tmp_path / "runs")
+    study.failures.clear()
+    assert len(study.execute(runs)) == 1
+    assert re.search(r"does not exist: remove its line from .*test.json", study.failures[0])
 
 
 def test_a_failed_run_is_named_and_the_others_of_its_round_run(stubbed, capsys):

@@ -6,8 +6,9 @@ import json
 
 import numpy as np
 import pytest
+from fake_data import POINTS
 
-from benchmarks.study import derived
+from benchmarks.study import derived, joined
 from benchmarks.study.derived import Derivation, Entry
 from mrd_jax.data import dataset_metadata, source
 from mrd_jax.evaluation import held_out_split
@@ -116,3 +117,42 @@ def test_a_derived_fold_can_be_evaluated_and_is_not_written_twice(copied, made, 
     assert derived.write(directory, tmp_path, Derivation(fold=2)) == folder
     assert (folder / "metadata.json").stat().st_mtime_ns == written
     assert derived.read_groups(directory)[test.ids[0]] == test.creators[0]
+
+
+def test_joined_data_has_the_training_shapes_of_both(made, tmp_path, monkeypatch):
+    first, second = made, derived.write(made, tmp_path / "other", Derivation(fold=1))
+    metadata = dataset_metadata.read
+
+    folder = joined.write(first, second, tmp_path / "joined")
+    found = list(source.open_split(folder, "train"))
+    expected = [list(source.open_split(each, "train")) for each in (first, second)]
+    assert [record["id"] for record in found] == [r["id"] for each in expected for r in each]
+    for record, original in zip(found, [*expected[0], *expected[1]], strict=True):
+        for field in ("xyz", "rgb", "image_features", "text_features"):
+            np.testing.assert_array_equal(record[field], original[field])
+    assert [record["label"] for record in found[: len(expected[0])]] == [
+        record["label"] for record in expected[0]
+    ]
+    assert {record["label"] for record in found[len(expected[0]) :]} == {-1}
+    assert dataset_metadata.read(folder)["counts"]["train"] == len(found)
+
+    written = (folder / "metadata.json").stat().st_mtime_ns
+    assert joined.write(first, second, tmp_path / "joined") == folder
+    assert (folder / "metadata.json").stat().st_mtime_ns == written
+    with pytest.raises(ValueError, match="was made of other data"):
+        joined.write(second, first, tmp_path / "joined")
+
+    def changed(**fields):
+        monkeypatch.setattr(
+            dataset_metadata,
+            "read",
+            lambda folder: metadata(folder) | (fields if folder == second else {}),
+        )
+
+    changed(points=POINTS // 2)
+    shorter = source.open_split(joined.write(first, second, tmp_path / "shorter"), "train")
+    np.testing.assert_array_equal(shorter[0]["xyz"], expected[0][0]["xyz"][: POINTS // 2])
+    assert shorter[len(shorter) - 1]["rgb"].shape == (POINTS // 2, 3)
+    changed(up_axis="y")
+    with pytest.raises(ValueError, match="has up_axis = 'z' and .* 'y': expected"):
+        joined.write(first, second, tmp_path / "third")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One run of the study, trained for real: what it stores, what it starts from, what it averages."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -146,3 +147,18 @@ def test_a_field_that_does_not_exist_is_named(execute, tmp_path, capsys):
     with pytest.raises(AssertionError):
         execute("run", overrides={"loss.no_such_field": 1})
     assert "config.loss.no_such_field" in capsys.readouterr().err
+
+
+def test_a_run_may_be_trained_on_another_data_set_than_it_is_measured_on(tmp_path):
+    (tmp_path / "tiny.py").write_text(CONFIG)
+    spec = worker.Spec(str(tmp_path / "tiny.py"), {}, "furniture", "test", probes=True)
+    joint = dataclasses.replace(spec, trained_on="both")
+    folders = {
+        (each.trained_on, split): worker.read_config(each, split=split).data.directory
+        for each in (spec, joint)
+        for split in ("", "test")
+    }
+    assert folders == {
+        ("", ""): "furniture", ("", "test"): "furniture", ("both", ""): "both",
+        ("both", "test"): "furniture",
+    }  # fmt: skip
