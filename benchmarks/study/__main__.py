@@ -20,14 +20,19 @@ from benchmarks.study.training_run import Recipe, Run
 from mrd_jax import atomic_io
 from mrd_jax.cli import command
 
+DATA = {
+    "parts": pathlib.Path("data/kicad_parts/1.0.0"),
+    "furniture": pathlib.Path("data/furniture/1.0.0"),
+}
+
 
 @command.reports_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Executes the stages of the study and writes its tables."""
     parser = command.Parser(__doc__, prog="python -m benchmarks.study")
     add = parser.add_argument
-    add("--parts", type=pathlib.Path, default=pathlib.Path("data/kicad_parts/1.0.0"))
-    add("--furniture", type=pathlib.Path, default=pathlib.Path("data/furniture/1.0.0"))
+    for name, default in DATA.items():
+        add(f"--{name}", type=pathlib.Path, default=default, help=f"data set (default: {default})")
     add("--runs", type=pathlib.Path, default=pathlib.Path("runs/study"), help="folder of workdirs")
     add(
         "--output",
@@ -37,12 +42,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add("--page", type=pathlib.Path, help="Markdown page whose tables are replaced")
     add("--parallel", type=int, default=os.cpu_count(), help="runs at a time, one per core")
-    add("--stages", nargs="+", choices=stages.STAGES, default=list(stages.STAGES))
-    add("--budget_hours", type=float, default=16.0, help="core-hours of all stages")
+    add(
+        "--stages",
+        nargs="+",
+        choices=stages.STAGES,
+        default=list(stages.STAGES),
+        help="stages to execute; of the others, stored results are used (default: all)",
+    )
+    add(
+        "--budget_hours",
+        type=float,
+        default=16.0,
+        help="core-hours of all stages, which limit what the recipe may combine; keep the number "
+        "of a study that was begun (default: 16)",
+    )
     add("--dry_run", action="store_true", help="print runs and hours, and stop")
     options = parser.parse_args(arguments)
     study = execution.Study(
-        data={"parts": options.parts, "furniture": options.furniture},
+        data={name: getattr(options, name) for name in DATA},
         runs=options.runs,
         output=options.output,
         parallel=options.parallel,
@@ -83,12 +100,12 @@ def describe_plan(study: execution.Study, wanted: Sequence[str], *, budget_hours
         hours = sum(run.seconds for run in planned) / 3600
         total += hours
         lines.append(
-            f"{stage:9s} {len(planned):3d} runs, {hours:4.1f} core-hours; {len(stored)} finished"
+            f"{stage:9s} {len(planned):3d} runs, {hours:4.1f} core-hours; {len(stored)} stored"
         )
     lines.append(
         f"{'total':9s} {total:.1f} core-hours of {budget_hours:g}; about "
         f"{total / study.parallel:.1f} h with --parallel {study.parallel} on as many cores, less "
-        "for what is finished"
+        "for what is stored. The runs of relations depend on what wins."
     )
     return "\n".join(lines)
 
@@ -163,18 +180,19 @@ def run_stages(
     if "test" in wanted:
         study.baselines(planned)
     conditions = _in_tables(results("regimes", stages.regimes_round(chosen, recipe)))
-    moved = _in_tables(results("transfer", stages.transfer_round(chosen)))
+    moved = _in_tables(results("transfer", stages.transfer_round(chosen, recipe)))
     baselines = execution.read(study.output / execution.BASELINES_FILE)
     by_data = {
         name: [result for result in tested if result.run["data"] == name] for name in study.data
     }
+    names = [method.name for method in settings.methods(chosen)]
     for name, of_data in by_data.items():
-        if of_data:
+        if tables.comparable(of_data, names):
             found[name] = tables.methods(of_data, baselines)
     if conditions:
         found["regimes"] = tables.regimes([*by_data["parts"], *conditions])
     alone = [each for each in by_data["furniture"] if each.run["setting"] == settings.MRD]
-    if moved and alone:
+    if moved and tables.comparable([*alone, *moved], [settings.MRD]):
         found["transfer"] = tables.transfer([*alone, *moved])
     return found
 

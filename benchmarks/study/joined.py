@@ -5,7 +5,7 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -42,7 +42,9 @@ def write(first: pathlib.Path, second: pathlib.Path, output: pathlib.Path) -> pa
     both = [dataset_metadata.read(folder) for folder in folders]
     for field in _SAME:
         _require_equal(folders, field, [metadata[field] for metadata in both])
-    _require_equal(folders, "teacher.dim", [metadata["teacher"]["dim"] for metadata in both])
+    _require_equal(
+        folders, "text encoder", [_text_encoder(metadata["teacher"]) for metadata in both]
+    )
     points = min(metadata["points"] for metadata in both)
     origin = {"from": [dataset_metadata.fingerprint(m) for m in both], "points": points}
     target = output / NAME / records.VERSION
@@ -103,6 +105,13 @@ def _write_records(
 
     tfds.core.ExampleWriter(tfds.core.FileFormat.ARRAY_RECORD).write(path, examples())
     return sum(len(split) for split in opened)
+
+
+def _text_encoder(teacher: Mapping[str, Any]) -> str:
+    """Identifies what embeds the texts: all LiT teachers have the same frozen text model."""
+    if teacher["kind"] == "lit":
+        return f"LiT, {teacher['dim']} features"
+    return f"{teacher['name']}, {teacher['revision']}"
 
 
 def _require_equal(folders: tuple[pathlib.Path, ...], field: str, values: list[Any]) -> None:

@@ -2,7 +2,7 @@
 """Draws the relations of the teacher and of the students of finished runs of the study.
 
 python -m benchmarks.study.pictures --output docs/images/study_relations.png \
-    --runs runs/study/relations/{contrastive,mrd_defaults,lambda_0_1}_1_050_steps_0 \
+    --runs runs/study/relations/{contrastive,mrd_lambda_1,lambda_0_1}_1_050_steps_0 \
     --titles contrastive "lambda 1" "lambda 0.1"
 
 The runs must have the same held-out split. Each row of a matrix is the softmax of a shape's

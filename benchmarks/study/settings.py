@@ -35,7 +35,8 @@ class Setting:
 
 
 CONTRASTIVE = Setting("contrastive", "control", lambdas(0.0, 0.0))
-REFERENCE = Setting("MRD, defaults", "control", {})
+# Objective of the configs that the study starts from.
+REFERENCE = Setting("MRD, lambda 1", "control", {})
 # Name of the chosen objective among the methods.
 MRD = "MRD"
 # Names of the ways in which the parts serve the furniture.
@@ -130,22 +131,34 @@ RELATIONS: tuple[Setting, ...] = (
 )
 
 
+# Fields that need one distillation term, and two.
+_OF_A_TERM = ("model.relation_head", "eval_head")
+_OF_SEVERAL_TERMS = ("loss.term_weights",)
+
+
 def methods(chosen: Setting) -> list[Setting]:
     """Returns the methods that are compared on the test splits.
 
-    Terms that a method leaves out have lambda 0; everything else is that of the chosen objective.
+    Terms that a method leaves out have lambda 0; everything else is that of the chosen objective,
+    without the fields that need these terms.
 
     Args:
       chosen: chosen objective.
     """
     off, fields = lambdas(0.0, 0.0), chosen.overrides
     cross_off = {name: off[name] for name in LAMBDAS[1:]}
+    one_term = _without(fields, _OF_SEVERAL_TERMS)
+    no_term = _without(one_term, _OF_A_TERM)
     return [
-        Setting(CONTRASTIVE.name, "method", {**fields, **off}),
-        Setting("contrastive + intra", "method", {**fields, **cross_off}, chosen.branched),
+        Setting(CONTRASTIVE.name, "method", {**no_term, **off}),
+        Setting("contrastive + intra", "method", {**one_term, **cross_off}, chosen.branched),
         Setting("contrastive + cross", "method", {**fields, LAMBDAS[0]: 0.0}, chosen.branched),
         Setting(MRD, "method", fields, chosen.branched),
     ]
+
+
+def _without(fields: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in names}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,20 +168,19 @@ class Regime:
     Attributes:
       derivation: data set, but for the fold.
       batch_size: batch size; runs of all regimes see the same number of samples.
-      folds: folds of the parts.
     """
 
     derivation: derived.Derivation = derived.Derivation()
     batch_size: int = 64
-    folds: tuple[int, ...] = (0, 1)
 
 
-# "all shapes, batch 64" is that of the test stage.
+# Folds of the parts that regimes are compared on. "all shapes, batch 64" is that of the test stage.
+REGIME_FOLDS = (0, 1)
 REGIMES: dict[str, Regime] = {
     "10% of the shapes": Regime(derived.Derivation(fraction=0.1)),
     "30% of the shapes": Regime(derived.Derivation(fraction=0.3)),
-    "batch 32": Regime(batch_size=32, folds=(0,)),
-    "batch 256": Regime(batch_size=256, folds=(0,)),
+    "batch 32": Regime(batch_size=32),
+    "batch 256": Regime(batch_size=256),
     "30% wrong captions": Regime(derived.Derivation(wrong_captions=0.3)),
     "captions missing for half": Regime(derived.Derivation(missing_captions=0.5)),
 }

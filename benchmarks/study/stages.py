@@ -117,29 +117,35 @@ def test_round(chosen: Setting, recipe: Recipe) -> list[Run]:
     return runs
 
 
-def transfer_round(chosen: Setting) -> list[Run]:
+def transfer_round(chosen: Setting, recipe: Recipe) -> list[Run]:
     """Returns the runs of the stage `transfer`: the chosen setting on furniture, with the parts.
 
     Args:
-      chosen: chosen objective; a branched one, which has no weights of one run, gives no runs.
+      chosen: chosen objective.
+      recipe: recipe of the student on the parts. If it is wider than that on the furniture, or if
+        the setting is branched, the former has no weights for the latter.
     """
-    runs: list[Run] = []
-    if chosen.branched:
-        return runs
     mrd = settings.methods(chosen)[-1]
-    for seed in range(FURNITURE_SEEDS):
-        trained = run_name(mrd.name, TEST_CONDITION, seed)
-        alone = _furniture_run("transfer", mrd, seed=seed)
-        runs += [
-            dataclasses.replace(alone, setting=settings.FROM_PARTS, starts_from=f"test/{trained}"),
-            dataclasses.replace(
-                alone,
-                setting=settings.WITH_PARTS,
-                joined=True,
-                overrides={**alone.overrides, "total_steps": JOINT_STEPS},
-            ),
-        ]
-    return runs
+    alone = [_furniture_run("transfer", mrd, seed=seed) for seed in range(FURNITURE_SEEDS)]
+    started = [
+        dataclasses.replace(
+            run,
+            setting=settings.FROM_PARTS,
+            starts_from=f"test/{run_name(mrd.name, TEST_CONDITION, run.seed)}",
+        )
+        for run in alone
+        if not mrd.branched and "model.dim" not in recipe.overrides
+    ]
+    together = [
+        dataclasses.replace(
+            run,
+            setting=settings.WITH_PARTS,
+            joined=True,
+            overrides={**run.overrides, "total_steps": JOINT_STEPS},
+        )
+        for run in alone
+    ]
+    return [*started, *together]
 
 
 def _furniture_run(stage: str, method: Setting, *, seed: int) -> Run:
@@ -165,7 +171,7 @@ def regimes_round(chosen: Setting, recipe: Recipe) -> list[Run]:
     return [
         run
         for condition, regime in settings.REGIMES.items()
-        for fold in regime.folds
+        for fold in settings.REGIME_FOLDS
         for method in ends
         for run in _fold_runs(
             "regimes",
@@ -252,7 +258,7 @@ def planned(stage: str, recipe: Recipe) -> list[Run]:
     if stage == "regimes":
         return regimes_round(REFERENCE, recipe)
     if stage == "transfer":
-        return transfer_round(REFERENCE)
+        return transfer_round(REFERENCE, recipe)
     return [
         run
         for round_ in range(len(ROUNDS))

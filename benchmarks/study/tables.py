@@ -80,7 +80,7 @@ def methods(found: Results, baselines: Mapping[str, Any]) -> str:
         [
             means,
             differences,
-            f"p-values: Holm's correction over the {count} tests of the table. "
+            f"{_runs(by_method)} p-values: Holm's correction over the {count} tests of the table. "
             + _mcnemar(by_method),
             _baselines(by_method[settings.MRD], baselines),
         ]
@@ -93,10 +93,11 @@ def transfer(found: Results) -> str:
     Args:
       found: runs of the stage `transfer`, and those of MRD on the furniture of the stage `test`.
     """
-    means, differences, count = _compare(_paired(found), settings.MRD)
+    by_method = _paired(found)
+    means, differences, count = _compare(by_method, settings.MRD)
     return (
-        f"{means}\n\n{differences}\n\np-values: Holm's correction over the {count} tests of the "
-        "table."
+        f"{means}\n\n{differences}\n\n{_runs(by_method)} p-values: Holm's correction over the "
+        f"{count} tests of the table."
     )
 
 
@@ -120,42 +121,47 @@ def _compare(by_method: Mapping[str, list[execution.Result]], base: str) -> tupl
         rows.append([metric.title, *intervals])
         found = [_difference(metric, by_method[name], some) for name in others]
         tests += [each.p_value for each in found]
-        differences.append([metric.title, *(_signed(each) for each in found)])
-    corrected = iter(bootstrap.holm(tests))
-    for row in differences[1:]:
-        row[1:] = [f"{cell}, p = {_p(next(corrected))}" for cell in row[1:]]
+        differences.append([metric.title, *(f"{_signed(each)}, p = {{}}" for each in found)])
+    differences = _with_corrected(differences, tests)
     return table.format_markdown(rows), table.format_markdown(differences), len(tests)
+
+
+def comparable(found: Results, names: Sequence[str]) -> bool:
+    """Returns whether some seed has a run of each of these methods."""
+    by_method = _paired(found)
+    return set(names) <= by_method.keys() and all(by_method.values())
 
 
 def regimes(found: Results) -> str:
     """Formats MRD against contrastive alignment in every regime.
 
     Args:
-      found: runs of the stage `regimes`, and of the folds of the stage `test`.
+      found: runs of the stage `regimes`, and of the parts in the stage `test`, of which those on
+        other folds are ignored.
     """
     by_regime: dict[str, list[execution.Result]] = {}
     for result in found:
-        by_regime.setdefault(result.run["condition"], []).append(result)
+        if result.run["seed"] in settings.REGIME_FOLDS:
+            by_regime.setdefault(result.run["condition"], []).append(result)
     rows = [["condition", *(f"{metric.title}: contrastive, difference" for metric in AIMS)]]
     tests: list[float] = []
     for condition, results in by_regime.items():
-        by_method = _paired(results)
-        if not {settings.CONTRASTIVE.name, settings.MRD} <= by_method.keys():
+        if not comparable(results, (settings.CONTRASTIVE.name, settings.MRD)):
             continue
+        by_method = _paired(results)
         first, second = by_method[settings.MRD], by_method[settings.CONTRASTIVE.name]
         cells = []
         for metric in AIMS:
             difference = _difference(metric, first, second)
             tests.append(difference.p_value)
             mean = _mean([metric.mean(result.values, result.layout) for result in second])
-            cells.append(f"{_percent(mean)}, {_signed(difference)}")
+            cells.append(f"{_percent(mean)}, {_signed(difference)}, p = {{}}")
         rows.append([condition, *cells])
-    corrected = iter(bootstrap.holm(tests))
-    for row in rows[1:]:
-        row[1:] = [f"{cell}, p = {_p(next(corrected))}" for cell in row[1:]]
+    rows = _with_corrected(rows, tests)
     return (
-        f"{table.format_markdown(rows)}\n\nMRD minus contrastive in points. p-values: Holm's "
-        f"correction over the {len(tests)} tests of the table."
+        f"{table.format_markdown(rows)}\n\nFolds {', '.join(map(str, settings.REGIME_FOLDS))}; "
+        "MRD minus contrastive in points. p-values: Holm's correction over the "
+        f"{len(tests)} tests of the table."
     )
 
 
@@ -204,11 +210,17 @@ def _mcnemar(by_method: Mapping[str, Results]) -> str:
 
 def _baselines(runs: Results, baselines: Mapping[str, Any]) -> str:
     """Formats the baselines, and MRD against them."""
-    splits = [baselines.get(execution.split_name(run.run)) for run in runs]
-    if not all(splits):
+    names = {execution.split_name(run.run): run for run in runs}
+    if not names.keys() <= baselines.keys():
         return ""
     rows = [["baseline", measure.TOP1.title, measure.MAP.title, "MRD minus it, top-1", "mAP"]]
-    for name in splits[0]["metrics"]:
+    tests: list[float] = []
+    for name in baselines[next(iter(names))]["metrics"]:
+        # The teacher has seen the training split, which the other folds test on.
+        chosen = [run for run in runs if name != _TEACHER or _is_first_fold(run)]
+        if not chosen:
+            continue
+        splits = [baselines[execution.split_name(run.run)] for run in chosen]
         metrics = [split["metrics"][name] for split in splits]
         maps = [each.get("points_to_points/map") for each in metrics]
         cells = [_percent(_mean([each["top1"] for each in metrics]))]
@@ -220,12 +232,37 @@ def _baselines(runs: Results, baselines: Mapping[str, Any]) -> str:
                 continue
             others = [
                 execution.Result(run.run, each, run.layout)
-                for run, each in zip(runs, values, strict=True)
+                for run, each in zip(chosen, values, strict=True)
             ]
-            difference = _difference(metric, runs, others)
-            cells.append(f"{_signed(difference)}, p = {_p(difference.p_value)}")
-        rows.append([name, *cells])
-    return f"{table.format_markdown(rows)}\n\np-values of this table are not corrected."
+            difference = _difference(metric, chosen, others)
+            cells.append(f"{_signed(difference)}, p = {{}}")
+            tests.append(difference.p_value)
+        rows.append([name if len(chosen) == len(runs) else f"{name}, fold 0", *cells])
+    rows = _with_corrected(rows, tests)
+    return (
+        f"{table.format_markdown(rows)}\n\np-values: Holm's correction over the {len(tests)} tests "
+        "of this table."
+    )
+
+
+_TEACHER = "teacher"
+
+
+def _is_first_fold(result: execution.Result) -> bool:
+    derivation = result.run["derivation"]
+    return derivation is None or derivation["fold"] == 0
+
+
+def _with_corrected(rows: list[list[str]], p_values: Sequence[float]) -> list[list[str]]:
+    """Returns rows whose places `{}` have the p-values after Holm's correction, in order."""
+    corrected = iter(bootstrap.holm(p_values) if p_values else ())
+    return [
+        [cell.format(_p(next(corrected))) if "{}" in cell else cell for cell in row] for row in rows
+    ]
+
+
+def _runs(by_method: Mapping[str, Results]) -> str:
+    return f"{len(next(iter(by_method.values())))} runs of each."
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -180,7 +180,7 @@ def test_objectives_are_compared_in_runs_of_the_first_length():
 def test_halving_keeps_the_best_and_combines_the_winners_of_different_families():
     current = list(settings.RELATIONS)
     criteria = {setting.name: 0.4 - 0.001 * i for i, setting in enumerate(current)}
-    criteria |= {"contrastive": 0.9, "MRD, defaults": 0.5}
+    criteria |= {"contrastive": 0.9, "MRD, lambda 1": 0.5}
     criteria |= {"4 effective neighbours": 0.6, "8 effective neighbours": 0.59, "lambda 0.3": 0.55}
     kept = choices.next_settings(current, criteria, round_=1)
     assert len(kept) == -(-len(current) // 2)
@@ -196,7 +196,7 @@ def test_halving_keeps_the_best_and_combines_the_winners_of_different_families()
 
 def test_no_setting_beats_the_reference_and_the_reference_is_chosen():
     current = [settings.RELATIONS[0]]
-    criteria = {"contrastive": 0.9, "MRD, defaults": 0.5, current[0].name: 0.5}
+    criteria = {"contrastive": 0.9, "MRD, lambda 1": 0.5, current[0].name: 0.5}
     assert choices.choose_setting(current, criteria) is settings.REFERENCE
     assert choices.combine([]) == []
 
@@ -211,6 +211,19 @@ def test_methods_differ_from_the_chosen_objective_in_their_lambdas_alone():
     }  # fmt: skip
     assert fields["contrastive + intra"]["loss.lambda_intra"] == 0.3
     assert fields["contrastive + cross"] == {"loss.divergence": "kl", "loss.lambda_intra": 0.0}
+
+
+def test_every_method_of_every_combination_is_valid():
+    """Contrastive alignment has no terms that could have dynamic weights or a head."""
+    (*_, everything) = choices.combine(settings.RELATIONS[::-1])
+    assert {"loss.term_weights", "model.relation_head", "eval_head"} <= everything.overrides.keys()
+    for method in settings.methods(everything):
+        spec = worker.Spec(
+            str(ROOT / stages.PARTS_CONFIG), dict(method.overrides), "", "test", False
+        )
+        config = worker.read_config(spec, split="")
+        config.data.points = 4_096
+        validation.validate(config)
 
 
 def test_a_branched_setting_trains_a_trunk_and_two_branches_before_their_average():
@@ -236,7 +249,7 @@ def test_every_regime_sees_the_same_number_of_samples():
 
 
 def test_runs_on_furniture_start_from_the_parts_or_are_trained_with_them():
-    runs = stages.transfer_round(settings.REFERENCE)
+    runs = stages.transfer_round(settings.REFERENCE, Recipe())
     trained = {run.path: run for run in stages.test_round(settings.REFERENCE, Recipe())}
     started = [run for run in runs if run.starts_from]
     for run in started:
@@ -279,6 +292,23 @@ def made_up(run, shapes=24):
     return {"seconds": 1.0, "values": values, "layout": layout}
 
 
+def made_up_baselines(shapes=24):
+    """Baselines that are right about a quarter of the shapes, the teacher about all."""
+    quarter = np.where(np.arange(shapes) % 4 == 0, 1, 2).tolist()
+    precisions = [measure.SCALE // 4] * shapes
+    return {
+        "baselines": {
+            "hand-crafted": {"top1": quarter, "map": precisions},
+            "teacher": {"top1": [1] * shapes},
+        },
+        "metrics": {
+            "chance": {"top1": 0.01},
+            "hand-crafted": {"top1": 0.25, "points_to_points/map": 0.25},
+            "teacher": {"top1": 1.0},
+        },
+    }
+
+
 @pytest.fixture
 def stubbed(tmp_path, monkeypatch):
     """Study whose runs end at once; returns the command line and the names of executed runs."""
@@ -290,7 +320,7 @@ def stubbed(tmp_path, monkeypatch):
             run = next((r for r in planned if (r.stage, r.name) == job.workdir.parts[-2:]), None)
             executed.append(job.workdir.name)
             if run is None:
-                outcomes.append({"baselines": {}, "metrics": {}})
+                outcomes.append(made_up_baselines())
             elif job.workdir.name in failing:
                 outcomes.append(RuntimeError(f"{job.workdir.name} failed"))
             else:
@@ -317,7 +347,7 @@ def stubbed(tmp_path, monkeypatch):
     page = tmp_path / "page.md"
     names = ("recipe", "relations", "parts", "furniture", "regimes", "transfer")
     page.write_text(
-        "".join(f"<!-- study: {name} -->\nold\n<!-- end of study -->\n" for name in names)
+        "".join(f"<!-- study: {name} -->\nstale\n<!-- end of study -->\n" for name in names)
     )
     arguments = ["--runs", str(tmp_path / "runs"), "--output", str(tmp_path / "output")]
     return [*arguments, "--page", str(page), "--parallel", "2"], executed, failing, page
@@ -344,7 +374,7 @@ def test_a_study_chooses_what_is_best_and_a_finished_one_needs_no_data(
     arguments, executed, _, page = stubbed
     assert command.main(arguments) == 0
     text = page.read_text()
-    assert "old" not in text
+    assert "stale" not in text
     assert re.search(r"Chosen: .*4 effective neighbours", text)
     assert "loss.neighbours_within` = 4.0" in text
     assert len(executed) > 100 and len(set(executed)) > 100
@@ -356,6 +386,57 @@ def test_a_study_chooses_what_is_best_and_a_finished_one_needs_no_data(
     assert executed == []
     assert page.read_text() == text
     assert mcnemar_line(page.parent / "output" / "test.json") in text
+
+
+def test_mrd_is_compared_with_the_baselines(stubbed):
+    arguments, _, _, page = stubbed
+    assert command.main([*arguments, "--stages", "recipe", "relations", "test"]) == 0
+    parts = page.read_text().split("study: parts")[1].split("end of study")[0]
+    rows: dict[str, list[str]] = {}
+    for line in parts.splitlines():
+        if line.startswith("|"):
+            _, name, *cells, _ = (cell.strip() for cell in line.split("|"))
+            rows.setdefault(name, cells)
+    # Both differences are the means of the rows above minus those of the baseline.
+    top1, precision = (float(rows[title][-1].split()[0]) for title in ("top-1", measure.MAP.title))
+    assert rows["hand-crafted"][:2] == ["25.0", "25.0"]
+    assert float(rows["hand-crafted"][2].split()[0]) == pytest.approx(top1 - 25, abs=0.11)
+    assert float(rows["hand-crafted"][3].split()[0]) == pytest.approx(precision - 25, abs=0.11)
+    assert rows["chance"] == ["1.0", "", "", ""]
+    # The teacher has seen what the other folds test on.
+    assert "teacher" not in rows and rows["teacher, fold 0"][0] == "100.0"
+    # Three tests, whose smallest p-value is multiplied by three: 2 / 51 with 50 draws.
+    assert "correction over the 3 tests of this table" in parts
+    assert re.search(rf"p = {3 * 2 / 51:.4f}", rows["hand-crafted"][2])
+
+
+def test_tables_are_made_of_the_methods_that_all_seeds_have(stubbed):
+    arguments, _, failing, page = stubbed
+    failing |= {f"mrd_all_shapes_batch_64_{fold}" for fold in range(5)}
+    assert command.main([*arguments, "--stages", "recipe", "relations", "test"]) == 1
+    text = page.read_text()
+    assert "study: parts -->\nstale\n" in text and "study: furniture -->\nstale" not in text
+    failing.remove("mrd_all_shapes_batch_64_3")
+    assert command.main([*arguments, "--stages", "test"]) == 1
+    assert "1 runs of each" in page.read_text().split("study: parts")[1]
+
+
+def test_regimes_are_compared_on_the_same_folds(stubbed):
+    arguments, _, _, page = stubbed
+    assert command.main(arguments) == 0
+    lines = page.read_text().split("study: regimes")[1].splitlines()
+    row = next(line for line in lines if line.startswith("| all shapes"))
+    output = page.parent / "output"
+    stored = json.loads((output / "test.json").read_text())
+    layouts = json.loads((output / "shapes.json").read_text())
+    top1 = [
+        measure.TOP1.mean(
+            line["values"], measure.Layout(**layouts[execution.split_name(line["run"])])
+        )
+        for name, line in stored.items()
+        if name in ("contrastive_all_shapes_batch_64_0", "contrastive_all_shapes_batch_64_1")
+    ]
+    assert row.split("|")[2].split(",")[0].strip() == f"{100 * np.mean(top1):.1f}"
 
 
 def test_a_run_waits_for_those_that_it_needs_and_is_not_run_without_them(stubbed, tmp_path):
@@ -386,7 +467,7 @@ def test_a_run_waits_for_those_that_it_needs_and_is_not_run_without_them(stubbed
 def test_a_run_needs_the_weights_of_another_stage(stubbed, tmp_path):
     data = dict.fromkeys(("parts", "furniture"), tmp_path)
     study = execution.Study(data, tmp_path / "runs", tmp_path / "output", parallel=2)
-    runs = [run for run in stages.transfer_round(settings.REFERENCE) if run.seed == 0]
+    runs = [run for run in stages.transfer_round(settings.REFERENCE, Recipe()) if run.seed == 0]
     started = next(run for run in runs if run.starts_from)
     assert [r.run["setting"] for r in study.execute(runs)] == [settings.WITH_PARTS]
     specs = tmp_path / "runs" / "transfer"

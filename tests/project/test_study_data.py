@@ -153,6 +153,9 @@ def test_joined_data_has_the_training_shapes_of_both(made, tmp_path, monkeypatch
     shorter = source.open_split(joined.write(first, second, tmp_path / "shorter"), "train")
     np.testing.assert_array_equal(shorter[0]["xyz"], expected[0][0]["xyz"][: POINTS // 2])
     assert shorter[len(shorter) - 1]["rgb"].shape == (POINTS // 2, 3)
+    changed(teacher=metadata(second)["teacher"] | {"revision": "other"})
+    with pytest.raises(ValueError, match="has text encoder = .*, other': expected data sets"):
+        joined.write(first, second, tmp_path / "third")
     changed(up_axis="y")
     with pytest.raises(ValueError, match="has up_axis = 'z' and .* 'y': expected"):
         joined.write(first, second, tmp_path / "third")
