@@ -61,9 +61,10 @@ furniture: data
 
 # CAD models of electronic parts and their descriptions -> records with teacher features.
 .PHONY: parts_data
-parts_data: $(VENV)/installed-formats
+parts_data:
 	@echo "make parts: half an hour on two idle cores, 5 minutes of it training; 6 GB of disk."
 	@echo "Run it again after an interruption, and it continues."
+	@$(MAKE) --no-print-directory $(VENV)/installed-formats
 	$(RUN) -m data_prep.fetch --what parts --output $(DATA)/kicad
 	$(RUN) -m data_prep.build --source kicad_parts --input $(DATA)/kicad --output $(DATA) \
 		--teacher lit --points 4096 --views 6 --workers $(WORKERS)
@@ -78,7 +79,7 @@ ablation: data
 	$(RUN) -m benchmarks.ablation --data $(DATA) --runs $(RUNS)/ablation --parallel $(WORKERS) \
 		--output docs/ablation.md
 
-# Relation distillation against contrastive alignment, docs/science.md: about six hours on two cores.
+# Relation distillation against contrastive alignment, docs/science.md: about seven hours on two cores.
 .PHONY: study
 study: data parts_data
 	$(RUN) -m benchmarks.study --parts $(DATA)/kicad_parts/1.0.0 --furniture $(DATA)/furniture/1.0.0 \

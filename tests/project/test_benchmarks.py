@@ -57,6 +57,17 @@ def test_jobs_return_results_in_order_and_finished_ones_are_not_repeated(tmp_pat
     assert [(f / "log.txt").read_text() for f in folders] == ["ran\n"] * 3
 
 
+@pytest.mark.parametrize("given, expected", [("", "0.45"), (".3", ".3")])
+def test_jobs_share_the_memory_of_a_gpu(tmp_path, monkeypatch, given, expected):
+    name = "XLA_CLIENT_MEM_FRACTION"
+    monkeypatch.delenv(name, raising=False)
+    if given:
+        monkeypatch.setenv(name, given)
+    code = f"import os; print(os.environ[{name!r}]); " + write_results_line(tmp_path / "a")
+    sweep.run_jobs([Command("a", code, tmp_path / "a", {})], parallel=2)
+    assert (tmp_path / "a" / "log.txt").read_text().splitlines()[0] == expected
+
+
 def test_failed_run_raises_with_its_log(tmp_path):
     job = Command("a", "raise SystemExit('no data')", tmp_path / "a", {})
     with pytest.raises(RuntimeError, match=f"status 1; see {tmp_path / 'a' / 'log.txt'}"):

@@ -52,7 +52,7 @@ NOT_RUN = {
     ".venv/bin/mrd-jax quickstart": "fetches meshes and trains; tests/project/test_command_help.py",
     f"{PYTHON} -m benchmarks.gallery": "needs Chromium and a trained run",
     "make furniture": "fetches meshes and trains for 20 minutes; tests/project/test_benchmarks.py",
-    "make study": "seven hours of training; tests/project/test_study.py",
+    "make study": "hours of training; tests/project/test_study.py",
     "make test": "runs this test",
     "python3 -m venv": "creates the environment of the tests",
     ".venv/bin/pip install": "fetches packages",
