@@ -41,8 +41,12 @@ def build(config: ConfigDict, devices: Sequence[jax.Device]) -> run_lib.Run:
     """
     config = ConfigDict(config).copy_and_resolve_references()
     config.spmd = "shard_map"
-    # The compiled program does not depend on the values of the temperatures.
-    config.loss.neighbours_within = config.loss.neighbours_across = 0.0
+    if config.loss.neighbours_within or config.loss.neighbours_across:
+        # A temperature per target, as after calibration; the program does not depend on its value.
+        for term, targets in config.loss.candidates.items():
+            given = (config.loss.teacher_temperature,) * len(targets)
+            config.loss.teacher_temperatures[term] = given
+        config.loss.neighbours_within = config.loss.neighbours_across = 0.0
     config = dataset_metadata.with_points(config, assumed=batch_spec.DEFAULT_POINTS)
     return run_lib.build_run(config, devices=devices)
 
