@@ -50,7 +50,7 @@ def relations(found: Results, chosen: settings.Setting) -> str:
     for result in found:
         runs = by_setting.setdefault(result.run["setting"], {})
         runs.setdefault(result.run["condition"], []).append(result)
-    rows = [["setting", *rounds, *(metric.title for metric in AIMS)]]
+    rows, notes = [["setting", *rounds, *(metric.title for metric in AIMS)]], list[str]()
     for name, by_round in by_setting.items():
         cells = [
             _percent(_mean([each.criterion for each in by_round.get(round_, [])]))
@@ -59,11 +59,16 @@ def relations(found: Results, chosen: settings.Setting) -> str:
         # A setting's last round has the most steps.
         last = list(by_round.values())[-1]
         aims = [_percent(_mean([m.mean(r.values, r.layout) for r in last])) for m in AIMS]
+        names = name.split(" + ")
+        if len(names) > 2:
+            name = f"combination of {len(names)} settings"
+            notes.append(f" The {name}: {'; '.join(names)}.")
         rows.append([name, *cells, *aims])
     fields = ", ".join(f"`{key}` = {value}" for key, value in chosen.overrides.items())
     return (
         f"{table.format_markdown(rows)}\n\nCriterion in % per round, and its parts in the last "
         f"round of a setting. Chosen: {chosen.name} ({fields or 'no field changed'})."
+        + "".join(notes)
     )
 
 
@@ -121,7 +126,7 @@ def _compare(by_method: Mapping[str, list[execution.Result]], base: str) -> tupl
         rows.append([metric.title, *intervals])
         found = [_difference(metric, by_method[name], some) for name in others]
         tests += [each.p_value for each in found]
-        differences.append([metric.title, *(f"{_signed(each)}, p = {{}}" for each in found)])
+        differences.append([metric.title, *(f"{_signed(each)}, {{}}" for each in found)])
     differences = _with_corrected(differences, tests)
     return table.format_markdown(rows), table.format_markdown(differences), len(tests)
 
@@ -155,7 +160,7 @@ def regimes(found: Results) -> str:
             difference = _difference(metric, first, second)
             tests.append(difference.p_value)
             mean = _mean([metric.mean(result.values, result.layout) for result in second])
-            cells.append(f"{_percent(mean)}, {_signed(difference)}, p = {{}}")
+            cells.append(f"{_percent(mean)}, {_signed(difference)}, {{}}")
         rows.append([condition, *cells])
     rows = _with_corrected(rows, tests)
     return (
@@ -203,7 +208,7 @@ def _mcnemar(by_method: Mapping[str, Results]) -> str:
     test = statistics.mcnemar(*correct)
     return (
         f"Top-1 by McNemar's exact test, which takes shapes as independent: {test.count} shapes, "
-        f"{test.only_first} correct by MRD alone, {test.only_second} by contrastive alone, p = "
+        f"{test.only_first} correct by MRD alone, {test.only_second} by contrastive alone, "
         f"{_p(test.p_value)}."
     )
 
@@ -235,7 +240,7 @@ def _baselines(runs: Results, baselines: Mapping[str, Any]) -> str:
                 for run, each in zip(chosen, values, strict=True)
             ]
             difference = _difference(metric, chosen, others)
-            cells.append(f"{_signed(difference)}, p = {{}}")
+            cells.append(f"{_signed(difference)}, {{}}")
             tests.append(difference.p_value)
         rows.append([name if len(chosen) == len(runs) else f"{name}, fold 0", *cells])
     rows = _with_corrected(rows, tests)
@@ -279,4 +284,4 @@ def _signed(difference: bootstrap.Difference) -> str:
 
 
 def _p(value: float) -> str:
-    return f"{value:.4f}" if value >= 0.00005 else "0.0000"
+    return f"p = {value:.4f}" if value >= 0.0001 else "p < 0.0001"
