@@ -194,6 +194,9 @@ def run_stages(
     alone = [each for each in by_data["furniture"] if each.run["setting"] == settings.MRD]
     if moved and tables.comparable([*alone, *moved], [settings.MRD]):
         found["transfer"] = tables.transfer([*alone, *moved])
+    longer = _in_tables(results("length", stages.length_round(chosen, recipe)))
+    if longer:
+        found["length"] = tables.lengths(longer)
     return found
 
 

@@ -157,6 +157,12 @@ def methods(chosen: Setting) -> list[Setting]:
     ]
 
 
+def ends(chosen: Setting) -> list[Setting]:
+    """Returns contrastive alignment and MRD with the chosen objective, among `methods`."""
+    first, *_, last = methods(chosen)
+    return [first, last]
+
+
 def _without(fields: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in names}
 

@@ -18,6 +18,8 @@ PARTS_CONFIG = "benchmarks/study/configs/parts.py"
 FURNITURE_CONFIG = "benchmarks/study/configs/furniture.py"
 # Furniture is trained without patch dropout, which doubles the cost of a step.
 FURNITURE_STEPS, FURNITURE_SEEDS, FURNITURE_COST = 300, 5, 2.0
+# Factors of the recipe's steps in the stage `length`.
+LENGTH_FACTORS = (1, 2, 3)
 # On furniture and parts together, as many passes over the furniture.
 JOINT_STEPS = 1_070
 TEST_CONDITION, FURNITURE_CONDITION = "all shapes, batch 64", "furniture"
@@ -148,6 +150,28 @@ def transfer_round(chosen: Setting, recipe: Recipe) -> list[Run]:
     return [*started, *together]
 
 
+def length_round(chosen: Setting, recipe: Recipe) -> list[Run]:
+    """Returns the runs of the stage `length`: both ends, trained longer, on validation.
+
+    Args:
+      chosen: chosen objective.
+      recipe: recipe of the student.
+    """
+    return [
+        run
+        for factor in LENGTH_FACTORS
+        for longer in [dataclasses.replace(recipe, steps=factor * recipe.steps)]
+        for method in settings.ends(chosen)
+        for run in _choice_runs(
+            "length",
+            method.name,
+            objective=method,
+            recipe=longer,
+            condition=length_name(longer.steps),
+        )
+    ]
+
+
 def _furniture_run(stage: str, method: Setting, *, seed: int) -> Run:
     """Returns the run of a method on the furniture."""
     return Run(
@@ -167,12 +191,11 @@ def _furniture_run(stage: str, method: Setting, *, seed: int) -> Run:
 
 def regimes_round(chosen: Setting, recipe: Recipe) -> list[Run]:
     """Returns the runs of the stage `regimes`: contrastive and MRD under every condition."""
-    ends = [m for m in settings.methods(chosen) if m.name in (CONTRASTIVE.name, settings.MRD)]
     return [
         run
         for condition, regime in settings.REGIMES.items()
         for fold in settings.REGIME_FOLDS
-        for method in ends
+        for method in settings.ends(chosen)
         for run in _fold_runs(
             "regimes",
             method,
@@ -241,7 +264,7 @@ def _fold_runs(
     return _expand(run, method)
 
 
-STAGES = ("recipe", "relations", "test", "regimes", "transfer")
+STAGES = ("recipe", "relations", "test", "regimes", "transfer", "length")
 
 
 def planned(stage: str, recipe: Recipe) -> list[Run]:
@@ -259,6 +282,8 @@ def planned(stage: str, recipe: Recipe) -> list[Run]:
         return regimes_round(REFERENCE, recipe)
     if stage == "transfer":
         return transfer_round(REFERENCE, recipe)
+    if stage == "length":
+        return length_round(REFERENCE, recipe)
     return [
         run
         for round_ in range(len(ROUNDS))

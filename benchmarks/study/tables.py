@@ -72,6 +72,21 @@ def relations(found: Results, chosen: settings.Setting) -> str:
     )
 
 
+def lengths(found: Results) -> str:
+    """Formats the criterion and its parts after trainings of different length, on validation.
+
+    Args:
+      found: runs of the stage `length`.
+    """
+    titles = ["criterion", *(metric.title for metric in AIMS)]
+    rows = [["training", "method", *titles]]
+    for result in found:
+        parts = [metric.mean(result.values, result.layout) for metric in AIMS]
+        cells = [_percent(value) for value in (result.criterion, *parts)]
+        rows.append([result.run["condition"], result.run["setting"], *cells])
+    return f"{table.format_markdown(rows)}\n\nIn %, one seed."
+
+
 def methods(found: Results, baselines: Mapping[str, Any]) -> str:
     """Formats every metric of every method on one data set, and all differences.
 

@@ -263,6 +263,17 @@ def test_runs_on_furniture_start_from_the_parts_or_are_trained_with_them():
     assert together[0].identity()["joined"] and "joined" not in alone.identity()
 
 
+def test_both_ends_are_trained_longer_on_validation():
+    runs = stages.length_round(settings.Setting("x", "y", {"loss.divergence": "kl"}), Recipe())
+    steps = [(run.setting, run.overrides["total_steps"], run.split) for run in runs]
+    assert steps == [
+        (method, count, "validation")
+        for count in (600, 1_200, 1_800)
+        for method in ("contrastive", "MRD")
+    ]
+    assert all(run.overrides["loss.divergence"] == "kl" for run in runs)
+
+
 def test_the_plan_fits_the_budget_and_names_every_run_once():
     planned = [r for stage in stages.STAGES for r in stages.planned(stage, Recipe())]
     assert sum(run.seconds for run in planned) <= 16 * 3600
@@ -345,7 +356,7 @@ def stubbed(tmp_path, monkeypatch):
     # The differences are large; their intervals are tested elsewhere.
     monkeypatch.setattr(tables, "DRAWS", 50)
     page = tmp_path / "page.md"
-    names = ("recipe", "relations", "parts", "furniture", "regimes", "transfer")
+    names = ("recipe", "relations", "parts", "furniture", "regimes", "transfer", "length")
     page.write_text(
         "".join(f"<!-- study: {name} -->\nstale\n<!-- end of study -->\n" for name in names)
     )
