@@ -63,7 +63,9 @@ def test_relation_does_not_depend_on_the_scale_of_the_similarities():
 @pytest.mark.parametrize("wanted, rows, message", [
     (48, features(), "fewer than 47"),
     (0.5, features(), "more than 1"),
-    (2, np.ones((4, 8)), "effective neighbours"),
+    (2, np.ones((4, 8)), "2 effective neighbours: all similarities of a row are equal"),
+    # Each is as far from every other one; only the excluded diagonal differs.
+    (2, np.eye(4), "all similarities of a row are equal"),
     (1.5, np.repeat(features(6), 8, axis=0), "more than 7"),
 ])  # fmt: skip
 def test_numbers_of_neighbours_that_no_temperature_gives_are_errors(wanted, rows, message):
@@ -71,6 +73,23 @@ def test_numbers_of_neighbours_that_no_temperature_gives_are_errors(wanted, rows
         neighbourhood.solve_temperature([rows @ rows.T], neighbours=wanted, exclude_self=True)
 
 
-def test_no_sample_with_both_modalities_is_an_error():
-    with pytest.raises(ValueError, match="no sample has both modalities"):
-        neighbourhood.softness([np.zeros((0, 0))], temperature=0.1)
+@pytest.mark.parametrize("empty", [[np.zeros((0, 0))], []])
+def test_no_sample_with_both_modalities_is_an_error(empty):
+    message = "^no sample has both modalities of the relation$"
+    with pytest.raises(ValueError, match=message):
+        neighbourhood.softness(empty, temperature=0.1)
+    for exclude_self in (False, True):
+        with pytest.raises(ValueError, match=message):
+            neighbourhood.solve_temperature(empty, neighbours=8, exclude_self=exclude_self)
+
+
+def test_rows_of_equal_similarities_have_no_temperature_even_if_the_rows_differ():
+    rows = np.repeat([[0.9], [0.2], [0.4]], 3, axis=1)
+    with pytest.raises(ValueError, match="all similarities of a row are equal"):
+        neighbourhood.solve_temperature([rows], neighbours=2)
+    # One row of unequal similarities suffices: the others have 3 neighbours at any temperature.
+    rows[0, 0] += 0.1
+    temperature = neighbourhood.solve_temperature([rows], neighbours=2.9)
+    relation = slow_rows(rows, temperature, False)
+    perplexities = [math.exp(-sum(p * math.log(p) for p in row.values())) for row in relation]
+    assert perplexities == pytest.approx([2.7, 3, 3], rel=1e-4)

@@ -14,6 +14,8 @@ import numpy as np
 
 # Relative precision of a solved temperature, and steps of the bisection that suffice for it.
 _PRECISION, _STEPS = 1e-6, 60
+# Similarities of unit vectors that differ by less are equal up to the rounding of float64.
+_ROUNDING = 1e-12
 
 
 class Softness(NamedTuple):
@@ -21,7 +23,8 @@ class Softness(NamedTuple):
 
     Attributes:
       neighbours: mean perplexity.
-      diagonal: mean probability of the sample itself; 0 where the diagonal is excluded.
+      diagonal: mean share of a row that falls on the sample itself; 0 where the diagonal is
+        excluded.
     """
 
     neighbours: float
@@ -43,9 +46,7 @@ def softness(
       ValueError: no batch has a row with a valid entry.
     """
     perplexities, diagonals = [], []
-    for products in map(_masked, similarities, [exclude_self] * len(similarities)):
-        if not len(products) or not np.isfinite(products).any():
-            continue
+    for products in _valid_batches(similarities, exclude_self):
         logits = products / temperature
         logits -= logits.max(axis=1, keepdims=True)
         weights = np.exp(logits)
@@ -54,8 +55,6 @@ def softness(
         energy = (weights * np.where(np.isfinite(logits), logits, 0)).sum(axis=1) / total
         perplexities.append(np.exp(np.log(total) - energy))
         diagonals.append(np.diagonal(weights) / total)
-    if not perplexities:
-        raise ValueError("no sample has both modalities of the relation")
     return Softness(
         float(np.concatenate(perplexities).mean()), float(np.concatenate(diagonals).mean())
     )
@@ -76,16 +75,22 @@ def solve_temperature(
 
     Raises:
       ValueError: no temperature gives this perplexity: it is not between that of the nearest
-        neighbours alone and the number of samples; or no sample has both modalities.
+        neighbours alone and the number of samples; or all similarities of every row are equal; or
+        no sample has both modalities.
     """
-    spread = max((float(np.ptp(each)) for each in similarities if each.size), default=0.0)
+    if max(map(_row_spread, _valid_batches(similarities, exclude_self))) < _ROUNDING:
+        raise ValueError(
+            f"{neighbours:g} effective neighbours: all similarities of a row are equal, so that the "
+            "row spreads evenly over all samples at every temperature"
+        )
+    spread = max(float(np.ptp(each)) for each in similarities if each.size)
 
     def perplexity(log_temperature: float) -> float:
         temperature = spread * math.exp(log_temperature)
         return softness(similarities, temperature=temperature, exclude_self=exclude_self).neighbours
 
     low, high = math.log(1e-6), math.log(1e6)
-    least, most = (perplexity(low), perplexity(high)) if spread else (math.nan, math.nan)
+    least, most = perplexity(low), perplexity(high)
     if not least < neighbours < most:
         raise ValueError(
             f"{neighbours:g} effective neighbours: expected more than {least:.3g} and fewer than "
@@ -99,9 +104,23 @@ def solve_temperature(
     return spread * math.exp((low + high) / 2)
 
 
-def _masked(products: np.ndarray, exclude_self: bool) -> np.ndarray:
-    """Returns the products in float64, -inf on an excluded diagonal."""
-    products = np.array(products, dtype=np.float64)
+def _valid_batches(similarities: Sequence[np.ndarray], exclude_self: bool) -> list[np.ndarray]:
+    """Returns the batches with a valid entry, in float64, -inf on an excluded diagonal.
+
+    Raises:
+      ValueError: there is none.
+    """
+    batches = [np.array(products, dtype=np.float64) for products in similarities]
     if exclude_self:
-        np.fill_diagonal(products, -np.inf)
-    return products
+        for products in batches:
+            np.fill_diagonal(products, -np.inf)
+    batches = [products for products in batches if np.isfinite(products).any()]
+    if not batches:
+        raise ValueError("no sample has both modalities of the relation")
+    return batches
+
+
+def _row_spread(products: np.ndarray) -> float:
+    """Returns the largest difference between two valid entries of a row."""
+    lowest = np.where(np.isfinite(products), products, np.inf).min(axis=1)
+    return float((products.max(axis=1) - lowest).max())
