@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from mrd_jax.data import loader, source
 from mrd_jax.data.hard_negatives import neighbour_index
 from mrd_jax.evaluation.metrics import classification, neighbourhood
-from mrd_jax.losses import modalities, options, temperatures
+from mrd_jax.losses import loss_plan, modalities, options, temperatures
 
 LOGGER = logging.getLogger(__name__)
 
@@ -35,11 +35,13 @@ class Target(NamedTuple):
       term: intra, image or text.
       name: target relation, such as "VV".
       exclude_self: whether the diagonal is excluded.
+      required: letters of the modalities that a sample must have to be in the relation.
     """
 
     term: str
     name: str
     exclude_self: bool
+    required: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +50,8 @@ class Calibration:
 
     Attributes:
       temperatures: temperature of each target of the active terms.
-      softness: effective neighbours and diagonal mass of each target, at this temperature.
+      softness: effective neighbours and diagonal of each target, at this temperature; without the
+        targets whose modalities no sample has.
       samples: number of samples that were measured.
     """
 
@@ -59,21 +62,25 @@ class Calibration:
     def lines(self) -> list[str]:
         """Returns one line per target, such as "intra/VV: temperature 0.0731, 8 neighbours"."""
         return [
-            f"{target.term}/{target.name}: temperature {self.temperatures[target]:.4g}, "
-            f"{soft.neighbours:.3g} neighbours, diagonal "
-            + ("excluded" if target.exclude_self else f"{soft.diagonal:.3f}")
-            for target, soft in self.softness.items()
+            f"{target.term}/{target.name}: temperature {temperature:.4g}, {self._describe(target)}"
+            for target, temperature in self.temperatures.items()
         ]
+
+    def _describe(self, target: Target) -> str:
+        """Describes the softness of a target."""
+        if target not in self.softness:
+            return "no sample has both modalities"
+        soft = self.softness[target]
+        diagonal = "excluded" if target.exclude_self else f"{soft.diagonal:.3f}"
+        return f"{soft.neighbours:.3g} neighbours, diagonal {diagonal}"
 
 
 def targets(config: ConfigDict) -> list[Target]:
     """Returns the targets of the active terms of `config.loss`."""
     return [
-        Target(
-            term, name, config.exclude_self_intra if term == "intra" else config.exclude_self_cross
-        )
-        for term in options.active_terms(config)
-        for name in config.candidates[term]
+        Target(comparison.term, target.name, target.exclude_self, target.required)
+        for comparison in loss_plan.make(config).comparisons
+        for target in comparison.targets
     ]
 
 
@@ -85,6 +92,8 @@ def measure(
 ) -> Calibration:
     """Measures the teacher's relations on the first batches of a run, and solves for temperatures.
 
+    A relation is measured on the samples that it has in the objective: those with all modalities
+    that its comparison needs, which are those of all targets with `config.loss.mix` = "targets".
     The result is a function of the config and the data set: every process of a run, and every
     continuation of it, obtains the same.
 
@@ -99,7 +108,7 @@ def measure(
     batches = _features(config, records, neighbours)
     found, soft = {}, {}
     for target in targets(config.loss):
-        similarities = [_similarities(batch, target.name) for batch in batches]
+        similarities = [_similarities(batch, target) for batch in batches]
         options_ = {"exclude_self": target.exclude_self}
         is_within = target.name[0] == target.name[1]
         field = "neighbours_within" if is_within else "neighbours_across"
@@ -110,12 +119,15 @@ def measure(
                 )
             except ValueError as error:
                 raise ValueError(
-                    f"config.loss.{field} is {wanted}, {target.term}/{target.name}: {error}"
+                    f"config.loss.{field} is {wanted}, {target.term}/{target.name}: {error}; set "
+                    f"config.loss.{field} to 0 for the fixed temperature, or remove {target.name} "
+                    f"from config.loss.candidates.{target.term}"
                 ) from error
         else:
             temperature = _fixed(config.loss, target)
         found[target] = temperature
-        soft[target] = neighbourhood.softness(similarities, temperature=temperature, **options_)
+        if any(len(each) > target.exclude_self for each in similarities):
+            soft[target] = neighbourhood.softness(similarities, temperature=temperature, **options_)
     return Calibration(found, soft, samples=len(batches) * config.batch_size)
 
 
@@ -180,11 +192,12 @@ def _features(
     return features
 
 
-def _similarities(batch: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    """Returns the products of the samples of a batch that have both modalities, [rows, samples]."""
-    fields = [{"V": "image", "T": "text"}[letter] for letter in name]
-    valid = np.logical_and.reduce([batch[f"has_{field}"] for field in fields])
+def _similarities(batch: Mapping[str, np.ndarray], target: Target) -> np.ndarray:
+    """Returns the products of the samples of a batch that are in a relation, [rows, samples]."""
+    fields = {"V": "image", "T": "text"}
+    valid = np.logical_and.reduce([batch[f"has_{fields[letter]}"] for letter in target.required])
     rows, columns = (
-        classification.normalise(batch[field][valid]).astype(np.float64) for field in fields
+        classification.normalise(batch[fields[letter]][valid]).astype(np.float64)
+        for letter in target.name
     )
     return rows[:ROWS] @ columns.T

@@ -152,20 +152,36 @@ def test_fake_batches_have_positives_and_means():
     np.testing.assert_array_equal(fake["image_mean"].any(axis=1), filled > 0)
 
 
-def test_calibration_measures_the_relations_of_the_means(monkeypatch):
-    """A batch has every record, so that neighbours follow from the means of the records alone."""
+@pytest.fixture
+def config_of_means(monkeypatch):
+    """A batch has every record, so that relations follow from the means of the records alone."""
     monkeypatch.setattr(calibration, "SAMPLES", RECORDS)
     config = base.get_config()
     config.batch_size, config.teacher.dim, config.data.points = RECORDS, 4, POINTS
     config.data.image_positives, config.loss.relation_features = 2, "mean"
-    measured = calibration.measure(config, records())
-    rows = [raw_record(index)["image_features"].astype(np.float64) for index in range(RECORDS)]
-    rows = unit(np.stack([unit(features).mean(axis=0) for features in rows if len(features)]))
-    weights = np.exp(rows @ rows.T / config.loss.teacher_temperature)
+    return config
+
+
+def image_neighbours(fields, *, temperature):
+    """Returns the neighbours of the relation VV between the records that have these features."""
+    raw = [raw_record(index) for index in range(RECORDS)]
+    features = [each["image_features"] for each in raw if all(len(each[name]) for name in fields)]
+    rows = unit(np.stack([unit(each.astype(np.float64)).mean(axis=0) for each in features]))
+    weights = np.exp(rows @ rows.T / temperature)
     chances = weights / weights.sum(axis=1, keepdims=True)
-    neighbours = np.exp(-(chances * np.log(chances)).sum(axis=1)).mean()
-    (soft,) = (s for t, s in measured.softness.items() if (t.term, t.name) == ("image", "VV"))
-    assert soft.neighbours == pytest.approx(neighbours, rel=1e-3)
+    return np.exp(-(chances * np.log(chances)).sum(axis=1)).mean()
+
+
+def softness_of(measured, term, name):
+    (soft,) = (s for t, s in measured.softness.items() if (t.term, t.name) == (term, name))
+    return soft
+
+
+def test_calibration_measures_the_relations_of_the_means(config_of_means):
+    config = config_of_means
+    measured = calibration.measure(config, records())
+    wanted = image_neighbours(["image_features"], temperature=config.loss.teacher_temperature)
+    assert softness_of(measured, "image", "VV").neighbours == pytest.approx(wanted, rel=1e-3)
     config.loss.relation_features = "drawn"
     drawn = calibration.measure(config, records()).softness
     assert not any(
@@ -173,3 +189,47 @@ def test_calibration_measures_the_relations_of_the_means(monkeypatch):
         for t, s in measured.softness.items()
         if "V" in t.name
     )
+
+
+@pytest.mark.parametrize("candidates, mix, fields", [
+    # Record 3 has no image, record 5 no caption.
+    (("VV", "TV"), "divergences", ["image_features"]),
+    # Targets that are mixed need a caption as well; the student's PV needs an image.
+    (("VV", "TV"), "targets", ["image_features", "text_features"]),
+    (("VV",), "targets", ["image_features"]),
+])  # fmt: skip
+def test_calibration_measures_the_samples_that_the_objective_compares(
+    config_of_means, candidates, mix, fields
+):
+    config = config_of_means
+    config.loss.mix, config.loss.candidates.image = mix, candidates
+    # So flat that the number of neighbours is nearly that of the records.
+    config.loss.teacher_temperature = 10.0
+    measured = calibration.measure(config, records())
+    wanted = image_neighbours(fields, temperature=10.0)
+    assert softness_of(measured, "image", "VV").neighbours == pytest.approx(wanted, rel=1e-4)
+    assert wanted == pytest.approx(RECORDS - len(fields), rel=1e-2)
+
+
+def test_calibration_without_texts_names_the_cause_and_what_to_do(config_of_means):
+    config, without = config_of_means, [raw_record(index) for index in range(RECORDS)]
+    for each in without:
+        each["text_features"], each["caption_kinds"] = each["text_features"][:0], []
+    opened = source.RecordSource(
+        without, shards=[("a", RECORDS)], directory="some/folder", split="train", cache=False
+    )
+    config.loss.neighbours_within, config.loss.candidates.intra = 6.0, ("VV",)
+    config.loss.candidates.text = ("VT",)
+    config.loss.neighbours_across = 7.0
+    message = (
+        "config.loss.neighbours_across is 7.0, image/TV: no sample has both modalities of the "
+        "relation; set config.loss.neighbours_across to 0 for the fixed temperature, or remove TV "
+        "from config.loss.candidates.image"
+    )
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        calibration.calibrate(config, opened)
+    config.loss.neighbours_across = 0.0
+    measured = calibration.measure(config, opened)
+    assert softness_of(measured, "image", "VV").neighbours == pytest.approx(6, rel=1e-3)
+    assert measured.lines()[2] == "image/TV: temperature 0.1, no sample has both modalities"
+    assert calibration.calibrate(config, opened).loss.teacher_temperatures.image[1] == 0.1
