@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Blockwise losses equal the plain ones in value and gradient, on any number of devices.
+"""Both forms of the losses have the values and gradients of the plain one, on any devices.
 
 One function, compiled once per number of devices, computes all options: its plan has the
 comparisons of all variants. A variant is then a choice of weights: the test compares the gradient
@@ -135,7 +135,9 @@ def compiled(form, devices=1):
     return jax.jit(run, compiler_options=COMPILER_OPTIONS)
 
 
-def assert_blockwise_equals_plain(parts, *, devices=1, embeddings=None, scalars=SCALARS):
+def assert_equals_plain_on_one_device(
+    parts, *, form="blockwise", devices=1, embeddings=None, scalars=SCALARS
+):
     """Compares the values of these parts, and the gradients of their weighted sum."""
     embeddings = partial_embeddings() if embeddings is None else embeddings
     draw = np.random.default_rng(5).normal
@@ -143,7 +145,7 @@ def assert_blockwise_equals_plain(parts, *, devices=1, embeddings=None, scalars=
     weights |= {part: draw(size=BATCH) for part in parts}
     arguments = embeddings, loss_inputs.float32(weights), scalars
     expected = compiled("plain")(*arguments)
-    actual = compiled("blockwise", devices)(*arguments)
+    actual = compiled(form, devices)(*arguments)
     for part in parts:
         reference.assert_close(actual[0][part], expected[0][part])
     jax.tree.map(reference.assert_close, actual[1:], expected[1:])
@@ -152,15 +154,20 @@ def assert_blockwise_equals_plain(parts, *, devices=1, embeddings=None, scalars=
 
 @pytest.mark.parametrize("name", loss_inputs.VARIANTS)
 def test_every_variant_has_the_values_and_gradients_of_the_plain_form(name):
-    values, by_points, _ = assert_blockwise_equals_plain(parts_of(PLANS[name]))
+    values, by_points, _ = assert_equals_plain_on_one_device(parts_of(PLANS[name]))
     assert np.abs(by_points).max() > 1e-2
     assert all(np.abs(values[part]).max() > 1e-2 for part in parts_of(PLANS[name]))
 
 
-@pytest.mark.parametrize("devices", [2, 4, 8])
+@pytest.mark.parametrize("form, devices", [
+    *(("blockwise", devices) for devices in (2, 4, 8)),
+    *(pytest.param("plain", devices, marks=pytest.mark.slow) for devices in (2, 4)),
+    ("plain", 8),
+])  # fmt: skip
 @pytest.mark.parametrize("name", loss_inputs.VARIANTS)
-def test_no_option_depends_on_the_number_of_devices(name, devices):
-    assert_blockwise_equals_plain(parts_of(reduced(PLANS[name])), devices=devices)
+def test_no_option_depends_on_the_number_of_devices(name, form, devices):
+    parts = parts_of(reduced(PLANS[name]))
+    assert_equals_plain_on_one_device(parts, form=form, devices=devices)
 
 
 @pytest.mark.parametrize("devices", [1, 8])
@@ -169,7 +176,7 @@ def test_a_batch_with_too_few_images_has_finite_gradients_and_no_image_terms(ima
     plans = PLANS.values() if devices == 1 else map(reduced, PLANS.values())
     parts = {part for plan in plans for part in parts_of(plan)}
     embeddings = partial_embeddings() | {"has_image": np.arange(BATCH) < images}
-    values, *gradients = assert_blockwise_equals_plain(
+    values, *gradients = assert_equals_plain_on_one_device(
         parts, devices=devices, embeddings=embeddings
     )
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
@@ -181,7 +188,7 @@ def test_sharp_softmaxes_keep_their_precision():
     """At the largest scale, most exponentials of a row underflow relative to the largest."""
     temperatures = {"contrast": jnp.float32(0.01), "student": jnp.float32(0.02)}
     sharp = SCALARS._replace(temperatures=SCALARS.temperatures | temperatures)
-    values, *_ = assert_blockwise_equals_plain(
+    values, *_ = assert_equals_plain_on_one_device(
         ["contrastive_image", "contrastive_text", *parts_of(PLANS["kl"])], scalars=sharp
     )
     assert np.max(values["contrastive_image"]) > 20
@@ -194,7 +201,7 @@ def test_first_of_equal_neighbours_is_the_nearest_also_across_blocks():
     embeddings["image"] = embeddings["image"].at[2].set(embeddings["image"][1])
     embeddings["image"] = embeddings["image"].at[20].set(embeddings["image"][3])
     embeddings["points"] = embeddings["image"]
-    values, *_ = assert_blockwise_equals_plain(["accuracy_image"], embeddings=embeddings)
+    values, *_ = assert_equals_plain_on_one_device(["accuracy_image"], embeddings=embeddings)
     np.testing.assert_array_equal(np.flatnonzero(values["accuracy_image"] == 0), [2, 20])
 
 

@@ -11,7 +11,11 @@ from jax.sharding import PartitionSpec as P
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
-# Backend, number of devices, variant, and form of the losses on the devices.
+# Options by name: numbers of images and texts per sample, and fields of the config.
+OPTIONS = loss_inputs.SEVERAL | {
+    name: ((1, 1), overrides) for name, overrides in loss_inputs.VARIANTS.items()
+}
+# Backend, number of devices, name of the options, and form of the losses on the devices.
 SHARDED = [
     ("pmap", 8, "learnt student temperature", "plain"),
     # The terms of an objective and the backend are independent of each other.
@@ -23,6 +27,15 @@ SHARDED = [
     ("shard_map", 2, "learnt student temperature", "plain"),
     ("pmap", 8, "learnt student temperature", "blockwise"),
     ("shard_map", 2, "learnt student temperature", "blockwise"),
+    ("shard_map", 8, "several positives and means", "plain"),
+    ("pmap", 8, "several positives and means", "blockwise"),
+    *(
+        pytest.param("shard_map", devices, name, form, marks=pytest.mark.slow)
+        for name in loss_inputs.SEVERAL
+        for devices in (1, 2, 4, 8)
+        for form in ("plain", "blockwise")
+        if (devices, name, form) != (8, "several positives and means", "plain")
+    ),
 ]
 
 
@@ -67,8 +80,9 @@ def run_sharded(backend, devices, config, learnt, embeddings, *, factor=1.0):
 
 @pytest.mark.parametrize("backend, devices, name, form", SHARDED)
 def test_contributions_and_gradients_sum_to_those_of_one_device(backend, devices, name, form):
-    config = loss_inputs.loss_config(**loss_inputs.VARIANTS[name])
-    assert_sum_is_that_of_one_device(backend, devices, form, config)
+    positives, overrides = OPTIONS[name]
+    config = loss_inputs.loss_config(**overrides)
+    assert_sum_is_that_of_one_device(backend, devices, form, config, positives=positives)
 
 
 @pytest.mark.slow
@@ -88,8 +102,12 @@ def test_relation_head_dynamic_terms_and_schedule_do_not_depend_on_devices(backe
     assert min(np.abs(weights)) > 1e-3 < np.abs(gradients["relation_head"]).max()
 
 
-def assert_sum_is_that_of_one_device(backend, devices, form, config, *, factor=1.0, **heads):
-    embeddings = loss_inputs.float32(loss_inputs.embeddings_of(batch=16, seed=1))
+def assert_sum_is_that_of_one_device(
+    backend, devices, form, config, *, factor=1.0, positives=(1, 1), **heads
+):
+    """Compares values with the loops, and values and gradients with those of one device."""
+    embeddings = loss_inputs.several_embeddings_of(positives, batch=16, seed=1)
+    embeddings = loss_inputs.float32(embeddings)
     # The first of eight devices has no text and the second no image at all.
     embeddings["has_text"] = embeddings["has_text"].at[:2].set(False)
     embeddings["has_image"] = embeddings["has_image"].at[2:4].set(False)
@@ -102,9 +120,15 @@ def assert_sum_is_that_of_one_device(backend, devices, form, config, *, factor=1
         }
         | heads
     )
+    loops = embeddings | {"log_scale": learnt["log_scale"]}
+    loops["points"] = embeddings["points"] @ student
+    if heads:
+        loops["relation_points"] = embeddings["points"] @ heads["relation_head"]
+    loops = reference.mrd_loss(loops, learnt["weights"], config, lambda_factor=factor)
     expected = jax.jit(sharded_step(config, None, factor=factor))(learnt, embeddings)
     config.update(form=form, block=5)
     actual = run_sharded(backend, devices, config, learnt, embeddings, factor=factor)
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected[2])) > 0.1
     jax.tree.map(reference.assert_close, actual, expected)
+    jax.tree.map(reference.assert_close, actual[1], loops)
     return expected[2]

@@ -126,6 +126,7 @@ def embeddings_of(batch=6, dim=4, seed=0, relation_head=False):
 SEVERAL = {
     "means as relation features": ((1, 1), {"relation_features": "mean"}),
     "several positives": ((3, 2), {}),
+    "several positives and means": ((3, 2), {"relation_features": "mean"}),
     "several images, one text, and means": ((3, 1), {"relation_features": "mean"}),
 }
 
