@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run with a relation head, dynamic weights of the terms and a schedule of the lambdas."""
+"""A run with all options of the relations and positives, see `OPTIONS`."""
 
 import functools
 import json
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import reference_losses
 from fake_data import DIM, run_build
 from tiny import assert_trees_close, tiny_config
 
@@ -17,7 +18,7 @@ from mrd_jax.checkpoints import run_identity
 from mrd_jax.data import batch_spec, loader, source
 from mrd_jax.distributed import backends
 from mrd_jax.report import final
-from mrd_jax.training import initial_state, step, train
+from mrd_jax.training import initial_state, objectives, step, train
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
@@ -26,8 +27,12 @@ OPTIONS = {
     "loss__term_weights": "dynamic",
     "loss__lambda_warmup": 0.5,
     "loss__lambda_anneal": 0.4,
+    "loss__relation_features": "mean",
+    "data__image_positives": 3,
+    "data__text_positives": 2,
 }
 CONFIG = tiny_config(**OPTIONS)
+TERM_LOGITS = np.float32([0.5, -0.7, 0.9])
 MODEL = models.build_model(CONFIG.model)
 # Plain SGD whose state is the gradient, so that the result of a step holds both.
 SGD = optax.GradientTransformation(
@@ -44,8 +49,7 @@ BODY = functools.partial(step.train_step, model=MODEL, optimizer=SGD, config=CON
 def start():
     """State before the third of six updates, when two thirds of the warm-up are over."""
     state = jax.device_get(initial_state.create_state(CONFIG, model=MODEL, optimizer=SGD))
-    logits = np.float32([0.5, -0.7, 0.9])
-    loss = state.params["loss"] | {"term_mixing": logits}
+    loss = state.params["loss"] | {"term_mixing": TERM_LOGITS}
     return state.replace(step=np.int32(2), params=state.params | {"loss": loss})
 
 
@@ -68,6 +72,24 @@ def test_traced_step_logs_factor_and_weights():
     assert {"projection", "relation_projection"} < state.params["student"].keys()
     names = {"lambda_factor", "weight/intra", "weight/image", "weight/text", "weight/text/VT"}
     assert names < metrics.keys()
+
+
+def test_objective_equals_the_loops_over_the_features_of_the_batch(batch):
+    outputs = np.float32(np.random.default_rng(2).normal(size=(16, 2, CONFIG.teacher.dim)))
+    objective = objectives.Distillation(CONFIG)
+    params = objective.init_params() | {"term_mixing": TERM_LOGITS}
+    run = jax.jit(functools.partial(objective.loss, axis_name=None))
+    _, parts = run(outputs, params, batch, step=np.int32(2))
+    embeddings = {"points": outputs[:, 0], "relation_points": outputs[:, 1]}
+    embeddings["log_scale"] = params["log_scale"]
+    for name in ("image", "text"):
+        has = embeddings[f"has_{name}"] = batch[f"has_{name}"]
+        # A slot is empty where it is nan.
+        embeddings[name] = np.where(has[..., None], batch[name], np.nan)
+        embeddings[f"{name}_mean"] = np.where(has[:, :1], batch[f"{name}_mean"], np.nan)
+    wanted = reference_losses.mrd_loss(embeddings, params, CONFIG.loss, lambda_factor=2 / 3)
+    assert parts.keys() == wanted.keys()
+    jax.tree.map(reference_losses.assert_close, parts, wanted)
 
 
 @pytest.mark.slow

@@ -35,11 +35,13 @@ def dataset(tmp_path_factory):
 
 
 def config_for(dataset, **fields):
-    """Returns a config with hard negatives, best checkpoints and calibrated temperatures."""
+    """Returns a config with hard negatives, best checkpoints, calibration and several positives."""
     hard = {"data__hard_negatives": 6, "data__neighbours": 5}
     best = {"checkpoints_best": 1, "checkpoint_every": 6}
     soft = {"loss__neighbours_within": 6.0, "loss__neighbours_across": 7.0}
-    fields = {"teacher__dim": DIM, "model__out_dim": DIM} | hard | best | soft | fields
+    several = {"data__image_positives": 3, "data__text_positives": 2}
+    several["loss__relation_features"] = "mean"
+    fields = {"teacher__dim": DIM, "model__out_dim": DIM} | hard | best | soft | several | fields
     return tiny_config(data__directory=str(dataset), **fields)
 
 
