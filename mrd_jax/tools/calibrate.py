@@ -5,9 +5,10 @@ python -m mrd_jax.tools.calibrate --config configs/quickstart.py \
     --config.loss.neighbours_within=8 --config.loss.neighbours_across=8
 
 Reads the first batches of the run. For each target of the objective, prints its temperature, the
-effective number of neighbours of a row and the probability of the sample itself; then the fields
-that fix these temperatures. Without numbers of neighbours, the temperatures are those of the
-config.
+effective number of neighbours of a row and the share of the row that falls on the sample itself
+(diagonal); then flags that set these temperatures in a later run. Without `neighbours_*`, it solves
+nothing and reports the temperatures of the config. The student's temperature is not solved for;
+with `student_temperature_follows` = "teacher", it is that of the target.
 """
 
 import functools
