@@ -121,13 +121,16 @@ PANELS = (
     _Panel(
         "Effective neighbours of the relations",
         "Number of held-out shapes that a row of a relation spreads over (its perplexity): of each "
-        "target of the teacher, and of the student's relation that follows it.",
+        "target of the teacher, and of the student's relation that follows it. V is the mean of a "
+        "shape's views and T its name, so that the teacher's numbers need not be those that the "
+        "config asks for, which hold for training batches.",
         r"relation/.+_neighbours",
         scale="log",
     ),
     _Panel(
         "Diagonal of the cross-modal relations",
-        "Probability of a shape itself in its row. A target near 1 is a second contrastive loss.",
+        "Share of a row that falls on the shape itself. A target near 1 is a second contrastive "
+        "loss.",
         r"relation/(image|text)/.+_diagonal",
     ),
 )
