@@ -80,8 +80,8 @@ def solve_temperature(
     """
     if max(map(_row_spread, _valid_batches(similarities, exclude_self))) < _ROUNDING:
         raise ValueError(
-            f"{neighbours:g} effective neighbours: all similarities of a row are equal, so that the "
-            "row spreads evenly over all samples at every temperature"
+            f"{neighbours:g} effective neighbours: all similarities of a row are equal, so that it "
+            "spreads evenly over all samples at every temperature"
         )
     spread = max(float(np.ptp(each)) for each in similarities if each.size)
 
