@@ -217,12 +217,13 @@ def loss() -> ConfigDict:
     config.image_weight = 0.5
     # Weight of the point-text half of the contrastive term.
     config.text_weight = 0.5
-    # lambda_intra: weight of the intra-modal distillation term, points with points (ours).
-    config.lambda_intra = 1.0
-    # lambda_image: weight of the cross-modal distillation term, points with images (ours).
-    config.lambda_image = 1.0
-    # lambda_text: weight of the cross-modal distillation term, points with texts (ours).
-    config.lambda_text = 1.0
+    # lambda_intra, lambda_image, lambda_text: weights of the intra-modal distillation term (points
+    # with points) and of the cross-modal ones (points with images, points with texts). Ours: with
+    # all three at 0, 0.1, 0.3 and 1, the mean of top-1, mAP and R@5 on the validation split of the
+    # parts is 65.5, 70.4, 69.9 and 68.7 (docs/science.md).
+    config.lambda_intra = 0.1
+    config.lambda_image = 0.1
+    config.lambda_text = 0.1
     # Schedule of the lambdas: fraction of the run over which a factor of all three rises linearly
     # from 0 to 1 at its beginning, and falls from 1 to 0 at its end (ours). 0 keeps them constant.
     config.lambda_warmup = 0.0

@@ -21,9 +21,8 @@ def get_config() -> ConfigDict:
 
     # z is up, and a part has no front.
     config.augment.rotate_z = 180.0
-    # Recipe and objective are the study's, chosen on `validation` (docs/science.md).
+    # The study's choices on `validation` (docs/science.md); its objective is the default.
     config.augment.color_drop = 0.0
     config.model.patch_dropout = 0.75
     config.optimizer.ema_decay = 0.0
-    config.loss.lambda_intra = config.loss.lambda_image = config.loss.lambda_text = 0.1
     return config

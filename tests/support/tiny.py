@@ -29,6 +29,8 @@ def tiny_config(**fields: Any) -> ConfigDict:
     config.optimizer.warmup_steps = 2
     config.optimizer.ema_decay = 0.9
     config.loss.learn_student_temperature = True
+    # As large as the contrastive terms, so that tolerances tell errors of the relations.
+    config.loss.update(lambda_intra=1.0, lambda_image=1.0, lambda_text=1.0)
     for name, value in fields.items():
         path = name.replace("__", ".")
         assert path in run_identity.flatten(config), f"no field {path}"
