@@ -60,6 +60,8 @@ def config_of_the_run() -> ConfigDict:
     )  # fmt: skip
     config.optimizer.warmup_steps = 2
     config.optimizer.ema_decay = 0.9
+    # The defaults of that version.
+    config.loss.update(lambda_intra=1.0, lambda_image=1.0, lambda_text=1.0)
     return config
 
 
