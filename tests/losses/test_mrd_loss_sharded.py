@@ -27,14 +27,13 @@ SHARDED = [
     ("shard_map", 2, "learnt student temperature", "plain"),
     ("pmap", 8, "learnt student temperature", "blockwise"),
     ("shard_map", 2, "learnt student temperature", "blockwise"),
-    ("shard_map", 8, "several positives and means", "plain"),
-    ("pmap", 8, "several positives and means", "blockwise"),
     *(
-        pytest.param("shard_map", devices, name, form, marks=pytest.mark.slow)
+        pytest.param(
+            "shard_map", devices, name, form, marks=[] if devices == 8 else pytest.mark.slow
+        )
         for name in loss_inputs.SEVERAL
         for devices in (1, 2, 4, 8)
         for form in ("plain", "blockwise")
-        if (devices, name, form) != (8, "several positives and means", "plain")
     ),
 ]
 
