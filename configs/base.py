@@ -263,7 +263,7 @@ def loss() -> ConfigDict:
     # Learn the logarithms of the student's temperatures.
     config.learn_student_temperature = False
     # Temperature that the student's relations have instead: "none"; "contrastive", 1 / s of the
-    # contrastive terms; or "teacher", that of the target.
+    # contrastive terms; or "teacher", that of the target, also if it is solved for.
     config.student_temperature_follows = "none"
     # Exclude the diagonal of the intra-modal relation.
     config.exclude_self_intra = True

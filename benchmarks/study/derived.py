@@ -17,9 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
-from tensorflow_datasets.core import example_serializer
 
+from benchmarks.study import writing
 from data_prep import records
 from mrd_jax.data import dataset_metadata, source
 
@@ -234,71 +233,43 @@ def write(directory: pathlib.Path, output: pathlib.Path, derivation: Derivation)
     metadata = dataset_metadata.read(directory)
     origin = {"from": dataset_metadata.fingerprint(metadata), **dataclasses.asdict(derivation)}
     target = output / derivation.name / records.VERSION
-    if target.exists():
-        if dataset_metadata.read(target).get("derived") != origin:
-            raise ValueError(f"{target} was derived from other data: remove it, and run again")
+    if writing.is_written(target, origin):
         return target
     chosen = splits(read_entries(directory), derivation)
-    staging = output / f".{derivation.name}.incomplete"
-    if staging.exists():
-        shutil.rmtree(staging)  # left by an interrupted run
-    staging.mkdir(parents=True)
-    info = json.loads((directory / "dataset_info.json").read_text("utf-8"))
-    info["splits"] = [
-        _write_split(
-            directory,
-            staging,
-            members,
-            file=f"{info['name']}-{split}.array_record-00000-of-00001",
-            changed=donors(members, derivation) if split == "train" else {},
-            template={**info["splits"][0], "name": split},
-        )
-        for split, members in chosen.items()
-    ]
-    counts = {split: len(members) for split, members in chosen.items()}
-    counts["classes"] = metadata["counts"]["classes"]
-    (staging / "dataset_info.json").write_text(json.dumps(info, indent=1), "utf-8")
-    shutil.copyfile(directory / "features.json", staging / "features.json")
-    content = {**metadata, "counts": counts, "derived": origin}
-    (staging / "metadata.json").write_text(json.dumps(content), "utf-8")
-    _write_evaluation(directory / "evaluation", staging / "evaluation", chosen)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    os.rename(staging, target)
+    writing.write(
+        target,
+        {
+            split: _records(
+                directory, members, donors(members, derivation) if split == "train" else {}
+            )
+            for split, members in chosen.items()
+        },
+        like=directory,
+        points=metadata["points"],
+        origin=origin,
+        complete=lambda folder: _write_evaluation(
+            directory / "evaluation", folder / "evaluation", chosen
+        ),
+    )
     return target
 
 
-def _write_split(
-    directory: pathlib.Path,
-    folder: pathlib.Path,
-    members: Sequence[Entry],
-    *,
-    file: str,
-    changed: Mapping[str, Entry | None],
-    template: dict[str, Any],
-) -> dict[str, Any]:
-    """Writes the records of a split; returns its description for dataset_info.json."""
-    metadata = dataset_metadata.read(directory)
+def _records(
+    directory: pathlib.Path, members: Sequence[Entry], changed: Mapping[str, Entry | None]
+) -> Iterator[dict[str, Any]]:
+    """Yields the records of a split, some of them with the captions of another or without."""
     opened = {split: source.open_split(directory, split) for split in _splits_of(members, changed)}
-    schema = records.schema(points=metadata["points"], dim=metadata["teacher"]["dim"])
-    serializer = example_serializer.ExampleSerializer(schema.get_serialized_info())
-
-    def examples() -> Iterator[tuple[str, bytes]]:
-        for entry in members:
-            record = opened[entry.split][entry.index]
-            if entry.id in changed:
-                donor = changed[entry.id]
-                record |= (
-                    {"name": "", "captions": [], "caption_kinds": []}
-                    | {"text_features": record["text_features"][:0]}
-                    if donor is None
-                    else opened[donor.split].read(donor.index, _CAPTIONS)
-                )
-            example = serializer.get_tf_example(schema.encode_example(record))
-            yield entry.id, example.SerializeToString(deterministic=True)
-
-    tfds.core.ExampleWriter(tfds.core.FileFormat.ARRAY_RECORD).write(folder / file, examples())
-    size = (folder / file).stat().st_size
-    return {**template, "numBytes": str(size), "shardLengths": [str(len(members))]}
+    for entry in members:
+        record = opened[entry.split][entry.index]
+        if entry.id in changed:
+            donor = changed[entry.id]
+            record |= (
+                {"name": "", "captions": [], "caption_kinds": []}
+                | {"text_features": record["text_features"][:0]}
+                if donor is None
+                else opened[donor.split].read(donor.index, _CAPTIONS)
+            )
+        yield record
 
 
 def _splits_of(members: Sequence[Entry], changed: Mapping[str, Entry | None]) -> set[str]:

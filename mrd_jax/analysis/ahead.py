@@ -25,7 +25,7 @@ from mrd_jax.analysis import (
 )
 from mrd_jax.checkpoints import model_card
 from mrd_jax.data import batch_spec, dataset_metadata
-from mrd_jax.training import initial_state, validation
+from mrd_jax.training import calibration, initial_state, validation
 from mrd_jax.training import run as run_lib
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -43,10 +43,11 @@ def build(config: ConfigDict, devices: Sequence[jax.Device]) -> run_lib.Run:
     config.spmd = "shard_map"
     if config.loss.neighbours_within or config.loss.neighbours_across:
         # A temperature per target, as after calibration; the program does not depend on its value.
-        for term, targets in config.loss.candidates.items():
-            given = (config.loss.teacher_temperature,) * len(targets)
-            config.loss.teacher_temperatures[term] = given
-        config.loss.neighbours_within = config.loss.neighbours_across = 0.0
+        targets = calibration.targets(config.loss)
+        given = dict.fromkeys(targets, config.loss.teacher_temperature)
+        config.loss = calibration.with_temperatures(
+            config.loss, calibration.Calibration(given, softness={}, samples=0)
+        )
     config = dataset_metadata.with_points(config, assumed=batch_spec.DEFAULT_POINTS)
     return run_lib.build_run(config, devices=devices)
 

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from mrd_jax.evaluation import held_out_split
 from mrd_jax.evaluation.metrics import classification, neighbourhood
-from mrd_jax.losses import options, temperatures
+from mrd_jax.losses import loss_plan, options, temperatures
 
 # Shapes that are measured, at most; batches are as large as in training where the split allows it.
 SHAPES = 2_048
@@ -59,25 +59,22 @@ def measure(
     log_scale = jnp.asarray(jax.device_get(weights["log_scale"]))
     scales = temperatures.values(config, learned, log_scale=log_scale, terms=terms)
     result = {}
-    for term in terms:
-        exclude_self = config.exclude_self_intra if term == "intra" else config.exclude_self_cross
-        for target in config.candidates[term]:
-            keys = {
-                "teacher": temperatures.teacher_key(config, term=term, target=target),
-                "student": temperatures.student_key(config, term=term, targets=[target]),
-            }
-            pairs = {"teacher": target, "student": options.STUDENT[term]}
-            batches = _batches(rows, set("".join(pairs.values())), batch_size=batch_size)
-            for side, (left, right) in pairs.items():
+    for comparison in loss_plan.make(config).comparisons:
+        letters = {"P"} & set(comparison.student.name) | set(comparison.student.required)
+        batches = _batches(rows, letters, batch_size=batch_size)
+        for target in comparison.targets:
+            for side, relation in (("teacher", target), ("student", comparison.student)):
                 if not batches:
                     continue
+                left, right = (rows[letter] for letter in relation.name)
                 soft = neighbourhood.softness(
-                    [rows[left][batch] @ rows[right][batch].T for batch in batches],
-                    temperature=float(scales[keys[side]]),
-                    exclude_self=exclude_self,
+                    [left[batch] @ right[batch].T for batch in batches],
+                    temperature=float(scales[relation.temperature]),
+                    exclude_self=relation.exclude_self,
                 )
-                result[f"relation/{term}/{target}/{side}_neighbours"] = soft.neighbours
-                result[f"relation/{term}/{target}/{side}_diagonal"] = soft.diagonal
+                name = f"relation/{comparison.term}/{target.name}/{side}"
+                result[f"{name}_neighbours"] = soft.neighbours
+                result[f"{name}_diagonal"] = soft.diagonal
     return result
 
 

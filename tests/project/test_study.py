@@ -414,6 +414,12 @@ def test_mrd_is_compared_with_the_baselines(stubbed):
     assert float(rows["hand-crafted"][2].split()[0]) == pytest.approx(top1 - 25, abs=0.11)
     assert float(rows["hand-crafted"][3].split()[0]) == pytest.approx(precision - 25, abs=0.11)
     assert rows["chance"] == ["1.0", "", "", ""]
+    first = {
+        name: line["values"]["top1"].count(1)
+        for name, line in json.loads((page.parent / "output" / "test.json").read_text()).items()
+    }
+    points = [first[f"{name}_all_shapes_batch_64_0"] / 0.24 for name in ("mrd", "contrastive")]
+    assert f"on fold 0 alone: top-1 {points[0] - points[1]:+.1f}; mAP" in parts
     # The teacher has seen what the other folds test on.
     assert "teacher" not in rows and rows["teacher, fold 0"][0] == "100.0"
     # Three tests, whose smallest p-value is multiplied by three: 2 / 51 with 50 draws.
@@ -429,7 +435,7 @@ def test_tables_are_made_of_the_methods_that_all_seeds_have(stubbed):
     assert "study: parts -->\nstale\n" in text and "study: furniture -->\nstale" not in text
     failing.remove("mrd_all_shapes_batch_64_3")
     assert command.main([*arguments, "--stages", "test"]) == 1
-    assert "1 runs of each" in page.read_text().split("study: parts")[1]
+    assert "Runs of each method: 1." in page.read_text().split("study: parts")[1]
 
 
 def test_regimes_are_compared_on_the_same_folds(stubbed):

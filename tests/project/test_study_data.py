@@ -139,7 +139,7 @@ def test_joined_data_has_the_training_shapes_of_both(made, tmp_path, monkeypatch
     written = (folder / "metadata.json").stat().st_mtime_ns
     assert joined.write(first, second, tmp_path / "joined") == folder
     assert (folder / "metadata.json").stat().st_mtime_ns == written
-    with pytest.raises(ValueError, match="was made of other data"):
+    with pytest.raises(ValueError, match="was derived from other data"):
         joined.write(second, first, tmp_path / "joined")
 
     def changed(**fields):
