@@ -19,7 +19,7 @@ BUILD := $(RUN) -m data_prep.build --input $(DATA)/sweethome3d --output $(DATA) 
 # On Linux: keep large buffers in the heap instead of mapping and clearing them at every step.
 export GLIBC_TUNABLES := glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456:glibc.malloc.hugetlb=1
 
-.PHONY: data quickstart parts furniture ablation students test test_slow faults lint clean
+.PHONY: data quickstart parts furniture students test test_slow faults lint clean
 
 $(VENV)/installed: setup.py $(LOCK) $(WEIGHTS)
 	$(PYTHON) -m venv $(VENV)
@@ -73,11 +73,6 @@ parts_data:
 parts: parts_data
 	$(RUN) -m mrd_jax.main --config configs/parts.py --config.data.directory \
 		$(DATA)/kicad_parts/1.0.0 --workdir $(RUNS)/parts
-
-# Ablation of the terms of the objective: five variants, three seeds each.
-ablation: data
-	$(RUN) -m benchmarks.ablation --data $(DATA) --runs $(RUNS)/ablation --parallel $(WORKERS) \
-		--output docs/ablation.md
 
 # Relation distillation against contrastive alignment, docs/science.md: about seven hours on two cores.
 .PHONY: study

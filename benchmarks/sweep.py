@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
-
 from mrd_jax.evaluation import results
 
 
@@ -127,9 +125,3 @@ def _run(job: Job, *, cores: Sequence[int], environment: Mapping[str, str]) -> d
 def row_of(content: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Returns the row of one method, such as "student", from the content of a `results.json`."""
     return next(row for row in content["results"] if results.current_name(row["name"]) == name)
-
-
-def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
-    """Returns mean and sample standard deviation over seeds; the latter is nan for one seed."""
-    deviation = np.std(values, ddof=1) if len(values) > 1 else np.nan
-    return float(np.mean(values)), float(deviation)

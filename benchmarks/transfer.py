@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compares the transfer of frozen embeddings of finished runs: probes, few-shot, retrieval.
 
-python -m benchmarks.transfer --runs runs/contrastive runs/quickstart --output docs/transfer.md
+python -m benchmarks.transfer --runs runs/contrastive runs/quickstart --output runs/transfer.md
 
 A run must have been evaluated, at the end of training or with `--mode eval`. The fits are small
 matrix products: on cores that other processes use, OPENBLAS_NUM_THREADS=1 is many times faster.
@@ -164,7 +164,7 @@ def measure(
 
 
 def markdown(runs: Mapping[str, Mapping[str, Any]]) -> str:
-    """Formats the page of the documentation: numbers of shapes, and a table with a column per run.
+    """Formats a page: numbers of shapes, and a table with a column per run.
 
     Args:
       runs: metrics by name of the run, as `measure` returns them.

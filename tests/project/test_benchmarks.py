@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Benchmark commands: parallel runs, pooled folds, ablation, transfer, and other tables."""
+"""Benchmark commands: parallel runs, pooled folds, transfer, and other tables."""
 
 import json
 import sys
@@ -12,7 +12,6 @@ from fake_data import DIM
 from tiny import tiny_config
 
 from benchmarks import (
-    ablation,
     furniture,
     gpu_parts,
     losses,
@@ -90,28 +89,6 @@ def test_folds_are_pooled_shape_by_shape(stored):
     }  # fmt: skip
     assert "chance" not in summary["methods"]
     json.dumps(summary)
-
-
-def test_ablation_reports_mean_and_standard_deviation_over_seeds():
-    def result(top1):
-        retrieval = {
-            f"{direction}/recall@5": 0.5
-            for direction in ("points_to_text", "points_to_image", "image_to_points")
-        }
-        return {"metrics": {"top1": top1, "top5": 0.9}, "retrieval": retrieval}
-
-    rows = {name: [result(0.3), result(0.5)] for name in ablation.VARIANTS}
-    summary = ablation.summarise(rows)
-    assert summary["contrastive"]["top-1"] == pytest.approx((0.4, 0.02**0.5))
-    page = ablation.markdown(summary, seeds=2, fold="furniture", steps=150)
-    assert "| contrastive | 40.0 ± 14.1 | 90.0 ± 0.0 |" in page
-    assert page.count("\n| ") == len(ablation.VARIANTS) + 2  # heading and rule
-    assert "2 seeds" in page and "150 steps" in page
-
-
-def test_ablation_variants_have_different_objectives():
-    settings = [tuple(sorted(fields.items())) for fields in ablation.VARIANTS.values()]
-    assert len(set(settings)) == len(settings)
 
 
 def evaluated(workdir, made, *, seed):

@@ -88,7 +88,6 @@ NOT_RUN = {
         "starts processes; tests/search/test_server.py"
     ),
     f"{PYTHON} -m benchmarks.duplicates": "needs the catalogues; tests/library",
-    f"{PYTHON} -m benchmarks.transfer": "needs six trainings; tests/project/test_benchmarks.py",
     "gcloud": "needs Google Cloud",
     "docker": "needs a Docker daemon",
     "kubectl": "needs a cluster; tests/tpu/test_clusters.py",

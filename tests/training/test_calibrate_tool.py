@@ -23,11 +23,16 @@ FIELDS = [
 WANTED = [f"--config.loss.neighbours_within={WITHIN}", f"--config.loss.neighbours_across={ACROSS}"]
 
 
-def run_tool(made, *flags):
-    """Runs the command and returns the lines that it prints: descriptions and flags."""
+def execute(made, *flags):
+    """Runs the command and returns the finished process."""
     command = [sys.executable, "-m", "mrd_jax.tools.calibrate", "--config=configs/base.py", *FIELDS]
     command += [f"--config.data.directory={made}", *flags]
-    done = subprocess.run(command, capture_output=True, text=True)
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def run_tool(made, *flags):
+    """Runs the command and returns the lines that it prints: descriptions and flags."""
+    done = execute(made, *flags)
     assert done.returncode == 0, done.stderr
     first, *lines = done.stdout.splitlines()
     assert first == f"2059 samples in batches of {RECORDS}"
@@ -87,3 +92,9 @@ def test_printed_flags_set_the_temperatures_with_the_wanted_neighbours(made):
     assert described == expected and not flags
     # A later command that is given these flags solves nothing and reports the same.
     assert run_tool(made, *shlex.split(" ".join(printed))) == (described, printed)
+
+
+def test_relations_without_a_temperature_are_refused(made):
+    done = execute(made, "--config.loss.relation=cosine", "--config.loss.divergence=l2")
+    assert done.returncode != 0 and not done.stdout
+    assert "config.loss.relation is 'cosine', which has no temperature" in done.stderr
