@@ -193,8 +193,9 @@ def regimes_round(chosen: Setting, recipe: Recipe) -> list[Run]:
     """Returns the runs of the stage `regimes`: contrastive and MRD under every condition."""
     return [
         run
-        for condition, regime in settings.REGIMES.items()
+        # The outer loop is over folds, so that an interrupted study has all conditions of one.
         for fold in settings.REGIME_FOLDS
+        for condition, regime in settings.REGIMES.items()
         for method in settings.ends(chosen)
         for run in _fold_runs(
             "regimes",

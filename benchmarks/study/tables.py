@@ -157,20 +157,30 @@ def regimes(found: Results) -> str:
     """Formats MRD against contrastive alignment in every regime.
 
     Args:
-      found: runs of the stage `regimes`, and of the parts in the stage `test`, of which those on
-        other folds are ignored.
+      found: runs of the stage `regimes`, and of the parts in the stage `test`. Folds that some
+        condition lacks are ignored.
     """
+    methods = (settings.CONTRASTIVE.name, settings.MRD)
     by_regime: dict[str, list[execution.Result]] = {}
     for result in found:
-        if result.run["seed"] in settings.REGIME_FOLDS:
+        if result.run["setting"] in methods:
             by_regime.setdefault(result.run["condition"], []).append(result)
+    paired = {
+        condition: _paired(results)
+        for condition, results in by_regime.items()
+        if comparable(results, methods)
+    }
+    folds = set(settings.REGIME_FOLDS).intersection(
+        *({run.run["seed"] for run in runs[settings.MRD]} for runs in paired.values())
+    )
+    if not folds:
+        return "No fold has both methods under every condition."
     rows = [["condition", *(f"{metric.title}: contrastive, difference" for metric in AIMS)]]
     tests: list[float] = []
-    for condition, results in by_regime.items():
-        if not comparable(results, (settings.CONTRASTIVE.name, settings.MRD)):
-            continue
-        by_method = _paired(results)
-        first, second = by_method[settings.MRD], by_method[settings.CONTRASTIVE.name]
+    for condition, runs in paired.items():
+        second, first = (
+            [run for run in runs[name] if run.run["seed"] in folds] for name in methods
+        )
         cells = []
         for metric in AIMS:
             difference = _difference(metric, first, second)
@@ -180,7 +190,7 @@ def regimes(found: Results) -> str:
         rows.append([condition, *cells])
     rows = _with_corrected(rows, tests)
     return (
-        f"{table.format_markdown(rows)}\n\nFolds {', '.join(map(str, settings.REGIME_FOLDS))}; "
+        f"{table.format_markdown(rows)}\n\nFolds: {', '.join(map(str, sorted(folds)))}; "
         "MRD minus contrastive in points. p-values: Holm's correction over the "
         f"{len(tests)} tests of the table."
     )
