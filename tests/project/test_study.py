@@ -469,7 +469,10 @@ def test_regimes_are_compared_on_the_folds_that_every_condition_has(stubbed):
     assert command.main(arguments) == 0
     both = page.read_text().split("study: regimes")[1]
     assert "Folds: 0, 1;" in both and row not in both.splitlines()
-    (page.parent / "output" / "regimes.json").unlink()
+
+
+def test_regimes_without_a_common_fold_are_not_compared(stubbed):
+    arguments, _, failing, page = stubbed
     failing |= {"mrd_batch_256_0", "mrd_batch_32_1"}
     assert command.main(arguments) == 1
     assert "No fold has both methods under every condition." in page.read_text()
