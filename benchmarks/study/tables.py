@@ -190,7 +190,8 @@ def regimes(found: Results) -> str:
         rows.append([condition, *cells])
     rows = _with_corrected(rows, tests)
     return (
-        f"{table.format_markdown(rows)}\n\nFolds: {', '.join(map(str, sorted(folds)))}; "
+        f"{table.format_markdown(rows)}\n\n{'Folds' if len(folds) > 1 else 'Fold'} "
+        f"{', '.join(map(str, sorted(folds)))}; "
         "MRD minus contrastive in points. p-values: Holm's correction over the "
         f"{len(tests)} tests of the table."
     )
