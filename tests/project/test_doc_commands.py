@@ -10,6 +10,7 @@ command block has to be run or listed.
 
 import dataclasses
 import io
+import json
 import os
 import pathlib
 import runpy
@@ -31,8 +32,10 @@ from tiny_encoder import DIM, FIELDS, POINTS, tiny_card, tiny_variables
 import benchmarks.study.__main__ as study
 import mrd_jax.demo.__main__ as demo
 import scripts.tpu_pod.__main__ as tpu_pod
+from benchmarks import transfer
 from data_prep import build, estimate, teachers, verify
 from mrd_jax import encoder
+from mrd_jax.evaluation import held_out_split
 from mrd_jax.tools import (
     classify,
     cluster,
@@ -99,6 +102,7 @@ SLOW = ("mrd_jax.main", "docs/examples/student.py")
 # Program -> its function in this process, and the arguments that reduce its size.
 QUICK = {
     "benchmarks.study": (study.main, ()),
+    "benchmarks.transfer": (transfer.main, ()),
     "data_prep.build": (
         lambda arguments: build.build(build.parse_options(arguments)),
         ("--points", str(POINTS), "--views", "1", "--image_size", "24", "--workers", "0"),
@@ -218,7 +222,7 @@ def catalogue(folder):
 
 
 def furniture(folder):
-    """Builds a data set with classes and a training split, and embeddings of its test split."""
+    """Builds a data set with classes and a training split, and what an evaluation of it saves."""
     lines = ["path,label,split"]
     for number, colour in enumerate(small_shapes.COLOURS):
         box = small_shapes.box((1 + number % 2, 2, 3), small_shapes.rgb(colour))
@@ -229,8 +233,14 @@ def furniture(folder):
     arguments += ["--teacher", folder / "data" / "teachers" / "lit_furniture"]
     call("data_prep.build", [*map(str, arguments)])
     (folder / "built" / "folder").rename(folder / "data" / "furniture")
-    saved = {"test": tiny_index.unit_rows(6), "test_ids": small_shapes.COLOURS[4:]}
+    saved = {}
+    for split, count in (("train", 4), ("test", 6)):
+        held_out = held_out_split.load_held_out(str(folder / "data" / "furniture" / "1.0.0"), split)
+        saved |= {split: tiny_index.unit_rows(count), f"{split}_ids": held_out.ids}
     np.savez(folder / "runs" / "quickstart" / "embeddings.npz", **saved)
+    data = {"directory": "data/furniture/1.0.0", "train_split": "train", "test_split": "test"}
+    config = {"total_steps": 2, "seed": 0, "data": data}
+    (folder / "runs" / "quickstart" / "results.json").write_text(json.dumps({"config": config}))
 
 
 @pytest.fixture
