@@ -37,8 +37,8 @@ class Setting:
 CONTRASTIVE = Setting("contrastive", "control", lambdas(0.0, 0.0))
 # Objective of the configs that the study starts from.
 REFERENCE = Setting("MRD, lambda 1", "control", {})
-# Name of the chosen objective among the methods.
-MRD = "MRD"
+# Names of the chosen objective among the methods, and of contrastive alignment with half the steps.
+MRD, SHORTER = "MRD", "contrastive, half the steps"
 # Names of the ways in which the parts serve the furniture.
 FROM_PARTS, WITH_PARTS = "MRD, from the weights of the parts", "MRD, trained with the parts"
 

@@ -174,7 +174,9 @@ def test_objectives_are_compared_in_runs_of_the_first_length():
     compared = {r.overrides["total_steps"] for r in stages.relations_round(2, [], recipe)}
     tested = stages.test_round(settings.REFERENCE, recipe)
     assert compared == {600}
-    assert {r.overrides["total_steps"] for r in tested if r.data == "parts"} == {1_200}
+    steps = {r.setting: r.overrides["total_steps"] for r in tested if r.data == "parts"}
+    assert steps.pop("contrastive, half the steps") == 600
+    assert set(steps.values()) == {1_200} and len(steps) == 4
 
 
 def test_halving_keeps_the_best_and_combines_the_winners_of_different_families():
@@ -267,9 +269,7 @@ def test_both_ends_are_trained_longer_on_validation():
     runs = stages.length_round(settings.Setting("x", "y", {"loss.divergence": "kl"}), Recipe())
     steps = [(run.setting, run.overrides["total_steps"], run.split) for run in runs]
     assert steps == [
-        (method, count, "validation")
-        for count in (600, 1_200, 1_800)
-        for method in ("contrastive", "MRD")
+        (method, count, "validation") for count in (600, 1_200) for method in ("contrastive", "MRD")
     ]
     assert all(run.overrides["loss.divergence"] == "kl" for run in runs)
 
