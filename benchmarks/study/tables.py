@@ -125,6 +125,8 @@ def transfer(found: Results) -> str:
 def _compare(by_method: Mapping[str, list[execution.Result]], base: str) -> tuple[str, str, int]:
     """Formats every metric of every method, and the differences to one of them.
 
+    MRD is also compared with contrastive alignment with half the steps, where that was run.
+
     Args:
       by_method: runs on the same shapes.
       base: method that the others are compared with.
@@ -132,15 +134,20 @@ def _compare(by_method: Mapping[str, list[execution.Result]], base: str) -> tupl
     Returns:
       Table of metrics, table of differences with corrected p-values, and number of tests.
     """
-    some = by_method[base]
     others = [name for name in by_method if name != base]
-    metrics = [metric for metric in measure.METRICS if metric.present(some[0].values)]
-    rows, differences = [["%", base, *others]], [[f"difference to {base}", *others]]
+    pairs, titles = [(name, base) for name in others], list(others)
+    if settings.SHORTER in by_method:
+        pairs.append((settings.MRD, settings.SHORTER))
+        titles.append(f"{settings.MRD}, difference to {settings.SHORTER}")
+    metrics = [metric for metric in measure.METRICS if metric.present(by_method[base][0].values)]
+    rows, differences = [["%", base, *others]], [[f"difference to {base}", *titles]]
     tests = []
     for metric in metrics:
         intervals = (_interval(metric, by_method[name]) for name in (base, *others))
         rows.append([metric.title, *intervals])
-        found = [_difference(metric, by_method[name], some) for name in others]
+        found = [
+            _difference(metric, by_method[first], by_method[second]) for first, second in pairs
+        ]
         tests += [each.p_value for each in found]
         differences.append([metric.title, *(f"{_signed(each)}, {{}}" for each in found)])
     differences = _with_corrected(differences, tests)

@@ -427,6 +427,21 @@ def test_mrd_is_compared_with_the_baselines(stubbed):
     assert re.search(rf"p = {3 * 2 / 51:.4f}", rows["hand-crafted"][2])
 
 
+def test_mrd_is_compared_with_the_shorter_contrastive_training_too(stubbed):
+    arguments, _, _, page = stubbed
+    assert command.main([*arguments, "--stages", "recipe", "relations", "test"]) == 0
+    of_parts, of_furniture = page.read_text().split("study: furniture")[:2]
+    title = "MRD, difference to contrastive, half the steps"
+    assert title in of_parts and "half the steps" not in of_furniture
+    means, differences = (
+        [cell.strip() for cell in line.split("|")[2:-1]]
+        for line in of_parts.split("study: parts")[1].splitlines()
+        if line.startswith("| top-1 ")
+    )
+    mrd, shorter = (float(means[place].split()[0]) for place in (-1, 1))
+    assert float(differences[-1].split()[0]) == pytest.approx(mrd - shorter, abs=0.11)
+
+
 def test_tables_are_made_of_the_methods_that_all_seeds_have(stubbed):
     arguments, _, failing, page = stubbed
     failing |= {f"mrd_all_shapes_batch_64_{fold}" for fold in range(5)}
