@@ -106,7 +106,7 @@ def remaining(round_: int) -> int:
 def test_round(chosen: Setting, recipe: Recipe) -> list[Run]:
     """Returns the runs of the stage `test`: every method on all folds and all furniture seeds.
 
-    Contrastive alignment, which needs fewer steps, is on the folds with half as many too.
+    On the folds, contrastive alignment is also trained for half as many steps, which suits it more.
     """
     methods = settings.methods(chosen)
     half = dataclasses.replace(recipe, steps=recipe.steps // 2)
