@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from benchmarks.study import choices, execution, settings, stages, tables
+from benchmarks.study import choices, execution, settings, stages, tables, validation_tables
 from benchmarks.study.training_run import Recipe, Run
 from mrd_jax import atomic_io
 from mrd_jax.cli import command
@@ -168,11 +168,11 @@ def run_stages(
     found: dict[str, str] = {}
     tried = chooses("recipe", stages.recipe_round())
     recipe = recipe_of(study, budget_hours=budget_hours)
-    found["recipe"] = tables.recipe(tried, recipe)
+    found["recipe"] = validation_tables.recipe(tried, recipe)
     if last == 0:
         return found
     compared, chosen = choose_objective(chooses, recipe=recipe)
-    found["relations"] = tables.relations(_in_tables(compared), chosen)
+    found["relations"] = validation_tables.relations(_in_tables(compared), chosen)
     if last == 1:
         return found
     planned = stages.test_round(chosen, recipe)
@@ -196,7 +196,7 @@ def run_stages(
         found["transfer"] = tables.transfer([*alone, *moved])
     longer = _in_tables(results("length", stages.length_round(chosen, recipe)))
     if longer:
-        found["length"] = tables.lengths(longer)
+        found["length"] = validation_tables.lengths(longer)
     return found
 
 

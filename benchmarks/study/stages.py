@@ -109,13 +109,10 @@ def test_round(chosen: Setting, recipe: Recipe) -> list[Run]:
     On the folds, contrastive alignment is also trained for half as many steps, which suits it more.
     """
     methods = settings.methods(chosen)
-    half = dataclasses.replace(recipe, steps=recipe.steps // 2)
-    compared = [(method, recipe) for method in methods]
-    compared.insert(1, (dataclasses.replace(methods[0], name=settings.SHORTER), half))
     runs = [
         run
         for fold in range(derived.FOLDS)
-        for method, its_recipe in compared
+        for method, its_recipe in _with_shorter(methods, recipe)
         for run in _fold_runs(
             "test", method, recipe=its_recipe, fold=fold, condition=TEST_CONDITION
         )
@@ -195,6 +192,19 @@ def _furniture_run(stage: str, method: Setting, *, seed: int) -> Run:
     )
 
 
+def _with_shorter(methods: Sequence[Setting], recipe: Recipe) -> list[tuple[Setting, Recipe]]:
+    """Returns methods and their recipes, with the first one repeated for half as many steps.
+
+    Args:
+      methods: contrastive alignment, then others.
+      recipe: recipe of all of them.
+    """
+    half = dataclasses.replace(recipe, steps=recipe.steps // 2)
+    shorter = dataclasses.replace(methods[0], name=settings.SHORTER)
+    first, *others = ((method, recipe) for method in methods)
+    return [first, (shorter, half), *others]
+
+
 def regimes_round(chosen: Setting, recipe: Recipe) -> list[Run]:
     """Returns the runs of the stage `regimes`: contrastive and MRD under every condition."""
     return [
@@ -202,11 +212,11 @@ def regimes_round(chosen: Setting, recipe: Recipe) -> list[Run]:
         # The outer loop is over folds, so that an interrupted study has all conditions of one.
         for fold in settings.REGIME_FOLDS
         for condition, regime in settings.REGIMES.items()
-        for method in settings.ends(chosen)
+        for method, its_recipe in _with_shorter(settings.ends(chosen), recipe)
         for run in _fold_runs(
             "regimes",
             method,
-            recipe=recipe,
+            recipe=its_recipe,
             fold=fold,
             condition=condition,
             derivation=regime.derivation,

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of the study, from its stored results alone."""
+"""Tables of the study on held-out shapes, with intervals and p-values, from stored results."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from benchmarks.study import execution, measure, settings
-from benchmarks.study.training_run import Recipe
 from mrd_jax.evaluation import table
 from mrd_jax.evaluation.metrics import bootstrap, statistics
 
@@ -16,76 +15,6 @@ Results = Sequence[execution.Result]
 DRAWS = 20_000
 _TEACHER = "teacher"
 AIMS = (measure.TOP1, measure.MAP, measure.RETRIEVAL)
-
-
-def recipe(found: Results, chosen: Recipe) -> str:
-    """Formats the criterion of every option of the recipe, on validation.
-
-    Args:
-      found: runs of the stage `recipe`.
-      chosen: recipe that follows from them.
-    """
-    rows = [["option", settings.CONTRASTIVE.name, settings.REFERENCE.name]]
-    by_option: dict[str, dict[str, float]] = {}
-    for result in found:
-        option = by_option.setdefault(result.run["setting"], {})
-        option[result.run["condition"]] = result.criterion
-    for name, criteria in by_option.items():
-        rows.append([name, *(_percent(criteria.get(objective)) for objective in rows[0][1:])])
-    fields = ", ".join(f"`{key}` = {value}" for key, value in chosen.overrides.items())
-    return (
-        f"{table.format_markdown(rows)}\n\nCriterion in %, one seed. The study goes on with "
-        f"{chosen.steps:,} steps and {fields or 'the recipe as it is'}."
-    )
-
-
-def relations(found: Results, chosen: settings.Setting) -> str:
-    """Formats the rounds of successive halving, on validation.
-
-    Args:
-      found: runs of the stage `relations`, in the order of the rounds.
-      chosen: objective that follows from them.
-    """
-    rounds = list(dict.fromkeys(result.run["condition"] for result in found))
-    by_setting: dict[str, dict[str, list[execution.Result]]] = {}
-    for result in found:
-        runs = by_setting.setdefault(result.run["setting"], {})
-        runs.setdefault(result.run["condition"], []).append(result)
-    rows, notes = [["setting", *rounds, *(metric.title for metric in AIMS)]], list[str]()
-    for name, by_round in by_setting.items():
-        cells = [
-            _percent(_mean([each.criterion for each in by_round.get(round_, [])]))
-            for round_ in rounds
-        ]
-        # A setting's last round has the most steps.
-        last = list(by_round.values())[-1]
-        aims = [_percent(_mean([m.mean(r.values, r.layout) for r in last])) for m in AIMS]
-        names = name.split(" + ")
-        if len(names) > 2:
-            name = f"combination of {len(names)} settings"
-            notes.append(f" The {name}: {'; '.join(names)}.")
-        rows.append([name, *cells, *aims])
-    fields = ", ".join(f"`{key}` = {value}" for key, value in chosen.overrides.items())
-    return (
-        f"{table.format_markdown(rows)}\n\nCriterion in % per round, and its parts in the last "
-        f"round of a setting. Chosen: {chosen.name} ({fields or 'no field changed'})."
-        + "".join(notes)
-    )
-
-
-def lengths(found: Results) -> str:
-    """Formats the criterion and its parts after trainings of different length, on validation.
-
-    Args:
-      found: runs of the stage `length`.
-    """
-    titles = ["criterion", *(metric.title for metric in AIMS)]
-    rows = [["training", "method", *titles]]
-    for result in found:
-        parts = [metric.mean(result.values, result.layout) for metric in AIMS]
-        cells = [_percent(value) for value in (result.criterion, *parts)]
-        rows.append([result.run["condition"], result.run["setting"], *cells])
-    return f"{table.format_markdown(rows)}\n\nIn %, one seed."
 
 
 def methods(found: Results, baselines: Mapping[str, Any]) -> str:
@@ -161,47 +90,72 @@ def comparable(found: Results, names: Sequence[str]) -> bool:
 
 
 def regimes(found: Results) -> str:
-    """Formats MRD against contrastive alignment in every regime.
+    """Formats MRD against contrastive alignment, of both lengths, in every regime.
 
     Args:
       found: runs of the stage `regimes`, and of the parts in the stage `test`. Folds that some
         condition lacks are ignored.
     """
-    methods = (settings.CONTRASTIVE.name, settings.MRD)
+    bases = (settings.CONTRASTIVE.name, settings.SHORTER)
+    paired, folds = _regimes_on_common_folds(found, (*bases, settings.MRD))
+    if not folds:
+        return "No fold has all methods under every condition."
+    tables, tests = [], list[float]()
+    for metric in AIMS:
+        rows = [[metric.title, *bases, settings.MRD, *(f"MRD minus {base}" for base in bases)]]
+        for condition, by_method in paired.items():
+            means = [
+                mean([metric.mean(run.values, run.layout) for run in runs])
+                for runs in by_method.values()
+            ]
+            differences = [
+                _difference(metric, by_method[settings.MRD], by_method[base]) for base in bases
+            ]
+            tests += [each.p_value for each in differences]
+            cells = (f"{_signed(each)}, {{}}" for each in differences)
+            rows.append([condition, *map(percent, means), *cells])
+        tables.append(rows)
+    corrected = iter(bootstrap.holm(tests))
+    formatted = [table.format_markdown(_with_p_values(rows, corrected)) for rows in tables]
+    title = "Folds" if len(folds) > 1 else "Fold"
+    return "\n\n".join(
+        [
+            *formatted,
+            f"{title} {', '.join(map(str, folds))}, in %. p-values: Holm's correction over the "
+            f"{len(tests)} tests of these tables.",
+        ]
+    )
+
+
+def _regimes_on_common_folds(
+    found: Results, names: Sequence[str]
+) -> tuple[dict[str, dict[str, list[execution.Result]]], list[int]]:
+    """Selects the runs of the folds on which every condition has every method.
+
+    Args:
+      found: runs.
+      names: methods.
+
+    Returns:
+      Runs by condition and by method in the order of `names`, and the folds.
+    """
     by_regime: dict[str, list[execution.Result]] = {}
     for result in found:
-        if result.run["setting"] in methods:
+        if result.run["setting"] in names:
             by_regime.setdefault(result.run["condition"], []).append(result)
     paired = {
         condition: _paired(results)
         for condition, results in by_regime.items()
-        if comparable(results, methods)
+        if comparable(results, names)
     }
     folds = set(settings.REGIME_FOLDS).intersection(
-        *({run.run["seed"] for run in runs[settings.MRD]} for runs in paired.values())
+        *({run.run["seed"] for run in runs[names[0]]} for runs in paired.values())
     )
-    if not folds:
-        return "No fold has both methods under every condition."
-    rows = [["condition", *(f"{metric.title}: contrastive, difference" for metric in AIMS)]]
-    tests: list[float] = []
-    for condition, runs in paired.items():
-        second, first = (
-            [run for run in runs[name] if run.run["seed"] in folds] for name in methods
-        )
-        cells = []
-        for metric in AIMS:
-            difference = _difference(metric, first, second)
-            tests.append(difference.p_value)
-            mean = _mean([metric.mean(result.values, result.layout) for result in second])
-            cells.append(f"{_percent(mean)}, {_signed(difference)}, {{}}")
-        rows.append([condition, *cells])
-    rows = _with_corrected(rows, tests)
-    return (
-        f"{table.format_markdown(rows)}\n\n{'Folds' if len(folds) > 1 else 'Fold'} "
-        f"{', '.join(map(str, sorted(folds)))}; "
-        "MRD minus contrastive in points. p-values: Holm's correction over the "
-        f"{len(tests)} tests of the table."
-    )
+    chosen = {
+        condition: {name: [run for run in runs[name] if run.run["seed"] in folds] for name in names}
+        for condition, runs in paired.items()
+    }
+    return chosen, sorted(folds)
 
 
 def _paired(found: Results) -> dict[str, list[execution.Result]]:
@@ -262,8 +216,8 @@ def _baselines(runs: Results, baselines: Mapping[str, Any]) -> str:
         splits = [baselines[execution.split_name(run.run)] for run in chosen]
         metrics = [split["metrics"][name] for split in splits]
         maps = [each.get("points_to_points/map") for each in metrics]
-        cells = [_percent(_mean([each["top1"] for each in metrics]))]
-        cells.append(_percent(None if None in maps else _mean(maps)))
+        cells = [percent(mean([each["top1"] for each in metrics]))]
+        cells.append(percent(None if None in maps else mean(maps)))
         values = [split["baselines"].get(name, {}) for split in splits]
         for metric in (measure.TOP1, measure.MAP):
             if not all(metric.present(each) for each in values):
@@ -294,7 +248,7 @@ def _on_first_fold(by_method: Mapping[str, Results]) -> list[str]:
         return []
     differences = []
     for metric in AIMS:
-        first, second = (_mean([metric.mean(r.values, r.layout) for r in runs]) for runs in chosen)
+        first, second = (mean([metric.mean(r.values, r.layout) for r in runs]) for runs in chosen)
         differences.append(f"{metric.title} {100 * (first - second):+.1f}")
     return [f"MRD minus contrastive on fold 0 alone: {'; '.join(differences)}."]
 
@@ -306,7 +260,11 @@ def _is_first_fold(result: execution.Result) -> bool:
 
 def _with_corrected(rows: list[list[str]], p_values: Sequence[float]) -> list[list[str]]:
     """Returns rows whose places `{}` have the p-values after Holm's correction, in order."""
-    corrected = iter(bootstrap.holm(p_values) if p_values else ())
+    return _with_p_values(rows, iter(bootstrap.holm(p_values) if p_values else ()))
+
+
+def _with_p_values(rows: list[list[str]], corrected: Iterator[float]) -> list[list[str]]:
+    """Returns rows whose places `{}` have the next p-values."""
     return [
         [cell.format(_p(next(corrected))) if "{}" in cell else cell for cell in row] for row in rows
     ]
@@ -316,11 +274,13 @@ def _runs(by_method: Mapping[str, Results]) -> str:
     return f"Runs of each method: {len(next(iter(by_method.values())))}."
 
 
-def _mean(values: Sequence[float]) -> float | None:
+def mean(values: Sequence[float]) -> float | None:
+    """Returns the mean of some values; None of no values."""
     return float(np.mean(values)) if len(values) else None
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """Formats a fraction in percent; "" for None."""
     return "" if value is None else table.percent(value)
 
 

@@ -246,8 +246,12 @@ def test_a_branched_setting_trains_a_trunk_and_two_branches_before_their_average
 
 def test_every_regime_sees_the_same_number_of_samples():
     runs = stages.regimes_round(settings.REFERENCE, Recipe())
-    samples = {r.overrides["total_steps"] * r.overrides.get("batch_size", 64) for r in runs}
-    assert samples == {600 * 64}
+    samples: dict[str, set[int]] = {}
+    for r in runs:
+        seen = r.overrides["total_steps"] * r.overrides.get("batch_size", 64)
+        samples.setdefault(r.setting, set()).add(seen)
+    half = "contrastive, half the steps"
+    assert samples == {"contrastive": {600 * 64}, half: {300 * 64}, "MRD": {600 * 64}}
 
 
 def test_runs_on_furniture_start_from_the_parts_or_are_trained_with_them():
@@ -468,8 +472,11 @@ def test_regimes_are_compared_on_the_same_folds(stubbed):
         for name, line in stored.items()
         if name in ("contrastive_all_shapes_batch_64_0", "contrastive_all_shapes_batch_64_1")
     ]
-    assert row.split("|")[2].split(",")[0].strip() == f"{100 * np.mean(top1):.1f}"
-    assert "Folds 0, 1;" in page.read_text()
+    contrastive, _, mrd, *_ = (cell.strip() for cell in row.split("|")[2:])
+    assert contrastive == f"{100 * np.mean(top1):.1f}"
+    difference = float(row.split("|")[5].split("[")[0])
+    assert difference == pytest.approx(float(mrd) - float(contrastive), abs=0.11)
+    assert "Folds 0, 1, in %." in page.read_text()
 
 
 def test_regimes_are_compared_on_the_folds_that_every_condition_has(stubbed):
@@ -477,20 +484,20 @@ def test_regimes_are_compared_on_the_folds_that_every_condition_has(stubbed):
     failing |= {"mrd_batch_256_1"}
     assert command.main(arguments) == 1
     text = page.read_text().split("study: regimes")[1]
-    assert "\nFold 0;" in text and "| batch 256 |" in text
+    assert "\nFold 0, in %." in text and "| batch 256 |" in text
     # The other conditions are not compared on a fold that this one lacks.
     row = next(line for line in text.splitlines() if line.startswith("| batch 32"))
     failing.clear()
     assert command.main(arguments) == 0
     both = page.read_text().split("study: regimes")[1]
-    assert "Folds 0, 1;" in both and row not in both.splitlines()
+    assert "Folds 0, 1, in %." in both and row not in both.splitlines()
 
 
 def test_regimes_without_a_common_fold_are_not_compared(stubbed):
     arguments, _, failing, page = stubbed
     failing |= {"mrd_batch_256_0", "mrd_batch_32_1"}
     assert command.main(arguments) == 1
-    assert "No fold has both methods under every condition." in page.read_text()
+    assert "No fold has all methods under every condition." in page.read_text()
 
 
 def test_a_run_waits_for_those_that_it_needs_and_is_not_run_without_them(stubbed, tmp_path):
