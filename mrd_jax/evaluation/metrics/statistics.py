@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from mrd_jax.evaluation.metrics import bootstrap
 
@@ -65,7 +65,7 @@ def mcnemar(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> Compar
     a, b = np.concatenate(first), np.concatenate(second)
     only_first, only_second = int(np.sum(a & ~b)), int(np.sum(b & ~a))
     disagreements = only_first + only_second
-    p_value = stats.binomtest(only_first, disagreements).pvalue if disagreements else 1.0
+    p_value = scipy.stats.binomtest(only_first, disagreements).pvalue if disagreements else 1.0
     return Comparison(len(a), only_first, only_second, float(p_value))
 
 
@@ -128,5 +128,5 @@ def wilson_interval(successes: int, *, count: int, confidence: float = 0.95) -> 
         raise ValueError(
             f"{successes} successes of {count}: expected 0 <= successes <= count and count >= 1"
         )
-    interval = stats.binomtest(successes, count).proportion_ci(confidence, method="wilson")
+    interval = scipy.stats.binomtest(successes, count).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
