@@ -15,7 +15,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from benchmarks.study import choices, execution, settings, stages, tables, validation_tables
+from benchmarks.study import (
+    choices,
+    comparisons,
+    execution,
+    settings,
+    stages,
+    tables,
+    validation_tables,
+)
 from benchmarks.study.training_run import Recipe, Run
 from mrd_jax import atomic_io
 from mrd_jax.cli import command
@@ -187,12 +195,12 @@ def run_stages(
     }
     names = [method.name for method in settings.methods(chosen)]
     for name, of_data in by_data.items():
-        if tables.comparable(of_data, names):
+        if comparisons.comparable(of_data, names):
             found[name] = tables.methods(of_data, baselines)
     if conditions:
         found["regimes"] = tables.regimes([*by_data["parts"], *conditions])
     alone = [each for each in by_data["furniture"] if each.run["setting"] == settings.MRD]
-    if moved and tables.comparable([*alone, *moved], [settings.MRD]):
+    if moved and comparisons.comparable([*alone, *moved], [settings.MRD]):
         found["transfer"] = tables.transfer([*alone, *moved])
     longer = _in_tables(results("length", stages.length_round(chosen, recipe)))
     if longer:

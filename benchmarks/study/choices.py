@@ -26,7 +26,7 @@ def choose_recipe(criteria: Mapping[str, float], *, budget_hours: float) -> Reci
     ]
     base = criteria[stages.length_name(lengths[0])]
     options += [
-        (criteria[stages.length_name(n)] - base, settings.Option(lengthens=n / lengths[0]))
+        (criteria[stages.length_name(n)] - base, settings.Option(step_factor=n / lengths[0]))
         for n in lengths[1:]
     ]
     # The largest gain first; of equal ones, the first in the list.
@@ -36,9 +36,9 @@ def choose_recipe(criteria: Mapping[str, float], *, budget_hours: float) -> Reci
         compared = recipe.compared_steps
         extended = Recipe(
             {**recipe.overrides, **option.overrides},
-            steps=round(recipe.steps * option.lengthens),
+            steps=round(recipe.steps * option.step_factor),
             # Objectives are compared in runs of the first length.
-            compared_steps=round(compared * option.lengthens) if option.overrides else compared,
+            compared_steps=round(compared * option.step_factor) if option.overrides else compared,
             cost=recipe.cost * option.cost,
         )
         if gain > 0 and later_hours(extended) <= budget_hours:

@@ -107,16 +107,19 @@ class Metric:
 
     Attributes:
       title: heading.
-      kinds: kinds of queries, each of which has the same weight; a kind that is named twice has
-        twice the weight.
-      value: function of the stored values, elementwise.
+      terms: kinds of queries and functions of their stored values, elementwise. Each has the same
+        weight; one that is named twice has twice the weight.
       per_class: average over the classes of the shapes instead of over queries.
     """
 
     title: str
-    kinds: tuple[str, ...]
-    value: Callable[[np.ndarray], np.ndarray]
+    terms: tuple[tuple[str, Callable[[np.ndarray], np.ndarray]], ...]
     per_class: bool = False
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kind of queries of each term."""
+        return tuple(kind for kind, _ in self.terms)
 
     def present(self, values: Mapping[str, Any]) -> bool:
         """Returns whether a run has the values of all kinds."""
@@ -136,7 +139,7 @@ class Metric:
           metric per class, else the position of the query's kind.
         """
         shapes = [np.asarray(layout.queries[kind]) for kind in self.kinds]
-        numbers = [self.value(np.asarray(values[kind])) for kind in self.kinds]
+        numbers = [function(np.asarray(values[kind])) for kind, function in self.terms]
         classes = (
             np.asarray(layout.labels)[np.concatenate(shapes)]
             if self.per_class
@@ -178,22 +181,29 @@ def _scaled(values: np.ndarray) -> np.ndarray:
     return values / SCALE
 
 
-TOP1 = Metric("top-1", ("top1",), recall(1))
-MAP = Metric("mAP, shape to its class", ("map",), _scaled)
-RETRIEVAL = Metric("retrieval R@5, mean of directions", tuple(DIRECTIONS), recall(5))
+TOP1 = Metric("top-1", (("top1", recall(1)),))
+MEAN_PER_CLASS = Metric("mean per class", TOP1.terms, per_class=True)
+MAP = Metric("mAP, shape to its class", (("map", _scaled),))
+RETRIEVAL = Metric(
+    "retrieval R@5, mean of directions", tuple((direction, recall(5)) for direction in DIRECTIONS)
+)
+# Classes by name, neighbourhoods of classes, and single instances.
+AIMS = (TOP1, MAP, RETRIEVAL)
+CRITERION = Metric("criterion", (*4 * TOP1.terms, *4 * MAP.terms, *RETRIEVAL.terms))
 METRICS = (
+    CRITERION,
     TOP1,
-    Metric("mean per class", ("top1",), recall(1), per_class=True),
+    MEAN_PER_CLASS,
     MAP,
     *(
-        Metric(f"{title} R@{k}", (direction,), recall(k))
+        Metric(f"{title} R@{k}", ((direction, recall(k)),))
         for direction, title in DIRECTIONS.items()
         for k in (1, 5)
     ),
     RETRIEVAL,
-    Metric("linear probe top-1", ("probe",), lambda correct: correct),
+    Metric("linear probe top-1", (("probe", lambda correct: correct),)),
     *(
-        Metric(f"{shots}-shot top-1", (f"few_shot/{shots}",), lambda draws: draws / DRAWS)
+        Metric(f"{shots}-shot top-1", ((f"few_shot/{shots}", lambda draws: draws / DRAWS),))
         for shots in SHOTS
     ),
 )
@@ -202,11 +212,10 @@ METRICS = (
 def criterion(values: Mapping[str, Sequence[int]], layout: Layout) -> float:
     """Returns the number that settings are ranked by: the mean of top-1, mAP and mean recall.
 
-    Each of the three states one aim: classes by name, neighbourhoods of classes, and single
-    instances. A setting that trades one for another by the same number of points gains nothing.
+    A setting that gains in one of the three what it loses in another gains nothing.
 
     Args:
       values: stored values by kind.
       layout: shapes that the queries belong to.
     """
-    return float(np.mean([metric.mean(values, layout) for metric in (TOP1, MAP, RETRIEVAL)]))
+    return CRITERION.mean(values, layout)

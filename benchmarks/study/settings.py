@@ -7,6 +7,8 @@ from typing import Any
 
 from benchmarks.study import derived
 
+# Batch size of all runs but those of two regimes.
+BATCH_SIZE = 64
 LAMBDAS = ("loss.lambda_intra", "loss.lambda_image", "loss.lambda_text")
 
 
@@ -39,7 +41,9 @@ CONTRASTIVE = Setting("contrastive", "control", lambdas(0.0, 0.0))
 REFERENCE = Setting("MRD, lambda 1", "control", {})
 # Names of the chosen objective among the methods, and of contrastive alignment with half the steps.
 MRD, SHORTER = "MRD", "contrastive, half the steps"
-# Names of the ways in which the parts serve the furniture.
+# Names of contrastive alignment with one of the terms of MRD.
+WITH_INTRA, WITH_CROSS = "contrastive + intra", "contrastive + cross"
+# Names of the runs on the furniture that use the parts.
 FROM_PARTS, WITH_PARTS = "MRD, from the weights of the parts", "MRD, trained with the parts"
 
 
@@ -50,13 +54,13 @@ class Option:
     Attributes:
       overrides: values of config fields by dotted name.
       cost: cost of a step against the config that the study starts from.
-      lengthens: factor of the steps. An option that makes steps cheaper takes more of them, and one
-        that makes them dearer fewer, where it is compared at equal cost.
+      step_factor: factor of the number of steps: more than 1 for an option with cheaper steps, less
+        for one with more expensive steps, where options are compared at equal cost.
     """
 
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     cost: float = 1.0
-    lengthens: float = 1.0
+    step_factor: float = 1.0
 
 
 # Costs were measured with the CPU backend on one core. Options that change the same field exclude
@@ -73,7 +77,7 @@ RECIPE: dict[str, Option] = {
     # Records of 4,096 points have two windows of this size.
     "2,048 points": Option({"model.points": 2_048, "eval_windows": 2}, 1.3),
 }
-# Steps at which the options are compared, but for `lengthens`, and lengths of a run.
+# Steps at which the options are compared, except for `step_factor`, and lengths of a run.
 RECIPE_STEPS = 300
 LENGTHS = (600, 1_200)
 
@@ -151,13 +155,13 @@ def methods(chosen: Setting) -> list[Setting]:
     no_term = _without(one_term, _OF_A_TERM)
     return [
         Setting(CONTRASTIVE.name, "method", {**no_term, **off}),
-        Setting("contrastive + intra", "method", {**one_term, **cross_off}, chosen.branched),
-        Setting("contrastive + cross", "method", {**fields, LAMBDAS[0]: 0.0}, chosen.branched),
+        Setting(WITH_INTRA, "method", {**one_term, **cross_off}, chosen.branched),
+        Setting(WITH_CROSS, "method", {**fields, LAMBDAS[0]: 0.0}, chosen.branched),
         Setting(MRD, "method", fields, chosen.branched),
     ]
 
 
-def ends(chosen: Setting) -> list[Setting]:
+def compared(chosen: Setting) -> list[Setting]:
     """Returns contrastive alignment and MRD with the chosen objective, among `methods`."""
     first, *_, last = methods(chosen)
     return [first, last]
@@ -173,14 +177,14 @@ class Regime:
 
     Attributes:
       derivation: data set, but for the fold.
-      batch_size: batch size; runs of all regimes see the same number of samples.
+      batch_size: batch size; each method sees the same number of samples with every batch size.
     """
 
     derivation: derived.Derivation = derived.Derivation()
-    batch_size: int = 64
+    batch_size: int = BATCH_SIZE
 
 
-# Folds of the parts that regimes are compared on. "all shapes, batch 64" is that of the test stage.
+# Folds of the parts that regimes are compared on; the reference is the test stage.
 REGIME_FOLDS = (0, 1)
 REGIMES: dict[str, Regime] = {
     "10% of the shapes": Regime(derived.Derivation(fraction=0.1)),

@@ -16,13 +16,14 @@ from benchmarks.study.training_run import Recipe, Run, run_name
 
 PARTS_CONFIG = "benchmarks/study/configs/parts.py"
 FURNITURE_CONFIG = "benchmarks/study/configs/furniture.py"
-# Furniture is trained without patch dropout, which doubles the cost of a step.
+# On the furniture there is no patch dropout, so that a step costs twice as much.
 FURNITURE_STEPS, FURNITURE_SEEDS, FURNITURE_COST = 300, 5, 2.0
 # Factors of the recipe's steps in the stage `length`.
 LENGTH_FACTORS = (1, 2)
 # On furniture and parts together, as many passes over the furniture.
 JOINT_STEPS = 1_070
-TEST_CONDITION, FURNITURE_CONDITION = "all shapes, batch 64", "furniture"
+TEST_CONDITION = f"all shapes, batch {settings.BATCH_SIZE}"
+FURNITURE_CONDITION = "furniture"
 # Fraction of the steps, and seeds, of each round of successive halving.
 ROUNDS: tuple[tuple[float, tuple[int, ...]], ...] = ((0.25, (0,)), (0.5, (0,)), (1.0, (0, 1)))
 
@@ -54,17 +55,17 @@ def _expand(run: Run, objective: Setting) -> list[Run]:
 
 
 def recipe_round() -> list[Run]:
-    """Returns the runs of the stage `recipe`: every option, and every length, for both ends."""
+    """Returns the runs of the stage `recipe`: every option and length, with both objectives."""
     runs = []
     for objective in (CONTRASTIVE, REFERENCE):
         common = {"objective": objective, "condition": objective.name}
         for name, option in settings.RECIPE.items():
-            steps = round(settings.RECIPE_STEPS * option.lengthens)
+            steps = round(settings.RECIPE_STEPS * option.step_factor)
             recipe = Recipe(option.overrides, steps=steps, cost=option.cost)
-            runs += _choice_runs("recipe", name, recipe=recipe, **common)
+            runs += _validation_runs("recipe", name, recipe=recipe, **common)
         for steps in settings.LENGTHS:
             recipe = Recipe(steps=steps)
-            runs += _choice_runs("recipe", length_name(steps), recipe=recipe, **common)
+            runs += _validation_runs("recipe", length_name(steps), recipe=recipe, **common)
     return runs
 
 
@@ -87,7 +88,7 @@ def relations_round(round_: int, chosen: Sequence[Setting], recipe: Recipe) -> l
         run
         for setting in (CONTRASTIVE, REFERENCE, *chosen)
         for seed in seeds
-        for run in _choice_runs(
+        for run in _validation_runs(
             "relations",
             setting.name,
             objective=setting,
@@ -154,7 +155,7 @@ def transfer_round(chosen: Setting, recipe: Recipe) -> list[Run]:
 
 
 def length_round(chosen: Setting, recipe: Recipe) -> list[Run]:
-    """Returns the runs of the stage `length`: both ends, trained longer, on validation.
+    """Returns the runs of the stage `length`: both methods with several lengths, on validation.
 
     Args:
       chosen: chosen objective.
@@ -164,8 +165,8 @@ def length_round(chosen: Setting, recipe: Recipe) -> list[Run]:
         run
         for factor in LENGTH_FACTORS
         for longer in [dataclasses.replace(recipe, steps=factor * recipe.steps)]
-        for method in settings.ends(chosen)
-        for run in _choice_runs(
+        for method in settings.compared(chosen)
+        for run in _validation_runs(
             "length",
             method.name,
             objective=method,
@@ -206,13 +207,13 @@ def _with_shorter(methods: Sequence[Setting], recipe: Recipe) -> list[tuple[Sett
 
 
 def regimes_round(chosen: Setting, recipe: Recipe) -> list[Run]:
-    """Returns the runs of the stage `regimes`: contrastive and MRD under every condition."""
+    """Returns the runs of the stage `regimes`: both lengths of contrastive, and MRD."""
     return [
         run
         # The outer loop is over folds, so that an interrupted study has all conditions of one.
         for fold in settings.REGIME_FOLDS
         for condition, regime in settings.REGIMES.items()
-        for method, its_recipe in _with_shorter(settings.ends(chosen), recipe)
+        for method, its_recipe in _with_shorter(settings.compared(chosen), recipe)
         for run in _fold_runs(
             "regimes",
             method,
@@ -225,7 +226,7 @@ def regimes_round(chosen: Setting, recipe: Recipe) -> list[Run]:
     ]
 
 
-def _choice_runs(
+def _validation_runs(
     stage: str,
     name: str,
     *,
@@ -259,11 +260,11 @@ def _fold_runs(
     fold: int,
     condition: str,
     derivation: derived.Derivation | None = None,
-    batch_size: int = 64,
+    batch_size: int = settings.BATCH_SIZE,
 ) -> list[Run]:
     """Returns the runs of a method on a fold of the parts, whose seed is the fold."""
     fields = {**recipe.overrides, **method.overrides}
-    if batch_size != 64:
+    if batch_size != settings.BATCH_SIZE:
         fields["batch_size"] = batch_size
     run = Run(
         stage=stage,
@@ -271,7 +272,11 @@ def _fold_runs(
         condition=condition,
         seed=fold,
         config=PARTS_CONFIG,
-        overrides={**fields, "seed": fold, "total_steps": recipe.steps * 64 // batch_size},
+        overrides={
+            **fields,
+            "seed": fold,
+            "total_steps": recipe.steps * settings.BATCH_SIZE // batch_size,
+        },
         data="parts",
         derivation=dataclasses.replace(derivation or derived.Derivation(), fold=fold, seed=fold),
         split="test",

@@ -1,30 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables of the study on held-out shapes, with intervals and p-values, from stored results."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from benchmarks.study import execution, measure, settings
+from benchmarks.study import comparisons, execution, measure, settings
 from mrd_jax.evaluation import table
-from mrd_jax.evaluation.metrics import bootstrap, statistics
+from mrd_jax.evaluation.metrics import statistics
 
-Results = Sequence[execution.Result]
-# With 10,000, no p-value that is corrected for 60 tests could be below 0.01.
-DRAWS = 20_000
 _TEACHER = "teacher"
-AIMS = (measure.TOP1, measure.MAP, measure.RETRIEVAL)
+_MAIN = (measure.TOP1, measure.MEAN_PER_CLASS, measure.MAP, measure.RETRIEVAL)
 
 
-def methods(found: Results, baselines: Mapping[str, Any]) -> str:
+def methods(found: comparisons.Results, baselines: Mapping[str, Any]) -> str:
     """Formats every metric of every method on one data set, and all differences.
 
     Args:
       found: runs of one data set in the stage `test`, with every method on the same shapes.
       baselines: baselines by name of the split, see `execution.Study.baselines`.
     """
-    by_method = _paired(found)
+    by_method = comparisons.paired(found)
     means, differences, count = _compare(by_method, settings.CONTRASTIVE.name)
     return "\n\n".join(
         [
@@ -32,18 +29,19 @@ def methods(found: Results, baselines: Mapping[str, Any]) -> str:
             differences,
             f"{_runs(by_method)} p-values: Holm's correction over the {count} tests of the table. "
             + " ".join([_mcnemar(by_method), *_on_first_fold(by_method)]),
+            _ablation(by_method),
             _baselines(by_method[settings.MRD], baselines),
         ]
     )
 
 
-def transfer(found: Results) -> str:
+def transfer(found: comparisons.Results) -> str:
     """Formats what the parts add to MRD on the furniture.
 
     Args:
       found: runs of the stage `transfer`, and those of MRD on the furniture of the stage `test`.
     """
-    by_method = _paired(found)
+    by_method = comparisons.paired(found)
     means, differences, count = _compare(by_method, settings.MRD)
     return (
         f"{means}\n\n{differences}\n\n{_runs(by_method)} p-values: Holm's correction over the "
@@ -69,27 +67,40 @@ def _compare(by_method: Mapping[str, list[execution.Result]], base: str) -> tupl
         pairs.append((settings.MRD, settings.SHORTER))
         titles.append(f"{settings.MRD}, difference to {settings.SHORTER}")
     metrics = [metric for metric in measure.METRICS if metric.present(by_method[base][0].values)]
-    rows, differences = [["%", base, *others]], [[f"difference to {base}", *titles]]
+    rows, differences = [["%", "queries", base, *others]], [[f"difference to {base}", *titles]]
     tests = []
     for metric in metrics:
-        intervals = (_interval(metric, by_method[name]) for name in (base, *others))
-        rows.append([metric.title, *intervals])
+        count = comparisons.query_count(metric, by_method[base])
+        intervals = (comparisons.interval(metric, by_method[name]) for name in (base, *others))
+        rows.append([metric.title, f"{count:,}", *intervals])
         found = [
-            _difference(metric, by_method[first], by_method[second]) for first, second in pairs
+            comparisons.difference(metric, by_method[first], by_method[second])
+            for first, second in pairs
         ]
         tests += [each.p_value for each in found]
-        differences.append([metric.title, *(f"{_signed(each)}, {{}}" for each in found)])
-    differences = _with_corrected(differences, tests)
+        differences.append([metric.title, *map(comparisons.signed, found)])
+    differences = comparisons.fill(differences, comparisons.corrected(tests))
     return table.format_markdown(rows), table.format_markdown(differences), len(tests)
 
 
-def comparable(found: Results, names: Sequence[str]) -> bool:
-    """Returns whether some seed has a run of each of these methods."""
-    by_method = _paired(found)
-    return set(names) <= by_method.keys() and all(by_method.values())
+def _ablation(by_method: Mapping[str, list[execution.Result]]) -> str:
+    """Formats MRD against contrastive alignment with one of its terms."""
+    whole, others = settings.MRD, (settings.WITH_INTRA, settings.WITH_CROSS)
+    rows, tests = [["difference", *(f"{whole} minus {name}" for name in others)]], list[float]()
+    for metric in _MAIN:
+        found = [
+            comparisons.difference(metric, by_method[whole], by_method[name]) for name in others
+        ]
+        tests += [each.p_value for each in found]
+        rows.append([metric.title, *map(comparisons.signed, found)])
+    rows = comparisons.fill(rows, comparisons.corrected(tests))
+    return (
+        f"{table.format_markdown(rows)}\n\np-values: Holm's correction over the {len(tests)} tests "
+        "of this table."
+    )
 
 
-def regimes(found: Results) -> str:
+def regimes(found: comparisons.Results) -> str:
     """Formats MRD against contrastive alignment, of both lengths, in every regime.
 
     Args:
@@ -101,22 +112,21 @@ def regimes(found: Results) -> str:
     if not folds:
         return "No fold has all methods under every condition."
     tables, tests = [], list[float]()
-    for metric in AIMS:
+    for metric in measure.AIMS:
         rows = [[metric.title, *bases, settings.MRD, *(f"MRD minus {base}" for base in bases)]]
         for condition, by_method in paired.items():
             means = [
-                mean([metric.mean(run.values, run.layout) for run in runs])
-                for runs in by_method.values()
+                comparisons.percent(comparisons.mean(metric, runs)) for runs in by_method.values()
             ]
             differences = [
-                _difference(metric, by_method[settings.MRD], by_method[base]) for base in bases
+                comparisons.difference(metric, by_method[settings.MRD], by_method[base])
+                for base in bases
             ]
             tests += [each.p_value for each in differences]
-            cells = (f"{_signed(each)}, {{}}" for each in differences)
-            rows.append([condition, *map(percent, means), *cells])
+            rows.append([condition, *means, *map(comparisons.signed, differences)])
         tables.append(rows)
-    corrected = iter(bootstrap.holm(tests))
-    formatted = [table.format_markdown(_with_p_values(rows, corrected)) for rows in tables]
+    p_values = comparisons.corrected(tests)
+    formatted = [table.format_markdown(comparisons.fill(rows, p_values)) for rows in tables]
     title = "Folds" if len(folds) > 1 else "Fold"
     return "\n\n".join(
         [
@@ -128,7 +138,7 @@ def regimes(found: Results) -> str:
 
 
 def _regimes_on_common_folds(
-    found: Results, names: Sequence[str]
+    found: comparisons.Results, names: Sequence[str]
 ) -> tuple[dict[str, dict[str, list[execution.Result]]], list[int]]:
     """Selects the runs of the folds on which every condition has every method.
 
@@ -144,9 +154,9 @@ def _regimes_on_common_folds(
         if result.run["setting"] in names:
             by_regime.setdefault(result.run["condition"], []).append(result)
     paired = {
-        condition: _paired(results)
+        condition: comparisons.paired(results)
         for condition, results in by_regime.items()
-        if comparable(results, names)
+        if comparisons.comparable(results, names)
     }
     folds = set(settings.REGIME_FOLDS).intersection(
         *({run.run["seed"] for run in runs[names[0]]} for runs in paired.values())
@@ -158,36 +168,7 @@ def _regimes_on_common_folds(
     return chosen, sorted(folds)
 
 
-def _paired(found: Results) -> dict[str, list[execution.Result]]:
-    """Returns the runs by method that every method has, in one order."""
-    by_method: dict[str, dict[int, execution.Result]] = {}
-    for result in found:
-        by_method.setdefault(result.run["setting"], {})[result.run["seed"]] = result
-    seeds = set.intersection(*(set(runs) for runs in by_method.values()))
-    return {name: [runs[seed] for seed in sorted(seeds)] for name, runs in by_method.items()}
-
-
-def _per_query(metric: measure.Metric, runs: Results) -> tuple[list, list, list]:
-    values, groups, classes = zip(
-        *(metric.per_query(run.values, run.layout) for run in runs), strict=True
-    )
-    return list(values), list(groups), list(classes)
-
-
-def _interval(metric: measure.Metric, runs: Results) -> str:
-    values, groups, classes = _per_query(metric, runs)
-    found = bootstrap.mean_interval(values, groups=groups, classes=classes, draws=DRAWS)
-    return f"{table.percent(found.mean)} [{table.percent(found.low)}, {table.percent(found.high)}]"
-
-
-def _difference(metric: measure.Metric, first: Results, second: Results) -> bootstrap.Difference:
-    values, groups, classes = _per_query(metric, first)
-    return bootstrap.paired_difference(
-        values, _per_query(metric, second)[0], groups=groups, classes=classes, draws=DRAWS
-    )
-
-
-def _mcnemar(by_method: Mapping[str, Results]) -> str:
+def _mcnemar(by_method: Mapping[str, comparisons.Results]) -> str:
     """Describes McNemar's test of MRD against contrastive, for runs on disjoint shapes."""
     first, second = by_method[settings.MRD], by_method[settings.CONTRASTIVE.name]
     if len({execution.split_name(result.run) for result in first}) < len(first):
@@ -197,14 +178,14 @@ def _mcnemar(by_method: Mapping[str, Results]) -> str:
     return (
         f"Top-1 by McNemar's exact test, which takes shapes as independent: {test.count} shapes, "
         f"{test.only_first} correct by MRD alone, {test.only_second} by contrastive alone, "
-        f"{_p(test.p_value)}."
+        f"{comparisons.p_text(test.p_value)}."
     )
 
 
-def _baselines(runs: Results, baselines: Mapping[str, Any]) -> str:
+def _baselines(runs: comparisons.Results, baselines: Mapping[str, Any]) -> str:
     """Formats the baselines, and MRD against them."""
-    names = {execution.split_name(run.run): run for run in runs}
-    if not names.keys() <= baselines.keys():
+    names = {execution.split_name(run.run) for run in runs}
+    if not names <= baselines.keys():
         return ""
     rows = [["baseline", measure.TOP1.title, measure.MAP.title, "MRD minus it, top-1", "mAP"]]
     tests: list[float] = []
@@ -214,31 +195,35 @@ def _baselines(runs: Results, baselines: Mapping[str, Any]) -> str:
         if not chosen:
             continue
         splits = [baselines[execution.split_name(run.run)] for run in chosen]
-        metrics = [split["metrics"][name] for split in splits]
-        maps = [each.get("points_to_points/map") for each in metrics]
-        cells = [percent(mean([each["top1"] for each in metrics]))]
-        cells.append(percent(None if None in maps else mean(maps)))
-        values = [split["baselines"].get(name, {}) for split in splits]
-        for metric in (measure.TOP1, measure.MAP):
-            if not all(metric.present(each) for each in values):
-                cells.append("")
-                continue
-            others = [
-                execution.Result(run.run, each, run.layout)
-                for run, each in zip(chosen, values, strict=True)
-            ]
-            difference = _difference(metric, chosen, others)
-            cells.append(f"{_signed(difference)}, {{}}")
-            tests.append(difference.p_value)
-        rows.append([name if len(chosen) == len(runs) else f"{name}, fold 0", *cells])
-    rows = _with_corrected(rows, tests)
+        others = [
+            execution.Result(run.run, split["baselines"].get(name, {}), run.layout)
+            for run, split in zip(chosen, splits, strict=True)
+        ]
+        found = [
+            comparisons.difference(metric, chosen, others) if _present(metric, others) else None
+            for metric in (measure.TOP1, measure.MAP)
+        ]
+        tests += [each.p_value for each in found if each]
+        expected = np.mean([split["metrics"][name]["top1"] for split in splits])
+        top1, precision = (
+            comparisons.mean(metric, others) if _present(metric, others) else default
+            for metric, default in ((measure.TOP1, float(expected)), (measure.MAP, None))
+        )
+        title = name if len(chosen) == len(runs) else f"{name}, fold 0"
+        cells = (comparisons.signed(each) if each else "" for each in found)
+        rows.append([title, comparisons.percent(top1), comparisons.percent(precision), *cells])
+    rows = comparisons.fill(rows, comparisons.corrected(tests))
     return (
         f"{table.format_markdown(rows)}\n\np-values: Holm's correction over the {len(tests)} tests "
         "of this table."
     )
 
 
-def _on_first_fold(by_method: Mapping[str, Results]) -> list[str]:
+def _present(metric: measure.Metric, runs: comparisons.Results) -> bool:
+    return all(metric.present(run.values) for run in runs)
+
+
+def _on_first_fold(by_method: Mapping[str, comparisons.Results]) -> list[str]:
     """Describes MRD against contrastive on the fold whose shapes the teacher has not seen."""
     chosen = [
         [run for run in by_method[name] if run.run["derivation"] and _is_first_fold(run)]
@@ -247,8 +232,8 @@ def _on_first_fold(by_method: Mapping[str, Results]) -> list[str]:
     if not all(chosen):
         return []
     differences = []
-    for metric in AIMS:
-        first, second = (mean([metric.mean(r.values, r.layout) for r in runs]) for runs in chosen)
+    for metric in measure.AIMS:
+        first, second = (comparisons.mean(metric, runs) for runs in chosen)
         differences.append(f"{metric.title} {100 * (first - second):+.1f}")
     return [f"MRD minus contrastive on fold 0 alone: {'; '.join(differences)}."]
 
@@ -258,36 +243,5 @@ def _is_first_fold(result: execution.Result) -> bool:
     return derivation is None or derivation["fold"] == 0
 
 
-def _with_corrected(rows: list[list[str]], p_values: Sequence[float]) -> list[list[str]]:
-    """Returns rows whose places `{}` have the p-values after Holm's correction, in order."""
-    return _with_p_values(rows, iter(bootstrap.holm(p_values) if p_values else ()))
-
-
-def _with_p_values(rows: list[list[str]], corrected: Iterator[float]) -> list[list[str]]:
-    """Returns rows whose places `{}` have the next p-values."""
-    return [
-        [cell.format(_p(next(corrected))) if "{}" in cell else cell for cell in row] for row in rows
-    ]
-
-
-def _runs(by_method: Mapping[str, Results]) -> str:
+def _runs(by_method: Mapping[str, comparisons.Results]) -> str:
     return f"Runs of each method: {len(next(iter(by_method.values())))}."
-
-
-def mean(values: Sequence[float]) -> float | None:
-    """Returns the mean of some values; None of no values."""
-    return float(np.mean(values)) if len(values) else None
-
-
-def percent(value: float | None) -> str:
-    """Formats a fraction in percent; "" for None."""
-    return "" if value is None else table.percent(value)
-
-
-def _signed(difference: bootstrap.Difference) -> str:
-    mean, low, high = (f"{100 * value:+.1f}" for value in difference[:3])
-    return f"{mean} [{low}, {high}]"
-
-
-def _p(value: float) -> str:
-    return f"p = {value:.4f}" if value >= 0.0001 else "p < 0.0001"

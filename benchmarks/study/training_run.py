@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.study import derived
+from benchmarks.study import derived, settings
 
 # On one of two cores (x86_64) beside another run: a step of 64 samples of the quickstart student,
 # start and compilation of a run with its measurement, and probes on 2,000 shapes.
@@ -92,8 +92,12 @@ class Run:
     @property
     def seconds(self) -> float:
         """Estimated seconds on one core."""
-        samples = self.overrides["total_steps"] * self.overrides.get("batch_size", 64)
-        training = 0.0 if self.averages else samples / 64 * STEP_SECONDS * self.cost
+        samples = self.overrides["total_steps"] * self.overrides.get(
+            "batch_size", settings.BATCH_SIZE
+        )
+        training = (
+            0.0 if self.averages else samples / settings.BATCH_SIZE * STEP_SECONDS * self.cost
+        )
         return training + START_SECONDS + (PROBE_SECONDS if self.probes else 0.0)
 
     def identity(self) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables of what the study chooses on validation, from stored results."""
 
-from benchmarks.study import execution, settings, tables
+from benchmarks.study import comparisons, execution, measure, settings
 from benchmarks.study.training_run import Recipe
 from mrd_jax.evaluation import table
 
 
-def recipe(found: tables.Results, chosen: Recipe) -> str:
+def recipe(found: comparisons.Results, chosen: Recipe) -> str:
     """Formats the criterion of every option of the recipe, on validation.
 
     Args:
@@ -19,7 +19,9 @@ def recipe(found: tables.Results, chosen: Recipe) -> str:
         option = by_option.setdefault(result.run["setting"], {})
         option[result.run["condition"]] = result.criterion
     for name, criteria in by_option.items():
-        rows.append([name, *(tables.percent(criteria.get(objective)) for objective in rows[0][1:])])
+        rows.append(
+            [name, *(comparisons.percent(criteria.get(objective)) for objective in rows[0][1:])]
+        )
     fields = ", ".join(f"`{key}` = {value}" for key, value in chosen.overrides.items())
     return (
         f"{table.format_markdown(rows)}\n\nCriterion in %, one seed. The study goes on with "
@@ -27,7 +29,7 @@ def recipe(found: tables.Results, chosen: Recipe) -> str:
     )
 
 
-def relations(found: tables.Results, chosen: settings.Setting) -> str:
+def relations(found: comparisons.Results, chosen: settings.Setting) -> str:
     """Formats the rounds of successive halving, on validation.
 
     Args:
@@ -39,18 +41,14 @@ def relations(found: tables.Results, chosen: settings.Setting) -> str:
     for result in found:
         runs = by_setting.setdefault(result.run["setting"], {})
         runs.setdefault(result.run["condition"], []).append(result)
-    rows, notes = [["setting", *rounds, *(metric.title for metric in tables.AIMS)]], list[str]()
+    rows, notes = [["setting", *rounds, *(metric.title for metric in measure.AIMS)]], list[str]()
     for name, by_round in by_setting.items():
         cells = [
-            tables.percent(tables.mean([each.criterion for each in by_round.get(round_, [])]))
+            _percent(measure.CRITERION, by_round[round_]) if round_ in by_round else ""
             for round_ in rounds
         ]
-        # A setting's last round has the most steps.
-        last = list(by_round.values())[-1]
-        aims = [
-            tables.percent(tables.mean([m.mean(r.values, r.layout) for r in last]))
-            for m in tables.AIMS
-        ]
+        last = by_round.get(rounds[-1])
+        aims = [_percent(metric, last) if last else "" for metric in measure.AIMS]
         names = name.split(" + ")
         if len(names) > 2:
             name = f"combination of {len(names)} settings"
@@ -59,21 +57,23 @@ def relations(found: tables.Results, chosen: settings.Setting) -> str:
     fields = ", ".join(f"`{key}` = {value}" for key, value in chosen.overrides.items())
     return (
         f"{table.format_markdown(rows)}\n\nCriterion in % per round, and its parts in the last "
-        f"round of a setting. Chosen: {chosen.name} ({fields or 'no field changed'})."
-        + "".join(notes)
+        f"round. Chosen: {chosen.name} ({fields or 'no field changed'})." + "".join(notes)
     )
 
 
-def lengths(found: tables.Results) -> str:
+def lengths(found: comparisons.Results) -> str:
     """Formats the criterion and its parts after trainings of different length, on validation.
 
     Args:
       found: runs of the stage `length`.
     """
-    titles = ["criterion", *(metric.title for metric in tables.AIMS)]
-    rows = [["training", "method", *titles]]
+    metrics = (measure.CRITERION, *measure.AIMS)
+    rows = [["training", "method", *(metric.title for metric in metrics)]]
     for result in found:
-        parts = [metric.mean(result.values, result.layout) for metric in tables.AIMS]
-        cells = [tables.percent(value) for value in (result.criterion, *parts)]
+        cells = (_percent(metric, [result]) for metric in metrics)
         rows.append([result.run["condition"], result.run["setting"], *cells])
     return f"{table.format_markdown(rows)}\n\nIn %, one seed."
+
+
+def _percent(metric: measure.Metric, runs: comparisons.Results) -> str:
+    return comparisons.percent(comparisons.mean(metric, runs))

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import sweep
 from benchmarks.study import __main__ as command
-from benchmarks.study import choices, execution, measure, settings, stages, tables, worker
+from benchmarks.study import choices, comparisons, execution, measure, settings, stages, worker
 from benchmarks.study.training_run import Recipe, Run
 from configs import base
 from mrd_jax.evaluation import linear_probe, results
@@ -89,6 +89,34 @@ def test_criterion_weighs_classes_neighbourhoods_and_instances_equally():
     assert measure.criterion(GOOD, LAYOUT) == pytest.approx((0.75 + 0.75 + 0.5625) / 3)
 
 
+def test_p_values_at_the_limit_of_the_resamples_are_bounds(monkeypatch):
+    monkeypatch.setattr(comparisons, "DRAWS", 1_999)
+    assert [*comparisons.corrected([0.001, 0.5, 0.002])] == [
+        "p ≤ 0.0030",
+        "p = 0.5000",
+        "p = 0.0040",
+    ]
+    # As high as the bound of all three, but for its place in the order.
+    assert [*comparisons.corrected([0.001, 0.001, 0.0012])][2] == "p ≤ 0.0030"
+    assert [*comparisons.corrected([1.0])] == ["p = 1.0000"] and not [*comparisons.corrected([])]
+
+
+def test_queries_of_runs_on_the_same_shapes_count_once():
+    run = {"data": "parts", "split": "test", "derivation": {"fold": 0}, "seed": 0}
+    first, repeated = (execution.Result({**run, "seed": seed}, GOOD, LAYOUT) for seed in (0, 1))
+    other = execution.Result({**run, "derivation": {"fold": 1}}, GOOD, LAYOUT)
+    assert comparisons.query_count(measure.TOP1, [first, repeated]) == 4
+    assert comparisons.query_count(measure.TOP1, [first, other]) == 8
+    assert comparisons.query_count(measure.RETRIEVAL, [first]) == 14
+
+
+def test_means_over_runs_weigh_their_queries_equally():
+    uneven = measure.Layout(("a",), (0,), {"top1": [0]})
+    run = {"data": "parts", "split": "test", "derivation": None}
+    runs = [execution.Result(run, GOOD, LAYOUT), execution.Result(run, {"top1": [2]}, uneven)]
+    assert comparisons.mean(measure.TOP1, runs) == pytest.approx(3 / 5)
+
+
 def test_a_metric_per_class_differs_from_one_per_shape():
     uneven = measure.Layout(("a",) * 3, (0, 0, 1), {"top1": [0, 1, 2]})
     values = {"top1": [1, 1, 2]}
@@ -120,7 +148,7 @@ def test_recipe_takes_the_better_of_two_options_that_change_the_same_field():
     assert recipe.overrides == settings.RECIPE["no colour drop"].overrides
 
 
-def test_an_option_with_dearer_steps_takes_fewer_of_them():
+def test_an_option_with_more_expensive_steps_takes_fewer_of_them():
     name = "no patch dropout, half the steps"
     runs = {run.setting: run for run in stages.recipe_round()}
     assert runs[name].overrides["total_steps"] == runs["as it is"].overrides["total_steps"] // 2
@@ -358,7 +386,7 @@ def stubbed(tmp_path, monkeypatch):
     monkeypatch.setattr(sweep, "attempt_jobs", attempt)
     monkeypatch.setattr(execution, "check_data", lambda folder, name: None)
     # The differences are large; their intervals are tested elsewhere.
-    monkeypatch.setattr(tables, "DRAWS", 50)
+    monkeypatch.setattr(comparisons, "DRAWS", 50)
     page = tmp_path / "page.md"
     names = ("recipe", "relations", "parts", "furniture", "regimes", "transfer", "length")
     page.write_text(
@@ -403,6 +431,22 @@ def test_a_study_chooses_what_is_best_and_a_finished_one_needs_no_data(
     assert mcnemar_line(page.parent / "output" / "test.json") in text
 
 
+def test_mrd_is_compared_with_its_own_terms(stubbed):
+    arguments, _, _, page = stubbed
+    assert command.main([*arguments, "--stages", "recipe", "relations", "test"]) == 0
+    parts = page.read_text().split("study: parts")[1].split("study: furniture")[0]
+    means, _, ablation, *_ = (block for block in parts.split("\n\n") if block.startswith("|"))
+    assert ablation.startswith("| difference | MRD minus contrastive + intra | MRD minus contras")
+
+    def cells(block, title):
+        (row,) = (line for line in block.splitlines() if line.startswith(f"| {title} |"))
+        return [float(cell.split()[0]) for cell in row.split("|")[2:-1]]
+
+    for title in ("top-1", "mean per class"):
+        _, _, _, intra, cross, mrd = cells(means, title)
+        assert cells(ablation, title) == pytest.approx([mrd - intra, mrd - cross], abs=0.11)
+
+
 def test_mrd_is_compared_with_the_baselines(stubbed):
     arguments, _, _, page = stubbed
     assert command.main([*arguments, "--stages", "recipe", "relations", "test"]) == 0
@@ -428,7 +472,7 @@ def test_mrd_is_compared_with_the_baselines(stubbed):
     assert "teacher" not in rows and rows["teacher, fold 0"][0] == "100.0"
     # Three tests, whose smallest p-value is multiplied by three: 2 / 51 with 50 draws.
     assert "correction over the 3 tests of this table" in parts
-    assert re.search(rf"p = {3 * 2 / 51:.4f}", rows["hand-crafted"][2])
+    assert re.search(rf"p ≤ {3 * 2 / 51:.4f}", rows["hand-crafted"][2])
 
 
 def test_mrd_is_compared_with_the_shorter_contrastive_training_too(stubbed):
@@ -437,12 +481,12 @@ def test_mrd_is_compared_with_the_shorter_contrastive_training_too(stubbed):
     of_parts, of_furniture = page.read_text().split("study: furniture")[:2]
     title = "MRD, difference to contrastive, half the steps"
     assert title in of_parts and "half the steps" not in of_furniture
-    means, differences = (
+    means, differences, _ = (
         [cell.strip() for cell in line.split("|")[2:-1]]
         for line in of_parts.split("study: parts")[1].splitlines()
         if line.startswith("| top-1 ")
     )
-    mrd, shorter = (float(means[place].split()[0]) for place in (-1, 1))
+    mrd, shorter = (float(means[place].split()[0]) for place in (-1, 2))
     assert float(differences[-1].split()[0]) == pytest.approx(mrd - shorter, abs=0.11)
 
 
