@@ -156,7 +156,7 @@ class Study:
                 state = "finished" if path.exists() else "not finished"
                 if path.exists():
                     self._add(by_name[job.name], json.loads(path.read_text("utf-8")))
-                hours = left / 3600 / self.parallel
+                hours = max(0.0, left) / 3600 / self.parallel
                 print(f"{job.workdir} {state}; about {hours:.1f} h left of this round", flush=True)
 
         outcomes = sweep.attempt_jobs(jobs, parallel=self.parallel, on_end=on_end)
