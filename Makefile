@@ -74,7 +74,7 @@ parts: parts_data
 	$(RUN) -m mrd_jax.main --config configs/parts.py --config.data.directory \
 		$(DATA)/kicad_parts/1.0.0 --workdir $(RUNS)/parts
 
-# Relation distillation against contrastive alignment, docs/science.md: about seven hours on two cores.
+# Relation distillation against contrastive alignment, docs/science.md: about eight hours on two cores.
 .PHONY: study
 study: data parts_data
 	$(RUN) -m benchmarks.study --parts $(DATA)/kicad_parts/1.0.0 --furniture $(DATA)/furniture/1.0.0 \
