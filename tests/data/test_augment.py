@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from mrd_jax.data import augment, batch_spec
 
+pytestmark = pytest.mark.usefixtures("fast_compile")
 POINTS, WINDOW, SAMPLES = 48, 32, 6
 NEUTRAL = {
     "dropout_max": 0.0,

@@ -10,6 +10,7 @@ import pytest
 
 from mrd_jax.models import grouping, norm, tokenizer, transformer, uni3d
 
+pytestmark = pytest.mark.usefixtures("fast_compile")
 OPENSHAPE, GLU, SWIGLU, GELU = peers.SMALL
 
 
