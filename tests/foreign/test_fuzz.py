@@ -42,10 +42,10 @@ def test_every_reader_of_meshes_and_clouds_whose_packages_are_installed_is_fuzze
 def test_readers_raise_only_documented_exceptions():
     seed = np.random.SeedSequence().entropy % 2**32
     print("seed", seed)
-    for result in command.fuzz([*readers.READERS], inputs=50, seed=seed):
+    for result in command.fuzz([*readers.READERS], inputs=100, seed=seed):
         print(result)
         assert not result.faults, f"seed {seed}, {result.name}: {result.faults}"
-        assert result.refused + result.accepted == command.inputs_of(result.name, 50)
+        assert result.refused + result.accepted == command.inputs_of(result.name, 100)
 
 
 def test_inputs_depend_on_the_seed_and_differ_from_valid_files():
