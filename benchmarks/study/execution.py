@@ -56,7 +56,7 @@ class Result:
     @property
     def criterion(self) -> float:
         """The number that settings are ranked by."""
-        return measure.criterion(self.values, self.layout)
+        return measure.CRITERION.mean(self.values, self.layout)
 
 
 def split_name(run: Run | Mapping[str, Any]) -> str:

@@ -189,6 +189,8 @@ RETRIEVAL = Metric(
 )
 # Classes by name, neighbourhoods of classes, and single instances.
 AIMS = (TOP1, MAP, RETRIEVAL)
+# Settings are ranked by the mean of the three: what gains in one and loses as much in another gains
+# nothing.
 CRITERION = Metric("criterion", (*4 * TOP1.terms, *4 * MAP.terms, *RETRIEVAL.terms))
 METRICS = (
     CRITERION,
@@ -207,15 +209,3 @@ METRICS = (
         for shots in SHOTS
     ),
 )
-
-
-def criterion(values: Mapping[str, Sequence[int]], layout: Layout) -> float:
-    """Returns the number that settings are ranked by: the mean of top-1, mAP and mean recall.
-
-    A setting that gains in one of the three what it loses in another gains nothing.
-
-    Args:
-      values: stored values by kind.
-      layout: shapes that the queries belong to.
-    """
-    return CRITERION.mean(values, layout)

@@ -86,7 +86,7 @@ def test_probes_are_those_of_the_evaluation():
 
 def test_criterion_weighs_classes_neighbourhoods_and_instances_equally():
     # Top-1 3 of 4; mAP 0.75; recall at 5: 2 of 4, 2 of 2, 2 of 4, 1 of 4.
-    assert measure.criterion(GOOD, LAYOUT) == pytest.approx((0.75 + 0.75 + 0.5625) / 3)
+    assert measure.CRITERION.mean(GOOD, LAYOUT) == pytest.approx((0.75 + 0.75 + 0.5625) / 3)
 
 
 def test_p_values_at_the_limit_of_the_resamples_are_bounds(monkeypatch):

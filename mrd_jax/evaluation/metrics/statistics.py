@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-import scipy
+import scipy  # scipy.stats is slow to import: its first use loads it
 
 from mrd_jax.evaluation.metrics import bootstrap
 
