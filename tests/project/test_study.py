@@ -431,6 +431,18 @@ def test_a_study_chooses_what_is_best_and_a_finished_one_needs_no_data(
     assert mcnemar_line(page.parent / "output" / "test.json") in text
 
 
+def test_parts_of_the_criterion_are_those_of_the_last_round(stubbed):
+    arguments, _, _, page = stubbed
+    assert command.main([*arguments, "--stages", "recipe", "relations"]) == 0
+    text = page.read_text().split("study: relations")[1].split("end of study")[0]
+    rows = [line.split("|")[2:-1] for line in text.splitlines() if line.startswith("|")][2:]
+    finished = [row for row in rows if row[2].strip()]
+    assert 2 < len(finished) < len(rows)
+    for row in rows:
+        assert all(cell.strip() for cell in row[3:]) == (row in finished)
+        assert any(cell.strip() for cell in row[3:]) == (row in finished)
+
+
 def test_mrd_is_compared_with_its_own_terms(stubbed):
     arguments, _, _, page = stubbed
     assert command.main([*arguments, "--stages", "recipe", "relations", "test"]) == 0
